@@ -1,0 +1,97 @@
+"""The exceptions a caller can meet.
+
+::
+
+    DataEngineError            every error of ours; its message is one line a user can act on
+    |-- RecipeError            a recipe, an overlay or a --set is wrong
+    |-- ComponentError         an unknown component, or an unknown or wrong option of one
+    |-- MissingExtraError      an optional dependency is needed; names the extra to add
+    |-- SourceError            annotations or media of a source cannot be used at all
+    |-- MediaError             one file or stream cannot be used; becomes a typed row
+    |-- WeightsError           a weight file is missing or is not the one that was promised
+    |-- ExpertError            an expert failed on given frames (crash, hang, bad answer)
+    |-- LedgerError            the intermediates of a build are not what their records say
+    `-- DatasetError           a dataset is incomplete, torn or of another format
+
+A message says what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataEngineError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message and exits 1."""
+
+
+class RecipeError(DataEngineError):
+    """A recipe, an overlay or an override is not valid."""
+
+
+class ComponentError(DataEngineError):
+    """A component name or option does not exist or has a wrong value."""
+
+
+class MissingExtraError(DataEngineError):
+    """An optional dependency is absent."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': add it with  uv sync --extra {extra}  or  pip install 'dataengine[{extra}]'")
+        self.extra = extra
+
+
+class SourceError(DataEngineError):
+    """The annotations or media of a source cannot be read."""
+
+
+class MediaError(DataEngineError):
+    """One media file or stream cannot be used.
+
+    Attributes:
+        kind: a reason of `dataengine.types.REASONS`.
+        retryable: whether trying again later may succeed.
+    """
+
+    def __init__(self, kind: str, detail: str, retryable: bool = False, value: float | None = None, threshold: float | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.retryable = retryable
+        self.value = value
+        self.threshold = threshold
+
+
+class WeightsError(DataEngineError):
+    """A weight file is missing or does not have the promised hash."""
+
+
+class ExpertError(DataEngineError):
+    """An expert gave no valid answer for some frames.
+
+    Attributes:
+        kind: a reason of `dataengine.types.REASONS` (`expert_crashed`, `expert_timeout`, `expert_failed`).
+    """
+
+    def __init__(self, kind: str, detail: str, retryable: bool = True) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.retryable = retryable
+
+
+class LedgerError(DataEngineError):
+    """Intermediates of a build disagree with their commit records."""
+
+
+class DatasetError(DataEngineError):
+    """A dataset is missing, incomplete, torn, or of an unknown format."""
+
+
+def suggestion(given: str, allowed: Iterable[str]) -> str:
+    """Tell what is allowed in place of `given`, nearest first: ' (did you mean ...?) Allowed: ...'."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; allowed: {', '.join(names) if names else 'none'}"

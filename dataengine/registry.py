@@ -1,0 +1,112 @@
+"""Names of components and where they live; modules are imported when a component is created.
+
+To add a component: one file in its room and one line here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any
+
+import pydantic
+
+from dataengine.errors import ComponentError, suggestion
+
+COMPONENTS: dict[str, dict[str, str]] = {
+    "sources": {
+        "kinetics400": "dataengine.sources.kinetics:Kinetics",
+        "kinetics600": "dataengine.sources.kinetics:Kinetics",
+        "kinetics700": "dataengine.sources.kinetics:Kinetics",
+        "kinetics700_2020": "dataengine.sources.kinetics:Kinetics",
+        "cap": "dataengine.sources.cap:Cap",
+        "folder": "dataengine.sources.folder:Folder",
+        "sample": "dataengine.sources.sample:SampleCorpus",
+    },
+    "decoders": {
+        "pyav": "dataengine.media.decode:PyAVDecoder",
+        "decord": "dataengine.media.decode:DecordDecoder",
+    },
+    "detectors": {
+        "lite_detector": "dataengine.experts.lite:LiteDetector",
+    },
+    "experts": {
+        "lite_topdown": "dataengine.experts.lite:LiteTopDown",
+        "lite_bottomup": "dataengine.experts.lite:LiteBottomUp",
+        "lite_regression": "dataengine.experts.lite:LiteRegression",
+        "mediapipe": "dataengine.experts.mediapipe:MediaPipe",
+    },
+    "trackers": {
+        "oks": "dataengine.tracking:OksTracker",
+    },
+    "fusion": {
+        "ssta": "dataengine.fusion.ssta:SSTA",
+        "consensus": "dataengine.fusion.consensus:Consensus",
+    },
+    "filters": {
+        "pose_coverage": "dataengine.filters.pose_coverage:PoseCoverage",
+        "body_visible": "dataengine.filters.body_visible:BodyVisible",
+        "confidence": "dataengine.filters.confidence:Confidence",
+        "truncation": "dataengine.filters.truncation:Truncation",
+        "jitter": "dataengine.filters.jitter:Jitter",
+        "bone_variation": "dataengine.filters.bone_variation:BoneVariation",
+        "motion": "dataengine.filters.motion:Motion",
+        "camera_cut": "dataengine.filters.camera_cut:CameraCut",
+        "num_people": "dataengine.filters.num_people:NumPeople",
+        "length": "dataengine.filters.length:Length",
+    },
+    "relabel": {
+        "table": "dataengine.relabel.table:LabelTable",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Names of all components of one kind."""
+    return list(COMPONENTS[kind])
+
+
+def component_class(kind: str, name: str) -> type[Any]:
+    """Import the class behind a name.
+
+    Raises:
+        ComponentError: no such name; the message suggests the nearest.
+    """
+    if kind not in COMPONENTS:
+        raise ComponentError(f"unknown kind of component {kind!r}{suggestion(kind, COMPONENTS)}")
+    if name not in COMPONENTS[kind]:
+        raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, COMPONENTS[kind])}")
+    module, _, attribute = COMPONENTS[kind][name].partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create(kind: str, name: str, options: dict[str, Any] | None = None) -> Any:
+    """Make the component `name` of `kind` with `options`, strictly checked.
+
+    A component class with a field `name` is told the name it goes by.
+
+    Raises:
+        ComponentError: unknown name or option, or a value of the wrong type or range.
+    """
+    cls = component_class(kind, name)
+    given = dict(options or {})
+    allowed = [f.name for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name"]
+    for key in given:
+        if key not in allowed:
+            raise ComponentError(f"[{kind}.{name}] has no option {key!r}{suggestion(key, allowed)}")
+    if any(f.name == "name" for f in dataclasses.fields(cls)):
+        given["name"] = name
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "options"
+        raise ComponentError(f"[{kind}.{name}] {where} = {first.get('input')!r}: {first['msg']}") from error
+    except ValueError as error:
+        raise ComponentError(f"[{kind}.{name}] {error}") from error
+
+
+def config(component: Any) -> dict[str, Any]:
+    """The whole configuration of a component: its public fields by name."""
+    return {f.name: getattr(component, f.name) for f in dataclasses.fields(component) if f.init and not f.name.startswith("_")}
