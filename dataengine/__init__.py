@@ -1,1 +1,44 @@
-__version__="0.1.0"
+"""Builds human-motion datasets from video.
+
+    import dataengine
+
+    dataengine.build("posecap", sources="sample", out="builds/posecap")
+    ds = dataengine.open("builds/posecap")
+    ds.clips                                  # polars LazyFrame
+    ds.sample(clip_id)["keypoints"]           # (M, T, 17, 2) float32 pixels
+
+Importing this package loads neither torch nor a video library; rooms are imported when used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dataengine.build import BuildResult, build
+    from dataengine.dataset import Dataset, open
+    from dataengine.fusion import fuse
+    from dataengine.skeletons import convert
+    from dataengine.types import Fused
+
+__all__ = ["BuildResult", "Dataset", "Fused", "__version__", "build", "convert", "fuse", "open"]
+
+_HOMES = {
+    "build": "build", "BuildResult": "build", "open": "dataset", "Dataset": "dataset",
+    "fuse": "fusion", "convert": "skeletons", "Fused": "types",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

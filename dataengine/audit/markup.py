@@ -1,0 +1,59 @@
+"""HTML made of elements whose text is always escaped: what a source wrote can never become markup."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable
+from typing import Any
+
+VOID = frozenset({"br", "img", "meta"})
+
+
+class Html(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def escape(value: object) -> Html:
+    """`value` as text of a page; markup stays markup."""
+    if isinstance(value, Html):
+        return value
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return Html(html.escape(text, quote=True))
+
+
+def el(name: str, *children: object, **attributes: object) -> Html:
+    """An element. Children are escaped unless they are `Html`; lists of children are joined.
+
+    Attributes that are None or False are left out, True stands alone; `class_` means class, and
+    `aria_label` aria-label.
+    """
+    written = []
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        attribute = key.rstrip("_").replace("_", "-")
+        written.append(f" {attribute}" if value is True else f' {attribute}="{html.escape(str(value), quote=True)}"')
+    opening = f"<{name}{''.join(written)}>"
+    return Html(opening) if name in VOID else Html(f"{opening}{joined(children)}</{name}>")
+
+
+def joined(children: Iterable[object]) -> Html:
+    """Children one after the other, escaped; None is left out."""
+    parts: list[str] = []
+    for child in children:
+        if isinstance(child, (list, tuple)):
+            parts.append(joined(child))
+        elif child is not None:
+            parts.append(escape(child))
+    return Html("".join(parts))
+
+
+def data_block(identifier: str, value: Any) -> Html:
+    """JSON that a page's script reads; nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Html(f'<script type="application/json" id="{html.escape(identifier)}">{text}</script>')

@@ -1,0 +1,393 @@
+"""The pass list, run to the end (knows nothing of pose).
+
+A build plans, works out which units of which pass are not done under the present fingerprints,
+runs those, decides, packs, and puts the dataset in place. Running it again resumes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from dataengine import passes, registry
+from dataengine import plan as plans
+from dataengine import recipe as recipes
+from dataengine.engine import Engine, Session
+from dataengine.errors import DataEngineError, RecipeError, suggestion
+from dataengine.ledger import Commit, write_durably
+from dataengine.passes import Job, Pass, curate, pack
+from dataengine.plan import Plan
+from dataengine.recipe import Recipe
+from dataengine.types import Fail
+
+PACKAGES = ("dataengine", "numpy", "av", "opencv-python-headless", "onnxruntime", "numba", "scipy", "pyarrow")
+"""Libraries whose version can change a dataset; the lock records them."""
+
+
+class Progress:
+    """What a build tells while it runs; this one tells nothing."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A step of `total` clips (None: unknown); the function given takes how many more are done."""
+        del name, total
+        yield lambda count: None
+
+    def say(self, text: str) -> None:
+        """One line worth knowing."""
+
+
+@dataclass(frozen=True)
+class PassState:
+    """How far a pass is: units of the plan, how many are done under its fingerprint, and the clips of the rest."""
+
+    name: str
+    fingerprint: str
+    units: int
+    done: int
+    clips_left: int
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did.
+
+    Attributes:
+        planned = kept + rejected + failed, always. retryable: failed clips worth another try.
+        states: each pass before this build ran. reasons: clips out, by reason.
+        changed: whether the dataset in `out` is another one than before.
+    """
+
+    out: str
+    planned: int
+    kept: int
+    rejected: int
+    failed: int
+    retryable: int
+    reasons: dict[str, int]
+    states: list[PassState]
+    dataset: str
+    changed: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Run:
+    """A build under way."""
+
+    out: Path
+    plan: Plan
+    job: Job
+    job_path: Path
+    progress: Progress
+    commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
+
+
+def resolve(
+    recipe: str, sources: str | Mapping[str, str | None] | None = None, overlay: str | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
+    """The recipe that a build with these arguments runs. `sources` is 'name=path,name' or a mapping; sample alone implies the overlay core."""
+    chosen: Mapping[str, str | None] | None
+    if isinstance(sources, str):
+        pairs = [part.partition("=") for part in sources.split(",") if part]
+        chosen = {name.strip(): (path if sign else None) for name, sign, path in pairs}
+        if not chosen:
+            raise RecipeError("--sources names no source; give NAME or NAME=PATH, separated by commas")
+    else:
+        chosen = sources
+    if chosen is not None and set(chosen) == {"sample"} and overlay is None and not recipe.endswith(".lock.toml"):
+        path = Path(recipe) if recipe.endswith(".toml") else recipes.available().get(recipe)
+        overlay = "core" if path is not None and path.with_name(f"{path.stem}.core.toml").exists() else None
+    return recipes.load(recipe, overlay, overrides, chosen)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise the first thing that is missing for this recipe: an extra, a weight file, a program."""
+    pose = recipe.pose
+    used = [("decoders", pose.decoder), *(("detectors", d) for d in (pose.detector,) if d), *(("experts", e) for e in pose.experts)]
+    for kind, name in used:
+        component = recipe.component(kind, name)
+        for step in ("check", "weights"):
+            if hasattr(component, step):
+                getattr(component, step)()
+
+
+def build(
+    recipe: str,
+    sources: str | Mapping[str, str | None] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overlay: str | None = None,
+    overrides: Sequence[str] = (),
+    engine: Engine | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    data_root: str | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Build a dataset, or finish, extend or update the one in `out`.
+
+    Args:
+        recipe: name or path of a recipe.
+        sources: 'name=path,name' or a mapping name -> path; None takes the recipe's.
+        out: folder of the build; default builds/<recipe>.
+        overlay: a committed variant of the recipe, such as 'core'.
+        overrides: 'table.key=TOML value' texts.
+        engine: how to run; default one local process a core.
+        device: auto, cpu or cuda.
+        limit: plan only the first clips.
+        data_root: folder with a folder a source, for sources without a path; default the variable DATAENGINE_DATA.
+
+    Raises:
+        DataEngineError: what is wrong, in one line; nothing was built then.
+    """
+    begun = time.monotonic()
+    resolved = resolve(recipe, sources, overlay, overrides)
+    check(resolved)
+    progress = progress or Progress()
+    folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
+    work = folder.absolute() / "work"
+    with progress.step("plan", None) as advance:
+        known = [0]
+
+        def counted(n: int) -> None:
+            advance(n - known[0])
+            known[0] = n
+
+        plan = plans.make(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, counted)
+    plans.save(plan, work)
+    job = make_job(resolved, work, pick_device(device))
+    run = _Run(folder.absolute(), plan, job, passes.save_job(job, work), progress)
+    _write_lock(run)
+    states = inspect(plan, job, retry=True)
+    chosen = engine or Engine(clip_deadline=resolved.engine.clip_deadline)
+    with chosen.open() as session:
+        for p in passes.unit_passes().values():
+            _run_pass(run, session, p)
+        changed, rows = _pack(run, session)
+    result = _result(run, rows, states, changed, time.monotonic() - begun)
+    if resolved.report is not None:
+        from dataengine.passes import report
+
+        with progress.step("report", None):
+            report.run(run.out, plan, job)
+    return result
+
+
+def pick_device(name: str) -> str:
+    """'cuda' where the runtime can use it and it was asked for or left open, else 'cpu'."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise RecipeError(f"--device {name!r}{suggestion(name, ('auto', 'cpu', 'cuda'))}")
+    if name == "cpu":
+        return name
+    import onnxruntime
+
+    able = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if name == "cuda" and not able:
+        raise RecipeError("--device cuda: the installed onnxruntime has no CUDA provider; use --device cpu or install onnxruntime-gpu")
+    return "cuda" if able else "cpu"
+
+
+def make_job(recipe: Recipe, work: Path, device: str) -> Job:
+    """The job of a recipe: with the fingerprints of all passes."""
+    found = passes.fingerprints(recipe)
+    found["curate"] = curate.pass_fingerprint(recipe, found["measure"])
+    found["pack"] = pack.pass_fingerprint(recipe, found["curate"])
+    return Job(work, recipe, device, found)
+
+
+def pending(plan: Plan, job: Job, p: Pass, retry: bool) -> tuple[list[str], dict[str, Commit]]:
+    """Units of a pass that are not done, and the records of those that are.
+
+    Args:
+        retry: count units with clips that failed for retryable reasons as not done.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in plan.rows():
+        rows.setdefault(row["unit"], []).append(row)
+    todo, done = [], {}
+    for unit, members in rows.items():
+        upstream = [job.ledger(name).read(unit) for name in p.after]
+        commit = job.ledger(p.name).read(unit)
+        known = [c for c in upstream if c is not None]
+        fresh = commit is not None and len(known) == len(upstream) and commit.inputs == passes.inputs_digest(p, members, known)
+        if commit is None or not fresh or (retry and commit.retryable):
+            todo.append(unit)
+        else:
+            done[unit] = commit
+    return todo, done
+
+
+def inspect(plan: Plan, job: Job, retry: bool) -> list[PassState]:
+    """How far each unit pass is; a unit whose earlier pass is to run again counts as not done."""
+    counts = {unit: len(list(clips)) for unit, clips in _by_unit(plan).items()}
+    states, stale = [], set[str]()
+    for p in passes.unit_passes().values():
+        todo, _ = pending(plan, job, p, retry)
+        stale |= set(todo)
+        left = sum(counts[unit] for unit in stale)
+        states.append(PassState(p.name, job.fingerprints[p.name], len(counts), len(counts) - len(stale), left))
+    return states
+
+
+def _by_unit(plan: Plan) -> dict[str, list[str]]:
+    members: dict[str, list[str]] = {}
+    for unit, clip_id in zip(plan.table.column("unit").to_pylist(), plan.table.column("clip_id").to_pylist()):
+        members.setdefault(unit, []).append(clip_id)
+    return members
+
+
+def _run_pass(run: _Run, session: Session, p: Pass) -> None:
+    todo, done = pending(run.plan, run.job, p, retry=True)
+    members = _by_unit(run.plan)
+    with run.progress.step(p.name, sum(len(members[unit]) for unit in todo)) as advance:
+        session.run(
+            passes.run_unit, (run.job_path, p.name), {u: members[u] for u in todo}, lambda receipt: advance(len(members[receipt["unit"]]))
+        )
+    for unit in todo:
+        commit = run.job.ledger(p.name).read(unit)
+        if commit is None:
+            raise DataEngineError(f"pass {p.name}: unit {unit} ran but left no record in {run.job.ledger(p.name).folder}; build again")
+        done[unit] = commit
+    run.commits[p.name] = {unit: done[unit] for unit in members}
+
+
+def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, Any]]]]:
+    job, measured, posed = run.job, run.commits["measure"], run.commits["pose"]
+    with run.progress.step("curate", None):
+        decisions = curate.run(job, run.plan, measured)
+        shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
+        plans_path = pack.save_plans(job, shard_plans, decisions)
+    ledger = job.ledger("pack")
+    todo = {s.name: [c for _, c in s.clips] for s in shard_plans if (known := ledger.read(s.name)) is None or known.inputs != s.inputs}
+    with run.progress.step("pack", sum(len(clips) for clips in todo.values())) as advance:
+        session.run(pack.run_shard, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
+    rows = pack.index_rows(job, run.plan, decisions, shard_plans, measured)
+    rejects = [r for name, commits in run.commits.items() for c in commits.values() for o in c.outcomes if (r := curate.rejected(o, name))]
+    rejects += [r for r in curate.decisions_out(decisions)]
+    rows["rejects"] = pack.reject_rows(run.plan, rejects)
+    if len(rows["clips"]) + len(rows["rejects"]) != run.plan.num_clips:
+        raise AssertionError(f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips")
+    with _lock(job.work / "finish.lock"):
+        changed = pack.finish(run.out, job, shard_plans, rows, _facts(run, rows))
+    return changed, rows
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside; others wait."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _facts(run: _Run, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What the manifest says of a dataset beside its files."""
+    recipe, job = run.job.recipe, run.job
+    return {
+        "recipe": {"name": recipe.recipe.name, "version": recipe.recipe.version, "description": recipe.recipe.description},
+        "skeleton": recipe.pose.skeleton,
+        "experts": list(recipe.pose.experts),
+        "fusion": recipe.pose.fusion,
+        "filters": {name: registry.config(recipe.component("filters", name)) for name in recipe.curate.filters},
+        "passes": dict(job.fingerprints),
+        "counts": {
+            "planned": run.plan.num_clips, "clips": len(rows["clips"]), "rejects": len(rows["rejects"]),
+            "tracks": len(rows["tracks"]), "joints": len(rows["joints"]),
+        },
+    }  # fmt: skip
+
+
+def _result(run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[PassState], changed: bool, seconds: float) -> BuildResult:
+    reasons: dict[str, int] = {}
+    for row in rows["rejects"]:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    fails = [o for commits in run.commits.values() for c in commits.values() for o in c.outcomes if isinstance(o, Fail)]
+    retryable = sum(o.retryable for o in fails)
+    return BuildResult(
+        str(run.out), run.plan.num_clips, len(rows["clips"]), len(rows["rejects"]) - len(fails), len(fails), retryable,
+        dict(sorted(reasons.items(), key=lambda kv: -kv[1])), states, str(run.out / "dataset"), changed, round(seconds, 2),
+    )  # fmt: skip
+
+
+def _write_lock(run: _Run) -> None:
+    """recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe."""
+    recipe = run.job.recipe
+    weights: dict[str, dict[str, str]] = {}
+    for kind, names in (("experts", recipe.pose.experts), ("detectors", [recipe.pose.detector] if recipe.pose.detector else [])):
+        weights |= {name: recipe.component(kind, name).weights() for name in names}
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    lock: dict[str, Any] = {"versions": versions, "weights": weights, "fingerprints": dict(run.job.fingerprints)}
+    if recipe.overlay:
+        lock["overlay"] = recipe.overlay
+    write_durably(run.out / "recipe.lock.toml", tomli_w.dumps({**recipe.to_toml(), "lock": lock}).encode())
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds `path` or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str) -> dict[str, Any]:
+    """What a build would do, without doing any of it: clips, bytes, and units and clips left in each pass."""
+    check(recipe)
+    work = out.absolute() / "work"
+    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
+    job = make_job(recipe, work, pick_device(device))
+    sizes = {row["media"]: row["media_size"] for row in plan.rows() if row["media_size"] > 0}
+    missing = sum(row["media_size"] < 0 and row["reason"] is None for row in plan.rows())
+    return {
+        "out": str(out),
+        "planned": plan.num_clips,
+        "left_out_by_plan": sum(reason is not None for reason in plan.table.column("reason").to_pylist()),
+        "without_media": missing,
+        "media_bytes": sum(sizes.values()),
+        "free_bytes": free_bytes(out.absolute()),
+        "passes": [asdict(state) for state in inspect(plan, job, retry=True)],
+    }
+
+
+def dry_run_text(report: Mapping[str, Any]) -> str:
+    """The report of `dry_run` for people."""
+    lines = [f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, {report['without_media']} without media"]
+    lines.append(f"{'pass':<9}{'units to run':>14}{'clips to run':>14}")
+    for p in report["passes"]:
+        lines.append(f"{p['name']:<9}{str(p['units'] - p['done']) + ' of ' + str(p['units']):>14}{p['clips_left']:>14}")
+    lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
+    return "\n".join(lines)
+
+
+def result_text(result: BuildResult) -> str:
+    """A build's result for people."""
+    lines = [
+        f"{result.kept} clips kept, {result.rejected} rejected, {result.failed} failed, of {result.planned} planned ({result.seconds:.1f} s)"
+    ]
+    lines += [f"  {reason:<18}{count:>6}" for reason, count in result.reasons.items()]
+    if result.retryable:
+        lines.append(f"{result.retryable} failed clips are worth another try: run the same command again")
+    lines.append(f"dataset  {result.dataset}" + ("" if result.changed else "  (unchanged)"))
+    lines.append(f"report   {result.dataset}/report.html")
+    lines.append(
+        f"next     dataengine explain {result.out} CLIP_ID   |   dataengine view {result.out} CLIP_ID   |   dataengine audit {result.out} rejects"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,285 @@
+"""The `dataengine` command: verbs -> public functions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dataengine import __version__, registry
+from dataengine.errors import DataEngineError
+
+app = typer.Typer(
+    help="Build human-motion datasets from video, look at them, and check them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+OutArgument = Annotated[Path, typer.Argument(help="Folder of a build (its --out), or of a dataset.", metavar="OUT")]
+ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or not.", metavar="CLIP_ID")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str) if not isinstance(value, str) else value)
+
+
+def _console_progress() -> Any:
+    """Progress bars with rate and time left on stderr; plain lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from dataengine import build
+
+    console = Console(stderr=True)
+
+    class Shown(build.Progress):
+        @contextmanager
+        def step(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+            if total == 0:
+                yield lambda count: None
+                return
+            columns = (
+                TextColumn("{task.description:<8}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("clips  {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=console, transient=False) as bars:
+                task = bars.add_task(name, total=total, rate="")
+                done = [0]
+
+                def advance(count: int) -> None:
+                    done[0] += count
+                    elapsed = bars.tasks[task].elapsed or 0.0
+                    bars.update(task, advance=count, rate=f"{done[0] / elapsed:.1f}/s" if elapsed else "")
+
+                yield advance
+                if total is None:
+                    bars.update(task, total=max(done[0], 1), completed=max(done[0], 1))
+
+        def say(self, text: str) -> None:
+            console.print(text, highlight=False)
+
+    return Shown()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"dataengine {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe (see `dataengine list recipes`) or path of a .toml file.", metavar="RECIPE")
+    ],
+    sources: Annotated[
+        str | None, typer.Option(help="NAME[=PATH],... in place of the recipe's sources; PATH holds media and annotations.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the build. Default: builds/RECIPE.")] = None,
+    engine: Annotated[str, typer.Option(help="dask, or serial for debugging.")] = "dask",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler in place of a local cluster.", metavar="ADDR")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local processes. Default: one a core.")] = None,
+    overlay: Annotated[str | None, typer.Option(help="Committed variant of the recipe; 'core' needs neither torch nor a download.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Plan only the first clips.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="table.key=TOML value, for example filters.pose_coverage.min=0.6; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder with a folder a source, for sources without a PATH.", envvar="DATAENGINE_DATA")
+    ] = None,
+    dashboard: Annotated[bool, typer.Option(help="Serve Dask's dashboard on 127.0.0.1:8787.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a dataset; run it again to resume, extend or update it."""
+    from dataengine import build as building
+    from dataengine.engine import Engine
+    from dataengine.errors import suggestion
+
+    if engine not in ("dask", "serial"):
+        raise DataEngineError(f"--engine {engine!r}{suggestion(engine, ('dask', 'serial'))}")
+    resolved = building.resolve(recipe, sources, overlay, overrides or ())
+    progress = building.Progress() if as_json else _console_progress()
+    name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (f" with overlay {resolved.overlay}" if resolved.overlay else "")
+    target = out or Path("builds") / resolved.recipe.name
+    if dry_run:
+        report = building.dry_run(resolved, target, limit, data_root, device)
+        _print(report if as_json else f"{name} -> {target}\n" + building.dry_run_text(report))
+        return
+    progress.say(f"{name} -> {target}")
+    how = Engine(workers, scheduler, engine == "serial", dashboard, resolved.engine.clip_deadline)
+    result = building.build(
+        recipe,
+        sources,
+        target,
+        overlay=overlay,
+        overrides=overrides or (),
+        engine=how,
+        device=device,
+        limit=limit,
+        data_root=data_root,
+        progress=progress,
+    )
+    _print(result.to_dict() if as_json else building.result_text(result))
+    if result.retryable:
+        raise typer.Exit(3)
+
+
+@app.command()
+def status(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Show units done and left in each pass, rate, time left, and failures by kind."""
+    from dataengine.audit.status import status as look
+    from dataengine.audit.status import to_text
+
+    state = look(out)
+    _print(state if as_json else to_text(state))
+
+
+@app.command()
+def verify(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Check every file, hash, count and cross-reference of the dataset; list what is wrong and exit 1."""
+    from dataengine.audit.verify import verify as check
+
+    problems = check(out)
+    if as_json:
+        _print({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
+    else:
+        _print("\n".join(f"{p.path}: {p.what}" for p in problems) if problems else "ok: every file, hash, count and cross-reference holds")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    out: OutArgument,
+    query: Annotated[str | None, typer.Argument(help="A named query; without one, they are listed.", metavar="[QUERY]")] = None,
+    sql: Annotated[str | None, typer.Option(help="SQL over the tables clips, tracks, joints and rejects.")] = None,
+    output: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """Query a dataset's statistics: named queries or SQL over clips, tracks, joints and rejects."""
+    from dataengine.audit import queries
+    from dataengine.dataset import open as open_dataset
+
+    dataset = open_dataset(out)
+    if query is None and sql is None:
+        _print("\n".join(f"{name:<22} {description}" for name, (description, _) in queries.QUERIES.items()))
+        return
+    content = queries.to_text(queries.run(dataset, query=query, sql=sql), output)
+    if isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        _print(content)
+
+
+@app.command()
+def report(out: OutArgument) -> None:
+    """Write dataset/report.html, self-contained, and the dataset card README.md."""
+    from dataengine.audit.explain import build_state
+    from dataengine.build import make_job
+    from dataengine.passes import report as page
+    from dataengine.plan import load
+
+    recipe, _ = build_state(out)
+    page.run(out.absolute(), load(out / "work"), make_job(recipe, out.absolute() / "work", "cpu"))
+    _print(str(out / "dataset" / "report.html"))
+
+
+@app.command()
+def explain(out: OutArgument, clip_id: ClipArgument, as_json: JsonOption = False) -> None:
+    """Tell every decision taken for one clip, kept or not."""
+    from dataengine.audit.explain import explain as tell
+    from dataengine.audit.explain import to_text
+
+    story = tell(out, clip_id)
+    _print(story if as_json else to_text(story))
+
+
+@app.command()
+def view(
+    out: OutArgument,
+    clip_id: ClipArgument,
+    to: Annotated[Path | None, typer.Option(help="Where to write: .mp4 for a video, .png for one frame. Default: CLIP_ID.mp4.")] = None,
+    experts: Annotated[bool, typer.Option(help="Show every expert beside the fused pose.")] = False,
+) -> None:
+    """Draw a clip's skeletons on its video."""
+    from dataengine.audit.view import view as draw
+
+    _print(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
+
+
+@app.command()
+def gc(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Remove what no commit of the present recipe and plan names."""
+    from dataengine.audit.status import clean
+
+    removed, freed = clean(out)
+    _print({"removed": removed, "bytes": freed} if as_json else f"removed {removed} files, {freed / 1e6:.1f} MB")
+
+
+@app.command(name="list")
+def list_components(
+    kind: Annotated[str, typer.Argument(help="recipes, or a kind of component: " + ", ".join(registry.COMPONENTS) + ".", metavar="KIND")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List recipes, sources, experts, filters and other components."""
+    from dataengine.audit.catalogue import catalogue, to_text
+
+    found = catalogue(kind, verbose)
+    _print(found if as_json else to_text(found, verbose))
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Tell what works here: processors, devices, extras, weights, encoders, disk."""
+    from dataengine.audit.doctor import examine, to_text
+
+    findings = examine()
+    _print(findings if as_json else to_text(findings))
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write the corpus.", metavar="DIR")],
+    clips: Annotated[int, typer.Option(min=12, help="About how many clips.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
+) -> None:
+    """Render a small corpus of moving people with exact joints, laid out as a small Kinetics and a small CAP."""
+    from dataengine.sources.sample import write_corpus
+
+    progress = _console_progress()
+    with progress.step("render", None):
+        write_corpus(folder, clips, seed)
+    _print(f"try:  dataengine build posecap --overlay core --sources kinetics700={folder}/kinetics,cap={folder}/cap")
+
+
+def main() -> None:
+    """Entry point: our errors are one line and exit 1; Ctrl-C is 130."""
+    try:
+        app(standalone_mode=True)
+    except DataEngineError as error:
+        typer.echo(f"dataengine: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

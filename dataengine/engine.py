@@ -1,0 +1,255 @@
+"""Units -> Dask (or the caller): an in-flight window, deadlines, and quarantine for what kills workers.
+
+Processes, restarts of dead workers and placement are Dask's; the ledger is the truth of what is
+done. What travels is names of units and small receipts. A unit that kills its worker or runs past
+its deadline twice is bisected: halves of its clips run as probes until the clip that does it is
+found; the unit then runs without it, and the clip stands in quarantine by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dataengine.errors import DataEngineError
+
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")}
+"""Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
+
+STRIKES = 2
+"""Deaths or missed deadlines of a unit before it is bisected, and of a single clip before quarantine."""
+
+ROUNDS = 4
+"""How often a unit may be bisected before the build stops and says so."""
+
+GRACE = 60.0
+"""Seconds a unit gets beside its clips' deadlines: to load models, or to wait for a restarted worker."""
+
+Receipt = dict[str, Any]
+Runner = Callable[..., Receipt]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One piece of work in flight: a whole unit, or a probe of some of its clips."""
+
+    unit: str
+    clips: tuple[str, ...]
+    quarantine: tuple[tuple[str, str], ...] = ()
+    probe: bool = False
+
+
+@dataclass
+class _Case:
+    """What is known of a unit that killed a worker."""
+
+    strikes: int = 0
+    rounds: int = 0
+    open: int = 0
+    culprits: dict[str, str] = field(default_factory=dict)
+    single: dict[str, int] = field(default_factory=dict)
+
+
+class Casebook:
+    """Decides what to run next when a ticket dies: again, its halves, or without the culprit."""
+
+    def __init__(self) -> None:
+        self.cases: dict[str, _Case] = {}
+
+    def died(self, ticket: Ticket, reason: str) -> list[Ticket]:
+        """Tickets to run after `ticket` was lost to `reason` (worker_killed or unit_timeout)."""
+        case = self.cases.setdefault(ticket.unit, _Case())
+        if not ticket.probe:
+            case.strikes += 1
+            if case.strikes < STRIKES:
+                return [ticket]
+            case.rounds += 1
+            if case.rounds > ROUNDS:
+                raise DataEngineError(
+                    f"unit {ticket.unit} keeps losing its worker ({reason}), and no single clip of it does; see the worker's log"
+                )
+            suspects = tuple(c for c in ticket.clips if c not in case.culprits)
+            if not suspects:
+                return [ticket]
+            return self._split(ticket.unit, suspects, case) if len(suspects) > 1 else self._single(ticket.unit, suspects, case)
+        if len(ticket.clips) > 1:
+            return self._split(ticket.unit, ticket.clips, case) + self._closed(ticket, case)
+        (clip,) = ticket.clips
+        case.single[clip] = case.single.get(clip, 0) + 1
+        if case.single[clip] < STRIKES:
+            return [ticket]
+        case.culprits[clip] = reason
+        return self._closed(ticket, case)
+
+    def done(self, ticket: Ticket) -> list[Ticket]:
+        """Tickets to run after `ticket` ended well."""
+        return self._closed(ticket, self.cases[ticket.unit]) if ticket.probe else []
+
+    def _split(self, unit: str, clips: tuple[str, ...], case: _Case) -> list[Ticket]:
+        half = (len(clips) + 1) // 2
+        probes = [Ticket(unit, part, probe=True) for part in (clips[:half], clips[half:]) if part]
+        case.open += len(probes)
+        return probes
+
+    def _single(self, unit: str, clips: tuple[str, ...], case: _Case) -> list[Ticket]:
+        case.open += len(clips)
+        return [Ticket(unit, clips, probe=True)]
+
+    def _closed(self, ticket: Ticket, case: _Case) -> list[Ticket]:
+        case.open -= 1
+        if case.open:
+            return []
+        case.strikes, case.single = 0, {}
+        return [Ticket(ticket.unit, (), tuple(sorted(case.culprits.items())))]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How units are run.
+
+    Attributes:
+        workers: number of local processes (None: one a core).
+        scheduler: address of a Dask scheduler to use instead of a local cluster.
+        serial: run in the caller, one after another, for debugging; no deadline, no quarantine.
+        dashboard: serve Dask's dashboard on loopback.
+        clip_deadline: seconds that a unit gets for each of its clips, beside GRACE.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    serial: bool = False
+    dashboard: bool = False
+    clip_deadline: float = 180.0
+
+    @contextmanager
+    def open(self) -> Iterator[Session]:
+        """The means to run units, for as long as the context lasts."""
+        if self.serial:
+            yield Session(self, None)
+            return
+        import dask
+        import distributed
+
+        settings = {
+            "distributed.scheduler.allowed-failures": 0,
+            "distributed.scheduler.worker-saturation": 1.0,
+            "distributed.scheduler.work-stealing": False,
+            "distributed.worker.memory.target": False,
+            "distributed.worker.memory.spill": False,
+            "distributed.worker.memory.pause": False,
+            "distributed.admin.log-length": 100,
+            "distributed.worker.multiprocessing-method": "forkserver",  # a restarted worker need not import everything anew
+        }
+        with dask.config.set(settings):
+            for name in ("distributed", "tornado.application", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+            cluster = None
+            if self.scheduler is None:
+                cluster = distributed.LocalCluster(
+                    n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
+                    dashboard_address="127.0.0.1:8787" if self.dashboard else None, silence_logs=logging.CRITICAL, env=THREADS,
+                )  # fmt: skip
+            client = None
+            try:
+                client = distributed.Client(cluster or self.scheduler, timeout=10, set_as_default=False)
+                yield Session(self, client)
+            except OSError as error:
+                if self.scheduler is None or client is not None:
+                    raise
+                raise DataEngineError(f"no Dask scheduler answers at {self.scheduler}: {error}") from error
+            finally:
+                for closing in (client, cluster):
+                    if closing is not None:
+                        closing.close(timeout=3)
+
+
+class Session:
+    """Runs the units of passes while an engine is open."""
+
+    def __init__(self, engine: Engine, client: Any) -> None:
+        self.engine = engine
+        self.client = client
+
+    def run(self, runner: Runner, arguments: Sequence[Any], units: Mapping[str, Sequence[str]], receive: Callable[[Receipt], None]) -> None:
+        """Run `runner(*arguments, unit, quarantine, only)` for every unit and hand its receipt to `receive`.
+
+        Args:
+            runner: a module-level function; what it raises ends the run.
+            units: unit -> ids of its clips, in the order to run them.
+        """
+        if self.client is None:
+            for unit in units:
+                receive(runner(*arguments, unit, {}, None))
+            return
+        waiting = deque(Ticket(unit, tuple(clips)) for unit, clips in units.items())
+        casebook, flying = Casebook(), {}
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < self._slots():
+                    ticket = waiting.popleft()
+                    clips = ticket.clips or tuple(units[ticket.unit])
+                    ticket = Ticket(ticket.unit, clips, ticket.quarantine, ticket.probe)
+                    future = self.client.submit(
+                        runner,
+                        *arguments,
+                        ticket.unit,
+                        dict(ticket.quarantine),
+                        list(clips) if ticket.probe else None,
+                        pure=False,
+                        retries=0,
+                    )
+                    flying[future] = (ticket, time.monotonic() + GRACE + self.engine.clip_deadline * len(clips))
+                self._wait(flying)
+                for future, (ticket, due) in list(flying.items()):
+                    again = self._settle(future, ticket, due, casebook, receive)
+                    if again is not None:
+                        del flying[future]
+                        waiting.extendleft(reversed(again))
+        finally:
+            self.client.cancel(list(flying), force=True)
+
+    def _slots(self) -> int:
+        return max(1, sum(self.client.nthreads().values()) or self.engine.workers or 1)
+
+    def _wait(self, flying: Mapping[Any, tuple[Ticket, float]]) -> None:
+        import distributed
+
+        nearest = min(due for _, due in flying.values()) - time.monotonic()
+        try:
+            with self.client.as_current():
+                distributed.wait(list(flying), timeout=min(max(nearest, 0.05), 1.0), return_when="FIRST_COMPLETED")
+        except (TimeoutError, distributed.TimeoutError):
+            pass
+        except distributed.CancelledError:
+            time.sleep(0.05)
+
+    def _settle(
+        self, future: Any, ticket: Ticket, due: float, casebook: Casebook, receive: Callable[[Receipt], None]
+    ) -> list[Ticket] | None:
+        """What to run next if the future has ended or is overdue; None while it is still running."""
+        import distributed
+
+        if future.status == "finished":
+            if not ticket.probe:
+                receive(future.result())
+            return casebook.done(ticket)
+        if future.status == "error":
+            error = future.exception()
+            if isinstance(error, distributed.scheduler.KilledWorker):
+                return casebook.died(ticket, "worker_killed")
+            raise error
+        if future.status in ("cancelled", "lost"):
+            return casebook.died(ticket, "worker_killed")
+        if time.monotonic() < due:
+            return None
+        where = [address for address, keys in self.client.processing().items() if future.key in keys]
+        self.client.cancel([future], force=True)
+        if where:
+            self.client.restart_workers(where, timeout=60, raise_for_error=False)
+        return casebook.died(ticket, "unit_timeout")

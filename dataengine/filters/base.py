@@ -1,0 +1,55 @@
+"""What all filters share: inclusive thresholds around one measured number."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dataengine.types import Sample
+
+
+@dataclass(frozen=True)
+class Between(ABC):
+    """A filter that keeps a clip whose value lies in [min, max].
+
+    A threshold of None is not applied. A value of NaN means that the clip gives nothing to measure
+    (no bone seen often enough, nobody there); it is kept, because whether anybody is there is asked
+    by `pose_coverage` and `body_visible`, whose values are never NaN for a clip with frames.
+
+    Attributes:
+        min: smallest value kept.
+        max: largest value kept.
+        reason: the key of `dataengine.types.REASONS` a clip is rejected with.
+        unit: what the value counts, for tables and axes.
+    """
+
+    min: float | None = None
+    max: float | None = None
+
+    reason: ClassVar[str]
+    unit: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        given = [bound for bound in (self.min, self.max) if bound is not None]
+        if not all(math.isfinite(bound) for bound in given):
+            raise ValueError(f"min = {self.min}, max = {self.max}: a threshold is a finite number; leave it out to apply none")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}, which would keep nothing; swap them")
+
+    @abstractmethod
+    def measure(self, sample: Sample) -> float:
+        """The value of a clip, NaN where it is undefined."""
+
+    def keep(self, value: float) -> bool:
+        """True when `value` misses no threshold."""
+        return self.missed(value) is None
+
+    def missed(self, value: float) -> float | None:
+        """The threshold that `value` misses, None when it is kept."""
+        if self.min is not None and value < self.min:
+            return self.min
+        if self.max is not None and value > self.max:
+            return self.max
+        return None

@@ -1,0 +1,62 @@
+"""How much of a clip shows enough of a body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataengine.filters.base import Between
+from dataengine.filters.body import body_joints
+from dataengine.types import Float, Sample
+
+
+def body_visible(keypoints: Float, scores: Float, layout: str, width: int, height: int, joints: int = 8, score: float = 0.5) -> float:
+    """Share of frames in which one and the same person shows enough body joints.
+
+    A joint counts when it lies inside the picture with a score above `score`. A person whose skeleton
+    is guessed from two feet, or sits half outside the picture, has poses in every frame and still
+    fails here.
+
+    Args:
+        keypoints: (M, T, V, 2) float pixels, NaN where unseen; M may be 0.
+        scores: (M, T, V) float in [0, 1].
+        layout: name of the joint layout.
+        width, height: pixels.
+        joints: how many of the twelve body joints are enough.
+        score: a joint with a higher score counts.
+
+    Returns:
+        The share in [0, 1] of the best person; 0 for nobody, NaN for no frames.
+    """
+    if keypoints.shape[1] == 0:
+        return float("nan")
+    if len(keypoints) == 0:
+        return 0.0
+    places = body_joints(layout)
+    x, y = keypoints[:, :, places, 0], keypoints[:, :, places, 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
+    enough = (inside & (scores[:, :, places] > score)).sum(-1) >= joints
+    return float(enough.mean(1).max())
+
+
+@dataclass(frozen=True)
+class BodyVisible(Between):
+    """Share of frames in which the best person shows `joints` of 12 body joints with a score above `score`."""
+
+    min: float | None = 0.5
+    joints: int = 8
+    score: float = 0.5
+
+    reason: ClassVar[str] = "body_visible"
+    unit: ClassVar[str] = "share of frames"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.joints <= 12:
+            raise ValueError(f"joints = {self.joints}: a body has 12 joints; give 1 to 12")
+
+    def measure(self, sample: Sample) -> float:
+        keypoints, scores = np.asarray(sample.keypoints), np.asarray(sample.scores)
+        return body_visible(keypoints, scores, sample.skeleton, sample.width, sample.height, self.joints, self.score)

@@ -1,0 +1,54 @@
+"""Whether the camera cuts within a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from dataengine.filters.base import Between
+from dataengine.types import Float, Sample
+
+REACH = 4
+"""Frames looked at on either side: a cut changes one frame, movement, a pan or a flash several."""
+
+
+def camera_cut(change: Float) -> float:
+    """How far the largest frame change stands out from those around it.
+
+    The largest over t of change(t) - max(change(t-4 ... t-1), change(t+1 ... t+4)). Fast movement and
+    a panning camera change all frames alike, a flash changes two, repeated frames change every other
+    one: none of them stands out from its neighbours.
+
+    Args:
+        change: (T,) float in [0, 1], difference of each frame to the one before, 0 for the first.
+
+    Returns:
+        A difference in [0, 1], 0 where nothing stands out; NaN for fewer than three frames.
+    """
+    if len(change) < 3:
+        return float("nan")
+    values = np.asarray(change, np.float64)
+    edge = np.zeros(REACH)
+    windows = sliding_window_view(np.concatenate([edge, values, edge]), 2 * REACH + 1).copy()
+    windows[:, REACH] = 0
+    return float(max(0.0, (values - windows.max(1)).max()))
+
+
+@dataclass(frozen=True)
+class CameraCut(Between):
+    """How far the largest frame change stands out from its neighbours, in [0, 1].
+
+    The default lies between what 14 real videos without a cut reach (0.039 at most, a pan) and what
+    98 % of joined pairs of them exceed (0.13); jump cuts within one scene reach 0.01 to 0.27.
+    """
+
+    max: float | None = 0.06
+
+    reason: ClassVar[str] = "camera_cut"
+    unit: ClassVar[str] = "frame difference"
+
+    def measure(self, sample: Sample) -> float:
+        return camera_cut(sample.change)

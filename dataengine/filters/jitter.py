@@ -1,0 +1,59 @@
+"""How much joints tremble from frame to frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataengine.filters.base import Between
+from dataengine.filters.body import blanked, body_height, body_joints, mean
+from dataengine.types import Float, Sample
+
+REFERENCE_FPS = 30.0
+
+
+def jitter(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
+    """Mean size of the second difference of body joints, in body heights at 30 frames a second.
+
+    |x(t-k) - 2 x(t) + x(t+k)| / height(t), with k the number of frames nearest to 1/30 s and the value
+    scaled by (fps / 30 k)^2 for what remains: a smooth movement then has the same value at 30 and at
+    60 frames a second, and so has noise. White noise of standard deviation s in x and y gives
+    s sqrt(6) sqrt(pi / 2), about 3.07 s.
+
+    Args:
+        coords: (T, V, 2) float pixels, NaN where unseen.
+        scores: (T, V) float, 0 where unseen.
+        skeleton: name of the joint layout.
+        fps: frames a second.
+
+    Returns:
+        Body heights; NaN when no joint is seen at three instants in a row.
+    """
+    points = blanked(coords, scores)
+    step = max(1, round(fps / REFERENCE_FPS))
+    if len(points) <= 2 * step:
+        return float("nan")
+    size = body_height(points, skeleton, fps)
+    points = points[:, body_joints(skeleton)]
+    bend = np.linalg.norm(points[: -2 * step] - 2 * points[step:-step] + points[2 * step :], axis=-1)
+    return mean(bend / size[step:-step, None]) * (fps / (REFERENCE_FPS * step)) ** 2
+
+
+@dataclass(frozen=True)
+class Jitter(Between):
+    """Mean second difference of the first-ranked person's body joints, in body heights at 30 frames a second.
+
+    People annotated by hand stay below 0.04 in 99 % of the tracks of Penn Action and Bonn's PoseTrack.
+    """
+
+    max: float | None = 0.06
+
+    reason: ClassVar[str] = "jitter"
+    unit: ClassVar[str] = "body heights"
+
+    def measure(self, sample: Sample) -> float:
+        if len(sample.keypoints) == 0:
+            return float("nan")
+        return jitter(np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps)

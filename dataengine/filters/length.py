@@ -1,0 +1,22 @@
+"""How many frames a clip has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dataengine.filters.base import Between
+from dataengine.types import Sample
+
+
+@dataclass(frozen=True)
+class Length(Between):
+    """Number of frames."""
+
+    min: float | None = 16
+
+    reason: ClassVar[str] = "length"
+    unit: ClassVar[str] = "frames"
+
+    def measure(self, sample: Sample) -> float:
+        return float(sample.keypoints.shape[1])

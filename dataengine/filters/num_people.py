@@ -1,0 +1,24 @@
+"""How many people a clip shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dataengine.filters.base import Between
+from dataengine.types import Sample
+
+
+@dataclass(frozen=True)
+class NumPeople(Between):
+    """Median over frames of the number of tracked people, those ranked out included; NaN for no frames."""
+
+    min: float | None = 1
+
+    reason: ClassVar[str] = "num_people"
+    unit: ClassVar[str] = "people"
+
+    def measure(self, sample: Sample) -> float:
+        return float(np.median(sample.people)) if len(sample.people) else float("nan")

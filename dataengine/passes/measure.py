@@ -1,0 +1,204 @@
+"""measure: everything that curation judges a clip by, one table row a clip; thresholds are not applied here.
+
+Every filter's measure is taken whether a recipe uses it or not, so that filters and thresholds can
+be changed and queried without looking at poses again.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.optimize import linear_sum_assignment
+
+from dataengine import registry
+from dataengine.filters.bone_variation import bone_variation
+from dataengine.filters.confidence import confidence
+from dataengine.filters.jitter import jitter
+from dataengine.filters.motion import motion
+from dataengine.fusion import fuse
+from dataengine.passes import Pass, Unit
+from dataengine.recipe import Recipe
+from dataengine.skeletons import COMMON, convert, skeleton
+from dataengine.types import Clip, Float, Keep, Outcome, Sample
+
+TRACK = pa.struct(
+    [("track_id", pa.int32()), ("rank", pa.int32()), ("support_mean", pa.float32()), ("num_frames", pa.int32()), ("coverage", pa.float32())]
+    + [(name, pa.float32()) for name in ("score_mean", "confidence_mean", "confidence_p10", "area", "motion", "jitter", "bone_variation")]
+    + [("shares", pa.list_(pa.float32()))]
+)
+JOINT = pa.struct(
+    [
+        ("track_id", pa.int32()),
+        ("joint", pa.string()),
+        ("visible", pa.float32()),
+        ("score_mean", pa.float32()),
+        ("disagreement", pa.float32()),
+    ]
+)
+ACCURACY = pa.struct([("expert", pa.string()), ("num_joints", pa.int32()), ("num_right", pa.int32()), ("condition", pa.string())])
+
+
+def schema() -> pa.Schema:
+    """The table of one unit: facts of the clip, a column a filter, and its tracks, joints and accuracies."""
+    facts = [("clip_id", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("fps", pa.string()), ("num_frames", pa.int32())]
+    facts += [("num_damaged", pa.int32()), ("frames_blake3", pa.string()), ("skeleton", pa.string()), ("num_tracks", pa.int32())]
+    measures = [(f"filter_{name}", pa.float64()) for name in registry.names("filters")]
+    own = [("confidence_p10", pa.float32()), ("expert_agreement", pa.float32()), ("experts", pa.list_(pa.string()))]
+    nested = [("tracks", pa.list_(TRACK)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
+    return pa.schema([*facts, *measures, *own, *nested])
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    filters = {name: recipe.component("filters", name) for name in registry.names("filters")}
+    settings = {name: {k: v for k, v in registry.config(f).items() if k not in ("min", "max")} for name, f in filters.items()}
+    return {"filters": settings, "people": recipe.pose.people}
+
+
+def _mean(values: Float) -> float | None:
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def head_unit(coords: Float, layout: str) -> Float:
+    """(..., T, 1) pixels: median over frames of the distance from head point to the middle of the shoulders."""
+    body, _ = convert(coords, None, layout, "body14")
+    spans = np.linalg.norm(body[..., 0, :] - body[..., 1, :], axis=-1)
+    spans = np.where(spans > 0, spans, np.nan)
+    with np.errstate(all="ignore"):
+        middle = np.ma.median(np.ma.masked_invalid(spans), axis=-1, keepdims=True).filled(np.nan)
+    result: Float = np.asarray(middle)
+    return result
+
+
+def _agreement(arrays: dict[str, Any], layout: str) -> Float:
+    """(M, T, 13) mean distance of the experts to the fused joint, in head-neck lengths."""
+    fused, _ = convert(arrays["keypoints"], None, layout, COMMON)
+    away = np.linalg.norm(arrays["expert_keypoints"] - fused[:, None], axis=-1)
+    seen = np.isfinite(away)
+    mean = np.where(seen, away, 0).sum(1) / np.maximum(seen.sum(1), 1)
+    result: Float = np.where(seen.any(1), mean / head_unit(arrays["keypoints"], layout)[..., None], np.nan)
+    return result
+
+
+def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float) -> list[dict[str, Any]]:
+    rows = []
+    layout = meta["skeleton"]
+    for rank, track_id in enumerate(meta["tracks"]):
+        coords, scores = arrays["keypoints"][rank], arrays["scores"][rank].astype(np.float32)
+        seen = np.isfinite(coords).all(-1)
+        filled = seen.any(-1)
+        values, support = arrays["confidence"][rank].astype(np.float32), arrays["support"][rank]
+        flat = np.where(seen[..., None], coords, np.nan)
+        extent = np.prod(np.nanmax(flat[filled], 1) - np.nanmin(flat[filled], 1), axis=-1) if filled.any() else np.zeros(0)
+        winner = arrays["winner"][rank]
+        decided = max(int((winner != -1).sum()), 1)
+        rows.append(
+            {
+                "track_id": track_id, "rank": rank, "num_frames": int(filled.sum()), "coverage": float(filled.mean()),
+                "support_mean": _mean(support[filled]), "score_mean": _mean(scores[seen]), "area": _mean(extent),
+                "confidence_mean": _number(confidence(values, support)),
+                "confidence_p10": float(np.quantile(values[filled], 0.1)) if filled.any() else None,
+                "motion": _number(motion(coords, scores, layout, fps)), "jitter": _number(jitter(coords, scores, layout, fps)),
+                "bone_variation": _number(bone_variation(coords, scores, layout, fps)),
+                "shares": [float((winner == e).sum() / decided) for e in range(len(meta["experts"]))],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], agreement: Float, people: int) -> list[dict[str, Any]]:
+    rows = []
+    common = skeleton(COMMON)
+    for rank, track_id in enumerate(meta["tracks"][:people]):
+        for number, joint in enumerate(skeleton(meta["skeleton"]).joints):
+            seen = np.isfinite(arrays["keypoints"][rank, :, number]).all(-1)
+            away = _mean(agreement[rank, :, common.index(joint)]) if joint in common.joints else None
+            score = _mean(arrays["scores"][rank, seen, number].astype(np.float32))
+            rows.append({"track_id": track_id, "joint": joint, "visible": float(seen.mean()), "score_mean": score, "disagreement": away})
+    return rows
+
+
+def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """PCKh@0.5 of every expert, of SST-A and of the recipe's fusion against exact joints; a person nobody found counts as wrong.
+
+    PCKh as in Andriluka et al. 2014 with the unforeshortened head-neck length as unit; joints outside
+    the picture are left out.
+    """
+    if clip.truth is None:
+        return []
+    with np.load(Path(unit.plan.roots[clip.source]) / clip.truth, allow_pickle=False) as truth:
+        joints, head, fps = truth["joints"], truth["head"], float(truth["fps"])
+        condition = str(truth["condition"]) if "condition" in truth else None
+    index = np.arange(meta["num_frames"])
+    if clip.span_start is not None or len(joints) != meta["num_frames"]:
+        index = np.round((arrays["timestamps"].astype(np.float64) + (clip.span_start or 0.0)) * fps).astype(int)
+    index = np.clip(index, 0, len(joints) - 1)
+    goal, _ = convert(joints[index].transpose(1, 0, 2, 3), None, "body14", COMMON)
+    unit_length = head[index].T[..., None]
+    inside = (goal[..., 0] >= 0) & (goal[..., 0] < meta["width"]) & (goal[..., 1] >= 0) & (goal[..., 1] < meta["height"])
+    fused, _ = convert(arrays["keypoints"], None, meta["skeleton"], COMMON)
+    away = np.linalg.norm(fused[None] - goal[:, None], axis=-1) / unit_length[:, None]
+    cost = np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3))
+    people, tracks = linear_sum_assignment(cost) if cost.size else ([], [])
+    proposals = arrays["expert_keypoints"]
+    candidates = {name: proposals[:, e] for e, name in enumerate(meta["experts"])}
+    candidates["SST-A"] = np.stack([fuse(p, None, "ssta", COMMON).coords for p in proposals])
+    candidates[f"fusion ({unit.recipe.pose.fusion})"] = fused
+    rows = []
+    for name, coords in candidates.items():
+        right = 0
+        for p, t in zip(people, tracks):
+            error = np.linalg.norm(coords[t] - goal[p], axis=-1) / unit_length[p]
+            right += int(((error <= 0.5) & inside[p]).sum())
+        rows.append({"expert": name, "num_joints": int(inside.sum()), "num_right": right, "condition": condition})
+    return rows
+
+
+def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
+    meta, people = arrays["json"], unit.recipe.pose.people
+    agreement = _agreement(arrays, meta["skeleton"])
+    fps = float(Fraction(meta["fps"]))
+    sample = Sample(
+        meta["width"], meta["height"], fps, meta["skeleton"], arrays["keypoints"][:people], arrays["scores"][:people].astype(np.float32),
+        arrays["confidence"][:people].astype(np.float32), arrays["support"][:people].astype(np.int32), agreement[:people],
+        arrays["people"].astype(np.int32), arrays["change"],
+    )  # fmt: skip
+    tracks = _track_rows(arrays, meta, fps)
+    facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
+    measures = {f"filter_{name}": float(unit.recipe.component("filters", name).measure(sample)) for name in registry.names("filters")}
+    return {
+        "clip_id": clip.clip_id, **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
+        "confidence_p10": tracks[0]["confidence_p10"], "expert_agreement": _mean(agreement[0]), "tracks": tracks,
+        "joints": _joint_rows(arrays, meta, agreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
+    }  # fmt: skip
+
+
+def _run(unit: Unit) -> list[Outcome]:
+    poses = unit.arrays("pose")
+    rows: list[dict[str, Any]] = []
+    ahead: dict[str, dict[str, Any]] = {}
+
+    def one(clip: Clip) -> Outcome:
+        while clip.clip_id not in ahead:
+            key, arrays = next(poses)
+            ahead.clear()
+            ahead[key] = arrays
+        rows.append(_row(unit, clip, ahead.pop(clip.clip_id)))
+        return Keep(clip.clip_id)
+
+    outcomes = unit.each(one)
+    pq.write_table(pa.Table.from_pylist(rows, schema()), unit.artifact, compression="zstd")
+    return outcomes
+
+
+PASS = Pass("measure", 1, ("pose",), ("media", "truth", "span_start"), "parquet", _config, _run)

@@ -1,0 +1,213 @@
+"""pose: one decode feeds every expert; their people are tracked and fused joint by joint.
+
+The artifact is a shard with, for each clip of M tracks, T frames, E experts and V joints of the
+recipe's skeleton (experts are kept in the common layout of 13 joints):
+
+==================  ====================  ===========================================================
+json                                      picture size, frame rate, damage, expert names, track ids
+keypoints           (M, T, V, 2) float32  fused pose, pixels, NaN where unseen
+scores              (M, T, V) float16     in [0, 1]
+confidence          (M, T) float16        C of the fusion
+support             (M, T) uint8          present (expert, joint) pairs
+winner              (M, T, 13) int8       expert whose joint was taken, -1 none, -2 blended
+expert_keypoints    (M, E, T, 13, 2) f4   what each expert proposed
+expert_scores       (M, E, T, 13) float16
+timestamps          (T,) float32          seconds from the clip's start
+change              (T,) float32          mean absolute difference to the frame before, in [0, 1]
+people              (T,) uint8            tracked people in the frame
+==================  ====================  ===========================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+from blake3 import blake3
+
+from dataengine import registry, shards
+from dataengine.errors import MediaError
+from dataengine.passes import Pass, Unit
+from dataengine.recipe import Recipe
+from dataengine.skeletons import COMMON, convert
+from dataengine.tracking import rank
+from dataengine.types import Clip, Detector, Expert, Float, Frames, Keep, Outcome, Poses, Reject, Track
+
+THUMB = (64, 48)
+"""Size of the grey thumbnails that frame changes are measured on: small enough to ignore noise and compression."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The components of one recipe, loaded in this process."""
+
+    decoder: Any
+    detector: Detector | None
+    experts: tuple[Expert, ...]
+    names: tuple[str, ...]
+    tracker: Any
+    fusion: Any
+
+
+_LOADED: dict[tuple[str, str], Tools] = {}
+
+
+def _components(recipe: Recipe) -> Tools:
+    pose = recipe.pose
+    return Tools(
+        recipe.component("decoders", pose.decoder),
+        recipe.component("detectors", pose.detector) if pose.detector else None,
+        tuple(recipe.component("experts", name) for name in pose.experts),
+        tuple(pose.experts),
+        recipe.component("trackers", pose.tracker),
+        recipe.component("fusion", pose.fusion),
+    )
+
+
+def load_tools(recipe: Recipe, device: str, key: str) -> Tools:
+    """The recipe's components with weights loaded, once a process."""
+    if (key, device) not in _LOADED:
+        tools = _components(recipe)
+        for component in (tools.detector, *tools.experts):
+            if component is not None:
+                component.load(device)
+        _LOADED[key, device] = tools
+    return _LOADED[key, device]
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    tools, pose = _components(recipe), recipe.pose
+    used = {"decoder": tools.decoder, "tracker": tools.tracker, "fusion": tools.fusion, "detector": tools.detector}
+    used |= dict(zip(tools.names, tools.experts))
+    weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
+    options = {name: None if c is None else registry.config(c) for name, c in used.items()}
+    table = pose.model_dump(exclude={"people"})
+    return {"pose": table, "components": options, "weights": weights}
+
+
+class _Thinner:
+    """Picks frames so that at most `max_fps` a second remain (None: all)."""
+
+    def __init__(self, max_fps: float | None) -> None:
+        self.step = None if max_fps is None else 1 / max_fps
+        self.due = 0.0
+
+    def pick(self, timestamps: Float) -> list[int]:
+        if self.step is None:
+            return list(range(len(timestamps)))
+        picked = []
+        for n, time in enumerate(timestamps):
+            if time >= self.due - 0.25 * self.step:
+                picked.append(n)
+                self.due = max(self.due + self.step, float(time) + 0.5 * self.step)
+        return picked
+
+
+class _Watcher:
+    """What every frame is looked at for, poses apart: changes between frames, and the pictures' digest."""
+
+    def __init__(self) -> None:
+        self.hasher = blake3()
+        self.before: Frames | None = None
+        self.change: list[float] = []
+
+    def look(self, frame: Frames) -> None:
+        self.hasher.update(np.ascontiguousarray(frame).data)
+        small = cv2.cvtColor(cv2.resize(frame, THUMB, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        self.change.append(0.0 if self.before is None else float(cv2.absdiff(small, self.before).mean()) / 255)
+        self.before = small
+
+
+def _boxes(tools: Tools, frames: Frames, first: int, every: int, last: Float) -> tuple[list[Float], Float]:
+    """Person boxes of each frame: found in every `every`-th frame of the clip, held in between."""
+    if tools.detector is None:
+        return [], last
+    asked = [n for n in range(len(frames)) if (first + n) % every == 0]
+    found = dict(zip(asked, tools.detector.detect(frames[asked]))) if asked else {}
+    boxes = []
+    for n in range(len(frames)):
+        last = found.get(n, last)
+        boxes.append(last)
+    return boxes, last
+
+
+def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
+    pose = unit.recipe.pose
+    people: list[list[Poses]] = []
+    times: list[float] = []
+    watcher, thinner = _Watcher(), _Thinner(pose.max_fps)
+    last = np.zeros((0, 5), np.float32)
+    for expert in tools.experts:
+        if hasattr(expert, "begin_clip"):
+            expert.begin_clip()
+    with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
+        for batch in stream:
+            picked = thinner.pick(batch.timestamps)
+            if not picked:
+                continue
+            frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
+            for frame in frames:
+                watcher.look(frame)
+            boxes, last = _boxes(tools, frames, len(people), pose.detect_every, last)
+            answers = [expert.predict(frames, boxes if expert.needs_boxes else None) for expert in tools.experts]
+            people.extend([list(per_frame) for per_frame in zip(*answers)])
+            times.extend(batch.timestamps[picked].tolist())
+        info, damaged, total = stream.info, stream.num_damaged, stream.num_frames
+        fps = Fraction(stream.fps)
+    timestamps = np.asarray(times, np.float64) - (times[0] if times else 0.0)
+    tracks = tools.tracker.track(people, timestamps, [expert.skeleton for expert in tools.experts])
+    if not tracks:
+        share = damaged / max(total + damaged, 1)
+        if damaged:
+            detail = f"{damaged} of {total + damaged} frames are damaged, and the others show nobody"
+            raise MediaError("stream_damaged", detail, value=share, threshold=0.0)
+        return Reject(clip.clip_id, "no_person", 0.0, 1.0, f"nobody in {len(times)} frames")
+    if pose.max_fps is not None and fps > Fraction(pose.max_fps).limit_denominator(1001):
+        fps = Fraction(pose.max_fps).limit_denominator(1001)
+    meta = {
+        "width": info.width, "height": info.height, "fps": f"{fps.numerator}/{fps.denominator}", "num_frames": len(times),
+        "num_damaged": damaged, "experts": list(tools.names), "frames_blake3": watcher.hasher.hexdigest(),
+        "skeleton": pose.skeleton, "num_tracks": len(tracks),
+    }  # fmt: skip
+    present = np.sum([np.isfinite(t.boxes).all(-1) for t in tracks], 0)
+    actor = None if clip.actor is None else json.loads(clip.actor)
+    ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
+    return {"json": meta, **_fuse(ranked, tools, pose.skeleton, meta), "timestamps.npy": timestamps.astype(np.float32),
+            "change.npy": np.asarray(watcher.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8)}  # fmt: skip
+
+
+def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
+    fused = [tools.fusion.fuse(t.coords, t.scores, COMMON) for t in tracks]
+    meta["tracks"] = [t.track_id for t in tracks]
+    keypoints, scores = convert(np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton)
+    return {
+        "keypoints.npy": keypoints.astype(np.float32),
+        "scores.npy": np.clip(scores, 0, 1).astype(np.float16),
+        "confidence.npy": np.stack([f.confidence for f in fused]).astype(np.float16),
+        "support.npy": np.stack([f.support for f in fused]).astype(np.uint8),
+        "winner.npy": np.stack([f.winner for f in fused]).astype(np.int8),
+        "expert_keypoints.npy": np.stack([t.coords for t in tracks]).astype(np.float32),
+        "expert_scores.npy": np.stack([t.scores for t in tracks]).astype(np.float16),
+    }
+
+
+def _run(unit: Unit) -> list[Outcome]:
+    tools = load_tools(unit.recipe, unit.job.device, unit.job.fingerprints["pose"])
+    with shards.ShardWriter(unit.artifact) as writer:
+
+        def one(clip: Clip) -> Outcome:
+            seen = _look(unit, tools, clip)
+            if isinstance(seen, Reject):
+                return seen
+            writer.write(clip.clip_id, seen)
+            return Keep(clip.clip_id)
+
+        return unit.each(one)
+
+
+PASS = Pass("pose", 1, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)

@@ -1,0 +1,82 @@
+"""report: the page and the card of a dataset, with pictures of kept and rejected clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dataengine.audit.card import dataset_card
+from dataengine.audit.overlay import draw_people, encode
+from dataengine.audit.report import Picture, render_report
+from dataengine.audit.view import frames_of, pose_arrays
+from dataengine.dataset import Dataset
+from dataengine.dataset import open as open_dataset
+from dataengine.errors import DataEngineError
+from dataengine.ledger import write_durably
+from dataengine.passes import Job
+from dataengine.plan import Plan
+
+HEIGHT = 300
+"""Pictures on the page are about this high, in pixels."""
+
+
+def run(out: Path, plan: Plan, job: Job) -> None:
+    """Write dataset/report.html and dataset/README.md.
+
+    Raises:
+        DatasetError: the dataset is not complete.
+    """
+    dataset = open_dataset(out)
+    gallery = job.recipe.report.gallery if job.recipe.report is not None else 12
+    pictures = list(_pictures(dataset, plan, job, gallery))
+    write_durably(out / "dataset" / "report.html", render_report(dataset, pictures).encode())
+    write_durably(out / "dataset" / "README.md", dataset_card(dataset).encode())
+
+
+def _spread(ids: list[str], count: int) -> list[str]:
+    """`count` ids evenly spread over the list."""
+    if len(ids) <= count:
+        return ids
+    return [ids[int(n)] for n in np.linspace(0, len(ids) - 1, count)] if count else []
+
+
+def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Picture]:
+    kept = dataset.clips.select("clip_id", "label").sort("clip_id").collect().rows()
+    out = (
+        dataset.rejects.filter(dataset.rejects.collect_schema().names()[0] != "")
+        .select("clip_id", "reason", "detail", "pass")
+        .sort("reason", "clip_id")
+    )
+    rejected = [row for row in out.collect().rows() if row[3] == "curate"]
+    captions = {clip_id: label or "" for clip_id, label in kept}
+    reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail, _ in rejected}
+    for clip_id in _spread([clip_id for clip_id, _ in kept], count):
+        picture = _picture(plan, job, clip_id)
+        if picture is not None:
+            yield Picture(clip_id, captions[clip_id], picture, captions[clip_id])
+    for clip_id in _spread(list(reasons), max(count // 2, 1) if count else 0):
+        picture = _picture(plan, job, clip_id)
+        if picture is not None:
+            yield Picture(clip_id, "", picture, reasons[clip_id][1], reasons[clip_id][0])
+
+
+def _picture(plan: Plan, job: Job, clip_id: str) -> bytes | None:
+    """A JPEG of the clip's clearest frame with its skeletons; None when its media or poses are gone."""
+    clip = plan.clip(clip_id)
+    if clip is None:
+        return None
+    unit = next(row["unit"] for row in plan.rows() if row["clip_id"] == clip_id)
+    try:
+        arrays = pose_arrays(job.ledger("pose"), unit, clip_id)
+        scores = np.nan_to_num(arrays["scores"].astype(np.float32))
+        best = int(np.argmax(scores.sum((0, 2))))
+        frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays["timestamps"])) if n == best)
+    except (DataEngineError, StopIteration):
+        return None
+    people = job.recipe.pose.people
+    drawn = draw_people(
+        frame, arrays["keypoints"][:people, best], scores[:people, best], arrays["json"]["skeleton"], scale=HEIGHT / frame.shape[0]
+    )
+    return encode(drawn, ".jpg")

@@ -1,0 +1,281 @@
+"""Recipes: TOML -> validated `Recipe`, overlays and overrides, fingerprints.
+
+A recipe is complete and flat; an unknown key or name is an error that says where and suggests the
+nearest allowed one, before any work. Options of a component stand in `[KIND.NAME]` and are checked
+by the component itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from blake3 import blake3
+
+from dataengine import registry
+from dataengine.errors import ComponentError, RecipeError, suggestion
+
+COMPONENT_TABLES = ("sources", "decoders", "detectors", "experts", "trackers", "fusion", "filters")
+"""Tables whose sub-tables are options of components of that kind."""
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Head(_Table):
+    """[recipe]"""
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")
+    version: int = pydantic.Field(ge=1)
+    description: str = ""
+
+
+class PlanTable(_Table):
+    """[plan]"""
+
+    clips_per_unit: int = pydantic.Field(default=16, ge=1, le=10_000)
+    leak_guard: list[str] = []
+
+
+class FetchTable(_Table):
+    """[fetch]"""
+
+    max_bytes: int = pydantic.Field(default=4 << 30, ge=1)
+    max_pixels: int = pydantic.Field(default=4096 * 2304, ge=1)
+
+
+class PoseTable(_Table):
+    """[pose]"""
+
+    decoder: str = "pyav"
+    detector: str | None = None
+    detect_every: int = pydantic.Field(default=1, ge=1, le=100)
+    experts: list[str] = pydantic.Field(min_length=1)
+    tracker: str = "oks"
+    fusion: str = "ssta"
+    skeleton: str = "posetics17"
+    people: int = pydantic.Field(default=2, ge=1, le=32)
+    max_tracks: int = pydantic.Field(default=8, ge=1, le=128)
+    max_fps: float | None = pydantic.Field(default=None, gt=0)
+
+
+class CurateTable(_Table):
+    """[curate]"""
+
+    filters: list[str] = []
+    relabel: str | None = None
+    dedup: Literal["exact", "mark", "off"] = "exact"
+
+
+class PackTable(_Table):
+    """[pack]"""
+
+    shard_mb: int = pydantic.Field(default=256, ge=1, le=100_000)
+
+
+class ReportTable(_Table):
+    """[report]"""
+
+    gallery: int = pydantic.Field(default=12, ge=0, le=200)
+
+
+class EngineTable(_Table):
+    """[engine]: how the work is run; changes no result and no fingerprint."""
+
+    clip_deadline: float = pydantic.Field(default=180.0, gt=0)
+
+
+class Recipe(_Table):
+    """A whole recipe. Component tables hold options by name, as given."""
+
+    recipe: Head
+    plan: PlanTable = PlanTable()
+    fetch: FetchTable = FetchTable()
+    pose: PoseTable
+    curate: CurateTable = CurateTable()
+    pack: PackTable = PackTable()
+    report: ReportTable | None = None
+    engine: EngineTable = EngineTable()
+    use: list[str] = pydantic.Field(min_length=1)
+    options: dict[str, dict[str, dict[str, Any]]] = {}
+    overlay: str | None = None
+
+    def component(self, kind: str, name: str) -> Any:
+        """The component `name` of `kind` with this recipe's options."""
+        options = dict(self.options.get(kind, {}).get(name, {}))
+        if kind == "sources":
+            options.pop("path", None)
+        return registry.create(kind, name, options)
+
+    def source_path(self, name: str) -> str | None:
+        """Where the recipe says that a source's media and annotations lie."""
+        path = self.options.get("sources", {}).get(name, {}).get("path")
+        return None if path is None else str(path)
+
+    def to_toml(self) -> dict[str, Any]:
+        """The recipe as the tables of a recipe file; loading them again gives an equal recipe."""
+        tables: dict[str, Any] = {"recipe": self.recipe.model_dump(), "sources": {"use": list(self.use), **self.options.get("sources", {})}}
+        for name in ("plan", "fetch", "pose", "curate", "pack", "report", "engine"):
+            table = getattr(self, name)
+            if table is not None:
+                tables[name] = {k: v for k, v in table.model_dump().items() if v is not None}
+        tables.update({kind: self.options[kind] for kind in COMPONENT_TABLES if kind != "sources" and self.options.get(kind)})
+        return tables
+
+
+def find_folder(name: str) -> list[Path]:
+    """Folders that hold recipes or manifests, nearest first: ./NAME, the checkout's, the packaged copies."""
+    here = Path(__file__).resolve().parent
+    return [folder for folder in (Path.cwd() / name, here.parent / name, here / f"_{name}") if folder.is_dir()]
+
+
+def available() -> dict[str, Path]:
+    """All recipes that `build` finds by name, without their overlays."""
+    found: dict[str, Path] = {}
+    for folder in find_folder("recipes"):
+        for path in sorted(folder.glob("*.toml")):
+            if "." not in path.stem:
+                found.setdefault(path.stem, path)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    key, sign, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not sign or len(parts) < 2 or not all(parts):
+        raise RecipeError(f"--set {text!r}: give table.key=VALUE, for example --set filters.pose_coverage.min=0.6")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"--set {text!r}: {value!r} is not a TOML value ({error}); quote strings: --set '{key}=\"{value}\"'") from error
+    table = tables
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {text!r}: {part!r} is a value, not a table")
+    table[parts[-1]] = parsed
+
+
+def load(name: str, overlay: str | None = None, overrides: Sequence[str] = (), sources: Mapping[str, str | None] | None = None) -> Recipe:
+    """Load a recipe by name or path, put the overlay and the overrides on top, and check it as a whole.
+
+    Args:
+        name: a name found in ./recipes or the packaged recipes, or the path of a .toml file.
+        overlay: applies `<recipe>.<overlay>.toml` beside the recipe.
+        overrides: `table.key=TOML value` texts, applied last.
+        sources: replaces the recipe's sources: name -> path of its media and annotations, or None.
+
+    Raises:
+        RecipeError: not found, not TOML, an unknown key, a wrong value.
+        ComponentError: an unknown component, or wrong options of one.
+    """
+    path = Path(name) if name.endswith(".toml") else available().get(name)
+    if path is None:
+        raise RecipeError(f"unknown recipe {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    tables = _parse(path)
+    tables.pop("lock", None)
+    if overlay is not None:
+        top = path.with_name(f"{path.stem}.{overlay}.toml")
+        if not top.exists():
+            names = [p.stem.split(".", 1)[1] for p in sorted(path.parent.glob(f"{path.stem}.*.toml"))]
+            raise RecipeError(f"recipe {path.stem!r} has no overlay {overlay!r}{suggestion(overlay, names)}")
+        tables = _merge(tables, _parse(top))
+    for text in overrides:
+        _override(tables, text)
+    if sources is not None:
+        table = tables.setdefault("sources", {})
+        table["use"] = list(sources)
+        for source, where in sources.items():
+            if where is not None:
+                table.setdefault(source, {})["path"] = os.path.abspath(where)  # noqa: PTH100 - a path may not exist yet
+    return validate(tables, str(path) if overlay is None else f"{path} with overlay {overlay}", overlay)
+
+
+def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
+    """The recipe of these tables; `where` names them in errors (RecipeError)."""
+    known = {"recipe", "plan", "fetch", "pose", "curate", "pack", "report", "engine", *COMPONENT_TABLES}
+    for key in tables:
+        if key not in known:
+            raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, known)}")
+    given = {k: v for k, v in tables.items() if k not in COMPONENT_TABLES}
+    options = {kind: dict(tables.get(kind, {})) for kind in COMPONENT_TABLES if kind in tables}
+    use = options.get("sources", {}).pop("use", [])
+    for kind, table in options.items():
+        for name, value in table.items():
+            if name not in registry.COMPONENTS[kind] or not isinstance(value, dict):
+                raise RecipeError(f"{where}: [{kind}] unknown name {name!r}{suggestion(name, registry.COMPONENTS[kind])}")
+    try:
+        recipe = Recipe(**given, use=use, options=options, overlay=overlay)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from error
+    try:
+        _check_components(recipe)
+    except ComponentError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    return recipe
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if place == ["use"]:
+        return "[sources] use: name at least one source"
+    table = f"[{place[0]}]" + ("" if len(place) == 1 else f" {'.'.join(place[1:])}")
+    if first["type"] == "extra_forbidden" and place[0] in Recipe.model_fields:
+        model = Recipe.model_fields[place[0]].annotation
+        fields = getattr(model, "model_fields", None) or ReportTable.model_fields
+        return f"[{place[0]}] unknown key {place[-1]!r}{suggestion(place[-1], fields)}"
+    if first["type"] == "missing":
+        return f"{table} is missing"
+    return f"{table} = {first.get('input')!r}: {first['msg']}"
+
+
+def _check_components(recipe: Recipe) -> None:
+    pose, chosen = recipe.pose, [("sources", name) for name in recipe.use]
+    chosen += [("decoders", pose.decoder), ("trackers", pose.tracker), ("fusion", pose.fusion)]
+    chosen += [("detectors", pose.detector)] if pose.detector else []
+    chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
+    for kind, name in chosen:
+        if name not in registry.COMPONENTS[kind]:
+            raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.COMPONENTS[kind])}")
+    for kind, names in recipe.options.items():
+        for name in names:
+            recipe.component(kind, name)
+    from dataengine.skeletons import skeleton
+
+    skeleton(pose.skeleton)
+    boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
+    if boxed and pose.detector is None:
+        raise ComponentError(
+            f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.COMPONENTS['detectors'])}"
+        )
+    for field, values in (("experts", pose.experts), ("filters", recipe.curate.filters), ("use", recipe.use)):
+        if len(set(values)) < len(values):
+            raise ComponentError(f"{field} names something twice: {values}")
+
+
+def fingerprint(value: Any) -> str:
+    """The blake3 hex digest of a JSON-like value, independent of the order of keys."""
+    return blake3(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()

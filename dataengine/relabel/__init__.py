@@ -1,0 +1,1 @@
+"""From the labels that sources give to the labels of a dataset."""

@@ -1,0 +1,288 @@
+"""Every kind of broken file ends as a typed error or as counted damage, and soon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataengine.errors import MediaError
+from dataengine.media.decode import DecordDecoder, PyAVDecoder
+from dataengine.media.encode import write_video
+from dataengine.media.probe import digest, probe
+from dataengine.types import REASONS
+
+LIMIT_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _soon() -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < LIMIT_S
+
+
+def noise(count: int, width: int = 320, height: int = 240) -> Iterator[np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    still = generator.integers(0, 256, (height, width, 3), np.uint8)
+    for index in range(count):
+        picture = np.roll(still, index * 2, axis=1)
+        # New noise in every picture keeps all packets large, so that a share of the bytes is about that share of the frames.
+        picture[: height // 2] = generator.integers(0, 256, (height // 2, width, 3), np.uint8)
+        yield picture
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """100 frames with a key frame every 20, the index in front."""
+    path = tmp_path_factory.mktemp("sound") / "sound.mp4"
+    write_video(path, noise(100), 25, options={"g": "20"})
+    return path.read_bytes()
+
+
+def boxes(data: bytes) -> dict[str, tuple[int, int]]:
+    """First and last byte of the outermost boxes of an mp4."""
+    found, at = {}, 0
+    while at < len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        found[name.decode()] = (at, at + size)
+        at += size
+    return found
+
+
+def kind_of(act: Callable[[], Any]) -> str:
+    with pytest.raises(MediaError) as caught:
+        act()
+    assert caught.value.kind in REASONS
+    assert os.sep not in str(caught.value), "a message in a dataset must not name folders"
+    return caught.value.kind
+
+
+def read_all(path: Path, decoder: Any, **span: float) -> tuple[int, int]:
+    with decoder.open(path, **span) as video:
+        for batch in video:
+            assert batch.frames.shape[1:] == (240, 320, 3)
+    return video.num_frames, video.num_damaged
+
+
+OPENERS: dict[str, Callable[[Path], Any]] = {
+    "probe": probe,
+    "pyav": lambda path: read_all(path, PyAVDecoder()),
+    "decord": lambda path: read_all(path, DecordDecoder()),
+}
+
+
+@pytest.fixture(params=sorted(OPENERS))
+def opener(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
+    if request.param == "decord":
+        pytest.importorskip("decord")
+    return OPENERS[request.param]
+
+
+def test_missing(tmp_path: Path, opener: Callable[[Path], Any]) -> None:
+    assert kind_of(lambda: opener(tmp_path / "a.mp4")) == "media_missing"
+    assert kind_of(lambda: digest(tmp_path / "a.mp4")) == "media_missing"
+    (tmp_path / "file").write_bytes(b"x")
+    assert kind_of(lambda: opener(tmp_path / "file" / "a.mp4")) == "media_missing"
+
+
+def test_empty(tmp_path: Path, opener: Callable[[Path], Any]) -> None:
+    (tmp_path / "a.mp4").touch()
+    assert kind_of(lambda: opener(tmp_path / "a.mp4")) == "media_empty"
+
+
+def test_not_a_file(tmp_path: Path, opener: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a writer would block for ever if it were opened."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(tmp_path)
+        server.bind("socket.mp4")
+        for name in ("pipe.mp4", "folder.mp4", "link.mp4", "socket.mp4"):
+            began = time.monotonic()
+            assert kind_of(lambda name=name: opener(tmp_path / name)) == "not_a_file"
+            assert kind_of(lambda name=name: digest(tmp_path / name)) == "not_a_file"
+            assert time.monotonic() - began < 1
+    assert kind_of(lambda: opener(Path("/dev/zero"))) == "not_a_file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_forbidden(tmp_path: Path, sound: bytes, opener: Callable[[Path], Any]) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound)
+    path.chmod(0)
+    assert kind_of(lambda: opener(path)) == "media_unreadable"
+
+
+def test_refused_by_the_file_system(tmp_path: Path, sound: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound)
+
+    def refuse(error: OSError) -> Callable[..., Any]:
+        def open_(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return open_
+
+    for error, retryable in ((PermissionError(13, "Permission denied"), False), (OSError(5, "Input/output error"), True)):
+        monkeypatch.setattr(Path, "open", refuse(error))
+        with pytest.raises(MediaError) as caught:
+            probe(path)
+        assert (caught.value.kind, caught.value.retryable) == ("media_unreadable", retryable)
+
+
+GARBAGE: dict[str, Callable[[bytes], bytes]] = {
+    "noise": lambda _: np.random.default_rng(0).bytes(300_000),
+    "zeros": lambda _: bytes(300_000),
+    "text": lambda _: b"<html><body>404 Not Found</body></html>\n" * 100,
+    "one_byte": lambda data: data[:1],
+    "header_only": lambda data: data[:40],
+    "half_of_the_index": lambda data: data[: sum(boxes(data)["moov"]) // 2],
+    "no_index": lambda data: data[: boxes(data)["moov"][0]] + data[boxes(data)["moov"][1] :],
+    "playlist": lambda _: b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+    "script": lambda _: b"ffconcat version 1.0\nfile '/etc/hostname'\n",
+}
+
+
+@pytest.mark.parametrize("name", sorted(GARBAGE))
+def test_garbage(tmp_path: Path, sound: bytes, opener: Callable[[Path], Any], name: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(GARBAGE[name](sound))
+    assert kind_of(lambda: opener(path)) == "media_corrupt"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "concat:a.mp4", "http:__a.mp4", "a b%20ä?.mp4"])
+def test_a_name_is_never_an_address(
+    tmp_path: Path, sound: bytes, opener: Callable[[Path], Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(sound)
+    monkeypatch.chdir(tmp_path)
+    opener(Path(name))
+
+
+def test_sound_only(tmp_path: Path, opener: Callable[[Path], Any]) -> None:
+    path = tmp_path / "a.mp4"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+    assert kind_of(lambda: opener(path)) == "no_video_stream"
+
+
+def test_too_large(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound)
+    assert kind_of(lambda: probe(path, max_pixels=320 * 240 - 1)) == "too_large"
+    assert kind_of(lambda: probe(path, max_bytes=len(sound) - 1)) == "too_large"
+    assert kind_of(lambda: digest(path, max_bytes=len(sound) - 1)) == "too_large"
+    assert probe(path, max_pixels=320 * 240, max_bytes=len(sound)).width == 320
+
+
+def test_truncated_but_within_the_allowed_share(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    start, end = boxes(sound)["mdat"]
+    path.write_bytes(sound[: start + int((end - start) * 0.95)])
+    frames, damaged = read_all(path, PyAVDecoder())
+    assert 85 <= frames < 100
+    assert 100 - frames <= damaged <= 100 - frames + 1
+    # The part that is there is read as if nothing were wrong.
+    assert read_all(path, PyAVDecoder(), start=1.0, end=2.0) == (25, 0)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "avi"])
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_truncated(tmp_path: Path, share: float, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    write_video(path, noise(40), 25, options={"g": "10"})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    if ending == "ts":
+        # A transport stream announces nothing: what is there is all there is, but for the frame that was cut.
+        frames, damaged = read_all(path, PyAVDecoder())
+        assert 40 * share - 5 < frames < 40 * share + 5 and damaged <= 2
+        return
+    with pytest.raises(MediaError) as caught:
+        read_all(path, PyAVDecoder())
+    assert caught.value.kind == "stream_damaged" and caught.value.threshold == 0.1
+    assert caught.value.value == pytest.approx(1 - share, abs=0.1)
+    frames, damaged = read_all(path, PyAVDecoder(max_damaged=1.0))
+    # Matroska announces a duration only: pictures missing between those that came are not counted.
+    assert frames + damaged == pytest.approx(40, abs=4 if ending == "mkv" else 1)
+
+
+def test_a_span_behind_the_break_is_damaged(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound[: len(sound) // 2])
+    for span, kind in (((1.5, 3.0), "stream_damaged"), ((3.0, 3.5), "decode_failed"), ((9.0, 10.0), "span_empty")):
+        assert kind_of(lambda span=span: read_all(path, PyAVDecoder(), start=span[0], end=span[1])) == kind
+
+
+def test_without_pictures(tmp_path: Path, sound: bytes, opener: Callable[[Path], Any]) -> None:
+    """The index is whole, the data is not there or is not what the index says."""
+    start, end = boxes(sound)["mdat"]
+    for data in (sound[: start + 8], sound[: start + 8] + bytes(end - start - 8)):
+        path = tmp_path / "a.mp4"
+        path.write_bytes(data)
+        assert kind_of(lambda path=path: opener(path)) == "decode_failed"
+
+
+@pytest.mark.parametrize("spots", [1, 5, 40])
+def test_damage_in_the_middle_is_counted(tmp_path: Path, sound: bytes, spots: int) -> None:
+    path = tmp_path / "a.mp4"
+    start, end = boxes(sound)["mdat"]
+    generator, data = np.random.default_rng(spots), bytearray(sound)
+    for at in generator.integers(start + 5000, end - 400, spots):
+        data[at : at + 300] = generator.bytes(300)
+    path.write_bytes(data)
+    frames, damaged = read_all(path, PyAVDecoder(max_damaged=1.0))
+    assert frames >= 75
+    assert 1 <= damaged <= 2 * spots + 2
+    if damaged > 10:
+        assert kind_of(lambda: read_all(path, PyAVDecoder())) == "stream_damaged"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_damage_never_escapes(tmp_path: Path, sound: bytes, seed: int) -> None:
+    """Bytes changed anywhere, the index included: frames, or a typed error; nothing else."""
+    path = tmp_path / "a.mp4"
+    generator, data = np.random.default_rng(seed), bytearray(sound)
+    for at in np.r_[generator.integers(0, 4000, 3), generator.integers(0, len(data) - 64, 5)]:
+        data[at : at + 16] = generator.bytes(16)
+    path.write_bytes(data[: generator.integers(len(data) // 4, len(data))])
+    for decoder in (PyAVDecoder(max_damaged=1.0, timeout=4.0), PyAVDecoder(timeout=4.0)):
+        try:
+            with decoder.open(path, start=float(generator.integers(0, 3))) as video:
+                frames = sum(len(batch) for batch in video)
+            assert frames == video.num_frames > 0
+        except MediaError as error:
+            assert error.kind in REASONS
+
+
+def test_decord_on_damage(tmp_path: Path, sound: bytes) -> None:
+    pytest.importorskip("decord")
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound[: len(sound) // 2])
+    assert kind_of(lambda: read_all(path, DecordDecoder())) == "stream_damaged"
+    frames, damaged = read_all(path, DecordDecoder(max_damaged=1.0))
+    assert frames + damaged == 100 and frames > 20
+
+
+def test_probe_and_digest_of_a_sound_file(tmp_path: Path, sound: bytes) -> None:
+    from blake3 import blake3
+
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound)
+    assert digest(path) == (len(sound), blake3(sound).hexdigest())
+    info = probe(path)
+    assert (info.width, info.height, info.fps, info.duration, info.num_frames) == (320, 240, 25, 4.0, 100)
+    assert (info.codec, info.rotation, info.pix_fmt, info.has_audio, info.variable_rate) == ("h264", 0, "yuv420p", False, False)
