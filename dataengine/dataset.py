@@ -167,7 +167,7 @@ class Dataset:
         Args:
             where: an SQL condition over the clips table, such as "split = 'train' AND num_people = 1".
             entries: what of each sample to read, 'json' among it if wanted.
-            shuffle_seed: a seed for a full random order; in the index's order without.
+            shuffle_seed: a seed for a full random order; without, samples come in the order they lie in the shards.
 
         Yields:
             clip_id and the given entries of each sample that has them; arrays are read-only views, copy one to change it.
@@ -185,11 +185,12 @@ class Dataset:
         if where is not None:
             try:
                 frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
-                chosen = frame.select("clip_id", "shard", "entries").collect()
+                chosen = frame.select("clip_id", "shard", "offset", "entries").collect()
             except pl.exceptions.PolarsError as error:
                 raise DatasetError(f"where={where!r} cannot be used: {str(error).splitlines()[0]}") from None
         else:
-            chosen = frame.select("clip_id", "shard", "entries").collect()
+            chosen = frame.select("clip_id", "shard", "offset", "entries").collect()
+        chosen = chosen.sort("shard", "offset")
         members = chosen["entries"].explode().drop_nulls().struct.unnest()
         owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())
         names, offsets, sizes = members["name"], members["offset"].to_numpy(), members["size"].to_numpy()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,9 @@ THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MK
 
 STRIKES = 2
 """Deaths or missed deadlines of a unit before it is bisected, and of a single clip before quarantine."""
+
+_WEIGHT = {"worker_killed": 1, "unit_timeout": STRIKES}
+"""A worker may die of what is outside the unit; a missed deadline is the unit's own, and waiting it out twice costs as much again."""
 
 ROUNDS = 4
 """How often a unit may be bisected before the build stops and says so."""
@@ -66,7 +70,7 @@ class Casebook:
         """Tickets to run after `ticket` was lost to `reason` (worker_killed or unit_timeout)."""
         case = self.cases.setdefault(ticket.unit, _Case())
         if not ticket.probe:
-            case.strikes += 1
+            case.strikes += _WEIGHT[reason]
             if case.strikes < STRIKES:
                 return [ticket]
             case.rounds += 1
@@ -81,7 +85,7 @@ class Casebook:
         if len(ticket.clips) > 1:
             return self._split(ticket.unit, ticket.clips, case) + self._closed(ticket, case)
         (clip,) = ticket.clips
-        case.single[clip] = case.single.get(clip, 0) + 1
+        case.single[clip] = case.single.get(clip, 0) + _WEIGHT[reason]
         if case.single[clip] < STRIKES:
             return [ticket]
         case.culprits[clip] = reason
@@ -214,6 +218,18 @@ class Session:
         finally:
             self.client.cancel(list(flying), force=True)
 
+    def _restart(self, addresses: Sequence[str]) -> None:
+        """End hung workers and have new ones started: at once where they are our own, through the scheduler elsewhere."""
+        own = getattr(self.client.cluster, "workers", {}).values()
+        pids = {nanny.worker_address: nanny.pid for nanny in own if getattr(nanny, "pid", None)}
+        for address in addresses:
+            if address in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pids[address], signal.SIGKILL)
+        others = [address for address in addresses if address not in pids]
+        if others:
+            self.client.restart_workers(others, timeout=60, raise_for_error=False)
+
     def _slots(self) -> int:
         return max(1, sum(self.client.nthreads().values()) or self.engine.workers or 1)
 
@@ -250,6 +266,5 @@ class Session:
             return None
         where = [address for address, keys in self.client.processing().items() if future.key in keys]
         self.client.cancel([future], force=True)
-        if where:
-            self.client.restart_workers(where, timeout=60, raise_for_error=False)
+        self._restart(where)
         return casebook.died(ticket, "unit_timeout")

@@ -182,7 +182,7 @@ def _sight(per_expert: Sequence[Poses]) -> _Sight:
 
 
 def associate(
-    per_expert: Sequence[Poses], oks_weight: float = 0.6, min_affinity: float = 0.3, min_score: float = 0.0, min_joints: int = 0
+    per_expert: Sequence[Poses], oks_weight: float = 0.7, min_affinity: float = 0.3, min_score: float = 0.0, min_joints: int = 0
 ) -> Int:
     """Match the people that several experts saw in one frame.
 
@@ -274,8 +274,8 @@ class OksTracker:
 
     max_gap: Annotated[float, Field(ge=0)] = 0.7
     min_frames: Annotated[int, Field(ge=1)] = 5
-    oks_weight: Annotated[float, Field(ge=0, lt=1)] = 0.6
-    min_affinity: Annotated[float, Field(ge=0, le=1)] = 0.25
+    oks_weight: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    min_affinity: Annotated[float, Field(ge=0, le=1)] = 0.3
     min_link: Annotated[float, Field(ge=0, le=1)] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.3
     min_joints: Annotated[int, Field(ge=0)] = 6

@@ -100,7 +100,7 @@ def test_dask_survives_kills_and_quarantines_by_name(tmp_path: Path) -> None:
 
 
 def test_a_hung_worker_is_restarted_and_the_clip_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataengine.engine.GRACE", 1.0)
+    monkeypatch.setattr("dataengine.engine.GRACE", 5.0)
     units = units_in(tmp_path, {"u0": ["a"], "u1": ["hang"]})
     with Engine(workers=1, clip_deadline=1.0).open() as session:
         session.run(runner, (tmp_path,), units, lambda receipt: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,12 +25,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart: what it is, its parts, and what is written behind them."""
+    """One row of a bar chart: what it is, its parts, what is written behind and what below them."""
 
     name: object
     parts: Sequence[Part]
     note: object = ""
-    hint: str | None = field(default=None)
+    under: object = ""
 
 
 def count(value: float | int | None) -> str:
@@ -52,7 +52,12 @@ def percent(part: float, whole: float) -> str:
     if not whole:
         return "–"
     share = 100 * part / whole
-    return "<0.1 %" if 0 < share < 0.1 else f"{share:.1f} %" if 0 < share < 99.95 and round(share, 1) != round(share) else f"{share:.0f} %"
+    return "<0.1 %" if 0 < share < 0.1 else ">99.9 %" if 99.9 < share < 100 else f"{share:.0f} %" if share in (0, 100) else f"{share:.1f} %"
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` decimals, for columns of numbers of one kind."""
+    return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
 def bars(rows: Sequence[Bar], longest: float | None = None) -> Html:
@@ -65,7 +70,8 @@ def bars(rows: Sequence[Bar], longest: float | None = None) -> Html:
             for p in row.parts
             if p.length
         ]
-        cells = (el("dt", row.name, title=row.hint), el("dd", el("span", parts, class_="track"), el("span", row.note, class_="note")))
+        under = el("span", row.under, class_="under") if row.under else None
+        cells = (el("dt", row.name), el("dd", el("span", parts, class_="track"), el("span", row.note, class_="note"), under))
         written.append(el("div", cells, class_="bar"))
     return el("dl", written, class_="bars")
 
@@ -136,7 +142,7 @@ def histogram(
         el("span", number(high)),
         class_="axis",
     )
-    caption = (el("b", title), el("span", unit, class_="unit"), el("span", ", ".join(limits), class_="limit") if limits else None)
+    caption = (el("b", title), el("span", ", ".join(limits), class_="limit"), el("span", unit, class_="unit"))
     return el("figure", el("figcaption", caption), drawing, axis, el("p", meaning, class_="small"), class_="histogram")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 VOID = frozenset({"br", "img", "meta"})
+SPACES = "\n\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
 
 
 class Html(str):
@@ -20,7 +21,7 @@ def escape(value: object) -> Html:
     """`value` as text of a page; markup stays markup."""
     if isinstance(value, Html):
         return value
-    text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    text = "".join(c if c.isprintable() or c in SPACES else "\N{REPLACEMENT CHARACTER}" for c in str(value))
     return Html(html.escape(text, quote=True))
 
 

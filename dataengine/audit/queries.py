@@ -34,15 +34,15 @@ QUERIES: dict[str, tuple[str, str]] = {
     ),
     "experts": (
         "share of the joints each expert won, mean over kept tracks; right_share where the true joints are known",
-        """SELECT s.expert, s.tracks, s.share, a.right_share FROM
+        """SELECT COALESCE(s.expert, a.expert) AS expert, s.tracks, s.share, a.right_share FROM
            (SELECT expert, COUNT(share) AS tracks, ROUND(AVG(share), 4) AS share FROM shares WHERE kept GROUP BY expert) AS s
            FULL JOIN
-           (SELECT expert, ROUND(SUM(num_right) * 1.0 / SUM(num_joints), 4) AS right_share FROM accuracy GROUP BY expert) AS a
-           USING (expert) ORDER BY share DESC NULLS LAST, expert""",
+           (SELECT expert, ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share FROM accuracy GROUP BY expert) AS a
+           ON s.expert = a.expert ORDER BY share DESC NULLS LAST, expert""",
     ),
     "accuracy": (
         "share of right joints by expert and condition, of rendered sources whose true joints are known",
-        """SELECT condition, expert, SUM(num_joints) AS joints, ROUND(SUM(num_right) * 1.0 / SUM(num_joints), 4) AS right_share
+        """SELECT condition, expert, SUM(num_joints) AS joints, ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share
            FROM accuracy GROUP BY condition, expert ORDER BY condition, right_share DESC, expert""",
     ),
     "confidence_by_label": (

@@ -57,10 +57,13 @@ def render_report(dataset: Dataset, pictures: Sequence[Picture] = (), *, title: 
     recipe = dataset.manifest.get("recipe", {})
     headline = title or str(recipe.get("name", "Dataset"))
     layout = skeleton(dataset.manifest.get("skeleton", "posetics17"))
+    kept, out = [p for p in pictures if p.reason is None], [p for p in pictures if p.reason is not None]
     parts: list[tuple[str, str, Html | None]] = [
         ("motions", "In motion", _motions(dataset, layout, motions)),
+        ("pictures", "Pictures", _pictures(kept, "Pictures", "Kept clips with their skeletons.")),
         ("funnel", "Funnel", sections.funnel(dataset)),
         ("reasons", "Reasons", sections.reasons(dataset)),
+        ("rejected", "Rejected", _pictures(out, "Rejected, pictured", "Clips that are not in the dataset, and why.")),
         ("quality", "Quality", sections.quality(dataset)),
         ("labels", "Labels", sections.labels(dataset)),
         ("people", "People and joints", sections.people(dataset, layout)),
@@ -68,9 +71,7 @@ def render_report(dataset: Dataset, pictures: Sequence[Picture] = (), *, title: 
         ("accuracy", "Accuracy", sections.accuracy(dataset)),
         ("media", "Splits and media", sections.media(dataset)),
         ("rights", "Rights", sections.rights(dataset)),
-        ("pictures", "Pictures", _pictures([p for p in pictures if p.reason is None], "Pictures", "Stills of kept clips with the fused skeletons.")),
-        ("rejected", "Rejected", _pictures([p for p in pictures if p.reason is not None], "Rejected, pictured", "Clips that are not in the dataset, and why.")),
-    ]  # fmt: skip
+    ]
     shown = [(anchor, name, content) for anchor, name, content in parts if content is not None]
     nav = el("nav", el("div", [el("a", name, href=f"#{anchor}") for anchor, name, _ in shown]), aria_label="sections")
     main = el("main", [el("section", content, id=anchor) for anchor, _, content in shown])
@@ -101,8 +102,17 @@ def _motions(dataset: Dataset, layout: Skeleton, wanted: int) -> Html | None:
         cards.append(_motion_card(number, row, clips[-1]))
     bones = [[a, b, _bone_side(layout, a, b)] for a, b in layout.bones]
     hues = [["#" + bytes(colour).hex() for colour in person] for person in PEOPLE]
+    head = layout.joints.index("nose") if "nose" in layout.joints else -1
     sides = [_side(layout, joint) for joint in range(layout.num_joints)]
-    shared = {"bones": bones, "sides": sides, "hues": hues, "missing": tallies.MISSING, "fine": tallies.FINE, "size": tallies.SIZE}
+    shared = {
+        "bones": bones,
+        "sides": sides,
+        "head": head,
+        "hues": hues,
+        "missing": tallies.MISSING,
+        "fine": tallies.FINE,
+        "size": tallies.SIZE,
+    }
     lead = "A fair draw: labels in turn, evenly spaced clips of each, none picked for its looks. Cool colours are the body's left, warm its right."
     button = el(
         "div",
@@ -116,7 +126,7 @@ def _motions(dataset: Dataset, layout: Skeleton, wanted: int) -> Html | None:
             el("p", lead, class_="lead"),
             button,
             el("div", cards, class_="grid"),
-            data_block("motions", {"clips": clips, **shared}),
+            data_block("motion-data", {"clips": clips, **shared}),
         ]
     )
 

@@ -1,8 +1,8 @@
 "use strict";
 (() => {
-  const block = document.getElementById("motions");
+  const block = document.getElementById("motion-data");
   if (!block) return;
-  const { clips, bones, sides, hues, missing, fine, size } = JSON.parse(block.textContent);
+  const { clips, bones, sides, head, hues, missing, fine, size } = JSON.parse(block.textContent);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const toggle = document.getElementById("toggle");
   let running = !still;
@@ -74,7 +74,7 @@
         bones.forEach(([a, b, side]) => {
           if (!now[a] || !now[b]) return;
           pen.strokeStyle = colours[side];
-          pen.lineWidth = 5;
+          pen.lineWidth = 5.5;
           pen.beginPath();
           pen.moveTo(...now[a]);
           pen.lineTo(...now[b]);
@@ -84,11 +84,11 @@
           if (!point) return;
           pen.fillStyle = "#0b0f17";
           pen.beginPath();
-          pen.arc(point[0], point[1], 5, 0, 7);
+          pen.arc(point[0], point[1], joint === head ? 11 : 5, 0, 7);
           pen.fill();
           pen.fillStyle = colours[sides[joint]];
           pen.beginPath();
-          pen.arc(point[0], point[1], 3.4, 0, 7);
+          pen.arc(point[0], point[1], joint === head ? 9 : 3.4, 0, 7);
           pen.fill();
         });
       }

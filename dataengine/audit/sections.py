@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dataengine.audit import charts, tallies
-from dataengine.audit.charts import Bar, Part, count, number, percent
+from dataengine.audit.charts import Bar, Part, count, fixed, number, percent
 from dataengine.audit.markup import Html, el, joined
 from dataengine.dataset import Dataset
 from dataengine.skeletons import Skeleton
@@ -44,11 +44,10 @@ def header(dataset: Dataset, headline: str) -> Html:
     facts = [("clips kept", count(total["clips"]), f"{percent(total['clips'], planned)} of {count(planned)} planned"),
              ("video", hours(total["seconds"]), f"{count(total['frames'])} frames"), ("people", count(crowd["kept"]), "tracks kept"),
              ("labels", count(total["labels"]), f"{count(total['videos'])} videos"),
-             ("mean confidence", number(total["confidence"]), "experts' agreement, 0 to 1"), ("samples", size(total["bytes"]), "poses in shards")]  # fmt: skip
+             ("mean confidence", number(total["confidence"]), "agreement, 0 to 1"), ("samples", size(total["bytes"]), "poses in shards")]  # fmt: skip
     tiles = [el("div", el("b", value), el("span", f"{name}"), el("br"), el("span", note), class_="tile") for name, value, note in facts]
     chips = [("fingerprint", str(manifest["fingerprint"])[:16]), ("skeleton", manifest.get("skeleton")), ("fusion", manifest.get("fusion")),
-             ("experts", ", ".join(manifest.get("experts", []))), ("sources", ", ".join(str(s) for s, _ in tallies.tally(dataset, "source"))),
-             ("format", manifest["format_version"])]  # fmt: skip
+             ("experts", ", ".join(manifest.get("experts", []))), ("sources", ", ".join(str(s) for s, _ in tallies.tally(dataset, "source")))]  # fmt: skip
     tags = [el("span", name, " ", el("b", value), class_="chip") for name, value in chips if value]
     version = el("small", f"version {recipe['version']}") if "version" in recipe else None
     about = el("p", recipe["description"], class_="lead") if recipe.get("description") else None
@@ -63,7 +62,7 @@ def funnel(dataset: Dataset) -> Html:
     for name, left, lost in tallies.funnel(dataset):
         parts = [Part(left, "c0", f"{count(left)} clips go on")]
         parts += [Part(n, "bad" if place % 2 == 0 else "c1", f"{reason}: {count(n)}") for place, (reason, n) in enumerate(lost)]
-        rows.append(Bar(name, parts, f"−{count(before - left)}", ", ".join(f"{reason} {count(n)}" for reason, n in lost)))
+        rows.append(Bar(name, parts, f"{count(left)}  (−{count(before - left)})", ", ".join(f"{reason} {count(n)}" for reason, n in lost)))
         before = left
     kept = tallies.totals(dataset)["clips"]
     gone = before - kept
@@ -89,7 +88,7 @@ def reasons(dataset: Dataset) -> Html | None:
             joined([REASONS.get(row["reason"], ""), again]), joined([value, el("div", f"threshold {limits}", class_="small") if limits else None]),
             _examples(row["examples"]),
         ])  # fmt: skip
-    headers = ("reason", "pass", "clips", "of planned", "what it means", "value", "clips")
+    headers = ("reason", "pass", "clips", "of planned", "what it means", "value", "examples")
     lead = joined(["The list of reasons is closed. One clip's whole story: ", el("code", "dataengine explain OUT CLIP_ID")])
     return titled("Why clips are out", lead, charts.table(headers, rows, (2, 3), "reasons"))
 
@@ -100,7 +99,7 @@ def _examples(examples: Sequence[dict[str, Any]]) -> Html:
         value = f" {number(example['value'])}" if example["value"] is not None else ""
         note = el("div", example["detail"], class_="small") if example["detail"] else None
         lines.append(el("li", el("code", example["clip_id"]), value, note))
-    return el("details", el("summary", f"{len(examples)} of them"), el("ul", lines, class_="ids"))
+    return el("details", el("summary", f"show {len(examples)}"), el("ul", lines, class_="ids"))
 
 
 def quality(dataset: Dataset) -> Html | None:
@@ -120,7 +119,7 @@ def quality(dataset: Dataset) -> Html | None:
         nearest.append(el("div", el("h3", title), charts.table(("clip", unit), rows, (1,))))
     lead = "What clips measure, whether a filter uses it or not. Thresholds are dashed; what they threw out is red."
     key = charts.legend({"c0": "kept", "bad": "rejected for this value"})
-    more = joined([el("h3", "Kept, but worth a look"), el("div", nearest, class_="halves")]) if nearest else None
+    more = joined([el("h3", "Kept, but worth a look"), el("div", nearest, class_="quads")]) if nearest else None
     return titled("Quality", lead, key, el("div", figures, class_="hists"), more)
 
 
@@ -188,7 +187,7 @@ def _joints(layout: Skeleton, found: list[dict[str, Any]]) -> Html:
             el("span", class_="part", style=f"width:{100 * (away or 0) / longest:.1f}%;background:{charts.warmth(away, low, high)}"),
             class_="track",
         )
-        rows.append([joined([dot, row["joint"].replace("_", " ")]), _share(row["visible"]), number(row["score_mean"]), number(away), bar])
+        rows.append([joined([dot, row["joint"].replace("_", " ")]), _share(row["visible"]), fixed(row["score_mean"]), fixed(away), bar])
     figure = el(
         "div",
         charts.body(layout, worth, low, high, hints),
@@ -197,7 +196,11 @@ def _joints(layout: Skeleton, found: list[dict[str, Any]]) -> Html:
     headers = ("joint", "visible", "score", "disagreement", "")
     lead = "Disagreement is the experts' mean distance to the fused joint, in head-neck lengths; interpolated joints have none."
     return joined(
-        [el("h3", "Joints"), el("p", lead, class_="lead"), el("div", figure, charts.table(headers, rows, (1, 2, 3)), class_="joints")]
+        [
+            el("h3", "Joints"),
+            el("p", lead, class_="lead"),
+            el("div", figure, charts.table(headers, rows, (1, 2, 3), "wide"), class_="joints"),
+        ]
     )
 
 
@@ -243,7 +246,7 @@ def accuracy(dataset: Dataset) -> Html | None:
     total = max(cells["all"][1] for _, cells in found)
     lead = (f"PCKh@0.5 in per cent: joints within half a head-neck length of the exact joint, of {count(total)} joints of rendered clips. "
             "A person nobody found counts as wrong. Experts are grey, what is fused of them green.")  # fmt: skip
-    return titled("Accuracy", lead, charts.table(("", *conditions, ""), rows, tuple(range(1, len(conditions) + 1))))
+    return titled("Accuracy", lead, charts.table(("", *conditions, ""), rows, tuple(range(1, len(conditions) + 1)), "wide"))
 
 
 def media(dataset: Dataset) -> Html:
@@ -295,4 +298,9 @@ def footer(dataset: Dataset) -> Html:
         "dataengine view OUT CLIP_ID --to clip.mp4",
     )
     lines = [el("div", el("code", command)) for command in commands]
-    return el("footer", el("p", "Ask more:"), lines, el("p", "Dataset ", el("code", dataset.manifest["fingerprint"])))
+    return el(
+        "footer",
+        el("p", "Ask more:"),
+        lines,
+        el("p", "Dataset ", el("code", dataset.manifest["fingerprint"]), f", format {dataset.manifest['format_version']}"),
+    )

@@ -85,7 +85,9 @@ def open_network(path: Path, promised: str) -> Network:
         raise WeightsError(f"weights {path.name} are missing: install the package again")
     content = path.read_bytes()
     if blake3(content).hexdigest() != promised:
-        raise WeightsError(f"weights {path.name} have blake3 {blake3(content).hexdigest()[:12]}..., promised {promised[:12]}...: install the package again")
+        raise WeightsError(
+            f"weights {path.name} have blake3 {blake3(content).hexdigest()[:12]}..., promised {promised[:12]}...: install the package again"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -174,7 +176,11 @@ class _Crop(_Shipped):
         """
         if boxes is None or len(boxes) != len(frames):
             given = "none" if boxes is None else str(len(boxes))
-            raise ExpertError("expert_failed", f"{type(self).__name__} wants one array of person boxes a frame: given {given} for {len(frames)} frames", retryable=False)
+            raise ExpertError(
+                "expert_failed",
+                f"{type(self).__name__} wants one array of person boxes a frame: given {given} for {len(frames)} frames",
+                retryable=False,
+            )
         where = [(t, np.asarray(box, np.float64)) for t, some in enumerate(boxes) for box in np.asarray(some).reshape(len(some), -1)]
         where = [(t, box) for t, box in where if np.isfinite(box).all() and (box[2:4] - box[:2] > 1).all()]
         if not where:
@@ -254,7 +260,7 @@ class LiteBottomUp(_Shipped):
         network = self._network()
         out = []
         for maps in network(pictures):
-            people = []
+            people: list[tuple[Float, Float, Float]] = []
             for at, evidence, sure in self._people(maps.astype(np.float64)):
                 coords = ((at + 0.5) * STRIDE - 0.5 - shift) / scale
                 box = np.concatenate([coords.min(0), coords.max(0), [sure]])
@@ -364,4 +370,3 @@ def _poses(people: list[tuple[Float, Float, Float]], width: int, height: int, mi
         return Poses.empty(NUM_JOINTS)
     coords, scores, boxes = (np.stack(part).astype(np.float32) for part in zip(*keep, strict=True))
     return Poses(coords, scores, boxes)
-

@@ -77,7 +77,7 @@ class IsolatedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self._shared = -1
-        self._size = 0
+        self._memory: mmap.mmap | bytes = b""
         self._tail = b""
         self._count = 0
 
@@ -119,7 +119,7 @@ class IsolatedProcess:
     def close(self) -> None:
         """End the worker. A later request starts it again."""
         self._end()
-        self._process, self._size = None, 0
+        self._process, self._memory = None, b""
 
     def _try(self, act: Callable[[], _T]) -> _T:
         for attempt in (1, 2):
@@ -174,13 +174,10 @@ class IsolatedProcess:
     def _share(self, frames: Frames) -> None:
         if not frames.size:
             return
-        if frames.nbytes > self._size:
+        if frames.nbytes > len(self._memory):
             os.ftruncate(self._shared, frames.nbytes)
-            self._size = frames.nbytes
-        with mmap.mmap(self._shared, frames.nbytes) as memory:
-            view = np.ndarray(frames.shape, np.uint8, memory)
-            np.copyto(view, frames)
-            del view  # the map cannot be closed while an array looks at it
+            self._memory = mmap.mmap(self._shared, frames.nbytes)
+        np.copyto(np.ndarray(frames.shape, np.uint8, self._memory), frames)
 
     def _converse(self, header: Header, arrays: Sequence[Float], seconds: float) -> tuple[Header, Arrays]:
         self._count += 1

@@ -21,7 +21,7 @@ from dataengine.errors import MediaError, MissingExtraError
 from dataengine.media.files import MAX_BYTES
 from dataengine.media.probe import describe, stream_duration
 from dataengine.media.reader import MAX_PIXELS, Reader
-from dataengine.media.stream import FrameBatch, Limits, VideoStream, ticks
+from dataengine.media.stream import BATCH_BYTES, FrameBatch, Limits, VideoStream, ticks
 from dataengine.types import Frames
 
 __all__ = ["DecordDecoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
@@ -32,7 +32,8 @@ class PyAVDecoder:
     """Decodes with libav through PyAV, on one thread.
 
     Attributes:
-        batch: frames a batch at most; large pictures come in smaller batches (`stream.BATCH_BYTES`).
+        batch: frames a batch at most.
+        batch_bytes: bytes a batch at most, which large pictures reach first; a single picture may exceed it.
         max_pixels: largest width x height.
         max_bytes: largest file.
         max_seconds: longest span.
@@ -41,6 +42,7 @@ class PyAVDecoder:
     """
 
     batch: int = 16
+    batch_bytes: int = BATCH_BYTES
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
     max_seconds: float = 600.0
@@ -72,6 +74,7 @@ class DecordDecoder:
     """
 
     batch: int = 16
+    batch_bytes: int = BATCH_BYTES
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
     max_seconds: float = 600.0
@@ -190,7 +193,9 @@ class _PyAVStream(VideoStream):
             return 0
         promised = (seconds if self.end is None else min(seconds, self.end)) - (self.start or 0.0)
         reached = self._times[1] + 1 / float(self.info.fps) if self.num_frames else 0.0
-        return max(0, round((promised - reached) * float(self.info.fps)))
+        lost = int((promised - reached) * float(self.info.fps))
+        # Some containers round a duration up, or add the decoder's delay to it: one frame is no evidence.
+        return lost if lost > 1 else 0
 
 
 def _rgb(convert: VideoReformatter, frame: Any, width: int, height: int) -> Frames:
@@ -201,11 +206,11 @@ def _rgb(convert: VideoReformatter, frame: Any, width: int, height: int) -> Fram
 
 
 def _limits(decoder: PyAVDecoder | DecordDecoder) -> Limits:
-    return Limits(decoder.batch, decoder.max_seconds, decoder.max_damaged)
+    return Limits(decoder.batch, decoder.batch_bytes, decoder.max_seconds, decoder.max_damaged)
 
 
 def _check_options(decoder: PyAVDecoder | DecordDecoder) -> None:
-    for name in ("batch", "max_pixels", "max_bytes", "max_seconds", "timeout"):
+    for name in ("batch", "batch_bytes", "max_pixels", "max_bytes", "max_seconds", "timeout"):
         if not getattr(decoder, name) > 0:
             raise ValueError(f"{name} = {getattr(decoder, name)!r}: give a number above 0")
     if not 0 <= decoder.max_damaged <= 1:

@@ -16,8 +16,9 @@ from dataengine.errors import MediaError
 from dataengine.media.probe import MediaInfo
 from dataengine.types import Float, Frames, Int
 
-BATCH_BYTES = 16 << 20
-"""A batch of large pictures holds fewer frames, so that it stays below this."""
+BATCH_BYTES = 6 << 20
+"""Largest batch unless a caller says otherwise. A loop holds two batches at a time: the one it looks at
+and the one being filled; so a process that streams 1280 x 720 stays below 100 MB."""
 
 TOLERANCE = Fraction(1, 1000)
 """Seconds by which a frame may lie before a bound of a span and still count as at it: annotations and some
@@ -47,12 +48,13 @@ class Limits:
     """What may be spent on one clip: see the fields of `PyAVDecoder`."""
 
     batch: int
+    batch_bytes: int
     max_seconds: float
     max_damaged: float
 
 
 class VideoStream(ABC):
-    """The frames of one span of one file, read once from front to end; a context manager.
+    """The frames of one span of one file, to be iterated once, from front to end; a context manager.
 
     The span holds exactly the frames with start <= t < end, t in seconds from the file's first
     frame (both bounds may be missed by `TOLERANCE`), so adjoining spans share no frame and lose none.
@@ -104,7 +106,7 @@ class VideoStream(ABC):
             MediaError: span_empty or decode_failed when there is no frame; stream_damaged after the last
                 batch when more than the allowed share of frames is lost or damaged; too_long; media_timeout.
         """
-        size = max(1, min(self.limits.batch, BATCH_BYTES // (self.info.height * self.info.width * 3)))
+        size = max(1, min(self.limits.batch, self.limits.batch_bytes // (self.info.height * self.info.width * 3)))
         frames, times = self._buffer(size), np.empty(size)
         filled = 0
         for seconds, picture in self._pictures():
@@ -138,9 +140,9 @@ class VideoStream(ABC):
         lost, damaged = self._damage()
         self.num_damaged = lost + damaged
         if not self.num_frames:
-            if lost or self.start is None:
+            if lost or (self.start is None and self.end is None):
                 raise MediaError("decode_failed", f"no frame of {self.name!r} can be decoded")
-            raise empty_span(self.name, self.info, self.start, self.end)
+            raise empty_span(self.name, self.info, self.start or 0.0, self.end)
         share, allowed = self.num_damaged / (self.num_frames + lost), self.limits.max_damaged
         if share > allowed:
             detail = f"{self.num_damaged} of {self.num_frames + lost} frames of {self.name!r} are lost or damaged"

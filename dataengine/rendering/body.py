@@ -15,7 +15,19 @@ from dataengine.rendering.motion import Angles
 from dataengine.types import Float
 
 NUM_JOINTS = 14
-EXTRA = ("head", "left_heel", "right_heel", "left_toe", "right_toe", "left_hand", "right_hand", "left_thumb", "right_thumb", "waist", "root")
+EXTRA = (
+    "head",
+    "left_heel",
+    "right_heel",
+    "left_toe",
+    "right_toe",
+    "left_hand",
+    "right_hand",
+    "left_thumb",
+    "right_thumb",
+    "waist",
+    "root",
+)
 HEAD, HEEL, TOE, HAND, THUMB, WAIST, ROOT = 14, 15, 17, 19, 21, 23, 24
 
 _SKIN = np.array(((225, 182, 150), (210, 160, 122), (185, 130, 92), (140, 92, 62), (100, 66, 46)), float)

@@ -104,7 +104,9 @@ def _check(num_frames: int, fps: float, size: tuple[int, int], condition: str, n
     if motion is not None and motion not in MOTIONS:
         raise ComponentError(f"unknown motion {motion!r}{suggestion(motion, MOTIONS)}")
     if num_frames < 1 or fps <= 0 or min(size) < 16 or (num_people is not None and not 0 <= num_people <= 8):
-        raise ComponentError(f"cannot render {num_frames} frames at {fps}/s, {size[0]}x{size[1]}, {num_people} people: want frames >= 1, fps > 0, sides >= 16, 0 to 8 people")
+        raise ComponentError(
+            f"cannot render {num_frames} frames at {fps}/s, {size[0]}x{size[1]}, {num_people} people: want frames >= 1, fps > 0, sides >= 16, 0 to 8 people"
+        )
 
 
 def _count(rng: np.random.Generator, condition: str) -> int:

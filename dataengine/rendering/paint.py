@@ -125,7 +125,12 @@ class Painter:
         b = self.body
         pairs = [(2, 8, b.depth), (3, 9, b.depth), (1, ROOT, b.depth * 1.1), (HEAD, HEAD, b.skull)]
         for s in (0, 1):
-            pairs += [(8 + s, 10 + s, b.leg_radius), (10 + s, 12 + s, b.leg_radius * 0.8), (2 + s, 4 + s, b.arm_radius), (4 + s, 6 + s, b.arm_radius * 0.8)]
+            pairs += [
+                (8 + s, 10 + s, b.leg_radius),
+                (10 + s, 12 + s, b.leg_radius * 0.8),
+                (2 + s, 4 + s, b.arm_radius),
+                (4 + s, 6 + s, b.arm_radius * 0.8),
+            ]
         return pairs
 
     # limbs
@@ -158,7 +163,9 @@ class Painter:
         cap = self.metric[:, 10 + s] + 0.8 * r * front
         shown = self._faces(cap, front)
         at = self.view.project(cap[:, None])[:, 0]
-        strokes.append(disc(at, 0.42 * r * self.view.scale[:, 10 + s], colour(look.bottom if look.trousers == 2 else look.skin, 1.22), shown))
+        strokes.append(
+            disc(at, 0.42 * r * self.view.scale[:, 10 + s], colour(look.bottom if look.trousers == 2 else look.skin, 1.22), shown)
+        )
         return Part(self._between(10 + s, 12 + s) - 0.4 * r, strokes)
 
     def _foot(self, s: int) -> Part:
@@ -211,7 +218,15 @@ class Painter:
         lift = (self.view.light * 0.07 * np.ptp(flat, axis=1).max(-1)[:, None])[:, None]
         return [hull(flat, colour(rgb, 1 - self.shade)), hull((flat - middle) * 0.74 + middle + lift, colour(rgb))]
 
-    def _patch(self, rot: Float, base: Float, spots: list[tuple[float, float, float]], normal: tuple[float, float, float], paint: Colour, least: float = 0.05) -> Stroke:
+    def _patch(
+        self,
+        rot: Float,
+        base: Float,
+        spots: list[tuple[float, float, float]],
+        normal: tuple[float, float, float],
+        paint: Colour,
+        least: float = 0.05,
+    ) -> Stroke:
         """A flat convex mark on the trunk: `spots` are (left, up, forward) metres from `base` (T, 3)."""
         world = base[:, None] + np.einsum("tij,kj->tki", rot, np.array(spots))
         outward = np.einsum("tij,j->ti", rot, np.array(normal))
@@ -221,7 +236,10 @@ class Painter:
         b, look, rot = self.body, self.look, self.pose.pelvis
         root, waist = self.metric[:, ROOT], self.metric[:, WAIST]
         low = root - 0.02 * b.height * rot[:, :, 1]
-        rings = [self._ring(low, rot, b.hip + 1.05 * b.leg_radius, 1.15 * b.depth), self._ring(waist, rot, 0.82 * b.shoulder, 0.92 * b.depth)]
+        rings = [
+            self._ring(low, rot, b.hip + 1.05 * b.leg_radius, 1.15 * b.depth),
+            self._ring(waist, rot, 0.82 * b.shoulder, 0.92 * b.depth),
+        ]
         strokes = self._solid(rings, look.bottom)
         z, w = 1.12 * b.depth, 0.35 * b.hip
         up = 0.24 * b.trunk
@@ -264,11 +282,34 @@ class Painter:
         collar = [(-0.36 * w, 0.0, 0.8 * z), (0.36 * w, 0.0, 0.8 * z), (0.0, -0.24 * b.trunk, z)]
         strokes = []
         if look.front == 1:
-            strokes.append(self._patch(rot, neck, [(-0.012, low, z), (0.012, low, z), (0.012, -0.05, z), (-0.012, -0.05, z)], n, colour(look.trim)))
+            strokes.append(
+                self._patch(rot, neck, [(-0.012, low, z), (0.012, low, z), (0.012, -0.05, z), (-0.012, -0.05, z)], n, colour(look.trim))
+            )
         elif look.front == 2:
-            strokes.append(self._patch(rot, neck, [(-0.5 * w, -0.5 * b.trunk, z), (0.5 * w, -0.5 * b.trunk, z), (0.4 * w, -0.28 * b.trunk, z), (-0.4 * w, -0.28 * b.trunk, z)], n, colour(look.trim)))
+            strokes.append(
+                self._patch(
+                    rot,
+                    neck,
+                    [
+                        (-0.5 * w, -0.5 * b.trunk, z),
+                        (0.5 * w, -0.5 * b.trunk, z),
+                        (0.4 * w, -0.28 * b.trunk, z),
+                        (-0.4 * w, -0.28 * b.trunk, z),
+                    ],
+                    n,
+                    colour(look.trim),
+                )
+            )
         elif look.front == 3:
-            strokes.append(self._patch(rot, neck, [(-0.25 * w, low, z), (0.25 * w, low, z), (0.3 * w, -0.02, z), (-0.3 * w, -0.02, z)], n, colour(look.trim, 0.85)))
+            strokes.append(
+                self._patch(
+                    rot,
+                    neck,
+                    [(-0.25 * w, low, z), (0.25 * w, low, z), (0.3 * w, -0.02, z), (-0.3 * w, -0.02, z)],
+                    n,
+                    colour(look.trim, 0.85),
+                )
+            )
         strokes.append(self._patch(rot, neck, collar, n, colour(look.skin, 0.95)))
         # a badge or breast pocket on the left
         x0, x1, y0, y1 = 0.35 * w, 0.75 * w, -0.36 * b.trunk, -0.22 * b.trunk
@@ -317,8 +358,12 @@ class Painter:
         hair, skin = colour(look.hair), colour(look.skin)
         strokes: list[Stroke] = []
         if look.long_hair:
-            mane, behind = self._globe(_unit(np.array(((0.6, -0.2, -0.8), (-0.6, -0.2, -0.8), (0.5, -1.6, -0.8), (-0.5, -1.6, -0.8), (0, 0.6, -0.8)))), False)
-            tail = self.metric[:, HEAD, None] + np.einsum("tij,kj->tki", self.pose.head, self.body.skull * np.array(((0.7, -1.7, -0.75), (-0.7, -1.7, -0.75))))
+            mane, _ = self._globe(
+                _unit(np.array(((0.6, -0.2, -0.8), (-0.6, -0.2, -0.8), (0.5, -1.6, -0.8), (-0.5, -1.6, -0.8), (0, 0.6, -0.8)))), False
+            )
+            tail = self.metric[:, HEAD, None] + np.einsum(
+                "tij,kj->tki", self.pose.head, self.body.skull * np.array(((0.7, -1.7, -0.75), (-0.7, -1.7, -0.75)))
+            )
             locks = np.concatenate([mane, v.project(tail)], 1)
             strokes.append(hull(locks, colour(look.hair, 0.85)))
         strokes += [disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), (turned[:, i] > 0) & (turned[:, i] < 0.35)) for i in (0, 1)]
@@ -328,10 +373,16 @@ class Painter:
         seen = away.min(1) < -0.12
         strokes += [_shown(hull(face, skin), seen)]
         if look.beard:
-            chin, _ = self._globe(_unit(np.array(((0.6, -0.4, 0.7), (0.5, -0.8, 0.5), (0.0, -1.0, 0.45), (-0.5, -0.8, 0.5), (-0.6, -0.4, 0.7)))), True)
+            chin, _ = self._globe(
+                _unit(np.array(((0.6, -0.4, 0.7), (0.5, -0.8, 0.5), (0.0, -1.0, 0.45), (-0.5, -0.8, 0.5), (-0.6, -0.4, 0.7)))), True
+            )
             strokes.append(_shown(hull(chin, colour(look.hair, 0.9)), seen))
         strokes += [disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), turned[:, i] <= 0) for i in (0, 1)]
-        marks = ((0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)), (-0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)), (0.0, -0.52, 0.85, 0.17, (150.0, 60.0, 60.0)))
+        marks = (
+            (0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)),
+            (-0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)),
+            (0.0, -0.52, 0.85, 0.17, (150.0, 60.0, 60.0)),
+        )
         for x, y, z, size, rgb in marks:
             at, away = self._globe(_unit(np.array(((x, y, z),))), False)
             strokes.append(disc(at[:, 0], size * pr, rgb, away[:, 0] < -0.1))

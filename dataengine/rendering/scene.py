@@ -34,7 +34,7 @@ class Camera:
 
     def depth(self, points: Float) -> Float:
         """(T, K, 3) metres -> (T, K) metres along the direction looked in."""
-        return np.maximum((points - self.eye) @ self.axes[2], 0.3)
+        return np.asarray(np.maximum((points - self.eye) @ self.axes[2], 0.3))
 
     def moves(self, size: tuple[int, int]) -> Float:
         """(T, 2, 3) affine maps from the first frame's background to each frame's."""
@@ -159,7 +159,14 @@ def draw_occluders(rng: np.random.Generator, joints: Float) -> list[Occluder]:
         half_w, half_h = extent * rng.uniform(0.07, 0.2), extent * rng.uniform(0.07, 0.2)
         x, y = x + rng.normal(0, 0.3 * half_w), y + rng.normal(0, 0.3 * half_h)
         rgb = random_color(rng)
-        out.append(Occluder((x - half_w, y - half_h, x + half_w, y + half_h), bool(rng.random() < 0.35), tuple(rgb.tolist()), tuple((rgb * 0.6).tolist())))
+        out.append(
+            Occluder(
+                (x - half_w, y - half_h, x + half_w, y + half_h),
+                bool(rng.random() < 0.35),
+                tuple(rgb.tolist()),
+                tuple((rgb * 0.6).tolist()),
+            )
+        )
     return out
 
 

@@ -30,9 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     learn.add_argument("--rate", type=float, default=2e-3)
     learn.add_argument("--seed", type=int, default=0)
     learn.add_argument("--loaders", type=int, default=1)
-    ship = verbs.add_parser("ship", help="export checkpoints, fit their calibrations, and write the manifest")
+    ship = verbs.add_parser("ship", help="export checkpoints, fit their calibrations, and put them into the package")
     ship.add_argument("checkpoints", type=Path, help="folder with detector.pt, topdown.pt, bottomup.pt, regression.pt")
-    ship.add_argument("weights", type=Path, help="folder to write the .onnx files and manifest.json to")
     ship.add_argument("--clips", type=int, default=160, help="clips to fit the calibrations on")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -44,7 +43,14 @@ def _render(given: argparse.Namespace) -> None:
     from training.lite.data import render_part
 
     with ProcessPoolExecutor(given.workers) as pool:
-        list(pool.map(render_part, [given.folder / f"part{k:03d}" for k in range(given.parts)], [FIRST_SEED + k * given.clips for k in range(given.parts)], [given.clips] * given.parts))
+        list(
+            pool.map(
+                render_part,
+                [given.folder / f"part{k:03d}" for k in range(given.parts)],
+                [FIRST_SEED + k * given.clips for k in range(given.parts)],
+                [given.clips] * given.parts,
+            )
+        )
 
 
 def _train(given: argparse.Namespace) -> None:
@@ -57,7 +63,7 @@ def _train(given: argparse.Namespace) -> None:
 def _ship(given: argparse.Namespace) -> None:
     from training.lite.ship import ship
 
-    ship(given.checkpoints, given.weights, given.clips, logging.getLogger(__name__).info)
+    ship(given.checkpoints, given.clips, logging.getLogger(__name__).info)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,9 @@ def _warp(frame: Array, move: Array, size: tuple[int, int]) -> Array:
     if scale < 0.6:
         # shrinking by interpolation alone would alias
         frame = cv2.blur(frame, (max(1, round(0.7 / scale)),) * 2)
-    return np.asarray(cv2.warpAffine(frame, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(114, 114, 114)))
+    return np.asarray(
+        cv2.warpAffine(frame, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(114, 114, 114))
+    )
 
 
 def degrade(picture: Array, rng: np.random.Generator) -> Array:
@@ -172,7 +174,9 @@ def degrade(picture: Array, rng: np.random.Generator) -> Array:
     return picture
 
 
-def batches(make: Callable[[np.random.Generator, int], tuple[Array, ...]], size: int, seed: int, loaders: int = 1) -> Iterator[tuple[Array, ...]]:
+def batches(
+    make: Callable[[np.random.Generator, int], tuple[Array, ...]], size: int, seed: int, loaders: int = 1
+) -> Iterator[tuple[Array, ...]]:
     """Batches without end, made ahead by `loaders` threads (OpenCV works outside Python's lock)."""
     queue: Queue[tuple[Array, ...]] = Queue(4)
     stop = Event()

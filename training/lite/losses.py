@@ -105,7 +105,9 @@ def bottomup_loss(out: Tensor, joints: Tensor, mask: Tensor) -> Tensor:
     column = torch.arange(JOINTS, device=out.device)[None, :, None, None]
     close = (near < 1.3).float()[..., None]
     start = JOINTS + 1
-    offsets, to_centre, to_joint = (out[:, start + 28 * k : start + 28 * (k + 1)].float().view(n, JOINTS, 2, h, w).permute(0, 1, 3, 4, 2) for k in range(3))
+    offsets, to_centre, to_joint = (
+        out[:, start + 28 * k : start + 28 * (k + 1)].float().view(n, JOINTS, 2, h, w).permute(0, 1, 3, 4, 2) for k in range(3)
+    )
     own = at[rows, who, column]
     loss = loss + _l1(offsets, own - grid, close)
     grouped = close * present[rows, who, 0][..., None]

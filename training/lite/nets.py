@@ -49,9 +49,12 @@ class Trunk(nn.Module):
 
     def __init__(self, widths: Sequence[int], depths: Sequence[int], neck: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), *(Residual(widths[1], widths[1]) for _ in range(depths[0])))
+        self.stem = nn.Sequential(
+            _conv(3, widths[0], 2), _conv(widths[0], widths[1], 2), *(Residual(widths[1], widths[1]) for _ in range(depths[0]))
+        )
         self.stages = nn.ModuleList(
-            nn.Sequential(Residual(widths[k], widths[k + 1], 2), *(Residual(widths[k + 1], widths[k + 1]) for _ in range(depths[k] - 1))) for k in (1, 2, 3)
+            nn.Sequential(Residual(widths[k], widths[k + 1], 2), *(Residual(widths[k + 1], widths[k + 1]) for _ in range(depths[k] - 1)))
+            for k in (1, 2, 3)
         )
         self.laterals = nn.ModuleList(nn.Conv2d(w, neck, 1) for w in widths[2:])
         self.mixes = nn.ModuleList(_conv(neck, neck) for _ in range(2))

@@ -37,7 +37,7 @@ class Training:
     device: str = "cpu"
     loaders: int = 1
     threads: int = 1
-    save_every: float = 4.0
+    save_every: float = 2.0
     """minutes between checkpoints"""
 
 
@@ -90,7 +90,9 @@ def train(settings: Training, data: Path, out: Path, start: Path | None = None, 
         value = float(loss.detach())
         running = value if step == 1 else 0.98 * running + 0.02 * value
         if step % 200 == 0:
-            report(f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {step * settings.batch} ({step * settings.batch / passed / 60:.0f}/s)")
+            report(
+                f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {step * settings.batch} ({step * settings.batch / passed / 60:.0f}/s)"
+            )
         if passed - saved > settings.save_every:
             saved = passed
             _save(average, out)

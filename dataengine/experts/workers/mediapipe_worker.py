@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from people import Array, Person, body_score, covered, finish, merge, region, tiles  # type: ignore[import-not-found]
+from people import LEAST, Array, Person, body_score, covered, finish, merge, region, tiles  # type: ignore[import-not-found]
 from serving import Answer, Arrays, Handler, Header, serve  # type: ignore[import-not-found]
 
 DETECTION = """
@@ -138,7 +138,7 @@ def see(networks: Networks, picture: np.ndarray, index: int, known: list[Array],
     packet = networks.packet(picture)
     # Twice as many looks as people wanted: some regions show nobody, or somebody twice.
     seen = [networks.look(packet, height, width, place) for place in places[: 2 * options["people"]]]
-    people: list[Person] = merge([p for p in seen if p is not None and p.score >= options["min_score"]], options["people"])
+    people: list[Person] = merge([p for p in seen if p is not None and p.score >= max(options["min_score"], LEAST)], options["people"])
     return people
 
 
