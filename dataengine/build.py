@@ -117,7 +117,7 @@ def resolve(
 def check(recipe: Recipe) -> None:
     """Raise the first thing that is missing for this recipe: an extra, a weight file, a program."""
     pose = recipe.pose
-    used = [("decoders", pose.decoder), *(("detectors", d) for d in (pose.detector,) if d), *(("experts", e) for e in pose.experts)]
+    used = [("decoders", pose.decoder), *(("detectors", d) for d in (recipe.detector,) if d), *(("experts", e) for e in pose.experts)]
     for kind, name in used:
         component = recipe.component(kind, name)
         for step in ("check", "weights"):
@@ -327,7 +327,7 @@ def _write_lock(run: _Run) -> None:
     """recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe."""
     recipe = run.job.recipe
     weights: dict[str, dict[str, str]] = {}
-    for kind, names in (("experts", recipe.pose.experts), ("detectors", [recipe.pose.detector] if recipe.pose.detector else [])):
+    for kind, names in (("experts", recipe.pose.experts), ("detectors", [recipe.detector] if recipe.detector else [])):
         weights |= {name: recipe.component(kind, name).weights() for name in names}
     versions = {}
     for package in PACKAGES:

@@ -113,6 +113,12 @@ class Recipe(_Table):
             options.pop("path", None)
         return registry.create(kind, name, options)
 
+    @property
+    def detector(self) -> str | None:
+        """The person detector to run: none when no expert looks inside boxes."""
+        boxed = any(self.component("experts", name).needs_boxes for name in self.pose.experts)
+        return self.pose.detector if boxed else None
+
     def source_path(self, name: str) -> str | None:
         """Where the recipe says that a source's media and annotations lie."""
         path = self.options.get("sources", {}).get(name, {}).get("path")

@@ -28,7 +28,7 @@ ENTRIES: dict[str, str] = {
 def plain(value: object) -> str:
     """Text that a source wrote, for a Markdown table: one line without markup."""
     text = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(value))).strip()
-    return re.sub(r"([\\`*_\[\]|#!~$])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def rows(headers: Sequence[str], cells: Sequence[Sequence[object]]) -> str:

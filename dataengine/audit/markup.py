@@ -36,7 +36,7 @@ def el(name: str, *children: object, **attributes: object) -> Html:
         if value is None or value is False:
             continue
         attribute = key.rstrip("_").replace("_", "-")
-        written.append(f" {attribute}" if value is True else f' {attribute}="{html.escape(str(value), quote=True)}"')
+        written.append(f" {attribute}" if value is True else f' {attribute}="{escape(str(value))}"')
     opening = f"<{name}{''.join(written)}>"
     return Html(opening) if name in VOID else Html(f"{opening}{joined(children)}</{name}>")
 

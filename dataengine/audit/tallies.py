@@ -212,10 +212,10 @@ def drawn(dataset: Dataset, wanted: int) -> list[str]:
     if not groups or wanted < 1:
         return []
     turns = -(-wanted // len(groups))
-    chosen = []
-    for turn in range(turns):
-        chosen += [ids[len(ids) * (2 * turn + 1) // (2 * turns)] for ids in groups if len(ids) > turn]
-    return list(dict.fromkeys(chosen))[:wanted]
+    while turns < wanted and sum(min(len(ids), turns) for ids in groups) < wanted:
+        turns += 1
+    spread = [[ids[len(ids) * (2 * n + 1) // (2 * some)] for n in range(some)] for ids in groups if (some := min(len(ids), turns))]
+    return [ids[turn] for turn in range(turns) for ids in spread if turn < len(ids)][:wanted]
 
 
 FRAMES = 120

@@ -61,7 +61,7 @@ def _components(recipe: Recipe) -> Tools:
     pose = recipe.pose
     return Tools(
         recipe.component("decoders", pose.decoder),
-        recipe.component("detectors", pose.detector) if pose.detector else None,
+        recipe.component("detectors", recipe.detector) if recipe.detector else None,
         tuple(recipe.component("experts", name) for name in pose.experts),
         tuple(pose.experts),
         recipe.component("trackers", pose.tracker),
@@ -86,7 +86,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     used |= dict(zip(tools.names, tools.experts))
     weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"people"})
+    table = pose.model_dump(exclude={"people"}) | {"detector": recipe.detector}
     return {"pose": table, "components": options, "weights": weights}
 
 

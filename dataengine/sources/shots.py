@@ -214,7 +214,7 @@ def _still(seed: int, motion: str, video: Path, truth: Path) -> None:
 
 
 def _cut(seed: int, motion: str, video: Path, truth: Path) -> None:
-    joined([Shot().take(seed, motion, 2), Shot().take(seed + 1, motion, 2)]).save(video, truth)
+    joined([Shot().take(seed, motion, 2), Shot().take(seed + 1000, motion, 2)]).save(video, truth)
 
 
 def _at_the_edge(seed: int, motion: str, video: Path, truth: Path) -> None:

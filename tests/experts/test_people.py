@@ -32,9 +32,10 @@ def test_a_region_turns_with_the_body(rim: tuple[float, float], turn: float) -> 
 def test_tiles_cover_the_picture_and_overlap_by_half(height: int, width: int, num: int) -> None:
     seen = np.zeros((height, width), int)
     for x, y, side in tiles(height, width, num):
-        assert min(x, y) >= 0 and x + side <= width and y + side <= height
+        assert min(x, y) >= 0 and x + side <= max(width, side) and y + side <= max(height, side)
         seen[y : y + side, x : x + side] += 1
     assert seen.min() == 1
+    assert len(tiles(height, width, num)) <= 15 * (2 * num - 1)
     middle = seen[height // 2 if num > 1 else 0] if width > height else seen[:, width // 2 if num > 1 else 0]
     assert np.median(middle[len(middle) // 4 : -len(middle) // 4]) >= 2
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from dataengine.errors import ComponentError, MediaError, SourceError
 from dataengine.media.probe import probe
 from dataengine.registry import create
 from dataengine.sources.shots import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, Take, joined
-from dataengine.types import REASONS, Clip
+from dataengine.types import REASONS, Clip, Sample
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,38 @@ def test_planted_defects_are_what_they_claim(corpus: Path, by_defect: dict[str, 
     for name in ("nobody", "nobody_panned"):
         with np.load(corpus / (by_defect[name].truth or "")) as truth:
             assert truth["joints"].shape[1] == 0
+
+
+def test_the_filters_name_them_given_exact_joints(corpus: Path, clips: list[Clip]) -> None:
+    planted, filters = sample.planted(corpus), {name: create("filters", name) for name in ("length", "truncation", "motion", "camera_cut")}
+    for clip in clips:
+        expected = planted.get(clip.clip_id, "keep")
+        if clip.truth is None or expected not in ("keep", *filters):
+            continue
+        info, pictures = probe(corpus / clip.media), decoded(corpus / clip.media)
+        with np.load(corpus / clip.truth) as truth:
+            fps = float(truth["fps"])
+            span = slice(round((clip.span_start or 0) * fps), round(clip.span_end * fps) if clip.span_end else None)
+            # Experts keep joints inside the picture.
+            joints = np.clip(truth["joints"][span].transpose(1, 0, 2, 3), 0, (info.width - 1, info.height - 1)).astype(np.float32)
+        small = np.stack([cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA) for picture in pictures[span]]).astype(np.float32)
+        change = np.abs(np.diff(small, axis=0, prepend=small[:1])).mean((1, 2, 3)) / 255
+        ones = np.ones(joints.shape[:3], np.float32)
+        seen = Sample(
+            info.width,
+            info.height,
+            fps,
+            "body14",
+            joints,
+            ones,
+            ones[..., 0],
+            ones[..., 0].astype(int),
+            ones,
+            ones[0, :, 0].astype(int),
+            change,
+        )
+        named = [name for name, made in filters.items() if not made.keep(made.measure(seen))]
+        assert (named[0] if named else "keep") == expected, clip
 
 
 def test_expectations_are_written(corpus: Path, clips: list[Clip], by_defect: dict[str, Clip]) -> None:

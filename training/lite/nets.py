@@ -8,7 +8,7 @@ a 128-pixel crop, so cells of eight pixels with an offset or an expectation over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from typing import ClassVar, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,13 @@ class Trunk(nn.Module):
         return y
 
 
+class Net(nn.Module):
+    """A network with the size of the pictures it takes."""
+
+    height: ClassVar[int]
+    width: ClassVar[int]
+
+
 class TrunkShape(TypedDict):
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -81,7 +88,7 @@ POSE_TRUNK: TrunkShape = {"widths": (16, 24, 48, 88, 128), "depths": (1, 2, 2, 2
 """Shared shape (not weights) of the two networks with maps; one may start from the other's trunk."""
 
 
-class TopDown(nn.Module):
+class TopDown(Net):
     """Crop 128x96 -> one map a joint (N, 14, 16, 12), logits whose softmax says where the joint is."""
 
     height, width = 128, 96
@@ -95,7 +102,7 @@ class TopDown(nn.Module):
         return cast(Tensor, self.head(self.trunk(x)))
 
 
-class Regression(nn.Module):
+class Regression(Net):
     """Crop 128x128 -> (N, 14, 3): x and y in half crop sizes from its middle, and the log of the error to expect.
 
     The coordinate is the expectation under a map (integral regression), trained by the likelihood
@@ -126,7 +133,7 @@ class Regression(nn.Module):
         return torch.cat([at, self.spread(clue)], -1)
 
 
-class BottomUp(nn.Module):
+class BottomUp(Net):
     """Frame 192x144 -> (N, 99, 18, 24): maps of all people's joints and what groups them.
 
     Channels: 14 joint logits, 1 body-centre logit, 14 (x, y) offsets of the joint from the cell's
@@ -149,7 +156,7 @@ class BottomUp(nn.Module):
         return torch.cat([self.joint_head(y), self.group_head(y)], 1)[:, :, : x.shape[2] // STRIDE]
 
 
-class Detector(nn.Module):
+class Detector(Net):
     """Frame 192x144 -> (N, 5, 18, 24): logit of a person's middle, its offset (x, y) in cells, log of the box's width and height in cells."""
 
     height, width = 144, 192
@@ -169,7 +176,7 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -x.shape[2] % 32))
 
 
-NETS: dict[str, type[nn.Module]] = {"detector": Detector, "topdown": TopDown, "bottomup": BottomUp, "regression": Regression}
+NETS: dict[str, type[Net]] = {"detector": Detector, "topdown": TopDown, "bottomup": BottomUp, "regression": Regression}
 
 
 class Shipped(nn.Module):

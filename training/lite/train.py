@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dataengine.errors import WeightsError
 from training.lite.data import Crops, Material, Wholes, batches
 from training.lite.losses import LOSSES
-from training.lite.nets import MEAN, NETS, SPREAD
+from training.lite.nets import MEAN, NETS, SPREAD, Net
 
 EMA_STEPS = 1500
 """Steps the moving average of the weights looks back over."""
@@ -59,7 +59,7 @@ def train(settings: Training, data: Path, out: Path, start: Path | None = None, 
     torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     kind = NETS[settings.net]
-    net = kind().to(settings.device, memory_format=torch.channels_last)
+    net = kind().to(settings.device).to(memory_format=torch.channels_last)
     if start is not None:
         report(f"took over {_take_over(net, start)} tensors of {start.name}")
     optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=0.02)
@@ -100,7 +100,7 @@ def train(settings: Training, data: Path, out: Path, start: Path | None = None, 
     return step * settings.batch
 
 
-def _sampler(name: str, kind: type[nn.Module], material: Material) -> Crops | Wholes:
+def _sampler(name: str, kind: type[Net], material: Material) -> Crops | Wholes:
     if name in ("topdown", "regression"):
         return Crops(material, kind.width, kind.height)
     if name == "bottomup":

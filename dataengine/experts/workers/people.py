@@ -29,6 +29,8 @@ ENLARGED = 1.25
 SAME_PLACE, SAME_POSE, OPPOSED = 0.2, 0.5, 0.25
 MARGIN = 0.1
 """How far beyond the picture, in units of its longer side, a joint is still given."""
+MOST_TILES = 8
+"""Sides of a tile along the longer side of a picture, at most: a strip of pixels must not give hundreds."""
 HEADROOM = 0.1
 """Of the longer side of the seen joints' extent, added all round to make the box: joints end at eyes and ankles."""
 LEAST = 0.01
@@ -61,11 +63,11 @@ def tiles(height: int, width: int, num: int) -> list[tuple[int, int, int]]:
 
     Args:
         num: how many sides fit into the picture's shorter side; 0 gives no tiles. A picture that is
-            one tile has none.
+            one tile has none, and a long narrow one has tiles that are higher than itself.
     """
     if not num:
         return []
-    side = math.ceil(min(height, width) / num)
+    side = math.ceil(max(min(height, width) / num, max(height, width) / MOST_TILES))
 
     def starts(length: int) -> list[int]:
         steps = math.ceil((length - side) / (side / 2))
