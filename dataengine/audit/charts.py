@@ -88,6 +88,43 @@ def table(headers: Sequence[object], rows: Sequence[Sequence[object]], numeric: 
     return el("div", el("table", el("thead", head), el("tbody", body), class_=look or None), class_="scroll")
 
 
+def extent(values: Float, marks: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis: all but the outermost half per cent of the values, the marks, and 0 where it is near."""
+    low, high = (float(v) for v in np.quantile(values, [0.005, 0.995]))
+    low, high = min([low, *marks]), max([high, *marks])
+    low = min(low, 0.0) if 0 <= low < 0.35 * high else low
+    return low, high if high > low else low + (abs(low) or 1.0)
+
+
+def _columns(kept: Float, out: Float, edges: Float) -> list[Html]:
+    """The columns of a histogram, kept below and thrown out on top; values beyond the ends are in the outermost."""
+    stacks = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in (kept, out)]
+    top = max(int((stacks[0] + stacks[1]).max()), 1)
+    shapes = []
+    for place, (inside, thrown) in enumerate(zip(*stacks, strict=True)):
+        span = f"{number(float(edges[place]))} … {number(float(edges[place + 1]))}"
+        base = 100.0
+        for amount, look, what in ((inside, "f0", "kept"), (thrown, "fx", "rejected")):
+            if amount:
+                tall = max(100 * float(amount) / top, 1.2)
+                base -= tall
+                hint = el("title", f"{span}: {count(amount)} {what}")
+                shapes.append(
+                    el("rect", hint, x=f"{place * 10 + 0.6:.1f}", y=f"{base:.2f}", width="8.8", height=f"{tall:.2f}", class_=look)
+                )
+    return shapes
+
+
+def _marks(bounds: tuple[float | None, float | None], low: float, high: float) -> list[Html]:
+    """Dashed lines at the thresholds."""
+    shapes = []
+    for name, bound in zip(("min", "max"), bounds, strict=True):
+        if bound is not None:
+            x = f"{10 * BINS * (bound - low) / (high - low):.2f}"
+            shapes.append(el("line", el("title", f"{name} {number(bound)}"), x1=x, x2=x, y1="-4", y2="100", class_="mark"))
+    return shapes
+
+
 def histogram(
     kept: Float,
     out: Float,
@@ -107,32 +144,8 @@ def histogram(
     """
     values = np.concatenate([kept, out])
     marks = [b for b in bounds if b is not None]
-    if share:
-        low, high = 0.0, 1.0
-    else:
-        low, high = (float(v) for v in np.quantile(values, [0.005, 0.995]))
-        low, high = min([low, *marks]), max([high, *marks])
-        low, high = (min(low, 0.0), high) if 0 <= low < 0.35 * high else (low, high)
-        high = high if high > low else low + (abs(low) or 1.0)
-    edges = np.linspace(low, high, BINS + 1)
-    stacks = [np.histogram(np.clip(v, low, high), edges)[0] for v in (kept, out)]
-    top = max(int((stacks[0] + stacks[1]).max()), 1)
-    shapes = []
-    for place, (inside, thrown) in enumerate(zip(*stacks, strict=True)):
-        span = f"{number(float(edges[place]))} … {number(float(edges[place + 1]))}"
-        base = 100.0
-        for amount, look, what in ((inside, "f0", "kept"), (thrown, "fx", "rejected")):
-            if amount:
-                tall = max(100 * float(amount) / top, 1.2)
-                base -= tall
-                hint = el("title", f"{span}: {count(amount)} {what}")
-                shapes.append(
-                    el("rect", hint, x=f"{place * 10 + 0.6:.1f}", y=f"{base:.2f}", width="8.8", height=f"{tall:.2f}", class_=look)
-                )
-    for name, bound in zip(("min", "max"), bounds, strict=True):
-        if bound is not None:
-            x = f"{10 * BINS * (bound - low) / (high - low):.2f}"
-            shapes.append(el("line", el("title", f"{name} {number(bound)}"), x1=x, x2=x, y1="-4", y2="100", class_="mark"))
+    low, high = (0.0, 1.0) if share else extent(values, marks)
+    shapes = _columns(kept, out, np.linspace(low, high, BINS + 1)) + _marks(bounds, low, high)
     drawing = el("svg", shapes, viewBox=f"0 -4 {BINS * 10} 104", preserveAspectRatio="none", role="img", aria_label=f"histogram of {title}")
     limits = [f"{name} {number(bound)}" for name, bound in zip(("min", "max"), bounds, strict=True) if bound is not None]
     axis = el(

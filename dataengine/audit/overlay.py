@@ -150,7 +150,8 @@ def draw_people(
     Returns:
         (H * scale, W * scale, 3) uint8 RGB.
     """
-    canvas = frame if scale == 1 else cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    canvas = frame if scale == 1 else cv2.resize(frame, None, fx=scale, fy=scale, interpolation=how)
     moved = np.asarray(keypoints, np.float64) * scale + (scale - 1) / 2  # pixel centres stay where they are
     for person in reversed(range(len(moved))):
         canvas = draw(canvas, moved[person], None if scores is None else scores[person], layout, person, labels[person] if labels else None)

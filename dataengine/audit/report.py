@@ -154,8 +154,8 @@ def _pictures(pictures: Sequence[Picture], title: str, lead: str) -> Html | None
         kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
         source = f"data:image/{kind};base64,{base64.b64encode(picture.data).decode()}"
         why = el("span", picture.reason, class_="why") if picture.reason else None
-        label = el("b", picture.label) if picture.label is not None else None
-        note = el("div", picture.caption, class_="small") if picture.caption else None
+        label = el("b", picture.label) if picture.label else None
+        note = el("div", picture.caption, class_="small") if picture.caption and picture.caption != picture.label else None
         caption = el("figcaption", label, why, note, el("div", picture.clip_id, class_="mono"))
         image = el("img", src=source, alt=f"a frame of {picture.clip_id}", loading="lazy")
         cards.append(el("figure", image, caption, class_="card out" if picture.reason else "card"))

@@ -62,7 +62,14 @@ def funnel(dataset: Dataset) -> Html:
     for name, left, lost in tallies.funnel(dataset):
         parts = [Part(left, "c0", f"{count(left)} clips go on")]
         parts += [Part(n, "bad" if place % 2 == 0 else "c1", f"{reason}: {count(n)}") for place, (reason, n) in enumerate(lost)]
-        rows.append(Bar(name, parts, f"{count(left)}  (−{count(before - left)})", ", ".join(f"{reason} {count(n)}" for reason, n in lost)))
+        rows.append(
+            Bar(
+                name,
+                parts,
+                f"{count(left)} (−{count(before - left)})" if lost else count(left),
+                ", ".join(f"{reason} {count(n)}" for reason, n in lost),
+            )
+        )
         before = left
     kept = tallies.totals(dataset)["clips"]
     gone = before - kept

@@ -16,6 +16,8 @@ from dataengine.types import SPLITS, Float
 
 PASSES = ("plan", "fetch", "pose", "refine", "repose", "lift", "measure", "curate", "embed", "pack")
 """Passes in the order clips go through them."""
+ALWAYS = ("fetch", "pose", "curate")
+"""Passes worth showing even where they threw nothing out."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def planned(dataset: Dataset) -> int:
 
 
 def funnel(dataset: Dataset) -> list[tuple[str, int, list[tuple[str, int]]]]:
-    """(pass, clips that left it, [(reason, clips it threw out)] most first), in the order of the passes that threw any out."""
+    """(pass, clips that left it, [(reason, clips it threw out)] most first), in the order of the passes."""
     lost = dataset.rejects.group_by("pass", "reason").len().collect().rows()
-    names = [p for p in PASSES if any(row[0] == p for row in lost)] + sorted({str(row[0]) for row in lost} - set(PASSES))
+    ran = set(dataset.manifest.get("passes", {})) & set(ALWAYS)
+    names = [p for p in PASSES if p in ran or any(row[0] == p for row in lost)] + sorted({str(row[0]) for row in lost} - set(PASSES))
     left, steps = planned(dataset), []
     for name in names:
         reasons = sorted(((str(reason), int(n)) for at, reason, n in lost if at == name), key=lambda kv: (-kv[1], kv[0]))

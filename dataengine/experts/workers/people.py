@@ -31,8 +31,8 @@ MARGIN = 0.1
 """How far beyond the picture, in units of its longer side, a joint is still given."""
 MOST_TILES = 8
 """Sides of a tile along the longer side of a picture, at most: a strip of pixels must not give hundreds."""
-HEADROOM = 0.1
-"""Of the longer side of the seen joints' extent, added all round to make the box: joints end at eyes and ankles."""
+HEADROOM = 0.07
+"""Of the longer side of the seen joints' extent, added all round to make the box: joints end at eyes and toes."""
 LEAST = 0.01
 """A joint scored less is not seen."""
 
