@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dataengine.build import BuildResult, build
+    from dataengine.builder import BuildResult, build
     from dataengine.dataset import Dataset, open
     from dataengine.fusion import fuse
     from dataengine.skeletons import convert
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildResult", "Dataset", "Fused", "__version__", "build", "convert", "fuse", "open"]
 
 _HOMES = {
-    "build": "build", "BuildResult": "build", "open": "dataset", "Dataset": "dataset",
+    "build": "builder", "BuildResult": "builder", "open": "dataset", "Dataset": "dataset",
     "fuse": "fusion", "convert": "skeletons", "Fused": "types",
 }  # fmt: skip
 

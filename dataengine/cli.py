@@ -36,11 +36,11 @@ def _console_progress() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from dataengine import build
+    from dataengine.builder import Progress as Silent
 
     console = Console(stderr=True)
 
-    class Shown(build.Progress):
+    class Shown(Silent):
         @contextmanager
         def step(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
             if total == 0:
@@ -108,7 +108,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build a dataset; run it again to resume, extend or update it."""
-    from dataengine import build as building
+    from dataengine import builder as building
     from dataengine.engine import Engine
     from dataengine.errors import suggestion
 
@@ -191,7 +191,7 @@ def audit(
 def report(out: OutArgument) -> None:
     """Write dataset/report.html, self-contained, and the dataset card README.md."""
     from dataengine.audit.explain import build_state
-    from dataengine.build import make_job
+    from dataengine.builder import make_job
     from dataengine.passes import report as page
     from dataengine.plan import load
 

@@ -192,7 +192,8 @@ class Session:
                 receive(runner(*arguments, unit, {}, None))
             return
         waiting = deque(Ticket(unit, tuple(clips)) for unit, clips in units.items())
-        casebook, flying = Casebook(), {}
+        casebook = Casebook()
+        flying: dict[Any, tuple[Ticket, float]] = {}
         try:
             while waiting or flying:
                 while waiting and len(flying) < self._slots():

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from dataengine.errors import ComponentError, suggestion
-from dataengine.types import Float
+from dataengine.types import Bool, Float
 
 BODY12 = (
     "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
@@ -22,7 +22,11 @@ BODY12 = (
 )  # fmt: skip
 """The twelve joints of limbs and trunk that every layout for bodies has."""
 
-_LIMBS = tuple((f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")))
+_LIMBS = tuple(
+    (f"{side}_{a}", f"{side}_{b}")
+    for side in ("left", "right")
+    for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"))
+)
 _TRUNK = (("left_shoulder", "right_shoulder"), ("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), ("left_hip", "right_hip"))
 
 
@@ -79,38 +83,118 @@ SKELETONS: dict[str, Skeleton] = {
             "posetics17",
             ("nose", "mouth", "neck", "chest", "mid_hip", *BODY12),
             (
-                ("mid_hip", "chest"), ("chest", "neck"), ("neck", "mouth"), ("mouth", "nose"), ("neck", "left_shoulder"),
-                ("neck", "right_shoulder"), ("mid_hip", "left_hip"), ("mid_hip", "right_hip"), *_LIMBS,
-            ),  # fmt: skip
+                ("mid_hip", "chest"),
+                ("chest", "neck"),
+                ("neck", "mouth"),
+                ("mouth", "nose"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+            ),
         ),
         _make("coco17", (*_FACE, *BODY12), (*_FACE_BONES, *_TRUNK, *_LIMBS)),
         _make("body13", ("nose", *BODY12), (("nose", "left_shoulder"), ("nose", "right_shoulder"), *_TRUNK, *_LIMBS)),
         _make(
             "lcr13",
             (
-                "right_ankle", "left_ankle", "right_knee", "left_knee", "right_hip", "left_hip", "right_wrist",
-                "left_wrist", "right_elbow", "left_elbow", "right_shoulder", "left_shoulder", "nose",
-            ),  # fmt: skip
+                "right_ankle",
+                "left_ankle",
+                "right_knee",
+                "left_knee",
+                "right_hip",
+                "left_hip",
+                "right_wrist",
+                "left_wrist",
+                "right_elbow",
+                "left_elbow",
+                "right_shoulder",
+                "left_shoulder",
+                "nose",
+            ),
             (("nose", "left_shoulder"), ("nose", "right_shoulder"), *_TRUNK, *_LIMBS),
         ),
-        _make("body14", ("nose", "neck", *BODY12), (("nose", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("neck", "left_hip"), ("neck", "right_hip"), *_LIMBS)),
+        _make(
+            "body14",
+            ("nose", "neck", *BODY12),
+            (("nose", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("neck", "left_hip"), ("neck", "right_hip"), *_LIMBS),
+        ),
         _make(
             "mpii16",
             (
-                "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "mid_hip", "neck",
-                "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-            ),  # fmt: skip
-            (("mid_hip", "neck"), ("neck", "upper_neck"), ("upper_neck", "head_top"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("mid_hip", "left_hip"), ("mid_hip", "right_hip"), *_LIMBS),
+                "right_ankle",
+                "right_knee",
+                "right_hip",
+                "left_hip",
+                "left_knee",
+                "left_ankle",
+                "mid_hip",
+                "neck",
+                "upper_neck",
+                "head_top",
+                "right_wrist",
+                "right_elbow",
+                "right_shoulder",
+                "left_shoulder",
+                "left_elbow",
+                "left_wrist",
+            ),
+            (
+                ("mid_hip", "neck"),
+                ("neck", "upper_neck"),
+                ("upper_neck", "head_top"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+            ),
         ),
-        _make("blazepose33", _BLAZE, (*_TRUNK, *_LIMBS, ("left_mouth", "right_mouth"), ("left_ankle", "left_heel"), ("right_ankle", "right_heel"), ("left_heel", "left_foot_index"), ("right_heel", "right_foot_index"))),
-        _make("openpose18", (*_OPENPOSE, *_OPENPOSE_LEGS, *_OPENPOSE_HEAD), (("neck", "nose"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("neck", "left_hip"), ("neck", "right_hip"), *_LIMBS)),
+        _make(
+            "blazepose33",
+            _BLAZE,
+            (
+                *_TRUNK,
+                *_LIMBS,
+                ("left_mouth", "right_mouth"),
+                ("left_ankle", "left_heel"),
+                ("right_ankle", "right_heel"),
+                ("left_heel", "left_foot_index"),
+                ("right_heel", "right_foot_index"),
+            ),
+        ),
+        _make(
+            "openpose18",
+            (*_OPENPOSE, *_OPENPOSE_LEGS, *_OPENPOSE_HEAD),
+            (("neck", "nose"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("neck", "left_hip"), ("neck", "right_hip"), *_LIMBS),
+        ),
         _make(
             "openpose25",
-            (*_OPENPOSE, "mid_hip", *_OPENPOSE_LEGS, *_OPENPOSE_HEAD, "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel"),
-            (("neck", "nose"), ("neck", "left_shoulder"), ("neck", "right_shoulder"), ("neck", "mid_hip"), ("mid_hip", "left_hip"), ("mid_hip", "right_hip"), *_LIMBS),
+            (
+                *_OPENPOSE,
+                "mid_hip",
+                *_OPENPOSE_LEGS,
+                *_OPENPOSE_HEAD,
+                "left_big_toe",
+                "left_small_toe",
+                "left_heel",
+                "right_big_toe",
+                "right_small_toe",
+                "right_heel",
+            ),
+            (
+                ("neck", "nose"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("neck", "mid_hip"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+            ),
         ),
     )
-}  # fmt: skip
+}
 """Every known layout by name."""
 
 DERIVED: dict[str, tuple[tuple[str, str], ...]] = {
@@ -149,7 +233,8 @@ def _weights(source: str, target: str) -> tuple[Float, tuple[bool, ...]]:
 
     def row(joint: str, depth: int = 0) -> Float | None:
         if joint in origin.joints and not (joint == "mouth" and depth):
-            return np.eye(origin.num_joints, dtype=np.float64)[origin.index(joint)]
+            one: Float = np.eye(origin.num_joints, dtype=np.float64)[origin.index(joint)]
+            return one
         for a, b in DERIVED.get(joint, ()) if depth < 4 else ():
             ra, rb = row(a, depth + 1), row(b, depth + 1)
             if ra is not None and rb is not None:
@@ -178,21 +263,24 @@ def convert(coords: Float, scores: Float | None = None, source: str = "coco17", 
     """
     origin = skeleton(source)
     coords = np.asarray(coords)
-    seen = np.isfinite(coords).all(-1)
-    scores = seen.astype(np.float32) if scores is None else np.asarray(scores)
-    if coords.shape[-2] != origin.num_joints or scores.shape != coords.shape[:-1]:
-        raise ComponentError(f"layout {source!r} has {origin.num_joints} joints; given coords {coords.shape} and scores {scores.shape}")
+    seen: Bool = np.asarray(np.isfinite(coords).all(-1))
+    given: Float = seen.astype(np.float32) if scores is None else np.asarray(scores)
+    if coords.shape[-2] != origin.num_joints or given.shape != coords.shape[:-1]:
+        raise ComponentError(f"layout {source!r} has {origin.num_joints} joints; given coords {coords.shape} and scores {given.shape}")
     weights, possible = _weights(source, target)
     out_coords = np.full((*coords.shape[:-2], len(weights), coords.shape[-1]), np.nan, coords.dtype)
-    out_scores = np.zeros((*coords.shape[:-2], len(weights)), scores.dtype)
+    out_scores = np.zeros((*coords.shape[:-2], len(weights)), given.dtype)
     for joint, (row, known) in enumerate(zip(weights, possible, strict=True)):
         if known:
             used = np.flatnonzero(row)
             if len(used) == 1:
                 mixed = coords[..., used[0], :]
             else:
-                mixed = sum((coords[..., j, :] * coords.dtype.type(row[j]) for j in used[1:]), coords[..., used[0], :] * coords.dtype.type(row[used[0]]))
-            every = seen[..., used].all(-1)
+                mixed = sum(
+                    (coords[..., j, :] * coords.dtype.type(row[j]) for j in used[1:]),
+                    coords[..., used[0], :] * coords.dtype.type(row[used[0]]),
+                )
+            every: Bool = np.asarray(seen[..., used].all(-1))
             out_coords[..., joint, :] = np.where(every[..., None], mixed, np.nan)
-            out_scores[..., joint] = np.where(every, scores[..., used].min(-1), 0)
+            out_scores[..., joint] = np.where(every, given[..., used].min(-1), 0)
     return out_coords, out_scores

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"media", "rendering"},
     {"sources", "experts", "tracking", "fusion", "filters", "relabel"},
     {"npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},
-    {"build"},
+    {"builder"},
     {"cli"},
 ]
 ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel"}

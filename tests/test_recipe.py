@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from dataengine import build, recipe
+from dataengine import builder, recipe
 from dataengine.errors import ComponentError, DataEngineError, RecipeError
 
 MINIMAL = '[recipe]\nname = "mini"\nversion = 1\n[sources]\nuse = ["folder"]\n[pose]\nexperts = ["mediapipe"]\n'
@@ -78,8 +78,8 @@ def test_an_unknown_recipe_or_overlay_suggests() -> None:
 
 
 def test_sample_alone_implies_core() -> None:
-    assert build.resolve("posecap", "sample").overlay == "core"
-    assert build.resolve("posecap", "kinetics700=x").overlay is None
+    assert builder.resolve("posecap", "sample").overlay == "core"
+    assert builder.resolve("posecap", "kinetics700=x").overlay is None
 
 
 def test_a_recipe_survives_its_own_toml(tmp_path: Path) -> None:
@@ -91,4 +91,8 @@ def test_a_recipe_survives_its_own_toml(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_ignores_the_order_of_keys() -> None:
-    assert recipe.fingerprint({"a": 1, "b": [2, None]}) == recipe.fingerprint({"b": [2, None], "a": 1}) != recipe.fingerprint({"a": 1, "b": [2, 0]})
+    assert (
+        recipe.fingerprint({"a": 1, "b": [2, None]})
+        == recipe.fingerprint({"b": [2, None], "a": 1})
+        != recipe.fingerprint({"a": 1, "b": [2, 0]})
+    )

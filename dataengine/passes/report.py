@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
+from dataengine import registry
 from dataengine.audit.card import dataset_card
 from dataengine.audit.overlay import draw_people, encode
 from dataengine.audit.report import Picture, render_report
@@ -31,8 +33,8 @@ def run(out: Path, plan: Plan, job: Job) -> None:
     dataset = open_dataset(out)
     gallery = job.recipe.report.gallery if job.recipe.report is not None else 12
     pictures = list(_pictures(dataset, plan, job, gallery))
-    write_durably(out / "dataset" / "report.html", render_report(dataset, pictures).encode())
-    write_durably(out / "dataset" / "README.md", dataset_card(dataset).encode())
+    write_durably(out / "dataset" / "report.html", render_report(dataset, pictures, motions=gallery).encode())
+    write_durably(out / "dataset" / "README.md", dataset_card(dataset, _licences(job)).encode())
 
 
 def _spread(ids: list[str], count: int) -> list[str]:
@@ -42,28 +44,30 @@ def _spread(ids: list[str], count: int) -> list[str]:
     return [ids[int(n)] for n in np.linspace(0, len(ids) - 1, count)] if count else []
 
 
+def _licences(job: Job) -> dict[str, str]:
+    """Licence of each expert of the recipe, where it states one."""
+    classes = {name: registry.component_class("experts", name) for name in job.recipe.pose.experts}
+    return {name: cls.licence for name, cls in classes.items() if hasattr(cls, "licence")}
+
+
 def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Picture]:
     kept = dataset.clips.select("clip_id", "label").sort("clip_id").collect().rows()
     out = (
-        dataset.rejects.filter(dataset.rejects.collect_schema().names()[0] != "")
-        .select("clip_id", "reason", "detail", "pass")
-        .sort("reason", "clip_id")
+        dataset.rejects.filter(pl.col("pass") == "curate").select("clip_id", "reason", "detail").sort("reason", "clip_id").collect().rows()
     )
-    rejected = [row for row in out.collect().rows() if row[3] == "curate"]
-    captions = {clip_id: label or "" for clip_id, label in kept}
-    reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail, _ in rejected}
-    for clip_id in _spread([clip_id for clip_id, _ in kept], count):
+    labels = {row["clip_id"]: row["label"] or "" for row in plan.rows()} | {clip_id: label or "" for clip_id, label in kept}
+    reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail in out}
+    chosen = [(clip_id, None, "") for clip_id in _spread([clip_id for clip_id, _ in kept], count)]
+    chosen += [(clip_id, *reasons[clip_id]) for clip_id in _spread(list(reasons), (count + 1) // 2)]
+    for clip_id, reason, detail in chosen:
         picture = _picture(plan, job, clip_id)
         if picture is not None:
-            yield Picture(clip_id, captions[clip_id], picture, captions[clip_id])
-    for clip_id in _spread(list(reasons), max(count // 2, 1) if count else 0):
-        picture = _picture(plan, job, clip_id)
-        if picture is not None:
-            yield Picture(clip_id, "", picture, reasons[clip_id][1], reasons[clip_id][0])
+            jpeg, place = picture
+            yield Picture(clip_id, labels[clip_id], jpeg, detail or place, reason)
 
 
-def _picture(plan: Plan, job: Job, clip_id: str) -> bytes | None:
-    """A JPEG of the clip's clearest frame with its skeletons; None when its media or poses are gone."""
+def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
+    """A JPEG of the clip's clearest frame with its skeletons, and which it is; None when its media or poses are gone."""
     clip = plan.clip(clip_id)
     if clip is None:
         return None
@@ -79,4 +83,4 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> bytes | None:
     drawn = draw_people(
         frame, arrays["keypoints"][:people, best], scores[:people, best], arrays["json"]["skeleton"], scale=HEIGHT / frame.shape[0]
     )
-    return encode(drawn, ".jpg")
+    return encode(drawn, ".jpg"), f"frame {best + 1} of {len(arrays['timestamps'])}"

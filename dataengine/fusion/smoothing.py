@@ -1,0 +1,223 @@
+"""Compiled loops of the consensus fusion; what they are for is said in `dataengine.fusion.consensus`.
+
+All work on float64 rows of joints: x, y (E, T, V), weight (E, T, V) with 0 where missing, pose (2, T, V).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dataengine.fusion.kernels import compiled
+
+
+@compiled
+def spread(x: Any, y: Any, weight: Any, scale: float) -> float:
+    """Mean squared distance of two experts' sights of one joint, pixels^2; distances beyond `scale` count ever less.
+
+    One expert alone is compared with the middle of its neighbours in time, which for white noise has
+    three times the mean square of a pair of experts. 0 where there is nothing to compare.
+    """
+    experts, frames, joints = x.shape
+    total = mass = 0.0
+    for a in range(experts):
+        for b in range(a + 1, experts):
+            for t in range(frames):
+                for v in range(joints):
+                    if weight[a, t, v] > 0 and weight[b, t, v] > 0:
+                        squared = (x[a, t, v] - x[b, t, v]) ** 2 + (y[a, t, v] - y[b, t, v]) ** 2
+                        share = 1.0 / (1.0 + squared / scale**2) ** 2
+                        total += share * squared
+                        mass += share
+    if experts == 1:
+        for t in range(1, frames - 1):
+            for v in range(joints):
+                if weight[0, t - 1, v] > 0 and weight[0, t, v] > 0 and weight[0, t + 1, v] > 0:
+                    dx = x[0, t - 1, v] - 2 * x[0, t, v] + x[0, t + 1, v]
+                    dy = y[0, t - 1, v] - 2 * y[0, t, v] + y[0, t + 1, v]
+                    squared = (dx * dx + dy * dy) / 3
+                    share = 1.0 / (1.0 + squared / scale**2) ** 2
+                    total += share * squared
+                    mass += share
+    return total / mass if mass > 0.0 else 0.0
+
+
+@compiled
+def paths(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
+    """Write the best path of every joint over the experts' sights into `pose`; frames without one are filled linearly.
+
+    The path maximises the sum of `agreement` * log(kernel density of the sights, kernel (1 + d^2 / width^2)^-2) minus
+    the sum of min((step / reach)^2, cap) over its steps, a step over a gap counting per frame (Viterbi, exact).
+    """
+    experts, frames, joints = x.shape
+    back = np.empty((frames, experts), np.int64)
+    cost, new = np.empty(experts), np.empty(experts)
+    seen = np.empty(frames, np.int64)
+    narrow = 1.0 / width**2
+    for v in range(joints):
+        count, before = 0, -1
+        for t in range(frames):
+            present = 0
+            for e in range(experts):
+                present += weight[e, t, v] > 0
+            if present == 0:
+                continue
+            short = 1.0 / (reach * (t - before if before >= 0 else 1)) ** 2
+            for e in range(experts):
+                new[e], back[t, e] = math.inf, -1
+                if weight[e, t, v] <= 0:
+                    continue
+                density = 0.0
+                for k in range(experts):
+                    if weight[k, t, v] > 0:
+                        squared = (x[k, t, v] - x[e, t, v]) ** 2 + (y[k, t, v] - y[e, t, v]) ** 2
+                        density += weight[k, t, v] / (1.0 + squared * narrow) ** 2
+                least = 0.0
+                if before >= 0:
+                    least = math.inf
+                    for k in range(experts):
+                        if cost[k] < math.inf:
+                            squared = (x[k, before, v] - x[e, t, v]) ** 2 + (y[k, before, v] - y[e, t, v]) ** 2
+                            total = cost[k] + min(squared * short, cap)
+                            if total < least:
+                                least, back[t, e] = total, k
+                new[e] = least - agreement * math.log(density)
+            cost[:] = new
+            before = seen[count] = t
+            count += 1
+        pose[:, :, v] = 0.0
+        if count == 0:
+            continue
+        best = int(np.argmin(cost))
+        for n in range(count - 1, -1, -1):
+            t = seen[n]
+            pose[0, t, v], pose[1, t, v] = x[best, t, v], y[best, t, v]
+            best = back[t, best]
+            after = seen[n + 1] if n + 1 < count else t
+            for between in range(t + 1, after if n + 1 < count else frames):
+                share = (between - t) / (after - t) if after > t else 0.0
+                for c in range(2):
+                    pose[c, between, v] = (1 - share) * pose[c, t, v] + share * pose[c, after, v]
+        for t in range(seen[0]):
+            pose[0, t, v], pose[1, t, v] = pose[0, seen[0], v], pose[1, seen[0], v]
+
+
+@compiled
+def spline(x: Any, y: Any, weight: Any, pose: Any, scale: float, stiff: float, rounds: int) -> None:
+    """Move `pose` towards the minimum of sum rho(distance / scale) + stiff |second difference|^2, `rounds` times.
+
+    rho(r) = r^2 / (1 + r^2) (Geman and McClure), minimised by reweighting: each round is one least-squares
+    problem a joint, a matrix of five diagonals that x and y share, solved by LDL^T for all joints at once.
+    """
+    experts, frames, joints = x.shape
+    narrow = 1.0 / scale**2
+    shape = (frames, joints)
+    diagonal, first, second, right, low = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    mass = np.empty(joints)
+    for _ in range(rounds):
+        for t in range(frames):
+            for v in range(joints):
+                mass[v] = 1e-9
+                right[t, v] = 1e-9 * pose[0, t, v]
+                low[t, v] = 1e-9 * pose[1, t, v]
+            for e in range(experts):
+                for v in range(joints):
+                    dx, dy = x[e, t, v] - pose[0, t, v], y[e, t, v] - pose[1, t, v]
+                    far = 1.0 + (dx * dx + dy * dy) * narrow
+                    share = weight[e, t, v] / (far * far)
+                    mass[v] += share
+                    right[t, v] += share * x[e, t, v]
+                    low[t, v] += share * y[e, t, v]
+            # row t of stiff * D'D, D the second difference: 1 -2 1 and its rows at both ends
+            inner = min(t, 1) * min(frames - 1 - t, 1)
+            main = stiff * ((t >= 2) + 4.0 * inner + (t + 2 < frames)) if frames > 2 else 0.0
+            near = -2.0 * stiff * (inner + (t >= 2)) if frames > 2 and t >= 1 else 0.0
+            for v in range(joints):
+                d, one, two = main + mass[v], near, 0.0
+                if t >= 2:
+                    two = stiff / diagonal[t - 2, v]
+                    one -= stiff * first[t - 1, v]
+                    d -= two * stiff
+                    right[t, v] -= two * right[t - 2, v]
+                    low[t, v] -= two * low[t - 2, v]
+                if t >= 1:
+                    square = one
+                    one = one / diagonal[t - 1, v]
+                    d -= one * square
+                    right[t, v] -= one * right[t - 1, v]
+                    low[t, v] -= one * low[t - 1, v]
+                diagonal[t, v], first[t, v], second[t, v] = d, one, two
+        for t in range(frames - 1, -1, -1):
+            for v in range(joints):
+                px, py = right[t, v] / diagonal[t, v], low[t, v] / diagonal[t, v]
+                if t + 1 < frames:
+                    px -= first[t + 1, v] * pose[0, t + 1, v]
+                    py -= first[t + 1, v] * pose[1, t + 1, v]
+                if t + 2 < frames:
+                    px -= second[t + 2, v] * pose[0, t + 2, v]
+                    py -= second[t + 2, v] * pose[1, t + 2, v]
+                pose[0, t, v], pose[1, t, v] = px, py
+
+
+@compiled
+def unswap(x: Any, y: Any, weight: Any, pose: Any, scale: float, margin: float, limbs: Any, flip: Any) -> int:
+    """Exchange left and right of a limb of one expert in one frame where that fits `pose` better; the number of exchanges.
+
+    `limbs` (G, J) are the left joints of each limb. The misfit is the sum of r^2 / (1 + r^2), r = distance / scale,
+    over the joints of both sides, and must fall by more than `margin`.
+    """
+    experts, frames, _ = x.shape
+    narrow, count = 1.0 / scale**2, 0
+    for t in range(frames):
+        for e in range(experts):
+            for limb in limbs:
+                gain = 0.0
+                for left in limb:
+                    for side in (left, flip[left]):
+                        if weight[e, t, side] > 0:
+                            other = flip[side]
+                            own = ((x[e, t, side] - pose[0, t, side]) ** 2 + (y[e, t, side] - pose[1, t, side]) ** 2) * narrow
+                            far = ((x[e, t, side] - pose[0, t, other]) ** 2 + (y[e, t, side] - pose[1, t, other]) ** 2) * narrow
+                            gain += own / (1.0 + own) - far / (1.0 + far)
+                if gain > margin:
+                    count += 1
+                    for left in limb:
+                        right = flip[left]
+                        x[e, t, left], x[e, t, right] = x[e, t, right], x[e, t, left]
+                        y[e, t, left], y[e, t, right] = y[e, t, right], y[e, t, left]
+                        weight[e, t, left], weight[e, t, right] = weight[e, t, right], weight[e, t, left]
+    return count
+
+
+@compiled
+def finish(x: Any, y: Any, scores: Any, pose: Any, width: float, near: float, hold: int, coords: Any, made: Any, winner: Any) -> None:
+    """Coordinates (T, V, 2), scores and winners (T, V) of the fused `pose`; inner gaps up to `hold` frames are kept.
+
+    `scores` (E, T, V) is -1 where missing.
+    """
+    experts, frames, joints = x.shape
+    for v in range(joints):
+        before = -1
+        for t in range(frames):
+            total, count, best, closest = 0.0, 0, -1, math.inf
+            for e in range(experts):
+                if scores[e, t, v] >= 0:
+                    squared = (x[e, t, v] - pose[0, t, v]) ** 2 + (y[e, t, v] - pose[1, t, v]) ** 2
+                    total += scores[e, t, v] / (1.0 + squared / width**2) ** 2
+                    count += 1
+                    if squared < closest:
+                        closest, best = squared, e
+            coords[t, v, 0] = coords[t, v, 1] = np.nan
+            made[t, v], winner[t, v] = 0.0, -1
+            if count == 0:
+                continue
+            coords[t, v, 0], coords[t, v, 1] = pose[0, t, v], pose[1, t, v]
+            made[t, v] = total / count
+            winner[t, v] = best if closest <= near**2 else -2
+            if before >= 0 and 1 < t - before <= hold + 1:
+                for gap in range(before + 1, t):
+                    coords[gap, v, 0], coords[gap, v, 1] = pose[0, gap, v], pose[1, gap, v]
+                    made[gap, v] = max(made[before, v] * 0.5 ** (gap - before), made[t, v] * 0.5 ** (t - gap))
+            before = t

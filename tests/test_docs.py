@@ -1,0 +1,65 @@
+"""Every command is documented and helped, every component described, and the README's commands are real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from dataengine import registry
+from dataengine.audit.catalogue import catalogue
+from dataengine.cli import app
+from dataengine.types import REASONS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+GROUP = typer.main.get_command(app)
+COMMANDS = sorted(GROUP.commands)
+
+
+def readme_lines() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.S)
+    lines = [line.strip() for block in blocks for line in block.splitlines() if "dataengine " in line]
+    return [line.split("dataengine ", 1)[1] for line in lines]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme_and_has_help(name: str) -> None:
+    assert f"`dataengine {name}" in README
+    answer = CliRunner().invoke(app, [name, "--help"])
+    assert answer.exit_code == 0 and "Usage:" in answer.output
+    for parameter in GROUP.commands[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("line", readme_lines())
+def test_the_commands_of_the_readme_parse(line: str) -> None:
+    verb, *rest = shlex.split(line.split("  #")[0])
+    assert verb in COMMANDS
+    GROUP.commands[verb].make_context(verb, rest)
+
+
+def test_the_readme_names_no_command_that_is_not_there() -> None:
+    assert set(re.findall(r"`dataengine ([a-z]+)", README)) <= {*COMMANDS}
+
+
+@pytest.mark.parametrize("kind", sorted(registry.COMPONENTS))
+def test_every_component_imports_and_is_described(kind: str) -> None:
+    for entry in catalogue(kind, verbose=True):
+        assert not entry["summary"].startswith("not available"), entry
+        assert len(entry["summary"]) > 20, entry
+
+
+def test_reasons_have_meanings() -> None:
+    assert all(re.fullmatch(r"[a-z_]+", reason) and len(meaning) > 10 for reason, meaning in REASONS.items())
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "manifests/README.md"):
+        path = ROOT / name
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{name}: {target}"
