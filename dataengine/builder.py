@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dataengine.engine import Engine, Session
 from dataengine.errors import DataEngineError, RecipeError, suggestion
 from dataengine.ledger import Commit, write_durably
 from dataengine.passes import Job, Pass, curate, pack
+from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe
 from dataengine.types import Fail
@@ -45,17 +46,6 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line worth knowing."""
-
-
-@dataclass(frozen=True)
-class PassState:
-    """How far a pass is: units of the plan, how many are done under its fingerprint, and the clips of the rest."""
-
-    name: str
-    fingerprint: str
-    units: int
-    done: int
-    clips_left: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,11 @@ class BuildResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**{k: v for k, v in self.__dict__.items() if k != "states"}, "passes": [_state(s) for s in self.states]}
+
+
+def _state(state: PassState) -> dict[str, Any]:
+    return {"name": state.name, "fingerprint": state.fingerprint, "units": state.units, "done": state.done, "clips_left": state.clips_left}
 
 
 @dataclass
@@ -209,60 +203,24 @@ def make_job(recipe: Recipe, work: Path, device: str) -> Job:
     return Job(work, recipe, device, found)
 
 
-def pending(plan: Plan, job: Job, p: Pass, retry: bool) -> tuple[list[str], dict[str, Commit]]:
-    """Units of a pass that are not done, and the records of those that are.
-
-    Args:
-        retry: count units with clips that failed for retryable reasons as not done.
-    """
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in plan.rows():
-        rows.setdefault(row["unit"], []).append(row)
-    todo, done = [], {}
-    for unit, members in rows.items():
-        upstream = [job.ledger(name).read(unit) for name in p.after]
-        commit = job.ledger(p.name).read(unit)
-        known = [c for c in upstream if c is not None]
-        fresh = commit is not None and len(known) == len(upstream) and commit.inputs == passes.inputs_digest(p, members, known)
-        if commit is None or not fresh or (retry and commit.retryable):
-            todo.append(unit)
-        else:
-            done[unit] = commit
-    return todo, done
-
-
-def inspect(plan: Plan, job: Job, retry: bool) -> list[PassState]:
-    """How far each unit pass is; a unit whose earlier pass is to run again counts as not done."""
-    counts = {unit: len(list(clips)) for unit, clips in _by_unit(plan).items()}
-    states, stale = [], set[str]()
-    for p in passes.unit_passes().values():
-        todo, _ = pending(plan, job, p, retry)
-        stale |= set(todo)
-        left = sum(counts[unit] for unit in stale)
-        states.append(PassState(p.name, job.fingerprints[p.name], len(counts), len(counts) - len(stale), left))
-    return states
-
-
-def _by_unit(plan: Plan) -> dict[str, list[str]]:
-    members: dict[str, list[str]] = {}
-    for unit, clip_id in zip(plan.table.column("unit").to_pylist(), plan.table.column("clip_id").to_pylist()):
-        members.setdefault(unit, []).append(clip_id)
-    return members
-
-
 def _run_pass(run: _Run, session: Session, p: Pass) -> None:
-    todo, done = pending(run.plan, run.job, p, retry=True)
-    members = _by_unit(run.plan)
-    with run.progress.step(p.name, sum(len(members[unit]) for unit in todo)) as advance:
+    rows = rows_by_unit(run.plan)
+    todo, done = pending(rows, run.job, p, retry=True)
+    members = {unit: [row["clip_id"] for row in rows[unit]] for unit in todo}
+    with run.progress.step(p.name, sum(map(len, members.values()))) as advance:
         session.run(
-            passes.run_unit, (run.job_path, p.name), {u: members[u] for u in todo}, lambda receipt: advance(len(members[receipt["unit"]]))
+            passes.run_unit,
+            (run.job_path, p.name),
+            members,
+            lambda receipt: advance(len(members[receipt["unit"]])),
+            lambda unit: passes.pulse(run.job.work, unit),
         )
     for unit in todo:
         commit = run.job.ledger(p.name).read(unit)
         if commit is None:
             raise DataEngineError(f"pass {p.name}: unit {unit} ran but left no record in {run.job.ledger(p.name).folder}; build again")
         done[unit] = commit
-    run.commits[p.name] = {unit: done[unit] for unit in members}
+    run.commits[p.name] = {unit: done[unit] for unit in rows}
 
 
 def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, Any]]]]:
@@ -363,7 +321,7 @@ def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None,
         "without_media": missing,
         "media_bytes": sum(sizes.values()),
         "free_bytes": free_bytes(out.absolute()),
-        "passes": [asdict(state) for state in inspect(plan, job, retry=True)],
+        "passes": [_state(state) for state in inspect(plan, job, retry=True)],
     }
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from dataengine import __version__, registry
@@ -272,13 +273,17 @@ def sample(
 def main() -> None:
     """Entry point: our errors are one line and exit 1; Ctrl-C is 130."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except DataEngineError as error:
         typer.echo(f"dataengine: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
         typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

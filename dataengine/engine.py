@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dataengine.errors import DataEngineError
@@ -122,7 +123,7 @@ class Engine:
         scheduler: address of a Dask scheduler to use instead of a local cluster.
         serial: run in the caller, one after another, for debugging; no deadline, no quarantine.
         dashboard: serve Dask's dashboard on loopback.
-        clip_deadline: seconds that a unit gets for each of its clips, beside GRACE.
+        clip_deadline: seconds that a unit gets for a clip, beside GRACE.
     """
 
     workers: int | None = None
@@ -180,12 +181,21 @@ class Session:
         self.engine = engine
         self.client = client
 
-    def run(self, runner: Runner, arguments: Sequence[Any], units: Mapping[str, Sequence[str]], receive: Callable[[Receipt], None]) -> None:
+    def run(
+        self,
+        runner: Runner,
+        arguments: Sequence[Any],
+        units: Mapping[str, Sequence[str]],
+        receive: Callable[[Receipt], None],
+        pulse: Callable[[str], Path] | None = None,
+    ) -> None:
         """Run `runner(*arguments, unit, quarantine, only)` for every unit and hand its receipt to `receive`.
 
         Args:
             runner: a module-level function; what it raises ends the run.
             units: unit -> ids of its clips, in the order to run them.
+            pulse: the file that the runner touches before each clip of a unit; then the deadline runs
+                from the last touch, else from the start for all clips together.
         """
         if self.client is None:
             for unit in units:
@@ -209,10 +219,10 @@ class Session:
                         pure=False,
                         retries=0,
                     )
-                    flying[future] = (ticket, time.monotonic() + GRACE + self.engine.clip_deadline * len(clips))
+                    flying[future] = (ticket, time.time())
                 self._wait(flying)
-                for future, (ticket, due) in list(flying.items()):
-                    again = self._settle(future, ticket, due, casebook, receive)
+                for future, (ticket, sent) in list(flying.items()):
+                    again = self._settle(future, ticket, self._due(ticket, sent, pulse), casebook, receive)
                     if again is not None:
                         del flying[future]
                         waiting.extendleft(reversed(again))
@@ -231,16 +241,23 @@ class Session:
         if others:
             self.client.restart_workers(others, timeout=60, raise_for_error=False)
 
+    def _due(self, ticket: Ticket, sent: float, pulse: Callable[[str], Path] | None) -> float:
+        """When a ticket is overdue, as wall time: that is what files of other machines carry."""
+        if pulse is None:
+            return sent + GRACE + self.engine.clip_deadline * len(ticket.clips)
+        with suppress(OSError):
+            sent = max(sent, pulse(ticket.unit).stat().st_mtime)
+        return sent + GRACE + self.engine.clip_deadline
+
     def _slots(self) -> int:
         return max(1, sum(self.client.nthreads().values()) or self.engine.workers or 1)
 
     def _wait(self, flying: Mapping[Any, tuple[Ticket, float]]) -> None:
         import distributed
 
-        nearest = min(due for _, due in flying.values()) - time.monotonic()
         try:
             with self.client.as_current():
-                distributed.wait(list(flying), timeout=min(max(nearest, 0.05), 1.0), return_when="FIRST_COMPLETED")
+                distributed.wait(list(flying), timeout=0.5, return_when="FIRST_COMPLETED")
         except (TimeoutError, distributed.TimeoutError):
             pass
         except distributed.CancelledError:
@@ -263,7 +280,7 @@ class Session:
             raise error
         if future.status in ("cancelled", "lost"):
             return casebook.died(ticket, "worker_killed")
-        if time.monotonic() < due:
+        if time.time() < due:
             return None
         where = [address for address, keys in self.client.processing().items() if future.key in keys]
         self.client.cancel([future], force=True)

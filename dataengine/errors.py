@@ -39,7 +39,11 @@ class MissingExtraError(DataEngineError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra '{extra}': add it with  uv sync --extra {extra}  or  pip install 'dataengine[{extra}]'")
+        self.what = what
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.what, self.extra)
 
 
 class SourceError(DataEngineError):
@@ -62,6 +66,9 @@ class MediaError(DataEngineError):
         self.value = value
         self.threshold = threshold
 
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, bool, float | None, float | None]]:
+        return type(self), (self.kind, self.detail, self.retryable, self.value, self.threshold)
+
 
 class WeightsError(DataEngineError):
     """A weight file is missing or does not have the promised hash."""
@@ -79,6 +86,9 @@ class ExpertError(DataEngineError):
         self.kind = kind
         self.detail = detail
         self.retryable = retryable
+
+    def __reduce__(self) -> tuple[type[ExpertError], tuple[str, str, bool]]:
+        return type(self), (self.kind, self.detail, self.retryable)
 
 
 class LedgerError(DataEngineError):

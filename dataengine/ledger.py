@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -198,6 +199,8 @@ def collect_garbage(work: Path, live: dict[str, set[str]]) -> list[Path]:
         removed += [p for p in sorted((folder / "data").glob("*")) if p.name.removesuffix(".json") not in wanted]
         removed += [p for p in sorted((folder / "commits").glob("*")) if p.stem not in units]
     for path in removed:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         path.unlink(missing_ok=True)
     for folder in sorted(p for p in work.iterdir() if p.is_dir() and (p / "commits").is_dir() and p.name not in live):
         for inner in (folder / "data", folder / "commits", folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,10 @@ def test_relative_links_lead_somewhere() -> None:
         path = ROOT / name
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{name}: {target}"
+
+
+def test_the_figures_of_the_readme_come_from_committed_results() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import readme
+
+    assert readme.write(README) == README, "run  python benchmarks/readme.py"

@@ -8,8 +8,9 @@ from typing import Any
 
 from dataengine.audit.explain import build_state
 from dataengine.ledger import Ledger, collect_garbage
-from dataengine.passes import Job, inputs_digest, unit_passes
-from dataengine.plan import Plan, load
+from dataengine.passes import Job, unit_passes
+from dataengine.passes.state import inspect
+from dataengine.plan import load
 from dataengine.types import Fail, Reject
 
 
@@ -22,42 +23,23 @@ def status(out: Path) -> dict[str, Any]:
     work = out / "work"
     plan, job = load(work), Job(work, recipe, "cpu", fingerprints)
     passes, reasons, retryable = [], dict[str, int](), 0
-    stale: set[str] = set()
-    for name, p in unit_passes().items():
-        clips = seconds = 0.0
-        done = 0
-        members = _members(plan)
-        for unit, rows in members.items():
-            upstream = [c for a in p.after if (c := job.ledger(a).read(unit)) is not None]
-            commit = job.ledger(name).read(unit)
-            if commit is None or unit in stale or len(upstream) < len(p.after) or commit.inputs != inputs_digest(p, rows, upstream):
-                stale.add(unit)
-                continue
-            done += 1
-            clips, seconds = clips + len(commit.outcomes), seconds + commit.seconds
-            for outcome in commit.outcomes:
-                if isinstance(outcome, Fail | Reject):
-                    reason = outcome.kind if isinstance(outcome, Fail) else outcome.reason
-                    reasons[reason] = reasons.get(reason, 0) + 1
-                    retryable += isinstance(outcome, Fail) and outcome.retryable
-        left = sum(len(members[unit]) for unit in stale)
+    for state in inspect(plan, job, retry=False):
+        clips = sum(len(commit.outcomes) for commit in state.commits.values())
+        seconds = sum(commit.seconds for commit in state.commits.values())
         rate = clips / seconds if seconds else None
-        eta = left / rate / (os.cpu_count() or 1) if rate else None
-        passes.append(
-            {"pass": name, "units": len(members), "done": done, "clips_left": left, "clips_per_second_a_core": rate, "seconds_left": eta}
-        )
+        eta = state.clips_left / rate / (os.cpu_count() or 1) if rate else None
+        facts = {"pass": state.name, "units": state.units, "done": state.done, "clips_left": state.clips_left}
+        passes.append({**facts, "clips_per_second_a_core": rate, "seconds_left": eta})
+        for outcome in (o for commit in state.commits.values() for o in commit.outcomes):
+            if isinstance(outcome, Fail | Reject):
+                reason = outcome.kind if isinstance(outcome, Fail) else outcome.reason
+                reasons[reason] = reasons.get(reason, 0) + 1
+                retryable += isinstance(outcome, Fail) and outcome.retryable
     for reason in plan.table.column("reason").to_pylist():
         if reason is not None:
             reasons[reason] = reasons.get(reason, 0) + 1
     complete = (out / "dataset" / "MANIFEST.json").exists()
     return {"planned": plan.num_clips, "passes": passes, "reasons": reasons, "retryable": retryable, "dataset": complete}
-
-
-def _members(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    members: dict[str, list[dict[str, Any]]] = {}
-    for row in plan.rows():
-        members.setdefault(row["unit"], []).append(row)
-    return members
 
 
 def duration(seconds: float | None) -> str:

@@ -25,7 +25,7 @@ _WIDTH = 0.7
 _REACH, _CAP, _AGREEMENT = 0.365, 12.0, 3.6
 """Of the starting path: a likely step a frame in units of length, the most a step may cost, and how much agreement counts."""
 
-_SCHEDULE = ((0.45, 10.0, 1), (0.45, 4.0, 2), (0.08, 33.0, 2), (0.35, None, 2))
+_SCHEDULE = ((0.45, 10.0, 1), (0.45, 4.0, 2), (0.08, 33.0, 2), (0.28, None, 2))
 """Scale in units of length, stiffness and rounds of the spline: from coarse and soft to fine and stiff, which settles whom
 to believe, then as stiff as the disagreement of the experts asks for."""
 
@@ -104,7 +104,8 @@ class Consensus:
     def _weights(self, rated: Float, seen: Float) -> Float:
         """(E, T, V) weights with mean 1 over the sights, 0 where missing; a score of 0 weighs nearly nothing."""
         weights: Float = np.where(seen, np.maximum(rated, 0.01) ** self.power, 0.0)
-        return weights * (seen.sum() / max(weights.sum(), 1e-12))
+        weights *= seen.sum() / max(float(weights.sum()), 1e-12)
+        return weights
 
     def _solve(self, x: Float, y: Float, weights: Float, points: Float, skeleton: str | None) -> tuple[Float, float]:
         """Fused pose (2, T, V) and the unit of length in pixels; left and right in x, y and weights are put straight."""

@@ -114,51 +114,55 @@ def spline(x: Any, y: Any, weight: Any, pose: Any, scale: float, stiff: float, r
     experts, frames, joints = x.shape
     narrow = 1.0 / scale**2
     shape = (frames, joints)
-    diagonal, first, second, right, low = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
-    mass = np.empty(joints)
+    inverse, first, second, right, low = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape)
+    mass, px, py = np.empty(joints), np.empty(joints), np.empty(joints)
     for _ in range(rounds):
         for t in range(frames):
             for v in range(joints):
                 mass[v] = 1e-9
-                right[t, v] = 1e-9 * pose[0, t, v]
-                low[t, v] = 1e-9 * pose[1, t, v]
+                px[v] = 1e-9 * pose[0, t, v]
+                py[v] = 1e-9 * pose[1, t, v]
             for e in range(experts):
                 for v in range(joints):
                     dx, dy = x[e, t, v] - pose[0, t, v], y[e, t, v] - pose[1, t, v]
                     far = 1.0 + (dx * dx + dy * dy) * narrow
                     share = weight[e, t, v] / (far * far)
                     mass[v] += share
-                    right[t, v] += share * x[e, t, v]
-                    low[t, v] += share * y[e, t, v]
+                    px[v] += share * x[e, t, v]
+                    py[v] += share * y[e, t, v]
             # row t of stiff * D'D, D the second difference: 1 -2 1 and its rows at both ends
             inner = min(t, 1) * min(frames - 1 - t, 1)
             main = stiff * ((t >= 2) + 4.0 * inner + (t + 2 < frames)) if frames > 2 else 0.0
-            near = -2.0 * stiff * (inner + (t >= 2)) if frames > 2 and t >= 1 else 0.0
+            near = -2.0 * stiff * (inner + (t >= 2)) if frames > 2 else 0.0
+            if t >= 2:
+                for v in range(joints):
+                    two = stiff * inverse[t - 2, v]
+                    below = near - stiff * first[t - 1, v]
+                    one = below * inverse[t - 1, v]
+                    inverse[t, v] = 1.0 / (main + mass[v] - two * stiff - one * below)
+                    first[t, v], second[t, v] = one, two
+                    right[t, v] = px[v] - two * right[t - 2, v] - one * right[t - 1, v]
+                    low[t, v] = py[v] - two * low[t - 2, v] - one * low[t - 1, v]
+            else:
+                for v in range(joints):
+                    one = near * inverse[0, v] if t else 0.0
+                    inverse[t, v] = 1.0 / (main + mass[v] - one * near)
+                    first[t, v], second[t, v] = one, 0.0
+                    right[t, v] = px[v] - (one * right[0, v] if t else 0.0)
+                    low[t, v] = py[v] - (one * low[0, v] if t else 0.0)
+        for v in range(joints):
+            pose[0, frames - 1, v] = right[frames - 1, v] * inverse[frames - 1, v]
+            pose[1, frames - 1, v] = low[frames - 1, v] * inverse[frames - 1, v]
+            if frames > 1:
+                pose[0, frames - 2, v] = right[frames - 2, v] * inverse[frames - 2, v] - first[frames - 1, v] * pose[0, frames - 1, v]
+                pose[1, frames - 2, v] = low[frames - 2, v] * inverse[frames - 2, v] - first[frames - 1, v] * pose[1, frames - 1, v]
+        for t in range(frames - 3, -1, -1):
             for v in range(joints):
-                d, one, two = main + mass[v], near, 0.0
-                if t >= 2:
-                    two = stiff / diagonal[t - 2, v]
-                    one -= stiff * first[t - 1, v]
-                    d -= two * stiff
-                    right[t, v] -= two * right[t - 2, v]
-                    low[t, v] -= two * low[t - 2, v]
-                if t >= 1:
-                    square = one
-                    one = one / diagonal[t - 1, v]
-                    d -= one * square
-                    right[t, v] -= one * right[t - 1, v]
-                    low[t, v] -= one * low[t - 1, v]
-                diagonal[t, v], first[t, v], second[t, v] = d, one, two
-        for t in range(frames - 1, -1, -1):
+                px[v] = right[t, v] * inverse[t, v] - first[t + 1, v] * pose[0, t + 1, v] - second[t + 2, v] * pose[0, t + 2, v]
+                py[v] = low[t, v] * inverse[t, v] - first[t + 1, v] * pose[1, t + 1, v] - second[t + 2, v] * pose[1, t + 2, v]
             for v in range(joints):
-                px, py = right[t, v] / diagonal[t, v], low[t, v] / diagonal[t, v]
-                if t + 1 < frames:
-                    px -= first[t + 1, v] * pose[0, t + 1, v]
-                    py -= first[t + 1, v] * pose[1, t + 1, v]
-                if t + 2 < frames:
-                    px -= second[t + 2, v] * pose[0, t + 2, v]
-                    py -= second[t + 2, v] * pose[1, t + 2, v]
-                pose[0, t, v], pose[1, t, v] = px, py
+                pose[0, t, v] = px[v]
+                pose[1, t, v] = py[v]
 
 
 @compiled

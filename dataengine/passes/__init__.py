@@ -176,9 +176,9 @@ def run_unit(job_path: Path, pass_name: str, unit: str, quarantine: Mapping[str,
         if c.clip_id in quarantine
     ]
     runnable = [c for c in clips if c.clip_id not in quarantine and (only is None or c.clip_id in only)]
-    staged = ledger.stage(unit, p.extension)
+    staged, beat = ledger.stage(unit, p.extension), pulse(job.work, unit)
     try:
-        outcomes = p.run(Unit(job, unit, runnable, staged, plan))
+        outcomes = p.run(Unit(job, unit, runnable, staged, plan, lambda clip: beat.touch()))
         if [o.clip_id for o in outcomes] != [c.clip_id for c in runnable]:
             raise AssertionError(f"pass {pass_name}: unit {unit} lost or invented clips")
         if only is None:
@@ -186,9 +186,15 @@ def run_unit(job_path: Path, pass_name: str, unit: str, quarantine: Mapping[str,
             every = tuple(sorted([*outcomes, *held], key=lambda o: order[o.clip_id]))
             ledger.commit(unit, digest, staged, every, time.monotonic() - begun)
     finally:
-        staged.unlink(missing_ok=True)
+        for leftover in (staged, beat):
+            leftover.unlink(missing_ok=True)
     kept = sum(isinstance(o, Keep) for o in outcomes)
     return {"unit": unit, "clips": len(clips), "kept": kept, "seconds": time.monotonic() - begun}
+
+
+def pulse(work: Path, unit: str) -> Path:
+    """The file that a worker touches before each clip of a unit."""
+    return work / "staging" / f"{unit}.beat"
 
 
 def _commit(job: Job, pass_name: str, unit: str) -> Commit:
