@@ -70,7 +70,7 @@ def run(quick: bool) -> dict[str, Any]:
         "value": members[best],
         "unit": "PCKh@0.5 of the best member, clean",
         "goal": ">= 88, no member more than 10 behind",
-        "holds": members[best] >= 88 and members[best] - min(members.values()) <= 10,
+        "holds": bool(members[best] >= 88 and members[best] - min(members.values()) <= 10),
         "baselines": {f"{c}/{name}": row["pckh"] for c, some in table.items() for name, row in some.items()},
         "n": clips * len(CONDITIONS),
         "spread": {name: table["clean"][name]["interval"] for name in table["clean"]},
@@ -169,7 +169,7 @@ def _summary(rows: list[Count]) -> dict[str, Any]:
     numbers = np.array(rows)
     shares = _bootstrap(numbers)
     return {
-        "pckh": round(100 * numbers[:, 0].sum() / numbers[:, 1].sum(), 2),
+        "pckh": round(float(100 * numbers[:, 0].sum() / numbers[:, 1].sum()), 2),
         "interval": [round(float(v), 2) for v in np.percentile(shares, (2.5, 97.5))],
         "ghosts_a_frame": round(float(numbers[:, 2].mean()), 3),
     }

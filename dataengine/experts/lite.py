@@ -181,7 +181,7 @@ class _Crop(_Shipped):
                 f"{type(self).__name__} wants one array of person boxes a frame: given {given} for {len(frames)} frames",
                 retryable=False,
             )
-        where = [(t, np.asarray(box, np.float64)) for t, some in enumerate(boxes) for box in np.asarray(some).reshape(len(some), -1)]
+        where = [(t, np.asarray(box, np.float64)) for t, some in enumerate(boxes) for box in some]
         where = [(t, box) for t, box in where if np.isfinite(box).all() and (box[2:4] - box[:2] > 1).all()]
         if not where:
             return [Poses.empty(NUM_JOINTS) for _ in frames]

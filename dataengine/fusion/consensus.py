@@ -23,13 +23,13 @@ _WIDTH = 0.7
 """Width of the kernel in which experts agree, in units of length; half a head is 0.5 to 0.7 of them."""
 
 _REACH, _CAP, _AGREEMENT = 0.365, 12.0, 3.6
-"""Of the starting path: a likely step a frame in units of length, the most a step may cost, and how much agreement counts."""
+"""Of the start: a likely step a frame in units of length, the most a step may cost, and how much agreement counts."""
 
 _SCHEDULE = ((0.45, 10.0, 1), (0.45, 4.0, 2), (0.08, 33.0, 2), (0.28, None, 2))
 """Scale in units of length, stiffness and rounds of the spline: from coarse and soft to fine and stiff, which settles whom
 to believe, then as stiff as the disagreement of the experts asks for."""
 
-_STIFF, _SPREAD, _STIFFEST = 0.3, 0.15, 2.0
+_STIFF, _SPREAD, _STIFFEST = 0.2, 0.18, 2.0
 """Last stiffness for experts who are `_SPREAD` units apart; it grows with the square of that distance, to `_STIFFEST` times."""
 
 _SWAP_SCALE, _SWAP_MARGIN, _SWAP_TURNS = 0.66, 0.28, 2
@@ -40,9 +40,8 @@ _SWAP_SCALE, _SWAP_MARGIN, _SWAP_TURNS = 0.66, 0.28, 2
 class Consensus:
     """Score-weighted agreement over experts and time.
 
-    For every joint: the path over the experts' sights that moves least and is agreed on most (exact, by dynamic
-    programming), then a spline through the sights by reweighted least squares with a shrinking scale, so that sights
-    far from it lose their say. Between two such fits a limb whose left and right one expert mixed up in a frame is
+    For every joint: frame by frame the sight that is near to the one before and agreed on, as in SST-A; then a spline
+    through all sights by reweighted least squares with a shrinking scale, so that sights far from it lose their say. Between two such fits a limb whose left and right one expert mixed up in a frame is
     put straight where that fits better. How far the last spline smooths follows from how far the experts are apart:
     identical experts come out as they went in. The numbers were fitted on annotated clips of Penn Action with errors
     of published estimators on MPII (training halves of both) and nothing else is learnt.
@@ -85,19 +84,19 @@ class Consensus:
         points, given = check(coords, scores, skeleton)
         experts, frames, joints, _ = points.shape
         wide = (joints + 7) // 8 * 8  # whole vectors have no slow remainder
-        seen = np.zeros((experts, frames, wide), np.bool_)
-        seen[..., :joints] = ~np.isnan(points).any(-1)
-        x, y = np.zeros(seen.shape), np.zeros(seen.shape)
+        x, y = np.full((2, experts, frames, wide), np.nan)
         x[..., :joints], y[..., :joints] = points[..., 0], points[..., 1]
-        x[~seen] = y[~seen] = 0.0
+        seen = (x == x) & (y == y)
         rated = np.where(seen, 1.0, -1.0)
         if given is not None:
             rated[..., :joints] = np.where(seen[..., :joints], given, -1.0)
-        pose, unit = self._solve(x, y, self._weights(rated, seen), points, skeleton)
+        own_x, own_y = x, y
+        x, y = np.where(seen, x, 0.0), np.where(seen, y, 0.0)
+        unit = typical_unit(points, skeleton)
+        pose = self._solve(x, y, self._weights(rated, seen), unit, skeleton)
         out, made = np.empty((frames, joints, 2), np.float32), np.empty((frames, joints), np.float32)
         winner = np.empty((frames, joints), np.int8)
-        original = points.astype(np.float64)
-        smoothing.finish(original[..., 0], original[..., 1], rated, pose, 0.5 * unit, 0.15 * unit, self.hold, out, made, winner)
+        smoothing.finish(own_x, own_y, rated, pose, 0.5 * unit, 0.15 * unit, self.hold, out, made, winner)
         certain, support = confidence(points, out, skeleton, self.norm)
         return Fused(out, made, certain, support, certain >= np.float32(self.gamma), winner)
 
@@ -107,11 +106,10 @@ class Consensus:
         weights *= seen.sum() / max(float(weights.sum()), 1e-12)
         return weights
 
-    def _solve(self, x: Float, y: Float, weights: Float, points: Float, skeleton: str | None) -> tuple[Float, float]:
-        """Fused pose (2, T, V) and the unit of length in pixels; left and right in x, y and weights are put straight."""
-        unit = typical_unit(points, skeleton)
+    def _solve(self, x: Float, y: Float, weights: Float, unit: float, skeleton: str | None) -> Float:
+        """Fused pose (2, T, V); left and right in x, y and weights are put straight. `unit` in pixels."""
         pose = np.zeros((2, *x.shape[1:]))
-        smoothing.paths(x, y, weights, _WIDTH * unit, _REACH * unit, _CAP, _AGREEMENT, pose)
+        smoothing.start(x, y, weights, _WIDTH * unit, _REACH * unit, _CAP, _AGREEMENT, pose)
         limbs, flip = _limbs(skeleton)
         turns = _SWAP_TURNS if self.unswap and len(limbs) else 0
         for turn in range(turns + 1):
@@ -121,7 +119,7 @@ class Consensus:
                 smoothing.spline(x, y, weights, pose, scale * unit, last if stiff is None else stiff, rounds)
             if turn < turns and not smoothing.unswap(x, y, weights, pose, _SWAP_SCALE * unit, _SWAP_MARGIN, limbs, flip):
                 break
-        return pose, unit
+        return pose
 
 
 def typical_unit(points: Float, skeleton: str | None) -> float:
@@ -132,7 +130,9 @@ def typical_unit(points: Float, skeleton: str | None) -> float:
     ends = unit_joints(skeleton, "head_neck")
     lengths = np.zeros(0)
     if ends[0, 0] >= 0:
-        lengths = np.linalg.norm(points[:, :, ends[0]].mean(2) - points[:, :, ends[1]].mean(2), axis=-1)
+        (a, b), (c, d) = ends
+        bone = 0.5 * (points[:, :, a] + points[:, :, b] - points[:, :, c] - points[:, :, d])
+        lengths = np.sqrt(bone[..., 0] ** 2 + bone[..., 1] ** 2)
         lengths = lengths[lengths > 0]  # drops NaN
     if not len(lengths):
         filled = np.isfinite(points).all((2, 3))

@@ -45,63 +45,44 @@ def spread(x: Any, y: Any, weight: Any, scale: float) -> float:
 
 
 @compiled
-def paths(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
-    """Write the best path of every joint over the experts' sights into `pose`; frames without one are filled linearly.
+def start(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
+    """Write one expert's sight of every joint and frame into `pose`: near to the frame before, and agreed on.
 
-    The path maximises the sum of `agreement` * log(kernel density of the sights, kernel (1 + d^2 / width^2)^-2) minus
-    the sum of min((step / reach)^2, cap) over its steps, a step over a gap counting per frame (Viterbi, exact).
+    Chosen is the least of min((step / reach)^2, cap) - `agreement` * (sum of weight * kernel over all sights), kernel
+    (1 + d^2 / width^2)^-2, reach growing with every frame of a gap. Gaps repeat the sight before, or the first one.
     """
     experts, frames, joints = x.shape
-    back = np.empty((frames, experts), np.int64)
-    cost, new = np.empty(experts), np.empty(experts)
-    seen = np.empty(frames, np.int64)
-    narrow = 1.0 / width**2
+    narrow, short = 1.0 / width**2, 1.0 / reach**2
+    density, least, px, py = np.empty(joints), np.empty(joints), np.zeros(joints), np.zeros(joints)
+    gap, known, first = np.ones(joints), np.zeros(joints), np.full(joints, frames)
+    for t in range(frames):
+        for v in range(joints):
+            least[v] = math.inf
+        for e in range(experts):
+            for v in range(joints):
+                density[v] = 0.0
+            for k in range(experts):
+                for v in range(joints):
+                    dx, dy = x[k, t, v] - x[e, t, v], y[k, t, v] - y[e, t, v]
+                    near = 1.0 + (dx * dx + dy * dy) * narrow
+                    density[v] += weight[k, t, v] / (near * near)
+            for v in range(joints):
+                dx, dy = x[e, t, v] - px[v], y[e, t, v] - py[v]
+                cost = known[v] * min((dx * dx + dy * dy) * short / (gap[v] * gap[v]), cap) - agreement * density[v]
+                if weight[e, t, v] > 0 and cost < least[v]:
+                    least[v] = cost
+                    pose[0, t, v], pose[1, t, v] = x[e, t, v], y[e, t, v]
+        for v in range(joints):
+            if least[v] < math.inf:
+                px[v], py[v] = pose[0, t, v], pose[1, t, v]
+                first[v] = min(first[v], t)
+                known[v] = gap[v] = 1.0
+            else:
+                gap[v] += known[v]
+                pose[0, t, v], pose[1, t, v] = px[v], py[v]
     for v in range(joints):
-        count, before = 0, -1
-        for t in range(frames):
-            present = 0
-            for e in range(experts):
-                present += weight[e, t, v] > 0
-            if present == 0:
-                continue
-            short = 1.0 / (reach * (t - before if before >= 0 else 1)) ** 2
-            for e in range(experts):
-                new[e], back[t, e] = math.inf, -1
-                if weight[e, t, v] <= 0:
-                    continue
-                density = 0.0
-                for k in range(experts):
-                    if weight[k, t, v] > 0:
-                        squared = (x[k, t, v] - x[e, t, v]) ** 2 + (y[k, t, v] - y[e, t, v]) ** 2
-                        density += weight[k, t, v] / (1.0 + squared * narrow) ** 2
-                least = 0.0
-                if before >= 0:
-                    least = math.inf
-                    for k in range(experts):
-                        if cost[k] < math.inf:
-                            squared = (x[k, before, v] - x[e, t, v]) ** 2 + (y[k, before, v] - y[e, t, v]) ** 2
-                            total = cost[k] + min(squared * short, cap)
-                            if total < least:
-                                least, back[t, e] = total, k
-                new[e] = least - agreement * math.log(density)
-            cost[:] = new
-            before = seen[count] = t
-            count += 1
-        pose[:, :, v] = 0.0
-        if count == 0:
-            continue
-        best = int(np.argmin(cost))
-        for n in range(count - 1, -1, -1):
-            t = seen[n]
-            pose[0, t, v], pose[1, t, v] = x[best, t, v], y[best, t, v]
-            best = back[t, best]
-            after = seen[n + 1] if n + 1 < count else t
-            for between in range(t + 1, after if n + 1 < count else frames):
-                share = (between - t) / (after - t) if after > t else 0.0
-                for c in range(2):
-                    pose[c, between, v] = (1 - share) * pose[c, t, v] + share * pose[c, after, v]
-        for t in range(seen[0]):
-            pose[0, t, v], pose[1, t, v] = pose[0, seen[0], v], pose[1, seen[0], v]
+        for t in range(first[v] if first[v] < frames else 0):
+            pose[0, t, v], pose[1, t, v] = pose[0, first[v], v], pose[1, first[v], v]
 
 
 @compiled
@@ -199,17 +180,19 @@ def unswap(x: Any, y: Any, weight: Any, pose: Any, scale: float, margin: float, 
 def finish(x: Any, y: Any, scores: Any, pose: Any, width: float, near: float, hold: int, coords: Any, made: Any, winner: Any) -> None:
     """Coordinates (T, V, 2), scores and winners (T, V) of the fused `pose`; inner gaps up to `hold` frames are kept.
 
-    `scores` (E, T, V) is -1 where missing.
+    `scores` (E, T, V) is -1 where missing; the arrays read may have more joints than those written.
     """
-    experts, frames, joints = x.shape
-    for v in range(joints):
-        before = -1
-        for t in range(frames):
+    experts, frames, joints = x.shape[0], x.shape[1], coords.shape[1]
+    last = np.full(joints, -1)
+    for t in range(frames):
+        for v in range(joints):
             total, count, best, closest = 0.0, 0, -1, math.inf
             for e in range(experts):
                 if scores[e, t, v] >= 0:
-                    squared = (x[e, t, v] - pose[0, t, v]) ** 2 + (y[e, t, v] - pose[1, t, v]) ** 2
-                    total += scores[e, t, v] / (1.0 + squared / width**2) ** 2
+                    dx, dy = x[e, t, v] - pose[0, t, v], y[e, t, v] - pose[1, t, v]
+                    squared = dx * dx + dy * dy
+                    apart = 1.0 + squared / width**2
+                    total += scores[e, t, v] / (apart * apart)
                     count += 1
                     if squared < closest:
                         closest, best = squared, e
@@ -220,8 +203,8 @@ def finish(x: Any, y: Any, scores: Any, pose: Any, width: float, near: float, ho
             coords[t, v, 0], coords[t, v, 1] = pose[0, t, v], pose[1, t, v]
             made[t, v] = total / count
             winner[t, v] = best if closest <= near**2 else -2
+            before, last[v] = last[v], t
             if before >= 0 and 1 < t - before <= hold + 1:
                 for gap in range(before + 1, t):
                     coords[gap, v, 0], coords[gap, v, 1] = pose[0, gap, v], pose[1, gap, v]
                     made[gap, v] = max(made[before, v] * 0.5 ** (gap - before), made[t, v] * 0.5 ** (t - gap))
-            before = t

@@ -162,10 +162,10 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
     timestamps = np.asarray(times, np.float64) - (times[0] if times else 0.0)
     tracks = tools.tracker.track(people, timestamps, [expert.skeleton for expert in tools.experts])
     if not tracks:
-        share = damaged / max(total + damaged, 1)
+        expected = max(total, info.num_frames or 0)
         if damaged:
-            detail = f"{damaged} of {total + damaged} frames are damaged, and the others show nobody"
-            raise MediaError("stream_damaged", detail, value=share, threshold=0.0)
+            detail = f"{damaged} of {expected} frames are lost or damaged, and the others show nobody"
+            raise MediaError("stream_damaged", detail, value=damaged / expected, threshold=0.0)
         return Reject(clip.clip_id, "no_person", 0.0, 1.0, f"nobody in {len(times)} frames")
     if pose.max_fps is not None and fps > Fraction(pose.max_fps).limit_denominator(1001):
         fps = Fraction(pose.max_fps).limit_denominator(1001)
