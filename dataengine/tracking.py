@@ -120,15 +120,6 @@ def _match(affinity: Float, least: float) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if affinity[i, j] >= least]
 
 
-def _boxes(coords: Float, boxes: Float) -> Float:
-    """(N, 4) boxes, that of the joints where an expert gave none."""
-    out = boxes[:, :4].astype(np.float64)
-    for n in np.flatnonzero(~np.isfinite(out).all(1)):
-        seen = coords[n][np.isfinite(coords[n]).all(-1)]
-        out[n] = [*seen.min(0), *seen.max(0)] if len(seen) else 0.0
-    return out
-
-
 @dataclass(frozen=True)
 class _Sight:
     """All people of one frame, experts one after another: coords (N, V, 2), scores (N, V), boxes (N, 4), expert (N,)."""
@@ -176,9 +167,8 @@ def _sight(per_expert: Sequence[Poses]) -> _Sight:
         return _Sight(np.zeros((0, NUM_JOINTS, 2)), np.zeros((0, NUM_JOINTS)), np.zeros((0, 4)), np.zeros(0, np.int64))
     coords = np.concatenate([p.coords for _, p in filled]).astype(np.float64)
     scores = np.concatenate([p.scores for _, p in filled]).astype(np.float64)
-    boxes = np.concatenate([np.asarray(p.boxes)[:, :4] for _, p in filled])
-    expert = np.repeat(np.array([e for e, _ in filled], np.int64), [len(p) for _, p in filled])
-    return _Sight(coords, scores, _boxes(coords, boxes), expert)
+    boxes = np.concatenate([np.asarray(p.boxes)[:, :4] for _, p in filled]).astype(np.float64)
+    return _Sight(coords, scores, boxes, np.repeat(np.array([e for e, _ in filled]), [len(p) for _, p in filled]))
 
 
 def associate(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 
 import dataengine
@@ -222,3 +226,49 @@ def test_json_goes_to_stdout_alone(out: Path) -> None:
     assert answer.returncode == 0 and json.loads(answer.stdout)["planned"] > 12
     answer = command("list", "experts", "-v", "--json")
     assert {entry["name"] for entry in json.loads(answer.stdout)} >= {"lite_topdown", "mediapipe"}
+
+
+def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start a build in a process group of its own, signal it once a unit of poses is done; it, and the processes it had started."""
+    arguments = [
+        "build",
+        "posecap",
+        "--sources",
+        f"sample={corpus}",
+        "--out",
+        str(out),
+        "--workers",
+        "2",
+        *(a for s in SMALL for a in ("--set", s)),
+    ]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "dataengine.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    limit = time.monotonic() + 200
+    while not list((out / "work").glob("pose-*/commits/*.json")):
+        assert driver.poll() is None and time.monotonic() < limit, driver.communicate()[1]
+        time.sleep(0.05)
+    below = psutil.Process(driver.pid).children(recursive=True)
+    if number == signal.SIGKILL:
+        driver.kill()
+    else:
+        os.killpg(driver.pid, number)
+    return driver, below
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_build_resumes_to_the_same_bytes(out: Path, tmp_path: Path, number: int) -> None:
+    (root,) = plan.load(out / "work").roots.values()
+    shutil.copytree(root, tmp_path / "corpus", copy_function=shutil.copy2)
+    driver, below = interrupted(tmp_path / "out", tmp_path / "corpus", number)
+    begun = time.monotonic()
+    driver.wait(30)
+    if number == signal.SIGINT:
+        assert time.monotonic() - begun < 15 and driver.returncode == 130
+        assert driver.stderr is not None and "Traceback" not in driver.stderr.read()
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive, "workers outlived their driver"
+    assert not (tmp_path / "out" / "dataset").exists()
+    result = dataengine.build("posecap", {"sample": str(tmp_path / "corpus")}, tmp_path / "out", overrides=SMALL, engine=SERIAL)
+    assert next(s.done for s in result.states if s.name == "pose") >= 1, "the finished unit was run again"
+    assert content(tmp_path / "out" / "dataset") == content(out / "dataset")

@@ -271,25 +271,30 @@ class LiteBottomUp(_Shipped):
     def _people(self, maps: Float) -> Iterator[tuple[Float, Float, float]]:
         """Maps (99, h, w) -> per person joints (14, 2) in cells, log-odds (14,), and the centre's likelihood."""
         heat = _sigmoid(maps[: NUM_JOINTS + 1])
-        height, width = heat.shape[1:]
-        offset, to_centre, to_joint = maps[NUM_JOINTS + 1 :].reshape(3, NUM_JOINTS, 2, height, width)
+        offset, to_centre, to_joint = maps[NUM_JOINTS + 1 :].reshape(3, NUM_JOINTS, 2, *heat.shape[1:])
         cy, cx = _maxima(heat[NUM_JOINTS], self.threshold, 4 * self.max_people)
         apart = np.hypot(cx[:, None] - cx, cy[:, None] - cy) < 2
         first = [k for k in range(len(cx)) if not apart[k, :k].any()][: self.max_people]
         cy, cx = cy[first], cx[first]
         centres = np.stack([cx, cy], -1).astype(np.float64)
         # where the centre says its joints are: the answer for joints without a cell of their own
-        guess = centres[:, None] + GROUP_UNIT * to_joint[:, :, cy, cx].transpose(2, 0, 1)
-        evidence = np.full(guess.shape[:2], -5.0)
-        at = guess.copy()
-        for j in range(NUM_JOINTS if len(first) else 0):
-            y, x = _maxima(heat[j], self.peak, 20)
-            spot = np.stack([x + offset[j, 0, y, x], y + offset[j, 1, y, x]], -1)
-            vote = np.stack([x + GROUP_UNIT * to_centre[j, 0, y, x], y + GROUP_UNIT * to_centre[j, 1, y, x]], -1)
-            far = _square(centres[:, None] - vote) / 8 + _square(guess[:, None, j] - spot) / 12
-            for person, one in _matched(heat[j, y, x] * np.exp(-far), 0.01):
+        at = centres[:, None] + GROUP_UNIT * to_joint[:, :, cy, cx].transpose(2, 0, 1)
+        evidence = np.full(at.shape[:2], -5.0)
+        joint, y, x = _peaks(heat[:NUM_JOINTS], self.peak)
+        cell = np.stack([x, y], -1)
+        spot = cell + offset[joint, :, y, x]
+        vote = cell + GROUP_UNIT * to_centre[joint, :, y, x]
+        likely = heat[joint, y, x]
+        far = _square(centres[:, None] - vote) / 8 + _square(at[:, joint] - spot) / 12
+        worth = likely * np.exp(-far)
+        free, used = np.ones(evidence.shape, np.bool_), np.zeros(len(joint), np.bool_)
+        order = np.argsort(-worth, axis=None, kind="stable")
+        for person, one in zip(*np.unravel_index(order[: int((worth > 0.01).sum())], worth.shape), strict=True):
+            j = joint[one]
+            if free[person, j] and not used[one]:
+                free[person, j], used[one] = False, True
                 at[person, j] = spot[one]
-                p = np.clip(heat[j, y[one], x[one]] * np.exp(-far[person, one]), 1e-4, 1 - 1e-4)
+                p = min(max(float(worth[person, one]), 1e-4), 1 - 1e-4)
                 evidence[person, j] = np.log(p / (1 - p))
         for k in range(len(first)):
             yield at[k], evidence[k], float(heat[NUM_JOINTS, cy[k], cx[k]])
@@ -299,20 +304,19 @@ def _square(v: Float) -> Float:
     return np.asarray((v * v).sum(-1))
 
 
-def _matched(worth: Float, least: float) -> Iterator[tuple[int, int]]:
-    """Pairs (row, column) of a matrix, best first, every row and column once."""
-    worth = worth.copy()
-    while worth.size and worth.max() > least:
-        row, column = divmod(int(worth.argmax()), worth.shape[1])
-        yield row, column
-        worth[row], worth[:, column] = 0, 0
+def _peaks(heat: Float, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Map, row and column of all local maxima of (J, h, w) above `least`."""
+    across = np.pad(heat, ((0, 0), (1, 1), (1, 1)))
+    rows = np.maximum(np.maximum(across[:, :-2], across[:, 1:-1]), across[:, 2:])
+    around = np.maximum(np.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+    j, y, x = np.nonzero((heat >= around) & (heat > least))
+    return j, y, x
 
 
 def _maxima(heat: Float, least: float, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the local maxima of (h, w) above `least`, best first, at most `most`."""
-    single = heat.astype(np.float32)
-    y, x = np.nonzero((single >= cv2.dilate(single, np.ones((3, 3), np.uint8))) & (single > least))
-    order = np.argsort(-single[y, x], kind="stable")[:most]
+    _, y, x = _peaks(heat[None], least)
+    order = np.argsort(-heat[y, x], kind="stable")[:most]
     return y[order], x[order]
 
 

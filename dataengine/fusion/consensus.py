@@ -7,6 +7,7 @@ wrong for some frames is carried by its neighbours in time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 import numpy as np
@@ -22,7 +23,7 @@ _LIMBS = (("left_shoulder", "left_elbow", "left_wrist"), ("left_hip", "left_knee
 _WIDTH = 0.7
 """Width of the kernel in which experts agree, in units of length; half a head is 0.5 to 0.7 of them."""
 
-_REACH, _CAP, _AGREEMENT = 0.365, 12.0, 3.6
+_REACH, _CAP, _AGREEMENT = 0.365, 12.0, 2.0
 """Of the start: a likely step a frame in units of length, the most a step may cost, and how much agreement counts."""
 
 _SCHEDULE = ((0.45, 10.0, 1), (0.45, 4.0, 2), (0.08, 33.0, 2), (0.28, None, 2))
@@ -41,8 +42,8 @@ class Consensus:
     """Score-weighted agreement over experts and time.
 
     For every joint: frame by frame the sight that is near to the one before and agreed on, as in SST-A; then a spline
-    through all sights by reweighted least squares with a shrinking scale, so that sights far from it lose their say. Between two such fits a limb whose left and right one expert mixed up in a frame is
-    put straight where that fits better. How far the last spline smooths follows from how far the experts are apart:
+    through all sights by reweighted least squares with a shrinking scale, so that sights far from it lose their say.
+    Between two such fits a limb whose left and right one expert mixed up in a frame is put straight where that fits better. How far the last spline smooths follows from how far the experts are apart:
     identical experts come out as they went in. The numbers were fitted on annotated clips of Penn Action with errors
     of published estimators on MPII (training halves of both) and nothing else is learnt.
 
@@ -109,6 +110,8 @@ class Consensus:
     def _solve(self, x: Float, y: Float, weights: Float, unit: float, skeleton: str | None) -> Float:
         """Fused pose (2, T, V); left and right in x, y and weights are put straight. `unit` in pixels."""
         pose = np.zeros((2, *x.shape[1:]))
+        if not pose.size:
+            return pose
         smoothing.start(x, y, weights, _WIDTH * unit, _REACH * unit, _CAP, _AGREEMENT, pose)
         limbs, flip = _limbs(skeleton)
         turns = _SWAP_TURNS if self.unswap and len(limbs) else 0
@@ -141,6 +144,7 @@ def typical_unit(points: Float, skeleton: str | None) -> float:
     return float(np.sort(lengths)[len(lengths) * 3 // 4]) if len(lengths) else 1.0
 
 
+@cache
 def _limbs(skeleton: str | None) -> tuple[Int, Int]:
     """Left joints of the limbs (G, 3) and the mirror (V,) of a layout; empty without one."""
     if skeleton is None:

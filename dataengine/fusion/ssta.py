@@ -8,6 +8,7 @@ YangDi666/SSTA-PRS @ 7df39e4, tools/ssta.py, MIT) and is checked against its out
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -33,10 +34,11 @@ _POINTS: dict[str, tuple[tuple[str, ...], ...]] = {
 _ENDS: dict[str, tuple[str, str]] = {"head_neck": ("head", "neck"), "shoulder": ("left", "right"), "torso": ("neck", "mid_hip")}
 
 
+@cache
 def unit_joints(skeleton: str | None, norm: Norm) -> Int:
     """(2, 2) int64: joints whose means are the two end points of the unit; -1 everywhere where the unit is the box's.
 
-    A layout without the joints of `norm`, or no layout, gives the box.
+    A layout without the joints of `norm`, or no layout, gives the box. Shared: not to be written to.
     """
     ends = np.full((2, 2), -1, np.int64)
     if skeleton is None or norm == "bbox":

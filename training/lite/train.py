@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dataengine.errors import WeightsError
-from training.lite.data import Crops, Material, Wholes, batches
+from training.lite.data import Array, Crops, Material, Wholes, batches
 from training.lite.losses import LOSSES
 from training.lite.nets import MEAN, NETS, SPREAD, Net
 
@@ -65,7 +65,6 @@ def train(settings: Training, data: Path, out: Path, start: Path | None = None, 
     optimizer = torch.optim.AdamW(net.parameters(), settings.rate, weight_decay=0.02)
     average = {k: v.detach().clone() for k, v in net.state_dict().items()}
     sampler = _sampler(settings.net, kind, Material(data))
-    half = torch.autocast("cuda", torch.bfloat16) if settings.device.startswith("cuda") else contextlib.nullcontext()
     clock = time.monotonic if settings.device.startswith("cuda") else time.process_time
     begun, saved, step, running = clock(), 0.0, 0, 0.0
     for made in batches(sampler.batch, settings.batch, settings.seed, settings.loaders):
@@ -75,29 +74,34 @@ def train(settings: Training, data: Path, out: Path, start: Path | None = None, 
         share = min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * passed / settings.minutes)) + 1e-3
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * share
-        pictures, joints, mask = (torch.from_numpy(np.ascontiguousarray(a)).to(settings.device, non_blocking=True) for a in made)
-        x = ((pictures.permute(0, 3, 1, 2).float() - MEAN) / SPREAD).contiguous(memory_format=torch.channels_last)
-        with half:
-            answer = net(x)
-        loss = LOSSES[settings.net](answer, joints, mask)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
+        value = _learn(net, optimizer, settings, made)
         step += 1
         if step % 4 == 0:
             _follow(average, net, 1 - 4 / min(EMA_STEPS, step / 4 + 8))
-        value = float(loss.detach())
         running = value if step == 1 else 0.98 * running + 0.02 * value
         if step % 200 == 0:
-            report(
-                f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {step * settings.batch} ({step * settings.batch / passed / 60:.0f}/s)"
-            )
+            seen = step * settings.batch
+            report(f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {seen} ({seen / passed / 60:.0f}/s)")
         if passed - saved > settings.save_every:
             saved = passed
             _save(average, out)
     _save(average, out)
     return step * settings.batch
+
+
+def _learn(net: nn.Module, optimizer: torch.optim.Optimizer, settings: Training, made: tuple[Array, ...]) -> float:
+    """One step; returns its loss."""
+    pictures, joints, mask = (torch.from_numpy(np.ascontiguousarray(a)).to(settings.device, non_blocking=True) for a in made)
+    x = ((pictures.permute(0, 3, 1, 2).float() - MEAN) / SPREAD).contiguous(memory_format=torch.channels_last)
+    # convolutions in 16 bits where the device is made for it
+    with torch.autocast("cuda", torch.bfloat16) if settings.device.startswith("cuda") else contextlib.nullcontext():
+        answer = net(x)
+    loss = LOSSES[settings.net](answer, joints, mask)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _sampler(name: str, kind: type[Net], material: Material) -> Crops | Wholes:
