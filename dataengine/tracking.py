@@ -6,15 +6,16 @@ per-joint constants of the COCO keypoint task) mixed with the overlap of their b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-import numba
 import numpy as np
 from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
+from dataengine.compiled import compiled
 from dataengine.errors import ComponentError
 from dataengine.skeletons import COMMON, convert, skeleton
 from dataengine.types import Float, Int, Poses, Track
@@ -30,15 +31,7 @@ _SPREAD = (2 * _SIGMAS) ** 2 * 0.53
 _FLIP = np.array(skeleton(COMMON).flip, np.int64)
 
 
-def _compiled(function: Any) -> Any:
-    """Compile on first use; keep the machine code on disk where some folder for it can be written."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no folder it may write to
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _affinities(poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: Any, flip: Any, weight: float, ease: Any) -> Any:
     """(N, M) affinity in [0, 1] of N poses (N, V, 2) with boxes (N, 4) to M others.
 
@@ -79,7 +72,7 @@ def _affinities(poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: A
     return out
 
 
-@_compiled
+@compiled
 def _medians(values: Any, rows: Any, ends: Any) -> Any:
     """(G, K) median over groups of rows of `values` (N, K), NaN left out; group g is rows[ends[g - 1]:ends[g]]."""
     out = np.full((len(ends), values.shape[1]), np.nan)
@@ -145,11 +138,9 @@ def _group(sight: _Sight, num_experts: int, weight: float, least: float) -> list
         affinity = _affinities(sight.coords, sight.boxes, sight.coords, sight.boxes, _SPREAD, _FLIP, weight, np.ones(count))
         rows = [np.flatnonzero(sight.expert == e) for e in range(num_experts)]
         found = []
-        for a in range(num_experts):
-            for b in range(a + 1, num_experts):
-                if len(rows[a]) and len(rows[b]):
-                    block = affinity[rows[a][0] : rows[a][-1] + 1, rows[b][0] : rows[b][-1] + 1]
-                    found += [(-float(block[i, j]), int(rows[a][i]), int(rows[b][j])) for i, j in _match(block, least)]
+        for a, b in itertools.combinations([r for r in rows if len(r)], 2):
+            block = affinity[a[0] : a[-1] + 1, b[0] : b[-1] + 1]
+            found += [(-float(block[i, j]), int(a[i]), int(b[j])) for i, j in _match(block, least)]
         for _, i, j in sorted(found):
             one, two = owner[i], owner[j]
             if one == two or {int(sight.expert[n]) for n in groups[one]} & {int(sight.expert[n]) for n in groups[two]}:
@@ -292,14 +283,12 @@ class OksTracker:
                 f"track takes {len(experts)} experts' poses and a timestamp a frame; given {len(frames)} frames, timestamps {times.shape}"
             )
         sights = _gather(frames, experts)
-        done: list[_Path] = []
-        alive: list[_Path] = []
+        paths: list[_Path] = []
         for t, sight in enumerate(sights):
-            fresh = [p for p in alive if times[t] - p.time <= self.max_gap + 1e-9]
-            done += [p for p in alive if times[t] - p.time > self.max_gap + 1e-9]
-            alive = fresh + self._step(fresh, t, float(times[t]), sight, len(experts))
+            alive = [p for p in paths if times[t] - p.time <= self.max_gap + 1e-9]
+            paths += self._step(alive, t, float(times[t]), sight, len(experts))
         least = min(self.min_frames, (len(frames) + 1) // 2)
-        paths = [p for p in done + alive if len(p.sights) >= least]
+        paths = [p for p in paths if len(p.sights) >= least]
 
         def place(path: _Path) -> tuple[float, ...]:
             first, rows = path.sights[0]

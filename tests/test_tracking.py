@@ -264,7 +264,7 @@ def test_fast_enough():
 
 @pytest.mark.data
 def test_real_crowds_keep_their_identities(shared_data):
-    """Annotated visible joints of 30 street and sport scenes as the sights of one expert; identity switches are counted."""
+    """Annotated visible joints of 15 street and sport scenes as the sights of one expert; identity switches are counted."""
     data = np.load(shared_data / "tracks" / "bonn_posetrack.npz")
     joints = list(data["joint_names"])
     points = np.where((data["state"] == 2)[..., None], data["points"], np.nan)
@@ -272,7 +272,7 @@ def test_real_crowds_keep_their_identities(shared_data):
     limbs = [points[:, joints.index(f"{side}_{j}")] for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in "lr"]
     people = np.stack([head, *limbs], 1).astype(np.float32)
     switches = sights = found_in = 0
-    for video in np.flatnonzero(~data["video_train"]):
+    for video in np.flatnonzero(~data["video_train"])[::2]:
         rows = np.flatnonzero((data["video_index"] == video) & (np.isfinite(people[..., 0]).sum(1) >= 4))
         by_frame = [rows[data["frame"][rows] == t] for t in range(data["video_frames"][video])]
         frames = [[poses(list(people[r]))] for r in by_frame]
@@ -286,6 +286,6 @@ def test_real_crowds_keep_their_identities(shared_data):
                     found_in += 1
                     switches += last.get(person, owner[0]) != owner[0]
                     last[person] = owner[0]
-    assert sights > 7000
+    assert sights > 3000
     assert found_in / sights > 0.97
-    assert switches <= 4
+    assert switches <= 2

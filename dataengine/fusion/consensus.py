@@ -51,7 +51,9 @@ class Consensus:
     compared between experts; without scores all weigh the same. Inner gaps of up to `hold` frames are bridged, with
     the nearest score halved a frame; longer gaps and frames before the first and after the last sight are NaN.
 
-    The score of a joint is the mean over the present experts of score times closeness to the result. `winner` is the
+    The score of a joint is the chance that not every expert is wrong about it, each one's score times its closeness to the
+    result taken as its chance to be right, and their errors as independent. On the built-in experts, whose scores are
+    calibrated, joints then are right about as often as their score says. Without scores it is the mean closeness. `winner` is the
     expert within 0.15 units of length of the result and nearest to it, -2 where the result is a blend far from all, -1 where
     nobody saw the joint. C and support are those of `SSTA`, about this pose.
 
@@ -97,7 +99,7 @@ class Consensus:
         pose = self._solve(x, y, self._weights(rated, seen), unit, skeleton)
         out, made = np.empty((frames, joints, 2), np.float32), np.empty((frames, joints), np.float32)
         winner = np.empty((frames, joints), np.int8)
-        smoothing.finish(own_x, own_y, rated, pose, 0.5 * unit, 0.15 * unit, self.hold, out, made, winner)
+        smoothing.finish(own_x, own_y, rated, given is not None, pose, 0.5 * unit, 0.15 * unit, self.hold, out, made, winner)
         certain, support = confidence(points, out, skeleton, self.norm)
         return Fused(out, made, certain, support, certain >= np.float32(self.gamma), winner)
 

@@ -6,12 +6,11 @@ All read (B, E, T, V, 2) float32 and do their arithmetic in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 
+from dataengine.compiled import compiled, inlined
 from dataengine.types import Float, Int
 
 BOX_UNIT = 0.127
@@ -20,23 +19,6 @@ The median over 36,874 annotated poses of Penn Action (quartiles 0.102 and 0.153
 
 FLOOR = 0.01
 """Least unit as a share of the diagonal of the pose's box."""
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def compiled(function: _F, inline: str = "never") -> _F:
-    """Compile on first use; keep the machine code on disk where some folder for it can be written."""
-    options = {"nogil": True, "error_model": "numpy", "inline": inline}
-    try:
-        jitted: _F = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba finds no folder it may write to
-        jitted = numba.njit(**options)(function)
-    return jitted
-
-
-def inlined(function: _F) -> _F:
-    """Compile into the callers: a call would count references of every array it is given, which costs more than the loop."""
-    return compiled(function, inline="always")
 
 
 @compiled

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.fusion.kernels import compiled
+from dataengine.compiled import compiled
 
 
 @compiled
@@ -177,22 +177,25 @@ def unswap(x: Any, y: Any, weight: Any, pose: Any, scale: float, margin: float, 
 
 
 @compiled
-def finish(x: Any, y: Any, scores: Any, pose: Any, width: float, near: float, hold: int, coords: Any, made: Any, winner: Any) -> None:
+def finish(
+    x: Any, y: Any, scores: Any, rated: bool, pose: Any, width: float, near: float, hold: int, coords: Any, made: Any, winner: Any
+) -> None:
     """Coordinates (T, V, 2), scores and winners (T, V) of the fused `pose`; inner gaps up to `hold` frames are kept.
 
-    `scores` (E, T, V) is -1 where missing; the arrays read may have more joints than those written.
+    `scores` (E, T, V) is -1 where missing; not `rated`, they say nothing and the mean closeness counts. The arrays read may have more joints than those written.
     """
     experts, frames, joints = x.shape[0], x.shape[1], coords.shape[1]
     last = np.full(joints, -1)
     for t in range(frames):
         for v in range(joints):
-            total, count, best, closest = 0.0, 0, -1, math.inf
+            wrong, close, count, best, closest = 1.0, 0.0, 0, -1, math.inf
             for e in range(experts):
                 if scores[e, t, v] >= 0:
                     dx, dy = x[e, t, v] - pose[0, t, v], y[e, t, v] - pose[1, t, v]
                     squared = dx * dx + dy * dy
                     apart = 1.0 + squared / width**2
-                    total += scores[e, t, v] / (apart * apart)
+                    wrong *= 1.0 - scores[e, t, v] / (apart * apart)
+                    close += 1.0 / (apart * apart)
                     count += 1
                     if squared < closest:
                         closest, best = squared, e
@@ -201,7 +204,7 @@ def finish(x: Any, y: Any, scores: Any, pose: Any, width: float, near: float, ho
             if count == 0:
                 continue
             coords[t, v, 0], coords[t, v, 1] = pose[0, t, v], pose[1, t, v]
-            made[t, v] = total / count
+            made[t, v] = 1.0 - wrong if rated else close / count
             winner[t, v] = best if closest <= near**2 else -2
             before, last[v] = last[v], t
             if before >= 0 and 1 < t - before <= hold + 1:
