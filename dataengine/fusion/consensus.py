@@ -52,8 +52,8 @@ class Consensus:
     the nearest score halved a frame; longer gaps and frames before the first and after the last sight are NaN.
 
     The score of a joint is the chance that not every expert is wrong about it, each one's score times its closeness to the
-    result taken as its chance to be right, and their errors as independent. On the built-in experts, whose scores are
-    calibrated, joints then are right about as often as their score says. Without scores it is the mean closeness. `winner` is the
+    result taken as its chance to be right, and their errors as independent. As experts err
+    together more than that, joints are right a little less often than their score says. Without scores it is the mean closeness. `winner` is the
     expert within 0.15 units of length of the result and nearest to it, -2 where the result is a blend far from all, -1 where
     nobody saw the joint. C and support are those of `SSTA`, about this pose.
 
