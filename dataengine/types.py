@@ -26,7 +26,6 @@ REASONS: dict[str, str] = {
     "bad_row": "an annotation row cannot be read",
     "duplicate_id": "another row already has this clip id",
     "leak_guard": "the video belongs to an evaluation set that the recipe keeps out",
-    "limit": "left out by --limit",
     # fetch
     "media_missing": "no media file was found for the clip",
     "media_empty": "the media file has no bytes",
@@ -61,7 +60,6 @@ REASONS: dict[str, str] = {
     "length": "too few or too many frames",
     "label_left_out": "the relabel table leaves this label out, or does not know it",
     "duplicate": "the same pictures are already in the dataset",
-    "class_cap": "its class already has as many clips as the recipe allows",
 }
 """Why a clip is not in a dataset: the closed list of reasons, each with its meaning."""
 

@@ -181,8 +181,11 @@ class _Crop(_Shipped):
                 f"{type(self).__name__} wants one array of person boxes a frame: given {given} for {len(frames)} frames",
                 retryable=False,
             )
-        where = [(t, np.asarray(box, np.float64)) for t, some in enumerate(boxes) for box in some]
-        where = [(t, box) for t, box in where if np.isfinite(box).all() and (box[2:4] - box[:2] > 1).all()]
+        where = [(t, np.array(box, np.float64)) for t, some in enumerate(boxes) for box in some if np.isfinite(box).all()]
+        for _, box in where:
+            # the part in the picture, as in training
+            box[:4] = np.clip(box[:4], 0, np.array(frames.shape[2:0:-1] * 2))
+        where = [(t, box) for t, box in where if (box[2:4] - box[:2] > 1).all()]
         if not where:
             return [Poses.empty(NUM_JOINTS) for _ in frames]
         cut = [_cut(frames[t], box, self.size, self.padding) for t, box in where]
@@ -352,7 +355,8 @@ def _warped(frame: np.ndarray, move: Float, size: tuple[int, int]) -> np.ndarray
         if (high <= low).any():
             return np.full((size[1], size[0], 3), GREY, np.uint8)
         part = np.ascontiguousarray(frame[low[1] : high[1], low[0] : high[0]])
-        small = cv2.resize(part, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+        wide, tall = (max(1, round(2 * scale * side)) for side in part.shape[1::-1])
+        small = cv2.resize(part, (wide, tall), interpolation=cv2.INTER_AREA)
         ratio = np.array((small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]))
         # pixel u of the small part is pixel (u + 0.5) / ratio - 0.5 + low of the frame
         shift = scale * (0.5 / ratio - 0.5 + low) + move[:, 2]
