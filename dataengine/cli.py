@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from dataengine import __version__, registry
@@ -277,12 +276,14 @@ def main() -> None:
     except DataEngineError as error:
         typer.echo(f"dataengine: {error}", err=True)
         code = 1
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
         code = 130
+    except Exception as error:  # typer's own usage errors: their class depends on its version
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()
+        code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,24 +155,48 @@ class Engine:
         with dask.config.set(settings):
             for name in ("distributed", "tornado.application", "asyncio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-            cluster = None
-            if self.scheduler is None:
-                cluster = distributed.LocalCluster(
-                    n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
-                    dashboard_address="127.0.0.1:8787" if self.dashboard else None, silence_logs=logging.CRITICAL, env=THREADS,
-                )  # fmt: skip
-            client = None
+            cluster = client = None
             try:
-                client = distributed.Client(cluster or self.scheduler, timeout=10, set_as_default=False)
+                if self.scheduler is None:
+                    with _deaf_to_interrupts():
+                        cluster = distributed.LocalCluster(
+                            n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
+                            dashboard_address="127.0.0.1:8787" if self.dashboard else None, silence_logs=logging.CRITICAL, env=THREADS,
+                        )  # fmt: skip
+                try:
+                    client = distributed.Client(cluster or self.scheduler, timeout=10, set_as_default=False)
+                except OSError as error:
+                    raise DataEngineError(f"no Dask scheduler answers at {self.scheduler}: {error}") from error
                 yield Session(self, client)
-            except OSError as error:
-                if self.scheduler is None or client is not None:
-                    raise
-                raise DataEngineError(f"no Dask scheduler answers at {self.scheduler}: {error}") from error
+            except BaseException:
+                _kill(cluster)  # units in flight are of no more use, and waiting for them to end well takes long
+                raise
             finally:
                 for closing in (client, cluster):
                     if closing is not None:
-                        closing.close(timeout=3)
+                        with suppress(Exception):
+                            closing.close(timeout=2)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the driver decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _kill(cluster: Any) -> None:
+    """End a local cluster's workers at once, for good."""
+    for nanny in getattr(cluster, "workers", {}).values():
+        nanny.auto_restart = False
+        with suppress(ProcessLookupError, TypeError):
+            os.kill(nanny.pid, signal.SIGKILL)
 
 
 class Session:
