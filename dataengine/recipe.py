@@ -59,6 +59,7 @@ class PoseTable(_Table):
     experts: list[str] = pydantic.Field(min_length=1)
     tracker: str = "oks"
     fusion: str = "ssta"
+    trust: dict[str, float] = {}
     skeleton: str = "posetics17"
     people: int = pydantic.Field(default=2, ge=1, le=32)
     max_tracks: int = pydantic.Field(default=8, ge=1, le=128)
@@ -277,6 +278,11 @@ def _check_components(recipe: Recipe) -> None:
         raise ComponentError(
             f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.COMPONENTS['detectors'])}"
         )
+    for name, weight in pose.trust.items():
+        if name not in registry.COMPONENTS["experts"] or not weight > 0:
+            raise ComponentError(
+                f"[pose] trust.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.COMPONENTS['experts'])}"
+            )
     for field, values in (("experts", pose.experts), ("filters", recipe.curate.filters), ("use", recipe.use)):
         if len(set(values)) < len(values):
             raise ComponentError(f"{field} names something twice: {values}")

@@ -6,6 +6,7 @@ wrong for some frames is carried by its neighbours in time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
@@ -73,13 +74,14 @@ class Consensus:
     smooth: Annotated[float, Field(ge=0)] = 1.0
     unswap: bool = True
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None) -> Fused:
+    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Args:
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) float in [0, 1] or None.
             skeleton: layout of the joints or None.
+            trust: weight of each expert beside its scores, or None: all alike.
 
         Raises:
             ComponentError: arrays of a wrong shape.
@@ -96,16 +98,18 @@ class Consensus:
         own_x, own_y = x, y
         x, y = np.where(seen, x, 0.0), np.where(seen, y, 0.0)
         unit = typical_unit(points, skeleton)
-        pose = self._solve(x, y, self._weights(rated, seen), unit, skeleton)
+        pose = self._solve(x, y, self._weights(rated, seen, trust), unit, skeleton)
         out, made = np.empty((frames, joints, 2), np.float32), np.empty((frames, joints), np.float32)
         winner = np.empty((frames, joints), np.int8)
         smoothing.finish(own_x, own_y, rated, given is not None, pose, 0.5 * unit, 0.15 * unit, self.hold, out, made, winner)
         certain, support = confidence(points, out, skeleton, self.norm)
         return Fused(out, made, certain, support, certain >= np.float32(self.gamma), winner)
 
-    def _weights(self, rated: Float, seen: Float) -> Float:
+    def _weights(self, rated: Float, seen: Float, trust: Sequence[float] | None) -> Float:
         """(E, T, V) weights with mean 1 over the sights, 0 where missing; a score of 0 weighs nearly nothing."""
         weights: Float = np.where(seen, np.maximum(rated, 0.01) ** self.power, 0.0)
+        if trust is not None:
+            weights *= np.asarray(trust, np.float64)[:, None, None]
         weights *= seen.sum() / max(float(weights.sum()), 1e-12)
         return weights
 

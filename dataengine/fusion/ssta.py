@@ -7,6 +7,7 @@ YangDi666/SSTA-PRS @ 7df39e4, tools/ssta.py, MIT) and is checked against its out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal
@@ -107,13 +108,14 @@ class SSTA:
     gate: Annotated[float, Field(ge=0)] = 0.0
     compat: bool = False
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None) -> Fused:
+    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Args:
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) float in [0, 1] or None.
             skeleton: layout of the joints or None.
+            trust: not used; the rule treats experts alike.
 
         Raises:
             ComponentError: arrays of a wrong shape, or `compat` with other than three experts of a body layout.

@@ -52,6 +52,7 @@ class Tools:
     names: tuple[str, ...]
     tracker: Any
     fusion: Any
+    trust: tuple[float, ...]
 
 
 _LOADED: dict[tuple[str, str], Tools] = {}
@@ -66,6 +67,7 @@ def _components(recipe: Recipe) -> Tools:
         tuple(pose.experts),
         recipe.component("trackers", pose.tracker),
         recipe.component("fusion", pose.fusion),
+        tuple(pose.trust.get(name, 1.0) for name in pose.experts),
     )
 
 
@@ -86,7 +88,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     used |= dict(zip(tools.names, tools.experts))
     weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"people"}) | {"detector": recipe.detector}
+    table = pose.model_dump(exclude={"people"}) | {"detector": recipe.detector, "trust": tools.trust}
     return {"pose": table, "components": options, "weights": weights}
 
 
@@ -182,7 +184,7 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
 
 
 def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
-    fused = [tools.fusion.fuse(t.coords, t.scores, COMMON) for t in tracks]
+    fused = [tools.fusion.fuse(t.coords, t.scores, COMMON, tools.trust) for t in tracks]
     meta["tracks"] = [t.track_id for t in tracks]
     keypoints, scores = convert(np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton)
     return {
