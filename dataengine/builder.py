@@ -24,11 +24,12 @@ from dataengine import plan as plans
 from dataengine import recipe as recipes
 from dataengine.engine import Engine, Session
 from dataengine.errors import DataEngineError, RecipeError, suggestion
-from dataengine.ledger import Commit, write_durably
+from dataengine.ledger import Commit
 from dataengine.passes import Job, Pass, curate, pack
 from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe
+from dataengine.storage import write_durably
 from dataengine.types import Fail
 
 PACKAGES = ("dataengine", "numpy", "av", "opencv-python-headless", "onnxruntime", "numba", "scipy", "pyarrow")

@@ -18,10 +18,9 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from blake3 import blake3 as Hasher
 
 from dataengine.errors import DatasetError, suggestion
-from dataengine.storage import MissingFileError, clear_partials, read_range, staged
+from dataengine.storage import MissingFileError, clear_partials, file_hash, read_range, staged
 
 FORMAT_VERSION = 1
 """Raised when a reader of older datasets could misread a new one."""
@@ -198,11 +197,6 @@ def data_files(dataset: str | os.PathLike[str]) -> dict[str, Path]:
     root = Path(dataset)
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file() or path.is_symlink()}
     return {name: path for name, path in found.items() if not name.startswith(APART[-1]) and name not in APART}
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """BLAKE3 of a local file, in hex."""
-    return Hasher().update_mmap(path).hexdigest() if Path(path).stat().st_size else Hasher().hexdigest()
 
 
 def write_manifest(dataset: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Path:

@@ -26,6 +26,7 @@ from typing import Any
 from blake3 import blake3
 
 from dataengine.errors import LedgerError
+from dataengine.storage import file_hash, fsync_folder, write_durably
 from dataengine.types import Fail, Keep, Outcome, Reject
 
 _KINDS: dict[str, type[Keep] | type[Reject] | type[Fail]] = {"keep": Keep, "reject": Reject, "fail": Fail}
@@ -73,35 +74,6 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     return _KINDS[row["outcome"]](**{k: v for k, v in row.items() if k != "outcome"})
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durably(path: Path, content: bytes, staging: Path | None = None) -> None:
-    """Write a whole file or nothing: staged beside it (or in `staging`), fsynced, renamed."""
-    staged = (staging or path.parent) / f".{path.name}.{uuid.uuid4().hex}"
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    fsync_folder(path.parent)
-
-
-def file_blake3(path: Path) -> str:
-    """blake3 of a file's content."""
-    hasher = blake3()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
-    return hasher.hexdigest()
-
-
 class Ledger:
     """The records and artifacts of one pass under one fingerprint."""
 
@@ -132,21 +104,21 @@ class Ledger:
         """Make a staged artifact and its outcomes count. The staged file is moved; `sidecar` goes beside it as <name>.json."""
         with staged.open("rb") as file:
             os.fsync(file.fileno())
-        digest = file_blake3(staged)
+        digest = file_hash(staged)
         name = f"{unit}-{digest[:12]}{staged.suffix}"
         commit = Commit(unit, inputs, name, staged.stat().st_size, digest, outcomes, round(seconds, 3))
         for folder in ("data", "commits"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         staged.replace(self.folder / "data" / name)
         if sidecar is not None:
-            write_durably(self.folder / "data" / f"{name}.json", sidecar, self.staging)
+            write_durably(self.folder / "data" / f"{name}.json", sidecar)
         fsync_folder(self.folder / "data")
         row = {**asdict(commit), "outcomes": [_outcome_row(o) for o in outcomes]}
         record = self.folder / "commits" / f"{unit}.json"
         content = json.dumps(row, indent=0, sort_keys=True).encode()
         known = self.read(unit)
         if known is None or known.inputs != inputs or known.digest != commit.digest:
-            write_durably(record, content, self.staging)
+            write_durably(record, content)
         return commit
 
     def sidecar(self, commit: Commit) -> bytes:
@@ -168,7 +140,7 @@ class Ledger:
         if commit is None:
             raise LedgerError(f"pass {self.pass_name}: unit {unit} is not finished; build again")
         path = self.path(commit)
-        if file_blake3(path) != commit.blake3:
+        if file_hash(path) != commit.blake3:
             (self.folder / "commits" / f"{unit}.json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise LedgerError(f"pass {self.pass_name}: {path.name} was damaged after it was written and has been dropped; build again")

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataengine.errors import LedgerError, RecipeError, SourceError
-from dataengine.ledger import write_durably
 from dataengine.recipe import Recipe, find_folder
+from dataengine.storage import write_durably
 from dataengine.types import CLIP_FIELDS, Clip
 
 SCHEMA = pa.schema(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from blake3 import blake3 as Hasher
+
 from dataengine.errors import DatasetError
 
 PARTIAL = ".partial"
@@ -50,7 +52,19 @@ def staged(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]
         partial.unlink(missing_ok=True)
 
 
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    with staged(path) as partial:
+        partial.write_bytes(content)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """BLAKE3 of a local file, in hex."""
+    return Hasher().update_mmap(path).hexdigest() if Path(path).stat().st_size else Hasher().hexdigest()
+
+
 def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

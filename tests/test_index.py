@@ -16,6 +16,7 @@ from tiny_dataset import build
 
 from dataengine import index
 from dataengine.errors import DatasetError
+from dataengine.storage import file_hash
 
 ENTRIES = [{"name": "json", "offset": 512, "size": 30}, {"name": "keypoints.npy", "offset": 1536, "size": 4000}]
 
@@ -128,7 +129,7 @@ def test_the_manifest_names_every_file_but_those_apart(tmp_path: Path) -> None:
     assert {file["path"].split("/")[0] for file in manifest["files"]} == {"index", "shards"}
     assert manifest["files"] == sorted(manifest["files"], key=lambda file: file["path"])
     for file in manifest["files"]:
-        assert ((root / file["path"]).stat().st_size, index.file_hash(root / file["path"])) == (file["bytes"], file["blake3"])
+        assert ((root / file["path"]).stat().st_size, file_hash(root / file["path"])) == (file["bytes"], file["blake3"])
 
 
 def test_a_file_of_another_length_than_known_is_refused(tmp_path: Path) -> None:

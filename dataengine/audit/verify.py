@@ -20,9 +20,9 @@ from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
 from dataengine.errors import DatasetError
-from dataengine.index import ACCURACY, TABLES, TOMBSTONES, data_files, file_hash, locate, read_manifest, tombstone_name, tracks_schema
+from dataengine.index import ACCURACY, TABLES, TOMBSTONES, data_files, locate, read_manifest, tombstone_name, tracks_schema
 from dataengine.shards import decode_entry, scan
-from dataengine.storage import mapped
+from dataengine.storage import file_hash, mapped
 from dataengine.types import REASONS, SPLITS
 
 Array: TypeAlias = NDArray[Any]

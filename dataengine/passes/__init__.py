@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from dataengine import plan as plans
 from dataengine import shards
 from dataengine.errors import ExpertError, LedgerError, MediaError
-from dataengine.ledger import Commit, Ledger, write_durably
+from dataengine.ledger import Commit, Ledger
 from dataengine.recipe import Recipe, fingerprint, validate
+from dataengine.storage import write_durably
 from dataengine.types import Clip, Fail, Keep, Outcome
 
 

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from dataengine import index, shards
 from dataengine import plan as plans
 from dataengine.errors import DatasetError
-from dataengine.ledger import Commit, write_durably
+from dataengine.ledger import Commit
 from dataengine.passes import Job, load_job
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe, fingerprint
 from dataengine.skeletons import skeleton
+from dataengine.storage import write_durably
 from dataengine.types import SPLITS
 
 VERSION = 1

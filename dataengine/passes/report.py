@@ -16,9 +16,9 @@ from dataengine.audit.view import frames_of, pose_arrays
 from dataengine.dataset import Dataset
 from dataengine.dataset import open as open_dataset
 from dataengine.errors import DataEngineError
-from dataengine.ledger import write_durably
 from dataengine.passes import Job
 from dataengine.plan import Plan
+from dataengine.storage import write_durably
 
 HEIGHT = 300
 """Pictures on the page are about this high, in pixels."""
