@@ -11,7 +11,7 @@ from dataengine.types import Sample
 
 @dataclass(frozen=True)
 class Length(Between):
-    """Number of frames."""
+    """Number of frames that the clip has."""
 
     min: float | None = 16
 

@@ -37,7 +37,7 @@ _FIRST_CAP = 7000
 
 @dataclass(frozen=True)
 class SampleCorpus:
-    """The sample corpus.
+    """A small corpus of rendered people with exact joints and planted defects.
 
     Attributes:
         clips: how many ordinary clips; the planted defects come on top. From 12 on every ordinary clip of
