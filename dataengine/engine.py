@@ -161,7 +161,8 @@ class Engine:
                     with _deaf_to_interrupts():
                         cluster = distributed.LocalCluster(
                             n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
-                            dashboard_address="127.0.0.1:8787" if self.dashboard else None, silence_logs=logging.CRITICAL, env=THREADS,
+                            dashboard_address=f"127.0.0.1:{8787 if self.dashboard else 0}", worker_dashboard_address="127.0.0.1:0",
+                            scheduler_kwargs={"dashboard": self.dashboard}, silence_logs=logging.CRITICAL, env=THREADS,
                         )  # fmt: skip
                 try:
                     client = distributed.Client(cluster or self.scheduler, timeout=10, set_as_default=False)
