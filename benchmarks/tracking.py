@@ -1,0 +1,250 @@
+"""Identities in annotated crowds, and what detecting people only in every k-th frame costs.
+
+Crowds: the 30 test videos of the Multi-Person PoseTrack data (street and sport, up to 16 people), the visible joints
+of every person being the detections. Detections are also made worse: people missed for a while, joints moved and lost,
+people seen where nobody is. Compared are a greedy link from frame to frame by overlap, and ByteTrack and OC-SORT as in
+Roboflow's `trackers`, fed with the same boxes and scores. Their options, and ours, were chosen on the 30 train videos.
+A person without any visible joint is no target in that frame, but must be the same person afterwards. The metrics are
+those of `trackers.eval`, similarity being the overlap of boxes around visible joints.
+
+Every k-th frame: rendered people of unseen seeds, `lite_detector` and `lite_topdown`, boxes held or carried along
+(`dataengine.tracking.next_boxes`) in between; PCKh@0.5 of matched people, the missed counting as wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision
+from harness import main
+from numpy.typing import NDArray
+from trackers import ByteTrackTracker, OCSORTTracker
+from trackers.eval import (
+    aggregate_clear_metrics,
+    aggregate_hota_metrics,
+    aggregate_identity_metrics,
+    box_iou,
+    compute_clear_metrics,
+    compute_hota_metrics,
+    compute_identity_metrics,
+)
+
+from dataengine import registry
+from dataengine.skeletons import COMMON
+from dataengine.types import Poses
+
+Array = NDArray[Any]
+SHARED = Path(os.environ.get("DATAENGINE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
+FPS = 25.0
+"""Assumed; the annotation does not give it."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """People of one annotated video: joints (N, 13, 2) NaN where not visible, and whose they are in which frame."""
+
+    joints: Array
+    frame: Array
+    person: Array
+    num_frames: int
+
+
+Detections = list[Poses]
+Link = Callable[[Detections], list[tuple[Array, Array]]]
+"""A tracker: detections of every frame -> identities (N,) and boxes (N, 4) of every frame."""
+
+
+def crowds(train: bool) -> list[Video]:
+    """The annotated videos of one side of the split, in the layout body13."""
+    data = np.load(SHARED / "tracks" / "bonn_posetrack.npz")
+    names = list(data["joint_names"])
+    points = np.where((data["state"] == 2)[..., None], data["points"], np.nan)
+    head = (points[:, names.index("upper_neck")] + points[:, names.index("head_top")]) / 2
+    limbs = [points[:, names.index(f"{side}_{j}")] for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in "lr"]
+    joints = np.stack([head, *limbs], 1)
+    out = []
+    for video in np.flatnonzero(data["video_train"] == train):
+        rows = np.flatnonzero((data["video_index"] == video) & np.isfinite(joints[..., 0]).any(1))
+        out.append(Video(joints[rows], data["frame"][rows], data["track_id"][rows], int(data["video_frames"][video])))
+    return out
+
+
+def around(joints: Array) -> Array:
+    """(N, 4) boxes around the seen joints (N, V, 2), widened by a tenth of the longer side and 4 pixels."""
+    low, high = np.nanmin(joints, 1), np.nanmax(joints, 1)
+    pad = 0.1 * (high - low).max(1, keepdims=True) + 4
+    return np.concatenate([low - pad, high + pad], 1)
+
+
+def detections(video: Video, fault: str, seed: int) -> Detections:
+    """What a detector would give: everything visible, or made worse by `fault`."""
+    rng = np.random.default_rng((seed, 7))
+    joints = video.joints.copy()
+    scores = rng.uniform(0.6, 1.0, len(joints))
+    there = np.ones(len(joints), np.bool_)
+    if fault in ("missed", "all"):  # gone for 5 frames on average, a sixth of the time
+        for person in np.unique(video.person):
+            rows = np.flatnonzero(video.person == person)
+            hidden = 0
+            for row in rows:
+                hidden = hidden - 1 if hidden > 0 else (rng.geometric(0.2) if rng.random() < 0.04 else 0)
+                there[row] = hidden == 0
+    if fault in ("jittered", "all"):
+        size = around(joints)
+        size = np.sqrt((size[:, 2] - size[:, 0]) * (size[:, 3] - size[:, 1]))
+        joints += rng.normal(0, 0.05, joints.shape) * size[:, None, None]
+        lost = rng.random(joints.shape[:2]) < 0.15
+        lost[np.isnan(np.where(lost, np.nan, joints[..., 0])).all(1)] = False
+        joints[lost] = np.nan
+        scores *= rng.uniform(0.7, 1.0, len(scores))
+    ghosts = _ghosts(video, rng) if fault in ("ghosts", "all") else []
+    out = []
+    for t in range(video.num_frames):
+        rows = np.flatnonzero((video.frame == t) & there)
+        people = [(joints[r], scores[r]) for r in rows] + [(pose, score) for when, pose, score in ghosts if when == t]
+        people = [people[i] for i in rng.permutation(len(people))]
+        out.append(_poses(people))
+    return out
+
+
+def _ghosts(video: Video, rng: np.random.Generator) -> list[tuple[int, Array, float]]:
+    """People where nobody is: somebody's joints elsewhere, half of them missing, for 3 frames on average, one in four frames."""
+    out = []
+    low, high = np.nanmin(video.joints, (0, 1)), np.nanmax(video.joints, (0, 1))
+    for t in range(video.num_frames):
+        if rng.random() < 0.25:
+            pose = video.joints[rng.integers(len(video.joints))]
+            pose = pose - np.nanmean(pose, 0) + rng.uniform(low, high)
+            some = rng.random(len(pose)) < 0.5
+            pose = np.where(some[:, None], np.nan, pose) if np.isfinite(pose[~some]).any() else pose
+            score = rng.uniform(0.2, 0.7)
+            for later in range(t, min(t + rng.geometric(1 / 3), video.num_frames)):
+                out.append((later, pose + rng.normal(0, 2, pose.shape), score))
+    return out
+
+
+def _poses(people: list[tuple[Array, float]]) -> Poses:
+    if not people:
+        return Poses.empty(13)
+    coords = np.stack([pose for pose, _ in people]).astype(np.float32)
+    confidence = np.array([score for _, score in people], np.float32)
+    scores = np.where(np.isfinite(coords[..., 0]), confidence[:, None], 0).astype(np.float32)
+    return Poses(coords, scores, np.concatenate([around(coords), confidence[:, None]], 1).astype(np.float32))
+
+
+def ours(**options: Any) -> Link:
+    """Our tracker `oks`."""
+    tracker = registry.create("trackers", "oks", options)
+
+    def link(frames: Detections) -> list[tuple[Array, Array]]:
+        tracks = tracker.track([[p] for p in frames], np.arange(len(frames)) / FPS, [COMMON])
+        out = []
+        for t in range(len(frames)):
+            here = [k for k in tracks if np.isfinite(k.boxes[t]).all()]
+            out.append((np.array([k.track_id for k in here], int), np.array([k.boxes[t] for k in here]).reshape(-1, 4)))
+        return out
+
+    return link
+
+
+def greedy(least: float = 0.3) -> Link:
+    """The most overlapping pairs of neighbouring frames first; no gap is bridged."""
+
+    def link(frames: Detections) -> list[tuple[Array, Array]]:
+        before, names, count, out = np.zeros((0, 4)), np.zeros(0, int), 0, []
+        for poses in frames:
+            boxes = poses.boxes[:, :4].astype(float)
+            overlap = box_iou(before, boxes) if len(before) and len(boxes) else np.zeros((len(before), len(boxes)))
+            own = np.full(len(boxes), -1)
+            while overlap.size and overlap.max() >= least:
+                i, j = np.unravel_index(overlap.argmax(), overlap.shape)
+                own[j] = names[i]
+                overlap[i], overlap[:, j] = 0, 0
+            for j in np.flatnonzero(own < 0):
+                own[j], count = count, count + 1
+            before, names = boxes, own
+            out.append((own, boxes))
+        return out
+
+    return link
+
+
+def published(make: Callable[[], Any]) -> Link:
+    """A tracker of boxes from the library; a new identity also gets the sight before it, which the library leaves without one."""
+
+    def link(frames: Detections) -> list[tuple[Array, Array]]:
+        tracker = make()
+        out: list[tuple[Array, Array]] = []
+        known: set[int] = set()
+        for poses in frames:
+            given = supervision.Detections(xyxy=poses.boxes[:, :4].astype(float), confidence=poses.boxes[:, 4].astype(float))
+            found = tracker.update(given if len(poses) else supervision.Detections.empty())
+            names, boxes = np.asarray(found.tracker_id, int), found.xyxy.reshape(-1, 4)
+            if out:
+                _credit(out[-1], names, boxes, known)
+            known |= set(names[names >= 0].tolist())
+            out.append((names, boxes))
+        return [(names[names >= 0], boxes[names >= 0]) for names, boxes in out]
+
+    return link
+
+
+def _credit(before: tuple[Array, Array], names: Array, boxes: Array, known: set[int]) -> None:
+    for name, box in zip(names.tolist(), boxes, strict=True):
+        free = np.flatnonzero(before[0] < 0)
+        if name >= 0 and name not in known and len(free):
+            overlap = box_iou(box[None], before[1][free])[0]
+            if overlap.max() > 0.3:
+                before[0][free[overlap.argmax()]] = name
+
+
+TRACKERS: dict[str, Link] = {
+    "oks": ours(),
+    "greedy": greedy(),
+    "bytetrack": published(lambda: ByteTrackTracker(frame_rate=FPS)),
+    "ocsort": published(lambda: OCSORTTracker(frame_rate=FPS)),
+}
+
+
+def score(videos: list[Video], found: list[list[tuple[Array, Array]]]) -> dict[str, float]:
+    """Metrics of all videos together, in per cent; `switches` is a count."""
+    parts: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    for video, frames in zip(videos, found, strict=True):
+        rows = [np.flatnonzero(video.frame == t) for t in range(video.num_frames)]
+        truth = [around(video.joints[r]) if len(r) else np.zeros((0, 4)) for r in rows]
+        people = [video.person[r].astype(int) for r in rows]
+        similar = [
+            box_iou(a, boxes) if len(a) and len(boxes) else np.zeros((len(a), len(boxes)))
+            for a, (_, boxes) in zip(truth, frames, strict=True)
+        ]
+        names = [n for n, _ in frames]
+        parts[0].append(compute_hota_metrics(people, names, similar))
+        parts[1].append(compute_clear_metrics(people, names, similar))
+        parts[2].append(compute_identity_metrics(people, names, similar))
+    hota, clear, identity = aggregate_hota_metrics(parts[0]), aggregate_clear_metrics(parts[1]), aggregate_identity_metrics(parts[2])
+    shares = {"HOTA": hota["HOTA"], "DetA": hota["DetA"], "AssA": hota["AssA"], "IDF1": identity["IDF1"], "MOTA": clear["MOTA"]}
+    return {k: round(100 * float(v), 2) for k, v in shares.items()} | {"switches": int(clear["IDSW"])}
+
+
+FAULTS = ("none", "missed", "jittered", "ghosts", "all")
+
+
+def compare(videos: list[Video], trackers: dict[str, Link], faults: tuple[str, ...] = FAULTS) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics and CPU milliseconds a frame by fault and tracker."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for fault in faults:
+        seen = [detections(video, fault, seed) for seed, video in enumerate(videos)]
+        for name, link in trackers.items():
+            begun = time.process_time()
+            found = [link(frames) for frames in seen]
+            spent = time.process_time() - begun
+            row = score(videos, found)
+            row["ms_a_frame"] = round(1e3 * spent / sum(v.num_frames for v in videos), 3)
+            table.setdefault(fault, {})[name] = row
+    return table
