@@ -11,21 +11,23 @@ import importlib.metadata
 import os
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from dataengine import passes, registry
+from dataengine import devices, passes, registry, weights
 from dataengine import plan as plans
 from dataengine import recipe as recipes
 from dataengine.engine import Engine, Session
-from dataengine.errors import DataEngineError, RecipeError, suggestion
+from dataengine.errors import DataEngineError, RecipeError
 from dataengine.ledger import Commit
 from dataengine.passes import Job, Pass, curate, pack
+from dataengine.passes.obtain import Downloads
 from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe
@@ -40,9 +42,9 @@ class Progress:
     """What a build tells while it runs; this one tells nothing."""
 
     @contextmanager
-    def step(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A step of `total` clips (None: unknown); the function given takes how many more are done."""
-        del name, total
+    def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
+        """A step of `total` clips or other units (None: unknown); the function given takes how many more are done."""
+        del name, total, unit
         yield lambda count: None
 
     def say(self, text: str) -> None:
@@ -109,15 +111,51 @@ def resolve(
     return recipes.load(recipe, overlay, overrides, chosen)
 
 
-def check(recipe: Recipe) -> None:
-    """Raise the first thing that is missing for this recipe: an extra, a weight file, a program."""
+def _used(recipe: Recipe) -> dict[str, Any]:
+    """The components of a recipe that may need files, extras or programs, by name."""
     pose = recipe.pose
     used = [("decoders", pose.decoder), *(("detectors", d) for d in (recipe.detector,) if d), *(("experts", e) for e in pose.experts)]
-    for kind, name in used:
-        component = recipe.component(kind, name)
+    return {name: recipe.component(kind, name) for kind, name in used}
+
+
+def check(recipe: Recipe) -> None:
+    """Raise the first thing that is missing for this recipe: an extra, a weight file, a program."""
+    for component in _used(recipe).values():
         for step in ("check", "weights"):
             if hasattr(component, step):
                 getattr(component, step)()
+
+
+def get_weights(names: Sequence[str], progress: Progress) -> None:
+    """Download weight files of the manifest that are not here.
+
+    Raises:
+        WeightsError: not reachable, offline, or not the promised file.
+    """
+    for name in names:
+        entry = weights.manifest()[name]
+        progress.say(f"getting {name} (licence {entry.licence}) from {entry.url}")
+        with progress.step(name, None if entry.bytes is None or entry.member else entry.bytes >> 20, "MB") as advance:
+            shown = [0]
+
+            def tell(done: int, total: int | None, shown: list[int] = shown, advance: Callable[[int], None] = advance) -> None:
+                del total
+                advance((done >> 20) - shown[0])
+                shown[0] = done >> 20
+
+            weights.download(name, tell)
+
+
+def _hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Weight files of each component with their hashes."""
+    return {name: component.weights() for name, component in _used(recipe).items() if hasattr(component, "weights")}
+
+
+def _check_pins(recipe: Recipe, out: Path) -> None:
+    """Refuse weights that are not those the build in `out` began with."""
+    lock = out / "recipe.lock.toml"
+    if lock.is_file():
+        weights.check_pins(tomllib.loads(lock.read_text(encoding="utf-8")).get("lock", {}).get("weights", {}), _hashes(recipe))
 
 
 def build(
@@ -151,24 +189,21 @@ def build(
     """
     begun = time.monotonic()
     resolved = resolve(recipe, sources, overlay, overrides)
-    check(resolved)
     progress = progress or Progress()
+    get_weights(weights.missing(_used(resolved).values()), progress)
+    check(resolved)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
+    _check_pins(resolved, folder)
     work = folder.absolute() / "work"
-    with progress.step("plan", None) as advance:
-        known = [0]
-
-        def counted(n: int) -> None:
-            advance(n - known[0])
-            known[0] = n
-
-        plan = plans.make(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, counted)
+    plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
     plans.save(plan, work)
-    job = make_job(resolved, work, pick_device(device))
+    job = make_job(resolved, work, devices.pick(device))
     run = _Run(folder.absolute(), plan, job, passes.save_job(job, work), progress)
     _write_lock(run)
     states = inspect(plan, job, retry=True)
     chosen = engine or Engine(clip_deadline=resolved.engine.clip_deadline)
+    if job.device != "cpu":
+        chosen = replace(chosen, gpus=devices.count())
     with chosen.open() as session:
         for p in passes.unit_passes().values():
             _run_pass(run, session, p)
@@ -182,18 +217,28 @@ def build(
     return result
 
 
-def pick_device(name: str) -> str:
-    """'cuda' where the runtime can use it and it was asked for or left open, else 'cpu'."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise RecipeError(f"--device {name!r}{suggestion(name, ('auto', 'cpu', 'cuda'))}")
-    if name == "cpu":
-        return name
-    import onnxruntime
+def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | None, progress: Progress) -> Plan:
+    """The plan, made after its annotations, and again after the media that it missed, were obtained."""
 
-    able = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if name == "cuda" and not able:
-        raise RecipeError("--device cuda: the installed onnxruntime has no CUDA provider; use --device cpu or install onnxruntime-gpu")
-    return "cuda" if able else "cpu"
+    def make() -> Plan:
+        with progress.step("plan", None) as advance:
+            known = [0]
+
+            def counted(n: int) -> None:
+                advance(n - known[0])
+                known[0] = n
+
+            return plans.make(recipe, work, data_root, limit, counted)
+
+    with Downloads(recipe, data_root, progress.say) as downloads:
+        downloads.annotations()
+        plan = make()
+        missing = downloads.missing(plan)
+        if not missing:
+            return plan
+        with progress.step("download", sum(map(len, missing.values()))) as advance:
+            failures = downloads.media(missing, advance)
+        return (make() if len(failures) < sum(map(len, missing.values())) else plan).with_failures(failures)
 
 
 def make_job(recipe: Recipe, work: Path, device: str) -> Job:
@@ -215,6 +260,7 @@ def _run_pass(run: _Run, session: Session, p: Pass) -> None:
             members,
             lambda receipt: advance(len(members[receipt["unit"]])),
             lambda unit: passes.pulse(run.job.work, unit),
+            gpu=p.name == "pose" and run.job.device != "cpu",
         )
     for unit in todo:
         commit = run.job.ledger(p.name).read(unit)
@@ -285,16 +331,13 @@ def _result(run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[Pa
 def _write_lock(run: _Run) -> None:
     """recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe."""
     recipe = run.job.recipe
-    weights: dict[str, dict[str, str]] = {}
-    for kind, names in (("experts", recipe.pose.experts), ("detectors", [recipe.detector] if recipe.detector else [])):
-        weights |= {name: recipe.component(kind, name).weights() for name in names}
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    lock: dict[str, Any] = {"versions": versions, "weights": weights, "fingerprints": dict(run.job.fingerprints)}
+    lock: dict[str, Any] = {"versions": versions, "weights": _hashes(recipe), "fingerprints": dict(run.job.fingerprints)}
     if recipe.overlay:
         lock["overlay"] = recipe.overlay
     write_durably(run.out / "recipe.lock.toml", tomli_w.dumps({**recipe.to_toml(), "lock": lock}).encode())
@@ -312,7 +355,7 @@ def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None,
     check(recipe)
     work = out.absolute() / "work"
     plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
-    job = make_job(recipe, work, pick_device(device))
+    job = make_job(recipe, work, devices.pick(device))
     sizes = {row["media"]: row["media_size"] for row in plan.rows() if row["media_size"] > 0}
     missing = sum(row["media_size"] < 0 and row["reason"] is None for row in plan.rows())
     return {

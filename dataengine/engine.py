@@ -25,6 +25,9 @@ from dataengine.errors import DataEngineError
 THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")}
 """Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
 
+GPU = {"GPU": 1}
+"""The resource that units for an accelerator take; workers of a cluster of your own offer it with `--resources GPU=1`."""
+
 STRIKES = 2
 """Deaths or missed deadlines of a unit before it is bisected, and of a single clip before quarantine."""
 
@@ -125,6 +128,7 @@ class Engine:
         serial: run in the caller, one after another, for debugging; no deadline, no quarantine.
         dashboard: serve Dask's dashboard on loopback.
         clip_deadline: seconds that a unit gets for a clip, beside GRACE.
+        gpus: how many of the local workers have a GPU each, the resource "GPU" of Dask; at least so many are started.
     """
 
     workers: int | None = None
@@ -132,6 +136,7 @@ class Engine:
     serial: bool = False
     dashboard: bool = False
     clip_deadline: float = 180.0
+    gpus: int = 0
 
     @contextmanager
     def open(self) -> Iterator[Session]:
@@ -159,11 +164,7 @@ class Engine:
             try:
                 if self.scheduler is None:
                     with _deaf_to_interrupts():
-                        cluster = distributed.LocalCluster(
-                            n_workers=self.workers or os.cpu_count() or 1, threads_per_worker=1, processes=True, host="127.0.0.1",
-                            dashboard_address=f"127.0.0.1:{8787 if self.dashboard else 0}", worker_dashboard_address="127.0.0.1:0",
-                            scheduler_kwargs={"dashboard": self.dashboard}, silence_logs=logging.CRITICAL, env=THREADS,
-                        )  # fmt: skip
+                        cluster = _local_cluster(max(self.workers or os.cpu_count() or 1, self.gpus), self.gpus, self.dashboard)
                 try:
                     client = distributed.Client(cluster or self.scheduler, timeout=10, set_as_default=False)
                 except OSError as error:
@@ -177,6 +178,24 @@ class Engine:
                     if closing is not None:
                         with suppress(Exception):
                             closing.close(timeout=2)
+
+
+def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
+    """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
+    import distributed
+
+    class Cluster(distributed.LocalCluster):
+        def new_worker_spec(self) -> dict[int, dict[str, Any]]:
+            spec = super().new_worker_spec()
+            return {n: {**one, "options": {**one["options"], "resources": GPU if n < gpus else {}}} for n, one in spec.items()}
+
+    cluster = Cluster(
+        n_workers=0, threads_per_worker=1, processes=True, host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}", worker_dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": dashboard}, silence_logs=logging.CRITICAL, env=THREADS,
+    )  # fmt: skip
+    cluster.scale(workers)
+    return cluster
 
 
 @contextmanager
@@ -214,6 +233,7 @@ class Session:
         units: Mapping[str, Sequence[str]],
         receive: Callable[[Receipt], None],
         pulse: Callable[[str], Path] | None = None,
+        gpu: bool = False,
     ) -> None:
         """Run `runner(*arguments, unit, quarantine, only)` for every unit and hand its receipt to `receive`.
 
@@ -222,6 +242,7 @@ class Session:
             units: unit -> ids of its clips, in the order to run them.
             pulse: the file that the runner touches before each clip of a unit; then the deadline runs
                 from the last touch, else from the start for all clips together.
+            gpu: run them on workers with the resource GPU alone, where any has it.
         """
         if self.client is None:
             for unit in units:
@@ -230,9 +251,10 @@ class Session:
         waiting = deque(Ticket(unit, tuple(clips)) for unit, clips in units.items())
         casebook = Casebook()
         flying: dict[Any, tuple[Ticket, float]] = {}
+        slots = self._gpu_slots() if gpu else 0
         try:
             while waiting or flying:
-                while waiting and len(flying) < self._slots():
+                while waiting and len(flying) < (slots or self._slots()):
                     ticket = waiting.popleft()
                     clips = ticket.clips or tuple(units[ticket.unit])
                     ticket = Ticket(ticket.unit, clips, ticket.quarantine, ticket.probe)
@@ -244,6 +266,7 @@ class Session:
                         list(clips) if ticket.probe else None,
                         pure=False,
                         retries=0,
+                        resources=GPU if slots else None,
                     )
                     flying[future] = (ticket, time.time())
                 self._wait(flying)
@@ -277,6 +300,13 @@ class Session:
 
     def _slots(self) -> int:
         return max(1, sum(self.client.nthreads().values()) or self.engine.workers or 1)
+
+    def _gpu_slots(self) -> int:
+        """How many units with a GPU run at once; 0 where no worker says that it has one."""
+        if self.engine.scheduler is None:
+            return self.engine.gpus
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
 
     def _wait(self, flying: Mapping[Any, tuple[Ticket, float]]) -> None:
         import distributed

@@ -20,8 +20,12 @@ from blake3 import blake3
 from dataengine import registry
 from dataengine.errors import ComponentError, RecipeError, suggestion
 
-COMPONENT_TABLES = ("sources", "decoders", "detectors", "experts", "trackers", "fusion", "filters")
+COMPONENT_TABLES = ("sources", "fetchers", "decoders", "detectors", "experts", "trackers", "fusion", "filters")
 """Tables whose sub-tables are options of components of that kind."""
+
+
+PLACES = ("path", "mirror")
+"""Keys of every [sources.NAME]: where its files lie, or come from; the source itself does not see them."""
 
 
 class _Table(pydantic.BaseModel):
@@ -44,10 +48,20 @@ class PlanTable(_Table):
 
 
 class FetchTable(_Table):
-    """[fetch]"""
+    """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result."""
 
     max_bytes: int = pydantic.Field(default=4 << 30, ge=1)
     max_pixels: int = pydantic.Field(default=4096 * 2304, ge=1)
+    fetchers: list[str] = ["mirror"]
+    mirrors: str = "mirrors"
+    connections: int = pydantic.Field(default=4, ge=1, le=64)
+    rate: float = pydantic.Field(default=4.0, gt=0, le=1000)
+    retries: int = pydantic.Field(default=5, ge=0, le=100)
+    timeout: float = pydantic.Field(default=60.0, gt=0)
+    bandwidth: float | None = pydantic.Field(default=None, gt=0)
+    max_disk: int | None = pydantic.Field(default=None, ge=1)
+    proxy: str | None = None
+    cookies: str | None = None
 
 
 class PoseTable(_Table):
@@ -90,6 +104,8 @@ class EngineTable(_Table):
     """[engine]: how the work is run; changes no result and no fingerprint."""
 
     clip_deadline: float = pydantic.Field(default=180.0, gt=0)
+    lanes: int = pydantic.Field(default=16, ge=1, le=256)
+    ahead_mb: int = pydantic.Field(default=1024, ge=1)
 
 
 class Recipe(_Table):
@@ -111,7 +127,8 @@ class Recipe(_Table):
         """The component `name` of `kind` with this recipe's options."""
         options = dict(self.options.get(kind, {}).get(name, {}))
         if kind == "sources":
-            options.pop("path", None)
+            for key in PLACES:
+                options.pop(key, None)
         return registry.create(kind, name, options)
 
     @property
@@ -124,6 +141,11 @@ class Recipe(_Table):
         """Where the recipe says that a source's media and annotations lie."""
         path = self.options.get("sources", {}).get(name, {}).get("path")
         return None if path is None else str(path)
+
+    def source_mirror(self, name: str) -> str | None:
+        """The url that the recipe names for a source's mirror in place of the official one."""
+        base = self.options.get("sources", {}).get(name, {}).get("mirror")
+        return None if base is None else str(base)
 
     def to_toml(self) -> dict[str, Any]:
         """The recipe as the tables of a recipe file; loading them again gives an equal recipe."""
@@ -262,6 +284,7 @@ def _explain(error: pydantic.ValidationError) -> str:
 def _check_components(recipe: Recipe) -> None:
     pose, chosen = recipe.pose, [("sources", name) for name in recipe.use]
     chosen += [("decoders", pose.decoder), ("trackers", pose.tracker), ("fusion", pose.fusion)]
+    chosen += [("fetchers", name) for name in recipe.fetch.fetchers]
     chosen += [("detectors", pose.detector)] if pose.detector else []
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
     for kind, name in chosen:

@@ -36,6 +36,13 @@ REASONS: dict[str, str] = {
     "not_a_file": "the path is not a regular file (a pipe, a device, a folder)",
     "media_unreadable": "the file system refused to give the file",
     "media_timeout": "reading or decoding took longer than the stated limit",
+    "gone": "the video or its archive is no longer offered (removed, account closed, HTTP 404 or 410)",
+    "private": "the video or its archive is offered to others only (private, members only, age check, HTTP 401 or 403)",
+    "geo_blocked": "the video or its archive is not offered in this country (HTTP 451)",
+    "timeout": "a server did not answer, or stopped sending, in every try",
+    "unavailable": "a server refused or broke off in every try, or asks to come back later",
+    "corrupt": "what was downloaded is not what was promised (hash, length, torn archive)",
+    "disk_limit": "the download needs more room than the disk or the stated limit leaves",
     # pose
     "decode_failed": "no frame could be decoded in the clip's span",
     "stream_damaged": "the stream breaks off or is damaged beyond the stated share of frames",
@@ -44,6 +51,7 @@ REASONS: dict[str, str] = {
     "expert_timeout": "an expert gave no answer within its deadline, twice",
     "expert_failed": "an expert refused the clip's frames",
     "worker_killed": "the clip kept killing the worker that ran it and stands in quarantine",
+    "out_of_memory": "an expert ran out of memory even on a single picture, twice",
     "unit_timeout": "the clip alone ran past the unit deadline and stands in quarantine",
     "internal_error": "an unforeseen error while the clip was processed",
     # curate
@@ -96,6 +104,8 @@ class Clip:
     reason: str | None = None
     """A key of REASONS when the clip is out before any work; then `detail` says more."""
     detail: str | None = None
+    file: str | None = None
+    """Name of the media file as the annotation gives it, relative; what a fetcher looks for where `media` is ''."""
 
 
 CLIP_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Clip))

@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dataengine"
 
 LAYERS: list[set[str]] = [
-    {"errors", "types", "skeletons", "registry", "compiled", "__init__"},
+    {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "__init__"},
     {"media", "rendering"},
-    {"sources", "experts", "tracking", "fusion", "filters", "relabel"},
-    {"npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},
+    {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"},
+    {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},
     {"builder"},
     {"cli"},
 ]
-ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel"}
+ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"}
 TRAINING_MAY = {"types", "skeletons", "index", "shards", "errors", "features", "media", "rendering", "registry", "experts"}
 
 

@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
@@ -120,6 +122,20 @@ def test_a_changed_expert_recomputes_from_pose_down(out: Path) -> None:
 def test_any_engine_and_number_of_workers_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:
     result = again(tmp_path / "serial", "plan.clips_per_unit=7")
     assert result.kept and content(tmp_path / "serial" / "dataset") == content(out / "dataset")
+
+
+def test_clips_under_way_together_give_the_same_poses(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator: several clips at once, their pictures in common batches, frames decoded ahead."""
+    monkeypatch.setattr("dataengine.devices.pick", lambda name: "cuda")
+    monkeypatch.setattr("dataengine.passes.pose.own_device", lambda device: "cpu")
+    dataengine.build("posecap", "sample", tmp_path / "out", overrides=[*SMALL, "engine.lanes=5", "engine.ahead_mb=8"], engine=SERIAL)
+    one, other = dataengine.open(out), dataengine.open(tmp_path / "out")
+    assert other.rejects.collect()["clip_id"].to_list() == one.rejects.collect()["clip_id"].to_list()
+    for clip_id in one.clips.collect()["clip_id"]:
+        a, b = one.sample(clip_id), other.sample(clip_id)
+        np.testing.assert_allclose(a["keypoints"], b["keypoints"], atol=0.1)
+        np.testing.assert_allclose(a["scores"], b["scores"], atol=5e-3)
+    assert not any(t.name in ("clip", "decode-ahead") for t in threading.enumerate())
 
 
 def test_added_clips_leave_finished_units_alone(tmp_path: Path) -> None:

@@ -116,3 +116,21 @@ def test_an_error_in_a_unit_ends_the_run(tmp_path: Path) -> None:
 def test_an_absent_scheduler_is_one_line() -> None:
     with pytest.raises(DataEngineError, match="no Dask scheduler answers at"), Engine(scheduler="tcp://127.0.0.1:1").open():
         pass
+
+
+def where(folder: Path, unit: str, quarantine: dict[str, str], only: list[str] | None) -> dict[str, Any]:
+    from distributed import get_worker
+
+    if unit == "u0" and not (folder / "mark").exists():
+        (folder / "mark").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"unit": unit, "worker": get_worker().name}
+
+
+def test_units_for_accelerators_stay_on_their_workers(tmp_path: Path) -> None:
+    """One of two workers has the only GPU; it is killed once and comes back under its name."""
+    got: list[dict[str, Any]] = []
+    with Engine(workers=2, gpus=1).open() as session:
+        session.run(where, (tmp_path,), {f"u{n}": ["a"] for n in range(6)}, got.append, gpu=True)
+    assert [r["unit"] for r in got] == [f"u{n}" for n in range(6)]
+    assert {r["worker"] for r in got} == {0}

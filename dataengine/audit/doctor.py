@@ -6,12 +6,11 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataengine import registry
+from dataengine import devices, registry
 from dataengine.errors import DataEngineError
 
 EXTRAS = {"torch": "torch", "decord": "decord", "dev": "pytest"}
@@ -53,11 +52,13 @@ def _device() -> dict[str, Any]:
 
     providers = [p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()]
     detail = f"onnxruntime {onnxruntime.__version__}: {', '.join(providers)}"
-    smi = shutil.which("nvidia-smi")
-    if smi:
-        answer = subprocess.run([smi, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False)
-        gpus = ", ".join(answer.stdout.split("\n")).strip(", ")
-        return _found("devices", "CUDA" in providers, f"{detail}; GPUs: {gpus or 'none'}", "pip install onnxruntime-gpu")
+    if devices.gpus():
+        return _found(
+            "devices",
+            devices.able(),
+            f"{detail}; GPUs: {', '.join(devices.gpus())}",
+            "uv sync --extra torch, or pip install onnxruntime-gpu",
+        )
     return _found("devices", True, f"{detail}; no NVIDIA GPU")
 
 

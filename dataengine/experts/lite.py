@@ -23,13 +23,13 @@ import numpy as np
 import onnxruntime
 from blake3 import blake3
 
-from dataengine.errors import ExpertError, WeightsError
+from dataengine.errors import WeightsError
+from dataengine.experts.batching import Cuts, answer
+from dataengine.experts.pictures import GREY, box_cuts, crop_move
 from dataengine.types import Float, Frames, Poses
 
 NUM_JOINTS = 14
 STRIDE = 8
-GREY = (114, 114, 114)
-"""What lies around a picture, as in training."""
 WHOLE = (192, 144)
 TOPDOWN = (96, 128)
 REGRESSION = (128, 128)
@@ -65,8 +65,7 @@ class Network:
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """(N, h, w, 3) uint8 -> the network's answers, float32."""
-        done = [self.session.run(None, {"image": pictures[k : k + BATCH]})[0] for k in range(0, len(pictures), BATCH)]
-        return np.concatenate(done)
+        return np.asarray(self.session.run(None, {"image": pictures})[0])
 
     def chance(self, evidence: Float) -> Float:
         """(..., 14) log-odds of the network -> probability that the joint lies within half a head of the truth."""
@@ -101,9 +100,10 @@ def _sigmoid(x: Float) -> Float:
 
 
 class _Shipped:
-    """What the four have in common: one shipped file each."""
+    """What the four have in common: one shipped file each, and batches of the same pictures whatever the device."""
 
     file = ""
+    batch = BATCH
 
     def weights(self) -> dict[str, str]:
         """The shipped file with its blake3."""
@@ -116,6 +116,10 @@ class _Shipped:
             WeightsError: the file is missing or altered.
         """
         self._network()
+
+    def infer(self, pixels: Frames) -> np.ndarray:
+        """Pictures (N, h, w, 3) -> what the network says of each, float32."""
+        return self._network()(pixels)
 
     def _network(self) -> Network:
         return open_network(weights_folder() / self.file, self.weights()[self.file])
@@ -134,10 +138,15 @@ class LiteDetector(_Shipped):
 
     def detect(self, frames: Frames) -> list[Float]:
         """One (M, 5) float32 array of x0, y0, x1, y1, score a frame, best first, in pixels of the frame."""
-        if not len(frames):
-            return []
-        pictures, scale, shift = _letterboxed(frames)
-        return [self._boxes(maps, scale, shift, frames.shape[2], frames.shape[1]) for maps in self._network()(pictures)]
+        return answer(self, frames)
+
+    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
+        """Every frame as one picture."""
+        return _letterboxed(frames)
+
+    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Float]:
+        """One (M, 5) float32 array a frame."""
+        return [self._boxes(maps, move[0, 0], move[:, 2], cuts.width, cuts.height) for maps, move in zip(answers, cuts.moves)]
 
     def _boxes(self, maps: Float, scale: float, shift: Float, width: int, height: int) -> Float:
         heat = _sigmoid(maps[0])
@@ -174,29 +183,25 @@ class _Crop(_Shipped):
         Raises:
             ExpertError: no boxes, or not one array of them a frame.
         """
-        if boxes is None or len(boxes) != len(frames):
-            given = "none" if boxes is None else str(len(boxes))
-            raise ExpertError(
-                "expert_failed",
-                f"{type(self).__name__} wants one array of person boxes a frame: given {given} for {len(frames)} frames",
-                retryable=False,
-            )
-        where = [(t, np.array(box, np.float64)) for t, some in enumerate(boxes) for box in some if np.isfinite(box).all()]
-        for _, box in where:
-            # the part in the picture, as in training
-            box[:4] = np.clip(box[:4], 0, np.array(frames.shape[2:0:-1] * 2))
-        where = [(t, box) for t, box in where if (box[2:4] - box[:2] > 1).all()]
-        if not where:
-            return [Poses.empty(NUM_JOINTS) for _ in frames]
-        cut = [_cut(frames[t], box, self.size, self.padding) for t, box in where]
-        network = self._network()
-        at, evidence = self._read(network(np.stack([picture for picture, _, _ in cut])))
-        chance = network.chance(evidence)
-        people: list[list[tuple[Float, Float, Float]]] = [[] for _ in frames]
-        for (t, box), (_, scale, shift), coords, scores in zip(where, cut, at, chance, strict=True):
-            scored = np.append(box[:4], box[4] if len(box) > 4 else 1.0)
-            people[t].append(((coords - shift) / scale, scores, scored))
-        return [_poses(some, frames.shape[2], frames.shape[1], self.min_score, self.min_mean) for some in people]
+        return answer(self, frames, boxes)
+
+    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
+        """A picture around the part of every box that lies in the frame, as in training.
+
+        Raises:
+            ExpertError: no boxes, or not one array of them a frame.
+        """
+        return box_cuts(frames, boxes, type(self).__name__, self.size, lambda frame, box: _cut(frame, box, self.size, self.padding))
+
+    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
+        """One `Poses` a frame."""
+        people: list[list[tuple[Float, Float, Float]]] = [[] for _ in range(cuts.num_frames)]
+        if len(answers):
+            at, evidence = self._read(np.stack(answers))
+            chance = self._network().chance(evidence)
+            for n, t in enumerate(cuts.frame):
+                people[t].append((cuts.back(n, at[n]), chance[n], cuts.boxes[n]))
+        return [_poses(some, cuts.width, cuts.height, self.min_score, self.min_mean) for some in people]
 
     def _read(self, answer: Float) -> tuple[Float, Float]:
         """The network's answer -> joints (N, 14, 2) in pixels of the crop, and log-odds (N, 14)."""
@@ -257,18 +262,23 @@ class LiteBottomUp(_Shipped):
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         """Poses in layout `body14`; `boxes` are not looked at."""
-        if not len(frames):
-            return []
-        pictures, scale, shift = _letterboxed(frames)
+        return answer(self, frames)
+
+    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
+        """Every frame as one picture."""
+        return _letterboxed(frames)
+
+    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
+        """One `Poses` a frame."""
         network = self._network()
         out = []
-        for maps in network(pictures):
+        for n, maps in enumerate(answers):
             people: list[tuple[Float, Float, Float]] = []
             for at, evidence, sure in self._people(maps.astype(np.float64)):
-                coords = ((at + 0.5) * STRIDE - 0.5 - shift) / scale
+                coords = cuts.back(n, (at + 0.5) * STRIDE - 0.5)
                 box = np.concatenate([coords.min(0), coords.max(0), [sure]])
                 people.append((coords, network.chance(evidence), box))
-            out.append(_poses(people, frames.shape[2], frames.shape[1], self.min_score, self.min_mean))
+            out.append(_poses(people, cuts.width, cuts.height, self.min_score, self.min_mean))
         return out
 
     def _people(self, maps: Float) -> Iterator[tuple[Float, Float, float]]:
@@ -329,20 +339,20 @@ def _overlap(a: Float, b: Float) -> float:
     return float(np.prod(sides) / max(union, 1e-9))
 
 
-def _letterboxed(frames: Frames) -> tuple[np.ndarray, float, Float]:
-    """Frames scaled into the middle of grey pictures (T, 144, 192, 3), with the scale and shift (2,) of pixels."""
-    height, width = frames.shape[1:3]
+def _letterboxed(frames: Frames) -> Cuts:
+    """Frames scaled into the middle of grey pictures (T, 144, 192, 3)."""
+    num, height, width = frames.shape[:3]
     scale = min(WHOLE[0] / width, WHOLE[1] / height)
     move = np.array([[scale, 0, (WHOLE[0] - 1) / 2 - scale * (width - 1) / 2], [0, scale, (WHOLE[1] - 1) / 2 - scale * (height - 1) / 2]])
-    return np.stack([_warped(frame, move, WHOLE) for frame in frames]), scale, move[:, 2]
+    pixels = np.stack([_warped(frame, move, WHOLE) for frame in frames]) if num else np.zeros((0, *WHOLE[::-1], 3), np.uint8)
+    boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
+    return Cuts(pixels, np.arange(num), np.tile(move, (num, 1, 1)), boxes, num, width, height)
 
 
-def _cut(frame: np.ndarray, box: Float, size: tuple[int, int], padding: float) -> tuple[np.ndarray, float, Float]:
-    """The part of a frame around a box, as a picture of `size`, with the scale and shift (2,) of pixels."""
-    extent, middle = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
-    scale = size[1] / (max(extent[1], extent[0] * size[1] / size[0]) * padding)
-    move = np.concatenate([scale * np.eye(2), (np.array(size) / 2 - scale * middle)[:, None]], 1)
-    return _warped(frame, move, size), scale, move[:, 2]
+def _cut(frame: np.ndarray, box: Float, size: tuple[int, int], padding: float) -> tuple[np.ndarray, Float]:
+    """The part of a frame around a box, as a picture of `size`, and the move (2, 3) of pixels."""
+    move = crop_move(box, size, padding)
+    return _warped(frame, move, size), move
 
 
 def _warped(frame: np.ndarray, move: Float, size: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ whole frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import cv2
@@ -72,11 +72,30 @@ def whole_cuts(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple
     return Cuts(pixels, np.arange(num), np.tile(exact, (num, 1, 1)), boxes, num, width, height)
 
 
-def box_cuts(frames: Frames, boxes: Sequence[Float] | None, size: tuple[int, int], padding: float, shift: float, fill: tuple[int, int, int], who: str) -> Cuts:  # fmt: skip
-    """A picture of `size` around every box; boxes without an inside in the frame are left out.
+def stretched_cuts(frames: Frames, size: tuple[int, int]) -> Cuts:
+    """Every frame as one picture of `size`, each side brought to its length by itself."""
+    num, height, width = frames.shape[:3]
+    sx, sy = size[0] / width, size[1] / height
+    way = cv2.INTER_AREA if max(sx, sy) < 0.5 else cv2.INTER_LINEAR
+    pixels = np.empty((num, size[1], size[0], 3), np.uint8)
+    for n, frame in enumerate(frames):
+        cv2.resize(np.ascontiguousarray(frame), size, dst=pixels[n], interpolation=way)
+    move = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5]])
+    boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
+    return Cuts(pixels, np.arange(num), np.tile(move, (num, 1, 1)), boxes, num, width, height)
+
+
+def box_cuts(
+    frames: Frames,
+    boxes: Sequence[Float] | None,
+    who: str,
+    size: tuple[int, int],
+    cut: Callable[[Frames, Float], tuple[Frames, Float]],
+) -> Cuts:
+    """A picture of every box, cut by `cut(frame, box) -> picture, move`; boxes without an inside in the frame are left out.
 
     Raises:
-        ExpertError: no boxes, or not one array of them a frame.
+        ExpertError: no boxes, or not one array of them a frame; `who` wants them.
     """
     num, height, width = frames.shape[:3]
     if boxes is None or len(boxes) != num:
@@ -93,13 +112,10 @@ def box_cuts(frames: Frames, boxes: Sequence[Float] | None, size: tuple[int, int
             if (inside[2:] - inside[:2] > 1).all():
                 where.append(t)
                 kept.append(np.append(inside, box[4] if len(box) > 4 else 1.0))
-    moves = [crop_move(box, size, padding, shift) for box in kept]
-    pixels = np.empty((len(kept), size[1], size[0], 3), np.uint8)
-    for n, (t, move) in enumerate(zip(where, moves)):
-        pixels[n] = warped(np.ascontiguousarray(frames[t]), move, size, fill)
-    return Cuts(
-        pixels, np.array(where, np.int64), np.reshape(moves, (-1, 2, 3)), np.reshape(kept, (-1, 5)).astype(np.float64), num, width, height
-    )  # fmt: skip
+    pixels, moves = np.empty((len(kept), size[1], size[0], 3), np.uint8), np.empty((len(kept), 2, 3))
+    for n, (t, box) in enumerate(zip(where, kept)):
+        pixels[n], moves[n] = cut(np.ascontiguousarray(frames[t]), box)
+    return Cuts(pixels, np.array(where, np.int64), moves, np.reshape(kept, (-1, 5)).astype(np.float64), num, width, height)
 
 
 def poses_of(coords: Float, scores: Float, boxes: Float, width: int, height: int, min_score: float, min_mean: float) -> Poses:
@@ -136,13 +152,23 @@ class TopDown:
         """Width and height of the pictures."""
         raise NotImplementedError
 
+    def move(self, box: Float) -> Float:
+        """The affine map (2, 3) from pixels of the frame to those of the picture around a box."""
+        return crop_move(box, self.picture, self.padding, self.shift)
+
     def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
         """A picture around every box.
 
         Raises:
             ExpertError: no boxes, or not one array of them a frame.
         """
-        return box_cuts(frames, boxes, self.picture, self.padding, self.shift, self.fill, type(self).__name__)
+        size = self.picture
+
+        def around(frame: Frames, box: Float) -> tuple[Frames, Float]:
+            move = self.move(box)
+            return warped(frame, move, size, self.fill), move
+
+        return box_cuts(frames, boxes, type(self).__name__, size, around)
 
     def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
         """One `Poses` a frame, in the order of the boxes."""

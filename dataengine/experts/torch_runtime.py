@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from dataengine import registry, weights
 from dataengine.errors import ComponentError, MissingExtraError
 from dataengine.types import Frames
 
@@ -88,3 +92,107 @@ class Runtime:
         lower = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype) if lower else nullcontext():
             return call()
+
+
+@dataclass
+class _Live:
+    """What an expert holds once it is loaded; belongs to its process and is never sent to another."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    device: str | None = None
+    runtime: Runtime | None = None
+    network: Any = None
+
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """What the experts on torch have in common: a file of weights, loaded once whichever thread comes first.
+
+    Subclasses give `title`, `extra`, `file` and `open`, and compute in `forward`.
+
+    Attributes:
+        checkpoint: a local file of weights in place of the published one; '' takes the published one.
+        batch: most pictures that go through the network at once.
+        precision: what the network computes in.
+    """
+
+    checkpoint: str = ""
+    batch: int = 16
+    precision: Precision = "auto"
+    _live: Any = field(default_factory=_Live, init=False, repr=False, compare=False)
+
+    title: ClassVar[str] = ""
+    extra: ClassVar[str] = "torch"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ComponentError(f"{self.title}: batch = {self.batch}: at least 1")
+        for name in ("min_score", "min_mean", "threshold", "overlap"):
+            if not 0 <= getattr(self, name, 0) <= 1:
+                raise ComponentError(f"{self.title}: {name} = {getattr(self, name)}: lies in [0, 1]")
+        if getattr(self, "max_people", 1) < 1:
+            raise ComponentError(f"{self.title}: max_people = {getattr(self, 'max_people', 1)}: at least 1")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **registry.config(self)), ()
+
+    @property
+    def published(self) -> str:
+        """Name of the published weights in the manifest of weights."""
+        raise NotImplementedError
+
+    @property
+    def file(self) -> str:
+        """Name or path of the weights in use; a folder stands for the model.safetensors in it."""
+        if not self.checkpoint:
+            return self.published
+        inside = Path(self.checkpoint).expanduser()
+        return str(inside / "model.safetensors") if inside.is_dir() else self.checkpoint
+
+    def needs(self) -> list[str]:
+        """Published weights that must lie here."""
+        return weights.names_of(self.file)
+
+    def weights(self) -> dict[str, str]:
+        """The file of weights with its sha256.
+
+        Raises:
+            WeightsError: it is not here, or is another one.
+        """
+        return weights.hashes(self.file)
+
+    def load(self, device: str = "cpu") -> None:
+        """Read the weights and bring the network onto a device such as 'cpu' or 'cuda:0'. Idempotent.
+
+        Raises:
+            MissingExtraError: its library is not installed.
+            WeightsError: the weights are not here, or are not of this network.
+            ComponentError: torch sees no such device.
+        """
+        with self._live.lock:
+            if self._live.device != device:
+                runtime = Runtime.open(device, self.precision, self.title, self.extra)
+                network = self.open(runtime, weights.locate(self.file))
+                self._live.runtime, self._live.network, self._live.device = runtime, network, device
+
+    def open(self, runtime: Runtime, path: Path) -> Any:
+        """The network with the weights of a file, on the device, ready to be called."""
+        raise NotImplementedError
+
+    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+        """(N, h, w, 3) uint8 -> one answer a picture."""
+        raise NotImplementedError
+
+    def infer(self, pixels: Frames) -> list[np.ndarray]:
+        """(N, h, w, 3) uint8 -> one answer a picture, in any thread; loads on the CPU where nothing is loaded yet.
+
+        Raises:
+            as `load`.
+        """
+        if self._live.device is None:
+            self.load()
+        runtime, network = self._live.runtime, self._live.network
+        assert runtime is not None
+        if not len(pixels):
+            return []
+        return list(runtime.run(lambda: self.forward(runtime, network, pixels))[: len(pixels)])

@@ -11,6 +11,8 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,26 +87,43 @@ class Unit:
         """Rows by clip_id of an earlier pass whose artifacts are tables."""
         return {row["clip_id"]: row for row in pq.read_table(self.job.ledger(pass_name).artifact(self.name)).to_pylist()}
 
-    def each(self, work: Callable[[Clip], Outcome]) -> list[Outcome]:
-        """Run `work` on every clip; whatever it raises becomes the clip's typed failure."""
-        outcomes: list[Outcome] = []
-        for clip in self.clips:
-            self.before(clip)
-            try:
-                outcomes.append(work(clip))
-            except MediaError as error:
-                outcomes.append(Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold))
-            except ExpertError as error:
-                outcomes.append(Fail(clip.clip_id, error.kind, error.retryable, error.detail))
-            except (MemoryError, LedgerError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno == 28:  # a full disk is the build's failure, not the clip's
-                    raise
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-                outcomes.append(Fail(clip.clip_id, "internal_error", False, detail[:500]))
+    def each(self, work: Callable[[Clip], Outcome], lanes: int = 1, then: Callable[[Clip], None] | None = None) -> list[Outcome]:
+        """Run `work` on every clip; whatever it raises becomes the clip's typed failure.
+
+        Args:
+            lanes: clips under way at once, each in a thread.
+            then: called for every clip in the caller's thread after its work, in the order of the clips.
+        """
+        with ThreadPoolExecutor(lanes, thread_name_prefix="clip") if lanes > 1 else nullcontext() as threads:
+            outcomes = []
+            for clip, outcome in zip(self.clips, (map if threads is None else threads.map)(lambda c: self._one(work, c), self.clips)):
+                outcomes.append(outcome)
+                if then is not None:
+                    then(clip)
         return outcomes
+
+    def _one(self, work: Callable[[Clip], Outcome], clip: Clip) -> Outcome:
+        self.before(clip)
+        try:
+            try:
+                return work(clip)
+            except ExpertError as error:
+                if not error.retryable:
+                    raise
+                self.before(clip)
+                return work(clip)
+        except MediaError as error:
+            return Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold)
+        except ExpertError as error:
+            return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
+        except (MemoryError, LedgerError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == 28:  # a full disk is the build's failure, not the clip's
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            return Fail(clip.clip_id, "internal_error", False, detail[:500])
 
 
 @functools.cache

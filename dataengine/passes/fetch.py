@@ -1,7 +1,11 @@
-"""fetch: a verified media file for every clip, or a typed failure. Media stay where they lie."""
+"""fetch: a verified media file for every clip, or a typed failure. Media stay where they lie.
+
+Files that could be downloaded were (see `obtain`) before the units run; why one could not stands in the plan.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -28,15 +32,19 @@ SCHEMA = pa.schema(
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
-    return recipe.fetch.model_dump()
+    return recipe.fetch.model_dump(include={"max_bytes", "max_pixels"})
 
 
 def _run(unit: Unit) -> list[Outcome]:
     rows: list[dict[str, Any]] = []
     limits = unit.recipe.fetch
     files: dict[str, tuple[int, str]] = {}
+    failures = {row["clip_id"]: row["failure"] for row in unit.plan.rows()}
 
     def one(clip: Clip) -> Outcome:
+        if not clip.media and (failure := failures[clip.clip_id]):
+            kind, detail, retryable = json.loads(failure)
+            raise MediaError(kind, detail, retryable)
         if not clip.media:
             raise MediaError("media_missing", f"no file for {clip.video_id} under the source's folder")
         path = unit.plan.media(clip)
@@ -53,4 +61,4 @@ def _run(unit: Unit) -> list[Outcome]:
     return outcomes
 
 
-PASS = Pass("fetch", 1, (), ("media", "media_size", "media_time"), "parquet", _config, _run)
+PASS = Pass("fetch", 1, (), ("media", "media_size", "media_time", "failure"), "parquet", _config, _run)

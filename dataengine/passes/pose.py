@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -32,6 +32,8 @@ from blake3 import blake3
 
 from dataengine import registry, shards
 from dataengine.errors import MediaError
+from dataengine.experts.batching import Batched, Pool, Pooled
+from dataengine.media.ahead import Budget, ahead
 from dataengine.passes import Pass, Unit
 from dataengine.recipe import Recipe
 from dataengine.skeletons import COMMON, convert
@@ -53,6 +55,12 @@ class Tools:
     tracker: Any
     fusion: Any
     trust: tuple[float, ...]
+    budget: Budget | None = None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether clips may be under way together: on an accelerator, with networks alone."""
+        return self.budget is not None
 
 
 _LOADED: dict[tuple[str, str], Tools] = {}
@@ -72,14 +80,41 @@ def _components(recipe: Recipe) -> Tools:
 
 
 def load_tools(recipe: Recipe, device: str, key: str) -> Tools:
-    """The recipe's components with weights loaded, once a process."""
+    """The recipe's components with weights loaded, once a process.
+
+    On an accelerator the pictures of several clips go through the networks together, and frames are decoded ahead of
+    them. On a CPU larger batches gain nothing, and a clip's results must not depend on its company: clip by clip there.
+    """
     if (key, device) not in _LOADED:
         tools = _components(recipe)
+        own = own_device(device)
         for component in (tools.detector, *tools.experts):
             if component is not None:
-                component.load(device)
+                component.load(own)
+        networks = all(isinstance(c, Batched) for c in (tools.detector, *tools.experts) if c is not None)
+        if device != "cpu" and networks and recipe.engine.lanes > 1:
+            pool = Pool()
+            tools = replace(
+                tools,
+                detector=Pooled(tools.detector, pool) if tools.detector else None,
+                experts=tuple(Pooled(expert, pool) for expert in tools.experts),
+                budget=Budget(recipe.engine.ahead_mb << 20),
+            )
         _LOADED[key, device] = tools
     return _LOADED[key, device]
+
+
+def own_device(device: str) -> str:
+    """The device of this process: local workers named 0, 1, ... take a GPU each."""
+    if device != "cuda":
+        return device
+    from distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:
+        return device
+    return f"cuda:{name}" if isinstance(name, int) else device
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -148,7 +183,7 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
         if hasattr(expert, "begin_clip"):
             expert.begin_clip()
     with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
-        for batch in stream:
+        for batch in stream if tools.budget is None else ahead(stream, tools.budget):
             picked = thinner.pick(batch.timestamps)
             if not picked:
                 continue
@@ -200,16 +235,22 @@ def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, 
 
 def _run(unit: Unit) -> list[Outcome]:
     tools = load_tools(unit.recipe, unit.job.device, unit.job.fingerprints["pose"])
+    seen: dict[str, dict[str, Any]] = {}
+
+    def one(clip: Clip) -> Outcome:
+        found = _look(unit, tools, clip)
+        if isinstance(found, Reject):
+            return found
+        seen[clip.clip_id] = found
+        return Keep(clip.clip_id)
+
     with shards.ShardWriter(unit.artifact) as writer:
 
-        def one(clip: Clip) -> Outcome:
-            seen = _look(unit, tools, clip)
-            if isinstance(seen, Reject):
-                return seen
-            writer.write(clip.clip_id, seen)
-            return Keep(clip.clip_id)
+        def then(clip: Clip) -> None:
+            if clip.clip_id in seen:
+                writer.write(clip.clip_id, seen.pop(clip.clip_id))
 
-        return unit.each(one)
+        return unit.each(one, unit.recipe.engine.lanes if tools.parallel else 1, then)
 
 
 PASS = Pass("pose", 1, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)

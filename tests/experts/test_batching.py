@@ -1,0 +1,207 @@
+"""Batches across clips, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataengine import registry
+from dataengine.errors import ExpertError
+from dataengine.experts.batching import Batched, Limit, Pool, Pooled, is_out_of_memory
+from dataengine.experts.pictures import Whole, crop_move, fit_move, whole_cuts
+from dataengine.rendering import render_clip
+from dataengine.types import Float, Frames, Poses
+
+
+@dataclass(frozen=True)
+class Brightest(Whole):
+    """Finds the brightest pixel of a picture and calls it every joint of a body."""
+
+    batch: int = 4
+    fits: int = 99
+    min_score: float = 0.0
+    min_mean: float = 0.0
+    seconds: float = 0.0
+    sizes: list[int] = field(default_factory=list, compare=False)
+
+    skeleton = "body13"
+    picture = (64, 48)  # type: ignore[assignment]
+
+    def infer(self, pixels: Frames) -> Sequence[Float]:
+        self.sizes.append(len(pixels))
+        if len(pixels) > self.fits:
+            raise MemoryError("too many pictures")
+        time.sleep(self.seconds)
+        grey = pixels.astype(int).sum(-1).reshape(len(pixels), -1)
+        y, x = np.divmod(grey.argmax(-1), pixels.shape[2])
+        joints = np.tile(np.stack([x, y, np.ones_like(x)], -1)[:, None], (1, 13, 1)).reshape(len(pixels), -1)
+        box = np.stack([x - 2, y - 2, x + 2, y + 2, np.ones_like(x)], -1)
+        return [row[None] for row in np.concatenate([box, joints], 1).astype(float)]
+
+
+def spots(count: int, seed: int) -> tuple[Frames, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    frames = np.zeros((count, 96, 128, 3), np.uint8)
+    at = np.stack([rng.integers(4, 124, count), rng.integers(4, 92, count)], -1)
+    for frame, (x, y) in zip(frames, at):
+        frame[y - 2 : y + 3, x - 2 : x + 3] = 255
+    return frames, at
+
+
+def found(poses: list[Poses]) -> np.ndarray:
+    return np.stack([p.coords[0, 0] for p in poses])
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 99])
+def test_out_of_memory_halves_and_loses_nothing(fits: int) -> None:
+    frames, at = spots(11, 0)
+    expert = Brightest(batch=8, fits=fits)
+    limit = Limit(expert.batch)
+    cuts = expert.cut(frames)
+    answers = limit.run(expert.infer, cuts.pixels)
+    assert np.abs(found(expert.read(answers, cuts)) - at).max() <= 2.5
+    assert limit.batch == {1: 1, 2: 2, 3: 2, 99: 8}[fits]
+    before = len(expert.sizes)
+    limit.run(expert.infer, cuts.pixels)
+    assert max(expert.sizes[before:]) <= fits  # what was learnt is kept
+
+
+def test_a_picture_that_never_fits_is_a_typed_error() -> None:
+    with pytest.raises(ExpertError, match=r"one picture of 64 x 48 pixels does not fit: too many") as caught:
+        Brightest(fits=0).predict(spots(3, 0)[0])
+    assert (caught.value.kind, caught.value.retryable) == ("out_of_memory", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_memory(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) is is_memory
+
+
+def test_torch_out_of_memory_is_recognised() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value)
+
+
+def test_a_pool_fills_batches_from_several_clips() -> None:
+    expert, pool = Brightest(batch=8, seconds=0.005), Pool(age=0.05)
+    clips = [spots(3, seed) for seed in range(24)]
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda clip: Pooled(expert, pool).predict(clip[0]), clips))
+    pool.close()
+    for poses, (_, at) in zip(answers, clips):
+        assert np.abs(found(poses) - at).max() <= 2.5
+    assert sum(pool.batches) == 72
+    assert max(pool.batches) <= 8
+    assert np.mean(pool.batches) > 4  # 3 is what each clip alone would give
+
+
+def test_a_lone_request_waits_no_longer_than_the_age() -> None:
+    pool = Pool(age=0.05)
+    begun = time.monotonic()
+    Pooled(Brightest(batch=64), pool).predict(spots(1, 0)[0])
+    assert time.monotonic() - begun < 2
+    pool.close()
+    with pytest.raises(ExpertError, match="closed"):
+        Pooled(Brightest(), pool).predict(spots(1, 0)[0])
+
+
+def test_a_request_larger_than_a_batch() -> None:
+    frames, at = spots(21, 3)
+    pool = Pool(age=0.0)
+    assert np.abs(found(Pooled(Brightest(batch=4), pool).predict(frames)) - at).max() <= 2.5
+    assert Pooled(Brightest(), pool).predict(frames[:0]) == []
+    pool.close()
+
+
+def test_one_clips_error_is_not_the_others() -> None:
+    """A picture that the network cannot take fails its own clip only, though both were in one batch."""
+
+    @dataclass(frozen=True)
+    class Choosy(Brightest):
+        def infer(self, pixels: Frames) -> Sequence[Float]:
+            if (pixels[:, 0, 0] == 77).any():
+                raise ValueError("I do not like this one")
+            return super().infer(pixels)
+
+    expert, pool, together = Choosy(batch=8), Pool(age=0.2), threading.Barrier(2)
+    good, at = spots(2, 5)
+    bad = np.full((2, 96, 128, 3), 77, np.uint8)
+
+    def one(frames: Frames) -> Any:
+        together.wait()
+        try:
+            return Pooled(expert, pool).predict(frames)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as threads:
+        fine, refused = threads.map(one, [good, bad])
+    pool.close()
+    assert refused == "I do not like this one"
+    assert np.abs(found(fine) - at).max() <= 2.5
+
+
+@pytest.mark.parametrize("name", ["lite_topdown", "lite_bottomup", "lite_regression"])
+def test_pooled_answers_are_the_experts_own(name: str) -> None:
+    expert, detector = registry.create("experts", name), registry.create("detectors", "lite_detector")
+    assert isinstance(expert, Batched)
+    assert isinstance(detector, Batched)
+    clips = [render_clip(seed, 4, condition="clean", num_people=1).frames for seed in (31, 32, 33)]
+    pool = Pool(age=0.05)
+
+    def both(frames: Frames) -> list[Poses]:
+        return Pooled(expert, pool).predict(frames, Pooled(detector, pool).detect(frames))
+
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(both, clips))
+    pool.close()
+    for frames, poses in zip(clips, together):
+        alone = expert.predict(frames, detector.detect(frames))
+        for a, b in zip(alone, poses, strict=True):
+            np.testing.assert_allclose(a.coords, b.coords, atol=0.05)
+            np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(192, 256), (64, 48), (97, 33)])
+def test_moves_and_their_way_back(size: tuple[int, int]) -> None:
+    box = np.array([10.0, 20.0, 90.0, 180.0])
+    move = crop_move(box, size, 1.25)
+    np.testing.assert_allclose(move[:, :2] @ [50, 100] + move[:, 2], np.array(size) / 2)
+    low, high = (move[:, :2] @ np.array(corner) + move[:, 2] for corner in (box[:2], box[2:]))
+    assert ((high - low) <= np.array(size) / 1.25 + 1e-9).all()
+    assert np.isclose((high - low) / np.array(size), 1 / 1.25).any()
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("shape", [(48, 64), (100, 30), (300, 500), (7, 9)])
+def test_whole_frames_keep_their_geometry(shape: tuple[int, int], centred: bool) -> None:
+    """A horizontal and a vertical ramp are found where the map says they are."""
+    height, width = shape
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    frames = np.stack([x * 255 / width, y * 255 / height, np.full(shape, 200)], -1)[None].astype(np.uint8)
+    cuts = whole_cuts(frames, (64, 48), centred, (0, 0, 0))
+    rows, cols = np.nonzero(cuts.pixels[0, :, :, 2] == 200)
+    assert len(rows) > 0.2 * 48 * 64 * min(1, height / width * 64 / 48, width / height * 48 / 64)
+    inner = (rows > rows.min()) & (rows < rows.max()) & (cols > cols.min()) & (cols < cols.max())
+    at = cuts.back(0, np.stack([cols, rows], -1)[inner].astype(float))
+    seen = cuts.pixels[0][rows[inner], cols[inner], :2] * np.array([width, height]) / 255
+    assert np.abs(at - seen).mean() < 0.02 * max(width, height) + 0.6
+    assert np.allclose(fit_move(width, height, (64, 48), centred), cuts.moves[0], atol=1.0)
