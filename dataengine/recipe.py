@@ -74,6 +74,7 @@ class PoseTable(_Table):
     tracker: str = "oks"
     fusion: str = "ssta"
     trust: dict[str, float] = {}
+    isolated: dict[str, float] = {}
     skeleton: str = "posetics17"
     people: int = pydantic.Field(default=2, ge=1, le=32)
     max_tracks: int = pydantic.Field(default=8, ge=1, le=128)
@@ -130,6 +131,15 @@ class Recipe(_Table):
             for key in PLACES:
                 options.pop(key, None)
         return registry.create(kind, name, options)
+
+    def expert(self, name: str) -> Any:
+        """The expert `name`, in a process of its own where the recipe says so."""
+        if name not in self.pose.isolated:
+            return self.component("experts", name)
+        from dataengine.experts.isolated import Isolated
+
+        options = registry.config(self.component("experts", name))
+        return Isolated(name, {k: v for k, v in options.items() if k != "name"}, self.pose.isolated[name])
 
     @property
     def detector(self) -> str | None:
@@ -253,8 +263,8 @@ def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
     use = options.get("sources", {}).pop("use", [])
     for kind, table in options.items():
         for name, value in table.items():
-            if name not in registry.COMPONENTS[kind] or not isinstance(value, dict):
-                raise RecipeError(f"{where}: [{kind}] unknown name {name!r}{suggestion(name, registry.COMPONENTS[kind])}")
+            if name not in registry.names(kind) or not isinstance(value, dict):
+                raise RecipeError(f"{where}: [{kind}] unknown name {name!r}{suggestion(name, registry.names(kind))}")
     try:
         recipe = Recipe(**given, use=use, options=options, overlay=overlay)
     except pydantic.ValidationError as error:
@@ -288,8 +298,8 @@ def _check_components(recipe: Recipe) -> None:
     chosen += [("detectors", pose.detector)] if pose.detector else []
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
     for kind, name in chosen:
-        if name not in registry.COMPONENTS[kind]:
-            raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.COMPONENTS[kind])}")
+        if name not in registry.names(kind):
+            raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.names(kind))}")
     for kind, names in recipe.options.items():
         for name in names:
             recipe.component(kind, name)
@@ -299,13 +309,19 @@ def _check_components(recipe: Recipe) -> None:
     boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
     if boxed and pose.detector is None:
         raise ComponentError(
-            f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.COMPONENTS['detectors'])}"
+            f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.names('detectors'))}"
         )
     for name, weight in pose.trust.items():
-        if name not in registry.COMPONENTS["experts"] or not weight > 0:
+        if name not in registry.names("experts") or not weight > 0:
             raise ComponentError(
-                f"[pose] trust.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.COMPONENTS['experts'])}"
+                f"[pose] trust.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
             )
+    for name, seconds in pose.isolated.items():
+        if name not in pose.experts or not seconds > 0:
+            raise ComponentError(
+                f"[pose] isolated.{name} = {seconds}: give seconds above 0 to one of the recipe's experts{suggestion(name, pose.experts)}"
+            )
+        recipe.expert(name)
     for field, values in (("experts", pose.experts), ("filters", recipe.curate.filters), ("use", recipe.use)):
         if len(set(values)) < len(values):
             raise ComponentError(f"{field} names something twice: {values}")

@@ -51,7 +51,7 @@ REASONS: dict[str, str] = {
     "expert_timeout": "an expert gave no answer within its deadline, twice",
     "expert_failed": "an expert refused the clip's frames",
     "worker_killed": "the clip kept killing the worker that ran it and stands in quarantine",
-    "out_of_memory": "an expert ran out of memory even on a single picture, twice",
+    "out_of_memory": "memory ran out while the clip was processed, twice",
     "unit_timeout": "the clip alone ran past the unit deadline and stands in quarantine",
     "internal_error": "an unforeseen error while the clip was processed",
     # curate

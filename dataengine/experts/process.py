@@ -111,8 +111,8 @@ class IsolatedProcess:
             Header and arrays of the answer.
 
         Raises:
-            ExpertError: `expert_crashed` or `expert_timeout` after the second try, `expert_failed`
-                when the worker refused the request.
+            ExpertError: `expert_crashed` or `expert_timeout` after the second try, `out_of_memory` when
+                the worker said so, `expert_failed` when it refused the request.
         """
         return self._try(lambda: self._request(header, arrays, frames))
 
@@ -185,7 +185,8 @@ class IsolatedProcess:
         if answer.get("id") != self._count:
             raise _BrokenWorker("expert_crashed", "its process answered another question")
         if "error" in answer:
-            raise ExpertError("expert_failed", f"expert {self.name!r}: {answer['error']}", retryable=False)
+            memory = bool(answer.get("memory"))
+            raise ExpertError("out_of_memory" if memory else "expert_failed", f"expert {self.name!r}: {answer['error']}", retryable=memory)
         return answer, parts
 
     def _exchange(self, message: bytes, seconds: float) -> tuple[Header, Arrays]:

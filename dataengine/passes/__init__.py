@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from dataengine import plan as plans
 from dataengine import shards
 from dataengine.errors import ExpertError, LedgerError, MediaError
+from dataengine.experts.batching import is_out_of_memory
 from dataengine.ledger import Commit, Ledger
 from dataengine.recipe import Recipe, fingerprint, validate
 from dataengine.storage import write_durably
@@ -107,18 +108,20 @@ class Unit:
         try:
             try:
                 return work(clip)
-            except ExpertError as error:
-                if not error.retryable:
+            except Exception as error:
+                if not (is_out_of_memory(error) or (isinstance(error, ExpertError) and error.retryable)):
                     raise
-                self.before(clip)
-                return work(clip)
+            self.before(clip)
+            return work(clip)
         except MediaError as error:
             return Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold)
         except ExpertError as error:
             return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
-        except (MemoryError, LedgerError, KeyboardInterrupt):
+        except (LedgerError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                return Fail(clip.clip_id, "out_of_memory", True, str(error)[:500])
             if isinstance(error, OSError) and error.errno == 28:  # a full disk is the build's failure, not the clip's
                 raise
             where = traceback.extract_tb(error.__traceback__)[-1]

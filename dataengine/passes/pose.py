@@ -71,7 +71,7 @@ def _components(recipe: Recipe) -> Tools:
     return Tools(
         recipe.component("decoders", pose.decoder),
         recipe.component("detectors", recipe.detector) if recipe.detector else None,
-        tuple(recipe.component("experts", name) for name in pose.experts),
+        tuple(recipe.expert(name) for name in pose.experts),
         tuple(pose.experts),
         recipe.component("trackers", pose.tracker),
         recipe.component("fusion", pose.fusion),
@@ -120,10 +120,10 @@ def own_device(device: str) -> str:
 def _config(recipe: Recipe) -> dict[str, Any]:
     tools, pose = _components(recipe), recipe.pose
     used = {"decoder": tools.decoder, "tracker": tools.tracker, "fusion": tools.fusion, "detector": tools.detector}
-    used |= dict(zip(tools.names, tools.experts))
+    used |= {name: recipe.component("experts", name) for name in tools.names}  # a process of its own changes no result
     weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"people"}) | {"detector": recipe.detector, "trust": tools.trust}
+    table = pose.model_dump(exclude={"people", "isolated"}) | {"detector": recipe.detector, "trust": tools.trust}
     return {"pose": table, "components": options, "weights": weights}
 
 

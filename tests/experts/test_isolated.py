@@ -93,13 +93,16 @@ def test_prints_and_writes_do_no_harm(shared: IsolatedProcess, do: str) -> None:
     assert len(shared.last_words) <= process.TAIL
 
 
-@pytest.mark.parametrize(("do", "message"), [("raise", "ValueError: these frames are no good"), ("allocate", "Error")])
-def test_an_exception_is_an_answer(shared: IsolatedProcess, do: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("do", "message", "kind"),
+    [("raise", "ValueError: these frames are no good", ("expert_failed", False)), ("allocate", "Error", ("out_of_memory", True))],
+)
+def test_an_exception_is_an_answer(shared: IsolatedProcess, do: str, message: str, kind: tuple[str, bool]) -> None:
     shared.start()
     starts = shared.starts
     with pytest.raises(ExpertError, match=message) as caught:
         shared.ask({"do": do}, (), FRAMES)
-    assert (caught.value.kind, caught.value.retryable) == ("expert_failed", False)
+    assert (caught.value.kind, caught.value.retryable) == kind
     shared.ask({})
     assert shared.starts == starts
 

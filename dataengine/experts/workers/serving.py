@@ -112,8 +112,13 @@ def serve(make: Callable[[Header], tuple[Header, Handler]]) -> None:
                     frames = np.frombuffer(shared, np.uint8, size).reshape(shape)
                 reply, payload = handler(header, arrays, frames)
         except Exception as error:  # whatever goes wrong inside is the answer, not the end
-            reply, payload = {"error": f"{type(error).__name__}: {error}"}, ()
+            reply, payload = {"error": f"{type(error).__name__}: {error}", "memory": _is_memory(error)}, ()
         _write(answers, pack({**reply, "id": header["id"]}, payload))
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out, told by an exception or by the host's typed one."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or getattr(error, "kind", "") == "out_of_memory"
 
 
 def _guard(requests: int) -> None:
