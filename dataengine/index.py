@@ -82,6 +82,9 @@ REJECTS: pa.Schema = _schema(
 ACCURACY: pa.Schema = _schema(("clip_id expert condition", _STRING), ("num_joints num_right", _INT))
 """Of rendered sources, whose joints are known exactly: how many of an expert's joints are right."""
 
+SIGNATURES: pa.Schema = _schema(("clip_id", _STRING), ("hashes", pa.list_(pa.uint64())), ("words", pa.binary()))
+"""One row a clip: what near-duplicates are found by, every half second (`dataengine.duplicates`)."""
+
 TOMBSTONES: pa.Schema = _schema(("clip_id reason", _STRING))
 """Clips taken down after the dataset was sealed; readers leave them out at once."""
 

@@ -20,8 +20,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from blake3 import blake3
 
+from dataengine.dataset import Dataset
 from dataengine.errors import LedgerError, RecipeError, SourceError
+from dataengine.index import locate
 from dataengine.recipe import Recipe, find_folder
 from dataengine.storage import write_durably
 from dataengine.types import CLIP_FIELDS, Clip
@@ -29,8 +32,10 @@ from dataengine.types import CLIP_FIELDS, Clip
 SCHEMA = pa.schema(
     [pa.field(name, pa.float64() if name in ("start", "end", "span_start", "span_end") else pa.string()) for name in CLIP_FIELDS]
     + [pa.field("unit", pa.string()), pa.field("media_size", pa.int64()), pa.field("media_time", pa.int64())]
+    + [pa.field("failure", pa.string())]
 )
-"""plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned, -1 if absent."""
+"""plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned, -1 if absent;
+why the file could not be obtained (JSON: kind, detail, retryable), where that was tried."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,13 @@ class Plan:
         rows = self.table.filter(pc.equal(self.table.column("clip_id"), clip_id)).to_pylist()
         return _clip(rows[0]) if rows else None
 
+    def with_failures(self, failures: Mapping[str, str]) -> Plan:
+        """The plan with the column `failure` set, by clip id; clips with a media file have none."""
+        ids, media = (self.table.column(name).to_pylist() for name in ("clip_id", "media"))
+        values = [None if file else failures.get(clip_id) for clip_id, file in zip(ids, media)]
+        column = self.table.schema.get_field_index("failure")
+        return Plan(self.table.set_column(column, SCHEMA.field("failure"), pa.array(values, pa.string())), self.roots)
+
     def media(self, clip: Clip) -> Path:
         """Where the clip's media file lies."""
         return Path(self.roots[clip.source]) / clip.media
@@ -84,17 +96,24 @@ def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[st
         if path is None and hasattr(source, "prepare"):
             path = str(source.prepare(cache))
         if path is None:
-            raise SourceError(f"source {name!r} has no place: give --sources {name}=PATH, --data-root DIR, or set DATAENGINE_DATA")
+            raise SourceError(
+                f"source {name!r} has no place: give --sources {name}=PATH, or --data-root DIR (or DATAENGINE_DATA), where it lies or is downloaded to"
+            )
         if not Path(path).is_dir():
-            raise SourceError(f"source {name!r}: {path} is not a folder")
+            raise SourceError(f"source {name!r}: {path} is not a folder; only a build downloads, and only what [fetch] mirrors knows")
         roots[name] = str(Path(path).resolve())
     return roots
+
+
+def guard_datasets(recipe: Recipe) -> list[tuple[str, str]]:
+    """(name, folder) of the leak guard's sets that are datasets built before, by path; they also find near-duplicates."""
+    return [(Path(name).name, locate(name)) for name in recipe.plan.leak_guard if Path(name).is_dir()]
 
 
 def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) -> frozenset[str]:
     """Video ids of the evaluation sets that the recipe keeps out.
 
-    A set is a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a source's
+    A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a source's
     root, with a column youtube_id or video_id.
 
     Raises:
@@ -102,13 +121,17 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
     """
     ids: set[str] = set()
     places = [*find_folder("manifests"), *([Path(data_root)] if data_root else []), *(Path(r) for r in roots.values())]
+    for _, folder in guard_datasets(recipe):
+        ids.update(Dataset(folder).clips.select("video_id").collect()["video_id"])
     for name in recipe.plan.leak_guard:
+        if Path(name).is_dir():
+            continue
         tried = [Path(name), *(place / f"{name}{end}" for place in places for end in (".csv", ".csv.gz"))]
         path = next((p for p in tried if p.suffix in (".csv", ".gz") and p.is_file()), None)
         if path is None:
             raise RecipeError(
                 f"[plan] leak_guard: the list {name!r} was not found; put {name}.csv (column youtube_id) in the data root, "
-                "give the path of a .csv, or build without the guard: --set 'plan.leak_guard=[]'"
+                "give the path of a .csv or of a built dataset, or build without the guard: --set 'plan.leak_guard=[]'"
             )
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -130,6 +153,8 @@ def discover(
         for clip in source.discover(Path(roots[name])):
             if clip.reason is None and clip.video_id in guarded:
                 clip = dataclasses.replace(clip, reason="leak_guard", detail="listed in " + ", ".join(recipe.plan.leak_guard))
+            if clip.split == "train" and recipe.plan.splits:
+                clip = dataclasses.replace(clip, split=own_split(recipe, clip))
             if clip.clip_id in seen:
                 clip = _renamed(clip, seen)
             seen.add(clip.clip_id)
@@ -140,6 +165,17 @@ def discover(
             if limit is not None and len(rows) >= limit:
                 return rows
     return rows
+
+
+def own_split(recipe: Recipe, clip: Clip) -> str:
+    """The split of a clip that its source puts into train, by the recipe's shares: all clips of a video, or subject, together."""
+    group = clip.subject if recipe.plan.split_by == "subject" and clip.subject is not None else clip.video_id
+    place = int.from_bytes(blake3(f"{recipe.plan.seed} {clip.source} {group}".encode()).digest()[:8]) / 2**64
+    for split, share in sorted(recipe.plan.splits.items()):
+        if place < share:
+            return split
+        place -= share
+    return "train"
 
 
 def _row(clip: Clip) -> dict[str, Any]:

@@ -45,6 +45,16 @@ class PlanTable(_Table):
 
     clips_per_unit: int = pydantic.Field(default=16, ge=1, le=10_000)
     leak_guard: list[str] = []
+    seed: int = 0
+    splits: dict[Literal["val", "test"], float] = {}
+    split_by: Literal["video", "subject"] = "video"
+
+    @pydantic.field_validator("splits")
+    @classmethod
+    def _shares(cls, splits: dict[str, float]) -> dict[str, float]:
+        if any(share < 0 for share in splits.values()) or sum(splits.values()) >= 1:
+            raise ValueError("shares of val and test are at least 0 and together less than 1")
+        return splits
 
 
 class FetchTable(_Table):
@@ -86,7 +96,10 @@ class CurateTable(_Table):
 
     filters: list[str] = []
     relabel: str | None = None
-    dedup: Literal["exact", "mark", "off"] = "exact"
+    dedup: Literal["near", "exact", "mark", "off"] = "exact"
+    near_share: float = pydantic.Field(default=0.7, gt=0, le=1)
+    max_per_label: int | None = pydantic.Field(default=None, ge=1)
+    min_per_label: int = pydantic.Field(default=0, ge=0)
 
 
 class PackTable(_Table):

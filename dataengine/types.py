@@ -25,7 +25,7 @@ REASONS: dict[str, str] = {
     # plan
     "bad_row": "an annotation row cannot be read",
     "duplicate_id": "another row already has this clip id",
-    "leak_guard": "the video belongs to an evaluation set that the recipe keeps out",
+    "leak_guard": "the video, or a near-duplicate of it, belongs to an evaluation set that the recipe keeps out",
     # fetch
     "media_missing": "no media file was found for the clip",
     "media_empty": "the media file has no bytes",
@@ -68,6 +68,8 @@ REASONS: dict[str, str] = {
     "length": "too few or too many frames",
     "label_left_out": "the relabel table leaves this label out, or does not know it",
     "duplicate": "the same pictures are already in the dataset",
+    "class_cap": "its label has as many clips as the recipe wants",
+    "class_small": "its label has fewer clips than the recipe wants",
 }
 """Why a clip is not in a dataset: the closed list of reasons, each with its meaning."""
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dataengine"
 LAYERS: list[set[str]] = [
     {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "__init__"},
     {"media", "rendering"},
-    {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"},
+    {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch", "duplicates"},
     {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},
     {"builder"},
     {"cli"},

@@ -12,15 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blake3 import blake3
 
-from dataengine import registry
+from dataengine import duplicates, registry
+from dataengine.dataset import Dataset
+from dataengine.index import read_manifest
 from dataengine.ledger import Commit, Ledger
 from dataengine.passes import Job
-from dataengine.plan import Plan
+from dataengine.plan import Plan, guard_datasets
 from dataengine.recipe import Recipe, fingerprint
 from dataengine.types import Fail, Keep, Outcome, Reject
 
-VERSION = 1
+VERSION = 2
 
 DECISIONS = pa.schema(
     [("clip_id", pa.string()), ("unit", pa.string()), ("kept", pa.bool_()), ("label", pa.string()), ("label_id", pa.int32())]
@@ -72,7 +75,9 @@ def pass_fingerprint(recipe: Recipe, measure: str) -> str:
     if recipe.curate.relabel is not None:
         path = table_path(recipe.curate.relabel)
         table = fingerprint(path.read_text(encoding="utf-8")) if path is not None else None
-    return fingerprint(["curate", VERSION, filters, table, recipe.curate.dedup, measure])
+    guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
+    rules = recipe.curate.model_dump(include={"dedup", "near_share", "max_per_label", "min_per_label"})
+    return fingerprint(["curate", VERSION, filters, table, rules, recipe.plan.seed, guards, measure])
 
 
 def _measures(ledger: Ledger, units: Iterable[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -83,13 +88,20 @@ def _measures(ledger: Ledger, units: Iterable[str], columns: Sequence[str]) -> d
     return found
 
 
+def _out(row: dict[str, Any], reason: str, detail: str, value: float | None = None, threshold: float | None = None) -> None:
+    row.update(kept=False, reason=reason, detail=detail, value=value, threshold=threshold)
+
+
 def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit]) -> list[dict[str, Any]]:
-    """A row of DECISIONS for every measured clip, in the plan's order."""
+    """A row of DECISIONS for every measured clip, in the plan's order.
+
+    Labels, filters, exact duplicates, near-duplicates, sizes of classes: in this order, the first that refuses a clip names it.
+    """
     filters = {name: recipe.component("filters", name) for name in recipe.curate.filters}
     measures = _measures(ledger, commits, [f"filter_{name}" for name in filters] + ["frames_blake3"])
     labels = Labels.of(recipe, plan)
     first: dict[str, str] = {}
-    rows = []
+    rows, planned_rows = [], []
     for planned in plan.rows():
         measured = measures.get(planned["clip_id"])
         if measured is None:
@@ -99,29 +111,93 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
         row["label"], left_out = labels.apply(planned["source"], planned["label"])
         row["label_id"] = labels.ids.get(row["label"]) if row["label"] is not None else None
         if left_out is not None:
-            row |= {"kept": False, "reason": "label_left_out", "detail": f"{planned['label']}: {left_out}"}
+            _out(row, "label_left_out", f"{planned['label']}: {left_out}")
         for name, component in filters.items() if row["kept"] else ():
             value = measured[f"filter_{name}"]
             missed = component.missed(float("nan") if value is None else value)
             if missed is not None:
-                row |= {"kept": False, "reason": component.reason, "value": value, "threshold": missed}
-                row["detail"] = f"{value:.4g} {component.unit}, wanted {'at least' if value < missed else 'at most'} {missed:.4g}"
+                wanted = "at least" if value < missed else "at most"
+                _out(row, component.reason, f"{value:.4g} {component.unit}, wanted {wanted} {missed:.4g}", value, missed)
                 break
         if row["kept"] and recipe.curate.dedup != "off":
             original = first.setdefault(measured["frames_blake3"], planned["clip_id"])
             if original != planned["clip_id"]:
                 row["duplicate_of"] = original
-                if recipe.curate.dedup == "exact":
-                    row |= {"kept": False, "reason": "duplicate", "detail": f"same pictures as {original}"}
+                if recipe.curate.dedup != "mark":
+                    _out(row, "duplicate", f"same pictures as {original}")
         rows.append(row)
+        planned_rows.append(planned)
+    _drop_near(recipe, rows, planned_rows, ledger, commits)
+    _size_classes(recipe, rows, planned_rows)
     return rows
+
+
+def _drop_near(
+    recipe: Recipe, rows: list[dict[str, Any]], planned: list[dict[str, Any]], ledger: Ledger, commits: dict[str, Commit]
+) -> None:
+    """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak in."""
+    guards = guard_datasets(recipe)
+    if recipe.curate.dedup not in ("near", "mark") and not guards:
+        return
+    signatures = _measures(ledger, commits, ["hashes", "words"])
+    # clips of guarded datasets come first, so that ours are the duplicates
+    known: list[tuple[str, Any, Any]] = []
+    for name, path in guards:
+        table = Dataset(path).table("signatures").collect()
+        known += [(f"{row['clip_id']} of {name}", row["hashes"], row["words"]) for row in table.iter_rows(named=True)]
+    ours = [n for n, row in enumerate(rows) if row["kept"] and row["duplicate_of"] is None]
+    found = [signatures[rows[n]["clip_id"]] for n in ours]
+    everything = duplicates.Signatures.of(
+        [h for _, h, _ in known] + [f["hashes"] for f in found], [w for _, _, w in known] + [f["words"] for f in found], 26
+    )
+    near, total, roots = recipe.curate.dedup in ("near", "mark"), len(known), dict[int, int]()
+    for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_share).tolist():
+        if b < total or b in roots:  # two guarded clips, or decided already
+            continue
+        row, root = rows[ours[b - total]], roots.get(a, a)
+        if root < total:
+            _out(row, "leak_guard", f"looks like {known[root][0]}", share, recipe.curate.near_share)
+        elif near and not _apart(planned[ours[a - total]], planned[ours[b - total]]):
+            row["duplicate_of"] = original = rows[ours[root - total]]["clip_id"]
+            if recipe.curate.dedup == "near":
+                _out(row, "duplicate", f"nearly the same pictures as {original}", share, recipe.curate.near_share)
+        else:
+            continue
+        roots[b] = root
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two clips are parts of one video that do not overlap: alike, but no duplicates."""
+    if one["video_id"] != other["video_id"] or None in (one["start"], one["end"], other["start"], other["end"]):
+        return False
+    return bool(one["end"] <= other["start"] or other["end"] <= one["start"])
+
+
+def _size_classes(recipe: Recipe, rows: list[dict[str, Any]], planned: list[dict[str, Any]]) -> None:
+    """Refuse classes with too few training clips, and training clips beyond the cap of their class, by a hash of their ids."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    train: dict[str, list[dict[str, Any]]] = {}
+    for row, plan_row in zip(rows, planned):
+        if row["kept"] and row["label"] is not None:
+            members.setdefault(row["label"], []).append(row)
+            if plan_row["split"] == "train":
+                train.setdefault(row["label"], []).append(row)
+    for label, clips in members.items():
+        own = train.get(label, [])
+        if len(own) < recipe.curate.min_per_label:
+            for row in clips:
+                _out(row, "class_small", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.min_per_label)
+        elif recipe.curate.max_per_label is not None:
+            order = sorted(own, key=lambda row: blake3(f"{recipe.plan.seed} {row['clip_id']}".encode()).digest())
+            for row in order[recipe.curate.max_per_label :]:
+                _out(row, "class_cap", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.max_per_label)
 
 
 def run(job: Job, plan: Plan, commits: dict[str, Commit]) -> Path:
     """Decide and commit; the path of the decisions table. Reuses the table of the same inputs."""
     ledger = job.ledger("curate")
     inputs = fingerprint(
-        [[unit, c.digest] for unit, c in commits.items()] + [plan.table.select(["clip_id", "source", "label"]).to_pydict()]
+        [[unit, c.digest] for unit, c in commits.items()] + [plan.table.select(["clip_id", "source", "label", "split"]).to_pydict()]
     )
     known = ledger.read("all")
     if known is None or known.inputs != inputs:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from scipy.optimize import linear_sum_assignment
 
 from dataengine import registry
+from dataengine.duplicates import pose_words
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.confidence import confidence
 from dataengine.filters.jitter import jitter
@@ -49,6 +50,7 @@ def schema() -> pa.Schema:
     facts += [("num_damaged", pa.int32()), ("frames_blake3", pa.string()), ("skeleton", pa.string()), ("num_tracks", pa.int32())]
     measures = [(f"filter_{name}", pa.float64()) for name in registry.names("filters")]
     own = [("confidence_p10", pa.float32()), ("expert_agreement", pa.float32()), ("experts", pa.list_(pa.string()))]
+    own += [("hashes", pa.list_(pa.uint64())), ("words", pa.binary())]
     nested = [("tracks", pa.list_(TRACK)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
     return pa.schema([*facts, *measures, *own, *nested])
 
@@ -174,11 +176,13 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
         arrays["people"].astype(np.int32), arrays["change"],
     )  # fmt: skip
     tracks = _track_rows(arrays, meta, fps)
+    foremost, _ = convert(arrays["keypoints"][0, arrays["hash_frames"]], None, meta["skeleton"], COMMON)
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
     measures = {f"filter_{name}": float(unit.recipe.component("filters", name).measure(sample)) for name in registry.names("filters")}
     return {
         "clip_id": clip.clip_id, **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
         "confidence_p10": tracks[0]["confidence_p10"], "expert_agreement": _mean(agreement[0]), "tracks": tracks,
+        "hashes": arrays["hashes"].tolist(), "words": pose_words(foremost).tobytes(),
         "joints": _joint_rows(arrays, meta, agreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
     }  # fmt: skip
 
@@ -201,4 +205,4 @@ def _run(unit: Unit) -> list[Outcome]:
     return outcomes
 
 
-PASS = Pass("measure", 1, ("pose",), ("media", "truth", "span_start"), "parquet", _config, _run)
+PASS = Pass("measure", 2, ("pose",), ("media", "truth", "span_start"), "parquet", _config, _run)

@@ -31,7 +31,7 @@ from dataengine.skeletons import skeleton
 from dataengine.storage import write_durably
 from dataengine.types import SPLITS
 
-VERSION = 1
+VERSION = 2
 
 ENTRIES = ("keypoints", "scores", "confidence", "timestamps")
 """Arrays that go from the pose artifact into a sample."""
@@ -161,7 +161,7 @@ def index_rows(
         for place in json.loads(job.ledger("pack").sidecar(commit)):
             entries = [dict(zip(("name", "offset", "size"), entry)) for entry in place["entries"]]
             places[place["clip_id"]] = {**place, "entries": entries, "shard": f"shards/pose/{shard.name}.tar"}
-    rows: dict[str, list[dict[str, Any]]] = {"clips": [], "tracks": [], "joints": [], "accuracy": []}
+    rows: dict[str, list[dict[str, Any]]] = {"clips": [], "tracks": [], "joints": [], "accuracy": [], "signatures": []}
     people = job.recipe.pose.people
     for unit in measured:
         for m in pq.read_table(job.ledger("measure").artifact(unit)).to_pylist():
@@ -174,6 +174,7 @@ def index_rows(
                 shares = dict(zip((f"share_{e}" for e in m["experts"]), track.pop("shares")))
                 rows["tracks"].append({"clip_id": clip_id, **track, "kept": track["rank"] < people, **shares})
             rows["joints"] += [{"clip_id": clip_id, **joint} for joint in m["joints"]]
+            rows["signatures"].append({"clip_id": clip_id, "hashes": m["hashes"], "words": m["words"]})
     return rows
 
 
@@ -231,6 +232,7 @@ def finish(out: Path, job: Job, shard_plans: list[ShardPlan], rows: Mapping[str,
         "tracks": index.tracks_schema(job.recipe.pose.experts),
         "joints": index.JOINTS,
         "rejects": index.REJECTS,
+        "signatures": index.SIGNATURES,
     }
     if rows["accuracy"]:
         schemas["accuracy"] = index.ACCURACY

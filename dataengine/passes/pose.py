@@ -15,6 +15,8 @@ expert_scores       (M, E, T, 13) float16
 timestamps          (T,) float32          seconds from the clip's start
 change              (T,) float32          mean absolute difference to the frame before, in [0, 1]
 people              (T,) uint8            tracked people in the frame
+hashes              (K,) uint64           hash of a picture every half second, for near-duplicates
+hash_frames         (K,) int32            the frame of each
 ==================  ====================  ===========================================================
 """
 
@@ -31,6 +33,7 @@ import numpy as np
 from blake3 import blake3
 
 from dataengine import registry, shards
+from dataengine.duplicates import LONGEST, STEP, picture_hash
 from dataengine.errors import MediaError
 from dataengine.experts.batching import Batched, Pool, Pooled
 from dataengine.media.ahead import Budget, ahead
@@ -146,17 +149,25 @@ class _Thinner:
 
 
 class _Watcher:
-    """What every frame is looked at for, poses apart: changes between frames, and the pictures' digest."""
+    """What every frame is looked at for, poses apart: changes between frames, the pictures' digest, and their hashes."""
 
     def __init__(self) -> None:
         self.hasher = blake3()
         self.before: Frames | None = None
         self.change: list[float] = []
+        self.hashes: list[int] = []
+        self.hash_frames: list[int] = []
+        self.begun = 0.0
 
-    def look(self, frame: Frames) -> None:
+    def look(self, frame: Frames, time: float) -> None:
         self.hasher.update(np.ascontiguousarray(frame).data)
         small = cv2.cvtColor(cv2.resize(frame, THUMB, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         self.change.append(0.0 if self.before is None else float(cv2.absdiff(small, self.before).mean()) / 255)
+        if self.before is None:
+            self.begun = time
+        if len(self.hashes) < LONGEST and time - self.begun >= STEP * len(self.hashes) - 1e-6:
+            self.hashes.append(picture_hash(small))
+            self.hash_frames.append(len(self.change) - 1)
         self.before = small
 
 
@@ -188,8 +199,8 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
             if not picked:
                 continue
             frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
-            for frame in frames:
-                watcher.look(frame)
+            for frame, time in zip(frames, batch.timestamps[picked]):
+                watcher.look(frame, float(time))
             boxes, last = _boxes(tools, frames, len(people), pose.detect_every, last)
             answers = [expert.predict(frames, boxes if expert.needs_boxes else None) for expert in tools.experts]
             people.extend([list(per_frame) for per_frame in zip(*answers)])
@@ -215,7 +226,8 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
     actor = None if clip.actor is None else json.loads(clip.actor)
     ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
     return {"json": meta, **_fuse(ranked, tools, pose.skeleton, meta), "timestamps.npy": timestamps.astype(np.float32),
-            "change.npy": np.asarray(watcher.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8)}  # fmt: skip
+            "change.npy": np.asarray(watcher.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8),
+            "hashes.npy": np.array(watcher.hashes, np.uint64), "hash_frames.npy": np.array(watcher.hash_frames, np.int32)}  # fmt: skip
 
 
 def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -253,4 +265,4 @@ def _run(unit: Unit) -> list[Outcome]:
         return unit.each(one, unit.recipe.engine.lanes if tools.parallel else 1, then)
 
 
-PASS = Pass("pose", 1, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)
+PASS = Pass("pose", 2, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)
