@@ -93,7 +93,7 @@ class Dataset:
         return sorted({file["path"].split("/")[1] for file in self.manifest["files"] if file["path"].startswith("index/")})
 
     def table(self, name: str) -> pl.LazyFrame:
-        """A table by name, without the clips that were taken down.
+        """A table by name, without the clips that were taken down; `rejects`, which hold no data of clips, are whole.
 
         Raises:
             DatasetError: the dataset has no such table.
@@ -105,7 +105,7 @@ class Dataset:
             frame = pl.concat([self._fetch(file) for file in files]).lazy()
         else:
             frame = pl.scan_parquet([Path(self.root, file["path"]) for file in files], glob=False)
-        gone = self.tombstones()
+        gone = self.tombstones() if name != "rejects" else pl.DataFrame()
         return frame.join(gone.lazy(), on="clip_id", how="anti", maintain_order="left") if len(gone) else frame
 
     def tombstones(self) -> pl.DataFrame:

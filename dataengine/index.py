@@ -89,7 +89,10 @@ TOMBSTONES: pa.Schema = _schema(("clip_id reason", _STRING))
 """Clips taken down after the dataset was sealed; readers leave them out at once."""
 
 TABLES: dict[str, pa.Schema] = {"clips": CLIPS, "tracks": TRACKS, "joints": JOINTS, "rejects": REJECTS}
-"""The tables every dataset has. `accuracy` is there for rendered sources only."""
+"""The tables every dataset has."""
+
+MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATURES}
+"""Tables that a dataset may have: `accuracy` is there for rendered sources only."""
 
 
 def tracks_schema(experts: Iterable[str]) -> pa.Schema:
@@ -144,19 +147,35 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="zstd", compression_level=3, write_page_index=True, version="2.6")
 
 
-def write_tombstones(dataset: str | os.PathLike[str], rows: Rows) -> Path:
+def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mapping[str, Any] | None = None) -> Path:
     """Add a file of clips (clip_id, reason) to leave out from now on, under the next free number.
 
-    Two writers at once never lose a row: each number is given once.
+    Two writers at once never lose a row: each number is given once. `record`, JSON, says who asked for it and why; it is
+    kept in the file with the BLAKE3 of the file before, so that records can be neither changed nor left out unseen.
     """
     folder = Path(dataset) / "tombstones"
     table = _table(rows, TOMBSTONES, folder).sort_by("clip_id")
     for number in itertools.count():
         path = folder / tombstone_name(number)
+        if path.exists():
+            continue
+        before = folder / tombstone_name(number - 1)
+        told = {**(record or {}), "previous": file_hash(before) if number else None}
+        signed = table.replace_schema_metadata({"record": json.dumps(told, sort_keys=True)})
         with contextlib.suppress(FileExistsError), staged(path, replace=False) as partial:
-            _write_parquet(partial, table)
+            _write_parquet(partial, signed)
             return path
     raise AssertionError("numbers do not end")
+
+
+def read_records(dataset: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of the takedowns of a dataset's folder, in order, each with its file and the clip ids it names."""
+    found = []
+    for path in sorted((Path(dataset) / "tombstones").glob("*.parquet")):
+        table = pq.read_table(path)
+        record = json.loads((table.schema.metadata or {}).get(b"record", b"{}"))
+        found.append({**record, "file": path.name, "clip_ids": table.column("clip_id").to_pylist()})
+    return found
 
 
 def tombstone_name(number: int) -> str:

@@ -24,7 +24,7 @@ from blake3 import blake3
 
 from dataengine.dataset import Dataset
 from dataengine.errors import LedgerError, RecipeError, SourceError
-from dataengine.index import locate
+from dataengine.index import locate, read_records
 from dataengine.recipe import Recipe, find_folder
 from dataengine.storage import write_durably
 from dataengine.types import CLIP_FIELDS, Clip
@@ -73,6 +73,15 @@ class Plan:
         values = [None if file else failures.get(clip_id) for clip_id, file in zip(ids, media)]
         column = self.table.schema.get_field_index("failure")
         return Plan(self.table.set_column(column, SCHEMA.field("failure"), pa.array(values, pa.string())), self.roots)
+
+    def without(self, gone: TakenDown) -> Plan:
+        """The plan with clips that were taken down marked so."""
+        rows = self.rows()
+        for row in rows:
+            why = gone.reason(row["clip_id"], row["video_id"])
+            if why is not None and row["reason"] is None:
+                row |= {"reason": "takedown", "detail": why}
+        return Plan(pa.Table.from_pylist(rows, SCHEMA), self.roots)
 
     def media(self, clip: Clip) -> Path:
         """Where the clip's media file lies."""
@@ -142,8 +151,36 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
     return frozenset(ids)
 
 
+@dataclass(frozen=True)
+class TakenDown:
+    """Ids of clips and videos that must not come back, with the reasons given."""
+
+    clips: Mapping[str, str]
+    videos: Mapping[str, str]
+
+    @staticmethod
+    def of(work: Path) -> TakenDown:
+        """What the records of the dataset beside `work` say."""
+        clips: dict[str, str] = {}
+        videos: dict[str, str] = {}
+        for record in read_records(work.parent / "dataset"):
+            why = str(record.get("reason", ""))
+            clips |= dict.fromkeys(record["clip_ids"], why)
+            videos |= dict.fromkeys(record.get("video_ids", ()), why)
+        return TakenDown(clips, videos)
+
+    def reason(self, clip_id: str, video_id: str) -> str | None:
+        """Why a clip was taken down; None if it was not."""
+        return self.clips.get(clip_id, self.videos.get(video_id))
+
+
 def discover(
-    recipe: Recipe, roots: Mapping[str, str], guarded: frozenset[str], limit: int | None, progress: Callable[[int], None]
+    recipe: Recipe,
+    roots: Mapping[str, str],
+    guarded: frozenset[str],
+    limit: int | None,
+    progress: Callable[[int], None],
+    gone: TakenDown = TakenDown({}, {}),
 ) -> list[dict[str, Any]]:
     """All clips of the recipe's sources as plan rows without units, duplicates and guarded ones marked."""
     rows: list[dict[str, Any]] = []
@@ -153,6 +190,8 @@ def discover(
         for clip in source.discover(Path(roots[name])):
             if clip.reason is None and clip.video_id in guarded:
                 clip = dataclasses.replace(clip, reason="leak_guard", detail="listed in " + ", ".join(recipe.plan.leak_guard))
+            if clip.reason is None and (why := gone.reason(clip.clip_id, clip.video_id)) is not None:
+                clip = dataclasses.replace(clip, reason="takedown", detail=why)
             if clip.split == "train" and recipe.plan.splits:
                 clip = dataclasses.replace(clip, split=own_split(recipe, clip))
             if clip.clip_id in seen:
@@ -219,7 +258,7 @@ def make(
 ) -> Plan:
     """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing."""
     roots = resolve_roots(recipe, work / "media", data_root)
-    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress)
+    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work))
     if not rows:
         raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
     path = work / "plan.parquet"

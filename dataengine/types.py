@@ -26,6 +26,7 @@ REASONS: dict[str, str] = {
     "bad_row": "an annotation row cannot be read",
     "duplicate_id": "another row already has this clip id",
     "leak_guard": "the video, or a near-duplicate of it, belongs to an evaluation set that the recipe keeps out",
+    "takedown": "the clip or its video was taken down",
     # fetch
     "media_missing": "no media file was found for the clip",
     "media_empty": "the media file has no bytes",

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataengine import devices, registry
+from dataengine import devices, registry, weights
 from dataengine.errors import DataEngineError
 
 EXTRAS = {"torch": "torch", "decord": "decord", "dev": "pytest"}
@@ -82,6 +82,13 @@ def _weights(kind: str, name: str) -> dict[str, Any]:
     label = f"{kind.removesuffix('s')} {name}"
     try:
         component = registry.create(kind, name)
+        if hasattr(component, "recall"):
+            return _found(label, True, "reads poses that other programs saved")
+        absent = weights.missing([component])
+        if absent:
+            entries = [weights.manifest()[file] for file in absent]
+            licences = ", ".join(sorted({entry.licence for entry in entries}))
+            return _found(label, False, f"weights {', '.join(absent)} are not here ({licences})", f"dataengine weights {' '.join(absent)}")
         for step in ("check", "weights"):
             if hasattr(component, step):
                 getattr(component, step)()

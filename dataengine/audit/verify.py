@@ -6,6 +6,7 @@ one damage does not hide another: what can still be looked at is looked at.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
 from dataengine.errors import DatasetError
-from dataengine.index import ACCURACY, TABLES, TOMBSTONES, data_files, locate, read_manifest, tombstone_name, tracks_schema
+from dataengine.index import MORE_TABLES, TABLES, TOMBSTONES, data_files, locate, read_manifest, tombstone_name, tracks_schema
 from dataengine.shards import decode_entry, scan
 from dataengine.storage import file_hash, mapped
 from dataengine.types import REASONS, SPLITS
@@ -110,9 +111,9 @@ def _read_table(root: Path, name: str, paths: list[str], damaged: set[str]) -> p
         return Problem(folder, "missing: every dataset has this table")
     try:
         parts = [pq.read_table(root / path) for path in paths]
-        expected = TABLES.get(name, ACCURACY if name == "accuracy" else None)
+        expected = {**TABLES, **MORE_TABLES}.get(name)
         if expected is None:
-            return Problem(folder, f"unknown table; known: {', '.join([*TABLES, 'accuracy'])}")
+            return Problem(folder, f"unknown table; known: {', '.join([*TABLES, *MORE_TABLES])}")
         if name == "tracks":
             expected = tracks_schema(column[6:] for column in parts[0].column_names if column.startswith("share_"))
         for path, part in zip(paths, parts):
@@ -322,6 +323,7 @@ def _check_values(values: Mapping[str, Array]) -> Iterator[str]:
 def _check_tombstones(root: Path) -> Iterator[Problem]:
     """Readers without a listing count the files up, so that a gap would hide what lies behind it."""
     folder = root / "tombstones"
+    previous = None
     for number, path in enumerate(sorted(folder.glob("*"))):
         name = f"tombstones/{path.name}"
         if path.name != tombstone_name(number):
@@ -329,5 +331,9 @@ def _check_tombstones(root: Path) -> Iterator[Problem]:
         try:
             if "clip_id" not in pq.read_schema(path).names or pq.read_table(path)["clip_id"].null_count:
                 yield Problem(name, f"columns are not those of this format: {', '.join(TOMBSTONES.names)}")
+            record = json.loads((pq.read_schema(path).metadata or {}).get(b"record", b"{}"))
+            if record.get("previous", previous) != previous:
+                yield Problem(name, "its record does not follow from the file before it: one of them was changed or replaced")
+            previous = file_hash(path)
         except (OSError, pa.ArrowInvalid) as error:
             yield Problem(name, f"cannot be read: {str(error).splitlines()[0]}")

@@ -94,13 +94,13 @@ def load_tools(recipe: Recipe, device: str, key: str) -> Tools:
         for component in (tools.detector, *tools.experts):
             if component is not None:
                 component.load(own)
-        networks = all(isinstance(c, Batched) for c in (tools.detector, *tools.experts) if c is not None)
+        networks = all(isinstance(c, Batched) or hasattr(c, "recall") for c in (tools.detector, *tools.experts) if c is not None)
         if device != "cpu" and networks and recipe.engine.lanes > 1:
             pool = Pool()
             tools = replace(
                 tools,
                 detector=Pooled(tools.detector, pool) if tools.detector else None,
-                experts=tuple(Pooled(expert, pool) for expert in tools.experts),
+                experts=tuple(expert if hasattr(expert, "recall") else Pooled(expert, pool) for expert in tools.experts),
                 budget=Budget(recipe.engine.ahead_mb << 20),
             )
         _LOADED[key, device] = tools
@@ -202,7 +202,12 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
             for frame, time in zip(frames, batch.timestamps[picked]):
                 watcher.look(frame, float(time))
             boxes, last = _boxes(tools, frames, len(people), pose.detect_every, last)
-            answers = [expert.predict(frames, boxes if expert.needs_boxes else None) for expert in tools.experts]
+            answers = [
+                expert.recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps)
+                if hasattr(expert, "recall")  # looks up what was saved of this clip
+                else expert.predict(frames, boxes if expert.needs_boxes else None)
+                for expert in tools.experts
+            ]
             people.extend([list(per_frame) for per_frame in zip(*answers)])
             times.extend(batch.timestamps[picked].tolist())
         info, damaged, total = stream.info, stream.num_damaged, stream.num_frames
