@@ -58,7 +58,14 @@ class PlanTable(_Table):
 
 
 class FetchTable(_Table):
-    """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result."""
+    """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result.
+
+    Attributes:
+        fetchers: ways to obtain media, tried in this order; none is no download.
+        mirrors: list of mirrors, by its name in manifests/ or as a path.
+        connections, rate, retries, timeout, bandwidth, proxy, cookies: see `dataengine.fetch.network.Network`.
+        max_disk: bytes that the data root may take.
+    """
 
     max_bytes: int = pydantic.Field(default=4 << 30, ge=1)
     max_pixels: int = pydantic.Field(default=4096 * 2304, ge=1)
@@ -106,6 +113,10 @@ class PackTable(_Table):
     """[pack]"""
 
     shard_mb: int = pydantic.Field(default=256, ge=1, le=100_000)
+    keep_video: bool = False
+    blur_faces: bool = False
+    crf: int = pydantic.Field(default=23, ge=0, le=51)
+    allow_unknown_licence: bool = False
 
 
 class ReportTable(_Table):

@@ -69,6 +69,7 @@ REASONS: dict[str, str] = {
     "length": "too few or too many frames",
     "label_left_out": "the relabel table leaves this label out, or does not know it",
     "duplicate": "the same pictures are already in the dataset",
+    "licence_unknown": "its pictures would be copied into the dataset, and no licence says that they may",
     "class_cap": "its label has as many clips as the recipe wants",
     "class_small": "its label has fewer clips than the recipe wants",
 }

@@ -75,9 +75,11 @@ def clean(out: Path) -> tuple[int, int]:
     units = set(load(work).table.column("unit").to_pylist())
     live = {f"{name}-{value[:12]}": set(units) for name, value in fingerprints.items() if name in unit_passes()}
     live[f"curate-{fingerprints['curate'][:12]}"] = {"all"}
-    packed = Ledger(work, "pack", fingerprints["pack"])
     present = {path.stem for path in (out / "dataset" / "shards" / "pose").glob("*.tar")}
-    live[packed.folder.name] = {unit for unit in packed.units() if unit in present}
+    for name in ("pack", "video"):
+        if name in fingerprints:
+            packed = Ledger(work, name, fingerprints[name])
+            live[packed.folder.name] = {unit for unit in packed.units() if unit in present}
     before = _size(work)
     removed = collect_garbage(work, live)
     return len(removed), before - _size(work)

@@ -76,8 +76,9 @@ def pass_fingerprint(recipe: Recipe, measure: str) -> str:
         path = table_path(recipe.curate.relabel)
         table = fingerprint(path.read_text(encoding="utf-8")) if path is not None else None
     guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
+    copied = recipe.pack.keep_video and not recipe.pack.allow_unknown_licence
     rules = recipe.curate.model_dump(include={"dedup", "near_share", "max_per_label", "min_per_label"})
-    return fingerprint(["curate", VERSION, filters, table, rules, recipe.plan.seed, guards, measure])
+    return fingerprint(["curate", VERSION, filters, table, rules, copied, recipe.plan.seed, guards, measure])
 
 
 def _measures(ledger: Ledger, units: Iterable[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -119,6 +120,8 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
                 wanted = "at least" if value < missed else "at most"
                 _out(row, component.reason, f"{value:.4g} {component.unit}, wanted {wanted} {missed:.4g}", value, missed)
                 break
+        if row["kept"] and recipe.pack.keep_video and not (planned["licence"] or recipe.pack.allow_unknown_licence):
+            _out(row, "licence_unknown", "allow it with pack.allow_unknown_licence = true, or leave the videos where they are")
         if row["kept"] and recipe.curate.dedup != "off":
             original = first.setdefault(measured["frames_blake3"], planned["clip_id"])
             if original != planned["clip_id"]:
@@ -197,7 +200,8 @@ def run(job: Job, plan: Plan, commits: dict[str, Commit]) -> Path:
     """Decide and commit; the path of the decisions table. Reuses the table of the same inputs."""
     ledger = job.ledger("curate")
     inputs = fingerprint(
-        [[unit, c.digest] for unit, c in commits.items()] + [plan.table.select(["clip_id", "source", "label", "split"]).to_pydict()]
+        [[unit, c.digest] for unit, c in commits.items()]
+        + [plan.table.select(["clip_id", "source", "label", "split", "licence"]).to_pydict()]
     )
     known = ledger.read("all")
     if known is None or known.inputs != inputs:

@@ -48,7 +48,7 @@ class ShardPlan:
 
 def pass_fingerprint(recipe: Recipe, curate: str) -> str:
     """Fingerprint of the pack pass."""
-    return fingerprint(["pack", VERSION, recipe.pack.model_dump(), recipe.pose.people, recipe.pose.skeleton, curate])
+    return fingerprint(["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, curate])
 
 
 def sample_size(num_people: int, num_frames: int, num_joints: int) -> int:
@@ -97,7 +97,7 @@ def sample_meta(recipe: Recipe, row: Mapping[str, Any], decision: Mapping[str, A
     }  # fmt: skip
 
 
-def _samples(job: Job, clips: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def samples(job: Job, clips: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Decoded pose entries of clips, unit by unit."""
     for unit in dict.fromkeys(unit for unit, _ in clips):
         wanted = {clip_id for u, clip_id in clips if u == unit}
@@ -126,7 +126,7 @@ def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[s
     staged = ledger.stage(name, "tar")
     rows = []
     with shards.ShardWriter(staged) as writer:
-        for clip_id, arrays in _samples(job, clips):
+        for clip_id, arrays in samples(job, clips):
             meta = sample_meta(job.recipe, planned[clip_id], decisions[clip_id], arrays["json"])
             people = job.recipe.pose.people
             entries = {f"{e}.npy": arrays[e] if e == "timestamps" else arrays[e][:people] for e in ENTRIES}
@@ -219,14 +219,18 @@ def finish(out: Path, job: Job, shard_plans: list[ShardPlan], rows: Mapping[str,
     changes places with the old one; tombstones are taken along.
     """
     staging = job.work / "staging" / f"dataset-{uuid.uuid4().hex}"
-    (staging / "shards" / "pose").mkdir(parents=True)
-    for shard in shard_plans:
-        source = job.ledger("pack").artifact(shard.name)
-        target = staging / "shards" / "pose" / f"{shard.name}.tar"
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+    kinds = {"pose": job.ledger("pack"), **({"video": job.ledger("video")} if job.recipe.pack.keep_video else {})}
+    known: dict[str, tuple[int, str]] = {}
+    for kind, ledger in kinds.items():
+        (staging / "shards" / kind).mkdir(parents=True)
+        for shard in shard_plans:
+            target = staging / "shards" / kind / f"{shard.name}.tar"
+            try:
+                os.link(ledger.artifact(shard.name), target)
+            except OSError:
+                shutil.copyfile(ledger.artifact(shard.name), target)
+            if (commit := ledger.read(shard.name)) is not None:
+                known[f"shards/{kind}/{shard.name}.tar"] = (commit.size, commit.blake3)
     schemas = {
         "clips": index.CLIPS,
         "tracks": index.tracks_schema(job.recipe.pose.experts),
@@ -238,7 +242,6 @@ def finish(out: Path, job: Job, shard_plans: list[ShardPlan], rows: Mapping[str,
         schemas["accuracy"] = index.ACCURACY
     for name, schema in schemas.items():
         index.write_table(staging / "index" / name, rows[name], schema)
-    known = {f"shards/pose/{s.name}.tar": (c.size, c.blake3) for s in shard_plans if (c := job.ledger("pack").read(s.name)) is not None}
     told = {k: v for k, v in facts.items() if k != "counts"}
     manifest = index.build_manifest(staging, facts["counts"], "", known, **told)
     manifest["fingerprint"] = fingerprint(manifest)

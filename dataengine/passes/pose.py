@@ -130,7 +130,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     return {"pose": table, "components": options, "weights": weights}
 
 
-class _Thinner:
+class Thinner:
     """Picks frames so that at most `max_fps` a second remain (None: all)."""
 
     def __init__(self, max_fps: float | None) -> None:
@@ -188,7 +188,7 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
     pose = unit.recipe.pose
     people: list[list[Poses]] = []
     times: list[float] = []
-    watcher, thinner = _Watcher(), _Thinner(pose.max_fps)
+    watcher, thinner = _Watcher(), Thinner(pose.max_fps)
     last = np.zeros((0, 5), np.float32)
     for expert in tools.experts:
         if hasattr(expert, "begin_clip"):

@@ -1,0 +1,122 @@
+"""video: the pictures of kept clips, cut to their frames, as shards beside the poses; only with `pack.keep_video`.
+
+A video shard has the keys of its pose shard in the same order, each with `mp4`: exactly the frames that
+the poses belong to, at their times. With `blur_faces` the heads of everybody whose pose is known are
+made unrecognisable before anything is written; people that no expert saw stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataengine import plan as plans
+from dataengine import registry, shards
+from dataengine.media.encode import write_video
+from dataengine.passes import Job, load_job
+from dataengine.passes.measure import head_unit
+from dataengine.passes.pack import samples
+from dataengine.passes.pose import Thinner
+from dataengine.recipe import Recipe, fingerprint
+from dataengine.skeletons import convert
+from dataengine.types import Clip, Float, Frames
+
+VERSION = 1
+
+HEAD = 1.1
+"""Radius of what is blurred about the middle of the head, in lengths from the nose to the shoulders' middle: hair and chin
+lie within it, also of a face seen from the side."""
+
+
+def pass_fingerprint(recipe: Recipe, pack: str) -> str:
+    """Fingerprint of the video pass: decoder, quality, blur, and the shards it goes with."""
+    decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
+    return fingerprint(["video", VERSION, recipe.pose.decoder, decoder, recipe.pack.model_dump(), pack])
+
+
+def heads(keypoints: Float, layout: str) -> Float:
+    """Circles about heads (M, T, 3): x, y, radius in pixels, NaN where a person's head was never seen.
+
+    Frames without the head take it from the nearest frame with it, and grow the radius by a tenth a frame: better too much.
+    """
+    body, _ = convert(keypoints, None, layout, "body14")
+    unit = head_unit(keypoints, layout)[..., 0]
+    circles = np.full((*body.shape[:2], 3), np.nan)
+    for person, (points, size) in enumerate(zip(body[:, :, 0], unit)):
+        seen = np.flatnonzero(np.isfinite(points).all(-1))
+        if not len(seen) or not np.isfinite(size):
+            continue
+        every = np.arange(len(points))
+        right = np.clip(np.searchsorted(seen, every), 0, len(seen) - 1)
+        left = np.maximum(right - 1, 0)
+        nearest = np.where(np.abs(seen[left] - every) <= np.abs(seen[right] - every), seen[left], seen[right])
+        circles[person, :, :2] = points[nearest]
+        circles[person, :, 2] = HEAD * size * (1 + 0.1 * np.minimum(np.abs(nearest - every), 20))
+    return circles
+
+
+def blurred(frame: Frames, circles: Float) -> Frames:
+    """A copy of a frame (H, W, 3) with every circle (M, 3) replaced by six by six means of it, smoothed."""
+    out = np.ascontiguousarray(frame).copy()
+    height, width = frame.shape[:2]
+    for x, y, radius in circles[np.isfinite(circles).all(-1)]:
+        low = np.maximum(np.floor([x - radius, y - radius]).astype(int), 0)
+        high = np.minimum(np.ceil([x + radius, y + radius]).astype(int) + 1, [width, height])
+        if (high <= low).any():
+            continue
+        part = out[low[1] : high[1], low[0] : high[0]]
+        coarse = cv2.resize(part, (6, 6), interpolation=cv2.INTER_AREA)
+        smooth = cv2.resize(coarse, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        rows, cols = np.mgrid[low[1] : high[1], low[0] : high[0]]
+        inside = (cols - x) ** 2 + (rows - y) ** 2 <= radius**2
+        part[inside] = smooth[inside]
+    return out
+
+
+def _pictures(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> Iterator[Frames]:
+    recipe = job.recipe
+    thinner, count = Thinner(recipe.pose.max_fps), 0
+    with recipe.component("decoders", recipe.pose.decoder).open(plan.media(clip), clip.span_start, clip.span_end) as stream:
+        for batch in stream:
+            for n in thinner.pick(batch.timestamps):
+                yield batch.frames[n] if circles is None else blurred(batch.frames[n], circles[:, count])
+                count += 1
+
+
+def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None) -> dict[str, Any]:
+    """Write the video shard of one pose shard and commit it; called in a worker."""
+    del quarantine
+    begun = time.monotonic()
+    job = load_job(job_path)
+    wanted = next(s for s in json.loads(plans_path.read_bytes())["shards"] if s["name"] == name)
+    ids = [clip_id for _, clip_id in wanted["clips"]]
+    plan = plans.load(job.work)
+    rows = plan.table.filter(pc.is_in(plan.table.column("clip_id"), value_set=pa.array(ids, pa.string())))
+    clips = {clip.clip_id: clip for clip in plans.Plan(rows, plan.roots).clips()}
+    ledger = job.ledger("video")
+    staged = ledger.stage(name, "tar")
+    scratch = staged.with_suffix(".mp4")
+    try:
+        with shards.ShardWriter(staged) as writer:
+            for clip_id, arrays in samples(job, [tuple(pair) for pair in wanted["clips"]]):
+                meta = arrays["json"]
+                circles = heads(arrays["keypoints"], meta["skeleton"]) if job.recipe.pack.blur_faces else None
+                times = arrays["timestamps"].astype(np.float64).tolist()
+                write_video(
+                    scratch, _pictures(job, plan, clips[clip_id], circles), Fraction(meta["fps"]), timestamps=times, crf=job.recipe.pack.crf
+                )
+                writer.write(clip_id, {"mp4": scratch.read_bytes()})
+        if only is None:
+            ledger.commit(name, wanted["inputs"], staged, (), time.monotonic() - begun)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return {"unit": name, "clips": len(ids), "kept": len(ids), "seconds": time.monotonic() - begun}
