@@ -90,22 +90,28 @@ def residuals(fold: int, experts: Sequence[str] = EXPERTS, data: Path = SHARED) 
     return np.concatenate([errors[:, :, head].mean(2, keepdims=True), errors[:, :, body]], 2).astype(np.float64)
 
 
-def simulate(clip: TrackClip, errors: Float, rng: np.random.Generator, hold: float = 8, faults: bool = True) -> Float:
+def simulate(
+    clip: TrackClip, errors: Float, rng: np.random.Generator, hold: float = 8, faults: bool = True, noise: float = 0.02, drift: bool = False
+) -> Float:
     """What experts see of a clip: (E, T, 13, 2) float32 pixels, NaN where missing.
 
     Args:
         errors: (E, N, 13, 2) from `residuals`.
         hold: a person's errors last 1 + Geometric(1 / hold) frames.
         faults: jumps, mixed up sides and missing joints as well.
+        noise: standard deviation of what is new in every frame, in units.
+        drift: errors move in a straight line to the next person's instead of being held.
     """
     frames, unit = len(clip.truth), clip.unit
-    person = np.empty(frames, np.int64)
-    t = 0
+    error = np.empty((len(errors), frames, 13, 2))
+    t, person = 0, int(rng.integers(errors.shape[1]))
     while t < frames:
-        length = 1 + rng.geometric(1 / hold)
-        person[t : t + length] = rng.integers(errors.shape[1])
-        t += length
-    coords = clip.truth + unit * (errors[:, person] + 0.02 * rng.normal(size=(len(errors), frames, 13, 2)))
+        length = min(1 + rng.geometric(1 / hold), frames - t)
+        following = int(rng.integers(errors.shape[1]))
+        way = drift * np.arange(length)[:, None, None] / length
+        error[:, t : t + length] = (1 - way) * errors[:, None, person] + way * errors[:, None, following]
+        t, person = t + length, following
+    coords = clip.truth + unit * (error + noise * rng.normal(size=error.shape))
     if faults:
         wrong = np.linalg.norm(coords - clip.truth, axis=-1) > unit
         for expert, pose in enumerate(coords):
@@ -150,13 +156,13 @@ def _missing(frames: int, rate: float, rng: np.random.Generator) -> Bool:
     return lost
 
 
-def tracks(side: str, seed: int = 0, count: int = 300, hold: float = 8, faults: bool = True, data: Path = SHARED) -> Iterator[Track]:
-    """`count` clips of a side, drawn and simulated from `seed`; train takes errors of fold 0 and test of fold 1."""
+def tracks(side: str, seed: int = 0, count: int = 300, data: Path = SHARED, **options: Any) -> Iterator[Track]:
+    """`count` clips of a side, drawn and simulated from `seed` with the options of `simulate`; train takes errors of fold 0, test of fold 1."""
     errors = residuals(0 if side == "train" else 1, data=data)
     usable = clips(side, data)
     for number in np.random.default_rng(seed).permutation(len(usable))[:count]:
         clip = usable[number]
-        yield Track(clip, simulate(clip, errors, np.random.default_rng([seed, clip.index]), hold, faults))
+        yield Track(clip, simulate(clip, errors, np.random.default_rng([seed, clip.index]), **options))
 
 
 def filled(pose: Float) -> Float:

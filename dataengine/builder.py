@@ -26,7 +26,7 @@ from dataengine import recipe as recipes
 from dataengine.engine import Engine, Session
 from dataengine.errors import DataEngineError, RecipeError
 from dataengine.ledger import Commit
-from dataengine.passes import Job, Pass, curate, pack
+from dataengine.passes import Job, Pass, curate, pack, video
 from dataengine.passes.obtain import Downloads
 from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
 from dataengine.plan import Plan
@@ -196,12 +196,31 @@ def build(
     _check_pins(resolved, folder)
     work = folder.absolute() / "work"
     plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
+    return _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
+
+
+def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress: Progress | None = None) -> BuildResult:
+    """Build again what `out` planned without what was taken down since; nothing new is planned or downloaded.
+
+    Raises:
+        DataEngineError: `out` holds no finished plan and lock.
+    """
+    begun, folder = time.monotonic(), Path(out).absolute()
+    work = folder / "work"
+    plan = plans.load(work).without(plans.TakenDown.of(work))
+    recipe = recipes.load(str(folder / "recipe.lock.toml"))
+    return _execute(recipe, plan, folder, engine, "auto", progress or Progress(), begun)
+
+
+def _execute(recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, device: str, progress: Progress, begun: float) -> BuildResult:
+    """Run every pass of a plan."""
+    work = folder / "work"
     plans.save(plan, work)
-    job = make_job(resolved, work, devices.pick(device))
-    run = _Run(folder.absolute(), plan, job, passes.save_job(job, work), progress)
+    job = make_job(recipe, work, devices.pick(device))
+    run = _Run(folder, plan, job, passes.save_job(job, work), progress)
     _write_lock(run)
     states = inspect(plan, job, retry=True)
-    chosen = engine or Engine(clip_deadline=resolved.engine.clip_deadline)
+    chosen = engine or Engine(clip_deadline=recipe.engine.clip_deadline)
     if job.device != "cpu":
         chosen = replace(chosen, gpus=devices.count())
     with chosen.open() as session:
@@ -209,7 +228,7 @@ def build(
             _run_pass(run, session, p)
         changed, rows = _pack(run, session)
     result = _result(run, rows, states, changed, time.monotonic() - begun)
-    if resolved.report is not None:
+    if recipe.report is not None:
         from dataengine.passes import report
 
         with progress.step("report", None):
@@ -246,6 +265,8 @@ def make_job(recipe: Recipe, work: Path, device: str) -> Job:
     found = passes.fingerprints(recipe)
     found["curate"] = curate.pass_fingerprint(recipe, found["measure"])
     found["pack"] = pack.pass_fingerprint(recipe, found["curate"])
+    if recipe.pack.keep_video:
+        found["video"] = video.pass_fingerprint(recipe, found["pack"])
     return Job(work, recipe, device, found)
 
 
@@ -276,10 +297,11 @@ def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, A
         decisions = curate.run(job, run.plan, measured)
         shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
         plans_path = pack.save_plans(job, shard_plans, decisions)
-    ledger = job.ledger("pack")
-    todo = {s.name: [c for _, c in s.clips] for s in shard_plans if (known := ledger.read(s.name)) is None or known.inputs != s.inputs}
-    with run.progress.step("pack", sum(len(clips) for clips in todo.values())) as advance:
-        session.run(pack.run_shard, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
+    for name, runner in (("pack", pack.run_shard), *((("video", video.run_shard),) if job.recipe.pack.keep_video else ())):
+        ledger = job.ledger(name)
+        todo = {s.name: [c for _, c in s.clips] for s in shard_plans if (known := ledger.read(s.name)) is None or known.inputs != s.inputs}
+        with run.progress.step(name, sum(len(clips) for clips in todo.values())) as advance:
+            session.run(runner, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
     rows = pack.index_rows(job, run.plan, decisions, shard_plans, measured)
     rejects = [r for name, commits in run.commits.items() for c in commits.values() for o in c.outcomes if (r := curate.rejected(o, name))]
     rejects += [r for r in curate.decisions_out(decisions)]

@@ -42,7 +42,7 @@ def _console_progress() -> Any:
 
     class Shown(Silent):
         @contextmanager
-        def step(self, name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
             if total == 0:
                 yield lambda count: None
                 return
@@ -50,7 +50,7 @@ def _console_progress() -> Any:
                 TextColumn("{task.description:<8}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("clips  {task.fields[rate]}"),
+                TextColumn(unit + "  {task.fields[rate]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -224,6 +224,34 @@ def view(
 
 
 @app.command()
+def takedown(
+    out: OutArgument,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the record.")],
+    clip_id: Annotated[list[str] | None, typer.Option(help="A clip to take down; repeatable.")] = None,
+    video_id: Annotated[list[str] | None, typer.Option(help="A video whose clips to take down, also later ones; repeatable.")] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="A file of clip or video ids, one a line.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who signs the record. Default: the user's name.")] = None,
+    rewrite: Annotated[bool, typer.Option("--rewrite", help="Rewrite the shards and remove intermediates at once.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take clips down: readers leave them out at once, and no later build brings them back."""
+    from dataengine.audit import takedown as acts
+
+    ids = [*(clip_id or ()), *(video_id or ()), *(acts.read_list(listed) if listed is not None else ())]
+    if not ids:
+        raise DataEngineError("takedown names nothing: give --clip-id, --video-id or --list FILE")
+    record = acts.takedown(out, ids, reason, by=by)
+    if rewrite:
+        from dataengine.audit.status import clean
+        from dataengine.builder import rewrite as build_again
+
+        result = build_again(out, progress=None if as_json else _console_progress())
+        clean(out)
+        record |= {"rewritten": result.changed, "dataset": result.dataset}
+    _print(record if as_json else acts.to_text(record, rewrite))
+
+
+@app.command()
 def gc(out: OutArgument, as_json: JsonOption = False) -> None:
     """Remove what no commit of the present recipe and plan names."""
     from dataengine.audit.status import clean
@@ -252,6 +280,28 @@ def doctor(as_json: JsonOption = False) -> None:
 
     findings = examine()
     _print(findings if as_json else to_text(findings))
+
+
+@app.command()
+def weights(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Files to get; without any, all known ones are listed.", metavar="[NAME]...")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the weight files that components can ask for, or get some of them."""
+    from dataengine import weights as files
+    from dataengine.builder import get_weights
+
+    known = files.manifest()
+    if not names:
+        rows = [{**entry.__dict__, "here": files.file_of(name).is_file()} for name, entry in known.items()]
+        _print(rows if as_json else "\n".join(files.line(entry) for entry in known.values()))
+        return
+    files.names_known(names)
+    get_weights(names, _console_progress())
+    where = {name: str(files.locate(name)) for name in names}
+    _print(where if as_json else "\n".join(where.values()))
 
 
 @app.command()

@@ -28,7 +28,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "sample": "dataengine.sources.sample:SampleCorpus",
     },
     "fetchers": {
-        "mirror": "dataengine.fetch.mirrors:Archives",
+        "mirror": "dataengine.fetch.gather:Archives",
         "youtube": "dataengine.fetch.youtube:YouTube",
     },
     "decoders": {
@@ -46,9 +46,11 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "lite_regression": "dataengine.experts.lite:LiteRegression",
         "mediapipe": "dataengine.experts.mediapipe:MediaPipe",
         "onnx": "dataengine.experts.onnx:Onnx",
+        "precomputed": "dataengine.experts.precomputed:Precomputed",
         "vitpose": "dataengine.experts.vitpose:VitPose",
         "keypoint_rcnn": "dataengine.experts.keypoint_rcnn:KeypointRcnn",
         "mmpose": "dataengine.experts.mmpose:MmPose",
+        "ultralytics": "dataengine.experts.ultralytics:Ultralytics",
     },
     "trackers": {
         "oks": "dataengine.tracking:OksTracker",
@@ -74,6 +76,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "camera_cut": "dataengine.filters.camera_cut:CameraCut",
         "num_people": "dataengine.filters.num_people:NumPeople",
         "length": "dataengine.filters.length:Length",
+    },
+    "features": {
+        "viclip": "dataengine.features.viclip:ViCLIP",
+        "open_clip": "dataengine.features.open_clip:OpenClip",
     },
     "relabel": {
         "table": "dataengine.relabel.table:LabelTable",

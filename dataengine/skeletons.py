@@ -76,6 +76,8 @@ _OPENPOSE = (
 _OPENPOSE_LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
 _OPENPOSE_HEAD = ("right_eye", "left_eye", "right_ear", "left_ear")
 
+_HALPE_FEET = tuple(f"{side}_{part}" for part in ("big_toe", "small_toe", "heel") for side in ("left", "right"))
+
 SKELETONS: dict[str, Skeleton] = {
     s.name: s
     for s in (
@@ -162,6 +164,21 @@ SKELETONS: dict[str, Skeleton] = {
                 ("right_ankle", "right_heel"),
                 ("left_heel", "left_foot_index"),
                 ("right_heel", "right_foot_index"),
+            ),
+        ),
+        _make(
+            "halpe26",
+            (*_FACE, *BODY12, "head_top", "neck", "mid_hip", *_HALPE_FEET),
+            (
+                ("head_top", "neck"),
+                ("neck", "mid_hip"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+                *((f"{side}_ankle", f"{side}_heel") for side in ("left", "right")),
+                *((f"{side}_ankle", f"{side}_big_toe") for side in ("left", "right")),
             ),
         ),
         _make(

@@ -68,6 +68,8 @@ class Isolated:
     def __post_init__(self) -> None:
         if hasattr(self._described, "begin_clip"):
             raise ComponentError(f"expert {self.expert!r} remembers earlier frames and cannot be wrapped in Isolated")
+        if hasattr(self._described, "recall"):
+            raise ComponentError(f"expert {self.expert!r} only looks up what was saved: it needs no process of its own")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **registry.config(self)), ()
@@ -86,6 +88,10 @@ class Isolated:
     @property
     def needs_boxes(self) -> bool:
         return bool(self._described.needs_boxes)
+
+    def needs(self) -> list[str]:
+        """Names of the weight files that the wrapped expert needs."""
+        return list(self._described.needs()) if hasattr(self._described, "needs") else []
 
     def weights(self) -> dict[str, str]:
         """Weight files of the wrapped expert, by name, with their hashes."""

@@ -61,7 +61,7 @@ def whole_cuts(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple
     pixels[:] = np.array(fill, np.uint8)
     scale = move[0, 0]
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (int(np.floor((size[k] - scale * side) / 2)) if centred else 0 for k, side in enumerate((width, height)))
+    left, top = ((size[0] - wide) // 2, (size[1] - tall) // 2) if centred else (0, 0)
     way = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
     for n, frame in enumerate(frames):
         pixels[n, top : top + tall, left : left + wide] = cv2.resize(np.ascontiguousarray(frame), (wide, tall), interpolation=way)

@@ -85,6 +85,12 @@ class Runtime:
         width = torch.as_tensor(std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         return (x - middle) / width
 
+    def exactly(self) -> Any:
+        """Within this, what is computed is computed in the precision of its inputs: for decoding answers."""
+        import torch
+
+        return torch.autocast(self.device.type, enabled=False)
+
     def run(self, call: Callable[[], Any]) -> Any:
         """`call()` without gradients, in this precision."""
         import torch

@@ -1,8 +1,8 @@
 """What a build fetches before its units run: annotations for the plan, then the media files that the plan misses.
 
 Downloads go to the data root, into DATA_ROOT/<source>, and only for sources without a PATH of
-their own. A folder that was arranged by hand is left as it is, unless the recipe asks for more
-than the default: names a mirror for the source, or other fetchers. The driver downloads, in threads: the
+their own. A folder with media that somebody else arranged is left as it is, unless the recipe asks for
+more than the default: names a mirror for the source, or other fetchers. The driver downloads, in threads: the
 network is the limit, and several builds, on any machines that see the data root, share
 the work through its locks and never fetch the same file twice.
 """
@@ -10,8 +10,9 @@ the work through its locks and never fetch the same file twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,9 @@ from typing import Any, Self
 
 from dataengine.errors import MediaError, RecipeError, SourceError
 from dataengine.fetch import Fetcher, Site
+from dataengine.fetch.gather import annotate
 from dataengine.fetch.http import Transfers
-from dataengine.fetch.mirrors import annotate, load_mirrors, mirror
+from dataengine.fetch.mirrors import load_mirrors, mirror
 from dataengine.fetch.network import Network
 from dataengine.fetch.pace import Room, locked
 from dataengine.plan import Plan
@@ -29,6 +31,8 @@ from dataengine.types import Clip
 
 EVALUATION_LISTS = "evaluation_lists"
 """Table of a mirror list: name of a list for `plan.leak_guard` -> its url."""
+
+_LISTS = (".csv", ".csv.gz", ".json", ".txt", ".md")
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Downloads(AbstractContextManager["Downloads"]):
     say: Callable[[str], None] = lambda text: None
     sites: dict[str, Site] = field(default_factory=dict)
     _transfers: Transfers | None = field(default=None, repr=False)
+    _told: set[str] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> Self:
         if self.data_root is None or not self.recipe.fetch.fetchers:
@@ -65,12 +70,13 @@ class Downloads(AbstractContextManager["Downloads"]):
 
     def _may(self, folder: Path, source: str) -> bool:
         asked = self.recipe.source_mirror(source) is not None or self.recipe.fetch.fetchers != FetchTable().fetchers
-        return asked or (folder / ".fetch").is_dir() or _empty(folder)
+        return asked or (folder / ".fetch").is_dir() or not _holds_media(folder)
 
     def _open(self, root: Path) -> None:
         if self._transfers is None:
             fetch = self.recipe.fetch
-            root.mkdir(parents=True, exist_ok=True)
+            with self._writing():
+                root.mkdir(parents=True, exist_ok=True)
             network = Network(fetch.connections, fetch.rate, fetch.retries, fetch.timeout, fetch.bandwidth, fetch.proxy, fetch.cookies)
             for fetcher in self._fetchers():
                 fetcher.check()
@@ -86,16 +92,32 @@ class Downloads(AbstractContextManager["Downloads"]):
             SourceError: a list cannot be had.
         """
         for name, site in self.sites.items():
-            assert site.mirror is not None
-            self.say(f"{name}: missing files come from {site.mirror.base} ({site.mirror.licence})")
-            fetched = site.state / "annotations"  # marks a folder whose annotations are ours to complete
-            if _empty(site.root):
-                site.state.mkdir(parents=True, exist_ok=True)
-                fetched.touch()
-            if fetched.exists() and (site.mirror.annotations or "mirror" in self.recipe.fetch.fetchers):
-                annotate(site)
+            assert site.mirror is not None and self._transfers is not None
+            ours = site.state / "annotations"  # marks a folder whose annotations are ours to complete
+            with self._writing():
+                with locked(site.root.parent / ".fetch" / "annotations.lock", self._transfers.stop):
+                    if _empty(site.root):
+                        self._introduce(name)
+                        site.state.mkdir(parents=True, exist_ok=True)
+                        ours.touch()
+                if ours.exists() and (site.mirror.annotations or "mirror" in self.recipe.fetch.fetchers):
+                    annotate(site)
         if self.sites:
             self._evaluation_lists()
+
+    def _introduce(self, name: str) -> None:
+        found = self.sites[name].mirror
+        assert found is not None
+        if name not in self._told:
+            self.say(f"{name}: missing files come from {found.base} ({found.licence})")
+        self._told.add(name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SourceError(f"the data root {self.data_root} cannot be written to: {error.strerror}") from error
 
     def _evaluation_lists(self) -> None:
         assert self._transfers is not None and self.data_root is not None
@@ -113,7 +135,7 @@ class Downloads(AbstractContextManager["Downloads"]):
     def missing(self, plan: Plan) -> dict[str, list[Clip]]:
         """Planned clips without a media file, by source, where the source may be fetched."""
         found: dict[str, list[Clip]] = {name: [] for name in self.sites}
-        for clip in plan.clips():
+        for clip in plan.clips() if self.sites else ():
             if clip.source in found and not clip.media and clip.reason is None:
                 found[clip.source].append(clip)
         return found
@@ -122,7 +144,11 @@ class Downloads(AbstractContextManager["Downloads"]):
         """Obtain media files; the failures, by clip id, as the plan's column `failure` holds them."""
         failures: dict[str, str] = {}
         for name, clips in missing.items():
-            for clip_id, error in self._obtain(self.sites[name], clips, advance).items():
+            if clips:
+                self._introduce(name)
+            with self._writing():
+                errors = self._obtain(self.sites[name], clips, advance)
+            for clip_id, error in errors.items():
                 failures[clip_id] = json.dumps([error.kind, error.detail, error.retryable])
         return failures
 
@@ -156,4 +182,9 @@ def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _empty(folder: Path) -> bool:
-    return not folder.exists() or not any(folder.iterdir())
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _holds_media(folder: Path) -> bool:
+    """Whether anything else than lists lies in a folder."""
+    return any(not name.lower().endswith(_LISTS) for _, _, names in os.walk(folder) for name in names)

@@ -105,6 +105,7 @@ class Cap:
             actor=found.boxes,
             reason="bad_row" if len(files) > 1 else None,
             detail=f"{found.filename!r} may mean {len(files)} files ({files[0]}, {files[1]}, ...)" if len(files) > 1 else None,
+            file=found.filename or None,
         )
 
 

@@ -143,6 +143,7 @@ class Kinetics:
             url=f"https://www.youtube.com/watch?v={row.video}",
             reason="not_a_file" if why else None,
             detail=why,
+            file=f"{stems[0]}.mp4",
         )
 
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.linalg import norm
 
 from dataengine.errors import ComponentError
-from dataengine.fusion import fuse, smoothing
-from dataengine.fusion.consensus import typical_unit
+from dataengine.fusion import fuse
+from dataengine.fusion.sights import typical_unit
 from dataengine.fusion.ssta import confidence
 from dataengine.skeletons import SKELETONS, skeleton
 
@@ -217,23 +217,6 @@ def test_scores_fall_where_experts_disagree():
     found = run(coords)
     assert found.scores[:, 6].mean() < 0.75 < found.scores[:, 5].mean()
     assert found.scores.min() >= 0 and found.scores.max() <= 1
-
-
-def test_the_spline_solves_its_equations():
-    """One reweighted step against a dense solve."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(0, 1, (2, 3, 9, 8))
-    weight = rng.random((3, 9, 8)) * (rng.random((3, 9, 8)) < 0.7)
-    pose = rng.normal(0, 1, (2, 9, 8))
-    before = pose.copy()
-    smoothing.spline(x, y, weight, pose, 0.7, 1.3, 1)
-    second = np.diff(np.eye(9), 2, axis=0)
-    for v in range(8):
-        share = weight[:, :, v] / (1 + ((x[:, :, v] - before[0, :, v]) ** 2 + (y[:, :, v] - before[1, :, v]) ** 2) / 0.49) ** 2
-        matrix = np.diag(share.sum(0) + 1e-9) + 1.3 * second.T @ second
-        for axis, data in enumerate((x, y)):
-            expected = np.linalg.solve(matrix, (share * data[:, :, v]).sum(0) + 1e-9 * before[axis, :, v])
-            np.testing.assert_allclose(pose[axis, :, v], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_unit_of_length():

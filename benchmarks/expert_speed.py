@@ -1,0 +1,234 @@
+"""How near the pose pass comes to the speed of its networks alone, from video files to tracks, and against their own programs.
+
+Random weights: speed does not depend on what a network has learnt. A detector that answers the whole frame gives
+top-down experts one picture a frame, so that counts are exact. "Alone" is the same network, batch and precision fed
+with a tensor that is ready on its device. On a CPU figures are CPU time in one process, alone and end to end
+interleaved; on a GPU they are wall time of one process, clips under way together.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import random_weights
+from harness import main
+
+import dataengine
+from dataengine import registry
+from dataengine.engine import Engine
+from dataengine.experts.batching import Cuts, Limit, answer
+from dataengine.experts.torch_runtime import Runtime
+from dataengine.media.encode import write_video
+from dataengine.rendering import render_clip
+from dataengine.types import Float, Frames
+
+SIZE = (256, 340)
+
+
+@dataclass(frozen=True)
+class WholeFrame:
+    """Says that a person fills every frame."""
+
+    batch: int = 64
+
+    def weights(self) -> dict[str, str]:
+        return {"none": "0"}
+
+    def load(self, device: str = "cpu") -> None:
+        pass
+
+    def cut(self, frames: Frames, boxes: Any = None) -> Cuts:
+        num, height, width = frames.shape[:3]
+        nothing = np.zeros((num, 1, 1, 3), np.uint8)
+        return Cuts(nothing, np.arange(num), np.zeros((num, 2, 3)), np.zeros((num, 5)), num, width, height)
+
+    def infer(self, pixels: Frames) -> list[None]:
+        return [None] * len(pixels)
+
+    def read(self, answers: Any, cuts: Cuts) -> list[Float]:
+        return [np.array([[0, 0, cuts.width - 1, cuts.height - 1, 1.0]], np.float32) for _ in answers]
+
+    def detect(self, frames: Frames) -> list[Float]:
+        return answer(self, frames)
+
+
+@dataclass(frozen=True)
+class Ready(Runtime):
+    """A runtime whose pictures are on the device already."""
+
+    x: Any = None
+
+    def pictures(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> Any:
+        return self.x[: len(pixels) if fixed is None or self.device.type == "cpu" else fixed]
+
+
+def clock(device: str) -> float:
+    """Seconds: CPU time on a CPU, wall time on a GPU."""
+    return time.process_time() if device == "cpu" else time.perf_counter()
+
+
+def alone(expert: Any, pixels: Frames, seconds: float) -> float:
+    """Pictures a second of an expert's network on ready tensors."""
+    runtime, network = expert._live.runtime, expert._live.network
+    seen: list[Any] = []
+
+    class Kept(Runtime):
+        def pictures(self, *arguments: Any, **more: Any) -> Any:
+            seen.append(super().pictures(*arguments, **more))
+            return seen[-1]
+
+    part = np.ascontiguousarray(np.resize(pixels, (expert.batch, *pixels.shape[1:])))
+    kept = Kept(runtime.device, runtime.dtype)
+    runtime.run(lambda: expert.forward(kept, network, part))
+    ready = Ready(runtime.device, runtime.dtype, seen[0])
+    count, begun = 0, clock(runtime.device.type)
+    while (spent := clock(runtime.device.type) - begun) < seconds:
+        runtime.run(lambda: expert.forward(ready, network, part))
+        count += len(part)
+    return count / spent
+
+
+def corpus(folder: Path, clips: int, frames: int) -> Path:
+    """Videos of rendered people, 340 x 256."""
+    folder.mkdir()
+    for n in range(clips):
+        shown = render_clip(n % 8, min(frames, 48), condition="clean", num_people=1).frames
+        write_video(folder / f"v{n:03d}.mp4", (shown[k % len(shown)] for k in range(frames)), 25)
+    return folder
+
+
+def end_to_end(name: str, expert: Any, videos: Path, out: Path, device: str, frames: int) -> tuple[float, int]:
+    """(pictures a second of the pose pass from files to its artifact, pictures)."""
+    options = {k: v for k, v in registry.config(expert).items() if k != "name"}
+    overrides = [f'pose.experts=["{name}"]', 'pose.detector="whole_frame"', "pose.trust={}", 'pose.fusion="median"', "curate.filters=[]"]
+    overrides += ["plan.clips_per_unit=512", "report.gallery=0", *(f"experts.{name}.{k}={_toml(v)}" for k, v in options.items())]
+    spent: dict[str, float] = {}
+
+    from dataengine.passes import pose
+
+    run = pose.PASS.run
+
+    def timed(unit: Any) -> Any:
+        pose.load_tools(unit.recipe, unit.job.device, unit.job.fingerprints["pose"])
+        begun = clock(device)
+        outcomes = run(unit)
+        spent["pose"] = clock(device) - begun
+        return outcomes
+
+    from dataengine import passes
+
+    passes.unit_passes.cache_clear()
+    object.__setattr__(pose.PASS, "run", timed)
+    try:
+        dataengine.build(
+            "posecap", {"folder": str(videos)}, out, overlay="core", overrides=overrides, engine=Engine(serial=True), device=device
+        )
+    finally:
+        object.__setattr__(pose.PASS, "run", run)
+    pictures = len(list(videos.glob("*.mp4"))) * frames
+    return pictures / spent["pose"], pictures
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def inferencer(expert: Any, video: Path, device: str) -> float:
+    """Frames a second of mmpose's inferencer on one video, with the same weights, a whole frame a person."""
+    import mmpose
+
+    from dataengine.experts.mmpose import NETWORKS
+    from dataengine.experts.mmpose_shims import mmpose_importable
+
+    with mmpose_importable("the comparison"):
+        from mmpose.apis import Pose2DInferencer
+
+        config = Path(mmpose.__file__).parent / ".mim/configs/body_2d_keypoint" / f"{NETWORKS[expert.model].config}.py"
+        program = Pose2DInferencer(str(config), expert.checkpoint, device=device, det_model="whole_image")
+        program.model.test_cfg["flip_test"] = False
+        list(program(str(video), batch_size=1))
+        begun = clock(device)
+        count = len(list(program(str(video), batch_size=1)))
+        return count / (clock(device) - begun)
+
+
+def predict(expert: Any, video: Path, device: str) -> float:
+    """Frames a second of ultralytics' own predict on one video, with the same weights."""
+    import torch
+
+    from dataengine.experts.ultralytics import import_ultralytics
+
+    program = import_ultralytics("the comparison").YOLO(f"{expert.model}.yaml", verbose=False)
+    program.model.load_state_dict(torch.load(expert.checkpoint, weights_only=True)["state_dict"])
+    settings = {"imgsz": expert.side, "device": device, "stream": True, "verbose": False, "half": device != "cpu"}
+    sum(1 for _ in program.predict(str(video), **settings))
+    begun = clock(device)
+    count = sum(1 for _ in program.predict(str(video), **settings))
+    return count / (clock(device) - begun)
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Throughput of the pose pass against its networks alone, and against mmpose's and ultralytics' own programs."""
+    import torch
+
+    torch.set_num_threads(1)
+    sys.modules.setdefault("expert_speed", sys.modules[__name__])
+    registry.COMPONENTS["detectors"]["whole_frame"] = "expert_speed:WholeFrame"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    clips, frames, seconds = (
+        ((2, 16, 3.0) if quick else (3, 40, 10.0)) if device == "cpu" else ((32, 300, 3.0) if quick else (96, 300, 10.0))
+    )
+    batch = 64 if device == "cuda" else 8
+    makers: dict[str, Callable[[Path], Any]] = {
+        "keypoint_rcnn": lambda f: random_weights.keypoint_rcnn(f, batch=batch // 4 if device == "cuda" else 2),
+        "vitpose": lambda f: random_weights.vitpose(f, batch=batch),
+        "mmpose": lambda f: random_weights.mmpose(f, batch=batch),
+        "ultralytics": lambda f: random_weights.ultralytics(f, batch=batch // 2),
+    }
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        videos = corpus(folder / "videos", clips, frames)
+        sample = render_clip(1, 8, condition="clean", num_people=1).frames
+        for name, make in makers.items():
+            expert = make(folder)
+            expert.load(device)
+            pixels = expert.cut(sample, WholeFrame().detect(sample)).pixels
+            Limit(expert.batch).run(expert.infer, pixels)
+            before = alone(expert, pixels, seconds)
+            speed, pictures = end_to_end(name, expert, videos, folder / f"out-{name}", device, frames)
+            after = alone(expert, pixels, seconds)
+            own = (before + after) / 2
+            rows[name] = {"alone": round(own, 2), "alone_spread": round(abs(before - after) / own, 3), "end_to_end": round(speed, 2),
+                          "share": round(speed / own, 3), "pictures": pictures}  # fmt: skip
+            video = sorted(videos.glob("*.mp4"))[0]
+            for other, program in (("mmpose", inferencer), ("ultralytics", predict)):
+                if name == other:
+                    rows[name]["own_program"] = round(program(expert, video, device), 2)
+                    rows[name]["times_own_program"] = round(speed / rows[name]["own_program"], 2)
+    goal = 0.85 if device == "cpu" else 0.9
+    least = min(rows["keypoint_rcnn"]["share"], rows["vitpose"]["share"])
+    faster = min(rows["mmpose"]["times_own_program"], rows["ultralytics"]["times_own_program"])
+    return {
+        "name": "expert_speed", "value": least, "unit": f"share of the network's own speed, end to end from files ({device}; lower of vitpose and keypoint_rcnn)",
+        "goal": f">= {goal}" + ("" if device == "cpu" else "; >= 3 x mmpose's inferencer and ultralytics' predict"),
+        "holds": least >= goal and (device == "cpu" or faster >= 3), "n": int(sum(r["pictures"] for r in rows.values())),
+        "spread": [r["share"] for r in rows.values()], "baselines": {f"{k}_own_program": r["own_program"] for k, r in rows.items() if "own_program" in r},
+        "details": {"device": device, "experts": rows, "times_own_programs": faster}, "data": "rendered people, 340x256 H.264; random weights",
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,151 @@
+"""Experts on torch with random weights: for measuring speed and for comparing with other programs of the same network.
+
+Each function writes a checkpoint of the form its expert reads into a folder and gives the expert that uses it.
+Nothing such an expert says about a picture means anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dataengine import experts, registry
+from dataengine.experts.pictures import GREY, whole_cuts
+from dataengine.rendering import render_clip
+
+
+def vitpose(folder: Path, model: str = "base-simple", **options: Any) -> Any:
+    """ViTPose as its publishers save it."""
+    import torch
+
+    from dataengine.experts.vitpose import build
+
+    torch.manual_seed(0)
+    network = build(model)
+    # heads whose maps have clear peaks
+    torch.nn.init.normal_(network.head.conv.weight, std=0.05)
+    return experts.create("vitpose", model=model, checkpoint=_saved(network, folder / f"vitpose-{model}"), **options)
+
+
+def rtdetr(folder: Path, model: str = "r18vd", **options: Any) -> Any:
+    """RT-DETR as its publishers save it."""
+    import torch
+
+    from dataengine.experts.rtdetr import build
+
+    torch.manual_seed(0)
+    return registry.create(
+        "detectors", "rtdetr", {"model": model, "checkpoint": _saved(build(model), folder / f"rtdetr-{model}"), **options}
+    )
+
+
+def keypoint_rcnn(folder: Path, **options: Any) -> Any:
+    """Keypoint R-CNN that finds people everywhere."""
+    import torch
+
+    from dataengine.experts.keypoint_rcnn import build
+
+    torch.manual_seed(0)
+    network = build("random weights")
+    # boxes are the anchors themselves, half of them people
+    torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.05)
+    torch.nn.init.zeros_(network.roi_heads.box_predictor.bbox_pred.weight)
+    torch.nn.init.zeros_(network.rpn.head.bbox_pred.weight)
+    return experts.create("keypoint_rcnn", checkpoint=_file(network, folder / "keypoint_rcnn.pth"), **options)
+
+
+def mmpose(folder: Path, model: str = "rtmpose-m", **options: Any) -> Any:
+    """One of mmpose's networks."""
+    import torch
+
+    from dataengine.experts.mmpose import NETWORKS, build
+    from dataengine.experts.mmpose_shims import mmpose_importable
+
+    torch.manual_seed(0)
+    with mmpose_importable("random weights"):
+        network = build(model)
+        if model.startswith("rtmo"):
+            x, last = 255 * _picture(*NETWORKS[model].size), network.head.head_module
+
+            def call() -> Any:
+                return last(network.neck(network.backbone(x)))
+
+            _settle(network, call)
+            for layers, wanted in ((last.out_cls, 1.5), (last.out_bbox, 0.4), (last.out_kpt_vis, 1.0), (last.out_pose, 1.0)):
+                _tame(layers, wanted, call)
+        else:
+            x = 4 * _picture(*NETWORKS[model].size) - 2
+            _settle(network, lambda: network.head(network.backbone(x)))
+    return experts.create("mmpose", model=model, checkpoint=_file(network, folder / f"mmpose-{model}.pth"), **options)
+
+
+def ultralytics(folder: Path, model: str = "yolo11n-pose", **options: Any) -> Any:
+    """One of the YOLO pose networks."""
+    import torch
+
+    from dataengine.experts.ultralytics import build
+
+    torch.manual_seed(0)
+    network = build(model, "random weights")
+    x, head = _picture(640, 640), network.model[-1]
+    _settle(network, lambda: network(x))
+    for layers, wanted in ((head.cv2, 1.0), (head.cv3, 1.5), (head.cv4, 1.0)):
+        _tame([one[-1] for one in layers], wanted, lambda: network(x))
+    return experts.create("ultralytics", model=model, checkpoint=_file(network, folder / f"{model}.pt"), **options)
+
+
+def _settle(network: Any, call: Any) -> None:
+    """Statistics of normalisation as one noisy picture gives them, so that values stay in range through all layers."""
+    import torch
+
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.train()
+    with torch.no_grad():
+        call()
+    network.eval()
+
+
+def _picture(width: int, height: int) -> Any:
+    """A rendered person and coloured blocks, coarse and fine: (3, 3, height, width) in [0, 1]."""
+    import torch
+
+    frames = render_clip(3, 1, condition="clean").frames
+    rendered = torch.from_numpy(whole_cuts(frames, (width, height), True, GREY).pixels).permute(0, 3, 1, 2).float() / 255
+    blocks = [torch.nn.functional.interpolate(torch.rand(1, 3, height // k, width // k).round(), (height, width)) for k in (4, 16)]
+    return torch.cat([rendered, *blocks])
+
+
+def _tame(layers: Any, wanted: float, call: Any) -> None:
+    """Last layers scaled so that what they give varies by `wanted`."""
+    import torch
+
+    given: list[Any] = []
+    hooks = [layer.register_forward_hook(lambda module, inputs, output: given.append((module, output))) for layer in layers]
+    with torch.no_grad():
+        call()
+    for hook in hooks:
+        hook.remove()
+    for module, output in given:
+        with torch.no_grad():
+            scale = wanted / float(output.std())
+            module.weight *= scale
+            module.bias.copy_(-scale * (output.mean((0, 2, 3)) - module.bias))
+
+
+def _file(network: Any, path: Path) -> str:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"meta": {"epoch": 1}, "state_dict": network.state_dict()}, path)
+    return str(path)
+
+
+def _saved(network: Any, folder: Path) -> str:
+    from dataengine.experts.transformer_models import import_transformers
+
+    with import_transformers("random weights"):
+        network.save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,152 @@
+"""Keypoint R-CNN of torchvision: people, boxes and joints in whole frames.
+
+He et al., "Mask R-CNN" (ICCV 2017, arXiv 1703.06870), section 5; ResNet-50 with a feature pyramid. Code: BSD-3-Clause
+(pytorch/vision); weights: BSD-3-Clause, trained on COCO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from dataengine.errors import ComponentError, MissingExtraError
+from dataengine.experts.checkpoints import fill, read_state
+from dataengine.experts.pictures import Whole
+from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.types import Float, Frames
+
+if TYPE_CHECKING:
+    import torch
+
+MEAN = 255 * np.array([0.485, 0.456, 0.406])
+STD = 255 * np.array([0.229, 0.224, 0.225])
+STEPS = 8
+"""Parts of a cell that a joint is told apart by: half a pixel in a person 224 pixels tall."""
+CUBIC = -0.75
+"""The free constant of the bicubic kernel that torch interpolates with."""
+
+
+@dataclass(frozen=True)
+class KeypointRcnn(Whole, TorchNetwork):
+    """Keypoint R-CNN with a ResNet-50, on COCO's 17 joints.
+
+    Its maps say in which of 56 x 56 cells of the person's box a joint lies, as a distribution; a joint's score is the
+    mass within a cell and a half of its likeliest place, so that it lies in [0, 1] as the other experts' scores do.
+    Joints are given at the middles of pixels, half a pixel up and left of torchvision's own answer.
+
+    Attributes:
+        width, height: pixels that frames are fitted into, multiples of 32.
+        threshold: least score of a person.
+        max_people: most people a frame.
+        min_score: joints below this are not given.
+        min_mean: nor people whose mean score is below this.
+    """
+
+    batch: int = 4
+    width: int = 800
+    height: int = 608
+    threshold: float = 0.5
+    max_people: int = 8
+    min_score: float = 0.05
+    min_mean: float = 0.1
+
+    title: ClassVar[str] = "[experts.keypoint_rcnn]"
+    licence: ClassVar[str] = "BSD-3-Clause (code and weights)"
+    skeleton: ClassVar[str] = "coco17"
+    centred: ClassVar[bool] = False
+    # what the network was shown outside of frames: the mean colour
+    fill: ClassVar[tuple[int, int, int]] = (124, 116, 104)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "height"):
+            if getattr(self, name) < 32 or getattr(self, name) % 32:
+                raise ComponentError(f"{self.title}: {name} = {getattr(self, name)}: a multiple of 32")
+
+    @property
+    def published(self) -> str:
+        return "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def open(self, runtime: Runtime, path: Path) -> Any:
+        network = build(self.title)
+        fill(network, read_state(path), path, "Keypoint R-CNN")
+        network.roi_heads.score_thresh = self.threshold
+        network.roi_heads.detections_per_img = self.max_people
+        return runtime.place(network)
+
+    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+        import torch
+        from torchvision.models.detection.image_list import ImageList
+
+        x = runtime.pictures(pixels, MEAN, STD, self.batch)
+        shapes = [(self.height, self.width)] * len(x)
+        features = network.backbone(x)
+        proposals, _ = network.rpn(ImageList(x, shapes), features)
+        heads = network.roi_heads
+        logits, shifts = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, shapes)))
+        boxes, scores, _ = heads.postprocess_detections(logits.float(), shifts.float(), [p.float() for p in proposals], shapes)
+        maps = heads.keypoint_predictor(heads.keypoint_head(heads.keypoint_roi_pool(features, boxes, shapes)))
+        with runtime.exactly():
+            joints = decode(maps.float(), torch.cat(boxes))
+        rows = torch.cat([torch.cat(boxes) - 0.5, torch.cat(scores)[:, None], joints.flatten(1)], 1)
+        return [one.cpu().numpy() for one in rows.split([len(b) for b in boxes])]
+
+
+def build(what: str) -> Any:
+    """The network, its weights not yet set.
+
+    Raises:
+        MissingExtraError: torchvision is not installed; `what` needs it.
+    """
+    try:
+        from torchvision.models.detection import keypointrcnn_resnet50_fpn
+    except ImportError as error:
+        raise MissingExtraError(what, "torch") from error
+    return keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_keypoints=17)
+
+
+@cache
+def _cubic() -> Float:
+    """(2 STEPS + 1, 7) weights of the cells -3 .. 3 around the best for places -1 .. 1 cells from it.
+
+    Keys, "Cubic convolution interpolation" (1981), equation 15 with the free constant `CUBIC`.
+    """
+    place = np.arange(-STEPS, STEPS + 1) / STEPS
+    away = np.abs(place[:, None] - np.arange(-3, 4))
+    near = (CUBIC + 2) * away**3 - (CUBIC + 3) * away**2 + 1
+    far = CUBIC * (away**3 - 5 * away**2 + 8 * away - 4)
+    return np.asarray(np.where(away <= 1, near, np.where(away < 2, far, 0)), np.float32)
+
+
+def decode(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Maps (N, V, h, w) of people in `boxes` (N, 4) -> joints (N, V, 3): x, y at the middles of pixels, score.
+
+    The place is the maximum of the map's bicubic interpolation within a cell of the best cell, in steps of 1 / `STEPS`.
+    """
+    import torch
+
+    n, v, h, w = maps.shape
+    best = maps.flatten(2).argmax(-1)
+    x, y = best % w, torch.div(best, w, rounding_mode="floor")
+    span = torch.arange(-3, 4, device=maps.device)
+    rows, cols = (y[..., None] + span).clamp(0, h - 1), (x[..., None] + span).clamp(0, w - 1)
+    people, joints = torch.arange(n, device=maps.device)[:, None, None, None], torch.arange(v, device=maps.device)[:, None, None]
+    near = maps[people, joints, rows[..., :, None], cols[..., None, :]]
+    kernel = torch.from_numpy(_cubic()).to(maps.device)
+    fine = (kernel @ near @ kernel.T).flatten(2).argmax(-1)
+    side = 2 * STEPS + 1
+    shift = torch.stack([fine % side, torch.div(fine, side, rounding_mode="floor")], -1) / STEPS - 1
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    cells = torch.stack([x, y], -1) + shift + 0.5
+    at = boxes[:, None, :2] + cells * (size / torch.tensor([w, h], device=maps.device))[:, None] - 0.5
+    likely = torch.softmax(maps.flatten(2), -1).reshape(n, v, h, w)
+    mass = torch.nn.functional.avg_pool2d(likely, 3, 1, 1, divisor_override=1).flatten(2).gather(-1, best[..., None])
+    return torch.cat([at, mass], -1)

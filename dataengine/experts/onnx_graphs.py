@@ -1,0 +1,155 @@
+"""ONNX files: opening them on the best provider there is, and telling from their inputs and outputs what they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from dataengine import weights
+from dataengine.errors import ComponentError, WeightsError
+from dataengine.types import Float, Frames
+
+Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
+PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""From the fastest to the one that is always there."""
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""Mean and standard deviation of red, green and blue in ImageNet's pictures, in units of 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a network wants its pictures: (x - mean) / std in RGB, then turned to BGR if it wants that."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    bgr: bool = False
+
+    def __call__(self, pixels: Frames, dtype: Any) -> Float:
+        """(N, h, w, 3) uint8 RGB -> (N, 3, h, w) contiguous."""
+        x = (pixels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray((x[..., ::-1] if self.bgr else x).transpose(0, 3, 1, 2), dtype)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An open ONNX file.
+
+    Attributes:
+        file: its name, for messages.
+        entry: name of its input. dtype: of it.
+        size: width and height of pictures, None where the file takes any.
+        batch: how many pictures at once, None for any number.
+        outputs: name and shape of each output, None where a length is free.
+        provider: what it runs on.
+    """
+
+    session: Any
+    file: str
+    entry: str
+    dtype: Any
+    size: tuple[int, int] | None
+    batch: int | None
+    outputs: tuple[tuple[str, tuple[int | None, ...]], ...]
+    provider: str
+
+    def __call__(self, pictures: Float) -> list[Float]:
+        """(N, 3, h, w) -> all outputs, float32. A file of a fixed batch gets it filled up with the last picture."""
+        if self.batch is None:
+            return [np.asarray(o, np.float32) for o in self.session.run(None, {self.entry: pictures})]
+        parts = []
+        for start in range(0, len(pictures), self.batch):
+            part = pictures[start : start + self.batch]
+            filled = np.concatenate([part, np.repeat(part[-1:], self.batch - len(part), 0)])
+            parts.append([o[: len(part)] for o in self.session.run(None, {self.entry: filled})])
+        return [np.concatenate(some).astype(np.float32) for some in zip(*parts)]
+
+
+def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", optimized: bool = True) -> Graph:
+    """Open a file, single-threaded on a CPU.
+
+    Args:
+        device: 'cpu', 'cuda' or 'cuda:N'. provider: 'auto' takes the fastest that works on the device.
+        optimized: False opens faster, for looking at it only.
+
+    Raises:
+        WeightsError: the file is not an ONNX network of pictures.
+        ComponentError: the wanted provider is not there.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name in _candidates(device, provider):
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=_provider(name, device))
+        except Exception as error:  # onnxruntime has an exception class for every kind of damage, none of them public
+            if name != "cpu" and provider == "auto":
+                continue
+            raise WeightsError(f"{path} cannot be opened as an ONNX network: {' '.join(str(error).split())[:300]}") from error
+        if session.get_providers()[0] == PROVIDERS[name]:
+            return _described(session, path, name)
+    raise ComponentError(f"{path.name}: onnxruntime cannot use {provider!r} here, only {', '.join(onnxruntime.get_available_providers())}")
+
+
+def _candidates(device: str, provider: Provider) -> list[str]:
+    there = [name for name, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
+    if provider != "auto":
+        return [name for name in there if name == provider]
+    return [name for name in there if name == "cpu" or device.startswith("cuda")]
+
+
+def _provider(name: str, device: str) -> list[Any]:
+    index = int(device.partition(":")[2] or 0)
+    options: dict[str, Any] = {} if name == "cpu" else {"device_id": index}
+    if name == "tensorrt":  # building an engine takes minutes: once a file and machine
+        cache = weights.folder() / "tensorrt"
+        cache.mkdir(parents=True, exist_ok=True)
+        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
+    rest = [(PROVIDERS["cuda"], {"device_id": index})] if name == "tensorrt" else []
+    return [(PROVIDERS[name], options), *rest, *([PROVIDERS["cpu"]] if name != "cpu" else [])]
+
+
+def _described(session: Any, path: Path, provider: str) -> Graph:
+    entries = session.get_inputs()
+    shape = entries[0].shape if len(entries) == 1 else []
+    if len(shape) != 4 or (shape[1] != 3 and isinstance(shape[1], int)) or entries[0].type not in TYPES:
+        given = ", ".join(f"{e.name} {e.shape} {e.type}" for e in entries)
+        raise WeightsError(f"{path} takes {given}; wanted one input (N, 3, height, width) of floats")
+    lengths = [n if isinstance(n, int) and n > 0 else None for n in shape]
+    size = (lengths[3], lengths[2]) if lengths[2] and lengths[3] else None
+    outputs = tuple((o.name, tuple(n if isinstance(n, int) else None for n in o.shape)) for o in session.get_outputs())
+    return Graph(session, path.name, entries[0].name, TYPES[entries[0].type], size, lengths[0], outputs, provider)
+
+
+def kind_by_name(name: str, hints: Sequence[tuple[str, str]]) -> str | None:
+    """The kind that a file's name tells, by the first of (pattern, kind) found in it."""
+    return next((kind for pattern, kind in hints if re.search(pattern, name.lower())), None)
+
+
+def kind_of_pose(graph: Graph) -> str | None:
+    """The kind of pose network that a graph's outputs tell, None where they fit none."""
+    ranks = sorted(len(shape) for _, shape in graph.outputs)
+    if ranks == [3, 3]:
+        return "simcc"
+    if ranks == [3, 4]:
+        return "rtmo"
+    return {4: "heatmap", 3: "yolo"}.get(ranks[0]) if len(ranks) == 1 else None
+
+
+def kind_of_detector(graph: Graph) -> str | None:
+    """The kind of detector that a graph's outputs tell; RTMDet and YOLOX, both end to end, look alike: None."""
+    if len(graph.outputs) != 1 or len(graph.outputs[0][1]) != 3:
+        return None
+    _, rows, last = graph.outputs[0][1]
+    if last is None or rows is None or last == 6:
+        return "yolo"
+    return "yolox" if rows > last > 6 else "yolo"

@@ -1,0 +1,105 @@
+"""RT-DETR: a detector without anchors or suppression of overlaps, here for people.
+
+Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection" (CVPR 2024, arXiv 2304.08069). Networks: Apache-2.0
+(huggingface/transformers); weights: Apache-2.0, safetensors. RT-DETRv2 (arXiv 2407.17140) differs in its decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from dataengine.experts.batching import Cuts
+from dataengine.experts.checkpoints import read_state
+from dataengine.experts.pictures import Boxes, stretched_cuts
+from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.transformer_models import filled, import_transformers
+from dataengine.types import Float, Frames
+
+_BASIC: dict[str, Any] = {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+_SMALL: dict[str, Any] = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5}
+_LARGE: dict[str, Any] = {"encoder_ffn_dim": 2048, "encoder_hidden_dim": 384, "decoder_in_channels": [384, 384, 384]}
+R18 = {"depths": [2, 2, 2, 2], **_BASIC}, {**_SMALL, "decoder_layers": 3}
+R34 = {"depths": [3, 4, 6, 3], **_BASIC}, {**_SMALL, "decoder_layers": 4}
+R50: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+R101 = {"depths": [3, 4, 23, 3]}, _LARGE
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "r18vd": R18, "r34vd": R34, "r50vd": R50, "r101vd": R101,
+    "r18vd_coco_o365": R18, "r50vd_coco_o365": R50, "r101vd_coco_o365": R101,
+    "v2_r18vd": R18, "v2_r34vd": R34, "v2_r50vd": R50, "v2_r101vd": R101,
+}  # fmt: skip
+"""What each network's residual network and its transformer have beside the defaults, which are those of r50vd;
+huggingface/transformers@09cb93d88904, convert_rt_detr_original_pytorch_checkpoint_to_hf.py."""
+Model = Literal[
+    "r18vd", "r34vd", "r50vd", "r101vd", "r18vd_coco_o365", "r50vd_coco_o365", "r101vd_coco_o365",
+    "v2_r18vd", "v2_r34vd", "v2_r50vd", "v2_r101vd",
+]  # fmt: skip
+SIDE = 640
+NUM_CLASSES = 80
+PERSON = 0
+"""Class of people among COCO's 80."""
+
+
+@dataclass(frozen=True)
+class RtDetr(Boxes, TorchNetwork):
+    """People found by RT-DETR or RT-DETRv2 in frames brought to 640 x 640 pixels, whatever their shape.
+
+    Attributes:
+        model: which network; r18vd_coco_o365 is the best that still runs on a CPU.
+        threshold: least score of a box.
+        max_people: most boxes a frame.
+    """
+
+    model: Model = "r18vd_coco_o365"
+    batch: int = 8
+    threshold: float = 0.4
+    max_people: int = 8
+
+    title: ClassVar[str] = "[detectors.rtdetr]"
+    extra: ClassVar[str] = "vitpose"
+    licence: ClassVar[str] = "Apache-2.0 (code and weights)"
+    picture: ClassVar[tuple[int, int]] = (SIDE, SIDE)
+
+    @property
+    def published(self) -> str:
+        return f"rtdetr-{self.model}.safetensors"
+
+    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
+        """Every frame as one picture, its sides stretched."""
+        return stretched_cuts(frames, self.picture)
+
+    def open(self, runtime: Runtime, path: Path) -> Any:
+        with import_transformers(self.title):
+            return runtime.place(filled(build(self.model), read_state(path), path, f"RT-DETR {self.model}"))
+
+    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+        import torch
+
+        found = network(pixel_values=runtime.pictures(pixels, 0.0, 255.0, self.batch))
+        likely = found.logits[..., PERSON].float().sigmoid()
+        score, which = likely.topk(min(self.max_people, likely.shape[1]), sorted=True)
+        middle, size = found.pred_boxes.float().gather(1, which[..., None].expand(-1, -1, 4)).split(2, -1)
+        # pixel areas: the left side of the first pixel is -0.5
+        corners = torch.cat([middle - size / 2, middle + size / 2], -1) * SIDE - 0.5
+        some = torch.cat([corners, score[..., None]], -1).cpu().numpy()
+        return [one[one[:, 4] >= self.threshold] for one in some]
+
+
+def build(model: str) -> Any:
+    """The network of a name, its weights not yet set."""
+    from transformers import (
+        RTDetrConfig,
+        RTDetrForObjectDetection,
+        RTDetrResNetConfig,
+        RTDetrV2Config,
+        RTDetrV2ForObjectDetection,
+    )
+
+    residual, options = SIZES[model]
+    config, network = (RTDetrV2Config, RTDetrV2ForObjectDetection) if model.startswith("v2_") else (RTDetrConfig, RTDetrForObjectDetection)
+    backbone = RTDetrResNetConfig(out_indices=[2, 3, 4], **residual)
+    return network(config(backbone_config=backbone, num_labels=NUM_CLASSES, **options))

@@ -1,0 +1,62 @@
+"""Where media come from when they do not lie here: each fetcher knows one way to obtain them.
+
+What is fetched lies under DATA_ROOT/<source>, as the source's own code finds it; what processes
+share, and parts of downloads, lie in `.fetch` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from dataengine.errors import MediaError
+from dataengine.types import Clip
+
+if TYPE_CHECKING:
+    from dataengine.fetch.http import Transfers
+    from dataengine.fetch.mirrors import Mirror
+
+Report: TypeAlias = Callable[[str, MediaError | None], None]
+"""Told once for each clip that is settled: its id, and why it could not be had or None."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The place that one source's files are fetched to.
+
+    Attributes:
+        source: its name.
+        root: DATA_ROOT/<source>.
+        mirror: where copies of the source are, as far as known.
+        transfers: the network.
+        max_bytes: largest media file.
+    """
+
+    source: str
+    root: Path
+    mirror: Mirror | None
+    transfers: Transfers
+    max_bytes: int
+
+    @property
+    def state(self) -> Path:
+        """The folder of what is under way and known."""
+        return self.root / ".fetch"
+
+
+@runtime_checkable
+class Fetcher(Protocol):
+    """A way to obtain media files (frozen dataclass; its fields are its whole configuration)."""
+
+    def check(self) -> None:
+        """Raise what is missing for it: an extra, a program."""
+        ...
+
+    def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
+        """Have the media files of `clips`, none of which lies under the root yet, and report each.
+
+        A clip that this fetcher knows no way for is reported as media_missing.
+        """
+        ...

@@ -1,0 +1,44 @@
+"""The mean of what the experts saw, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from dataengine.fusion.sights import Sights
+from dataengine.fusion.ssta import Norm
+from dataengine.types import Float, Fused
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Weighted mean over the experts that saw a joint: one of them far away pulls it as far as its weight goes.
+
+    Scores and winners are those of `Sights.fused`; frames in which nobody saw a joint are NaN.
+
+    Attributes:
+        gamma: C from which a frame is kept; sets `kept` alone.
+        norm: unit of length of C, as in `SSTA`.
+        power: a sight weighs its score to this power; 0 for all alike.
+    """
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
+    norm: Norm = "head_neck"
+    power: Annotated[float, Field(ge=0)] = 1.0
+
+    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+
+        Raises:
+            ComponentError: arrays of a wrong shape.
+        """
+        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
+        mass = sights.weight.sum(0)
+        pose = sights.nowhere
+        for axis, values in enumerate((sights.x, sights.y)):
+            np.divide((sights.weight * values).sum(0), mass, out=pose[axis], where=mass > 0)
+        return sights.fused(pose, 0, self.gamma, self.norm)

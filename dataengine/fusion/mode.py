@@ -1,0 +1,98 @@
+"""Where the experts are densest, frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dataengine.compiled import compiled
+from dataengine.fusion.sights import Sights
+from dataengine.fusion.ssta import Norm
+from dataengine.types import Float, Fused
+
+_STEPS, _SMALL, _SMALLEST, _THERE = 100, 0.03, 0.001, 0.2
+"""Most steps of a climb; the step in widths that ends it while peaks are compared and for the highest; a sight as many widths
+from the highest peak so far would climb the same one."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The highest peak of the weighted sum of a Gaussian around every sight.
+
+    Mean shift (Fukunaga and Hostetler 1975) climbs from every sight; of the peaks the highest is taken, of equal ones
+    that of the expert of lower index. A minority far away has no say, which it has in the mean and in the median.
+
+    Scores and winners are those of `Sights.fused`; frames in which nobody saw a joint are NaN.
+
+    Attributes:
+        gamma: C from which a frame is kept; sets `kept` alone.
+        norm: unit of length of C, as in `SSTA`.
+        width: standard deviation of the Gaussian in units of length; half a head is 0.5 to 0.7 of them.
+        refine: how often the width is halved and the climb goes on from the peak: the finer, the more it is a choice.
+        power: a sight weighs its score to this power; 0 for all alike.
+    """
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
+    norm: Norm = "head_neck"
+    width: Annotated[float, Field(gt=0)] = 0.5
+    refine: Annotated[int, Field(ge=0)] = 1
+    power: Annotated[float, Field(ge=0)] = 2.0
+
+    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+
+        Raises:
+            ComponentError: arrays of a wrong shape.
+        """
+        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
+        pose = sights.nowhere
+        _peaks(sights.x, sights.y, sights.weight, self.width * sights.unit, self.refine, pose)
+        return sights.fused(pose, 0, self.gamma, self.norm)
+
+
+@compiled
+def _climb(x: Any, y: Any, weight: Any, t: int, v: int, px: float, py: float, width: float, small: float) -> tuple[float, float, float]:
+    """The peak above (px, py) of joint v in frame t, and its height."""
+    narrow, enough, height = -0.5 / width**2, (small * width) ** 2, 0.0
+    for _ in range(_STEPS):
+        mass = sx = sy = 0.0
+        for e in range(len(x)):
+            if weight[e, t, v] > 0:
+                share = weight[e, t, v] * math.exp(narrow * ((x[e, t, v] - px) ** 2 + (y[e, t, v] - py) ** 2))
+                mass += share
+                sx += share * x[e, t, v]
+                sy += share * y[e, t, v]
+        height = mass
+        sx, sy = sx / mass, sy / mass
+        step = (sx - px) ** 2 + (sy - py) ** 2
+        px, py = sx, sy
+        if step <= enough:
+            break
+    return px, py, height
+
+
+@compiled
+def _peaks(x: Any, y: Any, weight: Any, width: float, refine: int, pose: Any) -> None:
+    """Write the highest peak of every joint and frame into `pose` (2, T, W)."""
+    experts, frames, joints = x.shape
+    there = (_THERE * width) ** 2
+    for t in range(frames):
+        for v in range(joints):
+            highest = 0.0
+            for e in range(experts):
+                away = (x[e, t, v] - pose[0, t, v]) ** 2 + (y[e, t, v] - pose[1, t, v]) ** 2
+                if weight[e, t, v] > 0 and (highest == 0 or away > there):
+                    px, py, height = _climb(x, y, weight, t, v, x[e, t, v], y[e, t, v], width, _SMALL)
+                    if height > highest * (1.0 + 1e-3):
+                        highest = height
+                        pose[0, t, v], pose[1, t, v] = px, py
+            if highest > 0:
+                finer = width
+                for _ in range(refine + 1):
+                    px, py, height = _climb(x, y, weight, t, v, pose[0, t, v], pose[1, t, v], finer, _SMALLEST)
+                    pose[0, t, v], pose[1, t, v] = px, py
+                    finer *= 0.5

@@ -1,0 +1,110 @@
+"""The best path over the experts, joint by joint, by dynamic programming."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from dataengine.compiled import compiled
+from dataengine.fusion.sights import Sights, bridge
+from dataengine.fusion.ssta import Norm
+from dataengine.types import Float, Fused
+
+WIDTH, REACH, CAP, AGREEMENT = 0.7, 0.365, 12.0, 2.0
+"""Width of the kernel in which experts agree and a likely step a frame, in units of length; the most a step may cost; how
+much agreement counts."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """One expert for every joint and frame so that the whole sequence costs least, found exactly (Viterbi 1967).
+
+    A step from one sight to the next costs min((length / reach)^2, cap), `reach` growing with every frame in which nobody
+    saw the joint; a sight gains `agreement` times the weights of all sights of its frame, its own included, each times
+    (1 + (distance / width)^2)^-2. As in `SSTA` the result is always some expert's own joint, but later frames count as
+    well: a wrong start or a jump is not followed. A path costs the same from either end, so it has no beginning
+    that it depends on.
+
+    Scores and winners are those of `Sights.fused`. Inner gaps of up to `hold` frames are bridged in a straight line.
+
+    Attributes:
+        gamma: C from which a frame is kept; sets `kept` alone.
+        norm: unit of length of C, as in `SSTA`.
+        hold: longest gap in frames that is bridged.
+        power: a sight weighs its score to this power; 0 for all alike.
+        width: in units of length. reach: in units of length a frame. cap, agreement: of the cost.
+    """
+
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
+    norm: Norm = "head_neck"
+    hold: Annotated[int, Field(ge=0)] = 5
+    power: Annotated[float, Field(ge=0)] = 2.0
+    width: Annotated[float, Field(gt=0)] = WIDTH
+    reach: Annotated[float, Field(gt=0)] = REACH
+    cap: Annotated[float, Field(ge=0)] = CAP
+    agreement: Annotated[float, Field(ge=0)] = AGREEMENT
+
+    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+
+        Raises:
+            ComponentError: arrays of a wrong shape.
+        """
+        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
+        pose = sights.nowhere
+        unit = sights.unit
+        trace(sights.x, sights.y, sights.weight, self.width * unit, self.reach * unit, self.cap, self.agreement, pose)
+        bridge(pose)
+        return sights.fused(pose, self.hold, self.gamma, self.norm)
+
+
+@compiled
+def trace(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
+    """Write the sights of the cheapest path of every joint into `pose` (2, T, W); frames without a sight are left as they are.
+
+    Of equal costs the expert of lower index is taken.
+    """
+    experts, frames, joints = x.shape
+    narrow, short = 1.0 / width**2, 1.0 / reach**2
+    cost, new = np.empty(experts), np.empty(experts)
+    back, before = np.empty((frames, experts), np.int64), np.empty(frames, np.int64)
+    for v in range(joints):
+        last = -1
+        for t in range(frames):
+            present = False
+            for e in range(experts):
+                new[e] = math.inf
+                if not weight[e, t, v] > 0:
+                    continue
+                present = True
+                gain = 0.0
+                for k in range(experts):
+                    near = 1.0 + ((x[k, t, v] - x[e, t, v]) ** 2 + (y[k, t, v] - y[e, t, v]) ** 2) * narrow
+                    gain += weight[k, t, v] / (near * near)
+                least = math.inf if last >= 0 else 0.0
+                for k in range(experts):
+                    if last >= 0 and cost[k] < math.inf:
+                        step = (x[k, last, v] - x[e, t, v]) ** 2 + (y[k, last, v] - y[e, t, v]) ** 2
+                        way = cost[k] + min(step * short / (t - last) ** 2, cap)
+                        if way < least:
+                            least = way
+                            back[t, e] = k
+                new[e] = least - agreement * gain
+            if present:
+                before[t] = last
+                last = t
+                for e in range(experts):
+                    cost[e] = new[e]
+        if last >= 0:
+            chosen = 0
+            for e in range(experts):
+                if cost[e] < cost[chosen]:
+                    chosen = e
+            while last >= 0:
+                pose[0, last, v], pose[1, last, v] = x[chosen, last, v], y[chosen, last, v]
+                chosen, last = back[last, chosen], before[last]
