@@ -80,7 +80,7 @@ def methods(calibration: Calibration) -> dict[str, Method]:
     found |= {
         PRINTED: fusion("ssta", zeros=True),
         "ssta with a gate of 2": fusion("ssta", gate=2.0),
-        "spline through places alone": fusion("spline", motion=0.0, smooth=0.02),
+        "spline through places alone": fusion("spline", motion=False, smooth=0.02),
         "consensus without unswap": fusion("consensus", unswap=False),
         "perfect choice frame by frame": oracle,
     }

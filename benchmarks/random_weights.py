@@ -71,7 +71,9 @@ def mmpose(folder: Path, model: str = "rtmpose-m", **options: Any) -> Any:
                 return last(network.neck(network.backbone(x)))
 
             _settle(network, call)
-            for layers, wanted in ((last.out_cls, 1.5), (last.out_bbox, 0.4), (last.out_kpt_vis, 1.0), (last.out_pose, 1.0)):
+            # a few cells in a hundred are people
+            _tame(last.out_cls, 1.5, call, middle=-4.0)
+            for layers, wanted in ((last.out_bbox, 0.4), (last.out_kpt_vis, 1.0), (last.out_pose, 1.0)):
                 _tame(layers, wanted, call)
         else:
             x = 4 * _picture(*NETWORKS[model].size) - 2
@@ -89,8 +91,10 @@ def ultralytics(folder: Path, model: str = "yolo11n-pose", **options: Any) -> An
     network = build(model, "random weights")
     x, head = _picture(640, 640), network.model[-1]
     _settle(network, lambda: network(x))
-    for layers, wanted in ((head.cv2, 1.0), (head.cv3, 1.5), (head.cv4, 1.0)):
-        _tame([one[-1] for one in layers], wanted, lambda: network(x))
+    # a few cells in a hundred are people
+    _tame([one[-1] for one in head.cv3], 1.5, lambda: network(x), middle=-4.0)
+    for layers in (head.cv2, head.cv4):
+        _tame([one[-1] for one in layers], 1.0, lambda: network(x))
     return experts.create("ultralytics", model=model, checkpoint=_file(network, folder / f"{model}.pt"), **options)
 
 
@@ -118,8 +122,8 @@ def _picture(width: int, height: int) -> Any:
     return torch.cat([rendered, *blocks])
 
 
-def _tame(layers: Any, wanted: float, call: Any) -> None:
-    """Last layers scaled so that what they give varies by `wanted`."""
+def _tame(layers: Any, wanted: float, call: Any, middle: float = 0.0) -> None:
+    """Last layers scaled so that what they give varies by `wanted` around `middle`."""
     import torch
 
     given: list[Any] = []
@@ -132,7 +136,7 @@ def _tame(layers: Any, wanted: float, call: Any) -> None:
         with torch.no_grad():
             scale = wanted / float(output.std())
             module.weight *= scale
-            module.bias.copy_(-scale * (output.mean((0, 2, 3)) - module.bias))
+            module.bias.copy_(middle - scale * (output.mean((0, 2, 3)) - module.bias))
 
 
 def _file(network: Any, path: Path) -> str:

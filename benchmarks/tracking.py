@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import supervision
-from harness import main
 from numpy.typing import NDArray
 from trackers import ByteTrackTracker, OCSORTTracker
 from trackers.eval import (

@@ -20,7 +20,7 @@ from typing import Any
 
 import tomli_w
 
-from dataengine import devices, passes, registry, weights
+from dataengine import devices, extras, passes, registry, weights
 from dataengine import plan as plans
 from dataengine import recipe as recipes
 from dataengine.engine import Engine, Session
@@ -119,7 +119,8 @@ def _used(recipe: Recipe) -> dict[str, Any]:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise the first thing that is missing for this recipe: an extra, a weight file, a program."""
+    """Raise what is missing for this recipe: its extras all at once, else the first weight file or program."""
+    extras.require(_used(recipe).items())
     for component in _used(recipe).values():
         for step in ("check", "weights"):
             if hasattr(component, step):
@@ -190,6 +191,7 @@ def build(
     begun = time.monotonic()
     resolved = resolve(recipe, sources, overlay, overrides)
     progress = progress or Progress()
+    extras.require(_used(resolved).items())
     get_weights(weights.missing(_used(resolved).values()), progress)
     check(resolved)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name

@@ -37,13 +37,16 @@ class ComponentError(DataEngineError):
 class MissingExtraError(DataEngineError):
     """An optional dependency is absent."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': add it with  uv sync --extra {extra}  or  pip install 'dataengine[{extra}]'")
+    def __init__(self, what: str, *extras: str) -> None:
+        named = ", ".join(repr(extra) for extra in extras)
+        options = " ".join(f"--extra {extra}" for extra in extras)
+        needs = f"needs the extra {named}" if len(extras) == 1 else f"need the extras {named}"
+        super().__init__(f"{what} {needs}: add with  uv sync {options}  or  pip install 'dataengine[{','.join(extras)}]'")
         self.what = what
-        self.extra = extra
+        self.extras = extras
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
-        return type(self), (self.what, self.extra)
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, ...]]:
+        return type(self), (self.what, *self.extras)
 
 
 class SourceError(DataEngineError):

@@ -20,7 +20,7 @@ from blake3 import blake3
 from dataengine import registry
 from dataengine.errors import ComponentError, RecipeError, suggestion
 
-COMPONENT_TABLES = ("sources", "fetchers", "decoders", "detectors", "experts", "trackers", "fusion", "filters")
+COMPONENT_TABLES = ("sources", "fetchers", "decoders", "detectors", "experts", "trackers", "fusion", "filters", "features")
 """Tables whose sub-tables are options of components of that kind."""
 
 
@@ -109,6 +109,12 @@ class CurateTable(_Table):
     min_per_label: int = pydantic.Field(default=0, ge=0)
 
 
+class EmbedTable(_Table):
+    """[embed]"""
+
+    features: list[str] = []
+
+
 class PackTable(_Table):
     """[pack]"""
 
@@ -141,6 +147,7 @@ class Recipe(_Table):
     fetch: FetchTable = FetchTable()
     pose: PoseTable
     curate: CurateTable = CurateTable()
+    embed: EmbedTable = EmbedTable()
     pack: PackTable = PackTable()
     report: ReportTable | None = None
     engine: EngineTable = EngineTable()
@@ -184,7 +191,7 @@ class Recipe(_Table):
     def to_toml(self) -> dict[str, Any]:
         """The recipe as the tables of a recipe file; loading them again gives an equal recipe."""
         tables: dict[str, Any] = {"recipe": self.recipe.model_dump(), "sources": {"use": list(self.use), **self.options.get("sources", {})}}
-        for name in ("plan", "fetch", "pose", "curate", "pack", "report", "engine"):
+        for name in ("plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine"):
             table = getattr(self, name)
             if table is not None:
                 tables[name] = {k: v for k, v in table.model_dump().items() if v is not None}
@@ -278,7 +285,7 @@ def load(name: str, overlay: str | None = None, overrides: Sequence[str] = (), s
 
 def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
     """The recipe of these tables; `where` names them in errors (RecipeError)."""
-    known = {"recipe", "plan", "fetch", "pose", "curate", "pack", "report", "engine", *COMPONENT_TABLES}
+    known = {"recipe", "plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine", *COMPONENT_TABLES}
     for key in tables:
         if key not in known:
             raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, known)}")

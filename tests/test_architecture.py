@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dataengine"
 
 LAYERS: list[set[str]] = [
-    {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "__init__"},
+    {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "extras", "__init__"},
     {"media", "rendering"},
     {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch", "duplicates"},
     {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},

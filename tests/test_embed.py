@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
-from dataengine import builder, passes, plan, recipe  # noqa: E402
-from dataengine.features.viclip import ViCLIP  # noqa: E402
-from dataengine.media.decode import read_frames  # noqa: E402
-from dataengine.media.encode import write_video  # noqa: E402
-from dataengine.passes import Job, curate, embed  # noqa: E402
-from dataengine.types import Fail  # noqa: E402
+from dataengine import builder, passes, plan, recipe
+from dataengine.features.viclip import ViCLIP
+from dataengine.media.decode import read_frames
+from dataengine.media.encode import write_video
+from dataengine.passes import Job, curate, embed
+from dataengine.types import Fail
 
 LENGTHS = {"a": 40, "b": 25, "c": 9, "d": 5, "e": 30}
 LABELS = {"a": "yoga", "b": "archery", "c": "yoga", "d": None, "e": "juggling"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -10,11 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataengine import devices, registry, weights
+from dataengine import devices, extras, registry, weights
 from dataengine.errors import DataEngineError
-
-EXTRAS = {"torch": "torch", "decord": "decord", "dev": "pytest"}
-"""Extras of the package, and a module by which each is recognised."""
 
 
 def examine() -> list[dict[str, Any]]:
@@ -31,8 +27,8 @@ def examine() -> list[dict[str, Any]]:
     findings.append(_found("disk", free > 5, f"{free:.0f} GiB free here", "free some space, or build elsewhere with --out"))
     findings.append(_device())
     findings.append(_encoder())
-    for extra, module in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
+    for extra in extras.EXTRAS:
+        there = extras.installed(extra)
         findings.append(_found(f"extra {extra}", there, "installed" if there else "not installed", f"uv sync --extra {extra}"))
     uv = shutil.which("uv")
     findings.append(

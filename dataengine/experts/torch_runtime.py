@@ -80,10 +80,10 @@ class Runtime:
             if fixed is not None and len(given) < fixed:
                 given = torch.cat([given, given[:1].expand(fixed - len(given), -1, -1, -1)])
             given = given.pin_memory().to(self.device, non_blocking=True)
+        # colours stay the fastest axis, as convolutions like it
         x = given.permute(0, 3, 1, 2).float()
-        middle = torch.as_tensor(mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        width = torch.as_tensor(std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        return (x - middle) / width
+        middle, width = (torch.as_tensor(v, dtype=torch.float32, device=self.device).view(-1, 1, 1) for v in (mean, std))
+        return x.sub_(middle).div_(width)
 
     def exactly(self) -> Any:
         """Within this, what is computed is computed in the precision of its inputs: for decoding answers."""

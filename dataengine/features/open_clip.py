@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class OpenClip:
         batch: most clips at once on CUDA, and sixteen times as many strings; a CPU takes one by one.
         precision: auto (half on CUDA, float32 elsewhere), float32, float16 or bfloat16.
     """
+
+    extra: ClassVar[str] = "clip"
 
     model: str = "ViT-B-32"
     pretrained: str = "laion2b_s34b_b79k"

@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -73,6 +73,8 @@ class ViCLIP:
         batch: most clips at once on CUDA, and sixteen times as many strings; a CPU takes one by one.
         precision: auto (half on CUDA, float32 elsewhere), float32, float16 or bfloat16.
     """
+
+    extra: ClassVar[str] = "clip"
 
     size: str = "L/14"
     checkpoint: str | None = None

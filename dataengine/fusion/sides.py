@@ -24,34 +24,37 @@ _ARMS, _LEGS = ("elbow", "wrist", "pinky", "index", "thumb"), ("knee", "ankle", 
 _LINKS = (("shoulder", "elbow"), ("hip", "knee"))
 """Bones between two groups: they grow long when one group alone is exchanged."""
 
-_STEADY, _LOOSE = 0.015, 3.0
+_LAGS = 4
+"""A frame is compared with so many before it, the k-th counting 1 / k: a frame between two minds does not break the thread."""
+
+_STEADY, _LOOSE = 0.01, 3.0
 """Scale of a joint's deviation from steady motion: at least this share of the person's size, and this many times the
-median deviation of its kind in the sequence, so that fast or coarsely sampled motion is less telling."""
+median deviation in the sequence, so that fast or coarsely sampled motion is less telling."""
 
 _INERTIA = 0.8
-"""Share of the step before that is expected again."""
+"""Share of a step that is expected again in the next frame; of steps far beyond the usual ever less."""
 
 _FADE = 0.8
 """How much less a joint tells for every frame that it was not seen before."""
 
-_SWITCH, _MORE = 3.0, 0.7
-"""Cost of exchanging one group from one frame to the next, and of every further group at once; a joint that jumps costs up to 1."""
+_SWITCH = 0.5
+"""Cost of beginning or ending an exchange; joints that are all out of place cost up to 1 against each frame before, times 1 / k."""
 
-_RARE = 0.02
-"""Cost of a frame in which a group is exchanged: exchanges are the exception."""
+_RARE = 0.005
+"""Cost of a frame that is exchanged: exchanges are the exception."""
 
-_TWIST, _STRETCH = 0.5, 1.0
-"""Costs of shoulders that point against the hips, and of bones longer than usual, where they do so by a tenth of the person's size."""
+_STRETCH = 0.3
+"""Cost of bones that are longer than usual by a tenth of the person's size; half of that when it is half as much more."""
 
 
 def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tuple[Float, Float | None, Bool]:
     """Undo exchanges of left and right in time.
 
-    Exact dynamic programming over which of trunk, arms and legs are exchanged in every frame, in pairs of frames. The
-    cost is the deviation of all joints from steady motion, saturating, in units of the person's size; what makes
-    an exchange cost something itself is that changes are rare, exchanged frames fewer than straight ones, shoulders and hips
-    point the same way, and bones keep their length. Which of two complementary answers is right, the majority
-    decides: a sequence that is exchanged throughout stays as it is.
+    Exact dynamic programming over which frames are exchanged, first for the whole body, then for arms and legs against
+    the trunk. The cost is the deviation of the joints from steady motion, saturating, in units of the person's size,
+    against each of several frames before; beginning and ending an exchange costs, exchanged frames cost a little, and
+    so do bones that grow long. Of the two complementary answers the one that changes fewer frames is taken: a sequence that is
+    exchanged throughout stays as it is.
 
     Args:
         coords: (T, V, 2) pixels of one person as one expert saw them, NaN = missing.
@@ -79,48 +82,56 @@ def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tup
 
 
 @cache
-def _layout(layout: Skeleton) -> tuple[Int, Int, Int]:
-    """Group of every joint (V,): 0 trunk, 1 arms, 2 legs, -1 without a side; shoulders and hips (4,); links (K, 2) as joints."""
+def _layout(layout: Skeleton) -> tuple[Int, Int]:
+    """Group of every joint (V,), 0 trunk, 1 arms, 2 legs, -1 without a side; links between groups (K, 2) as joints."""
     group = np.full(layout.num_joints, -1)
     for v, joint in enumerate(layout.joints):
         side, _, part = joint.partition("_")
         if side in ("left", "right"):
             group[v] = 1 if part in _ARMS else 2 if part in _LEGS else 0
-    trunk = [layout.joints.index(j) if j in layout.joints else -1 for j in ("left_shoulder", "right_shoulder", "left_hip", "right_hip")]
     links = [
         (layout.index(f"{side}_{a}"), layout.index(f"{side}_{b}"))
         for a, b in _LINKS
         for side in ("left", "right")
         if f"left_{a}" in layout.joints and f"left_{b}" in layout.joints
     ]
-    return group, np.array(trunk), np.array(links, np.int64).reshape(-1, 2)
+    return group, np.array(links, np.int64).reshape(-1, 2)
 
 
 def _states(points: Float, scores: Float | None, layout: Skeleton) -> Int:
     """(T,) which groups are exchanged, as bits."""
-    frames, joints, _ = points.shape
-    group, trunk, links = _layout(layout)
-    flip = np.array(layout.flip)
+    frames = len(points)
+    group, links = _layout(layout)
+    states = np.zeros(frames, np.int64)
     if frames < 3 or not (group >= 0).any():
-        return np.zeros(frames, np.int64)
-    seen = np.isfinite(points).all(-1)
-    weight = np.where(seen, 1.0 if scores is None else np.maximum(scores, 0.05), 0.0)
+        return states
+    flip = np.array(layout.flip)
     size = _sizes(points)
-    held, age = _held(points.astype(np.float64), seen)
-    scale = np.maximum(_LOOSE * _usual(held, age, size), _STEADY)
-    scale = np.maximum(scale, scale[flip])
-    motion = np.zeros((3, frames, 8))
-    _motion(held, age, weight, size, scale, group, flip, _INERTIA, _FADE, motion)
-    still = np.zeros((frames, 8))
-    changed = np.array([[bin(a ^ b).count("1") for b in range(8)] for a in range(8)])
-    still += _RARE * changed[0]
-    unit = 0.1 * size
-    if (trunk >= 0).all() and len(links):
-        still += _shape(points.astype(np.float64), weight, unit, group, flip, trunk, links)
-    switch = np.where(changed > 0, _SWITCH + _MORE * (changed - 1), 0.0)
-    out = np.zeros(frames, np.int64)
-    _best(motion, still, switch, out)
-    return out
+    x = points.astype(np.float64)
+    seen = np.isfinite(x).all(-1)
+    weight = np.where(seen, 1.0 if scores is None else np.maximum(scores, 0.05), 0.0)
+    for members in ((0, 1, 2), (1,), (2,)):
+        chosen = np.isin(group, members)
+        if not chosen.any():
+            continue
+        held, age = _held(x, seen)
+        scale, speed = _usual(held, age, size, flip)
+        cost = np.zeros((_LAGS, frames, 8))
+        _motion(held, age, weight, size, scale, speed, np.flatnonzero(chosen), flip, _INERTIA, _FADE, cost)
+        cost /= chosen.sum()
+        still = np.zeros((frames, 2))
+        still[:, 1] = _RARE
+        if len(members) == 1:
+            still += _stretch(x, weight, size, group, flip, links, members[0])
+        swapped = np.zeros(frames, np.int64)
+        _best(cost, still, _SWITCH, swapped)
+        if 2 * swapped.sum() > frames:
+            swapped = 1 - swapped
+        states ^= swapped * sum(1 << g for g in members)
+        source = np.where(chosen & (swapped[:, None] == 1), flip, np.arange(len(flip)))
+        rows = np.arange(frames)[:, None]
+        x, seen, weight = x[rows, source], seen[rows, source], weight[rows, source]
+    return states
 
 
 def _sizes(points: Float) -> Float:
@@ -143,11 +154,22 @@ def _held(points: Float, seen: Bool) -> tuple[Float, Int]:
     return held, np.where(last >= 0, np.arange(frames)[:, None] - last, -1)
 
 
-def _usual(held: Float, age: Int, size: Float) -> Float:
-    """(V,) median deviation from steady motion of joints seen in three frames on end, in sizes."""
-    bend = held[2:] - held[1:-1] - _INERTIA * (held[1:-1] - held[:-2])
-    known = (age[2:] == 0) & (age[1:-1] == 0) & (age[:-2] == 0)
-    far = np.where(known, np.sqrt((bend**2).sum(-1)) / size[2:, None], np.nan)
+def _usual(held: Float, age: Int, size: Float, flip: Int) -> tuple[Float, Float]:
+    """Scale of deviations from steady motion by lag and joint (K, V), and usual steps of joints (V,), in sizes; alike for mirrors."""
+    speed = _typical(held[1:] - held[:-1], (age[1:] == 0) & (age[:-1] == 0), size[1:])
+    scale = np.full((_LAGS, held.shape[1]), _STEADY)
+    for k in range(1, min(_LAGS, len(held) - 2) + 1):
+        now, then, before = held[k + 1 :], held[1:-k], held[: -k - 1]
+        ahead = sum(_INERTIA**n for n in range(1, k + 1))
+        known = (age[k + 1 :] == 0) & (age[1:-k] == 0) & (age[: -k - 1] == 0)
+        scale[k - 1] = np.maximum(_LOOSE * _typical(now - then - ahead * (then - before), known, size[k + 1 :]), _STEADY)
+    speed = np.maximum(_LOOSE * speed, _STEADY)
+    return np.maximum(scale, scale[:, flip]), np.maximum(speed, speed[flip])
+
+
+def _typical(steps: Float, known: Bool, size: Float) -> Float:
+    """(V,) median length of steps (T, V, 2) in sizes, over those that are known."""
+    far = np.where(known, np.sqrt((steps**2).sum(-1)) / size[:, None], np.nan)
     out = np.zeros(far.shape[1])
     some = known.any(0)
     out[some] = np.nanmedian(far[:, some], axis=0)
@@ -156,82 +178,76 @@ def _usual(held: Float, age: Int, size: Float) -> Float:
 
 @compiled
 def _motion(
-    held: Any, age: Any, weight: Any, size: Any, scale: Any, group: Any, flip: Any, inertia: float, fade: float, motion: Any
+    held: Any, age: Any, weight: Any, size: Any, scale: Any, speed: Any, chosen: Any, flip: Any, inertia: float, fade: float, cost: Any
 ) -> None:
-    """Add to `motion` (G, T, 8) the cost of every group for exchanges in frames t - 2, t - 1, t (bits 4, 2, 1)."""
-    frames, joints = age.shape
-    for t in range(1, frames):
-        for v in range(joints):
-            g = group[v]
-            if g < 0:
-                continue
-            for bits in range(8):
-                c = flip[v] if bits & 1 else v
-                b = flip[v] if bits & 2 else v
-                a = flip[v] if bits & 4 else v
-                share = weight[t, c]
-                if share <= 0.0:
-                    continue
-                if age[t - 1, b] < 0:
-                    motion[g, t, bits] += 0.5 * share
-                    continue
-                share *= fade ** age[t - 1, b]
-                dx, dy = held[t, c, 0] - held[t - 1, b, 0], held[t, c, 1] - held[t - 1, b, 1]
-                if t > 1 and age[t - 1, b] == 0 and age[t - 2, a] == 0:
-                    dx -= inertia * (held[t - 1, b, 0] - held[t - 2, a, 0])
-                    dy -= inertia * (held[t - 1, b, 1] - held[t - 2, a, 1])
-                squared = (dx * dx + dy * dy) / (scale[v] * size[t] * (1.0 + age[t - 1, b])) ** 2
-                motion[g, t, bits] += share * squared / (1.0 + squared)
+    """Write into `cost` (K, T, 8) what the joints `chosen` cost at lag k for exchanges in frames t - k - 1, t - k, t (bits 4, 2, 1)."""
+    frames = len(age)
+    ahead = 0.0
+    for k in range(1, len(cost) + 1):
+        ahead += inertia**k
+        for t in range(k, frames):
+            for v in chosen:
+                for bits in range(8):
+                    c = flip[v] if bits & 1 else v
+                    b = flip[v] if bits & 2 else v
+                    a = flip[v] if bits & 4 else v
+                    share = weight[t, c] / k
+                    old = age[t - k, b]
+                    if share <= 0.0:
+                        continue
+                    if old < 0:
+                        cost[k - 1, t, bits] += 0.5 * share
+                        continue
+                    dx, dy = held[t, c, 0] - held[t - k, b, 0], held[t, c, 1] - held[t - k, b, 1]
+                    if t > k and old == 0 and age[t - k - 1, a] == 0:
+                        sx, sy = held[t - k, b, 0] - held[t - k - 1, a, 0], held[t - k, b, 1] - held[t - k - 1, a, 1]
+                        trust = ahead / (1.0 + (sx * sx + sy * sy) / (speed[v] * size[t]) ** 2) ** 2
+                        dx -= trust * sx
+                        dy -= trust * sy
+                    squared = (dx * dx + dy * dy) / (scale[k - 1, v] * size[t] * (1.0 + old)) ** 2
+                    cost[k - 1, t, bits] += share * fade**old * squared / (1.0 + squared)
 
 
-def _shape(points: Float, weight: Float, unit: Float, group: Int, flip: Int, trunk: Int, links: Int) -> Float:
-    """(T, 8) cost of twisted trunks and long bones in every state of exchange."""
-    cost = np.zeros((len(points), 8))
+def _stretch(points: Float, weight: Float, size: Float, group: Int, flip: Int, links: Int, member: int) -> Float:
+    """(T, 2) cost of long bones between the trunk and group `member`, as it is and exchanged."""
+    cost = np.zeros((len(points), 2))
     for a, b in links:
-        usual = None
-        for state in range(8):
-            i, j = (int(flip[v]) if state >> group[v] & 1 else int(v) for v in (a, b))
-            length = np.sqrt(((points[:, i] - points[:, j]) ** 2).sum(-1)) / unit
-            if usual is None:
-                usual = np.nanpercentile(length, 75) if np.isfinite(length).any() else 0.0
-            over = np.nan_to_num(np.maximum(length - usual, 0.0)) ** 2
-            cost[:, state] += _STRETCH * np.minimum(weight[:, i], weight[:, j]) * over / (1.0 + over)
+        if group[b] != member:
+            continue
+        lengths = [np.sqrt(((points[:, a] - points[:, end]) ** 2).sum(-1)) / (0.1 * size) for end in (b, flip[b])]
+        if np.isfinite(lengths[0]).any():
+            usual = np.nanpercentile(lengths[0], 75)
+            for state, (length, end) in enumerate(zip(lengths, (b, flip[b]), strict=True)):
+                over = np.nan_to_num(np.maximum(length - usual, 0.0)) ** 2
+                cost[:, state] += _STRETCH / 2 * np.minimum(weight[:, a], weight[:, end]) * over / (1.0 + over)
     return cost
 
 
 @compiled
-def _best(motion: Any, still: Any, switch: Any, out: Any) -> None:
-    """Write the cheapest sequence of states into `out` (T,); second order, so over pairs of states."""
-    frames = still.shape[0]
-    total = np.zeros((8, 8))
-    came = np.zeros((frames, 8, 8), np.int64)
-    for b in range(8):
-        for c in range(8):
-            total[b, c] = still[0, b] + still[1, c] + switch[b, c]
-            for g in range(3):
-                total[b, c] += motion[g, 1, (b >> g & 1) * 2 + (c >> g & 1)]
-    for t in range(2, frames):
-        after = np.full((8, 8), np.inf)
-        for a in range(8):
-            for b in range(8):
-                for c in range(8):
-                    cost = total[a, b] + switch[b, c]
-                    for g in range(3):
-                        cost += motion[g, t, (a >> g & 1) * 4 + (b >> g & 1) * 2 + (c >> g & 1)]
-                    if cost < after[b, c]:
-                        after[b, c] = cost
-                        came[t, b, c] = a
-        for b in range(8):
-            for c in range(8):
-                total[b, c] = after[b, c] + still[t, c]
-    last, least = 0, np.inf
-    for b in range(8):
-        for c in range(8):
-            if total[b, c] < least:
-                least, last = total[b, c], b * 8 + c
-    b, c = last // 8, last % 8
-    out[frames - 1], out[frames - 2] = c, b
-    for t in range(frames - 1, 1, -1):
-        a = came[t, b, c]
-        out[t - 2] = a
-        b, c = a, b
+def _best(cost: Any, still: Any, switch: float, out: Any) -> None:
+    """Write the cheapest sequence of exchanged (1) and straight frames into `out` (T,), over all states of K + 1 frames."""
+    lags, frames = cost.shape[0], still.shape[0]
+    count = 1 << (lags + 1)  # bit n of a state: frame t - n
+    total = np.full(count, np.inf)
+    came = np.zeros((frames, count), np.int8)
+    total[0], total[1] = still[0, 0], still[0, 1]
+    for t in range(1, frames):
+        after = np.full(count, np.inf)
+        for before in range(count):
+            if total[before] == np.inf:
+                continue
+            for now in range(2):
+                price = total[before] + still[t, now] + (switch if (before & 1) != now else 0.0)
+                for k in range(1, min(lags, t) + 1):
+                    then = before >> (k - 1) & 1
+                    earlier = before >> k & 1 if k < t else 0
+                    price += cost[k - 1, t, earlier * 4 + then * 2 + now]
+                state = (before << 1 | now) & (count - 1)
+                if price < after[state]:
+                    after[state] = price
+                    came[t, state] = before >> lags & 1
+        total = after
+    state = int(np.argmin(total))
+    for t in range(frames - 1, -1, -1):
+        out[t] = state & 1
+        state = state >> 1 | came[t, state] << lags

@@ -63,8 +63,8 @@ class Spline:
         norm: unit of length of C, as in `SSTA`.
         hold: longest gap in frames that is bridged.
         power: how much scores count; 0 for not at all.
-        smooth: factor on the stiffness.
-        motion: factor on the weight of steps; with 0 places alone count, and `smooth` is best near 0.02.
+        smooth: factor on the stiffness of the last stage; 0 follows the sights that were believed until then.
+        motion: fit steps too. Without them places alone count, and `smooth` is best near 0.02.
         unswap: put left and right straight; needs a skeleton.
         start: "median" frame by frame, or the best "path" over the experts.
     """
@@ -74,7 +74,7 @@ class Spline:
     hold: Annotated[int, Field(ge=0)] = 5
     power: Annotated[float, Field(ge=0)] = 2.0
     smooth: Annotated[float, Field(ge=0)] = 1.0
-    motion: Annotated[float, Field(ge=0)] = 1.0
+    motion: bool = True
     unswap: bool = True
     start: Start = "median"
 
@@ -128,7 +128,8 @@ class Spline:
         first = np.array([_PLACE[0], max(_STEP, step), min(_SPEED, speed), _STIFF[0], _BEND])
         last = np.array([_PLACE[1], step, speed, _STIFF[1] * least, _BEND])
         stages = np.concatenate([[_FIRST], first ** (1 - way) * last**way])
-        return stages * [sights.unit, sights.unit, self.motion, self.smooth, sights.unit]
+        stages[-1, 3] *= self.smooth
+        return stages * [sights.unit, sights.unit, float(self.motion), 1.0, sights.unit]
 
 
 @cache

@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -72,6 +72,8 @@ class DecordDecoder:
 
     The fields mean what they mean for `PyAVDecoder`.
     """
+
+    extra: ClassVar[str] = "decord"
 
     batch: int = 16
     batch_bytes: int = BATCH_BYTES

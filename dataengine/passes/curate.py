@@ -38,16 +38,9 @@ DECISIONS = pa.schema(
 """One row a measured clip: the decision, the label it gets, and for a reject the value that missed its threshold."""
 
 
-def table_path(name: str) -> Path | None:
-    """The file of a relabel table, if the recipe's relabel names one that exists."""
-    from dataengine.relabel.table import find_table
-
-    return find_table(name)
-
-
 @dataclass(frozen=True)
 class Labels:
-    """source label -> label, and label -> number (alphabetical over all labels of the plan)."""
+    """source label -> label, and label -> number: the table's, then those of labels it does not give, in alphabetical order."""
 
     table: Any | None
     ids: dict[str, int]
@@ -56,15 +49,17 @@ class Labels:
     def of(recipe: Recipe, plan: Plan) -> Labels:
         name = recipe.curate.relabel
         table = None if name is None else registry.create("relabel", "table", {"table": name})
-        pairs = set(zip(plan.table.column("source").to_pylist(), plan.table.column("label").to_pylist()))
-        final = {label for source, given in pairs if (label := Labels(table, {}).apply(source, given)[0]) is not None}
-        return Labels(table, {label: number for number, label in enumerate(sorted(final))})
+        columns = ["source", "label", *(["video_id"] if table is not None and table.by_video else [])]
+        asked = set(zip(*(plan.table.column(name).to_pylist() for name in columns)))
+        final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
+        ids = dict(table.label_ids()) if table is not None else {}  # a table's numbers do not depend on what is planned
+        return Labels(table, {**ids, **{label: len(ids) + n for n, label in enumerate(sorted(final - ids.keys()))}})
 
-    def apply(self, source: str, given: str | None) -> tuple[str | None, str | None]:
+    def apply(self, source: str, given: str | None, video_id: str | None = None) -> tuple[str | None, str | None]:
         """(label, why it is left out)."""
-        if self.table is None or given is None:
+        if self.table is None:
             return given, None
-        label, reason = self.table.apply(source, given)
+        label, reason = self.table.apply(source, given, video_id)
         return label, reason
 
 
@@ -73,8 +68,8 @@ def pass_fingerprint(recipe: Recipe, measure: str) -> str:
     filters = [[name, registry.config(recipe.component("filters", name))] for name in recipe.curate.filters]
     table = None
     if recipe.curate.relabel is not None:
-        path = table_path(recipe.curate.relabel)
-        table = fingerprint(path.read_text(encoding="utf-8")) if path is not None else None
+        files = registry.create("relabel", "table", {"table": recipe.curate.relabel}).files
+        table = fingerprint([path.read_text(encoding="utf-8") for path in files])
     guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
     copied = recipe.pack.keep_video and not recipe.pack.allow_unknown_licence
     rules = recipe.curate.model_dump(include={"dedup", "near_share", "max_per_label", "min_per_label"})
@@ -109,7 +104,7 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
             continue
         row = {"clip_id": planned["clip_id"], "unit": planned["unit"], "kept": True, "duplicate_of": None}
         row |= {"reason": None, "detail": None, "value": None, "threshold": None}
-        row["label"], left_out = labels.apply(planned["source"], planned["label"])
+        row["label"], left_out = labels.apply(planned["source"], planned["label"], planned["video_id"])
         row["label_id"] = labels.ids.get(row["label"]) if row["label"] is not None else None
         if left_out is not None:
             _out(row, "label_left_out", f"{planned['label']}: {left_out}")

@@ -12,14 +12,14 @@ import pytest
 
 onnx_files = pytest.importorskip("onnx_files", reason="onnx is not installed")
 
-from dataengine import experts, registry  # noqa: E402
-from dataengine.errors import ComponentError, DataEngineError, ExpertError, WeightsError  # noqa: E402
-from dataengine.experts import onnx_decode as decode  # noqa: E402
-from dataengine.experts.batching import Batched  # noqa: E402
-from dataengine.experts.isolated import Isolated  # noqa: E402
-from dataengine.experts.onnx import LOOKS, Onnx, OnnxDetector  # noqa: E402
-from dataengine.experts.onnx_graphs import open_graph  # noqa: E402
-from dataengine.types import Detector, Expert  # noqa: E402
+from dataengine import experts, registry
+from dataengine.errors import ComponentError, DataEngineError, ExpertError, WeightsError
+from dataengine.experts import onnx_decode as decode
+from dataengine.experts.batching import Batched
+from dataengine.experts.isolated import Isolated
+from dataengine.experts.onnx import LOOKS, Onnx, OnnxDetector
+from dataengine.experts.onnx_graphs import open_graph
+from dataengine.types import Detector, Expert
 
 SIZE = (96, 128)
 WHOLE = (160, 128)

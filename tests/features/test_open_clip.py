@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 torch = pytest.importorskip("torch")
 library = pytest.importorskip("open_clip")
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from dataengine import features  # noqa: E402
-from dataengine.errors import ComponentError, WeightsError  # noqa: E402
-from dataengine.features.open_clip import CONFIG, OpenClip  # noqa: E402
+from dataengine import features
+from dataengine.errors import ComponentError, WeightsError
+from dataengine.features.open_clip import CONFIG, OpenClip
 
 SETTINGS = {
     "model_cfg": {

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
-from drawn_towers import away, drawn_state, shapes_of, tower_pair, video_input  # noqa: E402
+from drawn_towers import away, drawn_state, shapes_of, tower_pair, video_input
 
-from dataengine import features, weights  # noqa: E402
-from dataengine.errors import ComponentError, WeightsError  # noqa: E402
-from dataengine.features import inference, viclip_towers  # noqa: E402
-from dataengine.features.component import sample_indices  # noqa: E402
-from dataengine.features.viclip import PUBLISHED, SIZES, ViCLIP, random_weights  # noqa: E402
+from dataengine import features, weights
+from dataengine.errors import ComponentError, WeightsError
+from dataengine.features import inference, viclip_towers
+from dataengine.features.component import sample_indices
+from dataengine.features.viclip import PUBLISHED, SIZES, ViCLIP, random_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

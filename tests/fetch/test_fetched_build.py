@@ -83,7 +83,7 @@ def command(server: Server, tmp_path: Path, *more: str) -> subprocess.CompletedP
     return subprocess.run([sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_one_command_builds_what_the_files_at_hand_would_give(server: Server, corpus: Path, tmp_path: Path) -> None:
+def test_one_command_fetches_and_builds_and_asks_for_nothing_twice(server: Server, tmp_path: Path) -> None:
     server.files["val.csv"] = b"label,youtube_id,time_start,time_end,split\nx,00000000000,0,1,val\n"
     guarded = 'plan.leak_guard=["kinetics400_val"]'
     first = build(server, tmp_path, guarded)
@@ -93,6 +93,11 @@ def test_one_command_builds_what_the_files_at_hand_would_give(server: Server, co
     server.log.clear()
     again = build(server, tmp_path, guarded, "fetch.rate=7", "fetch.connections=1")
     assert not again.changed and not server.log and all(state.done == state.units for state in again.states)
+
+
+@pytest.mark.slow
+def test_it_is_the_dataset_of_the_same_files_at_hand(server: Server, corpus: Path, tmp_path: Path) -> None:
+    first = build(server, tmp_path)
     places = f"kinetics700={corpus}/kinetics,cap={corpus}/cap"
     at_hand = dataengine.build("posecap", places, tmp_path / "at_hand", overlay="core", overrides=FEW, engine=SERIAL)
     assert (at_hand.kept, at_hand.reasons) == (first.kept, first.reasons)

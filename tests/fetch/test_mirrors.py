@@ -197,12 +197,12 @@ def crew(base: str, root: Path) -> None:
 
 def test_processes_share_the_work(server: Server, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    crews = [context.Process(target=crew, args=(server.base, tmp_path)) for _ in range(3)]
+    crews = [context.Process(target=crew, args=(server.base, tmp_path)) for _ in range(2)]
     for one in crews:
         one.start()
     for one in crews:
         one.join(60)
-    assert [one.exitcode for one in crews] == [0] * 3
+    assert [one.exitcode for one in crews] == [0] * 2
     assert sorted(archives(server)) == [f"train/part_{n}.tar.gz" for n in range(3)], "each archive was downloaded once"
 
 

@@ -97,9 +97,9 @@ def test_steps_carry_a_joint_that_most_get_wrong_for_a_while(start):
     def error(**options):
         return norm(fuse(coords, method="spline", skeleton="body13", unswap=False, start=start, **options).coords - truth, axis=-1)
 
-    with_steps, without, median = error(), error(motion=0, smooth=0.02), norm(np.median(coords, 0) - truth, axis=-1)
+    with_steps, without, median = error(), error(motion=False, smooth=0.02), norm(np.median(coords, 0) - truth, axis=-1)
     assert (with_steps < 10).mean() > 0.97
-    assert with_steps.mean() < 0.8 * without.mean() and without.mean() < median.mean()
+    assert with_steps.mean() < 0.6 * min(without.mean(), median.mean())
 
 
 def test_smooth_and_motion_do_what_they_say():
@@ -109,6 +109,6 @@ def test_smooth_and_motion_do_what_they_say():
         pose = fuse(coords, method="spline", skeleton="body13", smooth=smooth).coords
         own[smooth] = norm(np.diff(pose, 2, axis=0), axis=-1).mean()
     assert own[0] > own[1] > own[30] and abs(own[1] / quick - 1) < 0.2
-    alone = fuse(coords, method="spline", skeleton="body13", smooth=0, motion=0, unswap=False).coords
-    again = fuse(coords[:, ::-1], method="spline", skeleton="body13", smooth=0, motion=0, unswap=False).coords[::-1]
+    alone = fuse(coords, method="spline", skeleton="body13", smooth=0, motion=False, unswap=False).coords
+    again = fuse(coords[:, ::-1], method="spline", skeleton="body13", smooth=0, motion=False, unswap=False).coords[::-1]
     np.testing.assert_allclose(alone, again, atol=1e-3)

@@ -9,13 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dataengine.experts.lite import STRIDE, LiteBottomUp  # noqa: E402
-from dataengine.rendering import render_clip  # noqa: E402
-from training.lite.calibrate import logistic, matched  # noqa: E402
-from training.lite.data import MAX_PEOPLE, Material, inside, render_part  # noqa: E402
-from training.lite.losses import CENTRE, GROUP_UNIT, LOSSES, cells  # noqa: E402
-from training.lite.nets import JOINTS, NETS  # noqa: E402
-from training.lite.train import Training, train  # noqa: E402
+from dataengine.experts.lite import STRIDE, LiteBottomUp
+from dataengine.rendering import render_clip
+from training.lite.calibrate import logistic, matched
+from training.lite.data import MAX_PEOPLE, Material, inside, render_part
+from training.lite.losses import CENTRE, GROUP_UNIT, LOSSES, cells
+from training.lite.nets import JOINTS, NETS
+from training.lite.train import Training, train
 
 
 @pytest.fixture(scope="module")
