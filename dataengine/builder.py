@@ -7,36 +7,26 @@ runs those, decides, packs, and puts the dataset in place. Running it again resu
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import os
-import shutil
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from dataengine import devices, extras, passes, registry, weights
+from dataengine import devices, extras, lock, passes, registry, weights
 from dataengine import plan as plans
 from dataengine import recipe as recipes
 from dataengine.engine import Engine, Session
 from dataengine.errors import DataEngineError, RecipeError
 from dataengine.ledger import Commit
-from dataengine.passes import Job, Pass, curate, pack, video
+from dataengine.passes import Job, Pass, agree, curate, embed, pack, video
 from dataengine.passes.obtain import Downloads
 from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe
-from dataengine.storage import write_durably
 from dataengine.types import Fail
-
-PACKAGES = ("dataengine", "numpy", "av", "opencv-python-headless", "onnxruntime", "numba", "scipy", "pyarrow")
-"""Libraries whose version can change a dataset; the lock records them."""
-
 
 class Progress:
     """What a build tells while it runs; this one tells nothing."""
@@ -74,10 +64,11 @@ class BuildResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {**{k: v for k, v in self.__dict__.items() if k != "states"}, "passes": [_state(s) for s in self.states]}
+        return {**{k: v for k, v in self.__dict__.items() if k != "states"}, "passes": [state_row(s) for s in self.states]}
 
 
-def _state(state: PassState) -> dict[str, Any]:
+def state_row(state: PassState) -> dict[str, Any]:
+    """The state of a pass for JSON."""
     return {"name": state.name, "fingerprint": state.fingerprint, "units": state.units, "done": state.done, "clips_left": state.clips_left}
 
 
@@ -115,6 +106,7 @@ def _used(recipe: Recipe) -> dict[str, Any]:
     """The components of a recipe that may need files, extras or programs, by name."""
     pose = recipe.pose
     used = [("decoders", pose.decoder), *(("detectors", d) for d in (recipe.detector,) if d), *(("experts", e) for e in pose.experts)]
+    used += [("features", name) for name in recipe.embed.features]
     return {name: recipe.component(kind, name) for kind, name in used}
 
 
@@ -145,18 +137,6 @@ def get_weights(names: Sequence[str], progress: Progress) -> None:
                 shown[0] = done >> 20
 
             weights.download(name, tell)
-
-
-def _hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Weight files of each component with their hashes."""
-    return {name: component.weights() for name, component in _used(recipe).items() if hasattr(component, "weights")}
-
-
-def _check_pins(recipe: Recipe, out: Path) -> None:
-    """Refuse weights that are not those the build in `out` began with."""
-    lock = out / "recipe.lock.toml"
-    if lock.is_file():
-        weights.check_pins(tomllib.loads(lock.read_text(encoding="utf-8")).get("lock", {}).get("weights", {}), _hashes(recipe))
 
 
 def build(
@@ -195,7 +175,7 @@ def build(
     get_weights(weights.missing(_used(resolved).values()), progress)
     check(resolved)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
-    _check_pins(resolved, folder)
+    lock.check(folder, _used(resolved))
     work = folder.absolute() / "work"
     plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
     return _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
@@ -220,8 +200,8 @@ def _execute(recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, de
     plans.save(plan, work)
     job = make_job(recipe, work, devices.pick(device))
     run = _Run(folder, plan, job, passes.save_job(job, work), progress)
-    _write_lock(run)
-    states = inspect(plan, job, retry=True)
+    lock.write(folder, recipe, job.fingerprints, _used(recipe))
+    states = states_of(plan, job)
     chosen = engine or Engine(clip_deadline=recipe.engine.clip_deadline)
     if job.device != "cpu":
         chosen = replace(chosen, gpus=devices.count())
@@ -266,10 +246,18 @@ def make_job(recipe: Recipe, work: Path, device: str) -> Job:
     """The job of a recipe: with the fingerprints of all passes."""
     found = passes.fingerprints(recipe)
     found["curate"] = curate.pass_fingerprint(recipe, found["measure"])
-    found["pack"] = pack.pass_fingerprint(recipe, found["curate"])
+    if recipe.embed.features:
+        found["embed"] = embed.pass_fingerprint(recipe, recipe.embed.features)
+        found["agree"] = agree.pass_fingerprint(recipe, found["curate"], found["embed"])
+    found["pack"] = pack.pass_fingerprint(recipe, found["curate"], found.get("agree"))
     if recipe.pack.keep_video:
         found["video"] = video.pass_fingerprint(recipe, found["pack"])
     return Job(work, recipe, device, found)
+
+
+def states_of(plan: Plan, job: Job) -> list[PassState]:
+    """How far each pass is that costs more than reading tables; failures worth another try count as left."""
+    return inspect(plan, job, retry=True) + ([embed.inspect(plan, job)] if job.recipe.embed.features else [])
 
 
 def _run_pass(run: _Run, session: Session, p: Pass) -> None:
@@ -293,12 +281,31 @@ def _run_pass(run: _Run, session: Session, p: Pass) -> None:
     run.commits[p.name] = {unit: done[unit] for unit in rows}
 
 
+def _embed(run: _Run, session: Session, decisions: Path) -> Path:
+    """Give the clips that are kept their features, and judge their labels by them: the decisions that hold from now on."""
+    wanted = embed.save_wanted(run.job, decisions, run.job.recipe.embed.features)
+    todo = embed.pending(run.job, wanted)
+    with run.progress.step("embed", sum(map(len, todo.values()))) as advance:
+        session.run(
+            embed.run_unit,
+            (run.job_path, wanted),
+            todo,
+            lambda receipt: advance(receipt["clips"]),
+            lambda unit: passes.pulse(run.job.work, unit),
+            gpu=run.job.device != "cpu",
+        )
+    run.commits["embed"] = embed.settled(run.job, wanted)
+    return agree.run(run.job, decisions)
+
+
 def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, Any]]]]:
     job, measured, posed = run.job, run.commits["measure"], run.commits["pose"]
     with run.progress.step("curate", None):
         decisions = curate.run(job, run.plan, measured)
-        shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
-        plans_path = pack.save_plans(job, shard_plans, decisions)
+    if job.recipe.embed.features:
+        decisions = _embed(run, session, decisions)
+    shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
+    plans_path = pack.save_plans(job, shard_plans, decisions)
     for name, runner in (("pack", pack.run_shard), *((("video", video.run_shard),) if job.recipe.pack.keep_video else ())):
         ledger = job.ledger(name)
         todo = {s.name: [c for _, c in s.clips] for s in shard_plans if (known := ledger.read(s.name)) is None or known.inputs != s.inputs}
@@ -306,7 +313,7 @@ def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, A
             session.run(runner, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
     rows = pack.index_rows(job, run.plan, decisions, shard_plans, measured)
     rejects = [r for name, commits in run.commits.items() for c in commits.values() for o in c.outcomes if (r := curate.rejected(o, name))]
-    rejects += [r for r in curate.decisions_out(decisions)]
+    rejects += agree.decisions_out(decisions)
     rows["rejects"] = pack.reject_rows(run.plan, rejects)
     if len(rows["clips"]) + len(rows["rejects"]) != run.plan.num_clips:
         raise AssertionError(f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips")
@@ -331,6 +338,7 @@ def _facts(run: _Run, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any
         "skeleton": recipe.pose.skeleton,
         "experts": list(recipe.pose.experts),
         "fusion": recipe.pose.fusion,
+        "features": list(recipe.embed.features),
         "filters": {name: registry.config(recipe.component("filters", name)) for name in recipe.curate.filters},
         "passes": dict(job.fingerprints),
         "counts": {
@@ -350,57 +358,6 @@ def _result(run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[Pa
         str(run.out), run.plan.num_clips, len(rows["clips"]), len(rows["rejects"]) - len(fails), len(fails), retryable,
         dict(sorted(reasons.items(), key=lambda kv: -kv[1])), states, str(run.out / "dataset"), changed, round(seconds, 2),
     )  # fmt: skip
-
-
-def _write_lock(run: _Run) -> None:
-    """recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe."""
-    recipe = run.job.recipe
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    lock: dict[str, Any] = {"versions": versions, "weights": _hashes(recipe), "fingerprints": dict(run.job.fingerprints)}
-    if recipe.overlay:
-        lock["overlay"] = recipe.overlay
-    write_durably(run.out / "recipe.lock.toml", tomli_w.dumps({**recipe.to_toml(), "lock": lock}).encode())
-
-
-def free_bytes(path: Path) -> int:
-    """Free space of the disk that holds `path` or its nearest existing parent."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str) -> dict[str, Any]:
-    """What a build would do, without doing any of it: clips, bytes, and units and clips left in each pass."""
-    check(recipe)
-    work = out.absolute() / "work"
-    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
-    job = make_job(recipe, work, devices.pick(device))
-    sizes = {row["media"]: row["media_size"] for row in plan.rows() if row["media_size"] > 0}
-    missing = sum(row["media_size"] < 0 and row["reason"] is None for row in plan.rows())
-    return {
-        "out": str(out),
-        "planned": plan.num_clips,
-        "left_out_by_plan": sum(reason is not None for reason in plan.table.column("reason").to_pylist()),
-        "without_media": missing,
-        "media_bytes": sum(sizes.values()),
-        "free_bytes": free_bytes(out.absolute()),
-        "passes": [_state(state) for state in inspect(plan, job, retry=True)],
-    }
-
-
-def dry_run_text(report: Mapping[str, Any]) -> str:
-    """The report of `dry_run` for people."""
-    lines = [f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, {report['without_media']} without media"]
-    lines.append(f"{'pass':<9}{'units to run':>14}{'clips to run':>14}")
-    for p in report["passes"]:
-        lines.append(f"{p['name']:<9}{str(p['units'] - p['done']) + ' of ' + str(p['units']):>14}{p['clips_left']:>14}")
-    lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
-    return "\n".join(lines)
 
 
 def result_text(result: BuildResult) -> str:

@@ -48,6 +48,8 @@ CLIPS: pa.Schema = _schema(
     ("width height num_frames num_people", _INT),
     ("subject", _STRING),
     ("pose_coverage confidence_mean confidence_p10 expert_agreement jitter motion truncation bone_variation", _SINGLE),
+    ("label_cosine label_margin", _SINGLE),
+    ("label_rank", _INT),
     ("duplicate_of", _STRING),
     ("generation", _INT),
     ("shard", _STRING),
@@ -55,7 +57,8 @@ CLIPS: pa.Schema = _schema(
     ("blake3", _STRING),
     ("entries", pa.list_(pa.struct([("name", _STRING), ("offset", _BYTES), ("size", _BYTES)]))),
 )
-"""One row a clip. `start`, `end` seconds; `fps` a fraction such as '30000/1001'; `shard` relative to the dataset;
+"""One row a clip. `start`, `end` seconds; `fps` a fraction such as '30000/1001'; `shard` relative to the dataset; `label_cosine`,
+`label_margin`, `label_rank` of the clip's features and its label's texts (`dataengine.features.agreement`), null without features;
 `offset` and `size` bytes of the sample, `entries` of each member's data, all from the shard's start."""
 
 TRACKS: pa.Schema = _schema(
@@ -85,14 +88,18 @@ ACCURACY: pa.Schema = _schema(("clip_id expert condition", _STRING), ("num_joint
 SIGNATURES: pa.Schema = _schema(("clip_id", _STRING), ("hashes", pa.list_(pa.uint64())), ("words", pa.binary()))
 """One row a clip: what near-duplicates are found by, every half second (`dataengine.duplicates`)."""
 
+REVIEW: pa.Schema = _schema(("clip_id label proposed", _STRING), ("cosine margin", _SINGLE))
+"""Of datasets with features: clips nearer to another label's texts than to their own's, in the dataset or rejected. `cosine` is of
+the clip and the proposed label, `margin` its lead; proposals change no label."""
+
 TOMBSTONES: pa.Schema = _schema(("clip_id reason", _STRING))
 """Clips taken down after the dataset was sealed; readers leave them out at once."""
 
 TABLES: dict[str, pa.Schema] = {"clips": CLIPS, "tracks": TRACKS, "joints": JOINTS, "rejects": REJECTS}
 """The tables every dataset has."""
 
-MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATURES}
-"""Tables that a dataset may have: `accuracy` is there for rendered sources only."""
+MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATURES, "review": REVIEW}
+"""Tables that a dataset may have: `accuracy` is there for rendered sources only, `review` where clips have features."""
 
 
 def tracks_schema(experts: Iterable[str]) -> pa.Schema:

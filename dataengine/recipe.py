@@ -103,6 +103,7 @@ class CurateTable(_Table):
 
     filters: list[str] = []
     relabel: str | None = None
+    prompts: str = "person"
     dedup: Literal["near", "exact", "mark", "off"] = "exact"
     near_share: float = pydantic.Field(default=0.7, gt=0, le=1)
     max_per_label: int | None = pydantic.Field(default=None, ge=1)
@@ -110,9 +111,24 @@ class CurateTable(_Table):
 
 
 class EmbedTable(_Table):
-    """[embed]"""
+    """[embed]; without features the pass is left out.
+
+    Attributes:
+        features: the encoders that look at kept clips and read their texts.
+        agreement: the one of them that labels are compared with; default the first.
+        min_cosine, min_margin: a clip is left out when the cosine of its video and its label's texts, or that cosine less
+            the best of all other labels, lies below; None leaves nothing out.
+    """
 
     features: list[str] = []
+    agreement: str | None = None
+    min_cosine: float | None = pydantic.Field(default=None, ge=-1, le=1)
+    min_margin: float | None = pydantic.Field(default=None, ge=-2, le=2)
+
+    @property
+    def judge(self) -> str:
+        """The features that labels are compared with."""
+        return self.agreement or self.features[0]
 
 
 class PackTable(_Table):
@@ -328,6 +344,7 @@ def _check_components(recipe: Recipe) -> None:
     chosen += [("fetchers", name) for name in recipe.fetch.fetchers]
     chosen += [("detectors", pose.detector)] if pose.detector else []
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
+    chosen += [("features", name) for name in recipe.embed.features]
     for kind, name in chosen:
         if name not in registry.names(kind):
             raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.names(kind))}")
@@ -353,7 +370,13 @@ def _check_components(recipe: Recipe) -> None:
                 f"[pose] isolated.{name} = {seconds}: give seconds above 0 to one of the recipe's experts{suggestion(name, pose.experts)}"
             )
         recipe.expert(name)
-    for field, values in (("experts", pose.experts), ("filters", recipe.curate.filters), ("use", recipe.use)):
+    embedded = recipe.embed.features
+    if recipe.embed.agreement not in (None, *embedded):
+        raise ComponentError(f"[embed] agreement = {recipe.embed.agreement!r}{suggestion(str(recipe.embed.agreement), embedded)}")
+    if not embedded and (recipe.embed.min_cosine is not None or recipe.embed.min_margin is not None):
+        raise ComponentError(f"[embed] min_cosine and min_margin need features{suggestion('', registry.names('features'))}")
+    several = (("experts", pose.experts), ("filters", recipe.curate.filters), ("features", embedded), ("use", recipe.use))
+    for field, values in several:
         if len(set(values)) < len(values):
             raise ComponentError(f"{field} names something twice: {values}")
 

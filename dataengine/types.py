@@ -72,6 +72,8 @@ REASONS: dict[str, str] = {
     "licence_unknown": "its pictures would be copied into the dataset, and no licence says that they may",
     "class_cap": "its label has as many clips as the recipe wants",
     "class_small": "its label has fewer clips than the recipe wants",
+    # embed
+    "label_disagrees": "the video's features do not agree with its label",
 }
 """Why a clip is not in a dataset: the closed list of reasons, each with its meaning."""
 

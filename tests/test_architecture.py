@@ -16,8 +16,8 @@ LAYERS: list[set[str]] = [
     {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "extras", "__init__"},
     {"media", "rendering"},
     {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch", "duplicates"},
-    {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit"},
-    {"builder"},
+    {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit", "lock"},
+    {"builder", "estimates"},
     {"cli"},
 ]
 ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"}

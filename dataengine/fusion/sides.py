@@ -37,10 +37,10 @@ _INERTIA = 0.8
 _FADE = 0.8
 """How much less a joint tells for every frame that it was not seen before."""
 
-_SWITCH = 0.5
+_SWITCH = 0.35
 """Cost of beginning or ending an exchange; joints that are all out of place cost up to 1 against each frame before, times 1 / k."""
 
-_RARE = 0.005
+_RARE = 0.02
 """Cost of a frame that is exchanged: exchanges are the exception."""
 
 _STRETCH = 0.3
@@ -108,8 +108,8 @@ def _states(points: Float, scores: Float | None, layout: Skeleton) -> Int:
     flip = np.array(layout.flip)
     size = _sizes(points)
     x = points.astype(np.float64)
-    seen = np.isfinite(x).all(-1)
-    weight = np.where(seen, 1.0 if scores is None else np.maximum(scores, 0.05), 0.0)
+    seen: Bool = np.asarray(np.isfinite(x).all(-1))
+    weight: Float = np.where(seen, 1.0 if scores is None else np.maximum(scores, 0.05), 0.0)
     for members in ((0, 1, 2), (1,), (2,)):
         chosen = np.isin(group, members)
         if not chosen.any():
@@ -118,7 +118,7 @@ def _states(points: Float, scores: Float | None, layout: Skeleton) -> Int:
         scale, speed = _usual(held, age, size, flip)
         cost = np.zeros((_LAGS, frames, 8))
         _motion(held, age, weight, size, scale, speed, np.flatnonzero(chosen), flip, _INERTIA, _FADE, cost)
-        cost /= chosen.sum()
+        cost /= max(float(weight[:, chosen].sum(1).mean()), 1e-9)
         still = np.zeros((frames, 2))
         still[:, 1] = _RARE
         if len(members) == 1:
@@ -143,7 +143,7 @@ def _sizes(points: Float) -> Float:
     if not filled.any():
         return np.ones(len(points))
     size = np.interp(np.arange(len(points)), np.flatnonzero(filled), size[filled])
-    return np.maximum(median_filter(size, 31, mode="nearest"), 1.0)
+    return np.asarray(np.maximum(median_filter(size, 31, mode="nearest"), 1.0))
 
 
 def _held(points: Float, seen: Bool) -> tuple[Float, Int]:

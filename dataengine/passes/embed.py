@@ -7,9 +7,12 @@ every label's text that was ever in use, with `NAME_text.npy` (D,) float16. What
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,15 @@ from blake3 import blake3
 
 from dataengine import plan as plans
 from dataengine import registry, shards
-from dataengine.errors import MediaError
+from dataengine.errors import LedgerError, MediaError
 from dataengine.features import Features
 from dataengine.ledger import Commit
 from dataengine.passes import Job, Unit, load_job, pulse
 from dataengine.passes.pose import Thinner, own_device
+from dataengine.passes.state import PassState
+from dataengine.plan import Plan
 from dataengine.recipe import Recipe, fingerprint
+from dataengine.relabel.prompts import prompts
 from dataengine.storage import write_durably
 from dataengine.types import Clip, Fail, Float, Frames, Keep, Outcome
 
@@ -49,25 +55,62 @@ def pass_fingerprint(recipe: Recipe, names: Sequence[str]) -> str:
 
 def save_wanted(job: Job, decisions: Path, names: Sequence[str]) -> Path:
     """Write which clips and texts are wanted of which features; the name holds the content's hash."""
-    rows = pq.read_table(decisions, columns=["clip_id", "unit", "label", "kept"]).to_pylist()
-    units: dict[str, list[str]] = {}
-    for row in rows:
-        if row["kept"]:
-            units.setdefault(row["unit"], []).append(row["clip_id"])
-    texts = sorted({row["label"] for row in rows if row["kept"] and row["label"] is not None})
-    content = {"features": list(names), "units": units, "texts": texts}
+    content = wanted(job, decisions, names)
     path = job.work / f"embed-{fingerprint(content)[:12]}.json"
     if not path.exists():
         write_durably(path, json.dumps(content).encode())
     return path
 
 
+def wanted(job: Job, decisions: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Kept clips unit by unit, and every text of every label of theirs: what is wanted of which features."""
+    rows = pq.read_table(decisions, columns=["clip_id", "unit", "label", "kept"]).to_pylist()
+    units: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kept"]:
+            units.setdefault(row["unit"], []).append(row["clip_id"])
+    labels = {row["label"] for row in rows if row["kept"] and row["label"] is not None}
+    known = prompts(job.recipe.curate.prompts)
+    return {"features": list(names), "units": units, "texts": sorted({text for label in labels for text in known.texts(label)})}
+
+
 def pending(job: Job, wanted_path: Path) -> dict[str, list[str]]:
     """What is still to be done: unit -> clips without features; for the unit `texts` the keys of texts."""
-    wanted = json.loads(wanted_path.read_bytes())
-    todo = {unit: _left(job.ledger("embed").read(unit), _inputs(job, unit), clips) for unit, clips in wanted["units"].items()}
-    todo[TEXTS] = _left(job.ledger("embed").read(TEXTS), "", [text_key(text) for text in wanted["texts"]])
+    return _pending(job, json.loads(wanted_path.read_bytes()))
+
+
+def _pending(job: Job, content: Mapping[str, Any]) -> dict[str, list[str]]:
+    todo = {unit: _left(job.ledger("embed").read(unit), _inputs(job, unit), clips) for unit, clips in content["units"].items()}
+    todo[TEXTS] = _left(job.ledger("embed").read(TEXTS), "", [text_key(text) for text in content["texts"]])
     return {unit: left for unit, left in todo.items() if left}
+
+
+def settled(job: Job, wanted_path: Path) -> dict[str, Commit]:
+    """The records of units of clips, each with the outcomes of the wanted clips alone.
+
+    Raises:
+        LedgerError: a unit is not finished.
+    """
+    found = {}
+    for unit, clips in json.loads(wanted_path.read_bytes())["units"].items():
+        commit, among = job.ledger("embed").read(unit), set(clips)
+        if commit is None:
+            raise LedgerError(f"pass embed: unit {unit} is not finished; build again")
+        found[unit] = replace(commit, outcomes=tuple(o for o in commit.outcomes if o.clip_id in among))
+    return found
+
+
+def inspect(plan: Plan, job: Job) -> PassState:
+    """How far the pass is: of the clips that curation keeps, or of all of the plan where it has not decided yet."""
+    decided = job.ledger("curate").read("all")
+    if decided is None:
+        units = plan.units()
+        return PassState("embed", job.fingerprints["embed"], len(units), 0, plan.num_clips, {})
+    content = wanted(job, job.ledger("curate").path(decided), job.recipe.embed.features)
+    left, ledger = _pending(job, content), job.ledger("embed")
+    commits = {unit: c for unit in content["units"] if unit not in left and (c := ledger.read(unit)) is not None}
+    clips_left = sum(len(clips) for unit, clips in left.items() if unit != TEXTS)
+    return PassState("embed", job.fingerprints["embed"], len(content["units"]), len(commits), clips_left, commits)
 
 
 def _left(commit: Commit | None, inputs: str, wanted: Sequence[str]) -> list[str]:
@@ -107,16 +150,16 @@ def embed_unit(job: Job, wanted_path: Path, unit: str, quarantine: Mapping[str, 
         A small receipt: unit, seconds, and counts of outcomes.
     """
     begun = time.monotonic()
-    wanted = json.loads(wanted_path.read_bytes())
-    features = load_features(job, wanted["features"])
+    content = json.loads(wanted_path.read_bytes())
+    features = load_features(job, content["features"])
     ledger, inputs = job.ledger("embed"), "" if unit == TEXTS else _inputs(job, unit)
     known = ledger.read(unit)
-    keys = [text_key(text) for text in wanted["texts"]] if unit == TEXTS else wanted["units"][unit]
+    keys = [text_key(text) for text in content["texts"]] if unit == TEXTS else content["units"][unit]
     left = [key for key in _left(known, inputs, keys) if only is None or key in only]
     staged, beat = ledger.stage(unit, "tar"), pulse(job.work, unit)
     try:
         if unit == TEXTS:
-            made, outcomes = _embed_texts(features, [text for text in wanted["texts"] if text_key(text) in left])
+            made, outcomes = _embed_texts(features, [text for text in content["texts"] if text_key(text) in left])
         else:
             made, outcomes = _embed_clips(job, unit, features, left, quarantine, staged, beat)
         if only is None:
@@ -126,7 +169,8 @@ def embed_unit(job: Job, wanted_path: Path, unit: str, quarantine: Mapping[str, 
                 old = dict(shards.iterate(ledger.artifact(unit))) if before else {}
                 for key, entries in sorted({**old, **made}.items()):
                     writer.write(key, entries)
-            ledger.commit(unit, inputs, staged, tuple(every[key] for key in sorted(every)), time.monotonic() - begun)
+            seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
+            ledger.commit(unit, inputs, staged, tuple(every[key] for key in sorted(every)), seconds)
     finally:
         for leftover in (staged, beat):
             leftover.unlink(missing_ok=True)
@@ -171,19 +215,39 @@ def _embed_clips(
         prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], features)
         return Keep(clip.clip_id)
 
-    outcomes = work.each(prepare, job.recipe.engine.lanes if job.device != "cpu" else 1)
-    ids = [o.clip_id for o in outcomes if isinstance(o, Keep)]
-    made: dict[str, Entries] = {clip_id: {} for clip_id in ids}
+    outcomes = {o.clip_id: o for o in work.each(prepare, job.recipe.engine.lanes if job.device != "cpu" else 1)}
+    made, failed = _encoded(replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, features)
+    return made, [*{**outcomes, **failed}.values(), *held]
+
+
+def _encoded(
+    work: Unit, prepared: Mapping[str, Mapping[str, list[Frames]]], features: Mapping[str, Features]
+) -> tuple[dict[str, Entries], dict[str, Fail]]:
+    """The features of prepared clips, and the failures of those that could not be encoded."""
+    made: dict[str, Entries] = {clip.clip_id: {} for clip in work.clips}
+    failed: dict[str, Fail] = {}
     for name, component in features.items():
-        at_once = 1 if job.device == "cpu" else component.batch
-        for start in range(0, len(ids), at_once):
-            beat.touch()
-            part = ids[start : start + at_once]
-            flat = [frames for clip_id in part for frames in prepared[clip_id][name]]
+
+        def together(part: Sequence[Clip], name: str = name, component: Features = component) -> None:
+            flat = [frames for clip in part for frames in prepared[clip.clip_id][name]]
             found = component.encode_video(flat).reshape(len(part), component.views, component.dim)
-            for clip_id, views in zip(part, found):
-                made[clip_id][f"{name}_video.npy"] = views.astype(np.float16)
-    return made, [*outcomes, *held]
+            for clip, views in zip(part, found):
+                made[clip.clip_id][f"{name}_video.npy"] = views.astype(np.float16)
+
+        def alone(clip: Clip, together: Callable[[Sequence[Clip]], None] = together) -> Outcome:
+            together([clip])
+            return Keep(clip.clip_id)
+
+        at_once = 1 if work.job.device == "cpu" else component.batch
+        for start in range(0, len(work.clips), at_once):
+            part = [clip for clip in work.clips[start : start + at_once] if clip.clip_id not in failed]
+            if len(part) > 1:
+                with contextlib.suppress(Exception):  # whose fault it was shows when each clip is encoded alone
+                    work.before(part[0])
+                    together(part)
+                    continue
+            failed |= {o.clip_id: o for o in replace(work, clips=part).each(alone) if isinstance(o, Fail)}
+    return {clip_id: entries for clip_id, entries in made.items() if clip_id not in failed}, failed
 
 
 def _lengths(job: Job, unit: str) -> list[dict[str, Any]]:
@@ -217,14 +281,29 @@ def video_features(job: Job, unit: str) -> Iterator[tuple[str, dict[str, Float]]
         yield key, {entry.removesuffix("_video"): value for entry, value in decoded.items()}
 
 
-def text_features(job: Job) -> dict[str, dict[str, Float]]:
-    """text -> name -> (D,) float16."""
+def text_features(job: Job) -> Mapping[str, dict[str, Float]]:
+    """text -> name -> (D,) float16; nothing where no label was ever in use."""
+    ledger = job.ledger("embed")
+    return {} if ledger.read(TEXTS) is None else _read_texts(ledger.artifact(TEXTS))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_texts(artifact: Path) -> Mapping[str, dict[str, Float]]:
+    """The texts of an artifact, whose name holds its hash."""
     found = {}
-    for _, entries in shards.iterate(job.ledger("embed").artifact(TEXTS)):
+    for _, entries in shards.iterate(artifact):
         decoded = shards.decode(entries)
         text = decoded.pop("json")["text"]
         found[text] = {entry.removesuffix("_text"): value for entry, value in decoded.items()}
     return found
+
+
+def clip_entries(job: Job, unit: str, texts: Mapping[str, str | None]) -> dict[str, Entries]:
+    """clip_id -> what the features add to its sample, of the clips of `texts` (clip_id -> its text) that have features."""
+    read = text_features(job)
+    return {
+        clip_id: sample_entries(views, read.get(texts[clip_id] or "", {})) for clip_id, views in video_features(job, unit) if clip_id in texts
+    }
 
 
 def sample_entries(video: Mapping[str, Float], text: Mapping[str, Float]) -> Entries:

