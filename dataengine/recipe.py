@@ -91,6 +91,7 @@ class PoseTable(_Table):
     tracker: str = "oks"
     fusion: str = "ssta"
     trust: dict[str, float] = {}
+    calibration: str | None = None
     isolated: dict[str, float] = {}
     skeleton: str = "posetics17"
     people: int = pydantic.Field(default=2, ge=1, le=32)

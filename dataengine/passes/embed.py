@@ -26,7 +26,8 @@ from dataengine.errors import LedgerError, MediaError
 from dataengine.features import Features
 from dataengine.ledger import Commit
 from dataengine.passes import Job, Unit, load_job, pulse
-from dataengine.passes.pose import Thinner, own_device
+from dataengine.passes.looking import Thinner
+from dataengine.passes.pose import own_device
 from dataengine.passes.state import PassState
 from dataengine.plan import Plan
 from dataengine.recipe import Recipe, fingerprint
@@ -302,7 +303,9 @@ def clip_entries(job: Job, unit: str, texts: Mapping[str, str | None]) -> dict[s
     """clip_id -> what the features add to its sample, of the clips of `texts` (clip_id -> its text) that have features."""
     read = text_features(job)
     return {
-        clip_id: sample_entries(views, read.get(texts[clip_id] or "", {})) for clip_id, views in video_features(job, unit) if clip_id in texts
+        clip_id: sample_entries(views, read.get(texts[clip_id] or "", {}))
+        for clip_id, views in video_features(job, unit)
+        if clip_id in texts
     }
 
 

@@ -49,7 +49,9 @@ class ShardPlan:
 
 def pass_fingerprint(recipe: Recipe, curate: str, agree: str | None = None) -> str:
     """Fingerprint of the pack pass; `agree` where clips have features."""
-    return fingerprint(["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, recipe.curate.prompts, curate, agree])
+    return fingerprint(
+        ["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, recipe.curate.prompts, curate, agree]
+    )
 
 
 def texts(recipe: Recipe, decisions: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -26,25 +26,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-import cv2
 import numpy as np
-from blake3 import blake3
 
 from dataengine import registry, shards
-from dataengine.duplicates import LONGEST, STEP, picture_hash
 from dataengine.errors import MediaError
 from dataengine.experts.batching import Batched, Pool, Pooled
+from dataengine.fusion.calibration import Calibration
 from dataengine.media.ahead import Budget, ahead
 from dataengine.passes import Pass, Unit
+from dataengine.passes.looking import Gaze, Thinner, Watcher
 from dataengine.recipe import Recipe
 from dataengine.skeletons import COMMON, convert
 from dataengine.tracking import rank
-from dataengine.types import Clip, Detector, Expert, Float, Frames, Keep, Outcome, Poses, Reject, Track
-
-THUMB = (64, 48)
-"""Size of the grey thumbnails that frame changes are measured on: small enough to ignore noise and compression."""
+from dataengine.types import Clip, Detector, Expert, Keep, Outcome, Poses, Reject, Track
+from dataengine.weights import digest
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Tools:
     tracker: Any
     fusion: Any
     trust: tuple[float, ...]
+    calibration: Calibration | None = None
     budget: Budget | None = None
 
     @property
@@ -79,6 +78,7 @@ def _components(recipe: Recipe) -> Tools:
         recipe.component("trackers", pose.tracker),
         recipe.component("fusion", pose.fusion),
         tuple(pose.trust.get(name, 1.0) for name in pose.experts),
+        None if pose.calibration is None else Calibration.load(pose.calibration),
     )
 
 
@@ -125,71 +125,19 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     used = {"decoder": tools.decoder, "tracker": tools.tracker, "fusion": tools.fusion, "detector": tools.detector}
     used |= {name: recipe.component("experts", name) for name in tools.names}  # a process of its own changes no result
     weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
+    if pose.calibration is not None:
+        weights["calibration"] = {Path(pose.calibration).name: digest(pose.calibration)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"people", "isolated"}) | {"detector": recipe.detector, "trust": tools.trust}
+    table = pose.model_dump(exclude={"people", "isolated", "calibration"}) | {"detector": recipe.detector, "trust": tools.trust}
     return {"pose": table, "components": options, "weights": weights}
-
-
-class Thinner:
-    """Picks frames so that at most `max_fps` a second remain (None: all)."""
-
-    def __init__(self, max_fps: float | None) -> None:
-        self.step = None if max_fps is None else 1 / max_fps
-        self.due = 0.0
-
-    def pick(self, timestamps: Float) -> list[int]:
-        if self.step is None:
-            return list(range(len(timestamps)))
-        picked = []
-        for n, time in enumerate(timestamps):
-            if time >= self.due - 0.25 * self.step:
-                picked.append(n)
-                self.due = max(self.due + self.step, float(time) + 0.5 * self.step)
-        return picked
-
-
-class _Watcher:
-    """What every frame is looked at for, poses apart: changes between frames, the pictures' digest, and their hashes."""
-
-    def __init__(self) -> None:
-        self.hasher = blake3()
-        self.before: Frames | None = None
-        self.change: list[float] = []
-        self.hashes: list[int] = []
-        self.hash_frames: list[int] = []
-        self.begun = 0.0
-
-    def look(self, frame: Frames, time: float) -> None:
-        self.hasher.update(np.ascontiguousarray(frame).data)
-        small = cv2.cvtColor(cv2.resize(frame, THUMB, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        self.change.append(0.0 if self.before is None else float(cv2.absdiff(small, self.before).mean()) / 255)
-        if self.before is None:
-            self.begun = time
-        if len(self.hashes) < LONGEST and time - self.begun >= STEP * len(self.hashes) - 1e-6:
-            self.hashes.append(picture_hash(small))
-            self.hash_frames.append(len(self.change) - 1)
-        self.before = small
-
-
-def _boxes(tools: Tools, frames: Frames, first: int, every: int, last: Float) -> tuple[list[Float], Float]:
-    """Person boxes of each frame: found in every `every`-th frame of the clip, held in between."""
-    if tools.detector is None:
-        return [], last
-    asked = [n for n in range(len(frames)) if (first + n) % every == 0]
-    found = dict(zip(asked, tools.detector.detect(frames[asked]))) if asked else {}
-    boxes = []
-    for n in range(len(frames)):
-        last = found.get(n, last)
-        boxes.append(last)
-    return boxes, last
 
 
 def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
     pose = unit.recipe.pose
     people: list[list[Poses]] = []
     times: list[float] = []
-    watcher, thinner = _Watcher(), Thinner(pose.max_fps)
-    last = np.zeros((0, 5), np.float32)
+    watcher, thinner, gaze = Watcher(), Thinner(pose.max_fps), Gaze(tools.detector, pose.detect_every)
+    lookups = [hasattr(expert, "recall") for expert in tools.experts]  # those that say what was saved of the clip
     for expert in tools.experts:
         if hasattr(expert, "begin_clip"):
             expert.begin_clip()
@@ -201,12 +149,10 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
             frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
             for frame, time in zip(frames, batch.timestamps[picked]):
                 watcher.look(frame, float(time))
-            boxes, last = _boxes(tools, frames, len(people), pose.detect_every, last)
+            seen = iter(gaze.see(frames, [expert for expert, saved in zip(tools.experts, lookups) if not saved]))
             answers = [
-                expert.recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps)
-                if hasattr(expert, "recall")  # looks up what was saved of this clip
-                else expert.predict(frames, boxes if expert.needs_boxes else None)
-                for expert in tools.experts
+                cast(Any, expert).recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps) if saved else next(seen)
+                for expert, saved in zip(tools.experts, lookups)
             ]
             people.extend([list(per_frame) for per_frame in zip(*answers)])
             times.extend(batch.timestamps[picked].tolist())
@@ -236,12 +182,17 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
 
 
 def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
-    fused = [tools.fusion.fuse(t.coords, t.scores, COMMON, tools.trust) for t in tracks]
+    fused = []
+    for t in tracks:
+        coords, scores = t.coords, t.scores
+        if tools.calibration is not None:
+            coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
+        fused.append(tools.fusion.fuse(coords, scores, COMMON, tools.trust))
     meta["tracks"] = [t.track_id for t in tracks]
-    keypoints, scores = convert(np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton)
+    keypoints, certain = convert(np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton)
     return {
         "keypoints.npy": keypoints.astype(np.float32),
-        "scores.npy": np.clip(scores, 0, 1).astype(np.float16),
+        "scores.npy": np.clip(certain, 0, 1).astype(np.float16),
         "confidence.npy": np.stack([f.confidence for f in fused]).astype(np.float16),
         "support.npy": np.stack([f.support for f in fused]).astype(np.uint8),
         "winner.npy": np.stack([f.winner for f in fused]).astype(np.int8),

@@ -23,9 +23,9 @@ from dataengine import plan as plans
 from dataengine import registry, shards
 from dataengine.media.encode import write_video
 from dataengine.passes import Job, load_job
+from dataengine.passes.looking import Thinner
 from dataengine.passes.measure import head_unit
 from dataengine.passes.pack import samples
-from dataengine.passes.pose import Thinner
 from dataengine.recipe import Recipe, fingerprint
 from dataengine.skeletons import convert
 from dataengine.types import Clip, Float, Frames
