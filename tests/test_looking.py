@@ -78,6 +78,8 @@ def test_a_recipe_may_name_a_calibration(tmp_path: Path) -> None:
     names = ["lite_topdown", "lite_bottomup", "lite_regression"]
     shifts = np.array([[0, 0], [12, 0], [0, -12.0]])[:, None, None]
     coords = [some + shifts + rng.normal(size=(3, 10, 13, 2)) * 2 for some in truth]
+    for some in coords:
+        some[rng.random(some.shape[:-1]) < 0.1] += 60  # far off, now and then
     seen = [np.ones((10, 13), bool)] * 60
     Calibration.fit(coords, list(truth), seen, [40.0] * 60, COMMON, names).save(tmp_path / "c.npz")
     folder, settings = videos(tmp_path / "videos"), ["curate.filters=[]", "report.gallery=0"]
