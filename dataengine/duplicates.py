@@ -93,12 +93,24 @@ class Signatures:
 
     @staticmethod
     def of(hashes: list[Any], words: list[Any], width: int) -> Signatures:
-        """Join signatures given clip by clip: lists of hashes, and bytes or arrays of words."""
+        """Join signatures given clip by clip: lists of hashes, and arrays of words."""
         lengths = np.array([0, *map(len, hashes)], np.int64)
         flat = np.concatenate([np.zeros(0, np.uint64), *(np.asarray(h, np.uint64) for h in hashes)])
-        parts = [np.frombuffer(w, np.int8) if isinstance(w, bytes) else np.asarray(w, np.int8) for w in words]
-        poses = np.concatenate([np.zeros(0, np.int8), *(p.ravel() for p in parts)]).reshape(-1, width)
+        poses = np.concatenate([np.zeros(0, np.int8), *(np.asarray(w, np.int8).ravel() for w in words)]).reshape(-1, width)
         return Signatures(flat, poses, np.cumsum(lengths))
+
+    @staticmethod
+    def of_tables(tables: list[Any]) -> Signatures:
+        """Join the columns `hashes` (lists of uint64) and `words` (binary) of Arrow tables."""
+        hashes, words, lengths = [np.zeros(0, np.uint64)], [b""], [np.zeros(1, np.int64)]
+        for table in tables:
+            for batch in table.to_batches():
+                lists = batch.column(batch.schema.get_field_index("hashes"))
+                lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
+                hashes.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.uint64))
+                words.append(b"".join(batch.column(batch.schema.get_field_index("words")).to_pylist()))
+        flat, poses = np.concatenate(hashes), np.frombuffer(b"".join(words), np.int8)
+        return Signatures(flat, poses.reshape(len(flat), -1) if len(flat) else poses.reshape(0, 1), np.cumsum(np.concatenate(lengths)))
 
 
 def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArray[Any]:

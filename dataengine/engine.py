@@ -184,7 +184,7 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
     """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
     import distributed
 
-    class Cluster(distributed.LocalCluster):
+    class Cluster(distributed.LocalCluster):  # type: ignore[misc]
         def new_worker_spec(self) -> dict[int, dict[str, Any]]:
             spec = super().new_worker_spec()
             return {n: {**one, "options": {**one["options"], "resources": GPU if n < gpus else {}}} for n, one in spec.items()}

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import gzip
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +61,11 @@ class Plan:
         table = self.table if unit is None else self.table.filter(pc.equal(self.table.column("unit"), unit))
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
+
+    def iterate(self) -> Iterator[dict[str, Any]]:
+        """All rows, one by one, without holding them."""
+        for batch in self.table.to_batches(max_chunksize=8192):
+            yield from batch.to_pylist()
 
     def clip(self, clip_id: str) -> Clip | None:
         """One clip by id, or None."""

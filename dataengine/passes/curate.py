@@ -5,12 +5,12 @@ Nothing is decoded and no model runs here; a changed threshold costs this pass a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -76,14 +76,6 @@ def pass_fingerprint(recipe: Recipe, measure: str) -> str:
     return fingerprint(["curate", VERSION, filters, table, rules, copied, recipe.plan.seed, guards, measure])
 
 
-def _measures(ledger: Ledger, units: Iterable[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for unit in units:
-        table = pq.read_table(ledger.artifact(unit), columns=["clip_id", *columns])
-        found.update((row["clip_id"], row) for row in table.to_pylist())
-    return found
-
-
 def _out(row: dict[str, Any], reason: str, detail: str, value: float | None = None, threshold: float | None = None) -> None:
     row.update(kept=False, reason=reason, detail=detail, value=value, threshold=threshold)
 
@@ -94,11 +86,16 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
     Labels, filters, exact duplicates, near-duplicates, sizes of classes: in this order, the first that refuses a clip names it.
     """
     filters = {name: recipe.component("filters", name) for name in recipe.curate.filters}
-    measures = _measures(ledger, commits, [f"filter_{name}" for name in filters] + ["frames_blake3"])
+    columns = ["clip_id", *(f"filter_{name}" for name in filters), "frames_blake3"]
     labels = Labels.of(recipe, plan)
     first: dict[str, str] = {}
-    rows, planned_rows = [], []
-    for planned in plan.rows():
+    rows, facts = [], []
+    measures, unit = dict[str, dict[str, Any]](), None
+    for planned in plan.iterate():
+        if planned["unit"] != unit:  # rows of a unit lie together
+            unit = planned["unit"]
+            table = pq.read_table(ledger.artifact(unit), columns=columns).to_pylist() if unit in commits else []
+            measures = {row["clip_id"]: row for row in table}
         measured = measures.get(planned["clip_id"])
         if measured is None:
             continue
@@ -124,38 +121,42 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
                 if recipe.curate.dedup != "mark":
                     _out(row, "duplicate", f"same pictures as {original}")
         rows.append(row)
-        planned_rows.append(planned)
-    _drop_near(recipe, rows, planned_rows, ledger, commits)
-    _size_classes(recipe, rows, planned_rows)
+        facts.append((planned["video_id"], planned["start"], planned["end"], planned["split"]))
+    _drop_near(recipe, rows, facts, ledger, commits)
+    _size_classes(recipe, rows, facts)
     return rows
 
 
-def _drop_near(
-    recipe: Recipe, rows: list[dict[str, Any]], planned: list[dict[str, Any]], ledger: Ledger, commits: dict[str, Commit]
-) -> None:
+_Fact: TypeAlias = tuple[str, float | None, float | None, str]
+"""Of a planned clip: video_id, start, end, split."""
+
+
+def _drop_near(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact], ledger: Ledger, commits: dict[str, Commit]) -> None:
     """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak in."""
     guards = guard_datasets(recipe)
     if recipe.curate.dedup not in ("near", "mark") and not guards:
         return
-    signatures = _measures(ledger, commits, ["hashes", "words"])
     # clips of guarded datasets come first, so that ours are the duplicates
-    known: list[tuple[str, Any, Any]] = []
+    known: list[str] = []
+    tables = []
     for name, path in guards:
-        table = Dataset(path).table("signatures").collect()
-        known += [(f"{row['clip_id']} of {name}", row["hashes"], row["words"]) for row in table.iter_rows(named=True)]
+        table = Dataset(path).table("signatures").collect().to_arrow()
+        known += [f"{clip_id} of {name}" for clip_id in table.column("clip_id").to_pylist()]
+        tables.append(table)
     ours = [n for n, row in enumerate(rows) if row["kept"] and row["duplicate_of"] is None]
-    found = [signatures[rows[n]["clip_id"]] for n in ours]
-    everything = duplicates.Signatures.of(
-        [h for _, h, _ in known] + [f["hashes"] for f in found], [w for _, _, w in known] + [f["words"] for f in found], 26
-    )
+    wanted = pa.array([rows[n]["clip_id"] for n in ours], pa.string())
+    for unit in dict.fromkeys(rows[n]["unit"] for n in ours):  # in the order of the rows, which is that of the artifacts
+        table = pq.read_table(ledger.artifact(unit), columns=["clip_id", "hashes", "words"])
+        tables.append(table.filter(pc.is_in(table.column("clip_id"), value_set=wanted)))
+    everything = duplicates.Signatures.of_tables(tables)
     near, total, roots = recipe.curate.dedup in ("near", "mark"), len(known), dict[int, int]()
     for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_share).tolist():
         if b < total or b in roots:  # two guarded clips, or decided already
             continue
         row, root = rows[ours[b - total]], roots.get(a, a)
         if root < total:
-            _out(row, "leak_guard", f"looks like {known[root][0]}", share, recipe.curate.near_share)
-        elif near and not _apart(planned[ours[a - total]], planned[ours[b - total]]):
+            _out(row, "leak_guard", f"looks like {known[root]}", share, recipe.curate.near_share)
+        elif near and not _apart(facts[ours[a - total]], facts[ours[b - total]]):
             row["duplicate_of"] = original = rows[ours[root - total]]["clip_id"]
             if recipe.curate.dedup == "near":
                 _out(row, "duplicate", f"nearly the same pictures as {original}", share, recipe.curate.near_share)
@@ -164,21 +165,22 @@ def _drop_near(
         roots[b] = root
 
 
-def _apart(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _apart(one: _Fact, other: _Fact) -> bool:
     """Whether two clips are parts of one video that do not overlap: alike, but no duplicates."""
-    if one["video_id"] != other["video_id"] or None in (one["start"], one["end"], other["start"], other["end"]):
+    (video, start, end, _), (other_video, other_start, other_end, _) = one, other
+    if video != other_video or start is None or end is None or other_start is None or other_end is None:
         return False
-    return bool(one["end"] <= other["start"] or other["end"] <= one["start"])
+    return end <= other_start or other_end <= start
 
 
-def _size_classes(recipe: Recipe, rows: list[dict[str, Any]], planned: list[dict[str, Any]]) -> None:
+def _size_classes(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact]) -> None:
     """Refuse classes with too few training clips, and training clips beyond the cap of their class, by a hash of their ids."""
     members: dict[str, list[dict[str, Any]]] = {}
     train: dict[str, list[dict[str, Any]]] = {}
-    for row, plan_row in zip(rows, planned):
+    for row, (_, _, _, split) in zip(rows, facts):
         if row["kept"] and row["label"] is not None:
             members.setdefault(row["label"], []).append(row)
-            if plan_row["split"] == "train":
+            if split == "train":
                 train.setdefault(row["label"], []).append(row)
     for label, clips in members.items():
         own = train.get(label, [])
