@@ -168,9 +168,10 @@ def predict(expert: Any, video: Path, device: str) -> float:
     """Frames a second of ultralytics' own predict on one video, with the same weights."""
     import torch
 
-    from dataengine.experts.ultralytics import import_ultralytics
+    from dataengine.experts.ultralytics import build, import_ultralytics
 
     program = import_ultralytics("the comparison").YOLO(f"{expert.model}.yaml", verbose=False)
+    program.model = build(expert.model, "the comparison")  # one class, as the published weights have
     program.model.load_state_dict(torch.load(expert.checkpoint, weights_only=True)["state_dict"])
     settings = {"imgsz": expert.side, "device": device, "stream": True, "verbose": False, "half": device != "cpu"}
     sum(1 for _ in program.predict(str(video), **settings))

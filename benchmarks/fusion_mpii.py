@@ -62,7 +62,7 @@ def people(fold: int, experts: Sequence[str], most: int | None = None, data: Pat
 
 def _silent(forest: Forest) -> Forest:
     """Trees that add nothing."""
-    return replace(forest, roots=forest.roots[:0], begin=np.float64(0))
+    return replace(forest, roots=forest.roots[:0], begin=np.array(0.0))
 
 
 def methods(calibration: Calibration) -> dict[str, tuple[Calibration | None, dict[str, Any]]]:

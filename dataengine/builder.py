@@ -28,6 +28,7 @@ from dataengine.plan import Plan
 from dataengine.recipe import Recipe
 from dataengine.types import Fail
 
+
 class Progress:
     """What a build tells while it runs; this one tells nothing."""
 

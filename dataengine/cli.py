@@ -119,8 +119,10 @@ def build(
     name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (f" with overlay {resolved.overlay}" if resolved.overlay else "")
     target = out or Path("builds") / resolved.recipe.name
     if dry_run:
-        report = building.dry_run(resolved, target, limit, data_root, device)
-        _print(report if as_json else f"{name} -> {target}\n" + building.dry_run_text(report))
+        from dataengine import estimates
+
+        report = estimates.dry_run(resolved, target, limit, data_root, device)
+        _print(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
         return
     progress.say(f"{name} -> {target}")
     how = Engine(workers, scheduler, engine == "serial", dashboard, resolved.engine.clip_deadline)

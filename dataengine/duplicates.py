@@ -8,6 +8,7 @@ the same; the poses tell them apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +101,22 @@ class Signatures:
         return Signatures(flat, poses, np.cumsum(lengths))
 
     @staticmethod
-    def of_tables(tables: list[Any]) -> Signatures:
-        """Join the columns `hashes` (lists of uint64) and `words` (binary) of Arrow tables."""
-        hashes, words, lengths = [np.zeros(0, np.uint64)], [b""], [np.zeros(1, np.int64)]
+    def of_tables(tables: Iterable[Any]) -> Signatures:
+        """Join the columns `hashes` (lists of uint64) and `words` (binary) of Arrow tables, read one by one."""
+        hashes, words, lengths = [np.zeros(0, np.uint64)], list[NDArray[np.int8]](), [np.zeros(1, np.int64)]
         for table in tables:
             for batch in table.to_batches():
                 lists = batch.column(batch.schema.get_field_index("hashes"))
                 lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
                 hashes.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.uint64))
-                words.append(b"".join(batch.column(batch.schema.get_field_index("words")).to_pylist()))
-        flat, poses = np.concatenate(hashes), np.frombuffer(b"".join(words), np.int8)
+                words.append(np.frombuffer(b"".join(batch.column(batch.schema.get_field_index("words")).to_pylist()), np.int8))
+        flat = np.concatenate(hashes)
+        poses, filled = np.empty(sum(map(len, words)), np.int8), 0
+        words.reverse()
+        while words:  # parts are let go as they are copied
+            part = words.pop()
+            poses[filled : filled + len(part)] = part
+            filled += len(part)
         return Signatures(flat, poses.reshape(len(flat), -1) if len(flat) else poses.reshape(0, 1), np.cumsum(np.concatenate(lengths)))
 
 

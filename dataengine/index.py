@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from dataengine.errors import DatasetError, suggestion
 from dataengine.storage import MissingFileError, clear_partials, file_hash, read_range, staged
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when a reader of older datasets could misread a new one."""
 MANIFEST = "MANIFEST.json"
 APART = (MANIFEST, "README.md", "report.html", "tombstones/")

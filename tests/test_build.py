@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import dataengine
-from dataengine import builder, plan
+from dataengine import builder, estimates, plan
 from dataengine.audit.explain import build_state, explain, to_text
 from dataengine.audit.status import clean, status
 from dataengine.audit.verify import verify
@@ -114,9 +114,11 @@ def test_a_changed_threshold_runs_no_model(out: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_expert_recomputes_from_pose_down(out: Path) -> None:
-    report = builder.dry_run(builder.resolve("posecap", "sample", None, [*SMALL, 'pose.experts=["lite_topdown"]']), out, None, None, "cpu")
+    report = estimates.dry_run(
+        builder.resolve("posecap", "sample", None, [*SMALL, 'pose.experts=["lite_topdown"]']), out, None, None, "cpu"
+    )
     assert {p["name"]: p["done"] == p["units"] for p in report["passes"]} == {"fetch": True, "pose": False, "measure": False}
-    assert "clips to run" in builder.dry_run_text(report)
+    assert "clips to run" in estimates.dry_run_text(report)
 
 
 def test_any_engine_and_number_of_workers_gives_the_same_bytes(out: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Build:
     """A build up to curation, with what embed reads of it: the plan, the fetched media, lengths and decisions."""
 
     def __init__(self, videos: Path, work: Path, views: int = 1, max_fps: float | None = None) -> None:
-        overrides = ["plan.clips_per_unit=3", *([] if max_fps is None else [f"pose.max_fps={max_fps}"])]
+        overrides = ["plan.clips_per_unit=3", 'curate.prompts="label"', *([] if max_fps is None else [f"pose.max_fps={max_fps}"])]
         loaded = recipe.load("posecap", "core", overrides, {"folder": str(videos)})
         options = {**loaded.options, "features": {"viclip": {"size": "tiny", "views": views}}}
         loaded = loaded.model_copy(update={"options": options})
@@ -151,6 +151,33 @@ def test_a_clip_that_fails_is_told_and_the_others_are_embedded(build, videos, tm
     failed = {build.ids[o.clip_id]: o.kind for o in outcomes if isinstance(o, Fail)}
     assert failed.keys() == {"a", "b"} and failed["a"] == "worker_killed" and failed["b"].startswith("media")
     assert build.features().keys() == {"c", "d", "e"}
+
+
+def test_memory_that_does_not_suffice_for_one_clip_is_that_clips_failure(build, monkeypatch):
+    """As on an accelerator: clips go through together, then alone to find the one that is too much."""
+    encode, groups = ViCLIP.encode_video, []
+    too_much = build.by_name["b"]
+    build.job = dataclasses.replace(build.job, device="cuda")
+    monkeypatch.setattr(embed, "own_device", lambda device: "cpu")
+    prepared = embed._prepared
+    monkeypatch.setattr(
+        embed,
+        "_prepared",
+        lambda unit, clip, *rest: {k: [v[0], v[1], v[2] * 0 + (clip.clip_id == too_much)] for k, v in prepared(unit, clip, *rest).items()},
+    )
+
+    def short_of_memory(self, frames, view=0):
+        groups.append(len(frames) // 3)
+        if any((clip == 1).all() for clip in frames):
+            raise torch.OutOfMemoryError("a clip too many")
+        return encode(self, frames, view)
+
+    monkeypatch.setattr(ViCLIP, "encode_video", short_of_memory)
+    build.run("abcde")
+    outcomes = [o for unit in set(build.units.values()) for o in build.job.ledger("embed").read(unit).outcomes]
+    failed = {build.ids[o.clip_id]: (o.kind, o.retryable) for o in outcomes if isinstance(o, Fail)}
+    assert failed == {"b": ("out_of_memory", True)} and build.features().keys() == {"a", "c", "d", "e"}
+    assert max(groups) > 1
 
 
 def test_a_probe_commits_nothing(build):

@@ -10,7 +10,7 @@ import pytest
 from dataengine import registry
 from dataengine.errors import ComponentError
 from dataengine.skeletons import convert, skeleton
-from dataengine.tracking import OksTracker, associate, rank
+from dataengine.tracking import OksTracker, associate, next_boxes, rank
 from dataengine.types import Poses, Track
 
 #: A standing body in body13, 1 unit = 1 head, feet at y = 7.
@@ -212,6 +212,69 @@ def test_associate_never_puts_two_people_of_one_expert_together():
             assert sorted(found[found[:, e] >= 0, e]) == list(range(len(seen)))
 
 
+def test_who_was_weak_before_is_the_same_person():
+    def fewer(t, e):
+        pose = body(100 + 3 * t)
+        if t < 12:
+            pose[4:] = np.nan
+        return [(pose, 0.8)] if e == 0 else []
+
+    (found,) = track(scene([lambda t: None], extra=fewer))
+    assert np.isfinite(found.boxes[:, 0]).all()
+    assert track(scene([lambda t: None], extra=lambda t, e: [(pose, s) for pose, s in fewer(min(t, 11), e)])) == []  # never sure: nobody
+
+
+def test_a_person_who_is_wholly_hidden_comes_back_as_the_same():
+    """Two people walk past each other while one is out of sight."""
+    frames = scene([lambda t: 100 + 6 * t, lambda t: None if 12 <= t < 26 else 340 - 6 * t], noise=1.5)
+    found = track(frames)
+    assert len(found) == 2
+    for one in found:
+        x = path(one)
+        start = x[np.isfinite(x)][0]
+        np.testing.assert_allclose(x[-1], 334 if abs(start - 100) < 20 else 106, atol=6)
+
+
+def boxed(x, y=100.0):
+    pose = body(x, y)
+    pad = 0.12 * np.ptp(pose, 0).max()
+    return np.float32([[*(pose.min(0) - pad), *(pose.max(0) + pad), 0.9]])
+
+
+def test_boxes_follow_a_person_who_walks():
+    boxes, before = boxed(100), None
+    for t in range(40):
+        here = poses([body(100 + 12 * t)], noise=1.0, seed=t)
+        assert (boxes[0, :2] < here.coords[0].min(0)).all() and (boxes[0, 2:4] > here.coords[0].max(0)).all()
+        boxes, before = next_boxes(here, boxes, before), here
+    np.testing.assert_allclose(boxes[0, :4], boxed(100 + 12 * 40)[0, :4], atol=6)
+    assert boxes.dtype == np.float32 and boxes[0, 4] == np.float32(0.9)
+
+
+def test_boxes_stay_where_nobody_is_found_and_do_not_jump():
+    lone = boxed(100)
+    np.testing.assert_array_equal(next_boxes(Poses.empty(13), lone), lone)
+    np.testing.assert_array_equal(next_boxes(poses([body(900)]), lone), lone)
+    np.testing.assert_array_equal(next_boxes(poses([(body(110), 0.05)]), lone), lone)
+    wild = body(100)
+    wild[3] += 2000
+    moved = next_boxes(poses([wild]), lone)
+    assert np.abs(moved - lone)[:, :4].max() <= 0.25 * np.ptp(lone[0, [1, 3]]) + 1e-3
+
+
+def test_two_boxes_on_one_person_become_one_and_crossing_people_keep_theirs():
+    two = np.concatenate([boxed(100), boxed(104)])
+    two[1, 4] = 0.5
+    assert next_boxes(poses([body(100)]), two).tolist() == next_boxes(poses([body(100)]), two[:1]).tolist()
+    left, right = boxed(100), boxed(160, 115)
+    boxes, before = np.concatenate([left, right]), None
+    for t in range(10):
+        here = poses([body(160 - 3 * t, 115), body(100 + 3 * t)])
+        boxes, before = next_boxes(here, boxes, before), here
+    assert len(boxes) == 2
+    assert next_boxes(poses([body(100)]), np.zeros((0, 5))).shape == (0, 5)
+
+
 def flat(track_id, x, frames=10):
     boxes = np.tile(np.float32([x, 0, x + 10, 20]), (frames, 1))
     return Track(track_id, np.zeros((1, frames, 13, 2), np.float32), np.ones((1, frames, 13), np.float32), boxes)
@@ -245,6 +308,10 @@ def test_user_mistakes_are_told():
         OksTracker().track(scene([lambda t: 100]), np.arange(40), ["body13", "body13", "body"])
     with pytest.raises(ComponentError, match="convert them first"):
         associate([Poses.empty(17)])
+    with pytest.raises(ComponentError, match="boxes \\(M, 4 or 5\\)"):
+        next_boxes(Poses.empty(13), np.zeros(4))
+    with pytest.raises(ComponentError, match="one layout"):
+        next_boxes(Poses.empty(13), np.zeros((0, 5)), Poses.empty(17))
     with pytest.raises(ComponentError, match="rank takes"):
         rank([flat(0, 0)], [[0.0, 1, 2, 3, 4]])
     with pytest.raises(ComponentError, match="no option 'gap'"):
@@ -287,5 +354,5 @@ def test_real_crowds_keep_their_identities(shared_data):
                     switches += last.get(person, owner[0]) != owner[0]
                     last[person] = owner[0]
     assert sights > 3000
-    assert found_in / sights > 0.97
-    assert switches <= 2
+    assert found_in / sights > 0.98
+    assert switches <= 3

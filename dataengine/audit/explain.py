@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dataengine.passes import unit_passes
 from dataengine.plan import Plan, load
 from dataengine.recipe import Recipe
 from dataengine.recipe import load as load_recipe
-from dataengine.types import REASONS, Keep
+from dataengine.types import REASONS, Fail, Keep
 
 
 def find_clip(plan: Plan, clip_id: str) -> dict[str, Any]:
@@ -73,8 +74,20 @@ def explain(out: Path, clip_id: str) -> dict[str, Any]:
             )
     else:
         story["measures"] = _measures(recipe, Ledger(work, "measure", fingerprints["measure"]).artifact(row["unit"]), clip_id)
-        story["decision"] = _decided(Ledger(work, "curate", fingerprints["curate"]), clip_id)
+        judged = _decided(Ledger(work, "agree", fingerprints["agree"]), clip_id) if "agree" in fingerprints else None
+        story["decision"] = judged or _decided(Ledger(work, "curate", fingerprints["curate"]), clip_id)
+        failure = _not_embedded(work, fingerprints, row["unit"], clip_id) if (story["decision"] or {}).get("kept") else None
+        if failure is not None:
+            story["passes"].append(failure)
+            story["decision"] = {"kept": False, **{k: failure.get(k, "") for k in ("reason", "detail")}}
     return story
+
+
+def _not_embedded(work: Path, fingerprints: Mapping[str, str], unit: str, clip_id: str) -> dict[str, Any] | None:
+    """Why a clip that curation keeps has no features, if it was to have some."""
+    commit = Ledger(work, "embed", fingerprints["embed"]).read(unit) if "embed" in fingerprints else None
+    failed = next((o for o in commit.outcomes if o.clip_id == clip_id and isinstance(o, Fail)), None) if commit else None
+    return None if failed is None else _decision("embed", "fail", failed.kind, failed.value, failed.threshold, failed.detail)
 
 
 def _decision(

@@ -8,7 +8,7 @@ from typing import Any
 
 from dataengine.audit.explain import build_state
 from dataengine.ledger import Ledger, collect_garbage
-from dataengine.passes import Job, unit_passes
+from dataengine.passes import Job, embed, unit_passes
 from dataengine.passes.state import inspect
 from dataengine.plan import load
 from dataengine.types import Fail, Reject
@@ -23,7 +23,8 @@ def status(out: Path) -> dict[str, Any]:
     work = out / "work"
     plan, job = load(work), Job(work, recipe, "cpu", fingerprints)
     passes, reasons, retryable = [], dict[str, int](), 0
-    for state in inspect(plan, job, retry=False):
+    states = inspect(plan, job, retry=False) + ([embed.inspect(plan, job)] if "embed" in fingerprints else [])
+    for state in states:
         clips = sum(len(commit.outcomes) for commit in state.commits.values())
         seconds = sum(commit.seconds for commit in state.commits.values())
         rate = clips / seconds if seconds else None
@@ -74,7 +75,9 @@ def clean(out: Path) -> tuple[int, int]:
     work = out / "work"
     units = set(load(work).table.column("unit").to_pylist())
     live = {f"{name}-{value[:12]}": set(units) for name, value in fingerprints.items() if name in unit_passes()}
-    live[f"curate-{fingerprints['curate'][:12]}"] = {"all"}
+    live |= {f"{name}-{fingerprints[name][:12]}": {"all"} for name in ("curate", "agree") if name in fingerprints}
+    if "embed" in fingerprints:
+        live[f"embed-{fingerprints['embed'][:12]}"] = {*units, embed.TEXTS}
     present = {path.stem for path in (out / "dataset" / "shards" / "pose").glob("*.tar")}
     for name in ("pack", "video"):
         if name in fingerprints:

@@ -41,6 +41,8 @@ ARRAYS: dict[str, tuple[str, Callable[[int, int, int], tuple[int, ...]]]] = {
     "keypoints3d.npy": ("float16", lambda m, t, v: (m, t, v, 3)),
 }
 """dtype and shape of the arrays of a sample, of M people, T frames and V joints."""
+FEATURES = ("_video.npy", "_text.npy", "_views.npy")
+"""How entries of features end, after the name of the model."""
 ALWAYS = {"json", "keypoints.npy", "scores.npy", "confidence.npy", "timestamps.npy"}
 
 
@@ -178,11 +180,13 @@ def _one_sided(one: str, other: str) -> pl.Expr:
 
 
 def _check_references(tables: Mapping[str, pl.DataFrame], clips: pl.DataFrame, rejects: pl.DataFrame) -> Iterator[Problem]:
-    if "accuracy" in tables:
-        planned = pl.concat([clips.select("clip_id"), rejects.select("clip_id")])
-        yield from _say(
-            "index/accuracy", "is no planned clip", tables["accuracy"].join(planned, on="clip_id", how="anti").unique("clip_id")
-        )
+    planned = pl.concat([clips.select("clip_id"), rejects.select("clip_id")])
+    for name in ("accuracy", "review"):
+        if name in tables:
+            yield from _say(f"index/{name}", "is no planned clip", tables[name].join(planned, on="clip_id", how="anti").unique("clip_id"))
+    if "review" in tables:
+        agreed = tables["review"].filter(pl.col("label").eq_missing(pl.col("proposed")))
+        yield from _say("index/review", "is proposed the label that it has", agreed)
     if "tracks" not in tables:
         return
     tracks = tables["tracks"]
@@ -315,9 +319,24 @@ def _check_values(values: Mapping[str, Array]) -> Iterator[str]:
     times = values["timestamps.npy"]
     if not (np.diff(times) > 0).all() or not np.isfinite(times).all():
         yield "timestamps.npy does not rise"
-    for name in values.keys() & {"viclip_video.npy", "viclip_text.npy"}:
-        if not abs(np.linalg.norm(values[name].astype(np.float32)) - 1) < 0.01:
+    yield from _check_features(values)
+
+
+def _check_features(values: Mapping[str, Array]) -> Iterator[str]:
+    """NAME_video and NAME_text (D,), NAME_views (K, D): of one model, of unit length; view 0 is NAME_video."""
+    features = {name: value for name, value in values.items() if name.endswith(FEATURES)}
+    for name, value in sorted(features.items()):
+        if value.dtype != "float16" or value.ndim != 1 + name.endswith("_views.npy"):
+            yield f"{name} is {value.dtype} {value.shape}, must be float16 {'(K, D)' if name.endswith('_views.npy') else '(D,)'}"
+        elif not (np.abs(np.linalg.norm(value.astype(np.float32), axis=-1) - 1) < 0.01).all():
             yield f"{name} is not of unit length"
+        video = features.get(f"{name.rsplit('_', 1)[0]}_video.npy")
+        if video is None:
+            yield f"{name} is there without the feature of the video"
+        elif value.shape[-1:] != video.shape[-1:]:
+            yield f"{name} has {value.shape[-1:]} values, the feature of the video {video.shape[-1:]}"
+        elif value.ndim == 2 and not np.array_equal(value[0], video):
+            yield f"{name} begins with another view than the feature of the video"
 
 
 def _check_tombstones(root: Path) -> Iterator[Problem]:

@@ -55,6 +55,7 @@ class KeypointRcnn(Whole, TorchNetwork):
     min_mean: float = 0.1
 
     title: ClassVar[str] = "[experts.keypoint_rcnn]"
+    cache: ClassVar[int] = 2
     licence: ClassVar[str] = "BSD-3-Clause (code and weights)"
     skeleton: ClassVar[str] = "coco17"
     centred: ClassVar[bool] = False

@@ -100,6 +100,10 @@ class MmPose(TopDown, Whole, TorchNetwork):
     skeleton: ClassVar[str] = "coco17"
 
     @property
+    def cache(self) -> int:  # type: ignore[override]
+        return 8 if self.needs_boxes else 2
+
+    @property
     def needs_boxes(self) -> bool:  # type: ignore[override]
         return NETWORKS[self.model].kind != "rtmo"
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dataengine.errors import MissingExtraError
+from dataengine.errors import ComponentError, MissingExtraError
 
 EXTRA = "mmpose"
 _LOCK = threading.RLock()
@@ -97,7 +97,7 @@ def _ops() -> dict[str, types.ModuleType]:
             raise AttributeError(name)
 
         def refuse(self: Any, *given: Any, **named: Any) -> None:
-            raise MissingExtraError(f"mmcv.ops.{name}, of no network offered here,", "mmpose with the full mmcv")
+            raise ComponentError(f"mmcv.ops.{name} is compiled code that mmcv-lite lacks; no network offered here uses it")
 
         return type(name, (torch.nn.Module,), {"__init__": refuse})
 

@@ -61,6 +61,7 @@ class RtDetr(Boxes, TorchNetwork):
 
     title: ClassVar[str] = "[detectors.rtdetr]"
     extra: ClassVar[str] = "vitpose"
+    cache: ClassVar[int] = 2
     licence: ClassVar[str] = "Apache-2.0 (code and weights)"
     picture: ClassVar[tuple[int, int]] = (SIDE, SIDE)
 

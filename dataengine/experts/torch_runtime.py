@@ -129,6 +129,8 @@ class TorchNetwork:
 
     title: ClassVar[str] = ""
     extra: ClassVar[str] = "torch"
+    cache: ClassVar[int] = 8
+    """Pictures that a CPU takes at once, however large the batch: what lies between layers must stay in its cache."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -201,4 +203,9 @@ class TorchNetwork:
         assert runtime is not None
         if not len(pixels):
             return []
-        return list(runtime.run(lambda: self.forward(runtime, network, pixels))[: len(pixels)])
+        step = self.batch if runtime.device.type == "cuda" else min(self.batch, self.cache)
+        answers: list[np.ndarray] = []
+        for start in range(0, len(pixels), step):
+            part = pixels[start : start + step]
+            answers += runtime.run(lambda part=part: self.forward(runtime, network, part))[: len(part)]
+        return answers

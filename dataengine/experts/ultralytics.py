@@ -68,6 +68,7 @@ class Ultralytics(Whole, TorchNetwork):
 
     title: ClassVar[str] = "[experts.ultralytics]"
     extra: ClassVar[str] = EXTRA
+    cache: ClassVar[int] = 2
     licence: ClassVar[str] = "AGPL-3.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
 

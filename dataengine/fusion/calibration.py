@@ -34,6 +34,9 @@ RIGHT = 0.5
 _NEAR = 0.5
 """Sights farther than this from the truth, in units, say nothing about where an expert is off."""
 
+_CLOSE, _PRIOR = 0.3, 10
+"""Sights within this many units of the truth tell how precise an expert is; and how many sights half as far off count as known before."""
+
 _ROWS = 400_000
 """Most sights learned from; of more, some are drawn."""
 
@@ -56,12 +59,14 @@ _SHIFT = {
 class Calibration:
     """What is known of named experts in one layout.
 
-    Four things are learned, in this order, each from what comes before:
+    Five things are learned, in this order, each from what comes before:
 
     * the size of a person: its unit of length (whatever unit was given to `fit`) from the lengths of its bones;
     * bias: per expert and joint the median of its errors below half a unit, in units along the axes of the picture,
       since most of it is the rounding and the offset of heat maps;
-    * shift: boosted trees tell from the sights of the others how far this sight is off;
+    * precision: the inverse of the mean squared error of its sights within `_CLOSE` units of the truth;
+    * shift: what it takes from a sight to the truth: first to the mean of the sights near it, each weighing its precision, then
+      what boosted trees tell from all sights;
     * chance: boosted trees tell the probability that it is right.
 
     What trees look at is in `dataengine.fusion.evidence`; nothing of it needs the truth or the picture. Trees are those of scikit-learn's
@@ -73,6 +78,7 @@ class Calibration:
         temporal: learned from sequences, and compares frames.
         known: (V,) bool, joints that had annotations; others pass through as they are.
         bias: (E, V, 2) float64 in units.
+        precision: (E, V) float64 in 1 / units^2.
         size, chance, shift_x, shift_y: trees.
     """
 
@@ -81,6 +87,7 @@ class Calibration:
     temporal: bool
     known: Bool
     bias: Float
+    precision: Float
     size: Forest
     chance: Forest
     shift_x: Forest
@@ -109,7 +116,7 @@ class Calibration:
             raise ComponentError(f"this calibration is of layout {self.skeleton!r}, the coords given of {skeleton!r}: convert them first")
         if len(experts) != len(points) or len(set(experts)) != len(experts):
             raise ComponentError(f"apply takes one name for each of {len(points)} experts; given {list(experts)}")
-        seen = np.isfinite(points).all(-1)
+        seen: Bool = np.asarray(np.isfinite(points).all(-1))
         out, chance = points.copy(), np.where(seen, 1.0 if given is None else given, 0.0).astype(np.float32)
         here = [(slot, experts.index(name)) for slot, name in enumerate(self.experts) if name in experts]
         if not here or not seen[[e for _, e in here]].any():
@@ -135,7 +142,8 @@ class Calibration:
         seen = np.isfinite(view).all(-1) & self.known
         rows = evidence.sights(view, scores, self.skeleton, self.temporal)[seen]
         moved, chance = np.full(points.shape, np.nan), np.zeros(points.shape[:3])
-        shift = np.stack([self.shift_x(rows) * evidence.sign(self.skeleton)[np.nonzero(seen)[2]], self.shift_y(rows)], axis=-1)
+        shift = evidence.pull(view, self.precision, self.skeleton)[seen] + np.stack([self.shift_x(rows), self.shift_y(rows)], axis=-1)
+        shift[:, 0] *= evidence.sign(self.skeleton)[np.nonzero(seen)[2]]
         moved[seen] = (view[seen] + shift) * unit
         chance[seen] = 1 / (1 + np.exp(-self.chance(rows)))
         return moved, chance
@@ -173,10 +181,11 @@ class Calibration:
         data = _Annotated.gathered(coords, truth, visible, unit, skeleton, experts, scores, groups)
         learner = _Learner(seed)
         size, units = _learn_size(data, learner)
-        known, bias = _bias(data, units)
+        known, bias, precision = _bias(data, units)
         temporal = max(sequence.shape[1] for sequence in data.coords) > 2
-        rows, off, right = _rows(data, units, bias, temporal, seed)
+        rows, off, pull, right = _rows(data, units, bias, precision, temporal, seed)
         near = np.hypot(*off.T) <= _NEAR
+        rest = (off - pull)[near]
         if right.all() or not right.any() or near.sum() < 100:
             raise ComponentError(f"too little to learn from: {len(right)} annotated sights, {int(right.sum())} of them right")
         return cls(
@@ -185,10 +194,11 @@ class Calibration:
             temporal,
             known,
             bias,
+            precision,
             size,
             learner.classify(rows, right, _CHANCE),
-            learner.regress(rows[near], off[near, 0], _SHIFT),
-            learner.regress(rows[near], off[near, 1], _SHIFT),
+            learner.regress(rows[near], rest[:, 0], _SHIFT),
+            learner.regress(rows[near], rest[:, 1], _SHIFT),
         )
 
     def save(self, path: str | Path) -> None:
@@ -200,6 +210,7 @@ class Calibration:
             "temporal": np.array(self.temporal),
             "known": self.known,
             "bias": self.bias,
+            "precision": self.precision,
         }
         for name in _FORESTS:
             arrays |= getattr(self, name).arrays(name)
@@ -233,6 +244,7 @@ class Calibration:
                 bool(arrays["temporal"]),
                 arrays["known"],
                 arrays["bias"],
+                arrays["precision"],
                 *(Forest.read(arrays, name) for name in _FORESTS),
             )
             calibration._check()
@@ -245,7 +257,8 @@ class Calibration:
         empty = np.full((experts, 3, joints, 2), np.nan)
         width = evidence.sights(empty, None, self.skeleton, self.temporal).shape[-1]
         wide = [self.size.width == len(evidence.lengths(empty, self.skeleton)[0]), *(getattr(self, n).width == width for n in _FORESTS[1:])]
-        if self.known.shape != (joints,) or self.known.dtype != np.bool_ or self.bias.shape != (experts, joints, 2) or not all(wide):
+        shapes = {"known": (joints,), "bias": (experts, joints, 2), "precision": (experts, joints)}
+        if self.known.dtype != np.bool_ or not all(wide) or any(getattr(self, name).shape != shape for name, shape in shapes.items()):
             raise WeightsError("its arrays do not fit each other or this version")
 
 
@@ -342,27 +355,29 @@ def _learn_size(data: _Annotated, learner: _Learner) -> tuple[Forest, Float]:
     return learner.regress(rows[fine], goal[fine], _SIZE), np.where(fine, base * np.exp(told), data.unit)
 
 
-def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float]:
-    """(V,) joints with annotations; (E, V, 2) median of small errors in units, 0 where there are none."""
+def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float, Float]:
+    """(V,) joints with annotations; (E, V, 2) median of small errors in units; (E, V) precision of what is left of them."""
     flat = [(points - truth) / unit for points, truth, unit in zip(data.coords, data.truth, units)]
     off = np.concatenate([np.where(mask[None, ..., None], one, np.nan) for one, mask in zip(flat, data.visible)], axis=1)
     scale = np.repeat(units / data.unit, [len(truth) for truth in data.truth])
-    small = np.hypot(off[..., 0], off[..., 1]) * scale[:, None] <= _NEAR
-    bias = np.zeros((off.shape[0], off.shape[2], 2))
-    for expert, joint in np.ndindex(*bias.shape[:2]):
-        errors = off[expert, small[expert, :, joint], joint]
+    far = np.hypot(off[..., 0], off[..., 1]) * scale[:, None]
+    bias, squared = np.zeros((off.shape[0], off.shape[2], 2)), np.zeros((off.shape[0], off.shape[2]))
+    for expert, joint in np.ndindex(*squared.shape):
+        errors = off[expert, far[expert, :, joint] <= _NEAR, joint]
         if len(errors):
             bias[expert, joint] = np.median(errors, axis=0)
-    known: Bool = np.concatenate(data.visible).any(0)
-    return known, bias
+        left = ((off[expert, :, joint] - bias[expert, joint]) ** 2).sum(-1)
+        left = left[left * scale**2 <= _CLOSE**2]
+        squared[expert, joint] = (left.sum() + _PRIOR * _CLOSE**2 / 4) / (len(left) + _PRIOR)
+    return np.asarray(np.concatenate(data.visible).any(0)), bias, 1 / squared
 
 
-def _rows(data: _Annotated, units: Float, bias: Float, temporal: bool, seed: int) -> tuple[Float, Float, Bool]:
-    """(R, F) evidence, (R, 2) what is to be added, mirrored, in units, and (R,) whether right, of annotated sights."""
+def _rows(data: _Annotated, units: Float, bias: Float, precision: Float, temporal: bool, seed: int) -> tuple[Float, Float, Float, Bool]:
+    """Of annotated sights: (R, F) evidence; (R, 2) from the sight to the truth and to its neighbours' mean, mirrored, in units; (R,) whether right."""
     rng = np.random.default_rng(seed)
     masks = [np.isfinite(points).all(-1) & visible for points, visible in zip(data.coords, data.visible)]
     share = min(1.0, _ROWS / max(sum(int(mask.sum()) for mask in masks), 1))
-    rows, offs, rights = [], [], []
+    rows, offs, pulls, rights = [], [], [], []
     for points, truth, unit, own, mask, scores in zip(data.coords, data.truth, units, data.unit, masks, data.scores):
         view = points / unit - bias[:, None]
         taken = mask & (rng.random(mask.shape) < share) if share < 1 else mask
@@ -371,4 +386,5 @@ def _rows(data: _Annotated, units: Float, bias: Float, temporal: bool, seed: int
         rights.append(np.hypot(off[:, 0], off[:, 1]) * unit <= RIGHT * own)
         off[:, 0] *= evidence.sign(data.skeleton)[np.nonzero(taken)[2]]
         offs.append(off)
-    return np.concatenate(rows), np.concatenate(offs), np.concatenate(rights)
+        pulls.append(evidence.pull(view, precision, data.skeleton)[taken])
+    return np.concatenate(rows), np.concatenate(offs), np.concatenate(pulls), np.concatenate(rights)

@@ -22,6 +22,9 @@ WIDTHS = (0.1, 0.25, 0.5, 1.0)
 _AGREED = 2
 """Of `WIDTHS`, the one for the place most experts agree on."""
 
+_PULL = 0.25
+"""Standard deviation of the kernel within which sights are averaged, in units of length."""
+
 _SHARE = 75.0
 """Percentile over frames that makes one length of many."""
 
@@ -122,6 +125,25 @@ def agreed(view: Float) -> tuple[Float, Float]:
         mass = share.sum(0)
         place = (share * filled).sum(1, keepdims=True) / np.where(mass > 0, mass, np.nan)
     return place, apart
+
+
+def pull(points: Float, precision: Float, skeleton: str) -> Float:
+    """From each sight to the weighted mean of the sights near it, mirrored for joints of the right side.
+
+    Args:
+        points: (E, T, V, 2) in units of length, NaN where missing.
+        precision: (E, V) inverse of the mean squared error of an expert's joint.
+
+    Returns:
+        (E, T, V, 2), NaN where missing.
+    """
+    view = np.moveaxis(points, -1, 0)
+    share = _kernel((view[0][:, None] - view[0]) ** 2 + (view[1][:, None] - view[1]) ** 2, _PULL) * precision[:, None]
+    mass = share.sum(1)
+    middle = (share * np.nan_to_num(view)[:, None]).sum(2) / np.where(mass > 0, mass, np.nan)
+    off = middle - view
+    off[0] *= sign(skeleton)
+    return np.moveaxis(off, 0, -1)
 
 
 def _kernel(squared: Float, width: float) -> Float:

@@ -37,7 +37,7 @@ _INERTIA = 0.8
 _FADE = 0.8
 """How much less a joint tells for every frame that it was not seen before."""
 
-_SWITCH = 0.35
+_SWITCH = 0.5
 """Cost of beginning or ending an exchange; joints that are all out of place cost up to 1 against each frame before, times 1 / k."""
 
 _RARE = 0.02

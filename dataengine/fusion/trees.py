@@ -58,13 +58,13 @@ class Forest:
             lost=nodes["missing_go_to_left"].astype(bool) & ~leaf,
             value=np.where(leaf, nodes["value"], 0.0),
             roots=roots,
-            begin=np.float64(np.ravel(model._baseline_prediction)[0]),
-            width=np.int64(model.n_features_in_),
+            begin=np.array(np.ravel(model._baseline_prediction)[0], np.float64),
+            width=np.array(model.n_features_in_, np.int64),
         )
 
     def __call__(self, rows: Float) -> Float:
         """(N, width) -> (N,) float64 sums: the regressor's answers, the classifier's log-odds."""
-        out = np.full(len(rows), self.begin)
+        out: Float = np.full(len(rows), self.begin)
         _sum(
             np.ascontiguousarray(rows, np.float64),
             self.feature,

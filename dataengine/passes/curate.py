@@ -5,6 +5,8 @@ Nothing is decoded and no model runs here; a changed threshold costs this pass a
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -144,11 +146,16 @@ def _drop_near(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact], l
         known += [f"{clip_id} of {name}" for clip_id in table.column("clip_id").to_pylist()]
         tables.append(table)
     ours = [n for n, row in enumerate(rows) if row["kept"] and row["duplicate_of"] is None]
-    wanted = pa.array([rows[n]["clip_id"] for n in ours], pa.string())
-    for unit in dict.fromkeys(rows[n]["unit"] for n in ours):  # in the order of the rows, which is that of the artifacts
-        table = pq.read_table(ledger.artifact(unit), columns=["clip_id", "hashes", "words"])
-        tables.append(table.filter(pc.is_in(table.column("clip_id"), value_set=wanted)))
-    everything = duplicates.Signatures.of_tables(tables)
+    by_unit: dict[str, list[str]] = {}
+    for n in ours:
+        by_unit.setdefault(rows[n]["unit"], []).append(rows[n]["clip_id"])
+
+    def own() -> Iterator[pa.Table]:  # in the order of the rows, which is that of the artifacts
+        for unit, wanted in by_unit.items():
+            table = pq.read_table(ledger.artifact(unit), columns=["clip_id", "hashes", "words"])
+            yield table.filter(pc.is_in(table.column("clip_id"), value_set=pa.array(wanted, pa.string())))
+
+    everything = duplicates.Signatures.of_tables(itertools.chain(tables, own()))
     near, total, roots = recipe.curate.dedup in ("near", "mark"), len(known), dict[int, int]()
     for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_share).tolist():
         if b < total or b in roots:  # two guarded clips, or decided already

@@ -31,11 +31,13 @@ _FLIP = np.array(skeleton(COMMON).flip, np.int64)
 
 
 @compiled
-def _affinities(poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: Any, flip: Any, weight: float, ease: Any) -> Any:
+def _affinities(
+    poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: Any, flip: Any, weight: float, ease: Any, mirror: float
+) -> Any:
     """(N, M) affinity in [0, 1] of N poses (N, V, 2) with boxes (N, 4) to M others.
 
     `weight` is the share of OKS, less where few joints are shared; the better of OKS and OKS of the
-    mirrored names counts, because experts confuse left and right. `ease` (N,) widens the tolerance.
+    mirrored names times `mirror` counts, because experts confuse left and right. `ease` (N,) widens the tolerance.
     """
     count, joints, num = poses.shape[0], poses.shape[1], others.shape[0]
     out = np.zeros((count, num))
@@ -63,18 +65,20 @@ def _affinities(poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: A
                     if gap == gap:
                         swapped += 1
                         mirrored += np.exp(-gap / (scale * spread[v]))
-            if mirrored * shared > straight * swapped:
-                straight, shared = mirrored, swapped
+            if mirror * mirrored * shared > straight * swapped:
+                straight, shared = mirror * mirrored, swapped
             part = weight * shared / joints
             similar = straight / shared if shared else 0.0
             out[i, j] = (part * similar + (1.0 - weight) * overlap) / (part + 1.0 - weight)
     return out
 
 
-def affinities(poses: Float, boxes: Float, others: Float, other_boxes: Float, weight: float, ease: Float | None = None) -> Float:
+def affinities(
+    poses: Float, boxes: Float, others: Float, other_boxes: Float, weight: float, ease: Float | None = None, mirror: float = 1.0
+) -> Float:
     """(N, M) affinity of N poses and boxes to M others; see `_affinities`. Without `ease` the tolerance is plain."""
     wide = np.ones(len(poses)) if ease is None else ease
-    found: Float = _affinities(poses, boxes, others, other_boxes, _SPREAD, _FLIP, weight, wide)
+    found: Float = _affinities(poses, boxes, others, other_boxes, _SPREAD, _FLIP, weight, wide, mirror)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +66,7 @@ def fewer_trees():
 
 @pytest.fixture(scope="module")
 def calibration(fewer_trees):
-    return learned(160)
+    return learned(120)
 
 
 def applied(calibration, coords, experts=EXPERTS, scores=None):
@@ -78,7 +77,7 @@ def applied(calibration, coords, experts=EXPERTS, scores=None):
 @pytest.fixture(scope="module")
 def unseen(calibration):
     """Truth, units, coordinates as seen and calibrated, and scores of people it did not learn from."""
-    truth, unit, coords = people(150, seed=1)
+    truth, unit, coords = people(120, seed=1)
     return truth, unit, coords, *applied(calibration, coords)
 
 
@@ -180,7 +179,7 @@ def test_joints_never_annotated_pass_through():
 
 
 def test_sequences_tell_what_single_frames_cannot():
-    calibration = learned(24, frames=15, seed=5)
+    calibration = learned(16, frames=15, seed=5)
     assert calibration.temporal
     truth, unit, coords = people(16, frames=15, seed=6)
     _, scores = applied(calibration, coords)
@@ -281,14 +280,3 @@ def test_user_mistakes_are_told(calibration):
         Calibration.fit(list(coords), truth, seen, unit, "body13", EXPERTS[:2])
     with pytest.raises(ComponentError, match="too little"):
         Calibration.fit(list(coords), truth, np.zeros_like(seen), unit, "body13", EXPERTS)
-
-
-def test_parts_can_be_switched_off(calibration, unseen):
-    """Trees that add nothing leave the debiased sights."""
-    _, _, coords, *_ = unseen
-    silent = {
-        name: replace(getattr(calibration, name), roots=np.zeros(0, np.int32), begin=np.float64(0)) for name in ("shift_x", "shift_y")
-    }
-    moved, _ = applied(replace(calibration, **silent), coords[:3])
-    off = (coords[:3] - moved)[:, :, 0] / calibration.bias[:, :, :]
-    assert np.allclose(off.std(axis=(1, 2, 3)) / off.mean(axis=(1, 2, 3)), 0, atol=0.05)  # bias times one unit a person
