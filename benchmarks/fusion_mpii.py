@@ -67,7 +67,9 @@ def _silent(forest: Forest) -> Forest:
 
 def methods(calibration: Calibration) -> dict[str, tuple[Calibration | None, dict[str, Any]]]:
     """What is compared: a calibration or none, then a named fusion and its options."""
-    unmoved = replace(calibration, shift_x=_silent(calibration.shift_x), shift_y=_silent(calibration.shift_y))
+    unmoved = replace(
+        calibration, precision=calibration.precision * 0, shift_x=_silent(calibration.shift_x), shift_y=_silent(calibration.shift_y)
+    )
     return {
         "ssta": (None, {"method": "ssta"}),
         "mean": (None, {"method": "mean"}),

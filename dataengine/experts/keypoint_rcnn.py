@@ -40,6 +40,7 @@ class KeypointRcnn(Whole, TorchNetwork):
 
     Attributes:
         width, height: pixels that frames are fitted into, multiples of 32.
+        proposals: candidate regions looked at in a frame; torchvision's own number is 1000, a CPU is several times faster with 100.
         threshold: least score of a person.
         max_people: most people a frame.
         min_score: joints below this are not given.
@@ -49,6 +50,7 @@ class KeypointRcnn(Whole, TorchNetwork):
     batch: int = 4
     width: int = 800
     height: int = 608
+    proposals: int = 1000
     threshold: float = 0.5
     max_people: int = 8
     min_score: float = 0.05
@@ -67,6 +69,8 @@ class KeypointRcnn(Whole, TorchNetwork):
         for name in ("width", "height"):
             if getattr(self, name) < 32 or getattr(self, name) % 32:
                 raise ComponentError(f"{self.title}: {name} = {getattr(self, name)}: a multiple of 32")
+        if self.proposals < 1:
+            raise ComponentError(f"{self.title}: proposals = {self.proposals}: at least 1")
 
     @property
     def published(self) -> str:
@@ -79,6 +83,7 @@ class KeypointRcnn(Whole, TorchNetwork):
     def open(self, runtime: Runtime, path: Path) -> Any:
         network = build(self.title)
         fill(network, read_state(path), path, "Keypoint R-CNN")
+        network.rpn._post_nms_top_n = {"training": self.proposals, "testing": self.proposals}
         network.roi_heads.score_thresh = self.threshold
         network.roi_heads.detections_per_img = self.max_people
         return runtime.place(network)

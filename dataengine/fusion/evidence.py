@@ -132,16 +132,15 @@ def pull(points: Float, precision: Float, skeleton: str) -> Float:
 
     Args:
         points: (E, T, V, 2) in units of length, NaN where missing.
-        precision: (E, V) inverse of the mean squared error of an expert's joint.
+        precision: (E, V) inverse of the mean squared error of an expert's joint; 0 for all leaves sights where they are.
 
     Returns:
-        (E, T, V, 2), NaN where missing.
+        (E, T, V, 2), 0 where missing.
     """
     view = np.moveaxis(points, -1, 0)
     share = _kernel((view[0][:, None] - view[0]) ** 2 + (view[1][:, None] - view[1]) ** 2, _PULL) * precision[:, None]
     mass = share.sum(1)
-    middle = (share * np.nan_to_num(view)[:, None]).sum(2) / np.where(mass > 0, mass, np.nan)
-    off = middle - view
+    off = ((share * np.nan_to_num(view)[:, None]).sum(2) - mass * np.nan_to_num(view)) / np.where(mass > 0, mass, 1.0)
     off[0] *= sign(skeleton)
     return np.moveaxis(off, 0, -1)
 

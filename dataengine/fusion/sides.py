@@ -44,7 +44,8 @@ _RARE = 0.02
 """Cost of a frame that is exchanged: exchanges are the exception."""
 
 _STRETCH = 0.3
-"""Cost of bones that are longer than usual by a tenth of the person's size; half of that when it is half as much more."""
+"""Most that the two bones between the trunk and a group cost in a frame for being longer than usual; half of it when they
+are longer by a tenth of the person's size."""
 
 
 def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tuple[Float, Float | None, Bool]:

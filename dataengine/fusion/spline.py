@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from dataengine.fusion import path, smoothing
+from dataengine.fusion import check, path, smoothing
 from dataengine.fusion.median import middle
+from dataengine.fusion.sides import straighten
 from dataengine.fusion.sights import Sights, bridge
 from dataengine.fusion.ssta import Norm
 from dataengine.skeletons import skeleton as layout_of
@@ -65,7 +66,7 @@ class Spline:
         power: how much scores count; 0 for not at all.
         smooth: factor on the stiffness of the last stage; 0 follows the sights that were believed until then.
         motion: fit steps too. Without them places alone count, and `smooth` is best near 0.02.
-        unswap: put left and right straight; needs a skeleton.
+        unswap: put left and right straight; needs a skeleton. Of one expert alone `sides.straighten` does it first.
         start: "median" frame by frame, or the best "path" over the experts.
     """
 
@@ -90,7 +91,11 @@ class Spline:
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
+        points, given = check(coords, scores, skeleton)
+        if self.unswap and skeleton is not None and len(points) == 1:  # no other expert tells left from right
+            straight, rated, _ = straighten(points[0], None if given is None else given[0], skeleton)
+            points, given = straight[None], None if rated is None else rated[None]
+        sights = Sights.gather(points, given, skeleton, trust, self.power)
         return sights.fused(self._solve(sights), self.hold, self.gamma, self.norm)
 
     def _solve(self, sights: Sights) -> Float:

@@ -221,4 +221,4 @@ def _run(unit: Unit) -> list[Outcome]:
         return unit.each(one, unit.recipe.engine.lanes if tools.parallel else 1, then)
 
 
-PASS = Pass("pose", 2, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)
+PASS = Pass("pose", 3, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)

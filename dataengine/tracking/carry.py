@@ -17,8 +17,9 @@ _MIN_SCORE, _MIN_JOINTS = 0.2, 4
 _STEP = 0.25
 """Of the longer side of a box: the most that one of its edges may move in a frame."""
 
-_SAME = 0.8
-"""Overlap from which two boxes hold the same person."""
+_SAME, _TWINS = 0.8, 0.05
+"""Overlap from which two boxes hold the same person, unless people were found in both whose joints lie further apart than
+this share of the box (median)."""
 
 
 def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float:
@@ -59,7 +60,10 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float
         wanted = np.concatenate([low - pad + step, high + pad + step])
         most = _STEP * float((moved[m, 2:4] - moved[m, :2]).max())
         moved[m, :4] += np.clip(wanted - moved[m, :4], -most, most)
-    return moved[_apart(moved)].astype(np.float32)
+    found = np.full((len(moved), *poses.coords.shape[1:]), np.nan)
+    for m, person in here.items():
+        found[m] = poses.coords[person]
+    return moved[_apart(moved, found)].astype(np.float32)
 
 
 def _sure(poses: Poses) -> Bool:
@@ -81,13 +85,19 @@ def _owners(poses: Poses, boxes: Float) -> dict[int, int]:
     return {int(m): int(people[p]) for m, p in zip(rows, columns, strict=True) if overlap[m, p] > 0.1}
 
 
-def _apart(boxes: Float) -> list[int]:
-    """Rows of boxes that hold somebody else than all better boxes."""
+def _apart(boxes: Float, found: Float) -> list[int]:
+    """Rows of boxes that hold somebody else than all better boxes; `found` (M, V, 2) are the people in them, NaN where none."""
     overlap = _overlaps(boxes[:, :4], boxes[:, :4])
     scores = boxes[:, 4] if boxes.shape[1] == 5 else np.zeros(len(boxes))
     kept: list[int] = []
     for m in np.argsort(-scores, kind="stable").tolist():
-        if all(overlap[m, k] < _SAME for k in kept):
+        for k in kept:
+            if overlap[m, k] >= _SAME:
+                gaps = np.linalg.norm(found[m] - found[k], axis=-1)
+                gaps = gaps[np.isfinite(gaps)]
+                if not len(gaps) or np.median(gaps) <= _TWINS * (boxes[k, 2:4] - boxes[k, :2]).max():
+                    break
+        else:
             kept.append(m)
     return sorted(kept)
 

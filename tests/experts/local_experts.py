@@ -47,7 +47,7 @@ def _random(name: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
 LOCAL: dict[str, Local] = {
     "onnx": Local(_onnx, trained=True, modules=("onnx",)),
     "vitpose": Local(_random("vitpose", model="plus-small"), modules=("torch", "transformers")),
-    "keypoint_rcnn": Local(_random("keypoint_rcnn", width=128, height=96), modules=("torch", "torchvision")),
+    "keypoint_rcnn": Local(_random("keypoint_rcnn", width=128, height=96, proposals=40, max_people=2), modules=("torch", "torchvision")),
     "mmpose": Local(_random("mmpose", model="rtmpose-t"), modules=("torch", "mmpose", "mmcv", "mmengine", "pycocotools")),
     "ultralytics": Local(_random("ultralytics", side=320), modules=("torch", "ultralytics")),
 }
