@@ -28,6 +28,20 @@ FINAL = "calibrated mode"
 MODE: dict[str, Any] = {"method": "mode", "power": 4.0, "refine": 1}
 """What the calibrated sights are fused with."""
 
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ssta": ("none", {"method": "ssta"}),
+    "mean": ("none", {"method": "mean"}),
+    "median": ("none", {"method": "median"}),
+    "mode": ("none", {"method": "mode"}),
+    "consensus": ("none", {"method": "consensus"}),
+    "bias, mode": ("bias", {"method": "mode"}),
+    "bias and chance, mode": ("bias and chance", MODE),
+    FINAL: ("whole", MODE),
+    "calibrated consensus": ("whole", {"method": "consensus"}),
+    "calibrated mean": ("whole", {"method": "mean"}),
+}
+"""What is compared: part of a calibration (see `calibrations`), then a named fusion and its options."""
+
 
 @dataclass(frozen=True)
 class People:
@@ -65,35 +79,16 @@ def _silent(forest: Forest) -> Forest:
     return replace(forest, roots=forest.roots[:0], begin=np.array(0.0))
 
 
-def methods(calibration: Calibration) -> dict[str, tuple[Calibration | None, dict[str, Any]]]:
-    """What is compared: a calibration or none, then a named fusion and its options."""
-    unmoved = replace(
-        calibration, precision=calibration.precision * 0, shift_x=_silent(calibration.shift_x), shift_y=_silent(calibration.shift_y)
-    )
-    return {
-        "ssta": (None, {"method": "ssta"}),
-        "mean": (None, {"method": "mean"}),
-        "median": (None, {"method": "median"}),
-        "mode": (None, {"method": "mode"}),
-        "consensus": (None, {"method": "consensus"}),
-        "bias, mode": (replace(unmoved, chance=_silent(unmoved.chance)), MODE | {"power": 0.0, "refine": 0}),
-        "bias and chance, mode": (unmoved, MODE),
-        FINAL: (calibration, MODE),
-        "calibrated consensus": (calibration, {"method": "consensus"}),
-        "calibrated mean": (calibration, {"method": "mean"}),
-    }
+def calibrations(whole: Calibration) -> dict[str, Calibration | None]:
+    """A calibration, parts of it, and none."""
+    still = replace(whole, precision=whole.precision * 0, shift_x=_silent(whole.shift_x), shift_y=_silent(whole.shift_y))
+    return {"none": None, "bias": replace(still, chance=_silent(still.chance)), "bias and chance": still, "whole": whole}
 
 
-def fused(group: People, experts: Sequence[str], calibration: Calibration | None, options: dict[str, Any]) -> Float:
-    """(N, 16, 2), each person fused as a sequence of one frame."""
-    poses = []
-    for n in range(len(group.truth)):
-        coords: Any = group.coords[:, n : n + 1]
-        scores = None
-        if calibration is not None:
-            coords, scores = calibration.apply(coords, None, LAYOUT, experts)
-        poses.append(fuse(coords, scores, skeleton=LAYOUT, **options).coords[0])
-    return np.stack(poses)
+def sights(group: People, experts: Sequence[str], calibration: Calibration | None) -> list[tuple[Float, Float | None]]:
+    """Coordinates and scores of each person as a sequence of one frame."""
+    views = np.moveaxis(group.coords, 1, 0)[:, :, None]
+    return [(view, None) if calibration is None else calibration.apply(view, None, LAYOUT, experts) for view in views]
 
 
 def interval(hits: Float, counts: Float, draws: int = 2000) -> list[list[float]]:
@@ -109,7 +104,10 @@ def measured(experts: Sequence[str], most: int | None) -> dict[str, Any]:
     test = people(1, experts, most)
     counts = test.scored.sum(1).astype(float)
     hits = {name: test.hits(test.coords[e].astype(float)) for e, name in enumerate(experts)}
-    hits |= {name: test.hits(fused(test, experts, *how)) for name, how in methods(calibration).items()}
+    variants = {name: sights(test, experts, variant) for name, variant in calibrations(calibration).items()}
+    for name, (variant, options) in METHODS.items():
+        poses = [fuse(*view, skeleton=LAYOUT, **options).coords[0] for view in variants[variant]]
+        hits[name] = test.hits(np.stack(poses))
     return {
         name: {
             "pckh": [round(100 * float(v) / counts.sum(), 2) for v in found.sum(0)],

@@ -49,7 +49,7 @@ LOCAL: dict[str, Local] = {
     "vitpose": Local(_random("vitpose", model="plus-small"), modules=("torch", "transformers")),
     "keypoint_rcnn": Local(_random("keypoint_rcnn", width=128, height=96, proposals=40, max_people=2), modules=("torch", "torchvision")),
     "mmpose": Local(_random("mmpose", model="rtmpose-t"), modules=("torch", "mmpose", "mmcv", "mmengine", "pycocotools")),
-    "ultralytics": Local(_random("ultralytics", side=320), modules=("torch", "ultralytics")),
+    "ultralytics": Local(_random("ultralytics", side=320, threshold=0.02), modules=("torch", "ultralytics")),
 }
 """Experts by name; those that are not here are made without options."""
 

@@ -51,7 +51,7 @@ def predicted(expert: Any, picture: np.ndarray) -> Any:
 )
 def test_as_ultralytics_predicts(model: str, folder: Path) -> None:
     # a picture of the network's size needs no letterbox: both see the same pixels
-    expert = random_weights.ultralytics(folder, model, side=320, min_score=0.0, min_mean=0.0)
+    expert = random_weights.ultralytics(folder, model, side=320, threshold=0.02, min_score=0.0, min_mean=0.0)
     picture = scene(320, 320)
     (got,) = Limit(expert.batch).run(expert.infer, picture[None])
     theirs = predicted(expert, picture)
@@ -67,7 +67,7 @@ def test_as_ultralytics_predicts(model: str, folder: Path) -> None:
 
 def test_a_letterboxed_frame_as_ultralytics_predicts(folder: Path) -> None:
     """Enlarged to twice its size; they put the middle of the first pixel half a pixel of the picture elsewhere."""
-    expert = random_weights.ultralytics(folder, side=640, min_score=0.0, min_mean=0.0)
+    expert = random_weights.ultralytics(folder, side=640, threshold=0.02, min_score=0.0, min_mean=0.0)
     picture = scene(320, 240)
     (poses,) = expert.predict(picture[None])
     theirs = predicted(expert, picture)
