@@ -172,6 +172,7 @@ def build(
     begun = time.monotonic()
     resolved = resolve(recipe, sources, overlay, overrides)
     progress = progress or Progress()
+    plans.check_places(resolved)
     extras.require(_used(resolved).items())
     get_weights(weights.missing(_used(resolved).values()), progress)
     check(resolved)

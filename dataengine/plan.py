@@ -119,6 +119,25 @@ def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[st
     return roots
 
 
+def check_places(recipe: Recipe) -> None:
+    """Raise for a source whose stated place is no folder, before anything is obtained for it.
+
+    Raises:
+        SourceError: naming the source and the place.
+    """
+    for name in recipe.use:
+        path = recipe.source_path(name)
+        if path is not None and Path(path).exists() and not Path(path).is_dir():
+            raise SourceError(f"source {name!r}: {path} is not a folder")
+        if (
+            path is not None
+            and not Path(path).exists()
+            and not hasattr(recipe.component("sources", name), "prepare")
+            and not recipe.source_mirror(name)
+        ):
+            raise SourceError(f"source {name!r}: {path} is not a folder")
+
+
 def guard_datasets(recipe: Recipe) -> list[tuple[str, str]]:
     """(name, folder) of the leak guard's sets that are datasets built before, by path; they also find near-duplicates."""
     return [(Path(name).name, locate(name)) for name in recipe.plan.leak_guard if Path(name).is_dir()]

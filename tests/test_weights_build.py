@@ -112,7 +112,7 @@ def test_saved_poses_are_an_expert(corpus: Path, tmp_path: Path) -> None:
     save_truth(corpus, saved, torn)
     said = [
         'pose.experts=["precomputed"]', f'experts.precomputed.folder="{saved}"', 'experts.precomputed.pattern="{stem}"',
-        'experts.precomputed.start="media"', "curate.filters=[]", 'curate.dedup="off"',
+        'experts.precomputed.start="media"', "curate.filters=[]", 'curate.dedup="off"', "fusion.consensus.smooth=0.0",
     ]  # fmt: skip
     out = tmp_path / "out"
     build(corpus, out, *said)
