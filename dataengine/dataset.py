@@ -175,21 +175,40 @@ class Dataset:
         Raises:
             DatasetError: the condition is no SQL, no clip has a given entry, or a shard is torn.
         """
-        return self._stream(*self._places(where, entries), shuffle_seed)
+        return self._stream(*self.places(where, entries), shuffle_seed)
 
-    def _places(self, where: str | None, entries: Sequence[str]) -> tuple[pl.DataFrame, Places]:
-        """The chosen clips (clip_id, shard), and by wanted entry its stored name and each clip's offset and size (-1 where absent)."""
+    def places(
+        self, where: str | None = None, entries: Sequence[str] = ("keypoints", "scores"), columns: Sequence[str] = ()
+    ) -> tuple[pl.DataFrame, Places]:
+        """Where the chosen clips' entries lie, for readers of their own.
+
+        Args:
+            where: an SQL condition over the clips table.
+            entries: what of each sample is wanted.
+            columns: what else of the clips table to give.
+
+        Returns:
+            The chosen clips (clip_id, shard and `columns`) in the order they lie in the shards, and by wanted entry its
+            stored name and each clip's offset and size, (N,) int64 bytes from the shard's start, -1 where absent.
+
+        Raises:
+            DatasetError: the condition is no SQL, there is no such column, or no clip has a given entry.
+        """
         if not entries:
             raise DatasetError(f"entries={entries!r} names no entry; read the clips table where no array is wanted")
         frame = self.clips
+        given = list(dict.fromkeys(("clip_id", "shard", *columns)))
+        if unknown := sorted(set(given) - set(frame.collect_schema().names())):
+            raise DatasetError(f"{self.root}: no column {unknown[0]!r}{suggestion(unknown[0], frame.collect_schema().names())}")
+        wanted = list(dict.fromkeys((*given, "offset", "entries")))
         if where is not None:
             try:
                 frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
-                chosen = frame.select("clip_id", "shard", "offset", "entries").collect()
+                chosen = frame.select(wanted).collect()
             except pl.exceptions.PolarsError as error:
                 raise DatasetError(f"where={where!r} cannot be used: {str(error).splitlines()[0]}") from None
         else:
-            chosen = frame.select("clip_id", "shard", "offset", "entries").collect()
+            chosen = frame.select(wanted).collect()
         chosen = chosen.sort("shard", "offset")
         members = chosen["entries"].explode().drop_nulls().struct.unnest()
         owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())
@@ -204,7 +223,7 @@ class Dataset:
             place = np.full((2, len(chosen)), -1, np.int64)
             place[0, owners[mask]], place[1, owners[mask]] = offsets[mask], sizes[mask]
             places[entry.removesuffix(".npy")] = (name or entry, place[0], place[1])
-        return chosen.select("clip_id", "shard"), places
+        return chosen.select(given), places
 
     def _stream(self, chosen: pl.DataFrame, places: Places, shuffle_seed: int | None) -> Iterator[dict[str, Any]]:
         ids, shards = chosen["clip_id"].to_list(), chosen["shard"].to_list()

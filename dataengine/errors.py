@@ -11,7 +11,8 @@
     |-- WeightsError           a weight file is missing or is not the one that was promised
     |-- ExpertError            an expert failed on given frames (crash, hang, bad answer)
     |-- LedgerError            the intermediates of a build are not what their records say
-    `-- DatasetError           a dataset is incomplete, torn or of another format
+    |-- DatasetError           a dataset is incomplete, torn or of another format
+    `-- TrainingError          a run's configuration, its data or its checkpoint cannot be used
 
 A message says what was given, what is allowed and what to do.
 """
@@ -100,6 +101,10 @@ class LedgerError(DataEngineError):
 
 class DatasetError(DataEngineError):
     """A dataset is missing, incomplete, torn, or of an unknown format."""
+
+
+class TrainingError(DataEngineError):
+    """A training run's configuration, data or checkpoint cannot be used."""
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ interpolated mouth, neck, chest and middle of the hips); `lcr13` the order of LC
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 
@@ -77,6 +78,34 @@ _OPENPOSE_LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_kn
 _OPENPOSE_HEAD = ("right_eye", "left_eye", "right_ear", "left_ear")
 
 _HALPE_FEET = tuple(f"{side}_{part}" for part in ("big_toe", "small_toe", "heel") for side in ("left", "right"))
+_KINECT = (
+    "pelvis", "spine", "neck", "head",
+    *(f"{side}_{part}" for side in ("left", "right") for part in ("shoulder", "elbow", "wrist", "hand")),
+    *(f"{side}_{part}" for side in ("left", "right") for part in ("hip", "knee", "ankle", "foot")),
+)  # fmt: skip
+"""The first Kinect's 20 joints in its order; its centre of the hips lies above the middle of the hip joints and is the pelvis here.
+NTU RGB+D's 25 (second Kinect; Shahroudy et al. 2016, figure 1) begin alike: the 21st, between the shoulders, is the neck here, the
+third the upper neck."""
+_KINECT_TRUNK = (("neck", "head"), ("neck", "spine"), ("spine", "pelvis"))
+_KINECT_LIMBS = tuple(
+    (f"{begin}" if begin in ("neck", "pelvis") else f"{side}_{begin}", f"{side}_{end}")
+    for side in ("left", "right")
+    for chain in (("neck", "shoulder", "elbow", "wrist", "hand"), ("pelvis", "hip", "knee", "ankle", "foot"))
+    for begin, end in itertools.pairwise(chain)
+)
+_HDM = {
+    "pelvis": "", "left_hip": "pelvis", "right_hip": "pelvis", "lower_back": "pelvis",
+    "left_knee": "left_hip", "left_ankle": "left_knee", "left_foot": "left_ankle", "left_toes": "left_foot",
+    "right_knee": "right_hip", "right_ankle": "right_knee", "right_foot": "right_ankle", "right_toes": "right_foot",
+    "upper_back": "lower_back", "neck": "upper_back", "lower_neck": "neck", "left_shoulder": "neck", "right_shoulder": "neck",
+    "upper_neck": "lower_neck", "head": "upper_neck",
+    "left_elbow": "left_shoulder", "left_forearm": "left_elbow", "left_wrist": "left_forearm", "left_hand": "left_wrist",
+    "left_thumb": "left_wrist", "left_fingers": "left_hand",
+    "right_elbow": "right_shoulder", "right_forearm": "right_elbow", "right_wrist": "right_forearm", "right_hand": "right_wrist",
+    "right_thumb": "right_wrist", "right_fingers": "right_hand",
+}  # fmt: skip
+"""Joint -> parent of HDM05's skeletons (Mueller et al. 2007) in the order of its ASF files. A point is the lower end of the bone of
+the file: `lfemur` ends at the left knee, `thorax` at the base of the neck, `lradius` halfway down the forearm, which `lwrist` ends."""
 
 SKELETONS: dict[str, Skeleton] = {
     s.name: s
@@ -210,6 +239,27 @@ SKELETONS: dict[str, Skeleton] = {
                 *_LIMBS,
             ),
         ),
+        _make("kinect20", _KINECT, (*_KINECT_TRUNK, *_KINECT_LIMBS)),
+        _make(
+            "nturgbd25",
+            (
+                "mid_hip",
+                "spine",
+                "upper_neck",
+                *_KINECT[3:],
+                "neck",
+                *(f"{s}_{p}" for s in ("left", "right") for p in ("hand_tip", "thumb")),
+            ),
+            (
+                ("neck", "upper_neck"),
+                ("upper_neck", "head"),
+                ("neck", "spine"),
+                ("spine", "mid_hip"),
+                *((a.replace("pelvis", "mid_hip"), b) for a, b in _KINECT_LIMBS),
+                *((f"{side}_hand", f"{side}_{part}") for side in ("left", "right") for part in ("hand_tip", "thumb")),
+            ),
+        ),
+        _make("hdm31", tuple(_HDM), tuple((parent, joint) for joint, parent in _HDM.items() if parent)),
     )
 }
 """Every known layout by name."""
@@ -223,7 +273,7 @@ DERIVED: dict[str, tuple[tuple[str, str], ...]] = {
     "right_eye": (("nose", "nose"),),
     "left_ear": (("nose", "nose"),),
     "right_ear": (("nose", "nose"),),
-    "nose": (("upper_neck", "head_top"),),
+    "nose": (("upper_neck", "head_top"), ("head", "head")),
 }
 """Joints as the middle of two others, the first pair that the source can give; eyes and ears of a
 layout with one head point are copies of it, as in LCR-Net's files."""

@@ -21,7 +21,11 @@ LAYERS: list[set[str]] = [
     {"cli"},
 ]
 ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"}
-TRAINING_MAY = {"types", "skeletons", "index", "shards", "errors", "features", "media", "rendering", "registry", "experts"}
+TRAINING_MAY = {
+    *("types", "skeletons", "errors", "registry", "extras", "weights", "compiled"),
+    *("index", "shards", "dataset", "storage", "npy"),
+    *("features", "media", "rendering", "experts"),
+}
 
 
 def modules() -> list[Path]:

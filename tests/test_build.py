@@ -263,9 +263,9 @@ def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[
         "2",
         *(a for s in SMALL for a in ("--set", s)),
     ]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "dataengine.cli", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # a runner in the background ignores Ctrl-C, and so would what it starts
+    listening = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from dataengine.cli import main; main()"
+    driver = subprocess.Popen([sys.executable, "-c", listening, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
     limit = time.monotonic() + 200
     while not list((out / "work").glob("pose-*/commits/*.json")):
         assert driver.poll() is None and time.monotonic() < limit, driver.communicate()[1]

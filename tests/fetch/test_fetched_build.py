@@ -30,6 +30,7 @@ FEW = [
     "fetch.retries=1",
     "fetch.timeout=0.5",
 ]
+FEATURES = ('embed.features=["viclip"]', 'features.viclip.size="tiny"')
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +85,17 @@ def command(server: Server, tmp_path: Path, *more: str) -> subprocess.CompletedP
 
 
 def test_one_command_fetches_and_builds_and_asks_for_nothing_twice(server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra 'clip'")
     server.files["val.csv"] = b"label,youtube_id,time_start,time_end,split\nx,00000000000,0,1,val\n"
-    guarded = 'plan.leak_guard=["kinetics400_val"]'
-    first = build(server, tmp_path, guarded)
+    guarded = ('plan.leak_guard=["kinetics400_val"]', 'curate.relabel="posecap_labels"', *FEATURES)
+    first = build(server, tmp_path, *guarded)
     assert first.kept > 5 and first.planned == first.kept + first.rejected + first.failed and not first.retryable
+    clips = dataengine.open(first.out).clips.collect()
+    assert set(clips["source"]) == {"kinetics700", "cap"} and clips["label"].null_count() == clips["label_cosine"].null_count() == 0
     asked = [entry[2] for entry in server.log]
     assert len(asked) == len(set(asked)) == 9
     server.log.clear()
-    again = build(server, tmp_path, guarded, "fetch.rate=7", "fetch.connections=1")
+    again = build(server, tmp_path, *guarded, "fetch.rate=7", "fetch.connections=1")
     assert not again.changed and not server.log and all(state.done == state.units for state in again.states)
 
 
