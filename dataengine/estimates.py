@@ -21,7 +21,8 @@ from dataengine.errors import RecipeError
 from dataengine.ledger import Commit
 from dataengine.passes import Job
 from dataengine.passes.state import PassState
-from dataengine.recipe import Recipe, find_folder
+from dataengine.recipe import Recipe
+from dataengine.settings import find_folder
 
 FPS = 30.0
 """Frames a second of a clip before its media is opened."""

@@ -25,7 +25,8 @@ from blake3 import blake3
 from dataengine.dataset import Dataset
 from dataengine.errors import LedgerError, RecipeError, SourceError
 from dataengine.index import locate, read_records
-from dataengine.recipe import Recipe, find_folder
+from dataengine.recipe import Recipe
+from dataengine.settings import find_folder
 from dataengine.storage import write_durably
 from dataengine.types import CLIP_FIELDS, Clip
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,9 @@ from typing import Any, Literal
 import pydantic
 from blake3 import blake3
 
-from dataengine import registry
+from dataengine import registry, settings
 from dataengine.errors import ComponentError, RecipeError, suggestion
+from dataengine.settings import Table, find_folder
 
 COMPONENT_TABLES = ("sources", "fetchers", "decoders", "detectors", "experts", "trackers", "fusion", "filters", "features")
 """Tables whose sub-tables are options of components of that kind."""
@@ -28,11 +28,7 @@ PLACES = ("path", "mirror")
 """Keys of every [sources.NAME]: where its files lie, or come from; the source itself does not see them."""
 
 
-class _Table(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Head(_Table):
+class Head(Table):
     """[recipe]"""
 
     name: str = pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -40,7 +36,7 @@ class Head(_Table):
     description: str = ""
 
 
-class PlanTable(_Table):
+class PlanTable(Table):
     """[plan]"""
 
     clips_per_unit: int = pydantic.Field(default=16, ge=1, le=10_000)
@@ -57,7 +53,7 @@ class PlanTable(_Table):
         return splits
 
 
-class FetchTable(_Table):
+class FetchTable(Table):
     """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result.
 
     Attributes:
@@ -81,7 +77,7 @@ class FetchTable(_Table):
     cookies: str | None = None
 
 
-class PoseTable(_Table):
+class PoseTable(Table):
     """[pose]"""
 
     decoder: str = "pyav"
@@ -99,7 +95,7 @@ class PoseTable(_Table):
     max_fps: float | None = pydantic.Field(default=None, gt=0)
 
 
-class CurateTable(_Table):
+class CurateTable(Table):
     """[curate]"""
 
     filters: list[str] = []
@@ -111,7 +107,7 @@ class CurateTable(_Table):
     min_per_label: int = pydantic.Field(default=0, ge=0)
 
 
-class EmbedTable(_Table):
+class EmbedTable(Table):
     """[embed]; without features the pass is left out.
 
     Attributes:
@@ -132,7 +128,7 @@ class EmbedTable(_Table):
         return self.agreement or self.features[0]
 
 
-class PackTable(_Table):
+class PackTable(Table):
     """[pack]"""
 
     shard_mb: int = pydantic.Field(default=256, ge=1, le=100_000)
@@ -142,13 +138,13 @@ class PackTable(_Table):
     allow_unknown_licence: bool = False
 
 
-class ReportTable(_Table):
+class ReportTable(Table):
     """[report]"""
 
     gallery: int = pydantic.Field(default=12, ge=0, le=200)
 
 
-class EngineTable(_Table):
+class EngineTable(Table):
     """[engine]: how the work is run; changes no result and no fingerprint."""
 
     clip_deadline: float = pydantic.Field(default=180.0, gt=0)
@@ -156,7 +152,7 @@ class EngineTable(_Table):
     ahead_mb: int = pydantic.Field(default=1024, ge=1)
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A whole recipe. Component tables hold options by name, as given."""
 
     recipe: Head
@@ -216,12 +212,6 @@ class Recipe(_Table):
         return tables
 
 
-def find_folder(name: str) -> list[Path]:
-    """Folders that hold recipes or manifests, nearest first: ./NAME, the checkout's, the packaged copies."""
-    here = Path(__file__).resolve().parent
-    return [folder for folder in (Path.cwd() / name, here.parent / name, here / f"_{name}") if folder.is_dir()]
-
-
 def available() -> dict[str, Path]:
     """All recipes that `build` finds by name, without their overlays."""
     found: dict[str, Path] = {}
@@ -230,39 +220,6 @@ def available() -> dict[str, Path]:
             if "." not in path.stem:
                 found.setdefault(path.stem, path)
     return found
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-    return merged
-
-
-def _override(tables: dict[str, Any], text: str) -> None:
-    key, sign, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not sign or len(parts) < 2 or not all(parts):
-        raise RecipeError(f"--set {text!r}: give table.key=VALUE, for example --set filters.pose_coverage.min=0.6")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"--set {text!r}: {value!r} is not a TOML value ({error}); quote strings: --set '{key}=\"{value}\"'") from error
-    table = tables
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {text!r}: {part!r} is a value, not a table")
-    table[parts[-1]] = parsed
 
 
 def load(name: str, overlay: str | None = None, overrides: Sequence[str] = (), sources: Mapping[str, str | None] | None = None) -> Recipe:
@@ -281,16 +238,16 @@ def load(name: str, overlay: str | None = None, overrides: Sequence[str] = (), s
     path = Path(name) if name.endswith(".toml") else available().get(name)
     if path is None:
         raise RecipeError(f"unknown recipe {name!r}{suggestion(name, available())}; or give the path of a .toml file")
-    tables = _parse(path)
+    tables = settings.read(path)
     tables.pop("lock", None)
     if overlay is not None:
         top = path.with_name(f"{path.stem}.{overlay}.toml")
         if not top.exists():
             names = [p.stem.split(".", 1)[1] for p in sorted(path.parent.glob(f"{path.stem}.*.toml"))]
             raise RecipeError(f"recipe {path.stem!r} has no overlay {overlay!r}{suggestion(overlay, names)}")
-        tables = _merge(tables, _parse(top))
+        tables = settings.merge(tables, settings.read(top))
     for text in overrides:
-        _override(tables, text)
+        settings.override(tables, text)
     if sources is not None:
         table = tables.setdefault("sources", {})
         table["use"] = list(sources)
@@ -316,27 +273,12 @@ def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
     try:
         recipe = Recipe(**given, use=use, options=options, overlay=overlay)
     except pydantic.ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(error)}") from error
+        raise RecipeError(f"{where}: {settings.explain(error, Recipe)}") from error
     try:
         _check_components(recipe)
     except ComponentError as error:
         raise RecipeError(f"{where}: {error}") from error
     return recipe
-
-
-def _explain(error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if place == ["use"]:
-        return "[sources] use: name at least one source"
-    table = f"[{place[0]}]" + ("" if len(place) == 1 else f" {'.'.join(place[1:])}")
-    if first["type"] == "extra_forbidden" and place[0] in Recipe.model_fields:
-        model = Recipe.model_fields[place[0]].annotation
-        fields = getattr(model, "model_fields", None) or ReportTable.model_fields
-        return f"[{place[0]}] unknown key {place[-1]!r}{suggestion(place[-1], fields)}"
-    if first["type"] == "missing":
-        return f"{table} is missing"
-    return f"{table} = {first.get('input')!r}: {first['msg']}"
 
 
 def _check_components(recipe: Recipe) -> None:

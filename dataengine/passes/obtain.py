@@ -26,7 +26,8 @@ from dataengine.fetch.mirrors import load_mirrors, mirror
 from dataengine.fetch.network import Network
 from dataengine.fetch.pace import Room, locked
 from dataengine.plan import Plan
-from dataengine.recipe import FetchTable, Recipe, find_folder
+from dataengine.recipe import FetchTable, Recipe
+from dataengine.settings import find_folder
 from dataengine.types import Clip
 
 EVALUATION_LISTS = "evaluation_lists"

@@ -96,7 +96,11 @@ def test_weights_of_self_supervised_programs() -> None:
     model.load_weights(query)
     x = torch.randn(2, 3, 20, 25, 2)
     torch.testing.assert_close(model.eval().features(x), peer.eval().features(x))
-    linear = {**{k: v for k, v in peer.state_dict().items() if not k.startswith("fcn.")}, "fc.weight": torch.ones(4, 256), "fc.bias": torch.zeros(4)}
+    linear = {
+        **{k: v for k, v in peer.state_dict().items() if not k.startswith("fcn.")},
+        "fc.weight": torch.ones(4, 256),
+        "fc.bias": torch.zeros(4),
+    }
     peer.load_weights(linear)
     torch.testing.assert_close(peer(x), peer.features(x).sum(1, keepdim=True).expand(2, 4), rtol=1e-4, atol=1e-4)
 

@@ -1,0 +1,132 @@
+"""Long benchmarks seed by seed: each seed's figures are kept beside the results, and a run that was stopped goes on. Not a benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import RESULTS, commit, cpu_seconds, hardware
+
+from training import create_backbone, create_method
+from training.backbones.base import Backbone
+from training.data import Feed
+from training.encode import THREE, encode
+from training.evaluate.intervals import over_seeds, paired
+from training.loop import Plan, fit
+from training.methods.base import Method
+from training.prepare import Prepare
+from training.sequences import Numbers, Source
+from training.views import View
+
+WORK = Path(os.environ.get("DATAENGINE_BENCHMARKS", Path(tempfile.gettempdir()) / "dataengine-benchmarks"))
+"""Checkpoints of seeds that are not done yet."""
+
+
+def seeds(
+    name: str, protocol: Mapping[str, Any], wanted: Iterable[int], job: Callable[[int, Path], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What `job(seed, folder)` gives for each seed; those that were run before with the same protocol are read, not run.
+
+    Args:
+        name: of the benchmark and the part of it.
+        protocol: everything that decides the figures; another protocol is another set of files.
+        job: trains and measures; may keep checkpoints in the folder.
+    """
+    mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+    found = []
+    for seed in wanted:
+        path = RESULTS / "seeds" / f"{name}-{mark}-{seed}.json"
+        if not path.exists():
+            wall, cpu = time.time(), cpu_seconds()
+            measured = job(seed, WORK / path.stem)
+            facts = {
+                "cpu_s": round(cpu_seconds() - cpu, 1),
+                "wall_s": round(time.time() - wall, 1),
+                "hardware": hardware(),
+                "commit": commit(),
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".part")
+            partial.write_text(json.dumps({"seed": seed, **measured, **facts, "protocol": dict(protocol)}, indent=1, sort_keys=True) + "\n")
+            partial.replace(path)
+            print(f"{path.stem}: {measured}", flush=True)
+        found.append(json.loads(path.read_text()))
+    return found
+
+
+def spread(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Mean and 95 % interval over seeds of one figure, and each."""
+    values = [run[key] for run in runs]
+    if len(values) < 2:
+        return {"mean": values[0], "each": values}
+    interval = over_seeds(values)
+    return {"mean": interval.value, "low": interval.low, "high": interval.high, "each": values}
+
+
+def difference(runs: Sequence[Mapping[str, Any]], first: str, second: str) -> dict[str, Any]:
+    """Mean and 95 % interval of `first` - `second`, paired by seed."""
+    interval = paired([run[first] for run in runs], [run[second] for run in runs])
+    return {"mean": interval.value, "low": interval.low, "high": interval.high}
+
+
+def network(source: Source, seed: int, num_classes: int = 0, channels: int = 2, channels_base: int = 32, name: str = "unik") -> Backbone:
+    """A network of the benchmarks, drawn by the seed; UNIK of half width where nothing else is said."""
+    torch.manual_seed(seed)
+    options = {"people": 1, "channels_base": channels_base}
+    made: Backbone = create_backbone(name, num_classes, source.skeleton, channels, **options)  # type: ignore[arg-type,assignment]
+    return made
+
+
+def supervise(
+    source: Source,
+    prepare: Prepare,
+    view: View,
+    plan: Plan,
+    seed: int,
+    folder: Path,
+    batch: int = 32,
+    smoothing: float = 0.1,
+    **options: Any,
+) -> Backbone:
+    """A network trained with labels; `options` of `network`, or `backbone=` one to go on with."""
+    backbone = options.pop("backbone", None) or network(source, seed, len(source.labels), **options)
+    method = create_method("supervised", backbone=backbone, smoothing=smoothing)
+    train(method, source, prepare, view, plan, seed, folder, batch)
+    return backbone
+
+
+def train(method: Method, source: Source, prepare: Prepare, view: View, plan: Plan, seed: int, folder: Path, batch: int = 32) -> Method:
+    """A method trained on a source, from its checkpoint in the folder where there is one; the last epoch is what counts."""
+    feed = Feed(source, method.draw(prepare, view), batch, seed=seed)
+    fit(method, feed, plan, folder)
+    return method
+
+
+def told(backbone: Backbone, source: Source, prepare: Prepare, frames: int, mirror: bool = True) -> np.ndarray:
+    """Probabilities (N, K), the mean over three fixed parts of each clip and their mirror images."""
+    flip = list(source.skeleton.flip)
+
+    def both(motion: torch.Tensor) -> torch.Tensor:
+        mirrored = motion[:, :, :, flip].clone()
+        mirrored[:, 0] = -mirrored[:, 0]
+        return (
+            (torch.softmax(backbone(motion), 1) + torch.softmax(backbone(mirrored), 1)) / 2
+            if mirror
+            else torch.softmax(backbone(motion), 1)
+        )
+
+    backbone.eval()
+    return encode(both, source, prepare, frames, THREE)[0]
+
+
+def accuracy(probabilities: np.ndarray, labels: Numbers) -> float:
+    """Top-1 in per cent."""
+    return round(100 * float((probabilities.argmax(1) == labels).mean()), 3)

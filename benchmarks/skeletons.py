@@ -1,0 +1,163 @@
+"""Labelled skeleton sets of the shared folder as sources, and what is reached on them without learning. Not a benchmark by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataengine.skeletons import Skeleton, skeleton
+from training.prepare import Prepare
+from training.sequences import Array, Clip, Numbers, Source
+from training.views import View
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+PLACEHOLDER = 2.0
+"""Penn Action writes joints it could not guess within so many pixels of the origin along both axes."""
+HDM_UNIT = 0.0254 / 0.45
+"""Metres in a unit of HDM05's ASF files."""
+STRENGTH = 300.0
+"""Of the ridge on Penn Action, fixed in advance."""
+PENN_JOINTS = (
+    "nose", "right_shoulder", "left_shoulder", "right_elbow", "left_elbow", "right_wrist", "left_wrist",
+    "right_hip", "left_hip", "right_knee", "left_knee", "right_ankle", "left_ankle",
+)  # fmt: skip
+"""Anatomical names in the order of the file: the data set's own description has left and right exchanged."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A source whose clips are in memory."""
+
+    name: str
+    skeleton: Skeleton
+    labels: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    fingerprint: str
+    groups: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return [clip.key for clip in self.clips]
+
+    @property
+    def label_ids(self) -> Numbers:
+        return np.array([clip.label for clip in self.clips], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, indices: Sequence[int]) -> list[Clip]:
+        """The clips at these places."""
+        return [self.clips[index] for index in indices]
+
+    def subset(self, indices: Sequence[int], name: str) -> Memory:
+        """The clips at these places as a source; a fingerprint of its own."""
+        clips = tuple(self.clips[index] for index in indices)
+        mark = hashlib.sha256(f"{self.fingerprint} {[int(index) for index in indices]}".encode()).hexdigest()
+        return Memory(f"{self.name} {name}", self.skeleton, self.labels, clips, mark)
+
+
+def _split(
+    name: str, layout: str, file: Any, points: Array, clips: Callable[[int, Array], Clip], shared_names: Sequence[str]
+) -> tuple[Memory, Memory]:
+    """Train and test of a file that has `offsets`, `train` and `label_names`."""
+    mark = hashlib.sha256(points.tobytes() + file["label"].tobytes() + file["train"].tobytes()).hexdigest()
+    parts = np.split(points, file["offsets"][1:-1])
+    made = tuple(clips(number, part[None]) for number, part in enumerate(parts))
+    whole = Memory(name, skeleton(layout), tuple(shared_names), made, mark)
+    return whole.subset(np.flatnonzero(file["train"]), "train"), whole.subset(np.flatnonzero(~file["train"]), "test")
+
+
+def penn(shared: Path = SHARED) -> tuple[Memory, Memory]:
+    """Penn Action, 1,258 and 1,068 clips of 15 classes, in pixels.
+
+    Placeholders are unseen, joints that annotators guessed are kept. There are no scores: which joints are visible tells the
+    class by itself (61.6 % from visibility alone).
+    """
+    layout = skeleton("body13")
+    with np.load(shared / "skeleton" / "penn_action.npz", allow_pickle=False) as stored:
+        file = {name: stored[name] for name in stored}
+    points = file["keypoints"].copy()
+    points[~file["visible"] & (np.abs(points).max(-1) < PLACEHOLDER)] = np.nan
+    points = points[:, [PENN_JOINTS.index(joint) for joint in layout.joints]]
+
+    def clip(number: int, part: Array) -> Clip:
+        width, height = (int(v) for v in file["frame_size"][number])
+        facts = {"viewpoint": str(file["viewpoint"][number])}
+        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), (width, height), features=facts)
+
+    return _split("Penn Action", layout.name, file, points, clip, [str(v) for v in file["label_names"]])
+
+
+def nw_ucla(shared: Path = SHARED) -> tuple[Memory, Memory]:
+    """Northwestern-UCLA, views 1 and 2 (1,020 clips) and view 3 (464), 10 classes, metres, y up."""
+    with np.load(shared / "skeleton" / "nw_ucla.npz", allow_pickle=False) as stored:
+        file = {name: stored[name] for name in stored}
+    points = file["joints"].copy()
+    points[(points == 0).all(-1)] = np.nan
+
+    def clip(number: int, part: Array) -> Clip:
+        facts = {"subject": int(file["subject"][number]), "view": int(file["view"][number])}
+        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), features=facts)
+
+    return _split("NW-UCLA", "kinect20", file, points, clip, [str(v) for v in file["label_names"]])
+
+
+def hdm05(shared: Path = SHARED) -> tuple[Memory, Memory]:
+    """HDM05's 11 classes, three subjects (188 clips) and the other two (99), metres, y up, 30 frames a second."""
+    with np.load(shared / "skeleton" / "hdm05_subset.npz", allow_pickle=False) as stored:
+        file = {name: stored[name] for name in stored}
+
+    def clip(number: int, part: Array) -> Clip:
+        facts = {"subject": str(file["subject"][number])}
+        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), fps=float(file["fps"]), features=facts)
+
+    points = (file["joints"] * HDM_UNIT).astype(np.float32)
+    return _split("HDM05", "hdm31", file, points, clip, [str(v) for v in file["label_names"]])
+
+
+def ten_percent(source: Memory, seed: int, share: float = 0.1) -> Memory:
+    """A share of every class, at least one clip, drawn by the seed; in the order of the source."""
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for label in np.unique(source.label_ids):
+        mine = np.flatnonzero(source.label_ids == label)
+        chosen += list(rng.permutation(mine)[: max(1, round(share * len(mine)))])
+    return source.subset(sorted(chosen), f"{share:.0%} seed {seed}")
+
+
+def flat(source: Source, prepare: Prepare, frames: int = 32, mirror: bool = False) -> Array:
+    """(N, D) float64: each clip prepared and resampled, its numbers in one row; or the mirrored clips."""
+    view = View(frames, ({"name": "flip", "chance": float(mirror)},), source.skeleton)
+    rng = np.random.default_rng(0)
+    rows = [prepare(clip, view, rng).ravel() for clip in source.read(range(len(source)))]
+    return np.stack(rows).astype(np.float64)
+
+
+def _both(train: Source, test: Source, prepare: Prepare | None, mirror: bool) -> tuple[Array, Numbers, Array]:
+    """Rows to learn from with their labels, and rows to tell."""
+    prepare = prepare or Prepare(train.skeleton)
+    rows = [flat(train, prepare)] + ([flat(train, prepare, mirror=True)] if mirror else [])
+    return np.concatenate(rows), np.tile(train.label_ids, len(rows)), flat(test, prepare)
+
+
+def one_nn(train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None) -> float:
+    """Per cent of test clips whose nearest training clip (or mirrored one) has their class; 32 frames, straight distance."""
+    rows, labels, asked = _both(train, test, prepare, mirror)
+    apart = np.square(rows).sum(1) - 2 * asked @ rows.T
+    return 100 * float((labels[apart.argmin(1)] == test.label_ids).mean())
+
+
+def ridge(train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None, strength: float = STRENGTH) -> float:
+    """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept not shrunk."""
+    rows, labels, asked = _both(train, test, prepare, mirror)
+    centre, goal = rows.mean(0), np.eye(len(train.labels))[labels]
+    rows = rows - centre
+    weight = np.linalg.solve(rows.T @ rows + strength * np.eye(rows.shape[1]), rows.T @ (goal - goal.mean(0)))
+    told = ((asked - centre) @ weight + goal.mean(0)).argmax(1)
+    return 100 * float((told == test.label_ids).mean())

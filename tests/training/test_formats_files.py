@@ -1,0 +1,327 @@
+"""Single-file formats as sources: pyskl's pickle, UNIK's arrays, npz; and what their joints are."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dataengine.errors import TrainingError
+from dataengine.skeletons import SKELETONS, Skeleton, convert
+from training.data import Feed, Fixed
+from training.formats import open_source
+from training.formats.joints import with_sides
+from training.sequences import Source
+
+
+def note(number: int, joints: int = 17, people: int = 2, kind: Any = np.float16, channels: int = 2) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    frames = 5 + number
+    keypoint = rng.uniform(1, 200, (people, frames, joints, channels)).astype(kind)
+    score = rng.uniform(0.1, 1, (people, frames, joints)).astype(kind)
+    keypoint[0, 2, 3], score[0, 2, 3] = 0, 0
+    found = {"frame_dir": f"v{number}", "total_frames": frames, "img_shape": (240, 320), "original_shape": (240, 320), "label": number % 3}
+    return found | {"keypoint": keypoint, "keypoint_score": score}
+
+
+def write_pyskl(path: Path, notes: list[dict[str, Any]], protocol: int = 4, **more: Any) -> Path:
+    ids = [one["frame_dir"] for one in notes]
+    content = {"split": {"train": ids[::2], "val": ids[1::2], "nobody": ["x"]}, "annotations": notes} | more
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pyskl_pickle_is_read(tmp_path: Path, protocol: int) -> None:
+    notes = [note(k) for k in range(7)]
+    notes[4]["keypoint"][1], notes[4]["keypoint_score"][1] = 0, 0
+    source = open_source(write_pyskl(tmp_path / "a.pkl", notes, protocol))
+    assert isinstance(source, Source) and len(source) == 7 and source.skeleton == SKELETONS["coco17"]
+    assert source.labels == ("0", "1", "2") and source.label_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    for number, clip in enumerate(source.read(range(7))):
+        given = notes[number]
+        assert clip.key == f"v{number}" and clip.label == number % 3 and clip.size == (320, 240)
+        assert clip.keypoints.dtype == clip.scores.dtype == np.float32
+        assert len(clip.keypoints) == (1 if number == 4 else 2)
+        seen = ~np.isnan(clip.keypoints).any(-1)
+        assert (~seen).sum() == 1 and not seen[0, 2, 3] and clip.scores[0, 2, 3] == 0
+        assert np.array_equal(clip.keypoints[seen], given["keypoint"][: len(seen)][seen].astype(np.float32))
+    val = open_source(tmp_path / "a.pkl", split="val", where="num_frames < 9 AND label = 'jump'", labels=["run", "jump", "sit"])
+    assert val.keys == ["v1"] and val.labels == ("run", "jump", "sit") and val.fingerprint != source.fingerprint
+    batch = next(iter(Feed(source, Fixed(12, 2, 3), batch_size=7)))
+    assert batch["motion"].shape == (7, 3, 12, 17, 2) and torch.isfinite(batch["motion"]).all()
+
+
+@pytest.mark.parametrize(("joints", "layout"), [(18, "openpose18"), (25, "nturgbd25"), (21, "custom21")])
+def test_the_layout_follows_the_number_of_joints(tmp_path: Path, joints: int, layout: str) -> None:
+    notes = [note(k, joints, kind=np.float32, channels=3) for k in range(3)]
+    for one in notes:
+        del one["keypoint_score"]
+    source = open_source(write_pyskl(tmp_path / "a.pkl", notes))
+    assert source.skeleton.name == layout and source.skeleton.num_joints == joints
+    clip = source.read([0])[0]
+    assert clip.scores is None and np.isnan(clip.keypoints[0, 2, 3]).all() and clip.keypoints.shape == (2, 5, joints, 3)
+    mine = Skeleton("mine", tuple(f"p{k}" for k in range(joints)), ((0, 1),))
+    assert open_source(tmp_path / "a.pkl", layout=mine).skeleton == mine
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("1 / 0",)
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (Evil(), "builtins.eval"),
+        (collections.Counter("a"), "collections.Counter"),
+        (Path("x"), "pathlib.PosixPath"),
+        (torch.zeros(2), "torch._utils._rebuild_tensor_v2"),
+        (np.random.default_rng(0), "numpy.random"),
+    ],
+)
+def test_anything_but_plain_data_is_refused_by_name(tmp_path: Path, extra: Any, name: str) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(0)], extra=extra)
+    with pytest.raises(TrainingError, match=rf"it holds {name}.*, which is not loaded; a pickle may hold builtin containers") as raised:
+        open_source(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_plain_containers_are_admitted(tmp_path: Path) -> None:
+    extra = [
+        collections.OrderedDict(a=1),
+        {1, 2},
+        frozenset([3]),
+        np.float32(1),
+        np.int64(2),
+        np.array(["x"]),
+        b"bytes",
+        b"",
+        1j,
+        bytearray(b"x"),
+    ]
+    for protocol in (2, 4, 5):
+        assert len(open_source(write_pyskl(tmp_path / "a.pkl", [note(0)], protocol, extra=extra))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"split": "vla"}, "no split 'vla' .did you mean 'val'"),
+        ({}, {"split": "nobody"}, "split 'nobody' is empty: none of its 1 ids has an annotation"),
+        ({}, {"where": "label = '7'"}, "where=\"label = '7'\" matches none of 3 clips"),
+        ({}, {"where": "size > 2"}, "cannot be used: .* columns: key, label, label_id"),
+        ({}, {"layout": "body13"}, "its clips have 17 joints, layout 'body13' has 13"),
+        ({}, {"layout": "coco18"}, "unknown layout 'coco18' .did you mean 'coco17'"),
+        ({}, {"labels": ["a"]}, "1 label names were given, its labels go up to 2"),
+        ({"annotations": 3}, {}, "no pyskl pickle: it holds .'annotations', 'split'.; allowed: a dict of 'split' and 'annotations'"),
+        ({"annotations": [{"keypoint": None}]}, {}, "annotation 0 has no array 'keypoint'"),
+        ({"annotations": [{"keypoint": np.zeros((3, 17, 2))}]}, {}, r"keypoint of annotation 0 is float64 \(3, 17, 2\); allowed"),
+        ({"annotations": [note(0) | {"keypoint_score": np.zeros(3)}]}, {}, r"keypoint_score of annotation 0 is \(3,\)"),
+        ({"annotations": [note(0), note(1, 18)]}, {}, "clips of 17 and 18 joints"),
+        ({"annotations": []}, {}, "it holds no clips"),
+    ],
+)
+def test_what_is_wrong_with_a_pickle_is_told(tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(k) for k in range(3)], **change)
+    with pytest.raises(TrainingError, match=message) as raised:
+        open_source(path, **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, -20])
+def test_a_torn_pickle_is_told(tmp_path: Path, cut: int) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(0)])
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(TrainingError, match=r"a\.pkl: no pickle of plain data, or a torn one") as raised:
+        open_source(path)
+    assert "\n" not in str(raised.value)
+
+
+def write_unik(folder: Path, channels: int = 5, joints: int = 17, frames: int = 9) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    found = {}
+    for split, count in (("train", 4), ("val", 3)):
+        array = rng.uniform(1, 5, (count, channels, frames, joints, 2)).astype(np.float32)
+        array[0, :, 6:] = 0  # padding
+        array[1, :, 2, 3, 0] = 0  # a joint not seen
+        array[2, :, :, :, 1] = 0  # nobody beside
+        np.save(folder / f"{split}_data_joint.npy", array)
+        (folder / f"{split}_label.pkl").write_bytes(pickle.dumps(([f"{split}{k}" for k in range(count)], [k % 2 for k in range(count)])))
+        found[split] = array
+    return found
+
+
+def test_uniks_arrays_are_mapped(tmp_path: Path) -> None:
+    arrays = write_unik(tmp_path)
+    source = open_source(tmp_path)
+    assert source.keys == ["train0", "train1", "train2", "train3", "val0", "val1", "val2"] and source.skeleton.name == "posetics17"
+    assert source.label_ids.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    clips = source.read(range(7))
+    assert [clip.keypoints.shape for clip in clips[:3]] == [(2, 6, 17, 2), (2, 9, 17, 2), (1, 9, 17, 2)]
+    assert np.isnan(clips[1].keypoints[0, 2, 3]).all() and np.isnan(clips[1].keypoints).sum() == 2
+    assert np.array_equal(clips[6].keypoints[0], arrays["val"][2, :2, :, :, 0].transpose(1, 2, 0))
+    val = open_source(tmp_path / "val_data_joint.npy", coordinates="3d")
+    assert np.array_equal(val.read([0])[0].keypoints[1], arrays["val"][0, 2:, :6, :, 1].transpose(1, 2, 0))
+    assert open_source(tmp_path, split="val", where="key != 'val1'").keys == ["val0", "val2"]
+    assert pickle.loads(pickle.dumps(source)).read([3])[0].keypoints.shape == (2, 9, 17, 2)  # noqa: S301
+
+
+def test_openposes_third_channel_is_the_score(tmp_path: Path) -> None:
+    arrays = write_unik(tmp_path, channels=3, joints=18)
+    clip = open_source(tmp_path, split="train").read([3])[0]
+    assert clip.keypoints.shape == (2, 9, 18, 2) and np.array_equal(clip.scores[0], arrays["train"][3, 2, :, :, 0])
+    assert open_source(tmp_path, coordinates="xyz").read([3])[0].keypoints.shape == (2, 9, 18, 3)
+
+
+def test_what_is_wrong_with_uniks_arrays_is_told(tmp_path: Path) -> None:
+    write_unik(tmp_path)
+    for options, message in (
+        ({"split": "vla"}, "no vla_data_joint.npy .did you mean 'val'"),
+        ({"coordinates": "xyzz"}, "coordinates='xyzz' .did you mean 'xyz'"),
+        ({"coordinates": "xys"}, "coordinates='xys' cannot be taken from 5 channels"),
+        ({"layout": "coco71"}, "unknown layout 'coco71'"),
+        ({"where": "label = '9'"}, "matches none of 7 clips"),
+    ):
+        with pytest.raises(TrainingError, match=message) as raised:
+            open_source(tmp_path, **options)
+        assert "\n" not in str(raised.value)
+    (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a"], [0])))
+    with pytest.raises(TrainingError, match=r"must hold \(names, labels\) of the 3 clips"):
+        open_source(tmp_path)
+    (tmp_path / "val_label.pkl").unlink()
+    with pytest.raises(TrainingError, match=r"its labels val_label\.pkl are absent"):
+        open_source(tmp_path)
+    data = tmp_path / "val_data_joint.npy"
+    data.write_bytes(data.read_bytes()[:-7])
+    with pytest.raises(TrainingError, match=r"val_data_joint\.npy: cannot be read, or is torn"):
+        open_source(tmp_path)
+    np.save(data, np.zeros((3, 2, 4)))
+    with pytest.raises(TrainingError, match=r"it holds float64 \(3, 2, 4\); allowed: floats \(N, C, T, V, M\)"):
+        open_source(tmp_path)
+
+
+RAGGED: dict[str, Any] = {
+    "offsets": np.array([0, 4, 9, 10]),
+    "label": np.array([1, 0, 1], np.int16),
+    "label_names": np.array(["sit", "run"]),
+    "train": np.array([True, False, True]),
+    "subject": np.array(["mm", "tr", "mm"]),
+    "view": np.array([1, 2, 3]),
+    "boxes": np.arange(12.0).reshape(3, 4),
+    "frame_size": np.array([[320, 240], [0, 0], [64, 48]]),
+    "fps": np.float32(30),
+    "names": np.array(["a", "b", "c"]),
+}
+
+
+def write_npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **{name: array for name, array in (RAGGED | arrays).items() if array is not None})
+    return path
+
+
+def test_a_ragged_npz_is_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    keypoints, visible = rng.uniform(5, 9, (10, 13, 2)).astype(np.float32), rng.random((10, 13)) < 0.8
+    keypoints[4, 0], visible[4, 0] = 0.5, False
+    names = np.array(["head", *(f"{s}_{j}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "rl")])
+    path = write_npz(tmp_path / "a.npz", keypoints=keypoints, visible=visible, joint_names=names)
+    source = open_source(path, entries=("boxes", "view"))
+    assert source.labels == ("sit", "run") and source.keys == ["a", "b", "c"] and source.label_ids.tolist() == [1, 0, 1]
+    clip = source.read([1])[0]
+    assert clip.keypoints.shape == (1, 5, 13, 2) and clip.fps == 30 and source.read([0])[0].size == (320, 240)
+    assert np.array_equal(np.isnan(clip.keypoints[0]).all(-1), ~visible[4:9]) and np.array_equal(clip.scores[0], visible[4:9])
+    assert clip.features["boxes"].tolist() == [4, 5, 6, 7] and clip.features["view"] == 2
+    assert open_source(path, split="test").keys == ["b"] and open_source(path, where="subject = 'mm' AND view > 1").keys == ["c"]
+    guessed = open_source(path, invisible="guess").read([1])[0]
+    assert np.isnan(guessed.keypoints[0, 0, 0]).all() and np.isnan(guessed.keypoints).sum() == 2
+    assert np.array_equal(guessed.scores, clip.scores)
+    assert source.skeleton.joints[:3] == ("head", "right_shoulder", "left_shoulder") and source.skeleton.flip[1] == 2
+    turned = open_source(path, skeleton="posetics17", invisible="guess").read([1])[0]
+    body13 = guessed.keypoints[:, :, [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]]
+    assert np.array_equal(turned.keypoints, convert(body13, None, "body13", "posetics17")[0], equal_nan=True)
+
+
+def test_a_dense_npz_is_read(tmp_path: Path) -> None:
+    keypoints = np.random.default_rng(0).random((3, 2, 6, 20, 3))
+    path = write_npz(tmp_path / "a.npz", joints=keypoints, offsets=None, split=np.array(["a", "b", "a"]), parents=np.arange(-1, 19))
+    source = open_source(path, split="a")
+    assert len(source) == 2 and source.skeleton.bones[0] == (0, 1) and len(source.skeleton.bones) == 19
+    assert np.array_equal(source.read([1])[0].keypoints, keypoints[2].astype(np.float32)) and source.read([1])[0].scores is None
+    named = SKELETONS["coco17"]
+    path = write_npz(tmp_path / "b.npz", keypoints=keypoints[..., :17, :2], offsets=None, joint_names=np.array(named.joints))
+    assert open_source(path).skeleton == named
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"keypoints": None}, {}, "it holds no numbers 'keypoints'; its arrays: boxes, fps"),
+        ({"keypoints": np.zeros((10, 2))}, {}, r"keypoints are \(10, 2\); allowed beside offsets: \(F, V, C\)"),
+        ({"offsets": None}, {}, r"keypoints are \(10, 5, 2\); allowed: \(N, M, T, V, C\)"),
+        ({"offsets": np.array([0, 4, 4, 10])}, {}, "clip 1 has no frames"),
+        ({"offsets": np.array([0, 4, 9])}, {}, "offsets must be whole numbers from 0 to the number of frames, 10"),
+        ({"label": np.zeros(2, int)}, {}, r"label is \(2,\); it must have a row for each of the 3 clips"),
+        ({"label": np.array(["a", "b", "c"])}, {}, "label is <U1; allowed: whole numbers"),
+        ({"label_names": np.array(["a"])}, {}, "1 label names were given, its labels go up to 1"),
+        ({"visible": np.zeros((3, 5))}, {}, r"visible is \(3, 5\), the keypoints without C are \(10, 1, 5\)"),
+        ({"joint_names": np.array(["a"])}, {}, "joint_names and parents must be of the 5 joints"),
+        ({}, {"split": "val"}, "no clip of split 'val'; allowed: test, train"),
+        ({"train": None}, {"split": "val"}, "no clip of split 'val'; allowed: none"),
+        ({}, {"where": "view = 9"}, "where='view = 9' matches none of 3 clips"),
+        ({}, {"entries": ["box"]}, "no array 'box' with a row a clip .did you mean 'boxes'"),
+        ({}, {"invisible": "x"}, "invisible='x'; allowed: absent, guess"),
+        ({"names": np.array([{}, 1, 2], object)}, {}, "no npz file of plain arrays, or a torn one: Object arrays cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_with_an_npz_is_told(tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    path = write_npz(tmp_path / "a.npz", **({"keypoints": np.zeros((10, 5, 2))} | arrays))
+    with pytest.raises(TrainingError, match=message) as raised:
+        open_source(path, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_torn_npz_is_told(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "a.npz", keypoints=np.zeros((10, 5, 2)))
+    whole = path.read_bytes()
+    for content in (whole[:-30], whole[:200], b"", b"PK", whole[:400] + b"xxxx" + whole[404:]):
+        path.write_bytes(content)
+        with pytest.raises(TrainingError, match=r"a\.npz: no npz file of plain arrays, or a torn one") as raised:
+            open_source(path)
+        assert "\n" not in str(raised.value)
+
+
+def test_sides_are_found_in_names_of_any_style() -> None:
+    assert with_sides(["Head", "LeftKnee", "RightKnee"]) == ("head", "left_knee", "right_knee")
+    assert with_sides(["r_hip", "l_hip", "l_only"]) == ("right_hip", "left_hip", "l_only")
+    assert with_sides(["lfemur", "rfemur", "lowerback", "root"]) == ("left_femur", "right_femur", "lowerback", "root")
+    assert with_sides(["knee_l", "knee_r", "foot_left", "foot_right"]) == ("left_knee", "right_knee", "left_foot", "right_foot")
+    assert with_sides(SKELETONS["coco17"].joints) == SKELETONS["coco17"].joints
+    assert with_sides(["left_hand", "l_hand", "r_hand"]) == ("left_hand", "l_hand", "r_hand")
+
+
+def test_python_twos_label_files_are_read(tmp_path: Path) -> None:
+    write_unik(tmp_path)
+    out = io.BytesIO()
+    out.write(b"((lp0\nS'train0'\np1\naS'train1'\np2\naS'train2'\np3\naS'train3'\np4\na(lp5\nI0\naI1\naI0\naI1\natp6\n.")
+    (tmp_path / "train_label.pkl").write_bytes(out.getvalue())
+    assert open_source(tmp_path, split="train").keys == ["train0", "train1", "train2", "train3"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "clips", "joints"), [("penn_action", 2326, 13), ("nw_ucla", 1484, 20), ("hdm05_subset", 287, 31)])
+def test_shared_sets_are_read(shared_data: Path, name: str, clips: int, joints: int) -> None:
+    path = shared_data / "skeleton" / f"{name}.npz"
+    source, train, test = open_source(path), open_source(path, split="train"), open_source(path, split="test")
+    assert len(source) == clips == len(train) + len(test) and source.skeleton.num_joints == joints
+    flip = np.array(source.skeleton.flip)
+    assert (flip[flip] == np.arange(joints)).all() and (flip != np.arange(joints)).sum() >= 12

@@ -1,0 +1,245 @@
+"""The loop: killed and resumed runs are the same run, two processes are one, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from motions import Motions
+
+from dataengine.errors import TrainingError
+from training import checkpoint, create_backbone, create_method
+from training.data import Feed
+from training.distributed import GlobalBatchNorm, synchronise
+from training.loop import Plan, fabric_of, fit
+from training.prepare import Prepare
+from training.views import View
+
+HERE = Path(__file__).parent
+PREPARE = Prepare("body13")
+TMOR = {"video": "video", "video_width": 6, "queue": 24, "momentum": 0.9, "hidden": 16, "width": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(name="tmor", seed=0, workers=0, batch=8, **options):
+    torch.manual_seed(seed)
+    backbone = create_backbone("stgcn", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)
+    method = create_method(name, backbone=backbone, **{**(TMOR if name == "tmor" else {}), **options})
+    feed = Feed(Motions(40, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), batch, seed=5, workers=workers)
+    return method, feed
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "plan", [Plan(epochs=4, lr=0.05, log_every=1), Plan(epochs=4, lr=0.001, optimizer="adamw", log_every=1, accumulate=2)]
+)
+def test_stopped_anywhere_and_gone_on_is_the_same_run(tmp_path, plan):
+    whole, feed = make()
+    fit(whole, feed, plan, tmp_path / "whole")
+    total = plan.epochs * (5 // plan.accumulate)
+    for stop in (1, total // 2 + 1, total - 1):
+        folder = tmp_path / f"stopped{stop}"
+        method, feed = make()
+        assert fit(method, feed, plan, folder, stop_after=stop).steps == stop
+        method, feed = make(seed=9, workers=2 * (stop == 1))  # drawn anew: everything comes from the checkpoint
+        fit(method, feed, plan, folder)
+        assert same(method.state_dict(), whole.state_dict())
+        assert losses(folder) == losses(tmp_path / "whole") and len(losses(folder)) == total
+
+
+CHILD = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+from test_loop import make
+from training.loop import Plan, fabric_of, fit
+method, feed = make(workers={workers})
+fit(method, feed, Plan(epochs={epochs}, lr=0.05, log_every=1, save_every=0.0), {folder!r})
+"""
+
+
+def test_killed_at_any_moment_and_started_again_is_the_same_run(tmp_path):
+    """SIGKILL with checkpoints after every step, twice; then a run to the end."""
+    code = CHILD.format(paths=[str(HERE), str(HERE.parents[1])], workers=1, epochs=6, folder=str(tmp_path / "run"))
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        begun, path = time.monotonic(), tmp_path / "run" / "log.jsonl"
+        seen = len(path.read_text().splitlines()) if path.exists() else 0
+        while time.monotonic() < begun + 120 and (not path.exists() or len(path.read_text().splitlines()) < min(seen + 4, 25)):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.2))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    method, feed = make()
+    fit(method, feed, Plan(epochs=6, lr=0.05, log_every=1, save_every=0.0), tmp_path / "run")
+    whole, feed = make()
+    fit(whole, feed, Plan(epochs=6, lr=0.05, log_every=1), tmp_path / "whole")
+    assert same(method.state_dict(), whole.state_dict()) and losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def epoch(name, fabric, world, folder):
+    """An epoch of a method in double precision, as one of `world` processes."""
+    torch.manual_seed(0)
+    backbone = create_backbone("unik", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)
+    options = {"tmor": TMOR, "mcc": {"queue": 24, "frames": 8, "hidden": 8}, "supervised": {}}[name]
+    method = create_method(name, backbone=backbone, **options).double()
+    draw = method.draw(PREPARE, View(16, "weak", "body13"))
+    feed = Feed(Motions(24, 1, video=6), draw, 8 // world, seed=5, rank=fabric.global_rank, world=world)
+    fit(method, feed, Plan(epochs=1, lr=0.05, log_every=1, clip=None, precision="64-true"), f"{folder}/{name}{world}", fabric)
+
+
+PROCESSES = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+torch.set_num_threads(1)
+from lightning_fabric import Fabric
+from test_loop import epoch
+
+def main(fabric):
+    for name in ("supervised", "tmor", "mcc"):
+        epoch(name, fabric, 2, {folder!r})
+
+if __name__ == "__main__":
+    Fabric(accelerator="cpu", devices=2, precision="64-true", strategy="ddp_spawn").launch(main)
+"""
+
+
+def test_two_processes_are_one(tmp_path):
+    """Losses, weights, queues and norms' statistics after an epoch, in double precision; batch norm over both."""
+    script = tmp_path / "run.py"
+    script.write_text(PROCESSES.format(paths=[str(HERE), str(HERE.parents[1])], folder=str(tmp_path)))
+    other = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
+    for name in ("supervised", "tmor", "mcc"):
+        epoch(name, fabric_of("64-true"), 1, tmp_path)
+    assert other.wait(250) == 0, other.stderr.read()
+    for name in ("supervised", "tmor", "mcc"):
+        assert losses(tmp_path / f"{name}2") == pytest.approx(losses(tmp_path / f"{name}1"), rel=1e-6)
+        one, two = (checkpoint.read(tmp_path / f"{name}{world}" / "last.safetensors")[0] for world in (1, 2))
+        assert one.keys() == two.keys()
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_batch_norm_with_one_process_is_torchs_own():
+    torch.manual_seed(0)
+    own = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+    made = synchronise(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3)))
+    made.load_state_dict(own.state_dict())
+    assert isinstance(made[1], GlobalBatchNorm)
+    x = torch.randn(4, 2, 5, 6)
+    assert torch.equal(own(x), made(x)) and same(own.state_dict(), made.state_dict())
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    method, feed = make()
+    fit(method, feed, Plan(epochs=2, lr=0.05), tmp_path, stop_after=3)
+    method, feed = make()
+    with pytest.raises(TrainingError, match="holds a run with another plan"):
+        fit(method, feed, Plan(epochs=2, lr=0.06), tmp_path)
+    method, _ = make()
+    other = Feed(Motions(44, 2, "others", video=6), method.draw(PREPARE, View(16, "weak", "body13")), 8, seed=5)
+    with pytest.raises(TrainingError, match="holds a run with another data"):
+        fit(method, other, Plan(epochs=2, lr=0.05), tmp_path)
+    method, feed = make()
+    fit(method, feed, Plan(epochs=2, lr=0.05, log_every=3), tmp_path)  # how often it logs is nobody's business
+
+
+def test_torn_and_foreign_checkpoints_are_refused(tmp_path):
+    method, feed = make()
+    fit(method, feed, Plan(epochs=1, lr=0.05), tmp_path)
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(TrainingError, match="not a whole checkpoint"):
+        fit(*make(), Plan(epochs=1, lr=0.05), tmp_path)
+    with pytest.raises(TrainingError, match="no such checkpoint"):
+        checkpoint.read(tmp_path / "none.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(TrainingError, match="no checkpoint of version"):
+        checkpoint.read(tmp_path / "plain.safetensors")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    method, feed = make("supervised")
+    with torch.no_grad():
+        next(method.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 1 .*lower optim.lr"):
+        fit(method, feed, Plan(epochs=1), tmp_path)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_rates_follow_their_schedule():
+    cosine = Plan(epochs=10, lr=1.0, warmup=2, min_lr=0.1)
+    assert [cosine.rate(epoch) for epoch in (0, 1, 2, 6, 10)] == pytest.approx([0, 0.5, 1.0, 0.55, 0.1])
+    steps = Plan(epochs=10, lr=1.0, schedule="step", milestones=(3, 6), gamma=0.1)
+    assert [steps.rate(epoch) for epoch in (0, 2.9, 3, 5.9, 6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
+    logs = []
+    for batch, accumulate in ((16, 1), (8, 2)):
+        method, feed = make("supervised", batch=batch)
+        method.eval()
+        method.train = lambda mode=True, method=method: method  # batch statistics differ by batch; compare without
+        fit(method, feed, Plan(epochs=2, lr=0.05, accumulate=accumulate, log_every=1), tmp_path / str(batch))
+        logs.append(losses(tmp_path / str(batch)))
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+def test_the_log_tells_times_collapse_and_probes(tmp_path):
+    method, feed = make()
+    history = fit(
+        method, feed, Plan(epochs=2, lr=0.05, log_every=1, probe_every=1, tensorboard=True), tmp_path, probe=lambda method: {"knn": 0.5}
+    )
+    entry = history.log[0]
+    assert {
+        "loss",
+        "part_mm",
+        "part_mv",
+        "lr",
+        "gradient",
+        "spread",
+        "effective_rank",
+        "data_s",
+        "compute_s",
+        "clips_per_s",
+    } <= entry.keys()
+    assert [line["epoch"] for line in history.log if "probe_knn" in line] == [1, 2]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == history.log
+
+
+def test_a_frozen_network_stays_as_it_is():
+    method, feed = make("supervised")
+    before = {name: value.clone() for name, value in method.backbone.named_parameters()}
+    fit(method, feed, Plan(epochs=1, lr=0.1, backbone_scale=0.0))
+    moved = {name for name, value in method.backbone.named_parameters() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("fcn") for name in moved)

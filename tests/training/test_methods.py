@@ -1,0 +1,211 @@
+"""Methods: every one learns, queues and shadows move as they should, and no wrong loss is the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from motions import CLASSES, Motions
+from torch import nn
+
+from dataengine.errors import TrainingError
+from training import create_backbone, create_method
+from training.data import Feed
+from training.distributed import unit
+from training.loop import Plan, fit
+from training.methods.base import Method, Queue
+from training.methods.mcc import play
+from training.prepare import Prepare
+from training.views import View
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "infonce.npz"
+PREPARE = Prepare("body13", normalise="body")
+TEXTS = np.eye(4, 6, dtype=np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return Motions(64, 1, video=6), Motions(64, 2, video=6)
+
+
+def network(num_classes: int = 0, name: str = "stgcn") -> nn.Module:
+    torch.manual_seed(0)
+    return create_backbone(name, num_classes, "body13", 2, people=1, channels_base=8)
+
+
+def trained(method: Method, source, view: str = "weak", epochs: int = 12, lr: float = 0.05, batch: int = 16) -> Method:
+    feed = Feed(source, method.draw(PREPARE, View(24, view, "body13")), batch, seed=3)
+    fit(method, feed, Plan(epochs=epochs, lr=lr, clip=1.0, warmup=1))
+    return method
+
+
+@torch.no_grad()
+def embedded(method: Method, source, what: str = "embed") -> tuple[np.ndarray, np.ndarray]:
+    method.eval()
+    feed = Feed(source, Method.draw(method, PREPARE, View(24, "none")) if not method.needs else None, 64, shuffle=False)
+    rows = [(getattr(method, what)(batch["motion"]), batch["label"]) for batch in feed]
+    return tuple(torch.cat(column).numpy() for column in zip(*rows))
+
+
+def nearest(method: Method, sides) -> float:
+    """Share of test clips whose nearest training clip has their class."""
+    (known, of), (asked, labels) = (embedded(method, side) for side in sides)
+    known, asked = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (known, asked))
+    return float((of[(asked @ known.T).argmax(1)] == labels).mean())
+
+
+@pytest.mark.parametrize("name", ["unik", "stgcn"])
+def test_supervised_learns(sides, name):
+    method = trained(create_method("supervised", backbone=network(len(CLASSES), name)), sides[0], epochs=25)
+    method.eval()
+    logits, labels = embedded(method, sides[1], "backbone")
+    assert (logits.argmax(1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mcc", {"frames": 16, "queue": 64, "hidden": 16}),
+        ("mcc", {"frames": 16, "queue": 64, "hidden": 16, "momentum": 0.9, "spliced": False}),
+        ("tmor", {"video": None, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16}),
+        ("tmor", {"video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16, "symmetric": True}),
+    ],
+)
+def test_pretext_methods_learn_what_moves(sides, name, options):
+    """Without a label: the nearest neighbour has the right class far more often than by chance (0.25)."""
+    method = create_method(name, backbone=network(), **options)
+    trained(method, sides[0], epochs=25)
+    assert nearest(method, sides) > 0.75
+
+
+def test_tmor_names_classes_it_was_told(sides):
+    options = {"text": TEXTS, "video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16}
+    method = trained(create_method("tmor", backbone=network(), **options), sides[0], epochs=30, lr=0.02)
+    motions, labels = embedded(method, sides[1], "embed_motion")
+    texts = method.embed_text(torch.from_numpy(TEXTS)).detach().numpy()
+    assert ((motions @ texts.T).argmax(1) == labels).mean() > 0.85
+    videos = torch.from_numpy(np.stack([clip.features["video"][0] for clip in sides[1].clips]))
+    assert ((motions @ method.embed_video(videos).detach().numpy().T).argmax(1) % 4 == labels).mean() > 0.5
+
+
+def test_what_a_method_was_not_trained_for_is_said(sides):
+    method = create_method("tmor", backbone=network(), video=None)
+    with pytest.raises(TrainingError, match="trained without texts"):
+        method.embed_text(torch.zeros(1, 6))
+    with pytest.raises(TrainingError, match="trained without videos"):
+        method.embed_video(torch.zeros(1, 6))
+    with pytest.raises(TrainingError, match=r"has no option 'temprature'.*did you mean 'temperature'"):
+        create_method("tmor", backbone=network(), temprature=1)
+    with pytest.raises(TrainingError, match="did you mean 'mcc'"):
+        create_method("mmc", backbone=network())
+    with pytest.raises(TrainingError, match="needs a network with a classifier"):
+        create_method("supervised", backbone=network())
+    wide = create_method("tmor", backbone=network(), video="video", video_width=9, queue=8)
+    with pytest.raises(TrainingError, match="video has 6 numbers; the method was made for 9"):
+        next(iter(Feed(sides[0], wide.draw(PREPARE, View(24, "none")), 4)))
+
+
+def test_clips_without_video_or_label_do_not_count(sides):
+    method = create_method("tmor", backbone=network(), text=TEXTS, motion=False, video="video", video_width=6, queue=8)
+    bare = Motions(8, 5)
+    batch = next(iter(Feed(bare, method.draw(PREPARE, View(24, "none")), 8)))
+    outcome = method.loss(batch | {"label": torch.full((8,), -1)})
+    assert float(outcome.loss) == 0 and (method.videos.owners == Queue.EMPTY).all()
+
+
+def test_the_queue_is_a_ring_as_in_the_golden_states():
+    with np.load(GOLDEN, allow_pickle=False) as golden:
+        queue = Queue(8, 3).double()
+        queue.keys.copy_(torch.from_numpy(golden["ring_start"]))
+        for keys, state, pointer in zip(golden["ring_keys"], golden["ring_states"], golden["ring_pointers"]):
+            queue.push(torch.from_numpy(keys), torch.arange(2), torch.zeros(2, dtype=torch.long))
+            assert (queue.keys.numpy() == state).all() and int(queue.pointer) == pointer
+
+
+def test_the_queue_knows_its_own_clips_and_classes():
+    queue = Queue(6, 2)
+    queue.push(unit(torch.randn(4, 2)), torch.tensor([7, 8, 7, 9]), torch.tensor([0, 1, 0, -1]))
+    known = queue.known(torch.tensor([7, 5]))
+    assert known.tolist() == [[True, False, True, False, True, True], [False] * 4 + [True] * 2]
+    by_label = queue.known(torch.tensor([5, 5]), torch.tensor([1, -1]))
+    assert by_label.tolist() == [[False, True, False, False, True, True], [False] * 4 + [True] * 2]
+    queue.push(torch.ones(9, 2), torch.arange(9), torch.zeros(9, dtype=torch.long))
+    assert sorted(queue.owners.tolist()) == [3, 4, 5, 6, 7, 8]
+
+
+def test_shadows_follow_as_in_the_golden_states():
+    with np.load(GOLDEN, allow_pickle=False) as golden:
+        online = nn.Linear(5, 4, bias=False).double()
+        method = Method(network(), momentum=0.999)
+        with torch.no_grad():
+            online.weight.copy_(torch.from_numpy(golden["momentum_start"]))
+        target = method.shadow(online)
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+        for step, state in enumerate(golden["momentum_states"]):
+            with torch.no_grad():
+                online.weight.copy_(torch.from_numpy(golden["momentum_online"]) * (step + 1))
+            method.finish(step / 3)
+            np.testing.assert_allclose(target.weight.detach().numpy(), state, rtol=1e-12)
+    annealed = Method(network(), momentum=0.9, anneal=True)
+    source = nn.Linear(1, 1)
+    shadow = annealed.shadow(source)
+    before = shadow.weight.clone()
+    with torch.no_grad():
+        source.weight.add_(1)
+    annealed.finish(1.0)
+    assert torch.equal(shadow.weight, before), "at the end of the run the momentum is 1"
+
+
+def test_clips_are_played_at_speeds_and_between_frames():
+    array = np.arange(10, dtype=np.float32)[None, :, None, None].repeat(2, 3)
+    assert play(array, 1, 2, 4)[0, :, 0, 0].tolist() == [1, 3, 5, 7]
+    assert play(array, 8, 1, 4)[0, :, 0, 0].tolist() == [8, 9, 0, 1]
+    assert play(array, 1, 0.5, 4)[0, :, 0, 0].tolist() == [1, 1.5, 2, 2.5]
+
+
+def test_mcc_draws_what_the_paper_says(sides):
+    method = create_method("mcc", backbone=network(), frames=16, queue=8)
+    draw = method.draw(PREPARE, View(16, "none"))
+    for k in range(20):
+        drawn = draw(sides[0].clips[k], np.random.default_rng(k))
+        array = PREPARE(sides[0].clips[k])
+
+        def speed(name, drawn=drawn, array=array):
+            at = [int(np.abs(array[0] - frame).sum((1, 2)).argmin()) for frame in drawn[name][0]]
+            steps = np.diff(at) % array.shape[1]
+            return np.bincount(steps).argmax(), set(steps.tolist())
+
+        anchor, positive = speed("anchor"), speed("positive")
+        assert len(anchor[1]) == len(positive[1]) == 1 and anchor[0] != positive[0] and {anchor[0], positive[0]} <= {1, 2, 4, 8}
+        assert len(speed("negative")[1]) > 1
+        between = drawn["anchor_between"]
+        assert between.shape[1] == 32
+        if anchor[0] == 1:
+            assert np.array_equal(between[:, :16], between[:, 16:])
+        else:
+            assert np.array_equal(between[:, ::2], drawn["anchor"])
+
+
+def test_mcc_as_printed_drives_positives_apart(sides):
+    """Equations 1 and 2: both printed terms fall when the positive moves away; the default rises."""
+    for variant, sign in (("standard", 1), ("paper", -1)):
+        torch.manual_seed(0)
+        method = create_method("mcc", backbone=network(), frames=16, queue=8, between=0, triplet=0, variant=variant)
+        method.eval()
+        method.queue.push(unit(torch.randn(8, 128)), torch.arange(100, 108), torch.zeros(8, dtype=torch.long))
+        batch = next(iter(Feed(sides[0], method.draw(PREPARE, View(16, "none")), 8)))
+        near = method.loss(batch | {"positive": batch["anchor"]}).loss
+        far = method.loss(batch | {"positive": batch["negative"].flip(0)}).loss
+        assert sign * float(far - near) > 0, variant

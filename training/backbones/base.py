@@ -1,0 +1,178 @@
+"""What every network over motions has in common: its input, its three outputs, and reading published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dataengine import skeletons
+from dataengine.errors import ComponentError, TrainingError
+from dataengine.skeletons import Skeleton
+
+PREFIXES = ("module.", "model_action.", "backbone.")
+"""What programs put before the keys of a network that they wrap."""
+
+
+def resolve(skeleton: str | Skeleton) -> Skeleton:
+    """The joint layout of a name, or the given one, checked, so that any set of joints can be used.
+
+    Raises:
+        TrainingError: no layout has this name, or joints or bones of the given one cannot be used.
+    """
+    if isinstance(skeleton, str):
+        try:
+            return skeletons.skeleton(skeleton)
+        except ComponentError as error:
+            raise TrainingError(f"{error}; or give a dataengine.skeletons.Skeleton of your own joints") from None
+    if not skeleton.joints or len(set(skeleton.joints)) != len(skeleton.joints):
+        raise TrainingError(f"skeleton {skeleton.name!r}: joints must be at least one and all different; given {list(skeleton.joints)}")
+    wrong = [bone for bone in skeleton.bones if bone[0] == bone[1] or not all(0 <= j < skeleton.num_joints for j in bone)]
+    if wrong:
+        raise TrainingError(f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given {wrong}")
+    return skeleton
+
+
+class Backbone(nn.Module):
+    """A network over motions x (N, C, T, V, M) float.
+
+    A network implements `sequence` and owns its classifier; the rest follows. Sizes that do not fit
+    are refused by `check`, which `sequence` calls first.
+
+    Attributes:
+        num_classes: K; 0: no classifier.
+        skeleton: the joint layout; V is its number of joints.
+        channels: C of the input.
+        width: D, the size of the features.
+        stride: input frames for each step of `sequence`.
+        people: M at most; fewer people are allowed where the network says so.
+        classifier: name of the layer that makes logits of features.
+    """
+
+    num_classes: int
+    skeleton: Skeleton
+    channels: int
+    width: int
+    stride: int
+    people: int
+    classifier: str = "fc"
+
+    def __init__(self, num_classes: int, skeleton: str | Skeleton, channels: int, *, width: int, stride: int, people: int) -> None:
+        super().__init__()
+        for what, value, least in (("num_classes", num_classes, 0), ("channels", channels, 1), ("people", people, 1)):
+            if value < least:
+                raise TrainingError(f"{type(self).__name__}: {what} must be {least} or more; given {value}")
+        self.num_classes, self.channels, self.people = num_classes, channels, people
+        self.skeleton = resolve(skeleton)
+        self.width, self.stride = width, stride
+
+    def check(self, x: Tensor) -> None:
+        """Refuse an input of another layout.
+
+        Raises:
+            TrainingError: x is not (N, C, T, V, M) with this network's C and V and at most its M.
+        """
+        v = self.skeleton.num_joints
+        if x.ndim != 5 or x.shape[1] != self.channels or x.shape[3] != v or not 1 <= x.shape[4] <= self.people or x.shape[2] < 1:
+            raise TrainingError(
+                f"{type(self).__name__} takes (N, {self.channels}, T, {v}, M up to {self.people}) of skeleton {self.skeleton.name!r}; "
+                f"given {tuple(x.shape)}: make the network with the channels, skeleton and people of the data"
+            )
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """Features a time step (N, D, T'), the mean over joints and people; T' = ceil(T / stride)."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features of the whole motion (N, D), the mean over time, joints and people."""
+        return self.sequence(x).mean(-1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""
+        if not self.num_classes:
+            return features
+        logits: Tensor = getattr(self, self.classifier)(features)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K), or features (N, D) where there is no classifier."""
+        return self.classify(self.features(x))
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights under this network's own keys; networks with other keys override this."""
+        return state
+
+    def load_published(self, path: str | Path, classifier: bool = True) -> None:
+        """Take weights from a file of the published program or of this one.
+
+        Args:
+            path: a `torch.save`d state dict or checkpoint (read with weights_only), or .safetensors.
+            classifier: whether the classifier is taken too; without it the file's may have any number of classes.
+
+        Raises:
+            TrainingError: not such a file, or weights of another network.
+        """
+        self.load_weights(read_weights(path), classifier, str(path))
+
+    def load_weights(self, state: Mapping[str, Tensor], classifier: bool = True, name: str = "weights") -> None:
+        """Take weights of a state dict, prefixes of wrapping programs taken off.
+
+        Raises:
+            TrainingError: keys or shapes are not this network's, each named.
+        """
+        own = self.state_dict()
+        given = self.adapt({_bare(key): value for key, value in state.items()})
+        if not classifier:
+            given = {key: value for key, value in given.items() if not key.startswith(f"{self.classifier}.")}
+            given |= {key: value for key, value in own.items() if key.startswith(f"{self.classifier}.")}
+        elif not self.num_classes:
+            given = {key: value for key, value in given.items() if not key.startswith(f"{self.classifier}.")}
+        wrong = [f"lacks {key}" for key in own if key not in given]
+        wrong += [f"has {key}, unknown here" for key in given if key not in own]
+        both = [key for key in given if key in own and given[key].shape != own[key].shape]
+        wrong += [f"{key} is {tuple(given[key].shape)}, here {tuple(own[key].shape)}" for key in both]
+        if wrong:
+            shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+            raise TrainingError(
+                f"{name} is not a {type(self).__name__} of these options: {shown}. Make the network with the options of the weights "
+                "(classes, skeleton, channels, people), or leave the classifier out with classifier=False"
+            )
+        self.load_state_dict(given)
+
+
+def _bare(key: str) -> str:
+    while (prefix := next((p for p in PREFIXES if key.startswith(p)), None)) is not None:
+        key = key[len(prefix) :]
+    return key
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by key; nothing in it is executed.
+
+    A checkpoint that holds its state dict under `state_dict`, `model` or `model_state_dict` is opened.
+
+    Raises:
+        TrainingError: the file is absent, cannot be read without running code, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrainingError(f"weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"weights {path} cannot be read as plain tensors ({reason}): give a state dict or .safetensors") from error
+    for name in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise TrainingError(f"weights {path} hold no state dict: expected tensors by key")
+    return {str(key): value for key, value in content.items()}

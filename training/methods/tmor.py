@@ -1,0 +1,154 @@
+"""T-MOR: motion that shares a space with video and text (thesis, chapter 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataengine.errors import TrainingError
+from training.backbones.base import Backbone
+from training.distributed import masked_mean, unit
+from training.losses import Form, against_queue, in_batch, info_nce
+from training.methods.base import Batch, Encoder, Method, Outcome, Projector, Queue, View, Views
+from training.prepare import Prepare
+from training.sequences import Clip, Draw
+
+
+@dataclass(frozen=True)
+class _Optional:
+    """`Views` of clips whose features may be absent: then a row of zeros, which takes no part."""
+
+    views: Views
+    features: tuple[tuple[str, str, int], ...]
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
+        drawn = self.views(clip, rng)
+        for name, stored, width in self.features:
+            found = clip.features.get(stored)
+            rows = np.zeros((1, width), np.float32) if found is None else np.asarray(found, np.float32).reshape(-1, np.shape(found)[-1])
+            if rows.shape[1] != width:
+                raise TrainingError(f"clip {clip.key!r}: {stored} has {rows.shape[1]} numbers; the method was made for {width}")
+            drawn[name] = rows[rng.integers(len(rows))]
+        return drawn
+
+
+class TMOR(Method):
+    """Motion-motion, motion-video and motion-text InfoNCE (equations 6.3 to 6.6).
+
+    Self-supervised without `text`: L_mm + L_mv. Supervised with it: L_mt in addition. What the thesis leaves
+    open is decided so: positives stand in the denominators too (printed, equations 6.3, 6.4 and 6.6 have
+    negatives only and no lower bound: `variant="paper"`); the negatives of L_mt are the texts of all other
+    classes, exactly, and not a queue; in the supervised stage clips of the same class are no negatives of
+    L_mm and L_mv; temperature, projectors and schedule, which are not given, are LAC's. phi is a projector
+    of each modality, and zero-shot compares phi(motion) with phi(text). The motion's feature under `embed`
+    is the network's own.
+
+    Args:
+        text: (K, D) float text features a class, of unit length, or several texts a class (K, P, D), averaged here; None: without.
+        video: name of the stored video feature and its width D, as ("viclip_video", 768); None: without. Cached views are drawn at random.
+        motion: whether motion is compared with motion (L_mm).
+        video_width: D of the video feature.
+        temperature, queue, momentum, hidden, width, layers: of the contrast and the projectors phi.
+        supervised: whether labels decide what is no negative; default: when texts are given.
+        symmetric: compare video with motion in both directions, within the batch beside the queue.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text: Tensor | Sequence[Any] | None = None,
+        video: str | None = "viclip_video",
+        video_width: int = 768,
+        motion: bool = True,
+        temperature: float = 0.1,
+        queue: int = 65536,
+        momentum: float = 0.994,
+        hidden: int = 2048,
+        width: int = 128,
+        layers: int = 2,
+        supervised: bool | None = None,
+        symmetric: bool = False,
+        variant: Literal["standard", "paper"] = "standard",
+    ) -> None:
+        super().__init__(backbone, momentum, anneal=True)
+        if temperature <= 0 or not (motion or video or text is not None):
+            raise TrainingError("T-MOR compares motion with at least one of motion, video and text, at a temperature above 0")
+        self.video, self.video_width, self.motion = video, video_width, motion
+        self.temperature, self.symmetric = temperature, symmetric
+        self.form: Form = "paper" if variant == "paper" else "sum"
+        self.project_motion = Projector(backbone.width, hidden, width, layers)
+        self.keys = self.shadow(Encoder(backbone, self.project_motion)) if motion else None
+        self.motions = Queue(queue, width) if motion else None
+        self.project_video = Projector(video_width, hidden, width, layers) if video else None
+        self.videos = Queue(queue, width) if video else None
+        self.supervised = supervised if supervised is not None else text is not None
+        if text is not None:
+            given = torch.as_tensor(np.asarray(text, np.float32))
+            self.register_buffer("texts", unit(given.mean(1) if given.ndim == 3 else given))
+            self.project_text: Projector | None = Projector(given.shape[-1], hidden, width, layers)
+        else:
+            self.project_text = None
+
+    def draw(self, prepare: Prepare, view: View) -> Draw:
+        views = Views(prepare, {"motion": view, "other": view} if self.motion else {"motion": view})
+        return _Optional(views, (("video", self.video, self.video_width),) if self.video else ())
+
+    def loss(self, batch: Batch) -> Outcome:
+        features = self.backbone.features(batch["motion"])
+        anchor = unit(self.project_motion(features))
+        labels = batch["label"] if self.supervised else None
+        losses: dict[str, Tensor] = {}
+        if self.keys is not None and self.motions is not None:
+            with torch.no_grad():
+                key = self.keys(batch["other"])
+            losses["mm"] = self._contrast(anchor, key, self.motions, batch, labels).mean()
+            self.motions.push(key, batch["index"], batch["label"])
+        if self.project_video is not None and self.videos is not None:
+            losses["mv"] = self._video(anchor, batch, labels)
+        if self.project_text is not None:
+            losses["mt"] = self._text(anchor, batch["label"])
+        return Outcome(torch.stack(list(losses.values())).sum(), losses, features)
+
+    def _contrast(self, anchor: Tensor, key: Tensor, queue: Queue, batch: Batch, labels: Tensor | None) -> Tensor:
+        known = queue.known(batch["index"], labels)
+        return against_queue(anchor, key, queue.keys.clone(), self.temperature, known, self.form)
+
+    def _video(self, anchor: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        """L_mv over the clips that have a video feature."""
+        assert self.project_video is not None and self.videos is not None
+        here = batch["video"].abs().sum(1) > 0
+        key = unit(self.project_video(unit(batch["video"])))
+        each = self._contrast(anchor, key, self.videos, batch, labels)
+        if self.symmetric:
+            same = None if labels is None else (labels[:, None] == labels) & (labels >= 0)
+            each = (each + in_batch(key, anchor, self.temperature, same)[0]) / 2
+        owners = torch.where(here, batch["index"], Queue.EMPTY)
+        self.videos.push(key, owners, batch["label"])
+        return masked_mean(each, here)
+
+    def _text(self, anchor: Tensor, labels: Tensor) -> Tensor:
+        """L_mt over labelled clips: the own class's text among those of all classes."""
+        logits = anchor @ self.embed_text(self.texts).T / self.temperature  # type: ignore[arg-type]
+        own = torch.nn.functional.one_hot(labels.clamp(min=0), logits.shape[1]).bool()
+        return masked_mean(info_nce(logits, own, form=self.form), labels >= 0)
+
+    def embed_motion(self, motion: Tensor) -> Tensor:
+        """phi(motion), unit length (N, width): what is compared with texts and videos."""
+        return unit(self.project_motion(self.backbone.features(motion)))
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """phi(text) of text features (K, D), unit length."""
+        if self.project_text is None:
+            raise TrainingError("this T-MOR was trained without texts: it cannot say what a motion is called; train with text")
+        return unit(self.project_text(unit(text)))
+
+    def embed_video(self, video: Tensor) -> Tensor:
+        """phi(video) of video features (N, D), unit length."""
+        if self.project_video is None:
+            raise TrainingError("this T-MOR was trained without videos; train with video")
+        return unit(self.project_video(unit(video)))
