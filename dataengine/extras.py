@@ -16,7 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "clip": ("torch", "open_clip"),
     "crawl": ("yt_dlp",),
     "decord": ("decord",),
-    "train": ("torch", "sklearn"),
+    "train": ("torch", "sklearn", "lightning_fabric", "matplotlib", "tokenizers"),
     "s3": ("s3fs",),
     "dev": ("pytest",),
 }

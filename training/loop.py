@@ -136,7 +136,7 @@ def fabric_of(precision: str = "32-true", devices: int | str = 1) -> Any:
     import lightning_fabric
 
     strategy = "auto" if devices in (1, "1") else "ddp"
-    return lightning_fabric.Fabric(accelerator="auto", devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+    return lightning_fabric.Fabric(accelerator="auto", devices=devices, precision=precision, strategy=strategy)
 
 
 class _Run:

@@ -18,6 +18,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "backbones": {
         "unik": "training.backbones.unik:UNIK",
         "stgcn": "training.backbones.stgcn:STGCN",
+        "stgcn_pyskl": "training.backbones.stgcn:STGCNPyskl",
         "stgcnpp": "training.backbones.stgcnpp:STGCNpp",
         "agcn": "training.backbones.agcn:AGCN",
         "asgcn": "training.backbones.asgcn:ASGCN",
