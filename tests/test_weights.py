@@ -386,7 +386,7 @@ def test_damaged_manifests(listing: Listing, tmp_path: Path, text: str, says: st
 def test_the_manifest_we_ship() -> None:
     known = weights.manifest()
     assert len(known) >= 50
-    components = {name for kind in ("experts", "detectors", "features") for name in registry.names(kind)}
+    components = {name for kind in ("experts", "detectors", "features") for name in registry.names(kind)} | {"minilm"}
     for entry in known.values():
         assert entry.url.startswith("https://"), entry.name
         assert re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{8}|", entry.sha256), entry.name

@@ -1,8 +1,9 @@
 """UNIK: a network that learns how joints depend on each other, without a drawn skeleton.
 
-Source: Yang et al., UNIK: A Unified Framework for Real-world Skeleton-based Action Recognition, BMVC 2021,
-section 3; constants as in github.com/YangDi666/UNIK@bf39968 where that program and the paper differ (each
-such place is an option). Keys of the state dict are the published ones.
+Source: Yang et al., UNIK: A Unified Framework for Real-world Skeleton-based Action Recognition, BMVC 2021;
+equations are numbered as in chapter 3 of Yang's thesis. Where the published program
+(github.com/YangDi666/UNIK@bf39968) differs from them, "released" is the program and "paper" the text.
+Keys of the state dict are the published ones. Inside, motions are time-major: (T, P, V, C) for P people.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ def _biases(units: Iterable[nn.Module]) -> Tensor:
 
 
 class SpatialUnit(nn.Module):
-    """S-LSU: each head mixes joints by a learnt matrix W plus an attention A of the clip (section 3.1, equation 3).
+    """S-LSU: each head mixes joints by a learnt matrix W plus an attention A of the clip (equation 3.11).
 
     A = softmax over the first joint axis of theta(x)^T phi(x) / (Ce T), Ce = C_out / 4. The division is
-    in the published program, not in the paper.
+    in the published program, not in the equation.
     """
 
     def __init__(self, channels_in: int, channels: int, joints: int, heads: int, tau: int, bound: float, unused_bias: bool) -> None:
@@ -151,8 +152,8 @@ class UNIK(Backbone):
         tau: frames that a spatial unit sees at once, odd.
         channels_base: width of the first four blocks, a multiple of 4; features have 4 times as many. 64 published.
         people: M, whose channels the first norm keeps apart.
-        dilation: "released": 1 everywhere, as the published program; "paper": 1,3,3,3,3,1,1,1,1,1 (table of section 3.3).
-        w_init: W is drawn evenly in +-1/V ("released": its fan-in there is V V) or +-1/sqrt(V) ("paper", equation 3.10 of the thesis).
+        dilation: "released": 1 everywhere, as the published program; "paper": 1,3,3,3,3,1,1,1,1,1.
+        w_init: W is drawn evenly in +-1/V ("released": its fan-in there is V V) or +-1/sqrt(V) ("paper", equation 3.10).
         unused_bias: keep the `s_unit.bias` of the published state dict, which nothing uses; it is never trained.
         skip_empty: at inference compute an absent person once, not once a clip; the result is the same.
     """
