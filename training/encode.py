@@ -83,3 +83,31 @@ def encode(
     if isinstance(owner, nn.Module):
         owner.train(before)
     return torch.cat(rows).numpy(), feed.label_ids
+
+
+def joint_weights(
+    backbone: nn.Module, source: Source | Sequence[Source], prepare: Prepare, frames: int, clips: int = 256
+) -> NDArray[np.float64]:
+    """How much each joint decides what a network says (V,), summing to 1: the length of the gradient of the highest logit, or of
+    the features' length where there is no classifier, by the joint's coordinates; the mean over frames, people and the first clips.
+
+    Gradients of the input say what a small movement would change (Simonyan et al. 2014, section 3), for any network.
+    """
+    before = backbone.training
+    backbone.eval()
+    total: Tensor | None = None
+    seen = 0
+    for drawn in Feed(source, Parts(prepare, frames), min(64, clips), shuffle=False):
+        motion = drawn["part0"].requires_grad_()
+        said = backbone(motion)
+        score = said.max(1).values if getattr(backbone, "num_classes", 0) else said.norm(dim=1)
+        (gradient,) = torch.autograd.grad(score.sum(), motion)
+        each = gradient.norm(dim=1).mean((1, 3)).sum(0)
+        total = each if total is None else total + each
+        seen += len(motion)
+        if seen >= clips:
+            break
+    backbone.train(before)
+    assert total is not None  # a feed has a batch
+    weights: NDArray[np.float64] = (total / total.sum().clamp(min=1e-30)).double().numpy()
+    return weights

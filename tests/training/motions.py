@@ -15,10 +15,10 @@ CLASSES = ("wave left", "wave right", "squat", "walk")
 class Motions:
     """`count` clips of a standing body of 13 joints, each class with its own movement, in random places and sizes."""
 
-    def __init__(self, count: int, seed: int = 0, name: str = "motions", video: int = 0) -> None:
+    def __init__(self, count: int, seed: int = 0, name: str = "motions", video: int = 0, classes: int = 4) -> None:
         rng = np.random.default_rng(seed)
         self.name, self.skeleton, self.labels = name, skeleton("body13"), CLASSES
-        self.label_ids = (np.arange(count) % len(CLASSES)).astype(np.int64)
+        self.label_ids = (np.arange(count) % classes).astype(np.int64)
         self.keys = [f"{name}-{k:04d}" for k in range(count)]
         self.fingerprint = f"{name}-{count}-{seed}"
         self.clips = [self._clip(k, rng, video) for k in range(count)]

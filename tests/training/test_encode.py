@@ -1,0 +1,55 @@
+"""Whole sources through a network: order, parts, and which joints decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from motions import Motions
+
+from training import create_backbone, create_method
+from training.data import Feed
+from training.encode import THREE, encode, joint_weights
+from training.loop import Plan, fit
+from training.prepare import Prepare
+from training.views import View
+
+PREPARE = Prepare("body13")
+
+
+def test_rows_stand_in_the_order_of_the_source_whatever_the_batch():
+    source = Motions(10, 3)
+    torch.manual_seed(0)
+    network = create_backbone("stgcn", 0, "body13", 2, people=1, channels_base=4).train()
+    one, labels = encode(network, source, PREPARE, 16, batch=3)
+    other, _ = encode(network.features, source, PREPARE, 16, batch=10)
+    assert network.training and (labels == source.label_ids).all()
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_are_averaged():
+    source = Motions(4, 3)
+
+    def first(motion):
+        return motion[:, :, 0, :, 0].flatten(1)
+
+    parts = [encode(first, source, PREPARE, 8, (span,))[0] for span in THREE]
+    np.testing.assert_allclose(encode(first, source, PREPARE, 8, THREE)[0], np.mean(parts, 0), rtol=1e-5)
+    assert np.abs(parts[0] - parts[2]).max() > 0.01, "parts begin at different frames"
+    chances, _ = encode(first, source, PREPARE, 8, THREE, softmax=True)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+
+
+def test_joints_that_decide_weigh_more():
+    """Classes 0 and 1 differ in the arms alone."""
+    arms = Motions(32, 4, classes=2)
+    torch.manual_seed(0)
+    network = create_backbone("stgcn", 2, "body13", 2, people=1, channels_base=8)
+    method = create_method("supervised", backbone=network)
+    fit(method, Feed(arms, method.draw(PREPARE, View(16, "none")), 16), Plan(epochs=10, lr=0.05))
+    weights = joint_weights(network, arms, PREPARE, 16)
+    assert weights.shape == (13,) and weights.sum() == pytest.approx(1)
+    wrists, feet = weights[[5, 6]].mean(), weights[[11, 12]].mean()
+    assert wrists > 1.5 * feet, weights

@@ -1,0 +1,298 @@
+"""Exported files say what networks say, or are not there; cards are complete; features join with the clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+import onnxruntime
+import polars as pl
+import pyarrow.parquet as pq
+import tiny_dataset
+import yaml
+from motions import CLASSES, Motions
+
+import dataengine
+from dataengine.errors import TrainingError
+from training import create_backbone, create_method, registry
+from training.backbones.base import read_weights
+from training.backbones.stgcn import STGCN
+from training.card import card
+from training.config import validate
+from training.data import open_sources
+from training.embed import embed
+from training.encode import encode
+from training.evaluate.result import of_seeds
+from training.export import FORMATS, Bare, export, metadata
+from training.prepare import Prepare
+
+NETWORKS = sorted(set(registry.REGISTRY["backbones"]) - {"slow_r50"})
+SMALL = {
+    "unik": {"channels_base": 4},
+    "asgcn": {"channels_base": 4, "blocks": (1, 1, 1), "link_width": 4},
+    "st_transformer": {"width": 8, "depth": 1, "heads": 2},
+    "mmp_transformer": {"width": 8, "depth": 2, "heads": 2, "hidden": 8, "bottleneck_after": 1, "joint_width": 2},
+    "stgcnpp": {"channels_base": 6, "blocks": (1, 1)},
+}
+FRAMES = 8
+LICENCES = {"CC0": 4, "CC-BY-4.0": 4}
+
+
+def network(name: str, num_classes: int = 4, skeleton: str = "body13", **options):
+    torch.manual_seed(0)
+    return create_backbone(name, num_classes, skeleton, 2, **(SMALL.get(name, {"channels_base": 4, "blocks": (1, 1)}) | options))
+
+
+def says(path, format: str):
+    """The file as a function, run by its own runtime."""
+    if format == "torchscript":
+        return torch.jit.load(str(path))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda motion: torch.from_numpy(session.run(None, {"motion": motion.numpy()})[0])
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_says_what_the_network_says(name, format, tmp_path) -> None:
+    model = network(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    done = export(Bare(model, labels=CLASSES, facts={"data": "f00"}), tmp_path / "model", format, frames=FRAMES, licence="CC0")
+    assert done.difference <= 1e-5 and "batch" in done.dynamic
+    assert ("time" in done.dynamic) == (name != "asgcn")  # whose links are inferred from frames that it picks by number
+    assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.requires_grad == q.requires_grad for p, q in zip(model.parameters(), network(name).parameters()))
+    file, model = says(done.path, format), model.eval()
+    for clips, frames in ((5, FRAMES), (1, FRAMES), (2, 13), (1, 3)):
+        motion = torch.randn(clips, 2, frames, 13, 2)
+        motion[0, ..., 1] = 0
+        if frames != FRAMES and "time" not in done.dynamic:
+            with pytest.raises(Exception, match=r"(?s)any size|Got invalid dimensions"):
+                file(motion)
+            continue
+        with torch.no_grad():
+            torch.testing.assert_close(file(motion), model(motion), rtol=1e-4, atol=1e-5)
+    with pytest.raises(Exception, match=r"(?s)any size|Got invalid dimensions"):
+        file(torch.zeros(1, 2, FRAMES, 13, 1))
+    note = metadata(done.path)
+    assert note["joints"] == list(model.skeleton.joints) and note["labels"] == list(CLASSES) and note["data"] == "f00"
+    assert (note["channels"], note["frames"], note["people"], note["width"]) == (2, FRAMES, 2, model.width)
+    assert note["licence"] == "CC0" and note["dynamic"] == list(done.dynamic) and note["dataengine"] == dataengine.__version__
+
+
+def test_weights_alone_are_safetensors(tmp_path) -> None:
+    model = network("stgcn").eval()
+    done = export(model, tmp_path / "w.safetensors", "safetensors")
+    other = network("stgcn", num_classes=4)
+    torch.nn.init.zeros_(other.fcn.weight)
+    other.eval().load_published(done.path)
+    motion = torch.randn(2, 2, 9, 13, 1)
+    assert torch.equal(other(motion), model(motion)) and metadata(done.path)["network"] == "STGCN"
+    assert read_weights(done.path).keys() == model.state_dict().keys()
+
+
+class Baked(STGCN):
+    """Takes a number out of the motion, which a trace keeps as it was."""
+
+    def sequence(self, x):
+        return super().sequence(x) * float(x.abs().max())
+
+
+class Forbidden(STGCN):
+    """Uses what ONNX has no word for."""
+
+    def sequence(self, x):
+        y = super().sequence(x)
+        return y + torch.linalg.svdvals(y)[..., :1, None]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_a_file_that_says_something_else_is_removed(format, tmp_path) -> None:
+    path = tmp_path / "model"
+    path.write_text("an older one")
+    with pytest.raises(TrainingError, match=r"model: removed: it differs from the network by .*e-0\d of .* 1e-05 is allowed"):
+        export(Baked(3, "body13", 2, 4, (1, 1)), path, format, frames=FRAMES)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"] and path.read_text() == "an older one"
+
+
+def test_a_network_that_cannot_be_written_is_an_error(tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"Forbidden cannot be exported so: .*svd.*; try another format"):
+        export(Forbidden(3, "body13", 2, 4, (1, 1)), tmp_path / "model", frames=FRAMES)
+    assert not list(tmp_path.iterdir())
+    assert export(Forbidden(3, "body13", 2, 4, (1, 1)), tmp_path / "model", "torchscript", frames=FRAMES).difference <= 1e-5
+
+
+def test_what_is_asked_for_must_be_there(tmp_path) -> None:
+    bare = network("stgcn", num_classes=0)
+    for wrong, said in (
+        ({"format": "onxx"}, "unknown format 'onxx'.*did you mean 'onnx'"),
+        ({"output": "feature"}, "did you mean 'features'"),
+        ({"output": "logits"}, "no classes"),
+        ({"output": "embedding"}, "what a method such as tmor learns"),
+        ({"frames": 0}, "1 frame or more"),
+    ):
+        with pytest.raises(TrainingError, match=said):
+            export(bare, tmp_path / "model", **wrong)
+    with pytest.raises(TrainingError, match="SlowR50 does not take motions"):
+        export(create_backbone("slow_r50", channels=3, channels_base=2, depths=(1, 1, 1, 1)), tmp_path / "model")
+    for content in (b"", b"PK\3\4torn", b"some text"):
+        (tmp_path / "model").write_bytes(content)
+        with pytest.raises(TrainingError, match="no network that was exported from here"):
+            metadata(tmp_path / "model")
+
+
+def config(*train, method: str = "supervised", split: str = "train", **backbone):
+    tables = {"run": {"name": "little", "start": "/home/who/secret/model.safetensors"}, "view": {"frames": FRAMES}}
+    data = {"train": [str(place) for place in train], "split": split}
+    return validate({**tables, "data": data, "backbone": {"name": "stgcn", **backbone}, "method": {"name": method}}, "here")
+
+
+def tmor(backbone):
+    return create_method("tmor", backbone=backbone, text=np.eye(3, 5), video=None, queue=8, hidden=6, width=4)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return tiny_dataset.build(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture
+def run(built):
+    options = {"channels_base": 4, "blocks": (1, 1)}
+    backbone = network("stgcn", 3, "posetics17", people=2)
+    prepare = Prepare("posetics17", people=2, normalise="screen")
+    return Bare(
+        backbone, create_method("supervised", backbone=backbone), config(built, **options), prepare, tiny_dataset.LABELS, {"data": "f"}
+    )
+
+
+@pytest.mark.parametrize("output", ["features", "embedding"])
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_other_outputs(output, format, tmp_path) -> None:
+    method = tmor(network("stgcn"))
+    done = export(Bare(method.backbone, method), tmp_path / "model", format, output=output, frames=FRAMES)
+    motion = torch.randn(3, 2, 11, 13, 2)
+    method.eval()
+    with torch.no_grad():
+        wanted = method.embed_motion(motion) if output == "embedding" else method.backbone.features(motion)
+    torch.testing.assert_close(says(done.path, format)(motion), wanted, rtol=1e-4, atol=1e-5)
+    assert metadata(done.path)["output"] == output and metadata(done.path)["labels"] == []
+
+
+def test_runs_say_more_and_equal_ones_give_equal_files(run, tmp_path) -> None:
+    paths = [export(run, tmp_path / name).path for name in ("a.onnx", "b.onnx")]
+    assert paths[0].read_bytes() == paths[1].read_bytes() and b"/home" not in paths[0].read_bytes()
+    note = metadata(paths[0])
+    assert note["frames"] == FRAMES and note["prepare"]["normalise"] == "screen" and note["prepare"]["skeleton"] == "posetics17"
+    assert note["backbone"] == {"name": "stgcn", "channels_base": 4, "blocks": [1, 1]} and note["method"] == "supervised"
+    assert {p.key: json.loads(p.value) for p in onnx.load(str(paths[0])).metadata_props} == note
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_card_is_complete_and_its_examples_run(run, built, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "published"
+    for format, suffix in zip(FORMATS, ("onnx", "pt", "safetensors")):
+        export(run, out / f"model.{suffix}", format)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    of_seeds("linear probe", "top-1", [0.5, 0.625], floors={"chance": 0.333}).to_json(folder / "probe.json")
+    (folder / "other.json").write_text("{}")
+    text = card(run, out / "model.onnx", folder, "CC-BY-4.0").read_text()
+    assert card(run, out, folder, "CC-BY-4.0").read_text() == text
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["license"] == "cc-by-4.0" and "skeleton-based-action-recognition" in front["tags"] and text.startswith("---\n")
+    for heading in ("How to load it", "Data", "Results", "Configuration", "Limits", "Licence"):
+        assert f"\n## {heading}\n" in text
+    dataset = dataengine.open(built)
+    assert (
+        dataset.manifest["fingerprint"] in text
+        and "| CC0 | not stated | 4 |" in text
+        and "CC-BY" not in text.split("## Data")[1].split("##")[0]
+    )
+    assert "| linear probe | top-1 | 56.2 % |" in text and "chance 33.3" in text
+    assert "clap, jump, wave" in text and "mid_hip" in text
+    assert str(tmp_path.parent) not in text and str(built) not in text and "secret" not in text
+    (told,) = (tomllib.loads(block) for block in blocks(text, "toml"))
+    validate(told, "card")
+    assert told["view"] == {"frames": FRAMES, "steps": "weak"} and told["backbone"]["channels_base"] == 4
+    for suffix in ("onnx", "pt", "safetensors"):
+        assert f"| `model.{suffix}` | logits |" in text
+    monkeypatch.chdir(out)
+    clip = open_sources(str(built))[0].read([0])[0]
+    names = {"clip": clip}
+    for block in blocks(text, "python"):
+        exec(block, names)
+    assert names["logits"].shape == (1, 3) and names["about"]["labels"] == list(tiny_dataset.LABELS)
+    motion = torch.from_numpy(names["motion"].transpose(3, 1, 2, 0)[None].copy())
+    torch.testing.assert_close(names["network"](motion), run.backbone.eval()(motion))
+
+
+def test_a_card_says_what_is_not_known(run, tmp_path) -> None:
+    text = card(dataclasses.replace(run, config=config(tmp_path / "gone")), tmp_path).read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert front["license"] == "unknown" and "**not stated**" in text
+    assert "| gone | not found when the card was written |" in text and "None were measured" in text and "ask whoever published" in text
+    own = yaml.safe_load(card(run, tmp_path, licence="Our Own 1.0").read_text().split("---\n")[1])
+    assert (own["license"], own["license_name"], own["license_link"]) == ("other", "our-own-1.0", "README.md")
+    with pytest.raises(TrainingError, match="how a network was trained"):
+        card(Bare(run.backbone), tmp_path)
+
+
+def test_licences_of_all_splits_are_counted(run, built, tmp_path) -> None:
+    text = card(dataclasses.replace(run, config=config(built, split="")), tmp_path).read_text()
+    for licence, count in LICENCES.items():
+        assert f"| {licence} | not stated | {count} |" in text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
+    path = embed(run, str(built), tmp_path / "features.parquet", batch=3, workers=workers)
+    assert run.backbone.training
+    clips = dataengine.open(built).clips.select("clip_id", "label", "split", "text")
+    joined = clips.join(pl.scan_parquet(path), on="clip_id", suffix="_here").collect()
+    assert len(joined) == 8 and (joined["label"] == joined["label_here"]).all() and (joined["split"] == joined["split_here"]).all()
+    (source,) = open_sources(str(built))
+    wanted, _ = encode(run.backbone.features, source, run.prepare, FRAMES, batch=3)
+    table = pl.read_parquet(path)
+    assert table["clip_id"].to_list() == list(source.keys) and table.columns == ["clip_id", "label", "split", "feature"]
+    assert table.schema["feature"] == pl.List(pl.Float32) and np.array_equal(np.array(table["feature"].to_list(), np.float32), wanted)
+    assert json.loads(pq.read_schema(path).metadata[b"dataengine"])["data"] == source.fingerprint
+    duckdb = pytest.importorskip("duckdb")
+    found = duckdb.sql(
+        f"SELECT label, len(feature) AS width FROM '{built}/index/clips/*.parquet' JOIN '{path}' USING (clip_id, label) ORDER BY clip_id"
+    ).fetchall()
+    assert found == [(label, run.backbone.width) for label in clips.sort("clip_id").collect()["label"].to_list()]
+
+
+def test_the_space_of_texts_is_written_too(tmp_path) -> None:
+    method = tmor(network("stgcn", num_classes=0, people=1))
+    run = Bare(method.backbone, method, None, Prepare("body13"))
+    path = embed(run, [Motions(5, 1), Motions(4, 2, "others")], tmp_path / "f.parquet", batch=4, frames=FRAMES)
+    table = pl.read_parquet(path)
+    wanted, _ = encode(method.embed_motion, [Motions(5, 1), Motions(4, 2, "others")], run.prepare, FRAMES, batch=4)
+    np.testing.assert_allclose(np.array(table["projection"].to_list()), wanted, rtol=1e-5, atol=1e-6)
+    assert table["split"].null_count() == 9 and table["label"].to_list() == [CLASSES[k % 4] for k in (*range(5), *range(4))]
+
+
+def test_embedding_whole_or_not_at_all(tmp_path) -> None:
+    model = network("stgcn", num_classes=0, people=1)
+    path = tmp_path / "f.parquet"
+    with pytest.raises(TrainingError, match="'motions-0000' is given twice"):
+        embed(Bare(model, prepare=Prepare("body13")), [Motions(5), Motions(5)], path)
+    with pytest.raises(TrainingError, match="how clips are prepared"):
+        embed(Bare(model), Motions(5), path)
+    with pytest.raises(TrainingError, match="STGCN takes"):
+        embed(Bare(model, prepare=Prepare("body13", people=2)), Motions(5), path)
+    assert not list(tmp_path.iterdir()) and model.training
