@@ -85,29 +85,32 @@ def encode(
     return torch.cat(rows).numpy(), feed.label_ids
 
 
+@torch.no_grad()
 def joint_weights(
-    backbone: nn.Module, source: Source | Sequence[Source], prepare: Prepare, frames: int, clips: int = 256
+    backbone: nn.Module, source: Source | Sequence[Source], prepare: Prepare, frames: int, clips: int = 64, seed: int = 0
 ) -> NDArray[np.float64]:
-    """How much each joint decides what a network says (V,), summing to 1: the length of the gradient of the highest logit, or of
-    the features' length where there is no classifier, by the joint's coordinates; the mean over frames, people and the first clips.
+    """How much each joint decides what a network says (V,), summing to 1: how far the answer moves when the joint's path is
+    exchanged for that of another clip (permutation importance, Breiman 2001, section 10). For any network.
 
-    Gradients of the input say what a small movement would change (Simonyan et al. 2014, section 3), for any network.
+    The answer is the classes' probabilities, or the direction of the features where there is no classifier; what moves is the
+    mean absolute difference, over so many clips chosen by the seed.
     """
     before = backbone.training
     backbone.eval()
-    total: Tensor | None = None
-    seen = 0
-    for drawn in Feed(source, Parts(prepare, frames), min(64, clips), shuffle=False):
-        motion = drawn["part0"].requires_grad_()
+
+    def answer(motion: Tensor) -> Tensor:
         said = backbone(motion)
-        score = said.max(1).values if getattr(backbone, "num_classes", 0) else said.norm(dim=1)
-        (gradient,) = torch.autograd.grad(score.sum(), motion)
-        each = gradient.norm(dim=1).mean((1, 3)).sum(0)
-        total = each if total is None else total + each
-        seen += len(motion)
-        if seen >= clips:
-            break
+        return torch.softmax(said, 1) if getattr(backbone, "num_classes", 0) else nn.functional.normalize(said, dim=1)
+
+    drawn = next(iter(Feed(source, Parts(prepare, frames), clips, seed=seed, drop_last=False)))
+    motion = drawn["part0"]
+    own = answer(motion)
+    moved = []
+    for joint in range(motion.shape[3]):
+        other = motion.clone()
+        other[:, :, :, joint] = motion.roll(1, 0)[:, :, :, joint]
+        moved.append(float((answer(other) - own).abs().mean()))
     backbone.train(before)
-    assert total is not None  # a feed has a batch
-    weights: NDArray[np.float64] = (total / total.sum().clamp(min=1e-30)).double().numpy()
-    return weights
+    weights = np.asarray(moved, np.float64)
+    found: NDArray[np.float64] = weights / max(float(weights.sum()), 1e-30)
+    return found
