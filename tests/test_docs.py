@@ -15,37 +15,40 @@ from dataengine import registry
 from dataengine.audit.catalogue import catalogue
 from dataengine.cli import app
 from dataengine.types import REASONS
+from training.cli import app as train_app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-GROUP = typer.main.get_command(app)
-COMMANDS = sorted(GROUP.commands)
+APPS = {"dataengine": app, "dataengine-train": train_app}
+GROUPS = {program: typer.main.get_command(made) for program, made in APPS.items()}
 
 
-def readme_lines() -> list[str]:
+def readme_lines() -> list[tuple[str, str]]:
+    """Program and arguments of every command line shown."""
     blocks = re.findall(r"```console\n(.*?)```", README, re.S)
-    lines = [line.strip() for block in blocks for line in block.splitlines() if "dataengine " in line]
-    return [line.split("dataengine ", 1)[1] for line in lines]
+    found = [re.search(r"(dataengine(?:-train)?) (.*)", line.strip()) for block in blocks for line in block.splitlines()]
+    return [(match[1], match[2]) for match in found if match]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_in_the_readme_and_has_help(name: str) -> None:
-    assert f"`dataengine {name}" in README
-    answer = CliRunner().invoke(app, [name, "--help"])
+@pytest.mark.parametrize(("program", "name"), [(program, name) for program in GROUPS for name in sorted(GROUPS[program].commands)])
+def test_every_command_is_in_the_readme_and_has_help(program: str, name: str) -> None:
+    assert f"`{program} {name}" in README
+    answer = CliRunner().invoke(APPS[program], [name, "--help"])
     assert answer.exit_code == 0 and "Usage:" in answer.output
-    for parameter in GROUP.commands[name].params:
+    for parameter in GROUPS[program].commands[name].params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
 
 
-@pytest.mark.parametrize("line", readme_lines())
-def test_the_commands_of_the_readme_parse(line: str) -> None:
+@pytest.mark.parametrize(("program", "line"), readme_lines())
+def test_the_commands_of_the_readme_parse(program: str, line: str) -> None:
     verb, *rest = shlex.split(line.split("  #")[0])
-    assert verb in COMMANDS
-    GROUP.commands[verb].make_context(verb, rest)
+    assert verb in GROUPS[program].commands
+    GROUPS[program].commands[verb].make_context(verb, rest)
 
 
 def test_the_readme_names_no_command_that_is_not_there() -> None:
-    assert set(re.findall(r"`dataengine ([a-z]+)", README)) <= {*COMMANDS}
+    for program, group in GROUPS.items():
+        assert set(re.findall(rf"`{program} ([a-z]+)", README)) <= {*group.commands}
 
 
 @pytest.mark.parametrize("kind", sorted(registry.COMPONENTS))
