@@ -114,6 +114,10 @@ def _http_client() -> Any:
     return httpx.Client(follow_redirects=True, timeout=60.0)
 
 
+# a connection must not be used by two processes: what a fork took along is forgotten there
+os.register_at_fork(after_in_child=_http_client.cache_clear)
+
+
 def _http_range(url: str, offset: int, size: int | None) -> bytes:
     import httpx
 

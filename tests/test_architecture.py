@@ -86,7 +86,7 @@ def test_dataengine_never_imports_training() -> None:
 
 def test_training_keeps_to_what_it_may_import() -> None:
     for path in (ROOT / "training").rglob("*.py"):
-        assert imports(path) <= TRAINING_MAY, path
+        assert imports(path) - {"__version__"} <= TRAINING_MAY, path
 
 
 def test_no_junk_drawers() -> None:

@@ -29,9 +29,10 @@ class RunTable(Table):
     """[run]
 
     Attributes:
-        batch: clips a step, of all devices together.
+        start: what the network starts from, its classifier aside: the folder of a finished run, or a file of weights; default drawn by the seed.
+        batch: clips a step, of all devices together; at most all there are.
         accumulate: steps whose gradients are added before the optimiser moves.
-        clip: largest norm of the gradients; null: as they are.
+        clip: largest norm of the gradients; 0: as they are.
         workers: processes that read ahead, for each device; 0: none.
         log_every: steps; save_every: seconds between checkpoints; probe_every: epochs between kNN probes of the validation clips, 0: none.
         probe_clips: at most so many clips of each side of a probe.
@@ -40,10 +41,11 @@ class RunTable(Table):
 
     name: str = pydantic.Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     seed: int = pydantic.Field(default=0, ge=0)
+    start: str | None = None
     epochs: int = pydantic.Field(default=65, ge=1)
     batch: int = pydantic.Field(default=64, ge=1)
     accumulate: int = pydantic.Field(default=1, ge=1)
-    clip: float | None = pydantic.Field(default=5.0, gt=0)
+    clip: float = pydantic.Field(default=5.0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     devices: int | Literal["auto"] = 1
     compile: bool = False
@@ -60,9 +62,9 @@ class DataTable(Table):
     """[data]
 
     Attributes:
-        train: datasets, each a path or url of whatever `training.formats` reads; val: what probes are measured on, default train's.
+        train: datasets, each a path or url of whatever `training.formats` reads; val: what is measured on, default those of train.
         weights: share of each dataset in an epoch; default by size.
-        split, val_split: which clips.
+        split, val_split: which clips; "" all. Of val and test the one there is is measured on.
         where: an SQL condition over the index, such as "confidence_mean > 0.4".
         skeleton: layout to convert to; default the data's own.
         options: handed to the format.
@@ -73,8 +75,8 @@ class DataTable(Table):
     train: list[str] = []
     val: list[str] = []
     weights: list[float] | None = None
-    split: str | None = "train"
-    val_split: str | None = "val"
+    split: str = "train"
+    val_split: str = "val"
     where: str | None = None
     skeleton: str | None = None
     options: dict[str, Any] = {}
@@ -151,6 +153,19 @@ class Config(Table):
     method: Named
     optim: OptimTable = OptimTable()
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the method learns classes with the network's own classifier."""
+        return _classifies(self.method.name)
+
+    def on(self, train: Sequence[str], val: Sequence[str] = ()) -> Config:
+        """The same on other data; without `train` only what is measured on is another."""
+        changed: dict[str, Any] = {"val": list(val)} if val or train else {}
+        if train:
+            weights = self.data.weights if len(self.data.weights or ()) == len(train) else None
+            changed |= {"train": list(train), "weights": weights}
+        return self.model_copy(update={"data": self.data.model_copy(update=changed)})
+
     def to_toml(self) -> dict[str, Any]:
         """The tables of a configuration file; loading them again gives an equal configuration."""
         return {name: {k: v for k, v in getattr(self, name).model_dump().items() if v is not None} for name in type(self).model_fields}
@@ -172,13 +187,59 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         RecipeError: not found, not TOML, an unknown key, a wrong value.
         TrainingError: an unknown backbone or method, or an unknown option of one.
     """
-    path = Path(name) if name.endswith(".toml") else available().get(name)
-    if path is None:
-        raise RecipeError(f"unknown configuration {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    path = find(name)
     tables = settings.read(path)
     for text in overrides:
         settings.override(tables, text)
     return validate(tables, str(path))
+
+
+def find(name: str) -> Path:
+    """The file of a configuration by name or path; of a run's folder its run.toml.
+
+    Raises:
+        RecipeError: not found.
+    """
+    if (Path(name) / "run.toml").is_file():
+        return Path(name) / "run.toml"
+    path = Path(name) if name.endswith(".toml") else available().get(name)
+    if path is None:
+        raise RecipeError(f"unknown configuration {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    return path
+
+
+def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that trains a network on with labels.
+
+    Args:
+        what: a configuration by name or path, or a run's folder: its network, seen as it was trained; a method that learns no
+            classes becomes supervised.
+        start: a finished run's folder or a file of weights; default the run that `what` is.
+        overrides: `table.key=TOML value` texts.
+
+    Raises:
+        RecipeError, TrainingError: not found, or not a configuration; nothing to start from.
+    """
+    path = find(what)
+    tables = settings.read(path)
+    run = tables.setdefault("run", {})
+    start = start or (what if Path(what).is_dir() else run.get("start"))
+    if start is None:
+        raise TrainingError(
+            "finetune goes on from a network: give --from a finished run's folder or a file of weights, or such a folder in place of CONFIG"
+        )
+    if "name" in tables.get("method", {}) and not _classifies(str(tables["method"]["name"])):
+        tables["method"] = {"name": "supervised"}
+    run |= {"name": f"{run.get('name', 'run')}_finetuned", "start": str(start)}
+    for text in overrides:
+        settings.override(tables, text)
+    return validate(tables, str(path))
+
+
+def _classifies(method: str) -> bool:
+    from training.methods.supervised import Supervised
+
+    return issubclass(registry.find("methods", method), Supervised)
 
 
 def validate(tables: dict[str, Any], where: str) -> Config:

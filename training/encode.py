@@ -75,10 +75,11 @@ def encode(
     before = owner.training if isinstance(owner, nn.Module) else False
     if isinstance(owner, nn.Module):
         owner.eval()
+    kind = next(owner.parameters()).dtype if isinstance(owner, nn.Module) else torch.float32
     feed = Feed(source, Parts(prepare, frames, tuple(spans)), batch, shuffle=False, workers=workers)
     rows: list[Tensor] = []
     for drawn in feed:
-        said = [function(drawn[f"part{k}"].to(device)).float() for k in range(len(spans))]
+        said = [function(drawn[f"part{k}"].to(device, kind)).float() for k in range(len(spans))]
         rows.append(torch.stack([torch.softmax(s, 1) if softmax else s for s in said]).mean(0).cpu())
     if isinstance(owner, nn.Module):
         owner.train(before)

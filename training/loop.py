@@ -301,7 +301,7 @@ class _Run:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
 
 
-_FREE = ("title",)
+_FREE = ("config",)
 """Facts that may differ between a checkpoint and the run that goes on from it."""
 _WATCHING = ("log_every", "save_every", "probe_every", "tensorboard", "wandb", "compile")
 
@@ -325,8 +325,8 @@ def _kept(path: Path, step: int) -> Iterator[dict[str, Any]]:
 def _optimizer(method: Method, plan: Plan) -> torch.optim.Optimizer:
     """Parameters in groups: the network and what stands around it, with weight decay and without."""
     bare = {id(p) for module in method.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
-    classifier = getattr(method.backbone, method.backbone.classifier, None) if method.backbone.num_classes else None
-    heads = {id(p) for p in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
+    classifier = dict(method.backbone.named_modules()).get(method.backbone.classifier)  # its name may be that of a part of a part
+    heads = {id(p) for p in classifier.parameters()} if classifier is not None and method.backbone.num_classes else set()
     inner = {id(p) for p in method.backbone.parameters()} - heads
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():

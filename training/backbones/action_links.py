@@ -165,9 +165,9 @@ class ActionLinks(nn.Module):
         """Action links (N M, types - 1, V, V) of one-hot types: with links of joints to themselves, columns normalised, scaled."""
         v = self.joints
         # without its diagonal a matrix of V rows, read row by row, is V - 1 rows of V with a diagonal number before each
-        rows = edges[..., 1:].transpose(1, 2).reshape(len(edges), self.types - 1, v - 1, v)
+        rows = edges[..., 1:].transpose(1, 2).reshape(edges.shape[0], self.types - 1, v - 1, v)
         flat = functional.pad(rows, (1, 0)).flatten(2)
-        links = functional.pad(flat, (0, 1)).view(len(edges), self.types - 1, v, v)
+        links = functional.pad(flat, (0, 1)).view(edges.shape[0], self.types - 1, v, v)
         links = links + torch.eye(v, dtype=links.dtype, device=links.device)
         return SCALE * links * (1 / links.sum(-2, keepdim=True) + 1e-10)
 
@@ -189,7 +189,7 @@ class ActionLinks(nn.Module):
         """Negative log-likelihood of the frames and distance of the link types from their prior (equation 8), a clip and joint."""
         edges, probability = self.edges(x)
         away = self.decode(x, edges) - self.people(x)[:, :, 1:]
-        rows = len(edges) * self.joints
+        rows = edges.shape[0] * self.joints
         prior = probability.new_full((self.types,), (1 - NO_LINK) / (self.types - 1))
         prior[0] = NO_LINK
         # the floor is the smallest normal number, so that a probability of zero gives zero

@@ -225,7 +225,7 @@ def _gather(back: Tensor, made: Plan, dx: Tensor) -> None:
 
 def plain_cpu(x: Tensor) -> bool:
     """Whether products made by hand may be used: full precision on a CPU, and not while a graph is recorded."""
-    recorded = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu") and not recorded
 
 

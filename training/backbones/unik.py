@@ -35,7 +35,7 @@ def norm(bn: nn.Module, y: Tensor, add: Tensor | None = None, rectified: bool = 
     """Batch norm of (T, P, V, C) over C, as of an image whose channels come last, then a sum and a ReLU."""
 
     def image(z: Tensor) -> Tensor:
-        return z.reshape(1, len(z), -1, z.shape[3]).permute(0, 3, 1, 2)
+        return z.reshape(1, z.shape[0], -1, z.shape[3]).permute(0, 3, 1, 2)
 
     normed: Tensor = bn(image(y))
     if add is not None:
@@ -96,7 +96,7 @@ class SpatialUnit(nn.Module):
 
     def _window(self, x: Tensor) -> Tensor:
         """Joints of `tau` frames around each frame side by side: (T, P, V, C) -> (T, P, tau V, C)."""
-        t, half = len(x), self.tau // 2
+        t, half = x.shape[0], self.tau // 2
         padded = functional.pad(x, (0, 0, 0, 0, 0, 0, half, half))
         return torch.cat([padded[k : k + t] for k in range(self.tau)], 2)
 
@@ -119,7 +119,7 @@ class TemporalUnit(nn.Module):
     def forward(self, x: Tensor, add: Tensor | None = None, rectified: bool = False) -> Tensor:
         t, p, v, c = x.shape
         y = convolve(x.reshape(t, p * v, c), self.conv.weight, self.conv.get_parameter("bias"), self.conv.stride[0], self.conv.dilation[0])
-        return norm(self.bn, y.reshape(len(y), p, v, -1), add, rectified)
+        return norm(self.bn, y.reshape(y.shape[0], p, v, -1), add, rectified)
 
 
 class Block(nn.Module):

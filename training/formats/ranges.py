@@ -32,9 +32,6 @@ REQUESTS = 8
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before another try of a request that the network broke."""
 
-# a connection must not be used by two processes: what a fork took along is forgotten there
-os.register_at_fork(after_in_child=storage._http_client.cache_clear)
-
 
 def cache_folder() -> Path:
     """Where pieces of remote datasets lie: `$DATAENGINE_CACHE`, else `~/.cache/dataengine/feed`."""

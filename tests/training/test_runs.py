@@ -1,0 +1,271 @@
+"""Runs: a folder is a network again without its data, run.toml is the run again, and what was learnt is measured."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import motion_files
+from motion_files import TABLES, TMOR
+
+from dataengine import settings
+from dataengine.errors import DataEngineError, RecipeError, TrainingError
+from training import assess, checkpoint, config, sides
+from training.data import open_sources
+from training.encode import encode
+from training.runs import load_run, start_file, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return motion_files.write(tmp_path_factory.mktemp("data") / "motions.npz")
+
+
+def made(data, **tables) -> config.Config:
+    return config.validate(settings.merge(TABLES, {"data": {"train": [str(data)]}, **tables}), "test")
+
+
+def network(folder):
+    return checkpoint.read(folder / "model.safetensors")[0]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def supervised(data, tmp_path_factory):
+    """A finished supervised run."""
+    folder = tmp_path_factory.mktemp("runs") / "supervised"
+    return folder, train(made(data, run={"epochs": 24, "probe_every": 12}), folder)
+
+
+@pytest.fixture(scope="module")
+def tmor(data, tmp_path_factory):
+    """A finished run that knows texts and videos."""
+    folder = tmp_path_factory.mktemp("runs") / "tmor"
+    train(config.validate({**TABLES, "run": {**TABLES["run"], "epochs": 30}, "data": {"train": [str(data)]}, "method": TMOR}, "t"), folder)
+    return folder
+
+
+def test_a_run_learns_and_says_so(supervised):
+    folder, result = supervised
+    classifier, neighbours = result.results
+    assert classifier.value > 0.7 and classifier.floors["chance"] == 0.25 and neighbours.value > 0.7
+    assert {path.name for path in result.pictures} == {"curves.png", "confusion.png"}
+    assert all(path.stat().st_size > 5000 for path in result.pictures)
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["steps"] == 48 and told["results"][0]["value"] == classifier.value
+    assert [entry["epoch"] for entry in told["probes"]] == [12, 24] and told["loss"] == result.history.losses[-1]
+
+
+def test_the_resolved_configuration_trains_the_same_again(data, tmp_path):
+    first = train(made(data, method={"name": "supervised", "smoothing": 0.1}), tmp_path / "first")
+    resolved = tomllib.loads((tmp_path / "first" / "run.toml").read_text())
+    assert resolved["data"]["train"] == [str(data)] and resolved["data"]["skeleton"] == "body13"
+    assert resolved["backbone"]["people"] == 1 and resolved["backbone"]["hops"] == 1
+    loaded = config.load(str(tmp_path / "first"))
+    second = train(loaded, tmp_path / "second")
+    assert same(network(tmp_path / "first"), network(tmp_path / "second"))
+    assert first.history.losses == second.history.losses
+    assert (tmp_path / "first" / "run.toml").read_text() == (tmp_path / "second" / "run.toml").read_text()
+    assert config.load(str(tmp_path / "second")) == loaded
+
+
+def test_stopped_and_gone_on_is_the_same_run(data, tmp_path):
+    train(made(data), tmp_path / "whole")
+    stopped = train(made(data), tmp_path / "parts", stop_after=1)
+    assert stopped.history.steps == 1 and not stopped.results and not (tmp_path / "parts" / "summary.json").exists()
+    assert not load_run(tmp_path / "parts").done
+    with pytest.raises(TrainingError, match="that run is not finished"):
+        start_file(tmp_path / "parts")
+    train(made(data), tmp_path / "parts")
+    assert same(network(tmp_path / "whole"), network(tmp_path / "parts"))
+
+
+def test_a_folder_is_a_network_again_without_its_data(data, tmp_path):
+    moved = tmp_path / "moved.npz"
+    moved.write_bytes(data.read_bytes())
+    result = train(made(moved), tmp_path / "run")
+    source = open_sources(moved, split="val")
+    moved.unlink()
+    run = load_run(tmp_path / "run")
+    assert run.labels == ("wave left", "wave right", "squat", "walk") and run.skeleton.name == "body13"
+    assert (run.channels, run.frames, run.step, run.done) == (2, 16, 4, True) and not run.method.training
+    assert run.facts["data"] and run.config.data.train == [str(moved)]
+    said = encode(run.backbone, source, run.prepare, run.frames, assess.THREE, softmax=True)[0]
+    assert (said.argmax(1) == source[0].label_ids).mean() == result.results[0].value
+
+
+def test_another_run_is_refused_and_its_configuration_kept(data, tmp_path):
+    train(made(data), tmp_path / "run", stop_after=1)
+    before = (tmp_path / "run" / "run.toml").read_text()
+    other = motion_files.write(tmp_path / "other.npz", seed=7)
+    with pytest.raises(TrainingError, match=r"holds a run with another data.*another --out"):
+        train(made(other), tmp_path / "run")
+    with pytest.raises(TrainingError, match="holds a run with another method"):
+        train(made(data, method={"smoothing": 0.2}), tmp_path / "run")
+    assert (tmp_path / "run" / "run.toml").read_text() == before
+    train(made(data, run={"log_every": 7, "save_every": 1.0}), tmp_path / "run")  # how it is watched is nobody's business
+
+
+def test_few_clips_are_a_smaller_batch(data, tmp_path):
+    with pytest.warns(UserWarning, match="run.batch 500 is more than the 32 clips"):
+        train(made(data, run={"batch": 500, "epochs": 1}), tmp_path / "run")
+    assert load_run(tmp_path / "run").config.run.batch == 32
+
+
+def test_what_the_data_lacks_is_said(data, tmp_path):
+    bare = motion_files.write(tmp_path / "bare.npz", 16, video=0, labels=False)
+    with pytest.raises(TrainingError, match=r"bare.npz: no clip has a label, and supervised learns from labels.*mcc, tmor"):
+        train(made(bare), tmp_path / "run")
+    with pytest.raises(DataEngineError, match=r"no array 'video'.*embed.*--set 'method.video=\"\"'"):
+        train(made(bare, method=TMOR), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"no clip of split 'xsub'.*train, val; choose with --set data.split='\"NAME\"'"):
+        train(made(bare, data={"train": [str(bare)], "split": "xsub"}), tmp_path / "run")
+    with pytest.raises(TrainingError, match="no data is named: give --data PATH"):
+        train(made(bare, data={"train": []}), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"unknown text encoder 'minilmm' \(did you mean 'minilm'"):
+        train(made(data, method={**TMOR, "text": "minilmm"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.warns(UserWarning, match="nothing is probed"):
+        train(made(bare, method={**TMOR, "video": "", "text": None}, run={"epochs": 1, "probe_every": 1, "batch": 8}), tmp_path / "run")
+
+
+def test_of_val_and_test_the_one_there_is(data, tmp_path):
+    with np.load(data) as arrays:
+        np.savez(tmp_path / "tested.npz", **{**arrays, "split": np.where(arrays["split"] == "val", "test", "train")})
+        np.savez(tmp_path / "whole.npz", **{name: array for name, array in arrays.items() if name != "split"})
+    assert sides.open_val(made(tmp_path / "tested.npz").data)[1] == "test"
+    assert sides.open_val(made(tmp_path / "whole.npz").data) is None
+    with pytest.raises(TrainingError, match="no clip of split 'train'"):
+        sides.open_side(made(tmp_path / "whole.npz").data, "train")
+    assert (
+        len(sides.open_side(made(tmp_path / "whole.npz", data={"train": [str(tmp_path / "whole.npz")], "split": ""}).data, "train")[0])
+        == 48
+    )
+    with pytest.raises(TrainingError, match="no clip of split 'dev'"):
+        sides.open_val(made(data, data={"train": [str(data)], "val_split": "dev"}).data)
+
+
+def test_probes_stand_beside_a_random_network(supervised):
+    run = load_run(supervised[0])
+    report = assess.probe(run, assess.side(run, (), (), "train"), assess.side(run, (), (), "val"), (0.25,), 3, True)
+    by_name = {result.name: result for result in report.results}
+    assert set(by_name) == {"linear probe", "20 nearest neighbours", "linear probe, 25 % of labels", "classifier"}
+    assert all("random network" in result.floors for name, result in by_name.items() if name != "classifier")
+    assert by_name["linear probe"].value > 0.7 and len(by_name["linear probe, 25 % of labels"].per_seed) == 3
+    assert by_name["classifier"].value == supervised[1].results[0].value
+    told = json.loads(report.write().read_text())
+    assert told["trained on"] == run.facts["data"] and len(told["results"]) == 4
+    assert {path.name for path in report.pictures} == {"confusion.png", "probe_confusion.png", "tsne.png"}
+
+
+def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):
+    run = load_run(tmor)
+    assert run.config.method.options["video_width"] == 6
+    test = assess.side(run, (), (), "val", None, ("video",))
+    shown = assess.zeroshot(run, test)
+    assert shown.results[0].value > 0.6 and "ngrams" in shown.results[0].name
+    by_text = {result.name: result for result in assess.retrieve(run, test).results}
+    assert set(by_text) == {"motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"}
+    assert by_text["4-way, motion to text"].value > 0.6
+    by_video = {result.name: result.details["R@5"] for result in assess.retrieve(run, test, "video").results}
+    assert set(by_video) == {"motion to video", "video to motion"} and min(by_video.values()) > 0.4
+
+
+def test_scores_of_another_modality_are_added(tmor, data, tmp_path):
+    """Stored videos and texts of one space that tell classes apart for certain."""
+    with np.load(data) as arrays:
+        one = np.eye(4, dtype=np.float32)[arrays["label"]]
+        np.savez(tmp_path / "more.npz", **arrays, viclip_video=one, viclip_text=one)
+    run = load_run(tmor)
+    wants = assess.stored(assess.wording(run, None, None), "viclip_video")
+    test = assess.side(run, [str(tmp_path / "more.npz")], (), "val", None, wants)
+    result = assess.zeroshot(run, test, fuse="viclip_video").results[0]
+    assert result.value == 1.0 and result.floors["other alone"] == 1.0 and result.floors["motion alone"] > 0.6
+
+
+def test_texts_may_be_those_that_are_stored(data, tmp_path):
+    with np.load(data) as arrays:
+        one = np.eye(5, dtype=np.float32)[arrays["label"]] * 3
+        np.savez(tmp_path / "more.npz", **arrays, viclip_text=one)
+    train(made(tmp_path / "more.npz", method={**TMOR, "text": "viclip_text", "video": ""}), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert torch.equal(run.method.texts, torch.eye(5)[:4])
+    with pytest.raises(TrainingError, match="ngrams gives 1024 numbers a text, the run learnt with 5"):
+        assess.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",)), text="ngrams")
+
+
+def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp_path):
+    frozen = config.finetuning(str(tmor), None, ["optim.backbone_scale=0.0", "run.epochs=1", "method.smoothing=0.1"])
+    assert frozen.method.name == "supervised" and frozen.run.name == "run_finetuned" and frozen.run.start == str(tmor)
+    train(frozen, tmp_path / "frozen")
+    before, after = network(tmor), network(tmp_path / "frozen")
+    parameters = {name for name, _ in load_run(tmor).backbone.named_parameters()}
+    assert all(torch.equal(before[name], after[name]) for name in parameters) and after.keys() > before.keys()
+    other = made(data, run={"start": str(tmp_path / "frozen" / "model.safetensors"), "epochs": 1})
+    train(other, tmp_path / "whole")
+    assert load_run(tmp_path / "whole").facts["start"] != load_run(tmp_path / "frozen").facts["start"]
+    with pytest.raises(TrainingError, match="there is no run and no file of weights"):
+        train(made(data, run={"start": str(tmp_path / "none")}), tmp_path / "never")
+    with pytest.raises(TrainingError, match="is not a STGCN of these options"):
+        train(made(data, run={"start": str(tmor)}, backbone={"channels_base": 4}), tmp_path / "never")
+
+
+def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
+    with pytest.raises(TrainingError, match=r"is no run: it holds no last.safetensors"):
+        load_run(tmp_path)
+    run = load_run(supervised[0])
+    with pytest.raises(TrainingError, match="learnt beside no texts"):
+        assess.zeroshot(run, assess.side(run, (), (), "val"))
+    with pytest.raises(TrainingError, match="neither texts nor videos"):
+        assess.retrieve(run, assess.side(run, (), (), "val"))
+    with pytest.raises(TrainingError, match="finds motions by text and video; given 'sound'"):
+        assess.retrieve(load_run(tmor), [], "sound")
+    bare = motion_files.write(tmp_path / "bare.npz", 16, video=0, labels=False)
+    with pytest.raises(TrainingError, match=r"bare.npz: no clip has a label, and this is measured by labels"):
+        assess.probe(run, *(assess.side(run, [str(bare)], (), side) for side in ("train", "val")))
+
+
+@pytest.mark.parametrize("name", ["unik", "unik_small", "mcc", "tmor", "tmor_text"])
+def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
+    given = config.load(name)
+    assert given.run.name == name
+    if name == "unik":
+        assert (given.optim.lr, given.optim.milestones, given.run.epochs, given.run.batch) == (0.1, [45, 55], 65, 64)
+        assert (given.view.frames, given.optim.decay, given.run.clip) == (150, 1e-4, 0)
+    small = [
+        "run.epochs=1",
+        "run.batch=8",
+        "run.workers=0",
+        "run.tensorboard=false",
+        "run.probe_every=0",
+        "view.frames=16",
+        "data.epoch_size=8",
+    ]
+    small += [
+        "backbone.channels_base=4",
+        'data.val_split="val"',
+        *(["method.hidden=8", "method.queue=16"] if given.method.name != "supervised" else []),
+    ]
+    small += ['method.video="video"'] if "tmor" in name else []
+    small += ['method.text="ngrams"'] if name == "tmor_text" else []
+    result = train(config.load(name, small).on([str(data)]), tmp_path)
+    assert result.history.steps == 1 and result.results
+
+
+def test_unknown_configurations_keys_and_options_are_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"unknown configuration 'unik_smal' \(did you mean 'unik_small'"):
+        config.load("unik_smal")
+    with pytest.raises(RecipeError, match=r"\[run\] unknown key 'epoch' \(did you mean 'epochs'"):
+        config.load("unik", ["run.epoch=3"])
+    with pytest.raises(TrainingError, match=r"\[method\] supervised has no option 'smooth' \(did you mean 'smoothing'"):
+        config.load("unik", ["method.smooth=0.1"])
+    with pytest.raises(TrainingError, match="give --from a finished run"):
+        config.finetuning("unik")

@@ -1,0 +1,365 @@
+"""The `dataengine-train` command: verbs -> public functions. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dataengine import __version__
+from dataengine.errors import DataEngineError, MissingExtraError, suggestion
+from dataengine.extras import installed
+
+if TYPE_CHECKING:
+    from training.assess import Report
+    from training.config import Config
+    from training.runs import Run
+    from training.sequences import Source
+
+app = typer.Typer(
+    help="Train networks on what dataengine builds, and measure what they know.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+KINDS = ("backbones", "methods", "configs", "formats")
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of pretrain or finetune.", metavar="RUN")]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="Built dataset, WebDataset, pyskl pickle, UNIK folder or npz; repeatable.", metavar="PATH"),
+]
+ValOption = Annotated[
+    list[str] | None, typer.Option("--val", help="What is measured on. Default: the split val, or test, of --data.", metavar="PATH")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="table.key=TOML value, for example run.batch=32 or 'view.steps=\"strong\"'; repeatable.", metavar="KEY=VALUE"
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME. The same command again goes on.")]
+TextOption = Annotated[str | None, typer.Option(help="Encoder of texts: minilm, ngrams, viclip, open_clip. Default: as trained.")]
+PromptsOption = Annotated[str | None, typer.Option(help="Set of templates of manifests/prompts.toml. Default: as trained.")]
+SplitOption = Annotated[str | None, typer.Option(help="Which clips; '' all. Default: val, or test.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, default=str, ensure_ascii=False) if not isinstance(value, str) else value)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _ready() -> None:
+    """Refuse, in one line, where training is not installed; make warnings lines, too."""
+    if not installed("train"):
+        raise MissingExtraError("dataengine-train", "train")
+    warnings.showwarning = _note  # type: ignore[assignment]
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if category is UserWarning:
+        _say(f"note: {message}")
+
+
+class Shown:
+    """How a run goes: a bar on a terminal, else a line now and then; see `training.loop.Watcher`."""
+
+    EVERY = 10.0
+    """Seconds between lines."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, speed_estimate_period=120)
+        self.task: Any = None
+        self.said = ""
+        self.total = self.done = self.first = 0
+        self.begun = self.told = 0.0
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.task is not None:
+            self.bar.stop()
+
+    def begin(self, total: int, done: int) -> None:
+        """See `training.loop.Watcher`."""
+        self.total, self.done, self.first, self.begun = total, done, done, time.monotonic()
+        if done:
+            _say(f"goes on at step {done} of {total}")
+        if self.console.is_terminal and done < total:
+            self.bar.start()
+            self.task = self.bar.add_task("train", total=total, completed=done, said="")
+
+    def step(self, entry: Mapping[str, Any] | None) -> None:
+        """See `training.loop.Watcher`."""
+        self.done += 1
+        said = None
+        if entry is not None:
+            said = f"epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {entry['clips_per_s']:.0f} clips/s"
+        if self.task is not None:
+            self.said = said or self.said
+            self.bar.update(self.task, completed=self.done, said=self.said)
+            if self.done == self.total:
+                self.bar.stop()
+        elif said is not None and (self.done == self.total or time.monotonic() - self.told > self.EVERY):
+            self.told = time.monotonic()
+            left = (self.told - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
+            _say(f"step {self.done}/{self.total}  {said}  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"dataengine-train {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def pretrain(
+    configuration: Annotated[
+        str, typer.Argument(help="Name of a configuration (see `dataengine-train list configs`) or path of a .toml file.", metavar="CONFIG")
+    ],
+    data: DataOption = None,
+    val: ValOption = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network from scratch, with labels or without, as the configuration says."""
+    _ready()
+    from training.config import load
+
+    _train(load(configuration, overrides or ()).on(data or (), val or ()), out, as_json)
+
+
+@app.command()
+def finetune(
+    configuration: Annotated[str, typer.Argument(help="A configuration, or the folder of a run to go on from.", metavar="CONFIG|RUN")],
+    start: Annotated[str | None, typer.Option("--from", help="A finished run's folder, or a file of weights. Default: RUN.")] = None,
+    data: DataOption = None,
+    val: ValOption = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on with labels: the network as it was left, a new classifier; --set optim.backbone_scale=0 trains the classifier alone."""
+    _ready()
+    from training.config import finetuning
+
+    _train(finetuning(configuration, start, overrides or ()).on(data or (), val or ()), out, as_json)
+
+
+def _train(config: Config, out: Path | None, as_json: bool) -> None:
+    from training import runs
+    from training.distributed import rank
+    from training.evaluate.result import table
+
+    folder = out or Path("runs") / config.run.name
+    with Shown() as shown:
+        result = runs.train(config, folder, shown)
+    if rank() != 0:
+        return
+    if as_json:
+        _print(result.to_dict())
+        return
+    said = result.to_dict()
+    lines = [
+        f"{folder}: {said['steps']} steps, {said['epochs']:g} epochs" + (f", loss {said['loss']:.4f}" if said["loss"] is not None else "")
+    ]
+    lines += [table(result.results)] if result.results else []
+    _print("\n".join([*lines, *map(str, result.pictures), f"next     dataengine-train probe {folder}"]))
+
+
+@app.command()
+def probe(
+    run: RunArgument,
+    data: DataOption = None,
+    val: ValOption = None,
+    split: Annotated[str | None, typer.Option(help="What the probe is fitted on; '' all. Default: train.")] = None,
+    val_split: SplitOption = None,
+    share: Annotated[list[float] | None, typer.Option(help="Also with this share of the training labels, such as 0.1; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Parts of the labels that each share is tried on.")] = 5,
+    knn: Annotated[bool, typer.Option("--knn", help="Also nearest neighbours.")] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure frozen features by a linear probe, beside a random network of the same shape."""
+    loaded, where = _load(run), _device(device)
+    from training import assess
+
+    train, test = _side(loaded, data, val, "train", split), _side(loaded, data, val, "val", val_split)
+    _report(assess.probe(loaded, train, test, share or (), seeds, knn, where), as_json)
+
+
+@app.command()
+def zeroshot(
+    run: RunArgument,
+    data: DataOption = None,
+    split: SplitOption = None,
+    prompts: PromptsOption = None,
+    text: TextOption = None,
+    fuse: Annotated[str | None, typer.Option(help="Stored video feature whose own scores are added, such as viclip_video.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Name motions by the nearest text, with classes that were never trained."""
+    loaded, where = _load(run), _device(device)
+    from training import assess
+
+    wants = assess.stored(assess.wording(loaded, text, prompts), fuse)
+    _report(assess.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json)
+
+
+@app.command()
+def retrieve(
+    run: RunArgument,
+    data: DataOption = None,
+    split: SplitOption = None,
+    by: Annotated[str | None, typer.Option(help="text or video. Default: text, where the run knows texts.")] = None,
+    prompts: PromptsOption = None,
+    text: TextOption = None,
+    ways: Annotated[int, typer.Option(min=2, help="Choices of a question; at most the number of classes.")] = 15,
+    seeds: Annotated[int, typer.Option(min=1, help="Sets of questions.")] = 5,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find motions by texts or videos and the other way round, and choose one of fifteen."""
+    loaded, where = _load(run), _device(device)
+    from training import assess
+
+    wants = assess.sought(loaded, by, text, prompts)
+    _report(assess.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where), as_json)
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The table's file, .parquet.")],
+    data: DataOption = None,
+    split: Annotated[str | None, typer.Option(help="Which clips. Default: all.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the network's features of every clip as a Parquet table, to be joined by clip_id."""
+    loaded, where = _load(run), _device(device)
+    from training.embed import embed as write
+
+    path = write(loaded, _side(loaded, data, None, "train", split or ""), to, device=where)
+    _print({"features": str(path)} if as_json else str(path))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[str, typer.Option("--format", help="onnx, torchscript or safetensors.")] = "onnx",
+    to: Annotated[Path | None, typer.Option(help="The file. Default: in RUN.")] = None,
+    what: Annotated[
+        str | None, typer.Option("--output", help="logits, features, or embedding. Default: logits where there are classes.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, written into the file.")] = "not stated",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the network as a file that runs without this package, checked against the network."""
+    loaded = _load(run)
+    from training.export import FORMATS
+    from training.export import export as write
+
+    endings = dict(zip(FORMATS, (".onnx", ".pt", ".safetensors")))
+    if output not in endings:
+        raise DataEngineError(f"--format {output!r}{suggestion(output, endings)}")
+    made = write(loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence)
+    facts = {"path": str(made.path), "output": made.output, "dynamic": list(made.dynamic), "difference": made.difference}
+    _print(facts if as_json else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}")
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".", metavar="KIND")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List networks, methods, configurations and formats of data."""
+    if kind not in KINDS:
+        raise DataEngineError(f"there is no list of {kind!r}{suggestion(kind, KINDS)}")
+    if verbose:
+        _ready()
+    from training.catalogue import catalogue, to_text
+
+    found = catalogue(kind, verbose)
+    _print(found if as_json else to_text(found))
+
+
+def _load(run: Path) -> Run:
+    _ready()
+    from training.runs import load_run
+
+    loaded = load_run(run)
+    if not loaded.done:
+        _say(f"note: {run} is not finished; this is its network at step {loaded.step}")
+    return loaded
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise DataEngineError(f"--device {name!r}{suggestion(name, ('auto', 'cpu', 'cuda'))}")
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise DataEngineError("--device cuda: torch finds no GPU here; take --device cpu")
+    return "cuda" if there and name != "cpu" else "cpu"
+
+
+def _side(
+    run: Run, data: list[str] | None, val: list[str] | None, side: Literal["train", "val"], split: str | None, wants: tuple[str, ...] = ()
+) -> list[Source]:
+    """One side of the given data, or of the run's own, in the run's joints."""
+    from training import assess
+
+    return assess.side(run, data or (), val or (), side, split, wants)
+
+
+def _report(report: Report, as_json: bool) -> None:
+    report.write()
+    _print(report.to_dict() if as_json else report.text())
+
+
+def main() -> None:
+    """Entry point: our errors are one line and exit 1; Ctrl-C is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except DataEngineError as error:
+        typer.echo(f"dataengine-train: {error}", err=True)
+        code = 1
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:  # typer's own usage errors: their class depends on its version
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()
+        code = error.exit_code
+    if code == 130:  # typer makes this of Ctrl-C itself, or leaves it to us, by its version
+        typer.echo("dataengine-train: interrupted; run the same command again to go on", err=True)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
