@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -23,16 +24,8 @@ def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
             for name, path in available().items()
         ]
     if kind == "formats":
-        return [{"name": name, **(_described(registry_class(place)) if verbose else {})} for name, place in FORMATS.items()]
+        return [{"name": name, **(_described(_located(place)) if verbose else {})} for name, place in FORMATS.items()]
     return [{"name": name, **(_described(registry.find(kind, name)) if verbose else {})} for name in registry.names(kind)]
-
-
-def registry_class(place: str) -> Any:
-    """What "module:attribute" names."""
-    import importlib
-
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def to_text(entries: list[dict[str, Any]]) -> str:
@@ -42,6 +35,11 @@ def to_text(entries: list[dict[str, Any]]) -> str:
         lines.append(entry["name"] if "summary" not in entry else f"{entry['name']:<16} {entry['summary']}")
         lines += [f"{'':<16}   {name} = {value}" for name, value in entry.get("options", {}).items()]
     return "\n".join(lines)
+
+
+def _located(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _described(made: Any) -> dict[str, Any]:

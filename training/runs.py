@@ -42,6 +42,8 @@ from training.wording import Wording
 CHECKPOINT, NETWORK = "last.safetensors", "model.safetensors"
 DATA_OPTIONS = ("num_classes", "skeleton", "channels", "backbone")
 """Options of networks and methods that the data decide."""
+PLAIN = (bool, int, float, str, tuple, list)
+"""Defaults that a configuration can hold."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def resolve(config: Config, sources: Sequence[Source], val_split: str) -> Config
         run["batch"] = clips
     for kind in ("backbone", "method"):
         allowed = registry.options(registry.find(f"{kind}s", tables[kind]["name"]))
-        known = {name: p.default for name, p in allowed.items() if name not in DATA_OPTIONS and p.default is not None}
+        known = {name: p.default for name, p in allowed.items() if name not in DATA_OPTIONS and isinstance(p.default, PLAIN)}
         tables[kind] = json.loads(json.dumps({**known, **tables[kind]}))
     if "people" in tables["backbone"]:
         tables["backbone"]["people"] = config.backbone.options.get("people", config.prepare.people)

@@ -9,18 +9,18 @@ import numpy as np
 from motions import CLASSES, Motions
 
 TABLES: dict[str, dict[str, Any]] = {
-    "run": {"epochs": 2, "batch": 16, "workers": 0, "log_every": 1, "tensorboard": False},
+    "run": {"epochs": 2, "batch": 8, "workers": 0, "log_every": 1, "tensorboard": False},
     "prepare": {"people": 1},
     "view": {"frames": 16},
-    "backbone": {"name": "stgcn", "channels_base": 8, "blocks": [1, 1, 1]},
+    "backbone": {"name": "stgcn", "channels_base": 16, "blocks": [2]},
     "method": {"name": "supervised"},
-    "optim": {"lr": 0.05},
+    "optim": {"lr": 0.1},
 }
 """A small run."""
-TMOR = {"name": "tmor", "text": "ngrams", "video": "video", "queue": 64, "hidden": 16, "width": 16, "momentum": 0.9}
+TMOR = {"name": "tmor", "text": "ngrams", "video": "video", "queue": 64, "hidden": 64, "width": 16, "momentum": 0.9}
 
 
-def write(path: Path, count: int = 48, seed: int = 1, video: int = 6, labels: bool = True) -> Path:
+def write(path: Path, count: int = 72, seed: int = 1, video: int = 6, labels: bool = True) -> Path:
     """An npz file: two clips in three train, the others val; with a video feature of `video` numbers, two views a clip."""
     source = Motions(count, seed, video=video)
     clips = source.clips

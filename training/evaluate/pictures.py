@@ -235,6 +235,10 @@ def _in_plane(rows: Array, method: str, seed: int) -> Array:
     return np.asarray(TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows))
 
 
+CLOCKS = ("step", "epoch")
+"""Numbers of a log that only say when."""
+
+
 def training_curves(log: str | os.PathLike[str], path: str | os.PathLike[str], x: str = "step", title: str = "") -> Path:
     """Every number of a log over steps, one small plot a name; names of one kind under different parts (train/loss, val/loss) share one.
 
@@ -247,9 +251,10 @@ def training_curves(log: str | os.PathLike[str], path: str | os.PathLike[str], x
     Raises:
         TrainingError: no such file, a line that is no JSON, or nothing to draw.
     """
-    series = _series(Path(log), x)
+    series = {name: values for name, values in _series(Path(log), x).items() if name not in CLOCKS}
     groups: dict[str, list[str]] = {}
-    for name in sorted(series):
+    # the loss first, then its parts and probes, then how the run went
+    for name in sorted(series, key=lambda name: (name.rsplit("/", 1)[-1] != "loss", not name.startswith(("part_", "probe_")), name)):
         groups.setdefault(name.rsplit("/", 1)[-1], []).append(name)
     columns = min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
