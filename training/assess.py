@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataengine.errors import TrainingError
 from dataengine.storage import write_durably
@@ -21,8 +21,9 @@ from training import create_backbone, sides
 from training.backbones.base import Backbone
 from training.config import DataTable
 from training.data import Feed
-from training.encode import THREE, Parts, Rows, encode
+from training.encode import THREE, Rows, calibrate, encode, joint_weights
 from training.evaluate import logistic
+from training.evaluate.joints import attention
 from training.evaluate.matching import Aid, class_embeddings, multiple_choice, retrieval, similarities, zero_shot
 from training.evaluate.metrics import labelled
 from training.evaluate.pictures import confusion_matrix, embedding
@@ -174,6 +175,8 @@ def probe(
     report.pictures.append(confusion_matrix(told, asked.labels, names, run.folder / picture, "linear probe"))
     if len(asked.labels) >= 5:
         report.pictures.append(embedding(asked.features, asked.labels, names, run.folder / "tsne.png", most=SHOWN))
+    weights = joint_weights(run.backbone, test, run.prepare, run.frames)
+    report.pictures.append(attention(weights, run.skeleton, run.folder / "joints.png", "which joints decide"))
     return report
 
 
@@ -185,20 +188,12 @@ def _linear(known: Labelled, asked: Labelled, classes: int) -> tuple[Result, Arr
     return scored("linear probe", scores, asked.labels, **more).against(largest_class=often), scores
 
 
-@torch.no_grad()
 def drawn_network(run: Run, train: Sequence[Source], device: Any = "cpu") -> Backbone:
     """A network of the run's shape as it is drawn, the statistics of its norms measured on the training clips."""
     torch.manual_seed(run.config.run.seed + 1)
     made: Any = create_backbone(run.config.backbone.name, 0, run.skeleton, run.channels, **run.config.backbone.options)  # type: ignore[arg-type]
     backbone: Backbone = made.to(device)
-    for module in backbone.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # the mean over all batches
-    backbone.train()
-    for batch in Feed(sides.thinned(train, SHOWN), Parts(run.prepare, run.frames), BATCH, shuffle=False):
-        backbone.features(batch["part0"].to(device))
-    return backbone.eval()
+    return calibrate(backbone, sides.thinned(train, SHOWN), run.prepare, run.frames, device)
 
 
 def wording(run: Run, text: str | None, prompts: str | None) -> Wording:

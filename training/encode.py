@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.backbones.base import Backbone
 from training.data import Feed
 from training.prepare import Prepare
 from training.sequences import Clip, Numbers, Source
@@ -87,6 +88,22 @@ def encode(
 
 
 @torch.no_grad()
+def calibrate(backbone: Backbone, source: Source | Sequence[Source], prepare: Prepare, frames: int, device: Any = "cpu") -> Backbone:
+    """The network with the statistics of its norms measured on whole clips: what a network as it was drawn is probed with.
+
+    A drawn network's norms have statistics that fit nothing, and its features would be worth less than its weights are.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    backbone.train()
+    for drawn in Feed(source, Parts(prepare, frames), 128, shuffle=False):
+        backbone.features(drawn["part0"].to(device))
+    return backbone.eval()
+
+
+@torch.no_grad()
 def joint_weights(
     backbone: nn.Module, source: Source | Sequence[Source], prepare: Prepare, frames: int, clips: int = 64, seed: int = 0
 ) -> NDArray[np.float64]:
@@ -104,7 +121,8 @@ def joint_weights(
         return torch.softmax(said, 1) if getattr(backbone, "num_classes", 0) else nn.functional.normalize(said, dim=1)
 
     drawn = next(iter(Feed(source, Parts(prepare, frames), clips, seed=seed, drop_last=False)))
-    motion = drawn["part0"]
+    weight = next(backbone.parameters())
+    motion = drawn["part0"].to(weight.device, weight.dtype)
     own = answer(motion)
     moved = []
     for joint in range(motion.shape[3]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,25 @@ def test_what_a_method_was_not_trained_for_is_said(sides):
     wide = create_method("tmor", backbone=network(), video="video", video_width=9, queue=8)
     with pytest.raises(TrainingError, match="video has 6 numbers; the method was made for 9"):
         next(iter(Feed(sides[0], wide.draw(PREPARE, View(24, "none")), 4)))
+
+
+def test_queued_videos_are_seen_by_phi_as_it_is_now(sides):
+    """Keys that phi made before it moved would say when they were made; loss and gradient are those of all videos seen now."""
+    options = {"motion": False, "video": "video", "video_width": 6, "queue": 16, "hidden": 8, "width": 4}
+    method = create_method("tmor", backbone=network(), **options)
+    first, second = itertools.islice(Feed(sides[0], method.draw(PREPARE, View(24, "none")), 8), 2)
+    method.loss(first)
+    with torch.no_grad():
+        for parameter in method.project_video.parameters():
+            parameter.normal_()
+    weight = method.project_video[0].weight
+    loss = method.loss(second).loss
+    (told,) = torch.autograd.grad(loss, weight)
+    anchor, own, others = method.embed_motion(second["motion"]), method.embed_video(second["video"]), method.embed_video(first["video"])
+    logits = torch.cat([(anchor * own).sum(1, keepdim=True), anchor @ others.T], 1) / 0.1
+    plain = torch.nn.functional.cross_entropy(logits, torch.zeros(8, dtype=torch.long))
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(told, torch.autograd.grad(plain, weight)[0])
 
 
 def test_clips_without_video_or_label_do_not_count(sides):

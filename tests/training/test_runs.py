@@ -154,7 +154,7 @@ def test_probes_stand_beside_a_random_network(supervised):
     assert by_name["classifier"].value == supervised[1].results[0].value
     told = json.loads(report.write().read_text())
     assert told["trained on"] == run.facts["data"] and len(told["results"]) == 4
-    assert {path.name for path in report.pictures} == {"confusion.png", "probe_confusion.png", "tsne.png"}
+    assert {path.name for path in report.pictures} == {"confusion.png", "probe_confusion.png", "joints.png", "tsne.png"}
 
 
 def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):

@@ -44,7 +44,9 @@ class TMOR(Method):
     open is decided so: positives stand in the denominators too (printed, equations 6.3, 6.4 and 6.6 have
     negatives only and no lower bound: `variant="paper"`); the negatives of L_mt are the texts of all other
     classes, exactly, and not a queue; in the supervised stage clips of the same class are no negatives of
-    L_mm and L_mv; temperature, projectors and schedule, which are not given, are LAC's. phi is a projector
+    L_mm and L_mv; the queue of L_mv holds video features as they were stored, and phi sees all of them anew at every
+    step, with gradients: it has no momentum encoder, so that keys it made some steps ago would tell how phi moved and
+    not which video they are of; temperature, projectors and schedule, which are not given, are LAC's. phi is a projector
     of each modality, and zero-shot compares phi(motion) with phi(text). The motion's feature under `embed`
     is the network's own.
 
@@ -85,7 +87,7 @@ class TMOR(Method):
         self.keys = self.shadow(Encoder(backbone, self.project_motion)) if motion else None
         self.motions = Queue(queue, width) if motion else None
         self.project_video = Projector(video_width, hidden, width, layers) if video else None
-        self.videos = Queue(queue, width) if video else None
+        self.videos = Queue(queue, video_width) if video else None
         self.supervised = supervised if supervised is not None else text is not None
         if text is not None:
             given = torch.as_tensor(np.asarray(text, np.float32))
@@ -106,7 +108,8 @@ class TMOR(Method):
         if self.keys is not None and self.motions is not None:
             with torch.no_grad():
                 key = self.keys(batch["other"])
-            losses["mm"] = self._contrast(anchor, key, self.motions, batch, labels).mean()
+            known = self.motions.known(batch["index"], labels)
+            losses["mm"] = against_queue(anchor, key, self.motions.keys.clone(), self.temperature, known, self.form).mean()
             self.motions.push(key, batch["index"], batch["label"])
         if self.project_video is not None and self.videos is not None:
             losses["mv"] = self._video(anchor, batch, labels)
@@ -114,21 +117,18 @@ class TMOR(Method):
             losses["mt"] = self._text(anchor, batch["label"])
         return Outcome(torch.stack(list(losses.values())).sum(), losses, features)
 
-    def _contrast(self, anchor: Tensor, key: Tensor, queue: Queue, batch: Batch, labels: Tensor | None) -> Tensor:
-        known = queue.known(batch["index"], labels)
-        return against_queue(anchor, key, queue.keys.clone(), self.temperature, known, self.form)
-
     def _video(self, anchor: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         """L_mv over the clips that have a video feature."""
-        assert self.project_video is not None and self.videos is not None
+        assert self.videos is not None
         here = batch["video"].abs().sum(1) > 0
-        key = unit(self.project_video(unit(batch["video"])))
-        each = self._contrast(anchor, key, self.videos, batch, labels)
+        key, others = self.embed_video(batch["video"]), self.embed_video(self.videos.keys)
+        known = self.videos.known(batch["index"], labels)
+        each = against_queue(anchor, key, others, self.temperature, known, self.form)
         if self.symmetric:
             same = None if labels is None else (labels[:, None] == labels) & (labels >= 0)
             each = (each + in_batch(key, anchor, self.temperature, same)[0]) / 2
         owners = torch.where(here, batch["index"], Queue.EMPTY)
-        self.videos.push(key, owners, batch["label"])
+        self.videos.push(unit(batch["video"]), owners, batch["label"])
         return masked_mean(each, here)
 
     def _text(self, anchor: Tensor, labels: Tensor) -> Tensor:
