@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +46,9 @@ def network(num_classes: int = 0, name: str = "stgcn") -> nn.Module:
     return create_backbone(name, num_classes, "body13", 2, people=1, channels_base=8)
 
 
-def trained(method: Method, source, view: str = "weak", epochs: int = 12, lr: float = 0.05, batch: int = 16) -> Method:
+def trained(method: Method, source, view: str = "weak", epochs: int = 12, lr: float = 0.02, batch: int = 16) -> Method:
     feed = Feed(source, method.draw(PREPARE, View(24, view, "body13")), batch, seed=3)
-    fit(method, feed, Plan(epochs=epochs, lr=lr, clip=1.0, warmup=1))
+    fit(method, feed, Plan(epochs=epochs, lr=lr, clip=1.0, warmup=2))
     return method
 
 
@@ -70,7 +69,7 @@ def nearest(method: Method, sides) -> float:
 
 @pytest.mark.parametrize("name", ["unik", "stgcn"])
 def test_supervised_learns(sides, name):
-    method = trained(create_method("supervised", backbone=network(len(CLASSES), name)), sides[0], epochs=25)
+    method = trained(create_method("supervised", backbone=network(len(CLASSES), name)), sides[0], epochs=25, lr=0.05)
     method.eval()
     logits, labels = embedded(method, sides[1], "backbone")
     assert (logits.argmax(1) == labels).mean() > 0.9
@@ -81,8 +80,8 @@ def test_supervised_learns(sides, name):
     [
         ("mcc", {"frames": 16, "queue": 64, "hidden": 16}),
         ("mcc", {"frames": 16, "queue": 64, "hidden": 16, "momentum": 0.9, "spliced": False}),
-        ("tmor", {"video": None, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16}),
-        ("tmor", {"video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16, "symmetric": True}),
+        ("tmor", {"video": None, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16}),
+        ("tmor", {"video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16, "symmetric": True}),
     ],
 )
 def test_pretext_methods_learn_what_moves(sides, name, options):
@@ -93,8 +92,8 @@ def test_pretext_methods_learn_what_moves(sides, name, options):
 
 
 def test_tmor_names_classes_it_was_told(sides):
-    options = {"text": TEXTS, "video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 32, "width": 16}
-    method = trained(create_method("tmor", backbone=network(), **options), sides[0], epochs=30, lr=0.02)
+    options = {"text": TEXTS, "video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16}
+    method = trained(create_method("tmor", backbone=network(), **options), sides[0], epochs=25)
     motions, labels = embedded(method, sides[1], "embed_motion")
     texts = method.embed_text(torch.from_numpy(TEXTS)).detach().numpy()
     assert ((motions @ texts.T).argmax(1) == labels).mean() > 0.85
