@@ -19,9 +19,17 @@ def table() -> str:
     lines = ["| benchmark | value | unit | goal | holds | machine | date |", "|---|---|---|---|---|---|---|"]
     for name, (date, r) in sorted(newest.items()):
         lines.append(
-            f"| [{name}](benchmarks/{name}.py) | {r['value']} | {r['unit']} | {r['goal']} | {'yes' if r['holds'] else 'no'} | {r['hardware']} | {date} |"
+            f"| [{name}](benchmarks/{name}.py) | {shown(r['value'])} | {r['unit']} | {shown(r['goal'])} | {'yes' if r['holds'] else 'no'} "
+            f"| {r['hardware']} | {date} |"
         )
     return "\n".join(lines)
+
+
+def shown(value: object) -> str:
+    """A cell: numbers to four digits, several by name."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {shown(each)}" for name, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write(text: str) -> str:

@@ -329,13 +329,14 @@ def main() -> None:
         typer.echo(f"dataengine: {error}", err=True)
         code = 1
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
         code = 130
     except Exception as error:  # typer's own usage errors: their class depends on its version
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
         error.show()
         code = error.exit_code
+    if code == 130:  # typer makes this of Ctrl-C itself, or leaves it to us, by its version
+        typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -138,6 +138,7 @@ def probe(
     seeds: int = 5,
     neighbours: bool = False,
     device: str = "cpu",
+    beside: Run | None = None,
 ) -> Report:
     """A linear probe of frozen features, beside that of a network of the same shape as it was drawn.
 
@@ -148,9 +149,10 @@ def probe(
         seeds: how many parts.
         neighbours: whether nearest neighbours are asked, too.
         device: where the network runs.
+        beside: another classifier of the same classes, such as one on bones, whose probabilities are added.
 
     Raises:
-        TrainingError: a side without labels, or clips that the network does not take.
+        TrainingError: a side without labels, clips that the network does not take, or a second run of other classes.
     """
     names = classes_of(train, test)
     report = Report("probe", run, [source.name for source in (*train, *test)])
@@ -171,6 +173,8 @@ def probe(
         shown, drawing = classifier(run.backbone, run.prepare, run.frames, run.labels, test, run.folder, device)
         report.results.append(shown)
         report.pictures.append(drawing)
+    if beside is not None:
+        report.results.append(two_streams(run, beside, test, device))
     picture = "probe_confusion.png" if run.config.classifies else "confusion.png"
     report.pictures.append(confusion_matrix(told, asked.labels, names, run.folder / picture, "linear probe"))
     if len(asked.labels) >= 5:
@@ -178,6 +182,20 @@ def probe(
     weights = joint_weights(run.backbone, test, run.prepare, run.frames)
     report.pictures.append(attention(weights, run.skeleton, run.folder / "joints.png", "which joints decide"))
     return report
+
+
+def two_streams(run: Run, beside: Run, test: Sequence[Source], device: str = "cpu") -> Result:
+    """Two classifiers whose probabilities are added, each over three fixed parts of a clip: joints and bones of UNIK (section 4.1).
+
+    Raises:
+        TrainingError: one is no classifier, or they were trained on other classes.
+    """
+    if not (run.config.classifies and beside.config.classifies) or run.labels != beside.labels:
+        raise TrainingError(
+            f"{run.folder} and {beside.folder} are not two classifiers of the same classes; train both supervised, on one data"
+        )
+    said = [encode(one.backbone.to(device), test, one.prepare, one.frames, THREE, device=device, softmax=True)[0] for one in (run, beside)]
+    return scored(f"classifier and {beside.folder.name}", said[0] + said[1], sides.label_ids(run.labels, test))
 
 
 def _linear(known: Labelled, asked: Labelled, classes: int) -> tuple[Result, Array]:

@@ -198,6 +198,7 @@ def probe(
     share: Annotated[list[float] | None, typer.Option(help="Also with this share of the training labels, such as 0.1; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Parts of the labels that each share is tried on.")] = 5,
     knn: Annotated[bool, typer.Option("--knn", help="Also nearest neighbours.")] = False,
+    fuse: Annotated[Path | None, typer.Option(help="A second classifier, such as one on bones: both streams added.", metavar="RUN")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -206,7 +207,8 @@ def probe(
     from training import assess
 
     train, test = _side(loaded, data, val, "train", split), _side(loaded, data, val, "val", val_split)
-    _report(assess.probe(loaded, train, test, share or (), seeds, knn, where), as_json)
+    beside = None if fuse is None else _load(fuse)
+    _report(assess.probe(loaded, train, test, share or (), seeds, knn, where, beside), as_json)
 
 
 @app.command()
