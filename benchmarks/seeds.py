@@ -110,18 +110,18 @@ def train(method: Method, source: Source, prepare: Prepare, view: View, plan: Pl
     return method
 
 
-def told(backbone: Backbone, source: Source, prepare: Prepare, frames: int, mirror: bool = True) -> np.ndarray:
+def mirrored(source: Source, motion: torch.Tensor) -> torch.Tensor:
+    """Motions (N, C, T, V, M) as in a mirror: sides exchanged, x turned round."""
+    found = motion[:, :, :, list(source.skeleton.flip)]
+    found[:, 0] = -found[:, 0]
+    return found
+
+
+def told(backbone: Backbone, source: Source, prepare: Prepare, frames: int) -> np.ndarray:
     """Probabilities (N, K), the mean over three fixed parts of each clip and their mirror images."""
-    flip = list(source.skeleton.flip)
 
     def both(motion: torch.Tensor) -> torch.Tensor:
-        mirrored = motion[:, :, :, flip].clone()
-        mirrored[:, 0] = -mirrored[:, 0]
-        return (
-            (torch.softmax(backbone(motion), 1) + torch.softmax(backbone(mirrored), 1)) / 2
-            if mirror
-            else torch.softmax(backbone(motion), 1)
-        )
+        return torch.softmax(torch.stack([backbone(motion), backbone(mirrored(source, motion))]), 2).mean(0)
 
     backbone.eval()
     return encode(both, source, prepare, frames, THREE)[0]

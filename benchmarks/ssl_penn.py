@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import accuracy, difference, network, seeds, spread, supervise, told, train
+from seeds import accuracy, difference, mirrored, network, seeds, spread, supervise, told, train
 from skeletons import Memory, one_nn, penn, ten_percent
 
 from training import create_method
 from training.backbones.base import Backbone
-from training.data import Feed
-from training.encode import Parts, encode
+from training.encode import THREE, calibrate, encode
 from training.evaluate.probes import Labelled, linear_probe
 from training.loop import Plan
 from training.methods.base import Method
@@ -31,7 +30,6 @@ from training.prepare import Prepare
 from training.views import View
 
 FRAMES = 32
-SPANS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
 STRONG = (
     {"name": "crop", "min": 0.4},
     {"name": "flip"},
@@ -73,30 +71,14 @@ def pretrain(source: Memory, seed: int, folder: Path, tables: dict[str, Any] = P
     return train(method, source, Prepare(source.skeleton), view, plan, seed, folder, tables["batch"])
 
 
-@torch.no_grad()
-def calibrate(backbone: Backbone, source: Memory) -> Backbone:
-    """The network as it was drawn, with the statistics of its norms measured on the training clips."""
-    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    backbone.train()
-    for batch in Feed(source, Parts(Prepare(source.skeleton), FRAMES), 128, shuffle=False):
-        backbone.features(batch["part0"])
-    return backbone.eval()  # type: ignore[return-value]
-
-
 def rows(backbone: Backbone, source: Memory) -> np.ndarray:
     """(6, N, D): features of three fixed parts of each clip and of their mirror images."""
-    flip = list(source.skeleton.flip)
 
     def both(motion: torch.Tensor) -> torch.Tensor:
-        mirrored = motion[:, :, :, flip].clone()
-        mirrored[:, 0] = -mirrored[:, 0]
-        return torch.stack([backbone.features(motion), backbone.features(mirrored)], 1).flatten(1)
+        return torch.stack([backbone.features(motion), backbone.features(mirrored(source, motion))], 1).flatten(1)
 
     backbone.eval()
-    parts = [encode(both, source, Prepare(source.skeleton), FRAMES, (span,))[0] for span in SPANS]
+    parts = [encode(both, source, Prepare(source.skeleton), FRAMES, (span,))[0] for span in THREE]
     return np.concatenate([part.reshape(len(source), 2, -1).transpose(1, 0, 2) for part in parts])
 
 
@@ -129,7 +111,9 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     few = ten_percent(whole, seed)
     chosen = places(few, whole)
     found: dict[str, Any] = {}
-    found["random"], found["random_10"] = measured(calibrate(network(whole, seed), whole), whole, test, chosen)
+    found["random"], found["random_10"] = measured(
+        calibrate(network(whole, seed), whole, Prepare(whole.skeleton), FRAMES), whole, test, chosen
+    )
     method = pretrain(whole, seed, folder / "pretrain")
     found["linear"], found["linear_10"] = measured(method.backbone, whole, test, chosen)
     prepare, view = Prepare(whole.skeleton), View(FRAMES, STRONG, whole.skeleton)

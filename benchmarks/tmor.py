@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import WORK, difference, network, seeds, spread, train
+from seeds import WORK, difference, mirrored, network, seeds, spread, train
 from skeletons import STRENGTH, Memory, flat, penn, ten_percent
-from ssl_penn import FRAMES, STRONG, calibrate, places, probe
+from ssl_penn import FRAMES, STRONG, places, probe
 from tmor_features import VIDEO, encoder, names_of, told_rendered, video_network, watched
 from torch import Tensor
 
 from training import create_method
-from training.encode import encode
+from training.encode import calibrate, encode
 from training.evaluate.matching import Aid, similarities, zero_shot
 from training.loop import Plan
 from training.methods.base import Method
@@ -102,12 +102,9 @@ def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> T
 
 def said(method: TMOR, source: Memory) -> tuple[Array, Array]:
     """Features of the network and phi of the motion: (2, N, D) of each clip and its mirror image, and (N, width), their mean."""
-    flip = list(source.skeleton.flip)
 
     def both(motion: Tensor) -> Tensor:
-        mirrored = motion[:, :, :, flip].clone()
-        mirrored[:, 0] = -mirrored[:, 0]
-        seen = [method.backbone.features(part) for part in (motion, mirrored)]
+        seen = [method.backbone.features(part) for part in (motion, mirrored(source, motion))]
         projected = torch.stack([torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]).mean(0)
         return torch.cat([*seen, projected], 1)
 
@@ -161,7 +158,13 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         "video": percent(float((aid.scores.argmax(1) == truth).mean())),
         "video_rendered": told_rendered(video_network(texts, WORK), texts),
     }
-    random = create_method("tmor", backbone=calibrate(network(whole, seed), source), video=None, text=names[seen], **PROTOCOL["method"])
+    random = create_method(
+        "tmor",
+        backbone=calibrate(network(whole, seed), source, Prepare(source.skeleton), FRAMES),
+        video=None,
+        text=names[seen],
+        **PROTOCOL["method"],
+    )
     for row, method in (("random", random), *((row, None) for row in ROWS)):
         method = method or learnt(source, names[seen], row, seed, folder)
         (known, _), (all_test, projected) = said(method, whole), said(method, test)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dataengine import __version__, registry
+from dataengine.console import execute, show
 from dataengine.errors import DataEngineError
 
 app = typer.Typer(
@@ -25,10 +25,6 @@ app = typer.Typer(
 OutArgument = Annotated[Path, typer.Argument(help="Folder of a build (its --out), or of a dataset.", metavar="OUT")]
 ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or not.", metavar="CLIP_ID")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str) if not isinstance(value, str) else value)
 
 
 def _console_progress() -> Any:
@@ -122,7 +118,7 @@ def build(
         from dataengine import estimates
 
         report = estimates.dry_run(resolved, target, limit, data_root, device)
-        _print(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
+        show(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
         return
     progress.say(f"{name} -> {target}")
     how = Engine(workers, scheduler, engine == "serial", dashboard, resolved.engine.clip_deadline)
@@ -138,7 +134,7 @@ def build(
         data_root=data_root,
         progress=progress,
     )
-    _print(result.to_dict() if as_json else building.result_text(result))
+    show(result.to_dict() if as_json else building.result_text(result))
     if result.retryable:
         raise typer.Exit(3)
 
@@ -150,7 +146,7 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
     from dataengine.audit.status import to_text
 
     state = look(out)
-    _print(state if as_json else to_text(state))
+    show(state if as_json else to_text(state))
 
 
 @app.command()
@@ -160,9 +156,9 @@ def verify(out: OutArgument, as_json: JsonOption = False) -> None:
 
     problems = check(out)
     if as_json:
-        _print({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
+        show({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
     else:
-        _print("\n".join(f"{p.path}: {p.what}" for p in problems) if problems else "ok: every file, hash, count and cross-reference holds")
+        show("\n".join(f"{p.path}: {p.what}" for p in problems) if problems else "ok: every file, hash, count and cross-reference holds")
     if problems:
         raise typer.Exit(1)
 
@@ -180,13 +176,13 @@ def audit(
 
     dataset = open_dataset(out)
     if query is None and sql is None:
-        _print("\n".join(f"{name:<22} {description}" for name, (description, _) in queries.QUERIES.items()))
+        show("\n".join(f"{name:<22} {description}" for name, (description, _) in queries.QUERIES.items()))
         return
     content = queries.to_text(queries.run(dataset, query=query, sql=sql), output)
     if isinstance(content, bytes):
         sys.stdout.buffer.write(content)
     else:
-        _print(content)
+        show(content)
 
 
 @app.command()
@@ -199,7 +195,7 @@ def report(out: OutArgument) -> None:
 
     recipe, _ = build_state(out)
     page.run(out.absolute(), load(out / "work"), make_job(recipe, out.absolute() / "work", "cpu"))
-    _print(str(out / "dataset" / "report.html"))
+    show(str(out / "dataset" / "report.html"))
 
 
 @app.command()
@@ -209,7 +205,7 @@ def explain(out: OutArgument, clip_id: ClipArgument, as_json: JsonOption = False
     from dataengine.audit.explain import to_text
 
     story = tell(out, clip_id)
-    _print(story if as_json else to_text(story))
+    show(story if as_json else to_text(story))
 
 
 @app.command()
@@ -222,7 +218,7 @@ def view(
     """Draw a clip's skeletons on its video."""
     from dataengine.audit.view import view as draw
 
-    _print(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
+    show(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
 
 
 @app.command()
@@ -250,7 +246,7 @@ def takedown(
         result = build_again(out, progress=None if as_json else _console_progress())
         clean(out)
         record |= {"rewritten": result.changed, "dataset": result.dataset}
-    _print(record if as_json else acts.to_text(record, rewrite))
+    show(record if as_json else acts.to_text(record, rewrite))
 
 
 @app.command()
@@ -259,7 +255,7 @@ def gc(out: OutArgument, as_json: JsonOption = False) -> None:
     from dataengine.audit.status import clean
 
     removed, freed = clean(out)
-    _print({"removed": removed, "bytes": freed} if as_json else f"removed {removed} files, {freed / 1e6:.1f} MB")
+    show({"removed": removed, "bytes": freed} if as_json else f"removed {removed} files, {freed / 1e6:.1f} MB")
 
 
 @app.command(name="list")
@@ -272,7 +268,7 @@ def list_components(
     from dataengine.audit.catalogue import catalogue, to_text
 
     found = catalogue(kind, verbose)
-    _print(found if as_json else to_text(found, verbose))
+    show(found if as_json else to_text(found, verbose))
 
 
 @app.command()
@@ -281,7 +277,7 @@ def doctor(as_json: JsonOption = False) -> None:
     from dataengine.audit.doctor import examine, to_text
 
     findings = examine()
-    _print(findings if as_json else to_text(findings))
+    show(findings if as_json else to_text(findings))
 
 
 @app.command()
@@ -298,12 +294,12 @@ def weights(
     known = files.manifest()
     if not names:
         rows = [{**entry.__dict__, "here": files.file_of(name).is_file()} for name, entry in known.items()]
-        _print(rows if as_json else "\n".join(files.line(entry) for entry in known.values()))
+        show(rows if as_json else "\n".join(files.line(entry) for entry in known.values()))
         return
     files.names_known(names)
     get_weights(names, _console_progress())
     where = {name: str(files.locate(name)) for name in names}
-    _print(where if as_json else "\n".join(where.values()))
+    show(where if as_json else "\n".join(where.values()))
 
 
 @app.command()
@@ -318,26 +314,12 @@ def sample(
     progress = _console_progress()
     with progress.step("render", None):
         write_corpus(folder, clips, seed)
-    _print(f"try:  dataengine build posecap --overlay core --sources kinetics700={folder}/kinetics,cap={folder}/cap")
+    show(f"try:  dataengine build posecap --overlay core --sources kinetics700={folder}/kinetics,cap={folder}/cap")
 
 
 def main() -> None:
-    """Entry point: our errors are one line and exit 1; Ctrl-C is 130."""
-    try:
-        code = app(standalone_mode=False)
-    except DataEngineError as error:
-        typer.echo(f"dataengine: {error}", err=True)
-        code = 1
-    except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except Exception as error:  # typer's own usage errors: their class depends on its version
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
-            raise
-        error.show()
-        code = error.exit_code
-    if code == 130:  # typer makes this of Ctrl-C itself, or leaves it to us, by its version
-        typer.echo("dataengine: interrupted; run the same command again to go on", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+    """Entry point; see `dataengine.console.execute`."""
+    execute(app, "dataengine")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ LICENCES = frozenset(
 )
 """Names that the front matter of a model hub knows; others are called "other" there and given by name."""
 SUFFIXES = {".onnx": "onnx", ".pt": "torchscript", ".safetensors": "safetensors"}
+OURS = "library_name: dataengine"
+"""The line of the front matter that tells our cards from other people's README.md."""
 SHOWN = 60
 """Labels that are listed; the files themselves hold all."""
 
@@ -71,12 +73,15 @@ def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None)
         The card's path.
 
     Raises:
-        TrainingError: the run does not say its configuration.
+        TrainingError: the run does not say its configuration, or a README.md that is no card of ours lies there.
     """
     if run.config is None:
         raise TrainingError("a card says how a network was trained, which this run does not; give one of training.runs.load_run")
     given = Path(path)
     beside = given if given.is_dir() or not given.suffix else given.parent
+    target = beside / "README.md"
+    if target.exists() and OURS not in target.read_text(encoding="utf-8", errors="replace"):
+        raise TrainingError(f"{target} is there and is no model card of dataengine; export into another folder, or move it away")
     found = {} if run.folder is None else results(run.folder)
     parts = [
         _front(run, licence),
@@ -89,7 +94,6 @@ def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None)
         _limits(run),
         _licence(licence),
     ]
-    target = beside / "README.md"
     write_durably(target, ("\n\n".join(parts) + "\n").encode())
     return target
 
@@ -140,7 +144,7 @@ def _front(run: Trained, licence: str | None) -> str:
     if name not in LICENCES:
         lines.append(f"license_name: {json.dumps(re.sub(r'[^a-z0-9.]+', '-', name).strip('-') or 'other')}")
         lines.append("license_link: README.md")
-    lines += ["library_name: dataengine", f"pipeline_tag: {'other' if run.backbone.num_classes else 'feature-extraction'}", "tags:"]
+    lines += [OURS, f"pipeline_tag: {'other' if run.backbone.num_classes else 'feature-extraction'}", "tags:"]
     task = ["skeleton-based-action-recognition"] if run.backbone.num_classes else ["motion-representation"]
     named = run.config.backbone.name if run.config is not None else type(run.backbone).__name__.lower()
     lines += [f"- {json.dumps(tag)}" for tag in ("human-motion", "skeleton", *task, named)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dataengine import __version__
+from dataengine.console import execute, show
 from dataengine.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.extras import installed
 
@@ -52,10 +51,6 @@ PromptsOption = Annotated[str | None, typer.Option(help="Set of templates of man
 SplitOption = Annotated[str | None, typer.Option(help="Which clips; '' all. Default: val, or test.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, default=str, ensure_ascii=False) if not isinstance(value, str) else value)
 
 
 def _say(text: str) -> None:
@@ -178,14 +173,14 @@ def _train(config: Config, out: Path | None, as_json: bool) -> None:
     if rank() != 0:
         return
     if as_json:
-        _print(result.to_dict())
+        show(result.to_dict())
         return
     said = result.to_dict()
     lines = [
         f"{folder}: {said['steps']} steps, {said['epochs']:g} epochs" + (f", loss {said['loss']:.4f}" if said["loss"] is not None else "")
     ]
     lines += [table(result.results)] if result.results else []
-    _print("\n".join([*lines, *map(str, result.pictures), f"next     dataengine-train probe {folder}"]))
+    show("\n".join([*lines, *map(str, result.pictures), f"next     dataengine-train probe {folder}"]))
 
 
 @app.command()
@@ -265,7 +260,7 @@ def embed(
     from training.embed import embed as write
 
     path = write(loaded, _side(loaded, data, None, "train", split or ""), to, device=where)
-    _print({"features": str(path)} if as_json else str(path))
+    show({"features": str(path)} if as_json else str(path))
 
 
 @app.command()
@@ -276,20 +271,28 @@ def export(
     what: Annotated[
         str | None, typer.Option("--output", help="logits, features, or embedding. Default: logits where there are classes.")
     ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, written into the file.")] = "not stated",
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, written into the file and the card.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the network as a file that runs without this package, checked against the network."""
+    """Write the network as a file that runs without this package, checked against the network, and its model card beside it."""
     loaded = _load(run)
+    from training.card import card
     from training.export import FORMATS
     from training.export import export as write
 
     endings = dict(zip(FORMATS, (".onnx", ".pt", ".safetensors")))
     if output not in endings:
         raise DataEngineError(f"--format {output!r}{suggestion(output, endings)}")
-    made = write(loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence)
-    facts = {"path": str(made.path), "output": made.output, "dynamic": list(made.dynamic), "difference": made.difference}
-    _print(facts if as_json else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}")
+    made = write(loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence or "not stated")
+    about = card(loaded, made.path, licence)
+    facts = {
+        "path": str(made.path),
+        "card": str(about),
+        "output": made.output,
+        "dynamic": list(made.dynamic),
+        "difference": made.difference,
+    }
+    show(facts if as_json else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}\n{about}")
 
 
 @app.command(name="list")
@@ -306,7 +309,7 @@ def list_names(
     from training.catalogue import catalogue, to_text
 
     found = catalogue(kind, verbose)
-    _print(found if as_json else to_text(found))
+    show(found if as_json else to_text(found))
 
 
 def _load(run: Path) -> Run:
@@ -341,26 +344,12 @@ def _side(
 
 def _report(report: Report, as_json: bool) -> None:
     report.write()
-    _print(report.to_dict() if as_json else report.text())
+    show(report.to_dict() if as_json else report.text())
 
 
 def main() -> None:
-    """Entry point: our errors are one line and exit 1; Ctrl-C is 130."""
-    try:
-        code = app(standalone_mode=False)
-    except DataEngineError as error:
-        typer.echo(f"dataengine-train: {error}", err=True)
-        code = 1
-    except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except Exception as error:  # typer's own usage errors: their class depends on its version
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
-            raise
-        error.show()
-        code = error.exit_code
-    if code == 130:  # typer makes this of Ctrl-C itself, or leaves it to us, by its version
-        typer.echo("dataengine-train: interrupted; run the same command again to go on", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+    """Entry point; see `dataengine.console.execute`."""
+    execute(app, "dataengine-train")
 
 
 if __name__ == "__main__":

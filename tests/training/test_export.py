@@ -265,6 +265,13 @@ def test_the_run_s_own_folder_can_be_published(run) -> None:
     assert 'network.load_published("model.safetensors")' in text and "last.safetensors" not in text
 
 
+def test_somebody_s_readme_stays(run, tmp_path) -> None:
+    (tmp_path / "README.md").write_text("# my project\n")
+    with pytest.raises(TrainingError, match="no model card of dataengine"):
+        card(run, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# my project\n"
+
+
 def test_a_card_says_what_is_not_known(run, tmp_path) -> None:
     text = card(dataclasses.replace(chosen(run, train=[str(tmp_path / "gone")]), folder=tmp_path), tmp_path).read_text()
     front = yaml.safe_load(text.split("---\n")[1])

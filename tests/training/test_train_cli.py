@@ -66,7 +66,11 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     rows = pl.read_parquet("features.parquet")
     assert code == 0 and len(rows) == 30 and len(rows["feature"][0]) == 16
     code, out, _ = call("export", "runs/small", "--format", "safetensors")
-    assert code == 0 and Path("runs/small/exported.safetensors").is_file()
+    assert (
+        code == 0
+        and Path("runs/small/exported.safetensors").is_file()
+        and "`exported.safetensors`" in Path("runs/small/README.md").read_text()
+    )
 
 
 def test_texts_and_videos(place, call, monkeypatch):
