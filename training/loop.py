@@ -29,6 +29,7 @@ from torch import nn
 
 from dataengine.errors import TrainingError
 from training import checkpoint
+from training.backbones.base import Backbone
 from training.data import Feed
 from training.distributed import average, rank, synchronise
 from training.evaluate.collapse import statistics
@@ -160,7 +161,9 @@ class _Run:
         if self.fabric.world_size > 1:
             synchronise(method)
         if plan.compile:
-            method.backbone.compile()
+            for network in method.modules():
+                if isinstance(network, Backbone):
+                    network.features = torch.compile(network.features)  # type: ignore[method-assign]
         self.optimizer = _optimizer(method, plan)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(method, self.optimizer)
         self.steps_per_epoch = max(1, len(feed) // plan.accumulate)

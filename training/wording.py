@@ -10,7 +10,8 @@ import numpy as np
 
 from dataengine.errors import TrainingError, suggestion
 from training.evaluate import text as encoders
-from training.evaluate.prompts import class_prompts
+from training.evaluate.matching import class_embeddings
+from training.evaluate.prompts import class_prompts, described
 from training.order import joined_labels
 from training.sequences import Array, Source
 
@@ -26,7 +27,8 @@ class Wording:
 
     Attributes:
         encoder: a name of `training.evaluate.text.ENCODERS`, or of a stored feature.
-        prompts: set of templates of manifests/prompts.toml; "label" is the plain name, as T-MOR takes it.
+        prompts: set of templates of manifests/prompts.toml; "label" is the plain name, as T-MOR takes it. Or a CSV with the columns
+            label and text: descriptions of what is done.
         options: of the encoder.
     """
 
@@ -68,8 +70,11 @@ class Wording:
         """
         if self.stored:
             return stored_vectors(names, sources, self.stored)[:, None]
+        encode = encoders.create(self.encoder, **self.options).encode
+        if self.prompts.endswith(".csv"):
+            return class_embeddings(described(names, self.prompts), encode)[:, None].astype(np.float32)
         texts = class_prompts(names, self.prompts)
-        flat = encoders.create(self.encoder, **self.options).encode([text for each in texts for text in each])
+        flat = encode([text for each in texts for text in each])
         return np.asarray(flat, np.float32).reshape(len(texts), -1, flat.shape[-1])
 
 

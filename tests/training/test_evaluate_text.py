@@ -17,6 +17,7 @@ from dataengine.relabel.prompts import prompts as packed_prompts
 from dataengine.relabel.prompts import template_sets
 from training.evaluate import minilm, prompts, text
 from training.evaluate.matching import class_embeddings
+from training.wording import Wording
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,16 @@ def test_own_templates_and_phrases(tmp_path: Path) -> None:
     assert found == [["see drinking water", "A001"], ["see doing A002", "A002"]]
 
 
+def test_descriptions_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("label,text\nhop,one leg\nsit, on a chair \nhop,up and down\nrun,fast\n")
+    assert prompts.described(["sit", "hop"], tmp_path / "d.csv") == [["on a chair"], ["one leg", "up and down"]]
+    rows = Wording("ngrams", str(tmp_path / "d.csv")).vectors(["sit", "hop"], [])
+    assert rows.shape[:2] == (2, 1) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1, atol=1e-6)
+    encode = text.create("ngrams").encode
+    np.testing.assert_allclose(rows[0], encode(["on a chair"]), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -126,6 +137,8 @@ def test_own_templates_and_phrases(tmp_path: Path) -> None:
         (lambda: prompts.class_prompts(["a"], "motion", "no.toml"), "no sets of templates can be read"),
         (lambda: prompts.class_prompts(["a"], "motion", known="no.csv"), "no column label or phrase"),
         (lambda: prompts.manifest("no.csv"), "give its path"),
+        (lambda: prompts.described(["squat", "sing"], "penn_action_described.csv"), "has no text of sing; add"),
+        (lambda: prompts.described(["a"], "verbs.csv"), "no columns label and text"),
     ],
 )
 def test_mistakes_are_named(call, says: str) -> None:

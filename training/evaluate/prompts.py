@@ -1,6 +1,6 @@
-"""Texts of classes from the templates in `manifests/prompts.toml` and the phrases in `manifests/verbs.csv`.
+"""Texts of classes: from the templates in `manifests/prompts.toml` and the phrases in `manifests/verbs.csv`, or from a table.
 
-Both files say what their columns and keys mean in `manifests/README.md`.
+`manifests/README.md` says what the columns and keys of these files mean.
 """
 
 from __future__ import annotations
@@ -92,3 +92,35 @@ def class_prompts(
         raise TrainingError(f"there is no set of templates {template_set!r} in {path}{suggestion(template_set, sets)}")
     said = zip(labels, phrases(labels, known), strict=True)
     return [[template.replace("{label}", label).replace("{phrase}", phrase) for template in sets[template_set]] for label, phrase in said]
+
+
+def described(labels: Sequence[str], table: str | Path) -> list[list[str]]:
+    """The texts that a table has of each class, one or more.
+
+    What is done, limb by limb, tells motions apart better than the name of a sport: names are near each other for
+    other reasons than movements are.
+
+    Args:
+        labels: names of classes.
+        table: a CSV with the columns label and text; a name without a folder is also looked for among the manifests.
+
+    Raises:
+        TrainingError: no such file, other columns, or classes without a text, which are named.
+    """
+    path = Path(table)
+    if not path.is_file() and path.name == str(table):
+        path = manifest(path.name)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(row["label"], row["text"].strip()) for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
+        raise TrainingError(f"{path}: no columns label and text can be read: {error!r}") from error
+    found: dict[str, list[str]] = {label: [] for label in labels}
+    for label, text in rows:
+        if label in found and text:
+            found[label].append(text)
+    lacking = [label for label, texts in found.items() if not texts]
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise TrainingError(f"{path} has no text of {shown}; add a row for each")
+    return [found[label] for label in labels]
