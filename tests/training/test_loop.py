@@ -19,6 +19,7 @@ from motions import Motions
 
 from dataengine.errors import TrainingError
 from training import checkpoint, create_backbone, create_method
+from training.backbones.base import Backbone
 from training.data import Feed
 from training.distributed import GlobalBatchNorm, synchronise
 from training.loop import Plan, fabric_of, fit
@@ -243,3 +244,28 @@ def test_a_frozen_network_stays_as_it_is():
     fit(method, feed, Plan(epochs=1, lr=0.1, backbone_scale=0.0))
     moved = {name for name, value in method.backbone.named_parameters() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("fcn") for name in moved)
+
+
+class Small(Backbone):
+    """Two layers over all joints of a frame: soon compiled."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, "body13", 2, width=8, stride=1, people=1)
+        self.inner, self.fc = torch.nn.Linear(26, 8), torch.nn.Linear(8, max(num_classes, 1))
+
+    def sequence(self, x):
+        return torch.tanh(self.inner(x.permute(0, 2, 1, 3, 4).flatten(2))).transpose(1, 2)
+
+
+def test_a_compiled_network_learns_the_same():
+    from torch._dynamo.utils import counters
+
+    told = {}
+    for compiled in (False, True):
+        counters.clear()
+        torch.manual_seed(0)
+        method = create_method("tmor", backbone=Small(0), **TMOR)
+        feed = Feed(Motions(16, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), 8, seed=5)
+        told[compiled] = fit(method, feed, Plan(epochs=2, lr=0.05, compile=compiled)).losses
+        assert (counters["stats"]["unique_graphs"] > 0) == compiled
+    np.testing.assert_allclose(told[True], told[False], rtol=1e-4)
