@@ -24,7 +24,8 @@ from training.data import Feed
 from training.encode import THREE, Rows, calibrate, encode, joint_weights
 from training.evaluate import logistic
 from training.evaluate.joints import attention
-from training.evaluate.matching import Aid, class_embeddings, multiple_choice, retrieval, similarities, zero_shot
+from training.evaluate.logistic import unit
+from training.evaluate.matching import Aid, multiple_choice, retrieval, similarities, through_known, zero_shot
 from training.evaluate.metrics import labelled
 from training.evaluate.pictures import confusion_matrix, embedding
 from training.evaluate.probes import Labelled, few_shot, knn, scored
@@ -232,7 +233,11 @@ def wording(run: Run, text: str | None, prompts: str | None) -> Wording:
 
 def _class_texts(run: Run, names: Sequence[str], said: Wording, side: Sequence[Source], device: Any) -> Array:
     """(K, D) of each class in the space of motions."""
-    vectors = said.vectors(names, side)
+    return _projected(run, said.vectors(names, side), said, device)
+
+
+def _projected(run: Run, vectors: Array, said: Wording, device: Any) -> Array:
+    """(K, D) in the space of motions, of the encoder's (K, P, E): the mean of P texts."""
     learnt = getattr(run.method, "texts", None)
     if isinstance(learnt, Tensor) and vectors.shape[-1] != learnt.shape[-1]:
         raise TrainingError(
@@ -242,10 +247,8 @@ def _class_texts(run: Run, names: Sequence[str], said: Wording, side: Sequence[S
     flat = torch.from_numpy(vectors.reshape(-1, vectors.shape[-1])).to(device)
     with torch.no_grad():
         projected: Tensor = run.method.embed_text(flat)  # type: ignore[operator]
-    rows = projected.float().cpu().numpy().reshape(len(names), -1, projected.shape[-1])
-    texts = [[f"{k} {n}" for n in range(rows.shape[1])] for k in range(len(names))]
-    by_text = dict(zip((text for each in texts for text in each), rows.reshape(-1, rows.shape[-1])))
-    return class_embeddings(texts, lambda asked: np.stack([by_text[text] for text in asked]))
+    rows = projected.float().cpu().numpy().reshape(len(vectors), -1, projected.shape[-1])
+    return unit([unit(part).mean(0) for part in rows])
 
 
 def stored(said: Wording, fuse: str | None) -> tuple[str, ...]:
@@ -268,7 +271,7 @@ def zeroshot(
     fuse: str | None = None,
     device: str = "cpu",
 ) -> Report:
-    """Motions named by the nearest text of a class that the network was never trained to tell.
+    """Motions named by texts of classes that the network was never trained to tell: the nearest one, and through the known classes.
 
     Args:
         run: of a method that learnt beside texts.
@@ -285,11 +288,18 @@ def zeroshot(
     ids = sides.label_ids(names, test)
     run.method.to(device)
     rows = features(run, run.method.embed_motion, test, device)
-    texts = _class_texts(run, names, said, test, device)
+    vectors = said.vectors(names, test)
+    texts = _projected(run, vectors, said, device)
     aid = None if fuse is None else _aid(names, test, fuse)
     temperature = float(run.config.method.options.get("temperature", 0.1))
-    shown = zero_shot(rows, ids, texts, aid, temperature, f"zero-shot, {said.encoder}, prompts {said.prompts}")
-    report = Report("zeroshot", run, [source.name for source in test], [shown])
+    called = f"{said.encoder}, prompts {said.prompts}"
+    results = [zero_shot(rows, ids, texts, aid, temperature, f"zero-shot, {called}")]
+    learnt = getattr(run.method, "texts", None)
+    if isinstance(learnt, Tensor) and len(learnt) > 1:
+        known = learnt.float().cpu().numpy()
+        mixed = through_known(rows, _projected(run, known[:, None], said, device), known, unit(vectors.mean(1)), temperature)
+        results.append(zero_shot(mixed[0], ids, mixed[1], None, temperature, f"zero-shot through known classes, {called}"))
+    report = Report("zeroshot", run, [source.name for source in test], results)
     truth, told = labelled(ids, similarities(rows, texts).argmax(1))
     report.pictures.append(confusion_matrix(told, truth, names, run.folder / "zeroshot_confusion.png", "zero-shot, motion alone"))
     return report

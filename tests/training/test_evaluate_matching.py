@@ -129,3 +129,25 @@ def test_two_streams() -> None:
 def test_mistakes_are_named(call, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
         call()
+
+
+def test_a_new_class_is_told_through_known_ones() -> None:
+    """Projections that turn known texts at random say nothing of a new one; mixtures of the known do."""
+    rng = np.random.default_rng(0)
+    known = np.eye(4) + 0.5  # four known texts, all near their mean
+    projected = rng.standard_normal((4, 32))
+    new = np.array([known[0] + known[1], known[2] + known[3], known[1] + known[2]])
+    truth = rng.integers(3, size=200)
+    parts = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]])[truth]
+    motions = parts @ projected + 0.5 * rng.standard_normal((200, 32))
+    rows, columns = matching.through_known(motions, projected, known, new)
+    assert rows.shape == (200, 4) and columns.shape == (3, 4)
+    assert matching.zero_shot(rows, truth, columns).value > 0.95
+    # with a temperature near 0 a motion is the one known class that is nearest
+    rows, _ = matching.through_known(projected, projected, known, new, 1e-3)
+    unit = known / np.linalg.norm(known, axis=1, keepdims=True)
+    np.testing.assert_allclose(rows, unit - unit.mean(0), atol=1e-12)
+    with pytest.raises(TrainingError, match="two known classes"):
+        matching.through_known(motions, projected[:1], known[:1], new)
+    with pytest.raises(TrainingError, match="in the space of those asked for"):
+        matching.through_known(motions, projected, known, new[:, :3])

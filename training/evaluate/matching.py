@@ -124,6 +124,35 @@ def zero_shot(
     return scored(f"{name}, fused", joined, labels, **more).against(motion_alone=alone, other_alone=other)
 
 
+def through_known(
+    features: ArrayLike, projected: ArrayLike, known: ArrayLike, classes: ArrayLike, temperature: float = 0.1
+) -> tuple[Array, Array]:
+    """Motions and new classes in the text encoder's own space, where each motion is the mixture of the known classes that it looks like.
+
+    ConSE (Norouzi et al. 2014, equation 3), with all known classes and their mean taken off both sides. Only known texts are
+    projected: what a projection that saw some ten texts makes of another one is little more than chance.
+
+    Args:
+        features: (N, D) projected motions.
+        projected: (S, D) projected texts of the known classes.
+        known: (S, E) the same texts as the encoder has them.
+        classes: (K, E) texts of the classes asked for, as the encoder has them.
+        temperature: of the softmax over known classes, that of the contrast.
+
+    Returns:
+        (N, E) and (K, E), to be compared by `zero_shot`.
+
+    Raises:
+        TrainingError: fewer than two known classes, or texts of another encoder.
+    """
+    texts, asked = unit(known), unit(classes)
+    if len(texts) < 2 or texts.shape[1] != asked.shape[1]:
+        raise TrainingError(f"two known classes or more are wanted, in the space of those asked for; given {texts.shape} and {asked.shape}")
+    centre = texts.mean(0)
+    weights = softmax(similarities(features, projected), temperature)
+    return np.asarray(weights @ (texts - centre), np.float64), np.asarray(asked - centre, np.float64)
+
+
 def _ranks(queries: Array, gallery: Array, query_ids: NDArray[np.int64], gallery_ids: NDArray[np.int64]) -> Numbers:
     """(Q,) place, from 1, of the best relevant item; ties with irrelevant items count against it. 0 where nothing is relevant."""
     found = np.zeros(len(queries), np.int64)
