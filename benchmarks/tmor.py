@@ -143,7 +143,7 @@ def percent(share: float) -> float:
 def classes_of(method: TMOR, texts: Array) -> Array | None:
     """Texts in the space of phi: by phi_T, else by phi_V, else not at all."""
     rows = torch.as_tensor(texts)
-    if method.project_text is not None:
+    if hasattr(method, "texts"):
         return method.embed_text(rows).numpy()
     return None if method.project_video is None else method.embed_video(rows).numpy()
 

@@ -101,6 +101,22 @@ def test_tmor_names_classes_it_was_told(sides):
     assert ((motions @ method.embed_video(videos).detach().numpy().T).argmax(1) % 4 == labels).mean() > 0.5
 
 
+def test_tmor_may_have_one_projector_for_video_and_text(sides):
+    options = {"video": "video", "video_width": 6, "queue": 16, "hidden": 8, "width": 8, "shared": True}
+    method = create_method("tmor", backbone=network(), text=TEXTS, **options)
+    rows = torch.from_numpy(TEXTS)
+    torch.testing.assert_close(method.embed_text(rows), method.embed_video(rows))
+    assert not any("project_text" in key for key in method.state_dict())
+    batch = next(iter(Feed(sides[0], method.draw(PREPARE, View(24, "none")), 8)))
+    outcome = method.loss(batch)
+    assert set(outcome.parts) == {"mm", "mv", "mt"}
+    outcome.parts["mt"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.project_video.parameters())
+    for wrong in ({"text": TEXTS[:, :5]}, {"text": TEXTS, "video": None}):
+        with pytest.raises(TrainingError, match="are not in one space"):
+            create_method("tmor", backbone=network(), **{**options, **wrong})
+
+
 def test_what_a_method_was_not_trained_for_is_said(sides):
     method = create_method("tmor", backbone=network(), video=None)
     with pytest.raises(TrainingError, match="trained without texts"):

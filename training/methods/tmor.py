@@ -58,6 +58,8 @@ class TMOR(Method):
         temperature, queue, momentum, hidden, width, layers: of the contrast and the projectors phi.
         supervised: whether labels decide what is no negative; default: when texts are given.
         symmetric: compare video with motion in both directions, within the batch beside the queue.
+        shared: one phi for video and text, where their features lie in one space already, as ViCLIP's do: what motions learn
+            of videos then also says where texts lie that no clip was trained with.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class TMOR(Method):
         layers: int = 2,
         supervised: bool | None = None,
         symmetric: bool = False,
+        shared: bool = False,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
         super().__init__(backbone, momentum, anneal=True)
+        self.project_text: Projector | None
         if temperature <= 0 or not (motion or video or text is not None):
             raise TrainingError("T-MOR compares motion with at least one of motion, video and text, at a temperature above 0")
         self.video, self.video_width, self.motion = video, video_width, motion
@@ -92,7 +96,11 @@ class TMOR(Method):
         if text is not None:
             given = torch.as_tensor(np.asarray(text, np.float32))
             self.register_buffer("texts", unit(given.mean(1) if given.ndim == 3 else given))
-            self.project_text: Projector | None = Projector(given.shape[-1], hidden, width, layers)
+            if shared and (not video or given.shape[-1] != video_width):
+                raise TrainingError(
+                    f"shared: texts of {given.shape[-1]} numbers and videos of {video_width if video else 0} are not in one space"
+                )
+            self.project_text = None if shared else Projector(given.shape[-1], hidden, width, layers)
         else:
             self.project_text = None
 
@@ -113,7 +121,7 @@ class TMOR(Method):
             self.motions.push(key, batch["index"], batch["label"])
         if self.project_video is not None and self.videos is not None:
             losses["mv"] = self._video(anchor, batch, labels)
-        if self.project_text is not None:
+        if hasattr(self, "texts"):
             losses["mt"] = self._text(anchor, batch["label"])
         return Outcome(torch.stack(list(losses.values())).sum(), losses, features)
 
@@ -143,9 +151,9 @@ class TMOR(Method):
 
     def embed_text(self, text: Tensor) -> Tensor:
         """phi(text) of text features (K, D), unit length."""
-        if self.project_text is None:
+        if not hasattr(self, "texts"):
             raise TrainingError("this T-MOR was trained without texts: it cannot say what a motion is called; train with text")
-        return unit(self.project_text(unit(text)))
+        return self.embed_video(text) if self.project_text is None else unit(self.project_text(unit(text)))
 
     def embed_video(self, video: Tensor) -> Tensor:
         """phi(video) of video features (N, D), unit length."""
