@@ -36,6 +36,7 @@ from tmor_features import VIDEO, encoder, told_rendered, video_network, watched
 from torch import Tensor
 
 from training import create_method
+from training.backbones.base import Backbone
 from training.encode import calibrate, encode
 from training.evaluate.matching import Aid, similarities, through_known, zero_shot
 from training.loop import Plan
@@ -86,6 +87,11 @@ def shown(source: Memory, work: Path, texts: Any) -> Memory:
     return dataclasses.replace(source, clips=clips, fingerprint=f"{source.fingerprint} shown")
 
 
+def small(source: Memory, seed: int) -> Backbone:
+    """The network of the benchmark as it is drawn."""
+    return network(source, seed, channels_base=PROTOCOL["base"])
+
+
 def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> TMOR:
     """A row's method: the stage that all rows share, then its own losses."""
 
@@ -96,14 +102,14 @@ def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> T
 
     options = PROTOCOL["method"]
     first = stage(
-        create_method("tmor", backbone=network(source, seed, channels_base=PROTOCOL["base"]), video=None, **options),
+        create_method("tmor", backbone=small(source, seed), video=None, **options),
         PROTOCOL["first"],
         folder / "first",
     )
     video, text = ROWS[row]
     chosen: dict[str, Any] = {"video": "video" if video else None, "video_width": names.shape[1], "text": names if text else None}
     torch.manual_seed(seed)
-    method = create_method("tmor", backbone=network(source, seed, channels_base=PROTOCOL["base"]), **chosen, **options)
+    method = create_method("tmor", backbone=small(source, seed), **chosen, **options)
     method.load_state_dict(first.state_dict(), strict=False)  # what a row has beside is drawn anew
     made: TMOR = stage(method, PROTOCOL["then"], folder / row)  # type: ignore[assignment]
     return made.eval()
@@ -174,7 +180,7 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     new = np.flatnonzero(np.isin(test.label_ids, held))
     truth: Numbers = asked.label_ids
     few = places(ten_percent(whole, seed), whole)
-    watched_rows = unit_mean(np.stack([clip.features["video"] for clip in asked.clips]))
+    watched_rows = np.stack([clip.features["video"].mean(0) for clip in asked.clips])
     aid = Aid(similarities(watched_rows, names[held]), 1.0, VIDEO["temperature"])
     found: dict[str, Any] = {
         "held_out": [whole.labels[label] for label in held],
@@ -186,7 +192,7 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     }
     random = create_method(
         "tmor",
-        backbone=calibrate(network(whole, seed, channels_base=PROTOCOL["base"]), source, Prepare(source.skeleton), FRAMES),
+        backbone=calibrate(small(whole, seed), source, Prepare(source.skeleton), FRAMES),
         video=None,
         text=names[seen],
         **PROTOCOL["method"],
@@ -200,12 +206,6 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         found |= {f"{row}_{name}": value for name, value in told.items()}
         print(f"seed {seed} {row}: { {k: v for k, v in found.items() if k.startswith(f'{row}_')} }", flush=True)
     return found
-
-
-def unit_mean(views: Array) -> Array:
-    """(N, D) of unit length: the mean of several views (N, P, D)."""
-    mean = views.mean(1)
-    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True))
 
 
 COMPARED: dict[str, tuple[str, str]] = {

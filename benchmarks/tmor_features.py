@@ -29,7 +29,7 @@ from dataengine.errors import MissingExtraError, WeightsError
 from dataengine.rendering.body import Body, pose, random_color
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, polygon
-from dataengine.rendering.scene import draw_camera
+from dataengine.rendering.scene import Camera, draw_camera
 from dataengine.skeletons import Skeleton, convert, skeleton
 from training import create_backbone
 from training.backbones.base import Backbone
@@ -120,19 +120,16 @@ def encoder() -> text.TextEncoder:
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """People of `dataengine.rendering` who do something that has a name: joints as the camera sees them, made when they are read.
+class Seen:
+    """A source of clips that are made when they are read: joints of people as a camera sees them.
 
     Attributes:
-        count: clips, each of the next motion.
-        first: number of the first; another number is another person, motion and camera.
+        count: clips.
+        first: number of the first; another number is another camera, and another person where people are made.
     """
 
     count: int
     first: int = 0
-
-    name = "rendered"
-    labels = NAMED
 
     @property
     def skeleton(self) -> Skeleton:
@@ -140,24 +137,41 @@ class Rendered:
 
     @property
     def fingerprint(self) -> str:
-        return f"rendered {self.first} {self.count} {SECONDS} {RATE}"
+        return f"{type(self).__name__} {self.first} {self.count} {SECONDS} {RATE}"
 
     @property
     def keys(self) -> list[str]:
         return [str(self.first + number) for number in range(self.count)]
-
-    @property
-    def label_ids(self) -> Numbers:
-        return np.arange(self.count, dtype=np.int64) % len(NAMED)
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, indices: Sequence[int]) -> list[Clip]:
         """The clips with these numbers, in pixels of a square picture."""
-        return [self._clip(index) for index in indices]
+        return [self.clip(index) for index in indices]
 
-    def _clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> Clip:
+        """One clip."""
+        raise NotImplementedError
+
+    def filmed(self, index: int, joints: Array, label: int, camera: Camera) -> Clip:
+        """Joints (T, 13, 3) in metres as the camera sees them."""
+        points = camera.project(joints).astype(np.float32)[None]
+        return Clip(str(self.first + index), points, None, label, (SIDE, SIDE), float(RATE))
+
+
+@dataclass(frozen=True)
+class Rendered(Seen):
+    """People of `dataengine.rendering` who do something that has a name, one motion after the other."""
+
+    name = "rendered"
+    labels = NAMED
+
+    @property
+    def label_ids(self) -> Numbers:
+        return np.arange(self.count, dtype=np.int64) % len(NAMED)
+
+    def clip(self, index: int) -> Clip:
         rng = np.random.default_rng((self.first + index, 7))
         label = index % len(NAMED)
         t = np.arange(int(SECONDS * RATE)) / RATE
@@ -165,8 +179,7 @@ class Rendered:
         body = Body.draw(rng)
         posed = pose(body, angles(NAMED[label], t, rng), (rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4)), float(rng.uniform(0, 2 * np.pi)))
         chosen = [skeleton("body14").joints.index(joint) for joint in self.skeleton.joints]
-        points = camera.project(posed.points[:, chosen])
-        return Clip(str(self.first + index), points[None].astype(np.float32), None, label, (SIDE, SIDE), float(RATE))
+        return self.filmed(index, posed.points[:, chosen], label, camera)
 
 
 @functools.cache
@@ -184,51 +197,25 @@ def _recordings() -> tuple[tuple[str, Array], ...]:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """People of NW-UCLA and HDM05 seen by a camera that is drawn anew for every clip, in pixels.
-
-    Attributes:
-        count: clips; the recordings come in turn.
-    """
-
-    count: int
+class Recorded(Seen):
+    """People of NW-UCLA and HDM05, one recording after the other, each time turned and filmed anew."""
 
     name = "recorded"
     labels = tuple(RECORDED)
-
-    @property
-    def skeleton(self) -> Skeleton:
-        return skeleton(LAYOUT)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"recorded {self.count}"
-
-    @property
-    def keys(self) -> list[str]:
-        return [f"r{number}" for number in range(self.count)]
 
     @property
     def label_ids(self) -> Numbers:
         own = np.array([self.labels.index(label) for label, _ in _recordings()], np.int64)
         return own[np.arange(self.count) % len(own)]
 
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, indices: Sequence[int]) -> list[Clip]:
-        """The clips with these numbers, in pixels of a square picture."""
-        return [self._clip(index) for index in indices]
-
-    def _clip(self, index: int) -> Clip:
-        rng = np.random.default_rng((index, 8))
+    def clip(self, index: int) -> Clip:
+        rng = np.random.default_rng((self.first + index, 8))
         label, joints = _recordings()[index % len(_recordings())]
         turn = rng.uniform(0, 2 * np.pi)
         cos, sin = np.cos(turn), np.sin(turn)
         turned = joints @ np.array(((cos, 0, -sin), (0, 1, 0), (sin, 0, cos)))
         camera = draw_camera(rng, np.arange(len(joints)) / RATE, (SIDE, SIDE), 1, False)
-        points = camera.project(turned).astype(np.float32)[None]
-        return Clip(f"r{index}", points, None, self.labels.index(label), (SIDE, SIDE), float(RATE))
+        return self.filmed(index, turned, self.labels.index(label), camera)
 
 
 def figure(joints: Array, rng: np.random.Generator) -> Array:

@@ -10,17 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dataengine import __version__, registry
-from dataengine.console import execute, show
+from dataengine import registry
+from dataengine.console import application, execute, show
 from dataengine.errors import DataEngineError
 
-app = typer.Typer(
-    help="Build human-motion datasets from video, look at them, and check them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = application("dataengine", "Build human-motion datasets from video, look at them, and check them.")
 
 OutArgument = Annotated[Path, typer.Argument(help="Folder of a build (its --out), or of a dataset.", metavar="OUT")]
 ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or not.", metavar="CLIP_ID")]
@@ -68,13 +62,6 @@ def _console_progress() -> Any:
             console.print(text, highlight=False)
 
     return Shown()
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
-        typer.echo(f"dataengine {__version__}")
-        raise typer.Exit
 
 
 @app.command()

@@ -1,14 +1,28 @@
-"""What both commands do at the edge: print a result, and end with one line and a code where something failed."""
+"""What both commands do at the edge: say their version, print a result, end with one line and a code where something failed."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from dataengine import __version__
 from dataengine.errors import DataEngineError
+
+
+def application(name: str, about: str) -> typer.Typer:
+    """A command without verbs yet."""
+    app = typer.Typer(help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.callback(invoke_without_command=True)
+    def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+        if version:
+            typer.echo(f"{name} {__version__}")
+            raise typer.Exit
+
+    return app
 
 
 def show(value: Any) -> None:

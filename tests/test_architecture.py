@@ -13,7 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dataengine"
 
 LAYERS: list[set[str]] = [
-    {"errors", "types", "skeletons", "registry", "compiled", "weights", "downloads", "extras", "settings", "console", "__init__"},
+    {
+        "errors",
+        "types",
+        "skeletons",
+        "registry",
+        "compiled",
+        "weights",
+        "downloads",
+        "extras",
+        "settings",
+        "console",
+        "markdown",
+        "__init__",
+    },
     {"media", "rendering"},
     {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch", "duplicates"},
     {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit", "lock"},
@@ -22,7 +35,7 @@ LAYERS: list[set[str]] = [
 ]
 ROOMS = {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch"}
 TRAINING_MAY = {
-    *("types", "skeletons", "errors", "registry", "extras", "weights", "compiled", "settings", "console"),
+    *("types", "skeletons", "errors", "registry", "extras", "weights", "compiled", "settings", "console", "markdown"),
     *("index", "shards", "dataset", "storage", "npy"),
     *("features", "media", "rendering", "experts"),
 }

@@ -32,7 +32,7 @@ from training.evaluate.probes import Labelled, few_shot, knn, scored
 from training.evaluate.result import Result, plain, table
 from training.runs import Run, classifier
 from training.sequences import Array, Numbers, Source
-from training.wording import Wording, stored_vectors
+from training.wording import Wording, stored_rows, stored_vectors
 
 STRENGTH = 0.3
 """C of the linear probe, fixed beforehand."""
@@ -295,10 +295,10 @@ def zeroshot(
     called = f"{said.encoder}, prompts {said.prompts}"
     results = [zero_shot(rows, ids, texts, aid, temperature, f"zero-shot, {called}")]
     learnt = getattr(run.method, "texts", None)
-    if isinstance(learnt, Tensor) and len(learnt) > 1:
+    if isinstance(learnt, Tensor) and len(learnt) > 1 and said.encoder == wording(run, None, None).encoder:
         known = learnt.float().cpu().numpy()
         mixed = through_known(rows, _projected(run, known[:, None], said, device), known, unit(vectors.mean(1)), temperature)
-        results.append(zero_shot(mixed[0], ids, mixed[1], None, temperature, f"zero-shot through known classes, {called}"))
+        results.append(zero_shot(mixed[0], ids, mixed[1], aid, temperature, f"zero-shot through known classes, {called}"))
     report = Report("zeroshot", run, [source.name for source in test], results)
     truth, told = labelled(ids, similarities(rows, texts).argmax(1))
     report.pictures.append(confusion_matrix(told, truth, names, run.folder / "zeroshot_confusion.png", "zero-shot, motion alone"))
@@ -316,20 +316,6 @@ def _aid(names: Sequence[str], test: Sequence[Source], feature: str) -> Aid:
 
 def _text_beside(feature: str) -> str:
     return feature.removesuffix("_video") + "_text"
-
-
-def stored_rows(side: Sequence[Source], feature: str) -> tuple[Array, Any]:
-    """(N, D) float32 of a stored feature, the mean of several views of a clip, and (N,) bool which clips have it."""
-    found: list[Array | None] = []
-    for source in side:
-        for start in range(0, len(source), 512):
-            for clip in source.read(range(start, min(start + 512, len(source)))):
-                value = clip.features.get(feature)
-                found.append(None if value is None else np.asarray(value, np.float32).reshape(-1, np.shape(value)[-1]).mean(0))
-    first = next((row for row in found if row is not None), None)
-    if first is None:
-        raise TrainingError(f"{sides.named(side)}: no clip has the feature {feature!r}; build the dataset with [embed] features")
-    return np.stack([np.zeros_like(first) if row is None else row for row in found]), np.array([row is not None for row in found])
 
 
 def retrieve(

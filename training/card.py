@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import tomli_w
 import dataengine
 from dataengine.dataset import open as open_dataset
 from dataengine.errors import DataEngineError, TrainingError
+from dataengine.markdown import plain, rows
 from dataengine.skeletons import SKELETONS
 from dataengine.storage import write_durably
 from training import registry
@@ -96,18 +97,6 @@ def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None)
     ]
     write_durably(target, ("\n\n".join(parts) + "\n").encode())
     return target
-
-
-def plain(value: object) -> str:
-    """Text of others for a Markdown table: one line without markup."""
-    text = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(value))).strip()
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-
-
-def rows(headers: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; cells are taken as they are."""
-    lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in cells)])
 
 
 @dataclass(frozen=True)

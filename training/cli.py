@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dataengine import __version__
-from dataengine.console import execute, show
+from dataengine.console import application, execute, show
 from dataengine.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.extras import installed
 
@@ -21,13 +20,7 @@ if TYPE_CHECKING:
     from training.runs import Run
     from training.sequences import Source
 
-app = typer.Typer(
-    help="Train networks on what dataengine builds, and measure what they know.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = application("dataengine-train", "Train networks on what dataengine builds, and measure what they know.")
 
 KINDS = ("backbones", "methods", "configs", "formats")
 
@@ -120,13 +113,6 @@ class Shown:
             self.told = time.monotonic()
             left = (self.told - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
             _say(f"step {self.done}/{self.total}  {said}  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}")
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if version:
-        typer.echo(f"dataengine-train {__version__}")
-        raise typer.Exit
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.errors import TrainingError, suggestion
+from training import sides
 from training.evaluate import text as encoders
 from training.evaluate.matching import class_embeddings
 from training.evaluate.prompts import class_prompts, described
@@ -98,3 +99,17 @@ def stored_vectors(names: Sequence[str], sources: Sequence[Source], feature: str
         mean = np.mean([vector.reshape(-1, vector.shape[-1]).mean(0) for vector in found], axis=0)
         rows.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
     return np.asarray(rows, np.float32)
+
+
+def stored_rows(side: Sequence[Source], feature: str) -> tuple[Array, Any]:
+    """(N, D) float32 of a stored feature, the mean of several views of a clip, and (N,) bool which clips have it."""
+    found: list[Array | None] = []
+    for source in side:
+        for start in range(0, len(source), 512):
+            for clip in source.read(range(start, min(start + 512, len(source)))):
+                value = clip.features.get(feature)
+                found.append(None if value is None else np.asarray(value, np.float32).reshape(-1, np.shape(value)[-1]).mean(0))
+    first = next((row for row in found if row is not None), None)
+    if first is None:
+        raise TrainingError(f"{sides.named(side)}: no clip has the feature {feature!r}; build the dataset with [embed] features")
+    return np.stack([np.zeros_like(first) if row is None else row for row in found]), np.array([row is not None for row in found])

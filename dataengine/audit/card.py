@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from dataengine.audit import sections, tallies
 from dataengine.audit.charts import number, percent
 from dataengine.dataset import Dataset
+from dataengine.markdown import plain, rows
 from dataengine.types import REASONS
 
 TOP_LABELS = 30
@@ -23,18 +23,6 @@ ENTRIES: dict[str, str] = {
     "viclip_text.npy": "(D,) float16 of unit length, what the label says",
 }
 """What the members of a sample are; M people, T frames, V joints."""
-
-
-def plain(value: object) -> str:
-    """Text that a source wrote, for a Markdown table: one line without markup."""
-    text = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(value))).strip()
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-
-
-def rows(headers: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; cells are taken as they are."""
-    lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in cells)])
 
 
 def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) -> str:
