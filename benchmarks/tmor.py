@@ -108,6 +108,7 @@ def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> T
     )
     video, text = ROWS[row]
     chosen: dict[str, Any] = {"video": "video" if video else None, "video_width": names.shape[1], "text": names if text else None}
+    chosen["shared"] = video and text
     torch.manual_seed(seed)
     method = create_method("tmor", backbone=small(source, seed), **chosen, **options)
     method.load_state_dict(first.state_dict(), strict=False)  # what a row has beside is drawn anew
@@ -154,17 +155,21 @@ def classes_of(method: TMOR, texts: Array) -> Array | None:
     return None if method.project_video is None else method.embed_video(rows).numpy()
 
 
+@torch.no_grad()
 def zero_shots(method: TMOR, motions: Array, truth: Numbers, known: Array, new: Array, aid: Aid) -> dict[str, float]:
-    """Zero-shot by the nearest text, through the known classes, and so with the video's scores added."""
+    """Zero-shot by the nearest text, through the known classes, and where the classes' videos would lie; the last there is, also with
+    the video's scores added."""
     nearest, projected = classes_of(method, new), classes_of(method, known)
     if nearest is None or projected is None:
         return {}
-    mixed, classes = through_known(motions, projected, known, new, method.temperature)
-    found = {
-        "nearest": zero_shot(motions, truth, nearest),
-        "zero": zero_shot(mixed, truth, classes),
-        "fused": zero_shot(mixed, truth, classes, aid, method.temperature),
-    }
+    ways = {"nearest": (motions, nearest), "known": through_known(motions, projected, known, new, method.temperature)}
+    if method.by_video:
+        classes, middle = method.classes_by_video(torch.as_tensor(new), torch.as_tensor(known))
+        ways["centred"] = (motions - middle.numpy(), classes.numpy())
+    *_, best = ways.values()
+    ways["zero"] = best
+    found = {name: zero_shot(rows, truth, classes) for name, (rows, classes) in ways.items()}
+    found["fused"] = zero_shot(best[0], truth, best[1], aid, method.temperature)
     return {name: percent(result.value) for name, result in found.items()}
 
 
@@ -233,7 +238,8 @@ def run(quick: bool) -> dict[str, Any]:
     figures = {
         name: spread(runs, name)
         for name in runs[0]
-        if name.endswith(("_zero", "_nearest", "_fused", "_probe", "_10")) or name in ("video", "ridge", "ridge_by_name")
+        if name.endswith(("_zero", "_nearest", "_known", "_centred", "_fused", "_probe", "_10"))
+        or name in ("video", "ridge", "ridge_by_name")
     }
     differences = {} if quick else {name: difference(runs, *pair) for name, pair in COMPARED.items()}
     wanted = ("text raises zero-shot", "text raises zero-shot over chance", "video raises the probe")

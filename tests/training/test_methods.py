@@ -117,6 +117,26 @@ def test_tmor_may_have_one_projector_for_video_and_text(sides):
             create_method("tmor", backbone=network(), **{**options, **wrong})
 
 
+def test_classes_are_looked_for_where_their_videos_would_lie(sides):
+    """Of a linear phi: phi(text - mean text); motions and videos have the means of the queues."""
+    options = {"video": "video", "video_width": 6, "queue": 64, "hidden": 8, "width": 8, "layers": 1, "momentum": 0.9}
+    method = create_method("tmor", backbone=network(), text=TEXTS, shared=True, **options)
+    trained(method, sides[0], epochs=25)
+    rows = torch.from_numpy(TEXTS)
+    with torch.no_grad():
+        classes, middle = method.classes_by_video(rows)
+        torch.testing.assert_close(classes, (rows - rows.mean(0)) @ method.project_video[0].weight.T)
+    motions, labels = embedded(method, sides[1], "embed_motion")
+    assert torch.equal(method.motions.owners, method.videos.owners) and method.motions.owners.min() >= 0
+    torch.testing.assert_close(middle, method.motions.keys.mean(0))
+    assert (((motions - middle.numpy()) @ classes.numpy().T).argmax(1) == labels).mean() > 0.85
+    without = create_method("tmor", backbone=network(), **options)
+    torch.testing.assert_close(without.classes_by_video(rows, rows[:2])[1], torch.zeros(8))
+    assert not create_method("tmor", backbone=network(), text=TEXTS, **options).by_video
+    with pytest.raises(TrainingError, match="classes by video want a T-MOR with motion"):
+        create_method("tmor", backbone=network(), text=TEXTS, video=None).classes_by_video(rows)
+
+
 def test_what_a_method_was_not_trained_for_is_said(sides):
     method = create_method("tmor", backbone=network(), video=None)
     with pytest.raises(TrainingError, match="trained without texts"):

@@ -98,6 +98,12 @@ class Queue(nn.Module):
         same = (self.owners == self.EMPTY) | (self.owners == owners[:, None])
         return same if labels is None else same | ((self.labels == labels[:, None]) & (labels >= 0)[:, None])
 
+    @property
+    def mean(self) -> Tensor:
+        """(D,) of the keys that are there; zeros where none is yet."""
+        here = self.owners != self.EMPTY
+        return self.keys[here].sum(0) / here.sum().clamp(min=1)
+
     @torch.no_grad()
     def push(self, keys: Tensor, owners: Tensor, labels: Tensor) -> None:
         """Put the keys (N, D) of all processes in, in the order of ranks."""

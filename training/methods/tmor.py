@@ -59,7 +59,7 @@ class TMOR(Method):
         supervised: whether labels decide what is no negative; default: when texts are given.
         symmetric: compare video with motion in both directions, within the batch beside the queue.
         shared: one phi for video and text, where their features lie in one space already, as ViCLIP's do: what motions learn
-            of videos then also says where texts lie that no clip was trained with.
+            of videos then also says where texts lie that no clip was trained with, see `classes_by_video`.
     """
 
     def __init__(
@@ -160,3 +160,32 @@ class TMOR(Method):
         if self.project_video is None:
             raise TrainingError("this T-MOR was trained without videos; train with video")
         return unit(self.project_video(unit(video)))
+
+    @property
+    def by_video(self) -> bool:
+        """Whether classes can be told by where their videos would lie."""
+        return self.motions is not None and self.videos is not None and self.project_text is None
+
+    def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Classes as the projector of videos has them, with means taken off each modality, and what to take off motions.
+
+        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so do motions
+        and both: a class's video is looked for where its text lies beside the mean text.
+        phi(text - mean text + mean video) - phi(mean video); means of motions and of videos are those of the queues.
+
+        Args:
+            text: (K, D) features of the classes asked for.
+            known: (S, D) features of the classes of the training clips; the method's own texts without.
+
+        Returns:
+            (K, width), and (width,) the mean of `embed_motion` over training clips.
+
+        Raises:
+            TrainingError: motions were not compared with motions and with videos, or texts have a projector of their own.
+        """
+        if not self.by_video or self.motions is None or self.videos is None or self.project_video is None:
+            raise TrainingError("classes by video want a T-MOR with motion, with video, and with texts that are shared or not there")
+        middle = self.texts if known is None else known
+        mean = self.videos.mean
+        moved = unit(text) - unit(middle).mean(0) + mean  # type: ignore[arg-type]
+        return self.project_video(moved) - self.project_video(mean), self.motions.mean
