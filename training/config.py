@@ -68,6 +68,7 @@ class DataTable(Table):
         where: an SQL condition over the index, such as "confidence_mean > 0.4".
         skeleton: layout to convert to; default the data's own.
         options: handed to the format.
+        share: how much of every class's clips is learnt from, as `probe --share` of seed `run.seed` takes them; default all, unlabelled too.
         balance: whether rare classes are drawn as often as frequent ones.
         epoch_size: clips an epoch; default all.
     """
@@ -80,6 +81,7 @@ class DataTable(Table):
     where: str | None = None
     skeleton: str | None = None
     options: dict[str, Any] = {}
+    share: float | None = pydantic.Field(default=None, gt=0, le=1)
     balance: bool = False
     epoch_size: int | None = pydantic.Field(default=None, ge=1)
 

@@ -143,6 +143,8 @@ def train(config: Config, out: str | Path, watcher: Watcher | None = None, stop_
     folder = Path(out)
     wants = _features(config)
     sources = sides.open_side(config.data, "train", wants)
+    if config.data.share is not None:
+        sources = sides.few(sources, config.data.share, config.run.seed)
     measured = sides.open_val(config.data)
     val, split = measured or ([], config.data.val_split)
     config = resolve(config, sources, split)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from blake3 import blake3
 
 from dataengine.errors import DataEngineError, TrainingError
 from dataengine.skeletons import SKELETONS, Skeleton
 from training.config import DataTable
 from training.data import open_sources
+from training.evaluate.probes import subsets
 from training.formats import format_of
 from training.formats.ranges import is_url
 from training.order import joined_labels
@@ -140,10 +142,27 @@ def feature_width(sources: Sequence[Source], feature: str) -> int:
 
 def thinned(sources: Sequence[Source], most: int, seed: int = 0) -> list[Source]:
     """At most so many clips of all sources together, drawn at random, in their order."""
-    sizes = [len(source) for source in sources]
-    if sum(sizes) <= most:
+    count = sum(map(len, sources))
+    if count <= most:
         return list(sources)
-    chosen = np.sort(np.random.default_rng(seed).choice(sum(sizes), most, replace=False))
+    return _parts(sources, np.sort(np.random.default_rng(seed).choice(count, most, replace=False)))
+
+
+def few(sources: Sequence[Source], share: float, seed: int) -> list[Source]:
+    """That share of every class's clips, those of `evaluate.probes.subsets`; none without a label.
+
+    Raises:
+        TrainingError: no clip has a label.
+    """
+    _, ids = joined_labels(sources)
+    if not (ids >= 0).any():
+        raise TrainingError(f"{named(sources)}: data.share is one of every class's clips, and no clip has a label")
+    return _parts(sources, subsets(ids, (share,), seed)[share])
+
+
+def _parts(sources: Sequence[Source], chosen: Numbers) -> list[Source]:
+    """Clips at these ascending places of all sources together."""
+    sizes = [len(source) for source in sources]
     ends = np.cumsum(sizes)
     parts = [chosen[(chosen >= end - size) & (chosen < end)] - (end - size) for size, end in zip(sizes, ends)]
     return [_Part(source, places) for source, places in zip(sources, parts) if len(places)]
@@ -155,7 +174,7 @@ class _Part:
     def __init__(self, source: Source, places: Numbers) -> None:
         self._source, self._places = source, places
         self.name, self.skeleton, self.labels = source.name, source.skeleton, source.labels
-        self.fingerprint = f"{source.fingerprint} {len(places)}"
+        self.fingerprint = blake3(f"{source.fingerprint} {places.tolist()}".encode()).hexdigest()
         self.keys: Sequence[str] = [source.keys[place] for place in places.tolist()]
         self.label_ids: Numbers = np.asarray(source.label_ids, np.int64)[places]
 

@@ -18,6 +18,7 @@ from dataengine.errors import DataEngineError, RecipeError, TrainingError
 from training import assess, checkpoint, config, matching, sides
 from training.data import open_sources
 from training.encode import encode
+from training.evaluate.probes import subsets
 from training.runs import load_run, start_file, train
 
 
@@ -232,6 +233,21 @@ def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp
         train(made(data, run={"start": str(tmp_path / "none")}), tmp_path / "never")
     with pytest.raises(TrainingError, match="is not a STGCN of these options"):
         train(made(data, run={"start": str(tmor)}, backbone={"channels_base": 4}), tmp_path / "never")
+
+
+def test_a_share_of_the_labels_is_the_one_that_probes_take(data, tmp_path):
+    table = config.DataTable(train=[str(data)])
+    whole = sides.open_side(table, "train")
+    part = sides.few(whole, 0.25, seed=3)
+    chosen = subsets(whole[0].label_ids, (0.25,), 3)[0.25]
+    assert part[0].keys == [whole[0].keys[place] for place in chosen] and len(chosen) < len(whole[0]) / 2
+    assert [clip.key for clip in part[0].read(range(len(chosen)))] == part[0].keys
+    assert sides.few(whole, 0.25, seed=4)[0].fingerprint != part[0].fingerprint
+    few = made(data, data={"share": 0.25}, run={"epochs": 2, "batch": 4})
+    assert train(few, tmp_path / "few").to_dict()["steps"] == 2 * (len(chosen) // 4)
+    with pytest.raises(TrainingError, match=r"data\.share is one of every class's clips, and no clip has a label"):
+        bare = motion_files.write(tmp_path / "bare.npz", 16, labels=False)
+        sides.few(sides.open_side(config.DataTable(train=[str(bare)]), "train"), 0.1, 0)
 
 
 def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
