@@ -207,10 +207,10 @@ def zeroshot(
 ) -> None:
     """Name motions by the nearest text, with classes that were never trained."""
     loaded, where = _load(run), _device(device)
-    from training import matching
+    from training import naming
 
-    wants = matching.stored(matching.wording(loaded, text, prompts), fuse)
-    _report(matching.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json)
+    wants = naming.stored(naming.wording(loaded, text, prompts), fuse)
+    _report(naming.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json)
 
 
 @app.command()
@@ -228,10 +228,10 @@ def retrieve(
 ) -> None:
     """Find motions by texts or videos and the other way round, and choose one of fifteen."""
     loaded, where = _load(run), _device(device)
-    from training import matching
+    from training import naming
 
-    wants = matching.sought(loaded, by, text, prompts)
-    _report(matching.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where), as_json)
+    wants = naming.sought(loaded, by, text, prompts)
+    _report(naming.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where), as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from motion_files import TABLES, TMOR
 
 from dataengine import settings
 from dataengine.errors import DataEngineError, RecipeError, TrainingError
-from training import assess, checkpoint, config, matching, sides
+from training import assess, checkpoint, config, naming, sides
 from training.data import open_sources
 from training.encode import encode
 from training.evaluate.probes import subsets
@@ -174,13 +174,13 @@ def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):
     run = load_run(tmor)
     assert run.config.method.options["video_width"] == 6
     test = assess.side(run, (), (), "val", None, ("video",))
-    shown = matching.zeroshot(run, test)
+    shown = naming.zeroshot(run, test)
     assert [result.name.split(",")[0] for result in shown.results] == ["zero-shot", "zero-shot through known classes"]
     assert min(result.value for result in shown.results) > 0.6 and "ngrams" in shown.results[0].name
-    by_text = {result.name: result for result in matching.retrieve(run, test).results}
+    by_text = {result.name: result for result in naming.retrieve(run, test).results}
     assert set(by_text) == {"motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"}
     assert by_text["4-way, motion to text"].value > 0.6
-    by_video = {result.name: result.details["R@5"] for result in matching.retrieve(run, test, "video").results}
+    by_video = {result.name: result.details["R@5"] for result in naming.retrieve(run, test, "video").results}
     assert set(by_video) == {"motion to video", "video to motion"} and min(by_video.values()) > 0.4
 
 
@@ -190,9 +190,9 @@ def test_scores_of_another_modality_are_added(tmor, data, tmp_path):
         one = np.eye(4, dtype=np.float32)[arrays["label"]]
         np.savez(tmp_path / "more.npz", **arrays, viclip_video=one, viclip_text=one)
     run = load_run(tmor)
-    wants = matching.stored(matching.wording(run, None, None), "viclip_video")
+    wants = naming.stored(naming.wording(run, None, None), "viclip_video")
     test = assess.side(run, [str(tmp_path / "more.npz")], (), "val", None, wants)
-    result = matching.zeroshot(run, test, fuse="viclip_video").results[0]
+    result = naming.zeroshot(run, test, fuse="viclip_video").results[0]
     assert result.value == 1.0 and result.floors["other alone"] == 1.0 and result.floors["motion alone"] > 0.6
 
 
@@ -203,7 +203,7 @@ def test_videos_and_texts_of_one_space_say_where_classes_lie(data, tmp_path):
     method = {**TMOR, "text": "viclip_text", "video": "viclip_video", "shared": True}
     train(made(tmp_path / "more.npz", method=method, run={"epochs": 12}, optim={"name": "adamw", "lr": 0.01}), tmp_path / "run")
     run = load_run(tmp_path / "run")
-    results = matching.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",))).results
+    results = naming.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",))).results
     assert [result.name.split(",")[0] for result in results] == ["zero-shot", "zero-shot through known classes", "zero-shot by video"]
     assert min(result.value for result in results) > 0.6
 
@@ -216,7 +216,7 @@ def test_texts_may_be_those_that_are_stored(data, tmp_path):
     run = load_run(tmp_path / "run")
     assert torch.equal(run.method.texts, torch.eye(5)[:4])
     with pytest.raises(TrainingError, match="ngrams gives 1024 numbers a text, the run learnt with 5"):
-        matching.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",)), text="ngrams")
+        naming.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",)), text="ngrams")
 
 
 def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp_path):
@@ -255,11 +255,11 @@ def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
         load_run(tmp_path)
     run = load_run(supervised[0])
     with pytest.raises(TrainingError, match="learnt beside no texts"):
-        matching.zeroshot(run, assess.side(run, (), (), "val"))
+        naming.zeroshot(run, assess.side(run, (), (), "val"))
     with pytest.raises(TrainingError, match="neither texts nor videos"):
-        matching.retrieve(run, assess.side(run, (), (), "val"))
+        naming.retrieve(run, assess.side(run, (), (), "val"))
     with pytest.raises(TrainingError, match="finds motions by text and video; given 'sound'"):
-        matching.retrieve(load_run(tmor), [], "sound")
+        naming.retrieve(load_run(tmor), [], "sound")
     bare = motion_files.write(tmp_path / "bare.npz", 16, video=0, labels=False)
     with pytest.raises(TrainingError, match=r"bare.npz: no clip has a label, and this is measured by labels"):
         assess.probe(run, *(assess.side(run, [str(bare)], (), side) for side in ("train", "val")))

@@ -1,4 +1,4 @@
-"""What a network that learnt beside texts or videos knows: zero-shot and retrieval of a finished run."""
+"""Motions named by texts they were never trained with, and found by texts and videos: zero-shot and retrieval of a finished run."""
 
 from __future__ import annotations
 
