@@ -1,7 +1,9 @@
 """Self-supervised UNIK on Penn Action: probes and fine-tuning, beside the network as it was drawn and beside training from scratch.
 
 Motion-motion contrast (T-MOR's L_mm, which is MoCo on skeletons) on the training clips without labels, quarter width, five seeds.
-What is learnt with few labels is measured on the same 127 clips (10 %) for every row of a seed. Nothing is chosen on the test side.
+What is learnt with few labels is measured on the same 127 clips (10 %) for every row of a seed. Nothing is chosen on the test side:
+on training clips, whose labels a probe of a tenth of them had to tell, 80 epochs of 16 frames in batches of 32 were better (91.3 %)
+than 40 of 32 frames (90.0; 89.2 in batches of 64), which take as long.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from training.methods.base import Method
 from training.prepare import Prepare
 from training.views import View
 
-FRAMES = 32
+FRAMES = 16
 STRONG = (
     {"name": "crop", "min": 0.4},
     {"name": "flip"},
@@ -41,8 +43,8 @@ STRONG = (
     {"name": "mask_joints", "share": 0.05},
 )
 PRETRAIN: dict[str, Any] = {
-    "epochs": 60,
-    "batch": 64,
+    "epochs": 120,
+    "batch": 32,
     "lr": 0.05,
     "decay": 1e-4,
     "warmup": 2,

@@ -33,7 +33,7 @@ import torch
 from harness import main
 from seeds import WORK, difference, mirrored, network, seeds, spread, train
 from skeletons import STRENGTH, Memory, flat, penn, ten_percent
-from ssl_penn import FRAMES, STRONG, places, probe
+from ssl_penn import STRONG, places, probe
 from tmor_features import VIDEO, encoder, told_rendered, video_network, watched
 from torch import Tensor
 
@@ -50,6 +50,7 @@ from training.views import View
 from training.wording import Wording
 
 HELD = 5
+FRAMES = 32
 ROWS: dict[str, tuple[bool, bool]] = {"mm": (False, False), "mm_mv": (True, False), "mm_mt": (False, True), "mm_mv_mt": (True, True)}
 """Whether a row has L_mv and L_mt beside L_mm."""
 PROTOCOL: dict[str, Any] = {
