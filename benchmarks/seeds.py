@@ -68,13 +68,13 @@ def spread(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
     if len(values) < 2:
         return {"mean": values[0], "each": values}
     interval = over_seeds(values)
-    return {"mean": interval.value, "low": interval.low, "high": interval.high, "each": values}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "each": values}
 
 
 def difference(runs: Sequence[Mapping[str, Any]], first: str, second: str) -> dict[str, Any]:
     """Mean and 95 % interval of `first` - `second`, paired by seed."""
     interval = paired([run[first] for run in runs], [run[second] for run in runs])
-    return {"mean": interval.value, "low": interval.low, "high": interval.high}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
 def network(source: Source, seed: int, num_classes: int = 0, channels: int = 2, channels_base: int = 32, name: str = "unik") -> Backbone:
