@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def make_clip(path: Path, width: int, height: int, count: int) -> None:
             yield scene[top : top + height, index * 2 : index * 2 + width]
 
     write_video(path, frames(), 28, options={"g": "60", "preset": "medium"})
+
+
+def fresh(decoder: type[PyAVDecoder] | type[DecordDecoder], clip: Path) -> int:
+    """`decode` by a decoder made for it."""
+    return decode(decoder(), clip)
 
 
 def decode(decoder: PyAVDecoder | DecordDecoder, clip: Path) -> int:
@@ -101,12 +107,12 @@ def run(quick: bool) -> dict[str, Any]:
         report: dict[str, Any] = {}
         for name, path in (("small", clip), ("large", large)):
             frames = decode(PyAVDecoder(), path)
-            sides: dict[str, Callable[[], Any]] = {"pyav": lambda path=path: decode(PyAVDecoder(), path)}
+            sides: dict[str, Callable[[], Any]] = {"pyav": partial(fresh, PyAVDecoder, path)}
             if shutil.which("ffmpeg"):
-                sides["ffmpeg"] = lambda path=path: ffmpeg(path)
+                sides["ffmpeg"] = partial(ffmpeg, path)
             try:
                 decode(DecordDecoder(), path)
-                sides["decord"] = lambda path=path: decode(DecordDecoder(), path)
+                sides["decord"] = partial(fresh, DecordDecoder, path)
             except Exception as error:
                 report[f"{name}_decord"] = f"not measured: {error}"
             times = interleaved(sides, rounds)

@@ -56,7 +56,9 @@ class People:
     def calibration(self, experts: Sequence[str]) -> Calibration:
         """Learned from these persons."""
         sequences = list(np.moveaxis(self.coords, 1, 0)[:, :, None])
-        return Calibration.fit(sequences, self.truth[:, None], self.scored[:, None], self.head, LAYOUT, experts, groups=self.picture)
+        return Calibration.fit(
+            sequences, list(self.truth[:, None]), list(self.scored[:, None]), self.head.tolist(), LAYOUT, experts, groups=self.picture
+        )
 
     def hits(self, poses: Float) -> Float:
         """(N, 2) joints of each person within half and a tenth of a head."""

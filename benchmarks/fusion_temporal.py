@@ -73,9 +73,14 @@ def learned(count: int) -> Calibration:
     )
 
 
+def alone(e: int) -> Method:
+    """One expert as it is."""
+    return lambda track: track.coords[e]
+
+
 def methods(calibration: Calibration) -> dict[str, Method]:
     """Everything that is compared."""
-    found: dict[str, Method] = {f"expert {name}": lambda track, e=e: track.coords[e] for e, name in enumerate(EXPERTS)}
+    found: dict[str, Method] = {f"expert {name}": alone(e) for e, name in enumerate(EXPERTS)}
     found |= {name: fusion(name) for name in registry.names("fusion")}
     found |= {
         PRINTED: fusion("ssta", zeros=True),

@@ -101,7 +101,7 @@ def run(quick: bool) -> dict[str, Any]:
             madds = pool.submit(network, folder / "net.onnx").result()
         write_corpus(folder / "corpus", 12 if quick else 24, 0)
         overrides = ['pose.experts=["sized"]', f'experts.sized.path="{folder / "net.onnx"}"', "report.gallery=0"]
-        options = {"overlay": "core", "overrides": overrides, "engine": Engine(serial=True)}
+        options: dict[str, Any] = {"overlay": "core", "overrides": overrides, "engine": Engine(serial=True)}
         warm = folder / "warm"
         dataengine.build("posecap", {"cap": str(folder / "corpus" / "cap")}, warm, limit=1, **options)
         model = round((folder / "net.onnx").stat().st_size / 1e6)

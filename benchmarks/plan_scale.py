@@ -24,7 +24,7 @@ ENTRIES = 20
 PER_UNIT = 4096
 
 
-def annotations(folder: Path, rows: int) -> None:
+def write_list(folder: Path, rows: int) -> None:
     """Write a Kinetics-700 list of `rows` clips."""
     folder.mkdir(parents=True)
     labels = ["abseiling", "air drumming", "archery", "arm wrestling", "baking cookies", "bartending", "juggling balls", "zumba"]
@@ -62,7 +62,7 @@ def one_size(rows: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        annotations(root / "kinetics700", rows)
+        write_list(root / "kinetics700", rows)
         overrides = ["plan.leak_guard=[]", f"plan.clips_per_unit={PER_UNIT}", 'curate.dedup="near"', "curate.max_per_label=1000000"]
         overrides += ['curate.relabel="posecap_labels"', 'curate.filters=["pose_coverage", "confidence"]']
         chosen = recipe.load("posecap", "core", overrides, {"kinetics700": str(root / "kinetics700")})
@@ -86,7 +86,9 @@ def one_size(rows: int) -> dict[str, float]:
             columns = [pa.array(part[f.name], f.type) if f.name != "hashes" and f.name in part else part.get(f.name, pa.array(np.full(stop - start, 0.9))) for f in fields]  # fmt: skip
             staged = ledger.stage(units[start], "parquet")
             pq.write_table(pa.table(dict(zip([f.name for f in fields], columns))), staged)
-            commits[units[start]] = ledger.commit(units[start], "drawn", staged, (), 0.0) or ledger.read(units[start])
+            made = ledger.commit(units[start], "drawn", staged, (), 0.0) or ledger.read(units[start])
+            assert made is not None
+            commits[units[start]] = made
             start = stop
         del hashes, words
         begun = time.process_time()

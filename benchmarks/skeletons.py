@@ -55,7 +55,7 @@ class Memory:
         """The clips at these places."""
         return [self.clips[index] for index in indices]
 
-    def subset(self, indices: Sequence[int], name: str) -> Memory:
+    def subset(self, indices: Sequence[int] | Numbers, name: str) -> Memory:
         """The clips at these places as a source; a fingerprint of its own."""
         clips = tuple(self.clips[index] for index in indices)
         mark = hashlib.sha256(f"{self.fingerprint} {[int(index) for index in indices]}".encode()).hexdigest()

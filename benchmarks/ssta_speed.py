@@ -103,7 +103,7 @@ def run(quick: bool) -> dict[str, Any]:
     }
     slow_pose = naive_numpy(data[0])[0]
     begins = np.isfinite(data[0, :, 0, :, 0]).all(0)  # the loops take any of the first closest pair
-    same = np.isclose(ssta.fuse(data[0], None, "body13").coords, slow_pose, equal_nan=True).all(-1)[:, begins].mean()
+    same = np.asarray(np.isclose(ssta.fuse(data[0], None, "body13").coords, slow_pose, equal_nan=True).all(-1))[:, begins].mean()
     for name in ("batch", "one_by_one", "consensus"):
         work[name][0]()  # compile
     found: dict[str, list[float]] = {name: [] for name in work}

@@ -202,15 +202,15 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         "video": percent(float((aid.scores.argmax(1) == truth).mean())),
         "video_rendered": told_rendered(video_network(texts, WORK), texts),
     }
-    random = create_method(
+    random: TMOR = create_method(  # type: ignore[assignment]
         "tmor",
         backbone=calibrate(small(whole, seed), source, Prepare(source.skeleton), FRAMES),
         video=None,
         text=names[seen],
         **PROTOCOL["method"],
     )
-    for row, method in (("random", random), *((row, None) for row in ROWS)):
-        method = method or learnt(source, names[seen], row, seed, folder)
+    for row in ("random", *ROWS):
+        method = random if row == "random" else learnt(source, names[seen], row, seed, folder)
         (known, _), (all_test, projected) = said(method, whole), said(method, test)
         told_by = (known, whole.label_ids, all_test, test.label_ids, len(whole.labels))
         found[f"{row}_probe"], found[f"{row}_probe_10"] = probe(*told_by), probe(*told_by, few)

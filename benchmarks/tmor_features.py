@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from skeletons import hdm05, nw_ucla
 from torch import Tensor
@@ -42,7 +43,7 @@ from training.losses import info_nce
 from training.methods.base import Batch, Method, Outcome
 from training.order import joined_labels
 from training.prepare import Prepare, interpolate
-from training.sequences import Array, Clip, Draw, Numbers
+from training.sequences import Array, Clip, Draw, Numbers, Source
 from training.views import View
 
 SAID = {
@@ -218,7 +219,7 @@ class Recorded(Seen):
         return self.filmed(index, turned, self.labels.index(label), camera)
 
 
-def figure(joints: Array, rng: np.random.Generator) -> Array:
+def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Joints (T, 13, 2) of one person drawn as (T, SIDE, SIDE, 3) uint8: a trunk, a head and limbs, filling the picture.
 
     Colours, thickness, place in the picture and background are drawn at random; the two sides of the body differ in colour.
@@ -270,7 +271,7 @@ class Drawn:
         frames = self.frames(clip, rng)
         return {"shown": (frames.transpose(2, 0, 1, 3) / np.float32(127.5) - 1).astype(np.float32)}
 
-    def frames(self, clip: Clip, rng: np.random.Generator) -> Array:
+    def frames(self, clip: Clip, rng: np.random.Generator) -> NDArray[np.uint8]:
         """(SHOWN, SIDE, SIDE, 3) uint8."""
         joints = interpolate(clip.keypoints[:1])
         part = rng.uniform(self.share, 1)
@@ -293,7 +294,7 @@ class Watching(Method):
         self.register_buffer("texts", torch.as_tensor(texts), persistent=False)
         self.temperature = temperature
 
-    def draw(self, prepare: Prepare, view: View) -> Draw:
+    def draw(self, prepare: Prepare, view: Any) -> Draw:
         return Drawn(VIDEO["share"], flip=True)
 
     def loss(self, batch: Batch) -> Outcome:
@@ -321,7 +322,7 @@ def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = 
     folder = work / f"tmor-video-{mark}"
     weights = folder / "model.safetensors"
     if not weights.exists():
-        sources = [Rendered(tables["clips"]["rendered"]), Recorded(tables["clips"]["recorded"])]
+        sources: list[Source] = [Rendered(tables["clips"]["rendered"]), Recorded(tables["clips"]["recorded"])]
         rows = texts.encode([(RECORDED | SAID)[label] for label in joined_labels(sources)[0]])[:, None]
         method = Watching(network, rows, tables["temperature"])
         draw = method.draw(Prepare(LAYOUT), View(SHOWN, (), LAYOUT))

@@ -235,7 +235,7 @@ def _right(poses: list[Poses], clip: RenderedClip) -> tuple[float, float]:
     """Number of right joints and of joints in the picture."""
     size = (clip.frames.shape[2], clip.frames.shape[1])
     truth = clip.joints[:, :, [0, *range(2, 14)]]
-    inside = ((truth >= 0) & (truth < size)).all(-1)
+    inside = np.asarray(((truth >= 0) & (truth < size)).all(-1))
     right = 0.0
     for t, frame in enumerate(poses):
         coords, _ = convert(frame.coords, frame.scores, "body14", COMMON)

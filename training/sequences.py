@@ -55,12 +55,23 @@ class Source(Protocol):
         label_ids: (N,) int64, -1 for none.
     """
 
-    name: str
-    skeleton: Skeleton
-    labels: tuple[str, ...]
-    fingerprint: str
-    keys: Sequence[str]
-    label_ids: Numbers
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def skeleton(self) -> Skeleton: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    @property
+    def label_ids(self) -> Numbers: ...
 
     def __len__(self) -> int: ...
 
