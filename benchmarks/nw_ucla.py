@@ -1,8 +1,8 @@
 """UNIK on NW-UCLA, cross view (cameras 1 and 2 -> 3), joints in space: with labels, and probed after learning without them.
 
 Quarter width, five seeds, the last epoch, beside what needs no learning and the probe of the network as it was drawn. Views and
-schedule were chosen on the training side alone (camera 1 -> camera 2). Seeds that were run are kept in results/seeds; a stopped run
-goes on.
+schedule with labels were chosen on the training side alone (camera 1 -> camera 2); without labels the schedule is that of `ssl_penn`,
+shortened. Seeds that were run are kept in results/seeds; a stopped run goes on.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.skeletons import Skeleton, skeleton
+from training.evaluate.probes import subsets
 from training.prepare import Prepare
 from training.sequences import Array, Clip, Numbers, Source
 from training.views import View
@@ -122,13 +123,8 @@ def hdm05(shared: Path = SHARED) -> tuple[Memory, Memory]:
 
 
 def ten_percent(source: Memory, seed: int, share: float = 0.1) -> Memory:
-    """A share of every class, at least one clip, drawn by the seed; in the order of the source."""
-    rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in np.unique(source.label_ids):
-        mine = np.flatnonzero(source.label_ids == label)
-        chosen += list(rng.permutation(mine)[: max(1, round(share * len(mine)))])
-    return source.subset(sorted(chosen), f"{share:.0%} seed {seed}")
+    """A share of every class's clips, the one that few-shot probes of the seed take."""
+    return source.subset(subsets(source.label_ids, (share,), seed)[share], f"{share:.0%} seed {seed}")
 
 
 def flat(source: Source, prepare: Prepare, frames: int = 32, mirror: bool = False) -> Array:
