@@ -6,7 +6,7 @@ Each function gives results and leaves pictures in the run's folder; `report` wr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class Report:
         verb: probe, zeroshot or retrieve.
         run: the network.
         data: names of the datasets.
+        measured_on: see `training.sides.facts`.
         results: the figures.
         pictures: files that were drawn.
     """
@@ -51,6 +52,7 @@ class Report:
     verb: str
     run: Run
     data: list[str]
+    measured_on: Mapping[str, Any]
     results: list[Result] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
 
@@ -63,6 +65,7 @@ class Report:
             "finished": self.run.done,
             "trained on": self.run.facts["data"],
             "data": self.data,
+            "measured_on": dict(self.measured_on),
             "results": [result.as_dict() for result in self.results],
             "pictures": [str(path) for path in self.pictures],
         }
@@ -151,7 +154,7 @@ def probe(
         TrainingError: a side without labels, clips that the network does not take, or a second run of other classes.
     """
     names = classes_of(train, test)
-    report = Report("probe", run, [source.name for source in (*train, *test)])
+    report = Report("probe", run, [source.name for source in (*train, *test)], sides.facts(test))
     run.method.to(device)
     ids = [sides.label_ids(names, side) for side in (train, test)]
     drawn = drawn_network(run, train, device)

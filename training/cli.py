@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = application("dataengine-train", "Train networks on what dataengine builds, and measure what they know.")
 
-KINDS = ("backbones", "methods", "configs", "formats")
+KINDS = ("backbones", "methods", "configs", "formats", "runs")
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of pretrain or finetune.", metavar="RUN")]
 DataOption = Annotated[
@@ -286,14 +286,21 @@ def export(
 @app.command(name="list")
 def list_names(
     kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".", metavar="KIND")],
+    under: Annotated[Path, typer.Argument(help="Of runs: the folder they lie in.", metavar="FOLDER")] = Path("runs"),
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List networks, methods, configurations and formats of data."""
+    """List networks, methods, configurations and formats of data; or runs, with all their figures side by side."""
     if kind not in KINDS:
         raise DataEngineError(f"there is no list of {kind!r}{suggestion(kind, KINDS)}")
-    if verbose:
+    if verbose or kind == "runs":
         _ready()
+    if kind == "runs":
+        from training.compare import compare, to_table
+
+        lines = compare(under)
+        show([line.to_dict() for line in lines] if as_json else to_table(lines))
+        return
     from training.catalogue import catalogue, to_text
 
     found = catalogue(kind, verbose)

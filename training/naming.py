@@ -105,7 +105,7 @@ def zeroshot(
     read = _readings(run, rows, vectors, said, temperature, device)
     called = f"{said.encoder}, prompts {said.prompts}"
     results = [zero_shot(motions, ids, classes, aid, temperature, f"zero-shot{how}, {called}") for how, motions, classes in read]
-    report = Report("zeroshot", run, [source.name for source in test], results)
+    report = Report("zeroshot", run, [source.name for source in test], sides.facts(test), results)
     truth, told = labelled(ids, similarities(rows, read[0][2]).argmax(1))
     report.pictures.append(confusion_matrix(told, truth, names, run.folder / "zeroshot_confusion.png", "zero-shot, motion alone"))
     return report
@@ -168,7 +168,7 @@ def retrieve(
     by = by or found_by(run)[0]
     if by not in found_by(run):
         raise TrainingError(f"{run.folder} finds motions by {' and '.join(found_by(run))}; given {by!r}")
-    report = Report("retrieve", run, [source.name for source in test])
+    report = Report("retrieve", run, [source.name for source in test], sides.facts(test))
     run.method.to(device)
     rows = features(run, run.method.embed_motion, test, device)
     report.results = _by_video(run, rows, test, device) if by == "video" else []

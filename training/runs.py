@@ -104,12 +104,14 @@ class RunResult:
     Attributes:
         folder: of the run.
         history: its log.
-        results: what the validation clips say, where there are any with labels.
+        measured_on: the validation clips, see `training.sides.facts`; None where there are none with labels.
+        results: what they say.
         pictures: files drawn.
     """
 
     folder: Path
     history: History
+    measured_on: Mapping[str, Any] | None = None
     results: list[Result] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
 
@@ -122,6 +124,7 @@ class RunResult:
             "epochs": self.history.epochs,
             "loss": log[-1]["loss"] if log else None,
             "probes": [entry for entry in self.history.log if any(name.startswith("probe_") for name in entry)],
+            "measured_on": self.measured_on,
             "results": [result.as_dict() for result in self.results],
             "pictures": [path.name for path in self.pictures],
         }
@@ -375,6 +378,7 @@ def _finish(
     folder = result.folder
     result.pictures.append(training_curves(folder / "log.jsonl", folder / "curves.png", title=config.run.name))
     if _probed(labels, train, val):
+        result.measured_on = sides.facts(val)
         if config.classifies:
             shown, picture = classifier(method.backbone, prepare, config.view.frames, labels, val, folder, device)
             result.results.append(shown)

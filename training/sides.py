@@ -120,6 +120,12 @@ def named(sources: Sequence[Source]) -> str:
     return ", ".join(source.name for source in sources)
 
 
+def facts(sources: Sequence[Source]) -> dict[str, Any]:
+    """What a figure was measured on: `names`, `clips`, and the `fingerprint` that two figures must share to be compared."""
+    fingerprint = " ".join(source.fingerprint for source in sources)
+    return {"names": [source.name for source in sources], "clips": sum(map(len, sources)), "fingerprint": fingerprint}
+
+
 def looked_at(sources: Sequence[Source], most: int = LOOKED) -> list[Clip]:
     """Some clips from all over the sources."""
     clips: list[Clip] = []

@@ -73,6 +73,32 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     )
 
 
+def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    for name in ("first", "second"):
+        assert call("pretrain", "small.toml", "--data", "build", "--out", tmp_path / name, "--set", "run.epochs=1")[0] == 0
+    assert call("probe", tmp_path / "first", "--device", "cpu")[0] == 0
+    assert call("finetune", tmp_path / "first", "--data", "build", "--out", tmp_path / "tuned", "--set", "run.epochs=1")[0] == 0
+    code, out, err = call("list", "runs", tmp_path)
+    classifier = out.split("classifier, top-1, ")[1].split("\n\n")[1]
+    assert code == 0 and not err and all(f"| {tmp_path / name} | supervised" in classifier for name in ("first", "second", "tuned"))
+    assert "supervised, from first" in out and "linear probe, top-1, " in out and "random network" in out
+    lines = json.loads(call("list", "runs", tmp_path, "--json")[1])
+    own = [line for line in lines if line["result"]["name"] == "classifier"]
+    assert (
+        len({line["measured_on"]["fingerprint"] for line in own}) == 1
+        and own[0]["measured_on"]["clips"] == own[0]["result"]["interval"]["n"]
+    )
+    for one in {line["result"]["name"] for line in lines}:
+        values = [line["result"]["value"] for line in lines if line["result"]["name"] == one]
+        assert values == sorted(values, reverse=True)
+    (tmp_path / "second" / "summary.json").write_text('{"results": [{"name": "x"')
+    (tmp_path / "first" / "probe.json").unlink()
+    code, out, err = call("list", "runs", tmp_path)
+    assert code == 0 and err.count("\n") == 1 and "summary.json holds no results and was left out" in err
+    assert out.rstrip().splitlines()[-1].startswith(f"| {tmp_path / 'second'} | ") and "nothing measured yet" in out
+
+
 def test_texts_and_videos(place, call, monkeypatch):
     monkeypatch.chdir(place)
     assert call("pretrain", "tmor.toml", "--data", "motions.npz", "--out", "runs/tmor")[0] == 0
@@ -101,6 +127,7 @@ def test_texts_and_videos(place, call, monkeypatch):
         (["probe", "build"], 1, "build is no run: it holds no last.safetensors"),
         (["probe", "build", "--device", "gpu"], 1, "is no run"),
         (["list", "backbone"], 1, "there is no list of 'backbone' (did you mean 'backbones'?)"),
+        (["list", "runs", "build"], 1, "build holds no run; give the folder"),
         (["export"], 2, "Missing argument 'RUN'"),
     ],
 )

@@ -72,11 +72,30 @@ class Result:
             TrainingError: the file is not there, or holds something else.
         """
         try:
-            given = json.loads(Path(source).read_text(encoding="utf-8"))
+            return Result.of_dict(json.loads(Path(source).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{os.fspath(source)}: no result can be read: {error}") from error
+
+    @staticmethod
+    def of_dict(given: Mapping[str, Any]) -> Result:
+        """A result from what `as_dict` gave.
+
+        Raises:
+            ValueError: it holds something else.
+        """
+        try:
             interval = None if given["interval"] is None else Interval(**given["interval"])
             return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise TrainingError(f"{os.fspath(source)}: no result can be read: {error}") from error
+        except (TypeError, KeyError, TrainingError) as error:
+            raise ValueError(f"no result: {error!r}") from error
+
+    def cells(self) -> tuple[str, str, str]:
+        """Value, interval and floors as a table shows them."""
+        interval, span = self.interval, "-"
+        if interval is not None and interval.low is not None and interval.high is not None:
+            span = f"{self._shown(interval.low)} to {self._shown(interval.high)} ({interval.method}, n {interval.n})"
+        floors = ", ".join(f"{name} {self._shown(value)}" for name, value in self.floors.items()) or "-"
+        return f"{self._shown(self.value)} {self.unit}", span, floors
 
     def __str__(self) -> str:
         """Such as `linear probe  top-1 95.5 %  [94.9, 96.1] t over seeds, n 5  |  chance 8.0, random network 89.3`."""
@@ -106,13 +125,7 @@ def table(results: Iterable[Result]) -> str:
     """Results under each other as a Markdown table."""
     lines = ["| evaluation | metric | value | interval | floors |", "|---|---|---|---|---|"]
     for result in results:
-        shown, interval = result._shown, result.interval
-        span = "-"
-        if interval is not None and interval.low is not None and interval.high is not None:
-            span = f"{shown(interval.low)} to {shown(interval.high)} ({interval.method}, n {interval.n})"
-        floors = ", ".join(f"{name} {shown(value)}" for name, value in result.floors.items()) or "-"
-        unit = " %" if result.unit == "%" else f" {result.unit}"
-        lines.append(f"| {result.name} | {result.metric} | {shown(result.value)}{unit} | {span} | {floors} |")
+        lines.append(f"| {result.name} | {result.metric} | {' | '.join(result.cells())} |")
     return "\n".join(lines) + "\n"
 
 

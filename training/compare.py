@@ -1,0 +1,124 @@
+"""Runs side by side: every figure that a folder of runs holds, those of one evaluation on one side under each other, the best first.
+
+    lines = compare("runs")
+    print(to_table(lines))
+
+A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataengine.errors import TrainingError
+from training.evaluate.result import Result
+
+REPORTS = ("summary", "probe", "zeroshot", "retrieve")
+"""Files of a run that hold results, without their ending."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of one run.
+
+    Attributes:
+        run: its folder.
+        method, network: their names; `start` is the run or file that the network's weights came from, or "".
+        trained_on: names of the datasets.
+        measured_on: the clips behind the figure, see `training.sides.facts`; only figures with one fingerprint can be compared.
+        result: the figure; None for a run that has none yet.
+    """
+
+    run: str
+    method: str
+    network: str
+    start: str
+    trained_on: tuple[str, ...]
+    measured_on: Mapping[str, Any]
+    result: Result | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        told = {name: getattr(self, name) for name in ("run", "method", "network", "start")}
+        lists = {"trained_on": list(self.trained_on), "measured_on": dict(self.measured_on)}
+        return {**told, **lists, "result": None if self.result is None else self.result.as_dict()}
+
+
+def compare(under: str | os.PathLike[str]) -> list[Line]:
+    """Figures of all runs in a folder, at any depth; runs without any come last.
+
+    What cannot be read is named by a warning and left out.
+
+    Raises:
+        TrainingError: there is no run.
+    """
+    places = sorted(path.parent for path in Path(under).glob("**/run.toml"))
+    if not places:
+        raise TrainingError(f"{os.fspath(under)} holds no run; give the folder that the --out of `dataengine-train pretrain` lies in")
+    found = [line for place in places for line in _lines(place)]
+    return sorted(found, key=_order)
+
+
+def to_table(lines: Sequence[Line]) -> str:
+    """Markdown, one line a figure; a heading for each evaluation on the same clips."""
+    head = ("| run | method | network | trained on | value | interval | floors |", "|---|---|---|---|---|---|---|")
+    shown: list[str] = []
+    for title, group in itertools.groupby(lines, _title):
+        shown += ["", title, "", *head] if shown else [title, "", *head]
+        shown += [_row(line) for line in group]
+    return "\n".join(shown) + "\n"
+
+
+def _title(line: Line) -> str:
+    if line.result is None:
+        return "nothing measured yet"
+    on = line.measured_on
+    return f"{line.result.name}, {line.result.metric}, {on['clips']:,} clips of {', '.join(on['names'])} ({on['fingerprint'][:8]})"
+
+
+def _row(line: Line) -> str:
+    method = f"{line.method}, from {Path(line.start).name}" if line.start else line.method
+    figure = ("-", "-", "-") if line.result is None else line.result.cells()
+    return f"| {' | '.join([line.run, method, line.network, ', '.join(line.trained_on), *figure])} |"
+
+
+def _order(line: Line) -> tuple[Any, ...]:
+    result = line.result
+    if result is None:
+        return (True, "", "", "", 0.0, line.run)
+    return (False, result.name, result.metric, line.measured_on["fingerprint"], -result.value, line.run)
+
+
+def _lines(place: Path) -> Iterator[Line]:
+    try:
+        tables = tomllib.loads((place / "run.toml").read_text(encoding="utf-8"))
+        method, network, data = str(tables["method"]["name"]), str(tables["backbone"]["name"]), tables["data"]
+        facts = (str(place), method, network, str(tables["run"].get("start") or ""), tuple(Path(name).name for name in data["train"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(f"{place / 'run.toml'} is no configuration of a run and was left out: {error!r}", stacklevel=2)
+        return
+    empty = True
+    for report in REPORTS:
+        path = place / f"{report}.json"
+        if not path.exists():
+            continue
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            results = [Result.of_dict(given) for given in told["results"]]
+            side = {name: told["measured_on"][name] for name in ("names", "clips", "fingerprint")} if results else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{path} holds no results and was left out: {error!r}", stacklevel=2)
+            continue
+        for result in results:
+            empty = False
+            yield Line(*facts, side, result)
+    if empty:
+        yield Line(*facts, {}, None)
