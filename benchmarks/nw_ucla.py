@@ -27,7 +27,6 @@ from training.loop import Plan
 from training.prepare import Prepare
 from training.views import View
 
-FRAMES = 32
 STEPS = (
     {"name": "crop", "min": 0.4},
     {"name": "flip"},
@@ -39,7 +38,12 @@ STEPS = (
     {"name": "mask_joints", "share": 0.05},
 )
 VIEW: dict[str, Any] = {"base": 16, "normalise": "view_body", "steps": list(STEPS)}
-PROTOCOL: dict[str, Any] = {**VIEW, "frames": FRAMES, "epochs": 100, "batch": 16, "lr": 0.1, "decay": 1e-4, "smoothing": 0.1}
+FRAMES = 16
+TOLD = (*STEPS, {"name": "invert_depth"})
+PROTOCOL: dict[str, Any] = {
+    **{"base": 16, "normalise": "view_body", "steps": list(TOLD), "frames": FRAMES},
+    **{"epochs": 100, "batch": 16, "lr": 0.1, "decay": 1e-4, "smoothing": 0.1},
+}
 WITHOUT: dict[str, Any] = {**PRETRAIN, "epochs": 80}
 UNTOLD: dict[str, Any] = {**VIEW, "frames": ssl_penn.FRAMES, "pretrain": WITHOUT}
 SEEDS = range(5)
@@ -48,7 +52,7 @@ SEEDS = range(5)
 def job(seed: int, folder: Path) -> dict[str, Any]:
     """One seed: trained on two cameras, told on the third."""
     train, test = nw_ucla()
-    prepare, view = Prepare(train.skeleton, normalise=VIEW["normalise"]), View(FRAMES, STEPS, train.skeleton)
+    prepare, view = Prepare(train.skeleton, normalise=VIEW["normalise"]), View(FRAMES, TOLD, train.skeleton)
     plan = Plan(PROTOCOL["epochs"], PROTOCOL["lr"], decay=PROTOCOL["decay"], warmup=2, seed=seed, log_every=31, save_every=60)
     backbone = drawn(train, seed, len(train.labels), channels=3)
     supervise(train, prepare, view, plan, seed, folder, PROTOCOL["batch"], PROTOCOL["smoothing"], backbone=backbone)

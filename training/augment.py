@@ -152,6 +152,17 @@ def flip(array: Array, skeleton: Skeleton, width: float = 0.0, axes: int | None 
     return transform(array[:, :, list(skeleton.flip)], mirror(None, axes or array.shape[-1], width))
 
 
+def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
+    """z becomes -z, and joints keep their names: how an estimator that takes a back for a front sees a body that faces the z axis.
+
+    Raises:
+        ValueError: there are but two coordinates.
+    """
+    if axes < 3:
+        raise ValueError("turns depth round, which joints in a picture have none of")
+    return _matrix(np.diag([1.0, 1.0, -1.0]), [0.0, 0.0, 0.0])
+
+
 def mask_joints(array: Array, rng: np.random.Generator, share: float = 0.05, frames: bool = False) -> Array:
     """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every frame anew."""
     people, total, joints, _ = array.shape

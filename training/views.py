@@ -56,6 +56,7 @@ STEPS: dict[str, _Kind] = {
     "shift": _Kind(_AFFINE, augment.shifting),
     "shear": _Kind(_AFFINE, augment.shearing),
     "flip": _Kind(_AFFINE, augment.mirror, 0.5),
+    "invert_depth": _Kind(_AFFINE, augment.depth, 0.5),
     "mask_joints": _Kind(_POINT, augment.mask_joints),
     "mask_axis": _Kind(_POINT, augment.mask_axis, 0.5),
     "noise": _Kind(_POINT, augment.noise),

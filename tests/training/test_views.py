@@ -216,6 +216,12 @@ def test_flipping_twice_is_nothing_and_once_swaps_sides(layout, width):
     np.testing.assert_array_equal(once[:, :, left, 1:], array[:, :, right, 1:])
 
 
+def test_a_flip_of_inverted_depth_is_a_turn_whose_sides_are_exchanged():
+    array, joints = clip(total=64, layout="kinect20", axes=3), skeleton("kinect20")
+    got = view({"name": "invert_depth", "chance": 1}, {"name": "flip", "chance": 1}, total=64, layout="kinect20")(array, rng())
+    np.testing.assert_allclose(got, (array * [-1, 1, -1])[:, :, list(joints.flip)], atol=1e-6)
+
+
 def test_masks_hide_their_share():
     array = np.ones((2, 30, 25, 3), np.float32)
     whole = np.concatenate([augment.mask_joints(array, rng(n), 0.2) for n in range(100)])
@@ -265,7 +271,7 @@ def test_every_step_alone_leaves_its_input_and_gives_the_frames(name):
 
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_absent_people_stay_zero(name):
-    array = clip()
+    array = clip(axes=3)
     array[1] = 0
     got = view({"name": name, "chance": 1, **EXAMPLES.get(name, {})})(array, rng(1))
     assert not got[1].any() and got[0].any()
@@ -336,6 +342,7 @@ def test_scores_beside_coordinates_are_left_alone():
         (lambda: View(steps=({"name": "noise", "chance": 2},)), r"chance must lie in \[0, 1\]"),
         (lambda: View(steps=({"name": "pad"}, {"name": "speed"})), "takes its frames in one way"),
         (lambda: View(8, ({"name": "rotate", "degrees": (1, 2, 3)},))(clip(), rng()), "must be one number"),
+        (lambda: View(8, ({"name": "invert_depth"},))(clip(), rng()), "joints in a picture have none"),
         (lambda: View(frames=0), "at least 1 frame"),
         (lambda: View(steps="none")(np.zeros((1, 4, 3, 5), np.float32), rng()), "2 or 3 coordinates; given 5"),
         (lambda: View(steps=({"name": "speed", "choices": [0]},)), "speeds above 0"),
