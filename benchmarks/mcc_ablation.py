@@ -36,8 +36,16 @@ ROWS: dict[str, dict[str, float]] = {
 PUBLISHED = {"none": 81.5, "triplet": 82.3, "nce": 81.8, "between": 82.5, "triplet + nce": 82.6, "all": 83.0}
 """NTU60 cross-subject, ST-GCN."""
 PROTOCOL: dict[str, Any] = {
-    **{"frames": 16, "pretrain_epochs": 15, "pretrain_batch": 32, "pretrain_lr": 0.05, "queue": 512},
-    **{"finetune_epochs": 60, "finetune_batch": 16, "finetune_lr": 0.05, "base": 16, "smoothing": 0.0},
+    "frames": 16,
+    "pretrain_epochs": 15,
+    "pretrain_batch": 32,
+    "pretrain_lr": 0.05,
+    "queue": 512,
+    "finetune_epochs": 60,
+    "finetune_batch": 16,
+    "finetune_lr": 0.05,
+    "base": 16,
+    "smoothing": 0.0,
 }
 STEPS = ({"name": "crop", "min": 0.5}, {"name": "scale", "range": 0.1}, {"name": "shift", "range": 0.1}, {"name": "rotate", "degrees": 15})
 SEEDS = range(5)

@@ -41,8 +41,15 @@ VIEW: dict[str, Any] = {"base": 16, "normalise": "view_body", "steps": list(STEP
 FRAMES = 16
 TOLD = (*STEPS, {"name": "invert_depth"})
 PROTOCOL: dict[str, Any] = {
-    **{"base": 16, "normalise": "view_body", "steps": list(TOLD), "frames": FRAMES},
-    **{"epochs": 100, "batch": 16, "lr": 0.1, "decay": 1e-4, "smoothing": 0.1},
+    "base": 16,
+    "normalise": "view_body",
+    "steps": list(TOLD),
+    "frames": FRAMES,
+    "epochs": 100,
+    "batch": 16,
+    "lr": 0.1,
+    "decay": 1e-4,
+    "smoothing": 0.1,
 }
 WITHOUT: dict[str, Any] = {**PRETRAIN, "epochs": 80}
 UNTOLD: dict[str, Any] = {**VIEW, "frames": ssl_penn.FRAMES, "pretrain": WITHOUT}
