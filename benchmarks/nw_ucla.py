@@ -52,7 +52,7 @@ PROTOCOL: dict[str, Any] = {
     "smoothing": 0.1,
 }
 WITHOUT: dict[str, Any] = {**PRETRAIN, "epochs": 80}
-UNTOLD: dict[str, Any] = {**VIEW, "frames": ssl_penn.FRAMES, "pretrain": WITHOUT}
+UNTOLD: dict[str, Any] = {**VIEW, "frames": ssl_penn.FRAMES, "pretrain": WITHOUT, "views": ssl_penn.PROTOCOL["views"]}
 SEEDS = range(5)
 
 
@@ -74,7 +74,7 @@ def untold(seed: int, folder: Path) -> dict[str, Any]:
     learnt = pretrain(train, prepare, STEPS, seed, folder, WITHOUT, channels=3).backbone
     found = {}
     for name, made in (("random", random), ("linear", learnt)):
-        known, asked = rows(made, train, prepare), rows(made, test, prepare)
+        known, asked = rows(made, train, prepare, STEPS), rows(made, test, prepare)
         found[name] = probe(known, train.label_ids, asked, test.label_ids, len(train.labels))
     return found
 

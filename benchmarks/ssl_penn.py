@@ -59,6 +59,7 @@ PROTOCOL: dict[str, Any] = {
     "finetune": FINETUNE,
     "scratch": SCRATCH,
     "C": 0.3,
+    "views": 12,
     "base": 16,
 }
 SEEDS = range(5)
@@ -86,21 +87,27 @@ def pretrain(
     return train(method, source, prepare, View(FRAMES, steps, source.skeleton), plan, seed, folder, tables["batch"])
 
 
-def rows(backbone: Backbone, source: Memory, prepare: Prepare) -> np.ndarray:
-    """(6, N, D): features of three fixed parts of each clip and of their mirror images."""
+def rows(backbone: Backbone, source: Memory, prepare: Prepare, steps: Sequence[dict[str, Any]] = ()) -> np.ndarray:
+    """(6, N, D): features of three fixed parts of each clip and of their mirror images; with steps also of as many random views as the
+    protocol says."""
 
     def both(motion: torch.Tensor) -> torch.Tensor:
         return torch.stack([backbone.features(motion), backbone.features(mirrored(source, motion))], 1).flatten(1)
 
     backbone.eval()
     parts = [encode(both, source, prepare, FRAMES, (span,))[0] for span in THREE]
-    return np.concatenate([part.reshape(len(source), 2, -1).transpose(1, 0, 2) for part in parts])
+    fixed = [part.reshape(len(source), 2, -1).transpose(1, 0, 2) for part in parts]
+    view = View(FRAMES, steps, source.skeleton)
+    seen = (
+        [encode(backbone.features, source, prepare, FRAMES, view=view, seed=n)[0][None] for n in range(PROTOCOL["views"])] if steps else []
+    )
+    return np.concatenate([*fixed, *seen])
 
 
 def probe(
     known: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray, classes: int, chosen: Sequence[int] | None = None
 ) -> float:
-    """Linear probe in per cent: each part and mirror image is a row to learn from; what is asked is the mean of a clip's rows."""
+    """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's rows."""
     chosen = range(len(labels)) if chosen is None else chosen
     taken = known[:, list(chosen)]
     learn = Labelled(taken.reshape(-1, taken.shape[-1]), np.tile(labels[list(chosen)], len(taken)))
@@ -109,7 +116,7 @@ def probe(
 
 def measured(backbone: Backbone, train_side: Memory, test: Memory, prepare: Prepare, few: Sequence[int]) -> tuple[float, float]:
     """The linear probe with all labels and with few."""
-    known, asked = rows(backbone, train_side, prepare), rows(backbone, test, prepare)
+    known, asked = rows(backbone, train_side, prepare, STRONG), rows(backbone, test, prepare)
     told_by = (known, train_side.label_ids, asked, test.label_ids, len(train_side.labels))
     return probe(*told_by), probe(*told_by, few)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.backbones.base import Backbone
 from training.data import Feed
+from training.methods.base import Views
 from training.prepare import Prepare
 from training.sequences import Clip, Numbers, Source
 from training.views import View
@@ -62,12 +63,15 @@ def encode(
     workers: int = 0,
     device: Any = "cpu",
     softmax: bool = False,
+    view: View | None = None,
+    seed: int = 0,
 ) -> tuple[Rows, Numbers]:
-    """What a function says of every clip, the mean over parts of it.
+    """What a function says of every clip, the mean over parts of it, or of one random view of it.
 
     Args:
         function: motions (N, C, T, V, M) -> (N, D), such as a backbone or a method's `embed`; a module is put into evaluation.
         softmax: average probabilities, not the numbers themselves.
+        view: seen in place of the parts, drawn by the seed: rows of several seeds make a probe of few labels steadier.
 
     Returns:
         (clips, D) float32 in the order of the source, and the labels (clips,).
@@ -77,7 +81,9 @@ def encode(
     if isinstance(owner, nn.Module):
         owner.eval()
     kind = next(owner.parameters()).dtype if isinstance(owner, nn.Module) else torch.float32
-    feed = Feed(source, Parts(prepare, frames, tuple(spans)), batch, shuffle=False, workers=workers)
+    spans = spans if view is None else WHOLE
+    draw = Parts(prepare, frames, tuple(spans)) if view is None else Views(prepare, {"part0": view})
+    feed = Feed(source, draw, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
     for drawn in feed:
         said = [function(drawn[f"part{k}"].to(device, kind)).float() for k in range(len(spans))]

@@ -42,6 +42,17 @@ def test_parts_are_averaged():
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
 
 
+def test_random_views_are_drawn_by_the_seed_whatever_the_batch():
+    source = Motions(6, 3)
+    turned = View(8, ({"name": "rotate", "degrees": 90},), "body13")
+    one, labels = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, THREE, batch=2, view=turned, seed=1)
+    again, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, batch=6, view=turned, seed=1)
+    other, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, view=turned, seed=2)
+    plain, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8)
+    assert (one == again).all() and (labels == source.label_ids).all() and (np.abs(one - other).max(1) > 0.01).all()
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), np.linalg.norm(plain, axis=1), rtol=1e-5)
+
+
 def test_joints_that_decide_weigh_more():
     """Classes 0 and 1 differ in the arms alone."""
     arms = Motions(32, 4, classes=2)
