@@ -1,8 +1,13 @@
 """UNIK on NW-UCLA, cross view (cameras 1 and 2 -> 3), joints in space: with labels, and probed after learning without them.
 
 Quarter width, five seeds, the last epoch, beside what needs no learning and the probe of the network as it was drawn. Views and
-schedule with labels were chosen on the training side alone (camera 1 -> camera 2); without labels the schedule is that of `ssl_penn`,
-shortened. Seeds that were run are kept in results/seeds; a stopped run goes on.
+schedule with labels were chosen on the training side alone, camera 1 -> camera 2, one seed, which is harder: 78.6 % with 16 frames,
+80.4 when depth may be inverted (Kinect takes backs for fronts), 80.6 with 32 frames for twice the time; twice the width (80.8) and
+twice the epochs (80.2) changed nothing, and a start from learning without labels gave less (77.8 after 40 epochs). Without labels the
+schedule is that of `ssl_penn`, shortened; random views in the probe raised it there from 66.5 to 68.1 and a random network's not.
+Seeds that were run are kept in results/seeds; a stopped run goes on.
+
+Without labels the gain over the random network stays half a point below its goal, with random views and without (19.4 both).
 """
 
 from __future__ import annotations
@@ -88,13 +93,18 @@ def run(quick: bool) -> dict[str, Any]:
     probes = seeds("nw_ucla-untold", UNTOLD, chosen, untold)
     linear, random = spread(probes, "linear"), spread(probes, "random")
     joint = spread(runs, "joint")
+    met = {
+        "joint": joint["mean"] >= 90.0,
+        "stretch": joint["mean"] >= 92.0,
+        "linear_over_random": linear["mean"] - random["mean"] >= 20.0,
+    }
     facing, body = (Prepare(train.skeleton, normalise=name) for name in ("view", "view_body"))
     return {
         "name": "nw_ucla",
         "value": joint["mean"],
         "unit": "% top-1, joint, cross view",
         "goal": {"joint": 90.0, "stretch": 92.0, "linear_over_random": 20.0},
-        "holds": joint["mean"] >= 90.0 and linear["mean"] - random["mean"] >= 20.0,
+        "holds": met["joint"] and met["linear_over_random"],
         "baselines": {
             "majority": round(100 * float(np.bincount(test.label_ids).max() / len(test)), 1),
             "nearest_neighbour": one_nn(train, test, prepare=facing),
@@ -110,7 +120,7 @@ def run(quick: bool) -> dict[str, Any]:
             "linear - random": None if quick else difference(probes, "linear", "random"),
         },
         "data": f"NW-UCLA, cameras 1 and 2 -> 3 ({len(train)} / {len(test)})",
-        "details": {"protocol": PROTOCOL, "without_labels": UNTOLD, "cpu_s_a_seed": [run["cpu_s"] for run in runs]},
+        "details": {"protocol": PROTOCOL, "without_labels": UNTOLD, "met": met, "cpu_s_a_seed": [run["cpu_s"] for run in runs]},
     }
 
 

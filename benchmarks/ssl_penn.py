@@ -3,7 +3,12 @@
 Motion-motion contrast (T-MOR's L_mm, which is MoCo on skeletons) on the training clips without labels, quarter width, five seeds.
 What is learnt with few labels is measured on the same 127 clips (10 %) for every row of a seed. Nothing is chosen on the test side:
 on training clips, whose labels a probe of a tenth of them had to tell, 80 epochs of 16 frames in batches of 32 were better (91.3 %)
-than 40 of 32 frames (90.0; 89.2 in batches of 64), which take as long.
+than 40 of 32 frames (90.0; 89.2 in batches of 64), which take as long; and a probe that learns from twelve random views of a clip
+beside its six fixed ones was better (93.1 %) than one that does not (92.2). Whitened features gave half a point more at the best of
+nine settings, and were left out.
+
+On the test side the probe of a tenth stays a third of a point below its goal: there its clips are harder than the hidden ones of the
+training side by one and a half. Before random views, with everything else equal, it gave 91.5, and the full probe 96.3.
 """
 
 from __future__ import annotations
@@ -157,14 +162,15 @@ def run(quick: bool) -> dict[str, Any]:
     figures = {name: spread(runs, name) for name in ("random", "random_10", "linear", "linear_10", "scratch_10", "finetuned_10")}
     gain = None if quick else difference(runs, "finetuned_10", "scratch_10")
     goal = {"linear": 96.0, "linear_10": 92.0, "finetuned_10": 93.0, "gain_over_scratch": 3.0}
-    holds = all(figures[name]["mean"] >= goal[name] for name in ("linear", "linear_10", "finetuned_10"))
+    met = {name: figures[name]["mean"] >= goal[name] for name in ("linear", "linear_10", "finetuned_10")}
+    met["gain_over_scratch"] = gain is not None and gain["mean"] >= 3.0 and gain["low"] > 0
     floors = [one_nn(ten_percent(whole, seed), test, mirror=True) for seed in SEEDS]
     return {
         "name": "ssl_penn",
         "value": figures["linear"]["mean"],
         "unit": "% top-1, linear probe",
         "goal": goal,
-        "holds": bool(holds and gain is not None and gain["mean"] >= 3.0 and gain["low"] > 0),
+        "holds": all(met.values()),
         "baselines": {
             "random_network": figures["random"]["mean"],
             "random_network_10": figures["random_10"]["mean"],
@@ -174,7 +180,7 @@ def run(quick: bool) -> dict[str, Any]:
         "n": len(test),
         "spread": {**figures, "finetuned_10 - scratch_10": gain},
         "data": f"Penn Action, ground-truth joints, official split ({len(whole)} / {len(test)}); 10 % are 127 clips",
-        "details": {"protocol": PROTOCOL, "cpu_s_a_seed": [run["cpu_s"] for run in runs]},
+        "details": {"protocol": PROTOCOL, "met": met, "cpu_s_a_seed": [run["cpu_s"] for run in runs]},
     }
 
 
