@@ -39,6 +39,8 @@ def seeds(
         name: of the benchmark and the part of it.
         protocol: everything that decides the figures; another protocol is another set of files.
         job: trains and measures; may keep checkpoints in the folder.
+
+    A seed's `cpu_s` is that of the run that ended it; what it had found in checkpoints is not in it.
     """
     mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
     found = []
