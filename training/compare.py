@@ -3,11 +3,13 @@
     lines = compare("runs")
     print(to_table(lines))
 
-A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured it.
+A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured it, that is
+every JSON file with `results`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,10 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.errors import TrainingError
-from training.evaluate.result import Result
-
-REPORTS = ("summary", "probe", "zeroshot", "retrieve")
-"""Files of a run that hold results, without their ending."""
+from training.evaluate.result import Result, plain
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,8 @@ class Line:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        told = {name: getattr(self, name) for name in ("run", "method", "network", "start")}
-        lists = {"trained_on": list(self.trained_on), "measured_on": dict(self.measured_on)}
-        return {**told, **lists, "result": None if self.result is None else self.result.as_dict()}
+        found: dict[str, Any] = plain(dataclasses.asdict(self))
+        return found
 
 
 def compare(under: str | os.PathLike[str]) -> list[Line]:
@@ -71,8 +69,9 @@ def to_table(lines: Sequence[Line]) -> str:
     """Markdown, one line a figure; a heading for each evaluation on the same clips."""
     head = ("| run | method | network | trained on | value | interval | floors |", "|---|---|---|---|---|---|---|")
     shown: list[str] = []
-    for title, group in itertools.groupby(lines, _title):
-        shown += ["", title, "", *head] if shown else [title, "", *head]
+    for _, same in itertools.groupby(lines, lambda line: _order(line)[:4]):
+        group = list(same)
+        shown += ["", _title(group[0]), "", *head] if shown else [_title(group[0]), "", *head]
         shown += [_row(line) for line in group]
     return "\n".join(shown) + "\n"
 
@@ -100,18 +99,17 @@ def _order(line: Line) -> tuple[Any, ...]:
 def _lines(place: Path) -> Iterator[Line]:
     try:
         tables = tomllib.loads((place / "run.toml").read_text(encoding="utf-8"))
-        method, network, data = str(tables["method"]["name"]), str(tables["backbone"]["name"]), tables["data"]
-        facts = (str(place), method, network, str(tables["run"].get("start") or ""), tuple(Path(name).name for name in data["train"]))
+        method, network, start = str(tables["method"]["name"]), str(tables["backbone"]["name"]), str(tables["run"].get("start") or "")
+        facts = (str(place), method, network, start, tuple(Path(name).name for name in tables["data"]["train"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"{place / 'run.toml'} is no configuration of a run and was left out: {error!r}", stacklevel=2)
         return
     empty = True
-    for report in REPORTS:
-        path = place / f"{report}.json"
-        if not path.exists():
-            continue
+    for path in sorted(place.glob("*.json")):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(told, dict) or "results" not in told:
+                continue
             results = [Result.of_dict(given) for given in told["results"]]
             side = {name: told["measured_on"][name] for name in ("names", "clips", "fingerprint")} if results else {}
         except (OSError, ValueError, KeyError, TypeError) as error:
