@@ -40,7 +40,11 @@ def finish(corpus: Path, out: Path, workers: int) -> dict[str, str]:
 def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Processes of a driver that run units: the youngest generation below it."""
     try:
-        return [p for p in psutil.Process(driver.pid).children(recursive=True) if not p.children() and p.memory_info().rss > 60e6]
+        return [
+            p
+            for p in psutil.Process(driver.pid).children(recursive=True)
+            if not p.children() and p.memory_info().rss > 60e6
+        ]
     except psutil.NoSuchProcess:
         return []
 
@@ -74,7 +78,11 @@ def run(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = folder / "corpus"
-        subprocess.run([sys.executable, "-m", "dataengine.cli", "sample", str(corpus), "--clips", "12"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "dataengine.cli", "sample", str(corpus), "--clips", "12"],
+            check=True,
+            capture_output=True,
+        )
         reference = finish(corpus, folder / "reference", 2)
         same = {"one worker": finish(corpus, folder / "one", 1) == reference}
         count = torment(corpus, folder / "chaos", kills, rng)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataengine.types import Poses
+from dataengine.core.types import Poses
 
 Array = NDArray[Any]
 Detections = list[Poses]
@@ -37,7 +37,11 @@ def crowds(train: bool) -> list[Video]:
     names = list(data["joint_names"])
     points = np.where((data["state"] == 2)[..., None], data["points"], np.nan)
     head = (points[:, names.index("upper_neck")] + points[:, names.index("head_top")]) / 2
-    limbs = [points[:, names.index(f"{side}_{j}")] for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in "lr"]
+    limbs = [
+        points[:, names.index(f"{side}_{j}")]
+        for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in "lr"
+    ]
     joints = np.stack([head, *limbs], 1)
     out = []
     for video in np.flatnonzero(data["video_train"] == train):

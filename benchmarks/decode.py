@@ -117,7 +117,8 @@ def run(quick: bool) -> dict[str, Any]:
                 report[f"{name}_decord"] = f"not measured: {error}"
             times = interleaved(sides, rounds)
             report[name] = {
-                side: {"cpu_s": statistics.median(t), "frames_per_cpu_s": frames / statistics.median(t)} for side, t in times.items()
+                side: {"cpu_s": statistics.median(t), "frames_per_cpu_s": frames / statistics.median(t)}
+                for side, t in times.items()
             }
             if "ffmpeg" in times:
                 ratios = [ours / theirs for ours, theirs in zip(times["pyav"], times["ffmpeg"])]
@@ -134,7 +135,9 @@ def run(quick: bool) -> dict[str, Any]:
             "baselines": {"ffmpeg_cpu_s": report["small"].get("ffmpeg", {}).get("cpu_s")},
             "n": rounds,
             "spread": [ratio["min"], ratio["max"]] if ratio else None,
-            "data": "a Kinetics clip of 280 frames, 340 x 256" if SHARED.exists() else "a made clip of 280 frames, 340 x 256",
+            "data": "a Kinetics clip of 280 frames, 340 x 256"
+            if SHARED.exists()
+            else "a made clip of 280 frames, 340 x 256",
             "details": report,
         }
 

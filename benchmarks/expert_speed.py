@@ -26,13 +26,13 @@ import random_weights
 from harness import main
 
 import dataengine
-from dataengine import registry
-from dataengine.engine import Engine
+from dataengine.core import registry
+from dataengine.core.types import Float, Frames
 from dataengine.experts.batching import Cuts, Limit, answer
 from dataengine.experts.torch_runtime import Runtime
 from dataengine.media.encode import write_video
+from dataengine.pipeline.engine import Engine
 from dataengine.rendering import render_clip
-from dataengine.types import Float, Frames
 
 SIZE = (256, 340)
 
@@ -112,8 +112,18 @@ def corpus(folder: Path, clips: int, frames: int) -> Path:
 def end_to_end(name: str, expert: Any, videos: Path, out: Path, device: str, frames: int) -> tuple[float, int]:
     """(pictures a second of the pose pass from files to its artifact, pictures)."""
     options = {k: v for k, v in registry.config(expert).items() if k != "name"}
-    overrides = [f'pose.experts=["{name}"]', 'pose.detector="whole_frame"', "pose.trust={}", 'pose.fusion="median"', "curate.filters=[]"]
-    overrides += ["plan.clips_per_unit=512", "report.gallery=0", *(f"experts.{name}.{k}={_toml(v)}" for k, v in options.items())]
+    overrides = [
+        f'pose.experts=["{name}"]',
+        'pose.detector="whole_frame"',
+        "pose.trust={}",
+        'pose.fusion="median"',
+        "curate.filters=[]",
+    ]
+    overrides += [
+        "plan.clips_per_unit=512",
+        "report.gallery=0",
+        *(f"experts.{name}.{k}={_toml(v)}" for k, v in options.items()),
+    ]
     spent: dict[str, float] = {}
 
     from dataengine.passes import pose
@@ -127,13 +137,19 @@ def end_to_end(name: str, expert: Any, videos: Path, out: Path, device: str, fra
         spent["pose"] = clock(device) - begun
         return outcomes
 
-    from dataengine import passes
+    from dataengine.passes import base as passes
 
     passes.unit_passes.cache_clear()
     object.__setattr__(pose.PASS, "run", timed)
     try:
         dataengine.build(
-            "posecap", {"folder": str(videos)}, out, overlay="core", overrides=overrides, engine=Engine(serial=True), device=device
+            "posecap",
+            {"folder": str(videos)},
+            out,
+            overlay="core",
+            overrides=overrides,
+            engine=Engine(serial=True),
+            device=device,
         )
     finally:
         object.__setattr__(pose.PASS, "run", run)
@@ -189,7 +205,9 @@ def run(quick: bool) -> dict[str, Any]:
     registry.COMPONENTS["detectors"]["whole_frame"] = "expert_speed:WholeFrame"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clips, frames, seconds = (
-        ((2, 16, 3.0) if quick else (3, 40, 10.0)) if device == "cpu" else ((32, 300, 3.0) if quick else (96, 300, 10.0))
+        ((2, 16, 3.0) if quick else (3, 40, 10.0))
+        if device == "cpu"
+        else ((32, 300, 3.0) if quick else (96, 300, 10.0))
     )
     batch = 64 if device == "cuda" else 8
     makers: dict[str, Callable[[Path], Any]] = {

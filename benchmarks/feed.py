@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 
 import numpy as np
 import torch
 import webdataset
 from harness import cpu_seconds, main
-from tiny_dataset import rows_of
 
-from dataengine import index
-from dataengine.shards import ShardWriter
-from dataengine.skeletons import SKELETONS
-from training.data import Feed, Fixed, open_sources
+from dataengine.core.skeletons import SKELETONS
+from dataengine.dataset import index
+from dataengine.io.shards import ShardWriter
+from tests.support.tiny_dataset import rows_of
+from training.data.loader import Feed, Fixed, open_sources
 
 torch.set_num_threads(1)
 
@@ -60,12 +60,16 @@ def write(folder: Path, count: int, per_shard: int = 500) -> None:
                 poses[number] = np.nan
                 poses[number, :people] = keypoints
                 row = rows_of(f"kinetics-{number:011d}-12-22", number, people, FRAMES) | {"split": "train"}
-                facts = {name: row[name] for name in ("clip_id", "source", "label", "label_id", "source_label", "text", "split", "licence")}
+                facts = {
+                    name: row[name]
+                    for name in ("clip_id", "source", "label", "label_id", "source_label", "text", "split", "licence")
+                }
                 facts |= {name: row[name] for name in ("fps", "width", "height", "num_frames", "generation")}
                 written = writer.write(
                     row["clip_id"],
                     {
-                        "json": facts | {"skeleton": "posetics17", "joints": list(JOINTS), "tracks": list(range(people))},
+                        "json": facts
+                        | {"skeleton": "posetics17", "joints": list(JOINTS), "tracks": list(range(people))},
                         "keypoints.npy": keypoints,
                         "scores.npy": rng.random(keypoints.shape[:3]).astype(np.float16),
                         "confidence.npy": rng.random((people, FRAMES)).astype(np.float16),
@@ -141,7 +145,9 @@ def webdataset_selected(folder: Path, select: bool = True) -> Batches:
     urls = sorted(map(str, (folder / "dataset" / "shards" / "pose").glob("*.tar")))
     chosen = (lambda name: name.endswith((".keypoints.npy", ".json"))) if select else None
     pipeline = webdataset.WebDataset(urls, shardshuffle=False, select_files=chosen, empty_check=False).decode()
-    pipeline = pipeline.to_tuple("keypoints.npy", "json").map_tuple(_padded, lambda facts: facts["label_id"]).batched(BATCH)
+    pipeline = (
+        pipeline.to_tuple("keypoints.npy", "json").map_tuple(_padded, lambda facts: facts["label_id"]).batched(BATCH)
+    )
     while True:
         for poses, labels in pipeline:
             yield {"motion": turned(np.asarray(poses)), "label": torch.as_tensor(labels)}
@@ -172,7 +178,9 @@ def alike(folder: Path, count: int) -> None:
         got: list[tuple[float, int]] = []
         for batch in reader(folder):
             motion = batch["motion"]
-            assert motion.dtype == torch.float32 and motion.is_contiguous() and motion.shape[1:] == (2, FRAMES, 17, PEOPLE)
+            assert (
+                motion.dtype == torch.float32 and motion.is_contiguous() and motion.shape[1:] == (2, FRAMES, 17, PEOPLE)
+            )
             got += zip(motion.double().sum((1, 2, 3, 4)).round(decimals=3).tolist(), batch["label"].tolist())
             if len(got) >= count:
                 break
@@ -198,7 +206,7 @@ def speeds(folder: Path, count: int, rounds: int) -> dict[str, list[float]]:
 RESUMED = """
 import hashlib, json, sys, torch
 from pathlib import Path
-from training.data import Feed, Fixed, open_sources
+from training.data.loader import Feed, Fixed, open_sources
 torch.set_num_threads(1)
 folder, place, out, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 feed = Feed(open_sources(folder, entries=("keypoints",)), Fixed(32, 2, 2), batch_size=8, seed=7, workers=2)
@@ -223,7 +231,15 @@ def resumed(folder: Path, batches: int = 100) -> bool:
     """Kill a run at a random batch, resume it: whether the next batches are those of a run that was left alone, to the bit."""
 
     def run(name: str, count: int, errors: int | None = None) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-c", RESUMED, str(folder), str(folder / f"{name}.json"), str(folder / name), str(count)]
+        arguments = [
+            sys.executable,
+            "-c",
+            RESUMED,
+            str(folder),
+            str(folder / f"{name}.json"),
+            str(folder / name),
+            str(count),
+        ]
         return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=errors)
 
     log = folder / "killed"
@@ -241,7 +257,12 @@ def resumed(folder: Path, batches: int = 100) -> bool:
     assert run("alone", len(before) + batches).wait() == 0
     alone = (folder / "alone").read_text().splitlines()
     start = next(k for k in (len(before), len(before) - 1) if alone[k] == after[0])
-    return bool(state) and len(after) == batches and alone[: len(before)] == before and alone[start : start + batches] == after
+    return (
+        bool(state)
+        and len(after) == batches
+        and alone[: len(before)] == before
+        and alone[start : start + batches] == after
+    )
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -273,7 +294,9 @@ def run(quick: bool) -> dict[str, Any]:
             "ours (samples per CPU s)": round(middle["ours"]),
             "killed and resumed: next 100 batches the same to the bit, 2 workers": held,
             "over webdataset decoding all entries": round(middle["ours"] / middle["webdataset_all_entries"], 2),
-            "over a memory map in the network's order without NaN": round(middle["ours"] / middle["memmap_in_network_order"], 2),
+            "over a memory map in the network's order without NaN": round(
+                middle["ours"] / middle["memmap_in_network_order"], 2
+            ),
             "with scores read too, over webdataset": round(middle["ours_with_scores"] / middle["webdataset"], 2),
             "with scores read too, over memory map": round(middle["ours_with_scores"] / middle["memmap"], 2),
         },

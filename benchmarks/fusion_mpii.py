@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from harness import main
 
+from dataengine.core.types import Bool, Float
 from dataengine.fusion import fuse
+from dataengine.fusion._kernels.trees import Forest
 from dataengine.fusion.calibration import Calibration
-from dataengine.fusion.trees import Forest
-from dataengine.types import Bool, Float
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LAYOUT = "mpii16"
@@ -57,7 +57,13 @@ class People:
         """Learned from these persons."""
         sequences = list(np.moveaxis(self.coords, 1, 0)[:, :, None])
         return Calibration.fit(
-            sequences, list(self.truth[:, None]), list(self.scored[:, None]), self.head.tolist(), LAYOUT, experts, groups=self.picture
+            sequences,
+            list(self.truth[:, None]),
+            list(self.scored[:, None]),
+            self.head.tolist(),
+            LAYOUT,
+            experts,
+            groups=self.picture,
         )
 
     def hits(self, poses: Float) -> Float:
@@ -73,7 +79,9 @@ def people(fold: int, experts: Sequence[str], most: int | None = None, data: Pat
         scored = file["labelled"][mine]
         scored[:, UNSCORED] = False
         coords = np.stack([file[f"pred_{name}"][mine] for name in experts])
-        return People(coords, file["gt"][mine].astype(float), scored, file["head_size"][mine].astype(float), file["image"][mine])
+        return People(
+            coords, file["gt"][mine].astype(float), scored, file["head_size"][mine].astype(float), file["image"][mine]
+        )
 
 
 def _silent(forest: Forest) -> Forest:
@@ -83,8 +91,15 @@ def _silent(forest: Forest) -> Forest:
 
 def calibrations(whole: Calibration) -> dict[str, Calibration | None]:
     """A calibration, parts of it, and none."""
-    still = replace(whole, precision=whole.precision * 0, shift_x=_silent(whole.shift_x), shift_y=_silent(whole.shift_y))
-    return {"none": None, "bias": replace(still, chance=_silent(still.chance)), "bias and chance": still, "whole": whole}
+    still = replace(
+        whole, precision=whole.precision * 0, shift_x=_silent(whole.shift_x), shift_y=_silent(whole.shift_y)
+    )
+    return {
+        "none": None,
+        "bias": replace(still, chance=_silent(still.chance)),
+        "bias and chance": still,
+        "whole": whole,
+    }
 
 
 def sights(group: People, experts: Sequence[str], calibration: Calibration | None) -> list[tuple[Float, Float | None]]:

@@ -14,12 +14,12 @@ import numpy as np
 from harness import main
 from track_protocol import EXPERTS, LAYOUT, SHARED, Score, Track, evaluate, joined, oracle, tracks
 
-from dataengine import registry
+from dataengine.core import registry
+from dataengine.core.skeletons import convert
+from dataengine.core.types import Float
 from dataengine.fusion import fuse
 from dataengine.fusion.calibration import Calibration
 from dataengine.fusion.ssta import confidence
-from dataengine.skeletons import convert
-from dataengine.types import Float
 
 FINAL, LEARNED, PRINTED = "consensus", "calibrated consensus", "ssta as printed, zeros are positions"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,9 @@ def fusion(name: str, zeros: bool = False, **options: Any) -> Method:
     component = registry.create("fusion", name, options)
 
     def run(track: Track) -> Float:
-        pose: Float = component.fuse(np.nan_to_num(track.coords, nan=0.0) if zeros else track.coords, None, LAYOUT).coords
+        pose: Float = component.fuse(
+            np.nan_to_num(track.coords, nan=0.0) if zeros else track.coords, None, LAYOUT
+        ).coords
         return pose
 
     return run
@@ -120,7 +122,9 @@ def demo() -> dict[str, Any]:
     a pose torn between both has long bones and a high one. The share of frames in which at least one of the two
     whole experts itself has C >= 0.18 is therefore given too.
     """
-    files = [np.load(DEMO / f"WatchTV_p02_r03_v05_c05_{name}.npz")["kpts"] for name in ("Alphapose2d", "LCRNet2d", "OP2d")]
+    files = [
+        np.load(DEMO / f"WatchTV_p02_r03_v05_c05_{name}.npz")["kpts"] for name in ("Alphapose2d", "LCRNet2d", "OP2d")
+    ]
     coords = np.full((3, max(map(len, files)), 17, 2), np.nan, np.float32)
     for view, pose in zip(coords, files, strict=True):
         view[: len(pose)] = pose
@@ -133,10 +137,15 @@ def demo() -> dict[str, Any]:
         found[name] = {
             "frames_with_C_from_0.18": round(100 * float((certain >= 0.18).mean()), 1),
             "second_difference_px": round(float(np.nanmean(np.linalg.norm(np.diff(whole, 2, axis=0), axis=-1))), 2),
-            "apart_at_the_end_when_started_at_900_px": round(float(np.nanmean(np.linalg.norm(late[-60:] - whole[-60:], axis=-1))), 3),
+            "apart_at_the_end_when_started_at_900_px": round(
+                float(np.nanmean(np.linalg.norm(late[-60:] - whole[-60:], axis=-1))), 3
+            ),
         }
     either = np.maximum(*(confidence(coords, coords[e], LAYOUT)[0] for e in (0, 1)))
-    return {"fusions": found, "frames_in_which_a_whole_expert_has_C_from_0.18": round(100 * float((either >= 0.18).mean()), 1)}
+    return {
+        "fusions": found,
+        "frames_in_which_a_whole_expert_has_C_from_0.18": round(100 * float((either >= 0.18).mean()), 1),
+    }
 
 
 def judged(rows: dict[str, Any], others: dict[str, Any], shown: dict[str, Any]) -> dict[str, bool]:

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "numba", "av", "onnxruntime", "opencv-python-headless", "pyarrow", "polars", "webdataset", "dask", "torch")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "av",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pyarrow",
+    "polars",
+    "webdataset",
+    "dask",
+    "torch",
+)
 
 
 def cpu_seconds() -> float:
@@ -29,7 +40,10 @@ def hardware() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        model = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            model,
+        )
     return f"{os.cpu_count()} x {model}"
 
 
@@ -37,7 +51,9 @@ def commit() -> str:
     """The commit that is checked out, with '+' when files differ from it; 'unknown' outside git."""
     try:
         here = Path(__file__).parent
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
         dirty = subprocess.run(
             ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -63,7 +79,12 @@ def main(run: Callable[[bool], dict[str, Any]]) -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller run, for a first look")
     parser.add_argument("--save", action="store_true", help="write the result to benchmarks/results")
     arguments = parser.parse_args()
-    result = run(arguments.quick) | {"hardware": hardware(), "versions": versions(), "commit": commit(), "quick": arguments.quick}
+    result = run(arguments.quick) | {
+        "hardware": hardware(),
+        "versions": versions(),
+        "commit": commit(),
+        "quick": arguments.quick,
+    }
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
         slug = "".join(c if c.isalnum() else "-" for c in result["hardware"]).strip("-")

@@ -22,9 +22,9 @@ from seeds import accuracy, difference, network, seeds, spread, supervise, told,
 from skeletons import penn, ten_percent
 
 from training import create_method
-from training.loop import Plan
-from training.prepare import Prepare
-from training.views import View
+from training.engine.loop import Plan
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 ROWS: dict[str, dict[str, float]] = {
     "none": {},
@@ -48,7 +48,12 @@ PROTOCOL: dict[str, Any] = {
     "base": 16,
     "smoothing": 0.0,
 }
-STEPS = ({"name": "crop", "min": 0.5}, {"name": "scale", "range": 0.1}, {"name": "shift", "range": 0.1}, {"name": "rotate", "degrees": 15})
+STEPS = (
+    {"name": "crop", "min": 0.5},
+    {"name": "scale", "range": 0.1},
+    {"name": "shift", "range": 0.1},
+    {"name": "rotate", "degrees": 15},
+)
 SEEDS = range(5)
 
 
@@ -62,13 +67,27 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         backbone = network(few, seed, len(whole.labels), channels_base=PROTOCOL["base"], name="stgcn")
         if weights:
             pretext = network(whole, seed, channels_base=PROTOCOL["base"], name="stgcn")
-            method = create_method("mcc", backbone=pretext, frames=PROTOCOL["frames"], queue=PROTOCOL["queue"], **weights)
-            plan = Plan(PROTOCOL["pretrain_epochs"], PROTOCOL["pretrain_lr"], clip=1.0, warmup=1, seed=seed, log_every=39, save_every=60)
+            method = create_method(
+                "mcc", backbone=pretext, frames=PROTOCOL["frames"], queue=PROTOCOL["queue"], **weights
+            )
+            plan = Plan(
+                PROTOCOL["pretrain_epochs"],
+                PROTOCOL["pretrain_lr"],
+                clip=1.0,
+                warmup=1,
+                seed=seed,
+                log_every=39,
+                save_every=60,
+            )
             train(method, whole, prepare, view, plan, seed, folder / row.replace(" ", ""), PROTOCOL["pretrain_batch"])
             backbone.load_weights(pretext.state_dict(), classifier=False)
-        plan = Plan(PROTOCOL["finetune_epochs"], PROTOCOL["finetune_lr"], warmup=2, seed=seed, log_every=7, save_every=60)
+        plan = Plan(
+            PROTOCOL["finetune_epochs"], PROTOCOL["finetune_lr"], warmup=2, seed=seed, log_every=7, save_every=60
+        )
         place = folder / f"{row.replace(' ', '')}-finetuned"
-        supervise(few, prepare, view, plan, seed, place, PROTOCOL["finetune_batch"], PROTOCOL["smoothing"], backbone=backbone)
+        supervise(
+            few, prepare, view, plan, seed, place, PROTOCOL["finetune_batch"], PROTOCOL["smoothing"], backbone=backbone
+        )
         found[row] = accuracy(told(backbone, test, prepare, PROTOCOL["frames"]), test.label_ids)
     return found
 

@@ -25,12 +25,12 @@ from harness import main
 from numpy.typing import NDArray
 
 import dataengine
-from dataengine import registry
-from dataengine.fusion.sides import straighten
+from dataengine.core import registry
+from dataengine.core.skeletons import BODY12, COMMON, convert, skeleton
+from dataengine.fusion.left_right import straighten
 from dataengine.rendering import render_clip
 from dataengine.rendering.body import Body, pose
 from dataengine.rendering.motion import angles
-from dataengine.skeletons import BODY12, COMMON, convert, skeleton
 
 Array = NDArray[Any]
 SHARED = Path(os.environ.get("DATAENGINE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
@@ -65,7 +65,9 @@ class Camera:
         known = np.isfinite(flat).all(1)
         out = np.full((len(flat), 2), np.nan)
         if known.any():
-            out[known] = cv2.projectPoints(flat[known], cv2.Rodrigues(self.rotation)[0], self.shift, self.matrix, self.distortion)[0][:, 0]
+            out[known] = cv2.projectPoints(
+                flat[known], cv2.Rodrigues(self.rotation)[0], self.shift, self.matrix, self.distortion
+            )[0][:, 0]
         return np.asarray(out.reshape((*points.shape[:-1], 2)) - self.offset)
 
 
@@ -86,7 +88,11 @@ def cameras(path: Path) -> dict[str, Camera]:
         lens = ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")
         name = found.attrib["serial"]
         out[name] = Camera(
-            matrix, rotation, -rotation @ [number[k] for k in "xyz"], np.array([number[k] for k in lens]), np.array(OFFSETS[name])
+            matrix,
+            rotation,
+            -rotation @ [number[k] for k in "xyz"],
+            np.array([number[k] for k in lens]),
+            np.array(OFFSETS[name]),
         )
     return out
 
@@ -182,7 +188,9 @@ def annotated(limit: int) -> list[tuple[str, Array]]:
     out = []
     for i in np.sort(np.random.default_rng(1).permutation(np.flatnonzero(~data["train"]))[:limit]):
         rows = slice(data["offsets"][i], data["offsets"][i + 1])
-        points = np.where(data["visible"][rows][:, order, None], data["keypoints"][rows][:, order], np.nan).astype(np.float64)
+        points = np.where(data["visible"][rows][:, order, None], data["keypoints"][rows][:, order], np.nan).astype(
+            np.float64
+        )
         if len(points) >= 20 and np.isfinite(points).mean() > 0.6:
             side = str(data["viewpoint"][i])
             out.append((f"penn {'side' if side in ('left', 'right') else side}", points))
@@ -233,7 +241,10 @@ def synthetic(sequences: list[tuple[str, Array]]) -> dict[str, dict[str, float]]
     for name, some in counts.items():
         harm, before, after, total, sequences_harmed = np.sum(some, 0)
         shares = {"false_repairs": harm / total, "wrong_before": before / total, "wrong_after": after / total}
-        out[name] = {k: round(float(v), 5) for k, v in shares.items()} | {"sequences": len(some), "sequences_harmed": int(sequences_harmed)}
+        out[name] = {k: round(float(v), 5) for k, v in shares.items()} | {
+            "sequences": len(some),
+            "sequences_harmed": int(sequences_harmed),
+        }
     return out
 
 
@@ -254,7 +265,10 @@ def run(quick: bool) -> dict[str, Any]:
         "n": int(sum(np.isfinite(e).sum() for e in found["raw"].values())),
         "spread": {name: interval(e) for name, e in found.items()},
         "data": "pose2sim_single, 4 cameras, 100 frames; Penn Action test side; rendered joints",
-        "details": {"table": table, "synthetic": synthetic(annotated(60 if quick else 400) + rendered(8 if quick else 40))},
+        "details": {
+            "table": table,
+            "synthetic": synthetic(annotated(60 if quick else 400) + rendered(8 if quick else 40)),
+        },
     }
 
 

@@ -27,10 +27,10 @@ from seeds import accuracy, difference, seeds, spread, supervise, told
 from skeletons import nw_ucla, one_nn, ridge
 from ssl_penn import PRETRAIN, drawn, pretrain, probe, rows
 
-from training.encode import calibrate
-from training.loop import Plan
-from training.prepare import Prepare
-from training.views import View
+from training.engine.loop import Plan
+from training.runs.features import calibrate
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 STEPS = (
     {"name": "crop", "min": 0.4},
@@ -65,7 +65,9 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     """One seed: trained on two cameras, told on the third."""
     train, test = nw_ucla()
     prepare, view = Prepare(train.skeleton, normalise=VIEW["normalise"]), View(FRAMES, TOLD, train.skeleton)
-    plan = Plan(PROTOCOL["epochs"], PROTOCOL["lr"], decay=PROTOCOL["decay"], warmup=2, seed=seed, log_every=31, save_every=60)
+    plan = Plan(
+        PROTOCOL["epochs"], PROTOCOL["lr"], decay=PROTOCOL["decay"], warmup=2, seed=seed, log_every=31, save_every=60
+    )
     backbone = drawn(train, seed, len(train.labels), channels=3)
     supervise(train, prepare, view, plan, seed, folder, PROTOCOL["batch"], PROTOCOL["smoothing"], backbone=backbone)
     return {"joint": accuracy(told(backbone, test, prepare, FRAMES), test.label_ids)}
@@ -120,7 +122,12 @@ def run(quick: bool) -> dict[str, Any]:
             "linear - random": None if quick else difference(probes, "linear", "random"),
         },
         "data": f"NW-UCLA, cameras 1 and 2 -> 3 ({len(train)} / {len(test)})",
-        "details": {"protocol": PROTOCOL, "without_labels": UNTOLD, "met": met, "cpu_s_a_seed": [run["cpu_s"] for run in runs]},
+        "details": {
+            "protocol": PROTOCOL,
+            "without_labels": UNTOLD,
+            "met": met,
+            "cpu_s_a_seed": [run["cpu_s"] for run in runs],
+        },
     }
 
 

@@ -21,9 +21,9 @@ from harness import main
 from seeds import accuracy, difference, seeds, spread, supervise, told
 from skeletons import one_nn, penn, ridge
 
-from training.loop import Plan
-from training.prepare import Prepare
-from training.views import View
+from training.engine.loop import Plan
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 STEPS = (
     {"name": "crop", "min": 0.5},
@@ -33,7 +33,15 @@ STEPS = (
     {"name": "rotate", "degrees": 15},
 )
 """The weak view, with the mirror image as often as not."""
-PROTOCOL: dict[str, Any] = {"frames": 32, "epochs": 30, "batch": 32, "lr": 0.1, "decay": 1e-4, "smoothing": 0.1, "steps": list(STEPS)}
+PROTOCOL: dict[str, Any] = {
+    "frames": 32,
+    "epochs": 30,
+    "batch": 32,
+    "lr": 0.1,
+    "decay": 1e-4,
+    "smoothing": 0.1,
+    "steps": list(STEPS),
+}
 SEEDS = range(5)
 
 
@@ -46,9 +54,25 @@ def job(base: int) -> Any:
         for stream in ("joint", "bone"):
             prepare = Prepare(train.skeleton, stream=stream)
             view = View(PROTOCOL["frames"], STEPS, train.skeleton)
-            plan = Plan(PROTOCOL["epochs"], PROTOCOL["lr"], decay=PROTOCOL["decay"], warmup=1, seed=seed, log_every=39, save_every=60)
+            plan = Plan(
+                PROTOCOL["epochs"],
+                PROTOCOL["lr"],
+                decay=PROTOCOL["decay"],
+                warmup=1,
+                seed=seed,
+                log_every=39,
+                save_every=60,
+            )
             backbone = supervise(
-                train, prepare, view, plan, seed, folder / stream, PROTOCOL["batch"], PROTOCOL["smoothing"], channels_base=base
+                train,
+                prepare,
+                view,
+                plan,
+                seed,
+                folder / stream,
+                PROTOCOL["batch"],
+                PROTOCOL["smoothing"],
+                channels_base=base,
             )
             answers[stream] = told(backbone, test, prepare, PROTOCOL["frames"])
         answers["both"] = answers["joint"] + answers["bone"]
@@ -87,7 +111,12 @@ def run(quick: bool) -> dict[str, Any]:
         "n": len(test),
         "spread": {"joint": joint, "bone": spread(half, "bone"), "both": both, "lost by estimating": lost},
         "data": f"Penn Action, ground-truth joints, official split ({len(train)} / {len(test)})",
-        "details": {"protocol": PROTOCOL, "full_width": full, "estimated": fused, "cpu_s_a_seed": [run["cpu_s"] for run in half]},
+        "details": {
+            "protocol": PROTOCOL,
+            "full_width": full,
+            "estimated": fused,
+            "cpu_s_a_seed": [run["cpu_s"] for run in half],
+        },
     }
 
 

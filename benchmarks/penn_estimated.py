@@ -16,11 +16,11 @@ from seeds import accuracy, supervise, told
 from skeletons import Memory, penn
 from track_protocol import LAYOUT, clips, residuals, simulate
 
-from dataengine import registry
-from training.loop import Plan
-from training.prepare import Prepare
-from training.sequences import Clip
-from training.views import View
+from dataengine.core import registry
+from training.data.types import Clip
+from training.engine.loop import Plan
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 FUSIONS = ("ssta", "consensus")
 
@@ -54,7 +54,15 @@ def job(protocol: dict[str, Any], steps: Any) -> Any:
         for fusion in (None, *FUSIONS):
             train, test = (estimated(side, sides[side], fusion, seed) for side in ("train", "test"))
             prepare, view = Prepare(train.skeleton), View(protocol["frames"], steps, train.skeleton)
-            plan = Plan(protocol["epochs"], protocol["lr"], decay=protocol["decay"], warmup=1, seed=seed, log_every=39, save_every=60)
+            plan = Plan(
+                protocol["epochs"],
+                protocol["lr"],
+                decay=protocol["decay"],
+                warmup=1,
+                seed=seed,
+                log_every=39,
+                save_every=60,
+            )
             place = folder / (fusion or "annotated")
             backbone = supervise(train, prepare, view, plan, seed, place, protocol["batch"], protocol["smoothing"])
             found[fusion or "annotated"] = accuracy(told(backbone, test, prepare, protocol["frames"]), test.label_ids)

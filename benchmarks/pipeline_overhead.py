@@ -22,10 +22,10 @@ import numpy as np
 from harness import main
 
 import dataengine
-from dataengine import registry
-from dataengine.engine import Engine
-from dataengine.sources.sample import write_corpus
-from dataengine.types import Float, Frames, Poses
+from dataengine.core import registry
+from dataengine.core.types import Float, Frames, Poses
+from dataengine.pipeline.engine import Engine
+from dataengine.sources.synthetic import write_corpus
 
 SPENT = {"inference": 0.0, "frames": 0}
 _SESSIONS: dict[str, Any] = {}
@@ -72,7 +72,9 @@ class Sized:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        _SESSIONS.setdefault(self.path, onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"]))
+        _SESSIONS.setdefault(
+            self.path, onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+        )
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         found = []
@@ -80,13 +82,17 @@ class Sized:
             picture = cv2.resize(frame, (192, 256)).astype(np.float32)
             tensor = np.ascontiguousarray(((picture - 120) / 58).transpose(2, 0, 1)[None])
             begun = time.thread_time()
-            shift = _SESSIONS[self.path].run(None, {_SESSIONS[self.path].get_inputs()[0].name: tensor})[0].reshape(13, 2)
+            shift = (
+                _SESSIONS[self.path].run(None, {_SESSIONS[self.path].get_inputs()[0].name: tensor})[0].reshape(13, 2)
+            )
             SPENT["inference"] += time.thread_time() - begun
             SPENT["frames"] += 1
             size = np.array(frame.shape[1::-1], np.float32)
             coords = (STANDING + 0.01 * np.tanh(shift)) * size
             low, high = coords.min(0), coords.max(0)
-            found.append(Poses(coords[None], np.full((1, 13), 0.9, np.float32), np.array([[*low, *high, 0.9]], np.float32)))
+            found.append(
+                Poses(coords[None], np.full((1, 13), 0.9, np.float32), np.array([[*low, *high, 0.9]], np.float32))
+            )
         return found
 
 
@@ -110,7 +116,10 @@ def run(quick: bool) -> dict[str, Any]:
             SPENT.update(inference=0.0, frames=0)
             begun = time.process_time()
             dataengine.build(
-                "posecap", {k: str(folder / "corpus" / k.rstrip("07")) for k in ("kinetics700", "cap")}, folder / f"out{turn}", **options
+                "posecap",
+                {k: str(folder / "corpus" / k.rstrip("07")) for k in ("kinetics700", "cap")},
+                folder / f"out{turn}",
+                **options,
             )
             total = time.process_time() - begun
             shares.append(1 - SPENT["inference"] / total)

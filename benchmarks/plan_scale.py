@@ -27,7 +27,16 @@ PER_UNIT = 4096
 def write_list(folder: Path, rows: int) -> None:
     """Write a Kinetics-700 list of `rows` clips."""
     folder.mkdir(parents=True)
-    labels = ["abseiling", "air drumming", "archery", "arm wrestling", "baking cookies", "bartending", "juggling balls", "zumba"]
+    labels = [
+        "abseiling",
+        "air drumming",
+        "archery",
+        "arm wrestling",
+        "baking cookies",
+        "bartending",
+        "juggling balls",
+        "zumba",
+    ]
     with (folder / "kinetics700_train.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
@@ -54,16 +63,21 @@ def signatures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def one_size(rows: int) -> dict[str, float]:
     """Plan `rows` clips, write drawn measures for them, and curate: seconds of each and peak memory."""
-    from dataengine import plan as plans
-    from dataengine import recipe
     from dataengine.builder import make_job
     from dataengine.passes import curate
     from dataengine.passes.measure import schema
+    from dataengine.pipeline import plan as plans
+    from dataengine.pipeline import recipe
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         write_list(root / "kinetics700", rows)
-        overrides = ["plan.leak_guard=[]", f"plan.clips_per_unit={PER_UNIT}", 'curate.dedup="near"', "curate.max_per_label=1000000"]
+        overrides = [
+            "plan.leak_guard=[]",
+            f"plan.clips_per_unit={PER_UNIT}",
+            'curate.dedup="near"',
+            "curate.max_per_label=1000000",
+        ]
         overrides += ['curate.relabel="posecap_labels"', 'curate.filters=["pose_coverage", "confidence"]']
         chosen = recipe.load("posecap", "core", overrides, {"kinetics700": str(root / "kinetics700")})
         work = root / "out" / "work"
@@ -76,10 +90,18 @@ def one_size(rows: int) -> dict[str, float]:
         hashes, words = signatures(plan.num_clips, 0)
         ids, units = plan.table.column("clip_id").to_pylist(), plan.table.column("unit").to_pylist()
         commits, start = {}, 0
-        fields = [f for f in schema() if f.name in ("clip_id", "frames_blake3", "hashes", "words") or f.name.startswith("filter_")]
+        fields = [
+            f
+            for f in schema()
+            if f.name in ("clip_id", "frames_blake3", "hashes", "words") or f.name.startswith("filter_")
+        ]
         while start < len(ids):
             stop = min(start + PER_UNIT, len(ids))
-            part = {"clip_id": ids[start:stop], "frames_blake3": ids[start:stop], "words": [w.tobytes() for w in words[start:stop]]}
+            part = {
+                "clip_id": ids[start:stop],
+                "frames_blake3": ids[start:stop],
+                "words": [w.tobytes() for w in words[start:stop]],
+            }
             part["hashes"] = pa.ListArray.from_arrays(
                 np.arange(0, (stop - start) * ENTRIES + 1, ENTRIES, dtype=np.int32), hashes[start:stop].ravel()
             )

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dataengine import experts, registry
-from dataengine.experts.pictures import GREY, whole_cuts
+from dataengine import experts
+from dataengine.core import registry
+from dataengine.experts.preprocess import GREY, whole_cuts
 from dataengine.rendering import render_clip
 
 
@@ -35,7 +36,9 @@ def rtdetr(folder: Path, model: str = "r18vd", **options: Any) -> Any:
 
     torch.manual_seed(0)
     return registry.create(
-        "detectors", "rtdetr", {"model": model, "checkpoint": _saved(build(model), folder / f"rtdetr-{model}"), **options}
+        "detectors",
+        "rtdetr",
+        {"model": model, "checkpoint": _saved(build(model), folder / f"rtdetr-{model}"), **options},
     )
 
 
@@ -117,8 +120,13 @@ def _picture(width: int, height: int) -> Any:
     import torch
 
     frames = render_clip(3, 1, condition="clean").frames
-    rendered = torch.from_numpy(whole_cuts(frames, (width, height), True, GREY).pixels).permute(0, 3, 1, 2).float() / 255
-    blocks = [torch.nn.functional.interpolate(torch.rand(1, 3, height // k, width // k).round(), (height, width)) for k in (4, 16)]
+    rendered = (
+        torch.from_numpy(whole_cuts(frames, (width, height), True, GREY).pixels).permute(0, 3, 1, 2).float() / 255
+    )
+    blocks = [
+        torch.nn.functional.interpolate(torch.rand(1, 3, height // k, width // k).round(), (height, width))
+        for k in (4, 16)
+    ]
     return torch.cat([rendered, *blocks])
 
 
@@ -127,7 +135,9 @@ def _tame(layers: Any, wanted: float, call: Any, middle: float = 0.0) -> None:
     import torch
 
     given: list[Any] = []
-    hooks = [layer.register_forward_hook(lambda module, inputs, output: given.append((module, output))) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: given.append((module, output))) for layer in layers
+    ]
     with torch.no_grad():
         call()
     for hook in hooks:

@@ -17,14 +17,14 @@ from harness import RESULTS, commit, cpu_seconds, hardware
 
 from training import create_backbone, create_method
 from training.backbones.base import Backbone
-from training.data import Feed
-from training.encode import THREE, encode
-from training.evaluate.intervals import over_seeds, paired
-from training.loop import Plan, fit
+from training.data.loader import Feed
+from training.data.types import Numbers, Source
+from training.engine.loop import Plan, fit
+from training.evaluate.confidence_intervals import over_seeds, paired
 from training.methods.base import Method
-from training.prepare import Prepare
-from training.sequences import Numbers, Source
-from training.views import View
+from training.runs.features import THREE, encode
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 WORK = Path(os.environ.get("DATAENGINE_BENCHMARKS", Path(tempfile.gettempdir()) / "dataengine-benchmarks"))
 """Checkpoints of seeds that are not done yet."""
@@ -57,7 +57,10 @@ def seeds(
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".part")
-            partial.write_text(json.dumps({"seed": seed, **measured, **facts, "protocol": dict(protocol)}, indent=1, sort_keys=True) + "\n")
+            partial.write_text(
+                json.dumps({"seed": seed, **measured, **facts, "protocol": dict(protocol)}, indent=1, sort_keys=True)
+                + "\n"
+            )
             partial.replace(path)
             print(f"{path.stem}: {measured}", flush=True)
         found.append(json.loads(path.read_text()))
@@ -79,7 +82,9 @@ def difference(runs: Sequence[Mapping[str, Any]], first: str, second: str) -> di
     return {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
-def network(source: Source, seed: int, num_classes: int = 0, channels: int = 2, channels_base: int = 32, name: str = "unik") -> Backbone:
+def network(
+    source: Source, seed: int, num_classes: int = 0, channels: int = 2, channels_base: int = 32, name: str = "unik"
+) -> Backbone:
     """A network of the benchmarks, drawn by the seed; UNIK of half width where nothing else is said."""
     torch.manual_seed(seed)
     options = {"people": 1, "channels_base": channels_base}
@@ -105,7 +110,9 @@ def supervise(
     return backbone
 
 
-def train(method: Method, source: Source, prepare: Prepare, view: View, plan: Plan, seed: int, folder: Path, batch: int = 32) -> Method:
+def train(
+    method: Method, source: Source, prepare: Prepare, view: View, plan: Plan, seed: int, folder: Path, batch: int = 32
+) -> Method:
     """A method trained on a source, from its checkpoint in the folder where there is one; the last epoch is what counts."""
     feed = Feed(source, method.draw(prepare, view), batch, seed=seed)
     fit(method, feed, plan, folder)

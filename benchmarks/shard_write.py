@@ -17,7 +17,7 @@ import numpy as np
 import webdataset
 from harness import cpu_seconds, main
 
-from dataengine.shards import ShardWriter
+from dataengine.io.shards import ShardWriter
 
 GOAL = 1.0
 
@@ -27,7 +27,13 @@ Sample = dict[str, Any]
 def sample(video_bytes: int) -> Sample:
     """What a clip of 300 frames and one person holds: 48 KB, and a video where asked for."""
     rng = np.random.default_rng(0)
-    facts = {"clip_id": "kinetics-abcdefghijk-12-22", "label": "jumping jacks", "label_id": 7, "fps": "30000/1001", "num_frames": 300}
+    facts = {
+        "clip_id": "kinetics-abcdefghijk-12-22",
+        "label": "jumping jacks",
+        "label_id": 7,
+        "fps": "30000/1001",
+        "num_frames": 300,
+    }
     arrays = {
         "keypoints.npy": rng.normal(size=(1, 300, 17, 3)).astype(np.float16),
         "scores.npy": rng.random((1, 300, 17)).astype(np.float16),
@@ -66,7 +72,11 @@ def standard(folder: Path, content: Sample, count: int) -> None:
                 archive.addfile(member, io.BytesIO(data))
 
 
-WRITERS: dict[str, Callable[[Path, Sample, int], None]] = {"ours": ours, "ShardWriter": shardwriter, "tarfile": standard}
+WRITERS: dict[str, Callable[[Path, Sample, int], None]] = {
+    "ours": ours,
+    "ShardWriter": shardwriter,
+    "tarfile": standard,
+}
 
 
 def measure(content: Sample, count: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.skeletons import Skeleton, skeleton
+from dataengine.core.skeletons import Skeleton, skeleton
+from training.data.types import Array, Clip, Numbers, Source
 from training.evaluate.probes import subsets
-from training.prepare import Prepare
-from training.sequences import Array, Clip, Numbers, Source
-from training.views import View
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PLACEHOLDER = 2.0
@@ -116,7 +116,9 @@ def hdm05(shared: Path = SHARED) -> tuple[Memory, Memory]:
 
     def clip(number: int, part: Array) -> Clip:
         facts = {"subject": str(file["subject"][number])}
-        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), fps=float(file["fps"]), features=facts)
+        return Clip(
+            str(file["names"][number]), part, None, int(file["label"][number]), fps=float(file["fps"]), features=facts
+        )
 
     points = (file["joints"] * HDM_UNIT).astype(np.float32)
     return _split("HDM05", "hdm31", file, points, clip, [str(v) for v in file["label_names"]])
@@ -149,7 +151,9 @@ def one_nn(train: Source, test: Source, mirror: bool = False, prepare: Prepare |
     return 100 * float((labels[apart.argmin(1)] == test.label_ids).mean())
 
 
-def ridge(train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None, strength: float = STRENGTH) -> float:
+def ridge(
+    train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None, strength: float = STRENGTH
+) -> float:
     """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept not shrunk."""
     rows, labels, asked = _both(train, test, prepare, mirror)
     centre, goal = rows.mean(0), np.eye(len(train.labels))[labels]

@@ -29,12 +29,12 @@ from skeletons import Memory, one_nn, penn, ten_percent
 
 from training import create_method
 from training.backbones.base import Backbone
-from training.encode import THREE, calibrate, encode
+from training.engine.loop import Plan
 from training.evaluate.probes import Labelled, linear_probe
-from training.loop import Plan
 from training.methods.base import Method
-from training.prepare import Prepare
-from training.views import View
+from training.runs.features import THREE, calibrate, encode
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 FRAMES = 16
 STRONG = (
@@ -87,7 +87,14 @@ def pretrain(
     """A network trained without labels: motions against motions."""
     method = create_method("tmor", backbone=drawn(source, seed, channels=channels), **tables["method"])
     plan = Plan(
-        tables["epochs"], tables["lr"], decay=tables["decay"], warmup=tables["warmup"], clip=1.0, seed=seed, log_every=19, save_every=60
+        tables["epochs"],
+        tables["lr"],
+        decay=tables["decay"],
+        warmup=tables["warmup"],
+        clip=1.0,
+        seed=seed,
+        log_every=19,
+        save_every=60,
     )
     return train(method, source, prepare, View(FRAMES, steps, source.skeleton), plan, seed, folder, tables["batch"])
 
@@ -104,13 +111,23 @@ def rows(backbone: Backbone, source: Memory, prepare: Prepare, steps: Sequence[d
     fixed = [part.reshape(len(source), 2, -1).transpose(1, 0, 2) for part in parts]
     view = View(FRAMES, steps, source.skeleton)
     seen = (
-        [encode(backbone.features, source, prepare, FRAMES, view=view, seed=n)[0][None] for n in range(PROTOCOL["views"])] if steps else []
+        [
+            encode(backbone.features, source, prepare, FRAMES, view=view, seed=n)[0][None]
+            for n in range(PROTOCOL["views"])
+        ]
+        if steps
+        else []
     )
     return np.concatenate([*fixed, *seen])
 
 
 def probe(
-    known: np.ndarray, labels: np.ndarray, asked: np.ndarray, truth: np.ndarray, classes: int, chosen: Sequence[int] | None = None
+    known: np.ndarray,
+    labels: np.ndarray,
+    asked: np.ndarray,
+    truth: np.ndarray,
+    classes: int,
+    chosen: Sequence[int] | None = None,
 ) -> float:
     """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's rows."""
     chosen = range(len(labels)) if chosen is None else chosen
@@ -119,7 +136,9 @@ def probe(
     return round(100 * linear_probe(learn, Labelled(asked.mean(0), truth), classes, strength=PROTOCOL["C"]).value, 3)
 
 
-def measured(backbone: Backbone, train_side: Memory, test: Memory, prepare: Prepare, few: Sequence[int]) -> tuple[float, float]:
+def measured(
+    backbone: Backbone, train_side: Memory, test: Memory, prepare: Prepare, few: Sequence[int]
+) -> tuple[float, float]:
     """The linear probe with all labels and with few."""
     known, asked = rows(backbone, train_side, prepare, STRONG), rows(backbone, test, prepare)
     told_by = (known, train_side.label_ids, asked, test.label_ids, len(train_side.labels))
@@ -148,8 +167,12 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         if name == "finetuned_10":
             backbone.load_weights(method.backbone.state_dict(), classifier=False)
         scale = tables.get("backbone_scale", 1.0)
-        plan = Plan(tables["epochs"], tables["lr"], backbone_scale=scale, warmup=2, seed=seed, log_every=7, save_every=60)
-        supervise(few, prepare, view, plan, seed, folder / name, tables["batch"], tables["smoothing"], backbone=backbone)
+        plan = Plan(
+            tables["epochs"], tables["lr"], backbone_scale=scale, warmup=2, seed=seed, log_every=7, save_every=60
+        )
+        supervise(
+            few, prepare, view, plan, seed, folder / name, tables["batch"], tables["smoothing"], backbone=backbone
+        )
         found[name] = accuracy(told(backbone, test, prepare, FRAMES), test.label_ids)
     return found
 
@@ -159,7 +182,10 @@ def run(quick: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     whole, test = penn()
     runs = seeds("ssl_penn", PROTOCOL, SEEDS[:1] if quick else SEEDS, job)
-    figures = {name: spread(runs, name) for name in ("random", "random_10", "linear", "linear_10", "scratch_10", "finetuned_10")}
+    figures = {
+        name: spread(runs, name)
+        for name in ("random", "random_10", "linear", "linear_10", "scratch_10", "finetuned_10")
+    }
     gain = None if quick else difference(runs, "finetuned_10", "scratch_10")
     goal = {"linear": 96.0, "linear_10": 92.0, "finetuned_10": 93.0, "gain_over_scratch": 3.0}
     met = {name: figures[name]["mean"] >= goal[name] for name in ("linear", "linear_10", "finetuned_10")}

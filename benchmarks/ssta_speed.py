@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from harness import main
 
+from dataengine.core.types import Float
 from dataengine.fusion.consensus import Consensus
 from dataengine.fusion.ssta import SSTA
-from dataengine.types import Float
 
 FRAMES, EXPERTS, JOINTS = 300, 3, 13
 BATCH = 20
@@ -21,7 +21,9 @@ BATCH = 20
 def sequences(count: int) -> Float:
     """(B, E, T, V, 2) float32: random walks of bodies seen by noisy experts; 2 % of the joints missing."""
     rng = np.random.default_rng(0)
-    bodies = rng.normal(0, 2, (count, 1, FRAMES, JOINTS, 2)).astype(np.float32).cumsum(2, dtype=np.float32) + np.float32(300)
+    bodies = rng.normal(0, 2, (count, 1, FRAMES, JOINTS, 2)).astype(np.float32).cumsum(
+        2, dtype=np.float32
+    ) + np.float32(300)
     views = bodies + rng.normal(0, 4, (count, EXPERTS, FRAMES, JOINTS, 2)).astype(np.float32)
     views[rng.random(views.shape[:-1]) < 0.02] = np.nan
     return views
@@ -62,7 +64,9 @@ def plain_python(coords: list[Any]) -> tuple[list[Any], list[float]]:
             if not seen:
                 here = before
             elif before is None:
-                pairs = [((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2, i) for i, a in enumerate(seen) for b in seen[i + 1 :]]
+                pairs = [
+                    ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2, i) for i, a in enumerate(seen) for b in seen[i + 1 :]
+                ]
                 here = seen[min(pairs)[1]] if pairs else seen[0]
             else:
                 here = min(seen, key=lambda p: (p[0] - before[0]) ** 2 + (p[1] - before[1]) ** 2)
@@ -73,7 +77,11 @@ def plain_python(coords: list[Any]) -> tuple[list[Any], list[float]]:
                     count += 1
         fused.append(pose)
         head, left, right = pose[:3]
-        unit = math.hypot(head[0] - (left[0] + right[0]) / 2, head[1] - (left[1] + right[1]) / 2) if head and left and right else math.nan
+        unit = (
+            math.hypot(head[0] - (left[0] + right[0]) / 2, head[1] - (left[1] + right[1]) / 2)
+            if head and left and right
+            else math.nan
+        )
         certain.append(math.exp(-total / count / (unit + 1e-12)))
     return fused, certain
 
@@ -92,7 +100,9 @@ def run(quick: bool) -> dict[str, Any]:
     lists = [data[i].tolist() for i in range(slow)]
     ssta, consensus = SSTA(), Consensus()
     few = data[: count // 10]
-    parts = np.split(data, count // BATCH)  # memory of this size is used again, larger arrays are mapped anew every time
+    parts = np.split(
+        data, count // BATCH
+    )  # memory of this size is used again, larger arrays are mapped anew every time
     work: dict[str, tuple[Callable[[], Any], int]] = {
         "batch": (lambda: [ssta.fuse_batch(part, None, "body13") for part in parts], count),
         "one_by_one": (lambda: [ssta.fuse(one, None, "body13") for one in data], count),
@@ -103,7 +113,9 @@ def run(quick: bool) -> dict[str, Any]:
     }
     slow_pose = naive_numpy(data[0])[0]
     begins = np.isfinite(data[0, :, 0, :, 0]).all(0)  # the loops take any of the first closest pair
-    same = np.asarray(np.isclose(ssta.fuse(data[0], None, "body13").coords, slow_pose, equal_nan=True).all(-1))[:, begins].mean()
+    same = np.asarray(np.isclose(ssta.fuse(data[0], None, "body13").coords, slow_pose, equal_nan=True).all(-1))[
+        :, begins
+    ].mean()
     for name in ("batch", "one_by_one", "consensus"):
         work[name][0]()  # compile
     found: dict[str, list[float]] = {name: [] for name in work}

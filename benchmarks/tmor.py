@@ -43,19 +43,24 @@ from torch import Tensor
 
 from training import create_method
 from training.backbones.base import Backbone
-from training.encode import calibrate, encode
-from training.evaluate.matching import Aid, similarities, through_known, zero_shot
-from training.loop import Plan
+from training.data.types import Array, Numbers
+from training.engine.loop import Plan
+from training.evaluate.retrieval import Aid, similarities, through_known, zero_shot
 from training.methods.base import Method
 from training.methods.tmor import TMOR
-from training.prepare import Prepare
-from training.sequences import Array, Numbers
-from training.views import View
-from training.wording import Wording
+from training.runs.class_text import Wording
+from training.runs.features import calibrate, encode
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 HELD = 5
 FRAMES = 32
-ROWS: dict[str, tuple[bool, bool]] = {"mm": (False, False), "mm_mv": (True, False), "mm_mt": (False, True), "mm_mv_mt": (True, True)}
+ROWS: dict[str, tuple[bool, bool]] = {
+    "mm": (False, False),
+    "mm_mv": (True, False),
+    "mm_mt": (False, True),
+    "mm_mv_mt": (True, True),
+}
 """Whether a row has L_mv and L_mt beside L_mm."""
 PROTOCOL: dict[str, Any] = {
     "frames": FRAMES,
@@ -75,7 +80,9 @@ SEEDS = range(9)
 
 def held_out(seed: int, classes: int = 15) -> list[int]:
     """The classes that are held out: three seeds share out all of them, then they are shuffled anew."""
-    return sorted(int(label) for label in np.random.default_rng(seed // 3).permutation(classes).reshape(-1, HELD)[seed % 3])
+    return sorted(
+        int(label) for label in np.random.default_rng(seed // 3).permutation(classes).reshape(-1, HELD)[seed % 3]
+    )
 
 
 def only(source: Memory, classes: Sequence[int], name: str) -> Memory:
@@ -114,7 +121,11 @@ def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> T
         folder / "first",
     )
     video, text = ROWS[row]
-    chosen: dict[str, Any] = {"video": "video" if video else None, "video_width": names.shape[1], "text": names if text else None}
+    chosen: dict[str, Any] = {
+        "video": "video" if video else None,
+        "video_width": names.shape[1],
+        "text": names if text else None,
+    }
     chosen["shared"] = video and text
     torch.manual_seed(seed)
     method = create_method("tmor", backbone=small(source, seed), **chosen, **options)
@@ -128,7 +139,9 @@ def said(method: TMOR, source: Memory) -> tuple[Array, Array]:
 
     def both(motion: Tensor) -> Tensor:
         seen = [method.backbone.features(part) for part in (motion, mirrored(source, motion))]
-        projected = torch.stack([torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]).mean(0)
+        projected = torch.stack(
+            [torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]
+        ).mean(0)
         return torch.cat([*seen, projected], 1)
 
     method.eval()

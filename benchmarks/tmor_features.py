@@ -26,25 +26,25 @@ from safetensors.torch import load_file
 from skeletons import hdm05, nw_ucla
 from torch import Tensor
 
-from dataengine.errors import MissingExtraError, WeightsError
+from dataengine.core.errors import MissingExtraError, WeightsError
+from dataengine.core.skeletons import Skeleton, convert, skeleton
 from dataengine.rendering.body import Body, pose, random_color
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, polygon
 from dataengine.rendering.scene import Camera, draw_camera
-from dataengine.skeletons import Skeleton, convert, skeleton
 from training import create_backbone
 from training.backbones.base import Backbone
-from training.data import Feed
+from training.data.loader import Feed
+from training.data.sampler import joined_labels
+from training.data.types import Array, Clip, Draw, Numbers, Source
 from training.distributed import unit
+from training.engine.loop import Plan, fit
 from training.evaluate import text
-from training.frames import sample
-from training.loop import Plan, fit
-from training.losses import info_nce
 from training.methods.base import Batch, Method, Outcome
-from training.order import joined_labels
-from training.prepare import Prepare, interpolate
-from training.sequences import Array, Clip, Draw, Numbers, Source
-from training.views import View
+from training.methods.losses import info_nce
+from training.transforms.preprocess import Prepare, interpolate
+from training.transforms.temporal import sample
+from training.transforms.view import View
 
 SAID = {
     "walk": "A person walks on with steps, swinging both arms a little.",
@@ -178,7 +178,12 @@ class Rendered(Seen):
         t = np.arange(int(SECONDS * RATE)) / RATE
         camera = draw_camera(rng, t, (SIDE, SIDE), 1, False)
         body = Body.draw(rng)
-        posed = pose(body, angles(NAMED[label], t, rng), (rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4)), float(rng.uniform(0, 2 * np.pi)))
+        posed = pose(
+            body,
+            angles(NAMED[label], t, rng),
+            (rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4)),
+            float(rng.uniform(0, 2 * np.pi)),
+        )
         chosen = [skeleton("body14").joints.index(joint) for joint in self.skeleton.joints]
         return self.filmed(index, posed.points[:, chosen], label, camera)
 
@@ -193,7 +198,9 @@ def _recordings() -> tuple[tuple[str, Array], ...]:
             if label in RECORDED and clip.keypoints.shape[1] > 1:
                 joints, _ = convert(interpolate(clip.keypoints[:1])[0], None, source.skeleton.name, LAYOUT)
                 low, high = joints.min((0, 1)), joints.max((0, 1))
-                found.append((label, joints - np.array(((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2), np.float32)))
+                found.append(
+                    (label, joints - np.array(((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2), np.float32))
+                )
     return tuple(found)
 
 
@@ -231,7 +238,10 @@ def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     at = {name: p[:, number] for number, name in enumerate(skeleton(LAYOUT).joints)}
     chest = (at["left_shoulder"] + at["right_shoulder"]) / 2
     root = (at["left_hip"] + at["right_hip"]) / 2
-    lengths = [chest - root, *(at[f"{s}_{a}"] - at[f"{s}_{b}"] for s in ("left",) for a, b in (("hip", "knee"), ("knee", "ankle")))]
+    lengths = [
+        chest - root,
+        *(at[f"{s}_{a}"] - at[f"{s}_{b}"] for s in ("left",) for a, b in (("hip", "knee"), ("knee", "ankle"))),
+    ]
     # seen at its longest, or nearly: what is turned towards the camera looks shorter
     size = sum(float(np.quantile(np.linalg.norm(part, axis=-1), 0.9)) for part in lengths) * rng.uniform(0.85, 1.2)
     tones = [random_color(rng) for _ in range(5)]
@@ -240,15 +250,25 @@ def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
         radius = np.full(len(p), max(share * size, 0.7))
         return polygon(capsule(a, b, radius, 0.8 * radius), colour(tones[tone], light))
 
-    strokes = [hull(np.stack([at[f"{s}_{j}"] for s in ("left", "right") for j in ("shoulder", "hip")], 1), colour(tones[0]))]
+    strokes = [
+        hull(np.stack([at[f"{s}_{j}"] for s in ("left", "right") for j in ("shoulder", "hip")], 1), colour(tones[0]))
+    ]
     strokes += [limb(chest, root, TRUNK, 0, 1.0), limb(chest, at["nose"], ARM, 1, 0.9)]
     for side, light in (("left", 1.15), ("right", 0.75)):
         joint = {name: at[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}
-        strokes += [limb(joint["hip"], joint["knee"], LEG, 2, light), limb(joint["knee"], joint["ankle"], 0.8 * LEG, 2, light)]
-        strokes += [limb(joint["shoulder"], joint["elbow"], ARM, 3, light), limb(joint["elbow"], joint["wrist"], 0.8 * ARM, 1, light)]
+        strokes += [
+            limb(joint["hip"], joint["knee"], LEG, 2, light),
+            limb(joint["knee"], joint["ankle"], 0.8 * LEG, 2, light),
+        ]
+        strokes += [
+            limb(joint["shoulder"], joint["elbow"], ARM, 3, light),
+            limb(joint["elbow"], joint["wrist"], 0.8 * ARM, 1, light),
+        ]
     strokes.append(disc(at["nose"], np.full(len(p), HEAD * size), colour(tones[1])))
     frames = np.empty((len(p), SIDE, SIDE, 3), np.uint8)
-    frames[:] = np.clip(tones[4] * np.linspace(0.7, 1.1, SIDE)[:, None, None] + np.zeros((1, SIDE, 1)), 0, 255).astype(np.uint8)
+    frames[:] = np.clip(tones[4] * np.linspace(0.7, 1.1, SIDE)[:, None, None] + np.zeros((1, SIDE, 1)), 0, 255).astype(
+        np.uint8
+    )
     for t, picture in enumerate(frames):
         for stroke in strokes:
             stroke(picture, t)

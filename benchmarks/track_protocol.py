@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.skeletons import BODY12, skeleton
-from dataengine.types import Bool, Float, Int
+from dataengine.core.skeletons import BODY12, skeleton
+from dataengine.core.types import Bool, Float, Int
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LAYOUT = "body13"
@@ -86,12 +86,20 @@ def residuals(fold: int, experts: Sequence[str] = EXPERTS, data: Path = SHARED) 
         head = [names.index("upper_neck"), names.index("head_top")]
         body = [names.index(f"{j[0]}_{j.split('_')[1]}") for j in BODY12]
         whole = file["labelled"][:, head + body].all(1) & (file["fold"] == fold)
-        errors = np.stack([(file[f"pred_{e}"] - file["gt"])[whole] / file["head_size"][whole, None, None] for e in experts])
+        errors = np.stack(
+            [(file[f"pred_{e}"] - file["gt"])[whole] / file["head_size"][whole, None, None] for e in experts]
+        )
     return np.concatenate([errors[:, :, head].mean(2, keepdims=True), errors[:, :, body]], 2).astype(np.float64)
 
 
 def simulate(
-    clip: TrackClip, errors: Float, rng: np.random.Generator, hold: float = 8, faults: bool = True, noise: float = 0.02, drift: bool = False
+    clip: TrackClip,
+    errors: Float,
+    rng: np.random.Generator,
+    hold: float = 8,
+    faults: bool = True,
+    noise: float = 0.02,
+    drift: bool = False,
 ) -> Float:
     """What experts see of a clip: (E, T, 13, 2) float32 pixels, NaN where missing.
 
@@ -117,7 +125,9 @@ def simulate(
         for expert, pose in enumerate(coords):
             _mix_up(pose, rng)
             _jump(pose, unit, rng)
-            lost = _missing(frames, DROPS[expert % len(DROPS)], rng) | (wrong[expert] & (rng.random((frames, 13)) < 0.3))
+            lost = _missing(frames, DROPS[expert % len(DROPS)], rng) | (
+                wrong[expert] & (rng.random((frames, 13)) < 0.3)
+            )
             pose[lost] = np.nan
     return coords.astype(np.float32)
 
@@ -211,12 +221,18 @@ class Score:
         """95 % intervals over clips: (2, 3) of `pck` and (2,) of `jitter`."""
         pick = np.random.default_rng(0).integers(len(self.counts), size=(draws, len(self.counts)))
         shares = 100 * self.hits[pick].sum(1) / self.counts[pick].sum(1)[:, None]
-        return np.percentile(shares, [2.5, 97.5], axis=0), np.percentile(np.nanmean(self.shakes[pick], axis=1), [2.5, 97.5])
+        return np.percentile(shares, [2.5, 97.5], axis=0), np.percentile(
+            np.nanmean(self.shakes[pick], axis=1), [2.5, 97.5]
+        )
 
 
 def score(found: Sequence[tuple[TrackClip, Float]]) -> Score:
     """Score fused poses (T, 13, 2); what is missing is interpolated, and wrong where a joint has no sight at all."""
-    hits, counts, shakes = np.zeros((len(found), len(RADII))), np.zeros(len(found), np.int64), np.full(len(found), np.nan)
+    hits, counts, shakes = (
+        np.zeros((len(found), len(RADII))),
+        np.zeros(len(found), np.int64),
+        np.full(len(found), np.nan),
+    )
     for n, (clip, pose) in enumerate(found):
         pose = filled(pose)
         apart = np.nan_to_num(np.linalg.norm(pose - clip.truth, axis=-1) / clip.unit, nan=np.inf)[clip.visible]

@@ -7,7 +7,7 @@ Roboflow's `trackers`, fed with the same boxes and scores. Their options, and ou
 A person without any visible joint is no target in that frame, but must be the same person afterwards. The metrics are
 those of `trackers.eval`, similarity being the overlap of boxes around visible joints.
 
-Every k-th frame: rendered people of unseen seeds, `lite_detector` and `lite_topdown`, boxes held or carried along
+Every k-th frame: rendered people of unseen seeds, `synthetic_detector` and `synthetic_topdown`, boxes held or carried along
 (`dataengine.tracking.next_boxes`) in between; PCKh@0.5 of matched people, the missed counting as wrong.
 """
 
@@ -34,12 +34,12 @@ from trackers.eval import (
     compute_identity_metrics,
 )
 
-from dataengine import registry
+from dataengine.core import registry
+from dataengine.core.skeletons import COMMON, convert
+from dataengine.core.types import Poses
 from dataengine.rendering import RenderedClip, render_clip
-from dataengine.skeletons import COMMON, convert
 from dataengine.tracking import next_boxes
-from dataengine.types import Poses
-from training.lite.calibrate import WITHIN, matched
+from tools.synthetic_experts.calibrate import WITHIN, matched
 
 FPS = 25.0
 """Assumed; the annotation does not give it."""
@@ -94,7 +94,9 @@ def published(make: Callable[[], Any]) -> Link:
         out: list[tuple[Array, Array]] = []
         known: set[int] = set()
         for poses in frames:
-            given = supervision.Detections(xyxy=poses.boxes[:, :4].astype(float), confidence=poses.boxes[:, 4].astype(float))
+            given = supervision.Detections(
+                xyxy=poses.boxes[:, :4].astype(float), confidence=poses.boxes[:, 4].astype(float)
+            )
             found = tracker.update(given if len(poses) else supervision.Detections.empty())
             names, boxes = np.asarray(found.tracker_id, int), found.xyxy.reshape(-1, 4)
             if out:
@@ -128,7 +130,9 @@ TRACKERS: dict[str, Link] = {
         )
     ),
     "ocsort": published(
-        lambda: OCSORTTracker(frame_rate=FPS, minimum_iou_threshold=0.1, minimum_consecutive_frames=1, high_conf_det_threshold=0.45)
+        lambda: OCSORTTracker(
+            frame_rate=FPS, minimum_iou_threshold=0.1, minimum_consecutive_frames=1, high_conf_det_threshold=0.45
+        )
     ),
 }
 
@@ -141,8 +145,18 @@ def score(videos: list[Video], found: list[list[tuple[Array, Array]]]) -> dict[s
         parts[0].append(compute_hota_metrics(*compared))
         parts[1].append(compute_clear_metrics(*compared))
         parts[2].append(compute_identity_metrics(*compared))
-    hota, clear, identity = aggregate_hota_metrics(parts[0]), aggregate_clear_metrics(parts[1]), aggregate_identity_metrics(parts[2])
-    shares = {"HOTA": hota["HOTA"], "DetA": hota["DetA"], "AssA": hota["AssA"], "IDF1": identity["IDF1"], "MOTA": clear["MOTA"]}
+    hota, clear, identity = (
+        aggregate_hota_metrics(parts[0]),
+        aggregate_clear_metrics(parts[1]),
+        aggregate_identity_metrics(parts[2]),
+    )
+    shares = {
+        "HOTA": hota["HOTA"],
+        "DetA": hota["DetA"],
+        "AssA": hota["AssA"],
+        "IDF1": identity["IDF1"],
+        "MOTA": clear["MOTA"],
+    }
     return {k: round(100 * float(v), 2) for k, v in shares.items()} | {"switches": int(clear["IDSW"])}
 
 
@@ -151,7 +165,8 @@ def _compared(video: Video, frames: list[tuple[Array, Array]]) -> tuple[list[Arr
     rows = [np.flatnonzero(video.frame == t) for t in range(video.num_frames)]
     truth = [around(video.joints[r]) if len(r) else np.zeros((0, 4)) for r in rows]
     similar = [
-        box_iou(a, boxes) if len(a) and len(boxes) else np.zeros((len(a), len(boxes))) for a, (_, boxes) in zip(truth, frames, strict=True)
+        box_iou(a, boxes) if len(a) and len(boxes) else np.zeros((len(a), len(boxes)))
+        for a, (_, boxes) in zip(truth, frames, strict=True)
     ]
     return [video.person[r].astype(int) for r in rows], [names for names, _ in frames], similar
 
@@ -168,15 +183,21 @@ def margins(table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, list[float
     for _ in range(300):
         drawn = rng.integers(count, size=count)
         means = {
-            name: np.mean([aggregate_hota_metrics([row[name]["parts"][i] for i in drawn])["HOTA"] for row in table.values()])
+            name: np.mean(
+                [aggregate_hota_metrics([row[name]["parts"][i] for i in drawn])["HOTA"] for row in table.values()]
+            )
             for name in TRACKERS
         }
         for name in set(TRACKERS) - {"oks"}:
             gains.setdefault(name, []).append(100 * float(means["oks"] - means[name]))
-    return {name: [round(float(v), 2) for v in np.percentile(some, (2.5, 97.5))] for name, some in sorted(gains.items())}
+    return {
+        name: [round(float(v), 2) for v in np.percentile(some, (2.5, 97.5))] for name, some in sorted(gains.items())
+    }
 
 
-def compare(videos: list[Video], trackers: dict[str, Link], faults: tuple[str, ...] = FAULTS) -> dict[str, dict[str, dict[str, Any]]]:
+def compare(
+    videos: list[Video], trackers: dict[str, Link], faults: tuple[str, ...] = FAULTS
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Metrics and CPU milliseconds a frame by fault and tracker."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for fault in faults:
@@ -199,7 +220,10 @@ EVERY = (1, 2, 4, 8, 16)
 
 def sparse(clips: int, first_seed: int = FIRST_SEED) -> dict[str, dict[str, float]]:
     """PCKh@0.5 and CPU milliseconds a frame when people are detected in every k-th frame only."""
-    detector, expert = registry.create("detectors", "lite_detector"), registry.create("experts", "lite_topdown")
+    detector, expert = (
+        registry.create("detectors", "synthetic_detector"),
+        registry.create("experts", "synthetic_topdown"),
+    )
     detector.load()
     expert.load()
     rows: dict[str, list[tuple[float, float, float]]] = {}
@@ -215,7 +239,10 @@ def sparse(clips: int, first_seed: int = FIRST_SEED) -> dict[str, dict[str, floa
     out = {}
     for name, some in rows.items():
         right, total, spent = np.sum(some, 0)
-        out[name] = {"pckh": round(float(100 * right / total), 2), "cpu_ms_a_frame": round(float(1e3 * spent / clips), 2)}
+        out[name] = {
+            "pckh": round(float(100 * right / total), 2),
+            "cpu_ms_a_frame": round(float(1e3 * spent / clips), 2),
+        }
     return out
 
 
@@ -250,7 +277,11 @@ def perfect(video: Video, frames: Detections) -> list[tuple[Array, Array]]:
     out = []
     for t, poses in enumerate(frames):
         rows, boxes = np.flatnonzero(video.frame == t), poses.boxes[:, :4].astype(float)
-        overlap = box_iou(around(video.joints[rows]), boxes) if len(rows) and len(boxes) else np.zeros((len(rows), len(boxes)))
+        overlap = (
+            box_iou(around(video.joints[rows]), boxes)
+            if len(rows) and len(boxes)
+            else np.zeros((len(rows), len(boxes)))
+        )
         i, j = linear_sum_assignment(overlap, maximize=True)
         right = overlap[i, j] > 0.3
         out.append((video.person[rows[i[right]]].astype(int), boxes[j[right]]))
@@ -279,7 +310,9 @@ def hidden(videos: list[Video], link: Link) -> dict[str, int]:
                 after = rows[(rows >= b) & (joints[rows] >= 4) & (video.frame[rows] <= video.frame[b] + FPS)]
                 if video.frame[b] - video.frame[a] > 1 and len(before) and len(after):
                     times += 1
-                    names = [_name(frames[video.frame[r]], around(video.joints[r : r + 1])) for r in (before[-1], after[0])]
+                    names = [
+                        _name(frames[video.frame[r]], around(video.joints[r : r + 1])) for r in (before[-1], after[0])
+                    ]
                     same += names[0] == names[1] >= 0
     return {"times": times, "same": same}
 
@@ -314,7 +347,9 @@ def run(quick: bool) -> dict[str, Any]:
             "table": table,
             "perfect_links": ceiling(videos),
             "mean_hota": mean,
-            "best_by_fault": {fault: max((row["HOTA"], name) for name, row in rows.items())[1] for fault, rows in table.items()},
+            "best_by_fault": {
+                fault: max((row["HOTA"], name) for name, row in rows.items())[1] for fault, rows in table.items()
+            },
             "wholly_hidden": {name: hidden(videos, link) for name, link in TRACKERS.items()},
             "every_kth_frame": every,
         },

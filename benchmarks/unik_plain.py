@@ -21,7 +21,9 @@ class Spatial(nn.Module):
         self.conv_a = nn.ModuleList(nn.Conv2d(before, after // 4, 1) for _ in range(heads))
         self.conv_b = nn.ModuleList(nn.Conv2d(before, after // 4, 1) for _ in range(heads))
         self.conv_d = nn.ModuleList(nn.Conv2d(before, after, 1) for _ in range(heads))
-        self.down = nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after)) if before != after else nn.Identity()
+        self.down = (
+            nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after)) if before != after else nn.Identity()
+        )
         self.bn = nn.BatchNorm2d(after)
 
     def forward(self, x: Tensor) -> Tensor:

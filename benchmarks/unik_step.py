@@ -28,7 +28,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from unik_plain import Plain
 
-from dataengine.skeletons import skeleton
+from dataengine.core.skeletons import skeleton
 from training import create_backbone
 
 torch.set_num_threads(1)
@@ -121,9 +121,14 @@ def on_cpu(case: tuple[int, int, int, str, int], rounds: int) -> dict[str, Any]:
 def low_precision(case: tuple[int, int, int, str, int], rounds: int) -> dict[str, float]:
     """Cost of a bfloat16 step over that of the plain network's float32 step."""
     networks, x, y = pair(case)
-    steps = {f"{name}_{low}": stepper(network, x, y, low) for name, network in networks.items() for low in (False, True)}
+    steps = {
+        f"{name}_{low}": stepper(network, x, y, low) for name, network in networks.items() for low in (False, True)
+    }
     middle = {name: median(seconds) for name, seconds in timed(steps, rounds).items()}
-    return {name: round(middle[key] / middle["plain_False"], 3) for name, key in (("ours", "ours_True"), ("plain", "plain_True"))}
+    return {
+        name: round(middle[key] / middle["plain_False"], 3)
+        for name, key in (("ours", "ours_True"), ("plain", "plain_True"))
+    }
 
 
 def on_gpu(case: tuple[int, int, int, str, int], seconds: float) -> dict[str, Any]:
@@ -179,7 +184,10 @@ def run(quick: bool) -> dict[str, Any]:
         "holds": equal and worst <= GOALS["float32"] and (not hardware or low["ours"] <= GOALS["bfloat16"]),
         "baselines": {name: case["plain_samples_per_cpu_second"] for name, case in found.items()},
         "n": rounds,
-        "spread": [min(case["spread"][0] for case in found.values()), max(case["spread"][1] for case in found.values())],
+        "spread": [
+            min(case["spread"][0] for case in found.values()),
+            max(case["spread"][1] for case in found.values()),
+        ],
         "data": f"random motions; medians of {rounds} interleaved rounds, one thread; bfloat16 at {'half width' if hardware else SMALL}",
         "details": details,
     }

@@ -19,16 +19,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dataengine.builder import BuildResult, build
-    from dataengine.dataset import Dataset, open
+    from dataengine.core.skeletons import convert
+    from dataengine.core.types import Fused
+    from dataengine.dataset.dataset import Dataset, open
     from dataengine.fusion import fuse
-    from dataengine.skeletons import convert
-    from dataengine.types import Fused
 
 __all__ = ["BuildResult", "Dataset", "Fused", "__version__", "build", "convert", "fuse", "open"]
 
 _HOMES = {
-    "build": "builder", "BuildResult": "builder", "open": "dataset", "Dataset": "dataset",
-    "fuse": "fusion", "convert": "skeletons", "Fused": "types",
+    "build": "builder", "BuildResult": "builder", "open": "dataset.dataset", "Dataset": "dataset.dataset",
+    "fuse": "fusion", "convert": "core.skeletons", "Fused": "core.types",
 }  # fmt: skip
 
 

@@ -15,18 +15,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataengine import devices, extras, lock, passes, registry, weights
-from dataengine import plan as plans
-from dataengine import recipe as recipes
-from dataengine.engine import Engine, Session
-from dataengine.errors import DataEngineError, RecipeError
-from dataengine.ledger import Commit
-from dataengine.passes import Job, Pass, agree, curate, embed, pack, video
-from dataengine.passes.obtain import Downloads
-from dataengine.passes.state import PassState, inspect, pending, rows_by_unit
-from dataengine.plan import Plan
-from dataengine.recipe import Recipe
-from dataengine.types import Fail
+from dataengine.core import devices, extras, registry
+from dataengine.core.errors import DataEngineError, RecipeError
+from dataengine.core.types import Fail
+from dataengine.io import weights
+from dataengine.passes import base as passes
+from dataengine.passes import curate, embed, pack, video
+from dataengine.passes import label_check as agree
+from dataengine.passes.base import Job, Pass
+from dataengine.passes.download import Downloads
+from dataengine.passes.progress import PassState, inspect, pending, rows_by_unit
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline import recipe as recipes
+from dataengine.pipeline import recipe_lock as lock
+from dataengine.pipeline.engine import Engine, Session
+from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import Recipe
 
 
 class Progress:
@@ -65,12 +70,21 @@ class BuildResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {**{k: v for k, v in self.__dict__.items() if k != "states"}, "passes": [state_row(s) for s in self.states]}
+        return {
+            **{k: v for k, v in self.__dict__.items() if k != "states"},
+            "passes": [state_row(s) for s in self.states],
+        }
 
 
 def state_row(state: PassState) -> dict[str, Any]:
     """The state of a pass for JSON."""
-    return {"name": state.name, "fingerprint": state.fingerprint, "units": state.units, "done": state.done, "clips_left": state.clips_left}
+    return {
+        "name": state.name,
+        "fingerprint": state.fingerprint,
+        "units": state.units,
+        "done": state.done,
+        "clips_left": state.clips_left,
+    }
 
 
 @dataclass
@@ -86,7 +100,10 @@ class _Run:
 
 
 def resolve(
-    recipe: str, sources: str | Mapping[str, str | None] | None = None, overlay: str | None = None, overrides: Sequence[str] = ()
+    recipe: str,
+    sources: str | Mapping[str, str | None] | None = None,
+    overlay: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that a build with these arguments runs. `sources` is 'name=path,name' or a mapping; sample alone implies the overlay core."""
     chosen: Mapping[str, str | None] | None
@@ -106,7 +123,11 @@ def resolve(
 def _used(recipe: Recipe) -> dict[str, Any]:
     """The components of a recipe that may need files, extras or programs, by name."""
     pose = recipe.pose
-    used = [("decoders", pose.decoder), *(("detectors", d) for d in (recipe.detector,) if d), *(("experts", e) for e in pose.experts)]
+    used = [
+        ("decoders", pose.decoder),
+        *(("detectors", d) for d in (recipe.detector,) if d),
+        *(("experts", e) for e in pose.experts),
+    ]
     used += [("features", name) for name in recipe.embed.features]
     return {name: recipe.component(kind, name) for kind, name in used}
 
@@ -132,7 +153,9 @@ def get_weights(names: Sequence[str], progress: Progress) -> None:
         with progress.step(name, None if entry.bytes is None or entry.member else entry.bytes >> 20, "MB") as advance:
             shown = [0]
 
-            def tell(done: int, total: int | None, shown: list[int] = shown, advance: Callable[[int], None] = advance) -> None:
+            def tell(
+                done: int, total: int | None, shown: list[int] = shown, advance: Callable[[int], None] = advance
+            ) -> None:
                 del total
                 advance((done >> 20) - shown[0])
                 shown[0] = done >> 20
@@ -196,7 +219,9 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
     return _execute(recipe, plan, folder, engine, "auto", progress or Progress(), begun)
 
 
-def _execute(recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, device: str, progress: Progress, begun: float) -> BuildResult:
+def _execute(
+    recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, device: str, progress: Progress, begun: float
+) -> BuildResult:
     """Run every pass of a plan."""
     work = folder / "work"
     plans.save(plan, work)
@@ -278,7 +303,9 @@ def _run_pass(run: _Run, session: Session, p: Pass) -> None:
     for unit in todo:
         commit = run.job.ledger(p.name).read(unit)
         if commit is None:
-            raise DataEngineError(f"pass {p.name}: unit {unit} ran but left no record in {run.job.ledger(p.name).folder}; build again")
+            raise DataEngineError(
+                f"pass {p.name}: unit {unit} ran but left no record in {run.job.ledger(p.name).folder}; build again"
+            )
         done[unit] = commit
     run.commits[p.name] = {unit: done[unit] for unit in rows}
 
@@ -308,17 +335,32 @@ def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, A
         decisions = _embed(run, session, decisions)
     shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
     plans_path = pack.save_plans(job, shard_plans, decisions)
-    for name, runner in (("pack", pack.run_shard), *((("video", video.run_shard),) if job.recipe.pack.keep_video else ())):
+    for name, runner in (
+        ("pack", pack.run_shard),
+        *((("video", video.run_shard),) if job.recipe.pack.keep_video else ()),
+    ):
         ledger = job.ledger(name)
-        todo = {s.name: [c for _, c in s.clips] for s in shard_plans if (known := ledger.read(s.name)) is None or known.inputs != s.inputs}
+        todo = {
+            s.name: [c for _, c in s.clips]
+            for s in shard_plans
+            if (known := ledger.read(s.name)) is None or known.inputs != s.inputs
+        }
         with run.progress.step(name, sum(len(clips) for clips in todo.values())) as advance:
             session.run(runner, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
     rows = pack.index_rows(job, run.plan, decisions, shard_plans, measured)
-    rejects = [r for name, commits in run.commits.items() for c in commits.values() for o in c.outcomes if (r := curate.rejected(o, name))]
+    rejects = [
+        r
+        for name, commits in run.commits.items()
+        for c in commits.values()
+        for o in c.outcomes
+        if (r := curate.rejected(o, name))
+    ]
     rejects += agree.decisions_out(decisions)
     rows["rejects"] = pack.reject_rows(run.plan, rejects)
     if len(rows["clips"]) + len(rows["rejects"]) != run.plan.num_clips:
-        raise AssertionError(f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips")
+        raise AssertionError(
+            f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips"
+        )
     with _lock(job.work / "finish.lock"):
         changed = pack.finish(run.out, job, shard_plans, rows, _facts(run, rows))
     return changed, rows
@@ -350,7 +392,9 @@ def _facts(run: _Run, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any
     }  # fmt: skip
 
 
-def _result(run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[PassState], changed: bool, seconds: float) -> BuildResult:
+def _result(
+    run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[PassState], changed: bool, seconds: float
+) -> BuildResult:
     reasons: dict[str, int] = {}
     for row in rows["rejects"]:
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1

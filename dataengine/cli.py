@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dataengine import registry
-from dataengine.console import application, execute, show
-from dataengine.errors import DataEngineError
+from dataengine.core import registry
+from dataengine.core.console import application, execute, show
+from dataengine.core.errors import DataEngineError
 
 app = application("dataengine", "Build human-motion datasets from video, look at them, and check them.")
 
@@ -24,7 +24,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def _console_progress() -> Any:
     """Progress bars with rate and time left on stderr; plain lines where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from dataengine.builder import Progress as Silent
 
@@ -67,24 +74,37 @@ def _console_progress() -> Any:
 @app.command()
 def build(
     recipe: Annotated[
-        str, typer.Argument(help="Name of a recipe (see `dataengine list recipes`) or path of a .toml file.", metavar="RECIPE")
+        str,
+        typer.Argument(
+            help="Name of a recipe (see `dataengine list recipes`) or path of a .toml file.", metavar="RECIPE"
+        ),
     ],
     sources: Annotated[
-        str | None, typer.Option(help="NAME[=PATH],... in place of the recipe's sources; PATH holds media and annotations.")
+        str | None,
+        typer.Option(help="NAME[=PATH],... in place of the recipe's sources; PATH holds media and annotations."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the build. Default: builds/RECIPE.")] = None,
     engine: Annotated[str, typer.Option(help="dask, or serial for debugging.")] = "dask",
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler in place of a local cluster.", metavar="ADDR")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler in place of a local cluster.", metavar="ADDR")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Local processes. Default: one a core.")] = None,
-    overlay: Annotated[str | None, typer.Option(help="Committed variant of the recipe; 'core' needs neither torch nor a download.")] = None,
+    overlay: Annotated[
+        str | None, typer.Option(help="Committed variant of the recipe; 'core' needs neither torch nor a download.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Plan only the first clips.")] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="table.key=TOML value, for example filters.pose_coverage.min=0.6; repeatable.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="table.key=TOML value, for example filters.pose_coverage.min=0.6; repeatable.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     data_root: Annotated[
-        str | None, typer.Option(help="Folder with a folder a source, for sources without a PATH.", envvar="DATAENGINE_DATA")
+        str | None,
+        typer.Option(help="Folder with a folder a source, for sources without a PATH.", envvar="DATAENGINE_DATA"),
     ] = None,
     dashboard: Annotated[bool, typer.Option(help="Serve Dask's dashboard on 127.0.0.1:8787.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
@@ -92,17 +112,19 @@ def build(
 ) -> None:
     """Build a dataset; run it again to resume, extend or update it."""
     from dataengine import builder as building
-    from dataengine.engine import Engine
-    from dataengine.errors import suggestion
+    from dataengine.core.errors import suggestion
+    from dataengine.pipeline.engine import Engine
 
     if engine not in ("dask", "serial"):
         raise DataEngineError(f"--engine {engine!r}{suggestion(engine, ('dask', 'serial'))}")
     resolved = building.resolve(recipe, sources, overlay, overrides or ())
     progress = building.Progress() if as_json else _console_progress()
-    name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (f" with overlay {resolved.overlay}" if resolved.overlay else "")
+    name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (
+        f" with overlay {resolved.overlay}" if resolved.overlay else ""
+    )
     target = out or Path("builds") / resolved.recipe.name
     if dry_run:
-        from dataengine import estimates
+        from dataengine import dry_run as estimates
 
         report = estimates.dry_run(resolved, target, limit, data_root, device)
         show(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
@@ -129,8 +151,8 @@ def build(
 @app.command()
 def status(out: OutArgument, as_json: JsonOption = False) -> None:
     """Show units done and left in each pass, rate, time left, and failures by kind."""
-    from dataengine.audit.status import status as look
-    from dataengine.audit.status import to_text
+    from dataengine.inspect.status import status as look
+    from dataengine.inspect.status import to_text
 
     state = look(out)
     show(state if as_json else to_text(state))
@@ -139,13 +161,17 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def verify(out: OutArgument, as_json: JsonOption = False) -> None:
     """Check every file, hash, count and cross-reference of the dataset; list what is wrong and exit 1."""
-    from dataengine.audit.verify import verify as check
+    from dataengine.dataset.verify import verify as check
 
     problems = check(out)
     if as_json:
         show({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
     else:
-        show("\n".join(f"{p.path}: {p.what}" for p in problems) if problems else "ok: every file, hash, count and cross-reference holds")
+        show(
+            "\n".join(f"{p.path}: {p.what}" for p in problems)
+            if problems
+            else "ok: every file, hash, count and cross-reference holds"
+        )
     if problems:
         raise typer.Exit(1)
 
@@ -153,13 +179,15 @@ def verify(out: OutArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def audit(
     out: OutArgument,
-    query: Annotated[str | None, typer.Argument(help="A named query; without one, they are listed.", metavar="[QUERY]")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="A named query; without one, they are listed.", metavar="[QUERY]")
+    ] = None,
     sql: Annotated[str | None, typer.Option(help="SQL over the tables clips, tracks, joints and rejects.")] = None,
     output: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
 ) -> None:
     """Query a dataset's statistics: named queries or SQL over clips, tracks, joints and rejects."""
-    from dataengine.audit import queries
-    from dataengine.dataset import open as open_dataset
+    from dataengine.dataset import queries
+    from dataengine.dataset.dataset import open as open_dataset
 
     dataset = open_dataset(out)
     if query is None and sql is None:
@@ -175,10 +203,10 @@ def audit(
 @app.command()
 def report(out: OutArgument) -> None:
     """Write dataset/report.html, self-contained, and the dataset card README.md."""
-    from dataengine.audit.explain import build_state
     from dataengine.builder import make_job
+    from dataengine.inspect.explain import build_state
     from dataengine.passes import report as page
-    from dataengine.plan import load
+    from dataengine.pipeline.plan import load
 
     recipe, _ = build_state(out)
     page.run(out.absolute(), load(out / "work"), make_job(recipe, out.absolute() / "work", "cpu"))
@@ -188,8 +216,8 @@ def report(out: OutArgument) -> None:
 @app.command()
 def explain(out: OutArgument, clip_id: ClipArgument, as_json: JsonOption = False) -> None:
     """Tell every decision taken for one clip, kept or not."""
-    from dataengine.audit.explain import explain as tell
-    from dataengine.audit.explain import to_text
+    from dataengine.inspect.explain import explain as tell
+    from dataengine.inspect.explain import to_text
 
     story = tell(out, clip_id)
     show(story if as_json else to_text(story))
@@ -199,11 +227,13 @@ def explain(out: OutArgument, clip_id: ClipArgument, as_json: JsonOption = False
 def view(
     out: OutArgument,
     clip_id: ClipArgument,
-    to: Annotated[Path | None, typer.Option(help="Where to write: .mp4 for a video, .png for one frame. Default: CLIP_ID.mp4.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write: .mp4 for a video, .png for one frame. Default: CLIP_ID.mp4.")
+    ] = None,
     experts: Annotated[bool, typer.Option(help="Show every expert beside the fused pose.")] = False,
 ) -> None:
     """Draw a clip's skeletons on its video."""
-    from dataengine.audit.view import view as draw
+    from dataengine.report.view import view as draw
 
     show(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
 
@@ -213,22 +243,26 @@ def takedown(
     out: OutArgument,
     reason: Annotated[str, typer.Option(help="Why; it is kept in the record.")],
     clip_id: Annotated[list[str] | None, typer.Option(help="A clip to take down; repeatable.")] = None,
-    video_id: Annotated[list[str] | None, typer.Option(help="A video whose clips to take down, also later ones; repeatable.")] = None,
+    video_id: Annotated[
+        list[str] | None, typer.Option(help="A video whose clips to take down, also later ones; repeatable.")
+    ] = None,
     listed: Annotated[Path | None, typer.Option("--list", help="A file of clip or video ids, one a line.")] = None,
     by: Annotated[str | None, typer.Option(help="Who signs the record. Default: the user's name.")] = None,
-    rewrite: Annotated[bool, typer.Option("--rewrite", help="Rewrite the shards and remove intermediates at once.")] = False,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite", help="Rewrite the shards and remove intermediates at once.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take clips down: readers leave them out at once, and no later build brings them back."""
-    from dataengine.audit import takedown as acts
+    from dataengine.dataset import takedown as acts
 
     ids = [*(clip_id or ()), *(video_id or ()), *(acts.read_list(listed) if listed is not None else ())]
     if not ids:
         raise DataEngineError("takedown names nothing: give --clip-id, --video-id or --list FILE")
     record = acts.takedown(out, ids, reason, by=by)
     if rewrite:
-        from dataengine.audit.status import clean
         from dataengine.builder import rewrite as build_again
+        from dataengine.inspect.status import clean
 
         result = build_again(out, progress=None if as_json else _console_progress())
         clean(out)
@@ -239,7 +273,7 @@ def takedown(
 @app.command()
 def gc(out: OutArgument, as_json: JsonOption = False) -> None:
     """Remove what no commit of the present recipe and plan names."""
-    from dataengine.audit.status import clean
+    from dataengine.inspect.status import clean
 
     removed, freed = clean(out)
     show({"removed": removed, "bytes": freed} if as_json else f"removed {removed} files, {freed / 1e6:.1f} MB")
@@ -247,12 +281,15 @@ def gc(out: OutArgument, as_json: JsonOption = False) -> None:
 
 @app.command(name="list")
 def list_components(
-    kind: Annotated[str, typer.Argument(help="recipes, or a kind of component: " + ", ".join(registry.COMPONENTS) + ".", metavar="KIND")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="recipes, or a kind of component: " + ", ".join(registry.COMPONENTS) + ".", metavar="KIND"),
+    ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List recipes, sources, experts, filters and other components."""
-    from dataengine.audit.catalogue import catalogue, to_text
+    from dataengine.inspect.catalogue import catalogue, to_text
 
     found = catalogue(kind, verbose)
     show(found if as_json else to_text(found, verbose))
@@ -261,7 +298,7 @@ def list_components(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Tell what works here: processors, devices, extras, weights, encoders, disk."""
-    from dataengine.audit.doctor import examine, to_text
+    from dataengine.inspect.doctor import examine, to_text
 
     findings = examine()
     show(findings if as_json else to_text(findings))
@@ -270,13 +307,14 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command()
 def weights(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Files to get; without any, all known ones are listed.", metavar="[NAME]...")
+        list[str] | None,
+        typer.Argument(help="Files to get; without any, all known ones are listed.", metavar="[NAME]..."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the weight files that components can ask for, or get some of them."""
-    from dataengine import weights as files
     from dataengine.builder import get_weights
+    from dataengine.io import weights as files
 
     known = files.manifest()
     if not names:
@@ -296,7 +334,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
 ) -> None:
     """Render a small corpus of moving people with exact joints, laid out as a small Kinetics and a small CAP."""
-    from dataengine.sources.sample import write_corpus
+    from dataengine.sources.synthetic import write_corpus
 
     progress = _console_progress()
     with progress.step("render", None):
@@ -305,7 +343,7 @@ def sample(
 
 
 def main() -> None:
-    """Entry point; see `dataengine.console.execute`."""
+    """Entry point; see `dataengine.core.console.execute`."""
     execute(app, "dataengine")
 
 

@@ -29,7 +29,21 @@ LAYERS: list[set[str]] = [
     },
     {"media", "rendering"},
     {"sources", "experts", "tracking", "fusion", "filters", "relabel", "features", "fetch", "duplicates"},
-    {"devices", "npy", "storage", "shards", "index", "dataset", "recipe", "plan", "ledger", "engine", "passes", "audit", "lock"},
+    {
+        "devices",
+        "npy",
+        "storage",
+        "shards",
+        "index",
+        "dataset",
+        "recipe",
+        "plan",
+        "ledger",
+        "engine",
+        "passes",
+        "audit",
+        "lock",
+    },
     {"builder", "estimates"},
     {"cli"},
 ]
@@ -50,7 +64,10 @@ def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     found: set[str] = set()
     skipped = {
-        id(n) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for n in ast.walk(block)
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
     }
     for node in ast.walk(tree):
         if id(node) in skipped:
@@ -87,7 +104,9 @@ def test_every_room_is_known() -> None:
 def test_only_media_imports_a_video_library() -> None:
     for path in modules():
         if room(path) != "media":
-            names = {a.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for a in n.names}
+            names = {
+                a.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for a in n.names
+            }
             names |= {n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)}
             assert not names & {"av", "decord", "torchcodec"}, path
 
@@ -119,6 +138,8 @@ def test_starting_is_cheap(arguments: list[str]) -> None:
         "heavy = {'torch', 'av', 'decord', 'cv2', 'onnxruntime', 'numba', 'polars', 'distributed'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy), 'CPU', time.process_time())\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
     assert answer.startswith("HEAVY [] CPU"), answer
     assert float(answer.split()[-1]) < 0.6, answer

@@ -19,15 +19,17 @@ import psutil
 import pytest
 
 import dataengine
-from dataengine import builder, estimates, plan
-from dataengine.audit.explain import build_state, explain, to_text
-from dataengine.audit.status import clean, status
-from dataengine.audit.verify import verify
-from dataengine.audit.view import view
-from dataengine.engine import Engine
-from dataengine.errors import DataEngineError, DatasetError
-from dataengine.sources.sample import planted, write_corpus
-from dataengine.types import REASONS
+from dataengine import builder
+from dataengine import dry_run as estimates
+from dataengine.core.errors import DataEngineError, DatasetError
+from dataengine.core.types import REASONS
+from dataengine.dataset.verify import verify
+from dataengine.inspect.explain import build_state, explain, to_text
+from dataengine.inspect.status import clean, status
+from dataengine.pipeline import plan
+from dataengine.pipeline.engine import Engine
+from dataengine.report.view import view
+from dataengine.sources.synthetic import planted, write_corpus
 
 SERIAL = Engine(serial=True)
 SMALL = ["sources.sample.clips=12", "plan.clips_per_unit=7"]
@@ -61,12 +63,17 @@ def test_clips_and_rejects_are_the_plan(out: Path) -> None:
 
 def test_planted_defects_are_found_and_named(out: Path) -> None:
     ds = dataengine.open(out)
-    found = {**dict.fromkeys(ds.clips.collect()["clip_id"], "keep"), **dict(ds.rejects.select("clip_id", "reason").collect().rows())}
+    found = {
+        **dict.fromkeys(ds.clips.collect()["clip_id"], "keep"),
+        **dict(ds.rejects.select("clip_id", "reason").collect().rows()),
+    }
     (root,) = plan.load(out / "work").roots.values()
     # experts that guess no joints outside the picture leave too few of a body beyond its edge, and of a ghost in an empty scene
     also = {"truncation": "body_visible", "no_person": "body_visible"}
     wrong = {
-        clip: (found.get(clip), wanted) for clip, wanted in planted(Path(root)).items() if found.get(clip) not in (wanted, also.get(wanted))
+        clip: (found.get(clip), wanted)
+        for clip, wanted in planted(Path(root)).items()
+        if found.get(clip) not in (wanted, also.get(wanted))
     }
     assert not wrong
 
@@ -77,7 +84,9 @@ def test_most_ordinary_clips_are_kept(out: Path) -> None:
     ordinary = set(plan.load(out / "work").table.column("clip_id").to_pylist()) - set(planted(Path(root)))
     kept = ordinary & set(ds.clips.collect()["clip_id"])
     left_out = set(ds.rejects.filter(pl.col("reason") == "label_left_out").collect()["clip_id"])
-    assert len(kept) >= 0.7 * len(ordinary - left_out), ds.rejects.select("clip_id", "reason", "detail").collect().rows()
+    assert len(kept) >= 0.7 * len(ordinary - left_out), (
+        ds.rejects.select("clip_id", "reason", "detail").collect().rows()
+    )
 
 
 def test_a_sample_holds_what_the_index_says(out: Path) -> None:
@@ -92,7 +101,13 @@ def test_a_sample_holds_what_the_index_says(out: Path) -> None:
 
 def test_accuracy_is_told_for_every_expert_and_both_fusions(out: Path) -> None:
     rows = dataengine.open(out).table("accuracy").collect()
-    assert set(rows["expert"]) == {"lite_topdown", "lite_bottomup", "lite_regression", "SST-A", "fusion (consensus)"}
+    assert set(rows["expert"]) == {
+        "synthetic_topdown",
+        "synthetic_bottomup",
+        "synthetic_regression",
+        "SST-A",
+        "fusion (consensus)",
+    }
     shares = rows.group_by("expert").agg(pl.col("num_right").sum() / pl.col("num_joints").sum())
     assert shares["num_right"].min() > 0.3, shares
 
@@ -115,9 +130,17 @@ def test_a_changed_threshold_runs_no_model(out: Path, tmp_path: Path) -> None:
 
 def test_a_changed_expert_recomputes_from_pose_down(out: Path) -> None:
     report = estimates.dry_run(
-        builder.resolve("posecap", "sample", None, [*SMALL, 'pose.experts=["lite_topdown"]']), out, None, None, "cpu"
+        builder.resolve("posecap", "sample", None, [*SMALL, 'pose.experts=["synthetic_topdown"]']),
+        out,
+        None,
+        None,
+        "cpu",
     )
-    assert {p["name"]: p["done"] == p["units"] for p in report["passes"]} == {"fetch": True, "pose": False, "measure": False}
+    assert {p["name"]: p["done"] == p["units"] for p in report["passes"]} == {
+        "fetch": True,
+        "pose": False,
+        "measure": False,
+    }
     assert "clips to run" in estimates.dry_run_text(report)
 
 
@@ -126,11 +149,19 @@ def test_any_engine_and_number_of_workers_gives_the_same_bytes(out: Path, tmp_pa
     assert result.kept and content(tmp_path / "serial" / "dataset") == content(out / "dataset")
 
 
-def test_clips_under_way_together_give_the_same_poses(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_under_way_together_give_the_same_poses(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on an accelerator: several clips at once, their pictures in common batches, frames decoded ahead."""
-    monkeypatch.setattr("dataengine.devices.pick", lambda name: "cuda")
+    monkeypatch.setattr("dataengine.core.devices.pick", lambda name: "cuda")
     monkeypatch.setattr("dataengine.passes.pose.own_device", lambda device: "cpu")
-    dataengine.build("posecap", "sample", tmp_path / "out", overrides=[*SMALL, "engine.lanes=5", "engine.ahead_mb=8"], engine=SERIAL)
+    dataengine.build(
+        "posecap",
+        "sample",
+        tmp_path / "out",
+        overrides=[*SMALL, "engine.clips_in_flight=5", "engine.prefetch_mb=8"],
+        engine=SERIAL,
+    )
     one, other = dataengine.open(out), dataengine.open(tmp_path / "out")
     assert other.rejects.collect()["clip_id"].to_list() == one.rejects.collect()["clip_id"].to_list()
     for clip_id in one.clips.collect()["clip_id"]:
@@ -147,7 +178,11 @@ def test_added_clips_leave_finished_units_alone(tmp_path: Path) -> None:
     files = sorted(p for p in (tmp_path / "corpus" / "kinetics").rglob("*.mp4") if p.stat().st_size > 20_000)
     for path in files[1:4]:
         shutil.copy2(path, videos / path.name)
-    arguments = {"overrides": ["plan.clips_per_unit=2", 'pose.experts=["lite_topdown"]'], "overlay": "core", "engine": SERIAL}
+    arguments = {
+        "overrides": ["plan.clips_per_unit=2", 'pose.experts=["synthetic_topdown"]'],
+        "overlay": "core",
+        "engine": SERIAL,
+    }
     dataengine.build("posecap", {"folder": str(videos)}, tmp_path / "out", **arguments)
     shutil.copy2(files[0], videos / ("0" + files[0].name))
     result = dataengine.build("posecap", {"folder": str(videos)}, tmp_path / "out", **arguments)
@@ -163,7 +198,11 @@ def test_the_lock_is_a_recipe_of_the_same_dataset(out: Path, tmp_path: Path) -> 
 def test_explain_tells_kept_rejected_and_failed(out: Path) -> None:
     ds = dataengine.open(out)
     kept = explain(out, ds.clips.collect()["clip_id"][0])
-    assert [step["outcome"] for step in kept["passes"]] == ["keep"] * 3 and kept["decision"]["kept"] and "motion" in to_text(kept)
+    assert (
+        [step["outcome"] for step in kept["passes"]] == ["keep"] * 3
+        and kept["decision"]["kept"]
+        and "motion" in to_text(kept)
+    )
     for row in ds.rejects.collect().iter_rows(named=True):
         story = explain(out, row["clip_id"])
         told = [story["decision"]] if story["decision"] else story["passes"]
@@ -212,16 +251,22 @@ def test_damaged_intermediates_are_dropped_and_made_anew(out: Path, tmp_path: Pa
 
 def test_the_report_shows_what_was_built(out: Path) -> None:
     page = (out / "dataset" / "report.html").read_text()
-    assert "SST-A" in page and "data:image/jpeg;base64," in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (
+        "SST-A" in page and "data:image/jpeg;base64," in page and "http://" not in page.replace("http://www.w3.org", "")
+    )
 
 
 def test_the_dataset_depends_on_no_path_or_time(out: Path) -> None:
-    blob = b"".join(p.read_bytes() for p in sorted((out / "dataset").rglob("*")) if p.is_file() and p.name != "report.html")
+    blob = b"".join(
+        p.read_bytes() for p in sorted((out / "dataset").rglob("*")) if p.is_file() and p.name != "report.html"
+    )
     assert str(out).encode() not in blob and b"/tmp/" not in blob
 
 
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +292,7 @@ def test_json_goes_to_stdout_alone(out: Path) -> None:
     answer = command("status", str(out), "--json")
     assert answer.returncode == 0 and json.loads(answer.stdout)["planned"] > 12
     answer = command("list", "experts", "-v", "--json")
-    assert {entry["name"] for entry in json.loads(answer.stdout)} >= {"lite_topdown", "mediapipe"}
+    assert {entry["name"] for entry in json.loads(answer.stdout)} >= {"synthetic_topdown", "mediapipe"}
 
 
 def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
@@ -265,7 +310,9 @@ def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[
     ]
     # a runner in the background ignores Ctrl-C, and so would what it starts
     listening = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from dataengine.cli import main; main()"
-    driver = subprocess.Popen([sys.executable, "-c", listening, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", listening, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     limit = time.monotonic() + 200
     while not list((out / "work").glob("pose-*/commits/*.json")):
         assert driver.poll() is None and time.monotonic() < limit, driver.communicate()[1]
@@ -291,6 +338,8 @@ def test_an_interrupted_build_resumes_to_the_same_bytes(out: Path, tmp_path: Pat
     _, alive = psutil.wait_procs(below, timeout=30)
     assert not alive, "workers outlived their driver"
     assert not (tmp_path / "out" / "dataset").exists()
-    result = dataengine.build("posecap", {"sample": str(tmp_path / "corpus")}, tmp_path / "out", overrides=SMALL, engine=SERIAL)
+    result = dataengine.build(
+        "posecap", {"sample": str(tmp_path / "corpus")}, tmp_path / "out", overrides=SMALL, engine=SERIAL
+    )
     assert next(s.done for s in result.states if s.name == "pose") >= 1, "the finished unit was run again"
     assert content(tmp_path / "out" / "dataset") == content(out / "dataset")

@@ -11,10 +11,10 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from dataengine import registry
-from dataengine.audit.catalogue import catalogue
 from dataengine.cli import app
-from dataengine.types import REASONS
+from dataengine.core import registry
+from dataengine.core.types import REASONS
+from dataengine.inspect.catalogue import catalogue
 from training.cli import app as train_app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,11 +26,15 @@ GROUPS = {program: typer.main.get_command(made) for program, made in APPS.items(
 def readme_lines() -> list[tuple[str, str]]:
     """Program and arguments of every command line shown."""
     blocks = re.findall(r"```console\n(.*?)```", README, re.S)
-    found = [re.search(r"(dataengine(?:-train)?) (.*)", line.strip()) for block in blocks for line in block.splitlines()]
+    found = [
+        re.search(r"(dataengine(?:-train)?) (.*)", line.strip()) for block in blocks for line in block.splitlines()
+    ]
     return [(match[1], match[2]) for match in found if match]
 
 
-@pytest.mark.parametrize(("program", "name"), [(program, name) for program in GROUPS for name in sorted(GROUPS[program].commands)])
+@pytest.mark.parametrize(
+    ("program", "name"), [(program, name) for program in GROUPS for name in sorted(GROUPS[program].commands)]
+)
 def test_every_command_is_in_the_readme_and_has_help(program: str, name: str) -> None:
     assert f"`{program} {name}" in README
     answer = CliRunner().invoke(APPS[program], [name, "--help"])

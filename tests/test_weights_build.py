@@ -16,11 +16,13 @@ import polars as pl
 import pytest
 
 import dataengine
-from dataengine import builder, plan, weights
-from dataengine.engine import Engine
-from dataengine.errors import WeightsError
-from dataengine.skeletons import convert
-from dataengine.sources.sample import write_corpus
+from dataengine import builder
+from dataengine.core.errors import WeightsError
+from dataengine.core.skeletons import convert
+from dataengine.io import weights
+from dataengine.pipeline import plan
+from dataengine.pipeline.engine import Engine
+from dataengine.sources.synthetic import write_corpus
 
 SERIAL = Engine(serial=True)
 SMALL = ["sources.sample.clips=12", "plan.clips_per_unit=7"]
@@ -42,7 +44,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     (tmp_path / "manifests").mkdir()
     url = f"http://127.0.0.1:{server.server_address[1]}/net.onnx"
-    (tmp_path / "manifests" / "weights.toml").write_text(f'[[file]]\nname = "net.onnx"\nurl = "{url}"\nlicence = "MIT"\n')
+    (tmp_path / "manifests" / "weights.toml").write_text(
+        f'[[file]]\nname = "net.onnx"\nurl = "{url}"\nlicence = "MIT"\n'
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.delenv("DATAENGINE_OFFLINE", raising=False)
@@ -71,8 +75,15 @@ def build(corpus: Path, out: Path, *overrides: str, **options: Any) -> builder.B
     return dataengine.build("posecap", sources, out, overrides=[*SMALL, *overrides], engine=SERIAL, **options)
 
 
-def test_weights_come_by_themselves_and_stay_the_same(served: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = ['pose.experts=["onnx"]', 'experts.onnx.model="net.onnx"', 'experts.onnx.kind="heatmap"', 'experts.onnx.skeleton="body14"']
+def test_weights_come_by_themselves_and_stay_the_same(
+    served: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = [
+        'pose.experts=["onnx"]',
+        'experts.onnx.model="net.onnx"',
+        'experts.onnx.kind="heatmap"',
+        'experts.onnx.skeleton="body14"',
+    ]
     out = tmp_path / "out"
     monkeypatch.setenv("DATAENGINE_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"net\.onnx are not in .* DATAENGINE_OFFLINE is set"):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.data import Feed
+    from training.data.loader import Feed
     from training.methods.base import Method
 
 
-def create_backbone(name: str, num_classes: int = 0, skeleton: str = "posetics17", channels: int = 2, **options: Any) -> nn.Module:
+def create_backbone(
+    name: str, num_classes: int = 0, skeleton: str = "posetics17", channels: int = 2, **options: Any
+) -> nn.Module:
     """A network over motions (N, C, T, V, M) by its name; `num_classes` 0 leaves out the classifier.
 
     Raises:
@@ -19,7 +21,9 @@ def create_backbone(name: str, num_classes: int = 0, skeleton: str = "posetics17
     """
     from training import registry
 
-    made: nn.Module = registry.create("backbones", name, num_classes=num_classes, skeleton=skeleton, channels=channels, **options)
+    made: nn.Module = registry.create(
+        "backbones", name, num_classes=num_classes, skeleton=skeleton, channels=channels, **options
+    )
     return made
 
 
@@ -36,7 +40,7 @@ def create_method(name: str, **options: Any) -> Method:
 
 
 def feed(dataset: Any, **options: Any) -> Feed:
-    """Batches of a dataset (path, url, list of urls, or open source); see `training.data.Feed`."""
-    from training.data import Feed, open_sources
+    """Batches of a dataset (path, url, list of urls, or open source); see `training.data.loader.Feed`."""
+    from training.data.loader import Feed, open_sources
 
     return Feed(open_sources(dataset), **options)

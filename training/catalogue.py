@@ -8,7 +8,7 @@ from typing import Any
 
 from training import registry
 from training.config import available
-from training.formats import FORMATS
+from training.data.formats import FORMATS
 
 
 def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
@@ -25,7 +25,9 @@ def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
         ]
     if kind == "formats":
         return [{"name": name, **(_described(_located(place)) if verbose else {})} for name, place in FORMATS.items()]
-    return [{"name": name, **(_described(registry.find(kind, name)) if verbose else {})} for name in registry.names(kind)]
+    return [
+        {"name": name, **(_described(registry.find(kind, name)) if verbose else {})} for name in registry.names(kind)
+    ]
 
 
 def to_text(entries: list[dict[str, Any]]) -> str:

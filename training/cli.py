@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dataengine.console import application, execute, show
-from dataengine.errors import DataEngineError, MissingExtraError, suggestion
-from dataengine.extras import installed
+from dataengine.core.console import application, execute, show
+from dataengine.core.errors import DataEngineError, MissingExtraError, suggestion
+from dataengine.core.extras import installed
 
 if TYPE_CHECKING:
-    from training.assess import Report
     from training.config import Config
-    from training.runs import Run
-    from training.sequences import Source
+    from training.data.types import Source
+    from training.runs.probe import Report
+    from training.runs.train import Run
 
 app = application("dataengine-train", "Train networks on what dataengine builds, and measure what they know.")
 
@@ -27,21 +27,31 @@ KINDS = ("backbones", "methods", "configs", "formats", "runs")
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of pretrain or finetune.", metavar="RUN")]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", help="Built dataset, WebDataset, pyskl pickle, UNIK folder or npz; repeatable.", metavar="PATH"),
+    typer.Option(
+        "--data", help="Built dataset, WebDataset, pyskl pickle, UNIK folder or npz; repeatable.", metavar="PATH"
+    ),
 ]
 ValOption = Annotated[
-    list[str] | None, typer.Option("--val", help="What is measured on. Default: the split val, or test, of --data.", metavar="PATH")
+    list[str] | None,
+    typer.Option("--val", help="What is measured on. Default: the split val, or test, of --data.", metavar="PATH"),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="table.key=TOML value, for example run.batch=32 or 'view.steps=\"strong\"'; repeatable.", metavar="KEY=VALUE"
+        "--set",
+        help="table.key=TOML value, for example run.batch=32 or 'view.steps=\"strong\"'; repeatable.",
+        metavar="KEY=VALUE",
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME. The same command again goes on.")]
-TextOption = Annotated[str | None, typer.Option(help="Encoder of texts: minilm, ngrams, viclip, open_clip. Default: as trained.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder of the run. Default: runs/NAME. The same command again goes on.")
+]
+TextOption = Annotated[
+    str | None, typer.Option(help="Encoder of texts: minilm, ngrams, viclip, open_clip. Default: as trained.")
+]
 PromptsOption = Annotated[
-    str | None, typer.Option(help="Set of templates of manifests/prompts.toml, or a CSV of label and text. Default: as trained.")
+    str | None,
+    typer.Option(help="Set of templates of manifests/prompts.toml, or a CSV of label and text. Default: as trained."),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Which clips; '' all. Default: val, or test.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -65,18 +75,33 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 class Shown:
-    """How a run goes: a bar on a terminal, else a line now and then; see `training.loop.Watcher`."""
+    """How a run goes: a bar on a terminal, else a line now and then; see `training.engine.loop.Watcher`."""
 
     EVERY = 10.0
     """Seconds between lines."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self.console = Console(stderr=True)
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
-        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, speed_estimate_period=120)
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+        )
+        self.bar = Progress(
+            *columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, speed_estimate_period=120
+        )
         self.task: Any = None
         self.said = ""
         self.total = self.done = self.first = 0
@@ -90,7 +115,7 @@ class Shown:
             self.bar.stop()
 
     def begin(self, total: int, done: int) -> None:
-        """See `training.loop.Watcher`."""
+        """See `training.engine.loop.Watcher`."""
         self.total, self.done, self.first, self.begun = total, done, done, time.monotonic()
         if done:
             _say(f"goes on at step {done} of {total}")
@@ -99,7 +124,7 @@ class Shown:
             self.task = self.bar.add_task("train", total=total, completed=done, said="")
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
-        """See `training.loop.Watcher`."""
+        """See `training.engine.loop.Watcher`."""
         self.done += 1
         said = None
         if entry is not None:
@@ -112,13 +137,19 @@ class Shown:
         elif said is not None and (self.done == self.total or time.monotonic() - self.told > self.EVERY):
             self.told = time.monotonic()
             left = (self.told - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
-            _say(f"step {self.done}/{self.total}  {said}  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}")
+            _say(
+                f"step {self.done}/{self.total}  {said}  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}"
+            )
 
 
 @app.command()
 def pretrain(
     configuration: Annotated[
-        str, typer.Argument(help="Name of a configuration (see `dataengine-train list configs`) or path of a .toml file.", metavar="CONFIG")
+        str,
+        typer.Argument(
+            help="Name of a configuration (see `dataengine-train list configs`) or path of a .toml file.",
+            metavar="CONFIG",
+        ),
     ],
     data: DataOption = None,
     val: ValOption = None,
@@ -135,8 +166,12 @@ def pretrain(
 
 @app.command()
 def finetune(
-    configuration: Annotated[str, typer.Argument(help="A configuration, or the folder of a run to go on from.", metavar="CONFIG|RUN")],
-    start: Annotated[str | None, typer.Option("--from", help="A finished run's folder, or a file of weights. Default: RUN.")] = None,
+    configuration: Annotated[
+        str, typer.Argument(help="A configuration, or the folder of a run to go on from.", metavar="CONFIG|RUN")
+    ],
+    start: Annotated[
+        str | None, typer.Option("--from", help="A finished run's folder, or a file of weights. Default: RUN.")
+    ] = None,
     data: DataOption = None,
     val: ValOption = None,
     out: OutOption = None,
@@ -151,9 +186,9 @@ def finetune(
 
 
 def _train(config: Config, out: Path | None, as_json: bool) -> None:
-    from training import runs
     from training.distributed import rank
     from training.evaluate.result import table
+    from training.runs import train as runs
 
     folder = out or Path("runs") / config.run.name
     with Shown() as shown:
@@ -165,7 +200,8 @@ def _train(config: Config, out: Path | None, as_json: bool) -> None:
         return
     said = result.to_dict()
     lines = [
-        f"{folder}: {said['steps']} steps, {said['epochs']:g} epochs" + (f", loss {said['loss']:.4f}" if said["loss"] is not None else "")
+        f"{folder}: {said['steps']} steps, {said['epochs']:g} epochs"
+        + (f", loss {said['loss']:.4f}" if said["loss"] is not None else "")
     ]
     lines += [table(result.results)] if result.results else []
     show("\n".join([*lines, *map(str, result.pictures), f"next     dataengine-train probe {folder}"]))
@@ -178,16 +214,20 @@ def probe(
     val: ValOption = None,
     split: Annotated[str | None, typer.Option(help="What the probe is fitted on; '' all. Default: train.")] = None,
     val_split: SplitOption = None,
-    share: Annotated[list[float] | None, typer.Option(help="Also with this share of the training labels, such as 0.1; repeatable.")] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="Also with this share of the training labels, such as 0.1; repeatable.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Parts of the labels that each share is tried on.")] = 5,
     knn: Annotated[bool, typer.Option("--knn", help="Also nearest neighbours.")] = False,
-    fuse: Annotated[Path | None, typer.Option(help="A second classifier, such as one on bones: both streams added.", metavar="RUN")] = None,
+    fuse: Annotated[
+        Path | None, typer.Option(help="A second classifier, such as one on bones: both streams added.", metavar="RUN")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure frozen features by a linear probe, beside a random network of the same shape."""
     loaded, where = _load(run), _device(device)
-    from training import assess
+    from training.runs import probe as assess
 
     train, test = _side(loaded, data, val, "train", split), _side(loaded, data, val, "val", val_split)
     beside = None if fuse is None else _load(fuse)
@@ -201,16 +241,20 @@ def zeroshot(
     split: SplitOption = None,
     prompts: PromptsOption = None,
     text: TextOption = None,
-    fuse: Annotated[str | None, typer.Option(help="Stored video feature whose own scores are added, such as viclip_video.")] = None,
+    fuse: Annotated[
+        str | None, typer.Option(help="Stored video feature whose own scores are added, such as viclip_video.")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Name motions by the nearest text, with classes that were never trained."""
     loaded, where = _load(run), _device(device)
-    from training import naming
+    from training.runs import zero_shot as naming
 
     wants = naming.stored(naming.wording(loaded, text, prompts), fuse)
-    _report(naming.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json)
+    _report(
+        naming.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json
+    )
 
 
 @app.command()
@@ -228,10 +272,13 @@ def retrieve(
 ) -> None:
     """Find motions by texts or videos and the other way round, and choose one of fifteen."""
     loaded, where = _load(run), _device(device)
-    from training import naming
+    from training.runs import zero_shot as naming
 
     wants = naming.sought(loaded, by, text, prompts)
-    _report(naming.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where), as_json)
+    _report(
+        naming.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where),
+        as_json,
+    )
 
 
 @app.command()
@@ -245,7 +292,7 @@ def embed(
 ) -> None:
     """Write the network's features of every clip as a Parquet table, to be joined by clip_id."""
     loaded, where = _load(run), _device(device)
-    from training.embed import embed as write
+    from training.runs.embed import embed as write
 
     path = write(loaded, _side(loaded, data, None, "train", split or ""), to, device=where)
     show({"features": str(path)} if as_json else str(path))
@@ -257,16 +304,19 @@ def export(
     output: Annotated[str, typer.Option("--format", help="onnx, torchscript or safetensors.")] = "onnx",
     to: Annotated[Path | None, typer.Option(help="The file. Default: in RUN.")] = None,
     what: Annotated[
-        str | None, typer.Option("--output", help="logits, features, or embedding. Default: logits where there are classes.")
+        str | None,
+        typer.Option("--output", help="logits, features, or embedding. Default: logits where there are classes."),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights, written into the file and the card.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, written into the file and the card.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the network as a file that runs without this package, checked against the network, and its model card beside it."""
     loaded = _load(run)
-    from training.card import card
-    from training.export import FORMATS
-    from training.export import export as write
+    from training.runs.export import FORMATS
+    from training.runs.export import export as write
+    from training.runs.model_card import card
 
     endings = dict(zip(FORMATS, (".onnx", ".pt", ".safetensors")))
     if output not in endings:
@@ -280,7 +330,11 @@ def export(
         "dynamic": list(made.dynamic),
         "difference": made.difference,
     }
-    show(facts if as_json else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}\n{about}")
+    show(
+        facts
+        if as_json
+        else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}\n{about}"
+    )
 
 
 @app.command(name="list")
@@ -296,7 +350,7 @@ def list_names(
     if verbose or kind == "runs":
         _ready()
     if kind == "runs":
-        from training.compare import compare, to_table
+        from training.runs.compare import compare, to_table
 
         lines = compare(under)
         show([line.to_dict() for line in lines] if as_json else to_table(lines))
@@ -309,7 +363,7 @@ def list_names(
 
 def _load(run: Path) -> Run:
     _ready()
-    from training.runs import load_run
+    from training.runs.train import load_run
 
     loaded = load_run(run)
     if not loaded.done:
@@ -329,10 +383,15 @@ def _device(name: str) -> str:
 
 
 def _side(
-    run: Run, data: list[str] | None, val: list[str] | None, side: Literal["train", "val"], split: str | None, wants: tuple[str, ...] = ()
+    run: Run,
+    data: list[str] | None,
+    val: list[str] | None,
+    side: Literal["train", "val"],
+    split: str | None,
+    wants: tuple[str, ...] = (),
 ) -> list[Source]:
     """One side of the given data, or of the run's own, in the run's joints."""
-    from training import assess
+    from training.runs import probe as assess
 
     return assess.side(run, data or (), val or (), side, split, wants)
 
@@ -343,7 +402,7 @@ def _report(report: Report, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point; see `dataengine.console.execute`."""
+    """Entry point; see `dataengine.core.console.execute`."""
     execute(app, "dataengine-train")
 
 

@@ -2,8 +2,8 @@
 
     [run]       seed, epochs, batch, precision, devices ...
     [data]      train, val, split, where, skeleton ...
-    [prepare]   people, normalise, stream ...       (`training.prepare.Prepare`)
-    [view]      frames, steps                       (`training.views.View`)
+    [prepare]   people, normalise, stream ...       (`training.transforms.preprocess.Prepare`)
+    [view]      frames, steps                       (`training.transforms.view.View`)
     [backbone]  name and its options                (`training.backbones`)
     [method]    name and its options                (`training.methods`)
     [optim]     lr, schedule ...
@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import pydantic
 
-from dataengine import settings
-from dataengine.errors import RecipeError, TrainingError, suggestion
-from dataengine.settings import Table, find_folder
+from dataengine.core import settings
+from dataengine.core.errors import RecipeError, TrainingError, suggestion
+from dataengine.core.settings import Table, find_folder
 from training import registry
 
 
@@ -62,7 +62,7 @@ class DataTable(Table):
     """[data]
 
     Attributes:
-        train: datasets, each a path or url of whatever `training.formats` reads; val: what is measured on, default those of train.
+        train: datasets, each a path or url of whatever `training.data.formats` reads; val: what is measured on, default those of train.
         weights: share of each dataset in an epoch; default by size.
         split, val_split: which clips; "" all. Of val and test the one there is is measured on.
         where: an SQL condition over the index, such as "confidence_mean > 0.4".
@@ -87,7 +87,7 @@ class DataTable(Table):
 
 
 class PrepareTable(Table):
-    """[prepare]: see `training.prepare.Prepare`."""
+    """[prepare]: see `training.transforms.preprocess.Prepare`."""
 
     people: int = pydantic.Field(default=2, ge=1, le=32)
     rank: str = "score"
@@ -102,7 +102,7 @@ class PrepareTable(Table):
 
 
 class ViewTable(Table):
-    """[view]: see `training.views.View`."""
+    """[view]: see `training.transforms.view.View`."""
 
     frames: int = pydantic.Field(default=64, ge=1)
     steps: str | list[dict[str, Any]] = "weak"
@@ -170,7 +170,10 @@ class Config(Table):
 
     def to_toml(self) -> dict[str, Any]:
         """The tables of a configuration file; loading them again gives an equal configuration."""
-        return {name: {k: v for k, v in getattr(self, name).model_dump().items() if v is not None} for name in type(self).model_fields}
+        return {
+            name: {k: v for k, v in getattr(self, name).model_dump().items() if v is not None}
+            for name in type(self).model_fields
+        }
 
 
 def available() -> dict[str, Path]:
@@ -206,7 +209,9 @@ def find(name: str) -> Path:
         return Path(name) / "run.toml"
     path = Path(name) if name.endswith(".toml") else available().get(name)
     if path is None:
-        raise RecipeError(f"unknown configuration {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+        raise RecipeError(
+            f"unknown configuration {name!r}{suggestion(name, available())}; or give the path of a .toml file"
+        )
     return path
 
 
@@ -261,5 +266,7 @@ def validate(tables: dict[str, Any], where: str) -> Config:
         allowed = registry.options(registry.find(kind, named.name))
         for key in named.options:
             if key not in allowed:
-                raise TrainingError(f"{where}: [{kind[:-1]}] {named.name} has no option {key!r}{suggestion(key, allowed)}")
+                raise TrainingError(
+                    f"{where}: [{kind[:-1]}] {named.name} has no option {key!r}{suggestion(key, allowed)}"
+                )
     return config

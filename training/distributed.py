@@ -11,7 +11,11 @@ from torch.nn import functional
 
 def world() -> int:
     """How many processes train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+    return (
+        torch.distributed.get_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized()
+        else 1
+    )
 
 
 def gather(values: Tensor) -> Tensor:
@@ -71,8 +75,12 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 def synchronise(module: nn.Module) -> nn.Module:
     """Make every batch normalisation of a network one over all processes, with the same weights under the same names."""
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and type(child).__module__.startswith("torch."):
-            made = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and type(child).__module__.startswith(
+            "torch."
+        ):
+            made = GlobalBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             made.__dict__["_parameters"], made.__dict__["_buffers"] = child._parameters, child._buffers
             setattr(module, name, made.train(child.training))
         else:
@@ -99,7 +107,11 @@ def rank() -> int:
 def average(values: dict[str, Any]) -> dict[str, float]:
     """Scalars averaged over processes."""
     names = sorted(values)
-    stacked = torch.stack([torch.as_tensor(values[name]).detach().double().cpu() for name in names]) if names else torch.zeros(0)
+    stacked = (
+        torch.stack([torch.as_tensor(values[name]).detach().double().cpu() for name in names])
+        if names
+        else torch.zeros(0)
+    )
     if world() > 1 and names:
         torch.distributed.all_reduce(stacked)
         stacked /= world()

@@ -12,7 +12,7 @@ import importlib.metadata
 import inspect
 from typing import Any
 
-from dataengine.errors import TrainingError, suggestion
+from dataengine.core.errors import TrainingError, suggestion
 
 REGISTRY: dict[str, dict[str, str]] = {
     "backbones": {
@@ -41,7 +41,9 @@ def _installed(kind: str) -> dict[str, str]:
 
 def names(kind: str) -> list[str]:
     """Names of all backbones or methods, those of other installed packages last."""
-    return list(REGISTRY[kind] | {name: place for name, place in _installed(kind).items() if name not in REGISTRY[kind]})
+    return list(
+        REGISTRY[kind] | {name: place for name, place in _installed(kind).items() if name not in REGISTRY[kind]}
+    )
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -60,7 +62,9 @@ def find(kind: str, name: str) -> type[Any]:
 
 def options(cls: type[Any]) -> dict[str, inspect.Parameter]:
     """The options of a class by name: its constructor's parameters that have a default."""
-    return {name: p for name, p in inspect.signature(cls).parameters.items() if p.default is not inspect.Parameter.empty}
+    return {
+        name: p for name, p in inspect.signature(cls).parameters.items() if p.default is not inspect.Parameter.empty
+    }
 
 
 def create(kind: str, name: str, *arguments: Any, **given: Any) -> Any:

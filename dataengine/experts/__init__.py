@@ -1,7 +1,7 @@
 """Pose experts: each looks at frames and says where the joints of people are.
 
-An expert is a frozen dataclass (see `dataengine.types.Expert`). It may run in the caller's process or
-in a process and environment of its own (`dataengine.experts.isolated`). Nothing heavy is imported
+An expert is a frozen dataclass (see `dataengine.core.types.Expert`). It may run in the caller's process or
+in a process and environment of its own (`dataengine.experts.isolation.isolated`). Nothing heavy is imported
 until an expert is created.
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dataengine import registry
-from dataengine.types import Expert
+from dataengine.core import registry
+from dataengine.core.types import Expert
 
 
 def create(name: str, **options: Any) -> Expert:
     """Make the expert called `name`.
 
     Args:
-        name: one of `dataengine.registry.names("experts")`.
+        name: one of `dataengine.core.registry.names("experts")`.
         options: its configuration; an unknown option is an error.
 
     Raises:

@@ -18,8 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dataengine.errors import ExpertError
-from dataengine.types import Float, Frames, Int
+from dataengine.core.errors import ExpertError
+from dataengine.core.types import Float, Frames, Int
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Limit:
                     raise
                 if len(part) == 1:
                     raise ExpertError(
-                        "out_of_memory", f"one picture of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}"
+                        "out_of_memory",
+                        f"one picture of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}",
                     ) from error
                 self.batch, self.halvings = max(1, len(part) // 2), self.halvings + 1
                 _free_memory()
@@ -217,7 +218,8 @@ class Pool:
         ready = [
             line
             for line in self._lines.values()
-            if line.waiting and (self._closed or line.count >= line.limit.batch or now - line.waiting[0].since >= self.age)
+            if line.waiting
+            and (self._closed or line.count >= line.limit.batch or now - line.waiting[0].since >= self.age)
         ]
         if not ready:
             return None

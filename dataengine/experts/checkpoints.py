@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataengine.errors import WeightsError
+from dataengine.core.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,9 @@ def read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
         if not zipfile.is_zipfile(path):
-            raise WeightsError(f"weights {path} are no torch file of tensors alone; save its state_dict as safetensors: {error}") from error
+            raise WeightsError(
+                f"weights {path} are no torch file of tensors alone; save its state_dict as safetensors: {error}"
+            ) from error
     try:
         return read_inert(path)
     except Exception as error:
@@ -136,11 +138,17 @@ class _Reader(pickle.Unpickler):
         if key not in self.storages:
             held = self.archive.read(f"{self.folder}/data/{key}")
             dtype = getattr(torch, kind)
-            self.storages[key] = torch.frombuffer(bytearray(held), dtype=dtype, count=int(count)) if count else torch.empty(0, dtype=dtype)
+            self.storages[key] = (
+                torch.frombuffer(bytearray(held), dtype=dtype, count=int(count))
+                if count
+                else torch.empty(0, dtype=dtype)
+            )
         return self.storages[key]
 
 
-def _tensor(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> torch.Tensor:
+def _tensor(
+    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any
+) -> torch.Tensor:
     return storage.as_strided(tuple(size), tuple(stride), int(offset))
 
 
@@ -218,4 +226,6 @@ def refuse(path: Path, what: str, missing: list[str], extra: list[str], other: l
         if some
     ]
     if wrong:
-        raise WeightsError(f"weights {path} are not of {what}: tensors {', '.join(wrong)}; give the model they belong to, or its weights")
+        raise WeightsError(
+            f"weights {path} are not of {what}: tensors {', '.join(wrong)}; give the model they belong to, or its weights"
+        )

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dataengine.errors import ComponentError, MissingExtraError
+from dataengine.core.errors import ComponentError, MissingExtraError
+from dataengine.core.types import Float, Frames
 from dataengine.experts.checkpoints import fill, read_state
-from dataengine.experts.pictures import Whole
+from dataengine.experts.preprocess import Whole
 from dataengine.experts.torch_runtime import Runtime, TorchNetwork
-from dataengine.types import Float, Frames
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,9 @@ class KeypointRcnn(Whole, TorchNetwork):
         proposals, _ = network.rpn(ImageList(x, shapes), features)
         heads = network.roi_heads
         logits, shifts = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, shapes)))
-        boxes, scores, _ = heads.postprocess_detections(logits.float(), shifts.float(), [p.float() for p in proposals], shapes)
+        boxes, scores, _ = heads.postprocess_detections(
+            logits.float(), shifts.float(), [p.float() for p in proposals], shapes
+        )
         maps = heads.keypoint_predictor(heads.keypoint_head(heads.keypoint_roi_pool(features, boxes, shapes)))
         with runtime.exactly():
             joints = decode(maps.float(), torch.cat(boxes))
@@ -144,7 +146,10 @@ def decode(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     x, y = best % w, torch.div(best, w, rounding_mode="floor")
     span = torch.arange(-3, 4, device=maps.device)
     rows, cols = (y[..., None] + span).clamp(0, h - 1), (x[..., None] + span).clamp(0, w - 1)
-    people, joints = torch.arange(n, device=maps.device)[:, None, None, None], torch.arange(v, device=maps.device)[:, None, None]
+    people, joints = (
+        torch.arange(n, device=maps.device)[:, None, None, None],
+        torch.arange(v, device=maps.device)[:, None, None],
+    )
     near = maps[people, joints, rows[..., :, None], cols[..., None, :]]
     kernel = torch.from_numpy(_cubic()).to(maps.device)
     fine = (kernel @ near @ kernel.T).flatten(2).argmax(-1)

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dataengine import registry
-from dataengine.errors import ComponentError, ExpertError
-from dataengine.experts.isolated import split_poses
-from dataengine.experts.process import IsolatedProcess, script_command
-from dataengine.types import Float, Frames, Poses
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, ExpertError
+from dataengine.core.types import Float, Frames, Poses
+from dataengine.experts.isolation.isolated import split_poses
+from dataengine.experts.isolation.process import IsolatedProcess, script_command
 
-WORKER = Path(__file__).parent / "workers" / "mediapipe_worker.py"
+WORKER = Path(__file__).parent / "isolation" / "workers" / "mediapipe_worker.py"
 WEIGHTS = {
     "mediapipe/modules/pose_detection/pose_detection.tflite": "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
     "mediapipe/modules/pose_landmark/pose_landmark_full.tflite": "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
@@ -66,7 +66,9 @@ class MediaPipe:
             if getattr(self, name) < least:
                 raise ComponentError(f"[experts.mediapipe] {name} = {getattr(self, name)}: at least {least}")
         if not 0 <= self.min_score <= 1 or self.deadline <= 0:
-            raise ComponentError("[experts.mediapipe] min_score lies in [0, 1] and deadline is a positive number of seconds")
+            raise ComponentError(
+                "[experts.mediapipe] min_score lies in [0, 1] and deadline is a positive number of seconds"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **registry.config(self)), ()
@@ -117,7 +119,9 @@ class MediaPipe:
             ExpertError: frames of another form, or the worker crashed or hung twice.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ExpertError("expert_failed", f"frames are (T, H, W, 3) uint8, given {frames.shape} {frames.dtype}", retryable=False)
+            raise ExpertError(
+                "expert_failed", f"frames are (T, H, W, 3) uint8, given {frames.shape} {frames.dtype}", retryable=False
+            )
         self.load()
         state = self._live.get("state")
         poses: list[Poses] = []

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from dataengine.core.types import Float, Frames, Poses
 from dataengine.experts.batching import Cuts
 from dataengine.experts.checkpoints import fill, read_state
-from dataengine.experts.detections import best, cells, split
 from dataengine.experts.mmpose_shims import EXTRA, mmpose_importable
-from dataengine.experts.pictures import GREY, TopDown, Whole, whole_cuts
+from dataengine.experts.nms import best, cells, split
+from dataengine.experts.preprocess import GREY, TopDown, Whole, whole_cuts
 from dataengine.experts.torch_runtime import Runtime, TorchNetwork
-from dataengine.types import Float, Frames, Poses
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,9 @@ def build(model: str) -> Any:
     from mmengine import Config
     from mmpose.models import build_pose_estimator
 
-    config = Config.fromfile(Path(mmpose.__file__).parent / ".mim" / "configs" / "body_2d_keypoint" / f"{NETWORKS[model].config}.py")
+    config = Config.fromfile(
+        Path(mmpose.__file__).parent / ".mim" / "configs" / "body_2d_keypoint" / f"{NETWORKS[model].config}.py"
+    )
     plain = _own_parts(config.model.to_dict())
     if NETWORKS[model].kind == "simcc":
         plain["head"]["out_channels"] = NUM_JOINTS
@@ -211,7 +213,9 @@ def decode_heatmap(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.cat([torch.where((score > 0)[..., None], at, torch.nan), score.clamp(min=0)[..., None]], -1)
 
 
-def decode_rtmo(head: Any, raw: Any, size: tuple[int, int], threshold: float, overlap: float, most: int) -> list[np.ndarray]:
+def decode_rtmo(
+    head: Any, raw: Any, size: tuple[int, int], threshold: float, overlap: float, most: int
+) -> list[np.ndarray]:
     """What RTMO's head says of N pictures -> per picture people (M, 5 + 3 V): box, score, x, y, score of every joint.
 
     Boxes are of YOLOX's form (arXiv 2107.08430, section 2.2); the people of all pictures go through the dynamic
@@ -221,7 +225,9 @@ def decode_rtmo(head: Any, raw: Any, size: tuple[int, int], threshold: float, ov
 
     maps = {name: [m.float() for m in raw[n]] for n, name in ((0, "person"), (1, "box"), (3, "seen"), (4, "pose"))}
     flat = {name: torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in some], 1) for name, some in maps.items()}
-    grid, stride = cells([(m.shape[3], m.shape[2]) for m in maps["person"]], head.featmap_strides, maps["person"][0].device)
+    grid, stride = cells(
+        [(m.shape[3], m.shape[2]) for m in maps["person"]], head.featmap_strides, maps["person"][0].device
+    )
     grid = grid - 0.5  # RTMO counts from the middle of the first pixel
     score = flat["person"].sigmoid().amax(-1)
     middle, half = flat["box"][..., :2] * stride + grid, flat["box"][..., 2:].exp() * stride / 2
@@ -229,6 +235,10 @@ def decode_rtmo(head: Any, raw: Any, size: tuple[int, int], threshold: float, ov
     picture, cell = best(boxes, score, threshold, overlap, most)
     box = boxes[picture, cell]
     around = torch.cat([(box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]) * ROOM], 1)
-    at = head.dcc.forward_test(flat["pose"][picture, cell], around, grid[cell]) if len(cell) else box.new_zeros((0, NUM_JOINTS, 2))
+    at = (
+        head.dcc.forward_test(flat["pose"][picture, cell], around, grid[cell])
+        if len(cell)
+        else box.new_zeros((0, NUM_JOINTS, 2))
+    )
     joints = torch.cat([at, flat["seen"][picture, cell].sigmoid()[..., None]], -1)
     return split(box, score[picture, cell], joints, picture, len(score), size)

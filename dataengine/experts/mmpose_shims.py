@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dataengine.errors import ComponentError, MissingExtraError
+from dataengine.core.errors import ComponentError, MissingExtraError
 
 EXTRA = "mmpose"
 _LOCK = threading.RLock()
@@ -97,7 +97,9 @@ def _ops() -> dict[str, types.ModuleType]:
             raise AttributeError(name)
 
         def refuse(self: Any, *given: Any, **named: Any) -> None:
-            raise ComponentError(f"mmcv.ops.{name} is compiled code that mmcv-lite lacks; no network offered here uses it")
+            raise ComponentError(
+                f"mmcv.ops.{name} is compiled code that mmcv-lite lacks; no network offered here uses it"
+            )
 
         return type(name, (torch.nn.Module,), {"__init__": refuse})
 

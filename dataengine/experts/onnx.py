@@ -14,18 +14,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from dataengine import registry, weights
-from dataengine.errors import ComponentError, ExpertError, WeightsError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, ExpertError, WeightsError
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Frames, Poses
 from dataengine.experts import onnx_decode as decode
 from dataengine.experts.batching import Cuts, answer
-from dataengine.experts.onnx_graphs import IMAGENET, Graph, Look, Provider, kind_by_name, kind_of_detector, kind_of_pose, open_graph
-from dataengine.experts.pictures import Boxes, TopDown, Whole, crop_move, whole_cuts
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Frames, Poses
+from dataengine.experts.onnx_graphs import (
+    IMAGENET,
+    Graph,
+    Look,
+    Provider,
+    kind_by_name,
+    kind_of_detector,
+    kind_of_pose,
+    open_graph,
+)
+from dataengine.experts.preprocess import Boxes, TopDown, Whole, crop_move, whole_cuts
+from dataengine.io import weights
 
 PoseKind = Literal["auto", "simcc", "heatmap", "rtmo", "yolo"]
 DetectorKind = Literal["auto", "rtmdet", "yolox", "yolo"]
-POSE_NAMES = (("rtmo", "rtmo"), ("rtmpose|rtmw|simcc|dwpose|dw-ll", "simcc"), ("yolo", "yolo"), ("hrnet|heatmap|td-hm", "heatmap"))
+POSE_NAMES = (
+    ("rtmo", "rtmo"),
+    ("rtmpose|rtmw|simcc|dwpose|dw-ll", "simcc"),
+    ("yolo", "yolo"),
+    ("hrnet|heatmap|td-hm", "heatmap"),
+)
 DETECTOR_NAMES = (("rtmdet", "rtmdet"), ("yolox", "yolox"), ("yolo", "yolo"))
 BOXED = ("simcc", "heatmap")
 """Kinds that look into person boxes; the others look at whole frames."""
@@ -158,7 +173,9 @@ class _File:
         if graph.size is None and self.size is None:
             raise ComponentError(f"{self.title} {graph.file} takes pictures of any size: give size = [width, height]")
         if graph.size is not None and self.size is not None and tuple(self.size) != graph.size:
-            raise ComponentError(f"{self.title} size = {list(self.size)}, but {graph.file} takes {list(graph.size)} only")
+            raise ComponentError(
+                f"{self.title} size = {list(self.size)}, but {graph.file} takes {list(graph.size)} only"
+            )
 
     def _kind(self, given: str, names: Sequence[tuple[str, str]], by_graph: Any) -> str:
         """The kind given, or told by the file's name, or by its outputs."""
@@ -170,7 +187,9 @@ class _File:
             known = by_graph(self._live.seen)
         if known is None:
             outputs = "; ".join(f"{name} {list(shape)}" for name, shape in self._live.seen.outputs)
-            raise ComponentError(f"{self.title} cannot tell what {self._live.seen.file} is (outputs {outputs}): give kind")
+            raise ComponentError(
+                f"{self.title} cannot tell what {self._live.seen.file} is (outputs {outputs}): give kind"
+            )
         return str(known)
 
     @property
@@ -269,7 +288,9 @@ class Onnx(_File):
     def _of_joints(self, found: Float, joints: int) -> Float:
         if found.shape[1] != joints:
             raise ExpertError(
-                "expert_failed", f"{self.graph.file} gives {found.shape[1]} joints, {self.skeleton} has {joints}", retryable=False
+                "expert_failed",
+                f"{self.graph.file} gives {found.shape[1]} joints, {self.skeleton} has {joints}",
+                retryable=False,
             )
         return found
 
@@ -279,10 +300,14 @@ class Onnx(_File):
         ranks = {"simcc": [3, 3], "heatmap": [4], "rtmo": [3, 4], "yolo": [3]}[family]
         if sorted(len(shape) for _, shape in graph.outputs) != ranks:
             outputs = "; ".join(f"{name} {list(shape)}" for name, shape in graph.outputs)
-            raise WeightsError(f"{graph.file} does not have the outputs of {family} (it has {outputs}): give another kind or file")
+            raise WeightsError(
+                f"{graph.file} does not have the outputs of {family} (it has {outputs}): give another kind or file"
+            )
         wrong = _misfit(family, graph, joints)
         if wrong is not None:
-            raise ComponentError(f"{self.title} {graph.file} {wrong}: give its skeleton, {self.skeleton!r} has {joints} joints")
+            raise ComponentError(
+                f"{self.title} {graph.file} {wrong}: give its skeleton, {self.skeleton!r} has {joints} joints"
+            )
 
 
 def _misfit(family: str, graph: Graph, joints: int) -> str | None:
@@ -350,4 +375,6 @@ class OnnxDetector(_File):
         ranks = sorted(len(shape) for _, shape in graph.outputs)
         if ranks not in ([[3]] if self.family == "yolo" else [[3], [2, 3]]):
             outputs = "; ".join(f"{name} {list(shape)}" for name, shape in graph.outputs)
-            raise WeightsError(f"{graph.file} does not have the outputs of {self.family} (it has {outputs}): give another kind or file")
+            raise WeightsError(
+                f"{graph.file} does not have the outputs of {self.family} (it has {outputs}): give another kind or file"
+            )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataengine.errors import ExpertError
-from dataengine.types import Float, Int
+from dataengine.core.errors import ExpertError
+from dataengine.core.types import Float, Int
 
 PERSON = 0
 """The class of people in COCO's order and in detectors of people alone."""
@@ -142,7 +142,9 @@ def yolox(outputs: Sequence[Float], size: tuple[int, int], sieve: Sieve) -> list
         strides.append(np.full((across.size, 1), stride))
     grid, scale = np.concatenate(grids), np.concatenate(strides)
     if len(grid) != cells.shape[1]:
-        raise ExpertError("expert_failed", f"YOLOX answers {cells.shape[1]} cells, {len(grid)} belong to {size}", retryable=False)
+        raise ExpertError(
+            "expert_failed", f"YOLOX answers {cells.shape[1]} cells, {len(grid)} belong to {size}", retryable=False
+        )
     middle, extent = (cells[..., :2] + grid) * scale, np.exp(np.clip(cells[..., 2:4], -20, 20)) * scale
     scores = cells[..., 4] * cells[..., 5 + PERSON]
     boxes = _corners(np.concatenate([middle, extent], -1))

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from dataengine import weights
-from dataengine.errors import ComponentError, WeightsError
-from dataengine.types import Float, Frames
+from dataengine.core.errors import ComponentError, WeightsError
+from dataengine.core.types import Float, Frames
+from dataengine.io import weights
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
 PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -94,10 +94,14 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
         except Exception as error:  # onnxruntime has an exception class for every kind of damage, none of them public
             if name != "cpu" and provider == "auto":
                 continue
-            raise WeightsError(f"{path} cannot be opened as an ONNX network: {' '.join(str(error).split())[:300]}") from error
+            raise WeightsError(
+                f"{path} cannot be opened as an ONNX network: {' '.join(str(error).split())[:300]}"
+            ) from error
         if session.get_providers()[0] == PROVIDERS[name]:
             return _described(session, path, name)
-    raise ComponentError(f"{path.name}: onnxruntime cannot use {provider!r} here, only {', '.join(onnxruntime.get_available_providers())}")
+    raise ComponentError(
+        f"{path.name}: onnxruntime cannot use {provider!r} here, only {', '.join(onnxruntime.get_available_providers())}"
+    )
 
 
 def _candidates(device: str, provider: Provider) -> list[str]:

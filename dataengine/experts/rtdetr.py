@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from dataengine.core.types import Float, Frames
 from dataengine.experts.batching import Cuts
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.pictures import Boxes, stretched_cuts
+from dataengine.experts.preprocess import Boxes, stretched_cuts
 from dataengine.experts.torch_runtime import Runtime, TorchNetwork
 from dataengine.experts.transformer_models import filled, import_transformers
-from dataengine.types import Float, Frames
 
 _BASIC: dict[str, Any] = {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 _SMALL: dict[str, Any] = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5}
@@ -101,6 +101,10 @@ def build(model: str) -> Any:
     )
 
     residual, options = SIZES[model]
-    config, network = (RTDetrV2Config, RTDetrV2ForObjectDetection) if model.startswith("v2_") else (RTDetrConfig, RTDetrForObjectDetection)
+    config, network = (
+        (RTDetrV2Config, RTDetrV2ForObjectDetection)
+        if model.startswith("v2_")
+        else (RTDetrConfig, RTDetrForObjectDetection)
+    )
     backbone = RTDetrResNetConfig(out_indices=[2, 3, 4], **residual)
     return network(config(backbone_config=backbone, num_labels=NUM_CLASSES, **options))

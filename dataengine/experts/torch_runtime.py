@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dataengine import registry, weights
-from dataengine.errors import ComponentError, MissingExtraError
-from dataengine.types import Frames
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, MissingExtraError
+from dataengine.core.types import Frames
+from dataengine.io import weights
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,9 @@ class Runtime:
             given = given.pin_memory().to(self.device, non_blocking=True)
         # colours stay the fastest axis, as convolutions like it
         x = given.permute(0, 3, 1, 2).float()
-        middle, width = (torch.as_tensor(v, dtype=torch.float32, device=self.device).view(-1, 1, 1) for v in (mean, std))
+        middle, width = (
+            torch.as_tensor(v, dtype=torch.float32, device=self.device).view(-1, 1, 1) for v in (mean, std)
+        )
         return x.sub_(middle).div_(width)
 
     def exactly(self) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataengine.errors import MissingExtraError
+from dataengine.core.errors import MissingExtraError
 from dataengine.experts.checkpoints import State, refuse
 
 EXTRA = "vitpose"
@@ -42,7 +42,12 @@ def filled(network: Any, state: State, path: Path, what: str) -> Any:
         WeightsError: they are of another network.
     """
     got, report = type(network).from_pretrained(
-        None, config=network.config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+        None,
+        config=network.config,
+        state_dict=state,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        local_files_only=True,
     )
     refuse(
         path, what,

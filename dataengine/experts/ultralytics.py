@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dataengine.errors import ComponentError, MissingExtraError
+from dataengine.core.errors import ComponentError, MissingExtraError
+from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
-from dataengine.experts.detections import best, cells, split
-from dataengine.experts.pictures import Whole
+from dataengine.experts.nms import best, cells, split
+from dataengine.experts.preprocess import Whole
 from dataengine.experts.torch_runtime import Runtime, TorchNetwork
-from dataengine.types import Frames
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,9 @@ class Ultralytics(Whole, TorchNetwork):
     def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
         raw = network(runtime.pictures(pixels, 0.0, 255.0, self.batch))
         with runtime.exactly():
-            return decode(raw, network.model[-1].stride.tolist(), self.picture, self.threshold, self.overlap, self.max_people)
+            return decode(
+                raw, network.model[-1].stride.tolist(), self.picture, self.threshold, self.overlap, self.max_people
+            )
 
 
 def build(model: str, what: str) -> Any:
@@ -165,4 +167,6 @@ def decode(raw: dict[str, torch.Tensor], strides: Sequence[float], size: tuple[i
     joints = raw["kpts"].float().transpose(1, 2)[picture, cell].view(-1, NUM_JOINTS, 3)
     # joints are told from a cell's upper left corner, in half cells
     at = joints[..., :2] * 2 * stride[cell][:, None] + (grid[cell] - stride[cell] / 2)[:, None]
-    return split(boxes[picture, cell], score[picture, cell], torch.cat([at, joints[..., 2:].sigmoid()], -1), picture, num, size)
+    return split(
+        boxes[picture, cell], score[picture, cell], torch.cat([at, joints[..., 2:].sigmoid()], -1), picture, num, size
+    )

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Frames
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.pictures import TopDown
+from dataengine.experts.preprocess import TopDown
 from dataengine.experts.torch_runtime import Runtime, TorchNetwork
 from dataengine.experts.transformer_models import filled, import_transformers
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Frames
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +33,20 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {},
     "plus-small": {"hidden_size": 384, "num_experts": 6, "part_features": 96},
     "plus-base": {"num_experts": 6, "part_features": 192},
-    "plus-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "num_experts": 6, "part_features": 256},
-    "plus-huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "num_experts": 6, "part_features": 320},
+    "plus-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_experts": 6,
+        "part_features": 256,
+    },
+    "plus-huge": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "num_experts": 6,
+        "part_features": 320,
+    },
 }
 """What each network's transformer has beside the defaults (768 wide, 12 layers, 12 heads, one expert layer);
 huggingface/transformers@a1567e0222ec, convert_vitpose_to_hf.py; part_features of plus-huge from a later version of it."""
@@ -113,7 +125,9 @@ def build(model: str) -> Any:
 
     size = SIZES[model]
     backbone = VitPoseBackboneConfig(out_indices=[size.get("num_hidden_layers", 12)], **size)
-    return VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=model == "base-simple"))
+    return VitPoseForPoseEstimation(
+        VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=model == "base-simple")
+    )
 
 
 @cache

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from dataengine import registry
-from dataengine.types import Float, Frames
+from dataengine.core import registry
+from dataengine.core.types import Float, Frames
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ def create(name: str, **options: Any) -> Features:
     """Make the features called `name`.
 
     Args:
-        name: one of `dataengine.registry.names("features")`.
+        name: one of `dataengine.core.registry.names("features")`.
         options: their configuration; an unknown option is an error.
 
     Raises:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.errors import ComponentError
-from dataengine.types import Bool, Float, Int
+from dataengine.core.errors import ComponentError
+from dataengine.core.types import Bool, Float, Int
 
 REVIEW_COLUMNS = ("clip_id", "label", "proposed", "cosine", "margin")
 
@@ -55,8 +55,13 @@ def cosines(video: Float, text: Float) -> Float:
         ComponentError: the shapes do not fit.
     """
     if video.ndim != 2 or text.ndim != 2 or video.shape[1] != text.shape[1] or not len(text):
-        raise ComponentError(f"agreement takes (N, D) clips and (K, D) class texts of the same model; given {video.shape} and {text.shape}")
-    sides = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (video.astype(np.float64), text.astype(np.float64))]
+        raise ComponentError(
+            f"agreement takes (N, D) clips and (K, D) class texts of the same model; given {video.shape} and {text.shape}"
+        )
+    sides = [
+        side / np.linalg.norm(side, axis=1, keepdims=True)
+        for side in (video.astype(np.float64), text.astype(np.float64))
+    ]
     found: Float = sides[0] @ sides[1].T
     return found
 
@@ -75,7 +80,9 @@ def agreement(video: Float, text: Float, labels: Sequence[int] | Int) -> Agreeme
     own = np.asarray(labels, np.int64)
     num, classes = found.shape
     if own.shape != (num,) or ((own < -1) | (own >= classes)).any():
-        raise ComponentError(f"agreement takes one label a clip, -1 to {classes - 1}; given {own.shape} for {num} clips")
+        raise ComponentError(
+            f"agreement takes one label a clip, -1 to {classes - 1}; given {own.shape} for {num} clips"
+        )
     has, rows = own >= 0, np.arange(num)
     cosine = np.where(has, found[rows, own], np.nan)
     others = found.copy()
@@ -89,7 +96,11 @@ def agreement(video: Float, text: Float, labels: Sequence[int] | Int) -> Agreeme
 
 
 def review(
-    found: Agreement, clip_ids: Sequence[str], labels: Sequence[str | None], classes: Sequence[str], min_margin: float = 0.0
+    found: Agreement,
+    clip_ids: Sequence[str],
+    labels: Sequence[str | None],
+    classes: Sequence[str],
+    min_margin: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Proposals for a person to decide on: clips nearest to another class than their label, surest first.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataengine import weights
-from dataengine.errors import ComponentError, WeightsError, suggestion
-from dataengine.types import Frames
+from dataengine.core.errors import ComponentError, WeightsError, suggestion
+from dataengine.core.types import Frames
+from dataengine.io import weights
 
 
 def sample_indices(num_frames_total: int, num_frames: int = 8, view: int = 0) -> list[int]:
@@ -25,7 +25,9 @@ def sample_indices(num_frames_total: int, num_frames: int = 8, view: int = 0) ->
         ComponentError: no frame, or a negative view.
     """
     if num_frames_total < 1 or view < 0:
-        raise ComponentError(f"a clip has at least one frame and its views count from 0; given {num_frames_total} frames, view {view}")
+        raise ComponentError(
+            f"a clip has at least one frame and its views count from 0; given {num_frames_total} frames, view {view}"
+        )
     if num_frames_total < num_frames:
         return [i * num_frames_total // num_frames for i in range(num_frames)]
     step = num_frames_total // num_frames
@@ -73,7 +75,15 @@ def as_clips(frames: Sequence[Frames] | Frames) -> list[Frames]:
     """
     clips = [frames] if isinstance(frames, np.ndarray) and frames.ndim == 4 else list(frames)
     for clip in clips:
-        if not isinstance(clip, np.ndarray) or clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != np.uint8 or 0 in clip.shape:
+        if (
+            not isinstance(clip, np.ndarray)
+            or clip.ndim != 4
+            or clip.shape[-1] != 3
+            or clip.dtype != np.uint8
+            or 0 in clip.shape
+        ):
             given = f"{clip.shape} {clip.dtype}" if isinstance(clip, np.ndarray) else type(clip).__name__
-            raise ComponentError(f"encode_video takes clips of (T, H, W, 3) uint8 RGB frames, T at least 1; given {given}")
+            raise ComponentError(
+                f"encode_video takes clips of (T, H, W, 3) uint8 RGB frames, T at least 1; given {given}"
+            )
     return clips

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from dataengine.errors import ComponentError
-from dataengine.types import Float
+from dataengine.core.errors import ComponentError
+from dataengine.core.types import Float
 
 Item = TypeVar("Item")
 
@@ -28,7 +28,9 @@ def dtype(precision: str, device: str) -> torch.dtype:
     return found
 
 
-def batched(run: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item], batch: int, device: str, dim: int) -> Float:
+def batched(
+    run: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item], batch: int, device: str, dim: int
+) -> Float:
     """(N, D) float32 features of unit length of all items, in order.
 
     On CUDA `batch` items run at once, half as many after each time the memory did not suffice. On a CPU

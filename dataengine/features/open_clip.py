@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dataengine import registry, weights
-from dataengine.errors import ComponentError, MissingExtraError, WeightsError, suggestion
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, MissingExtraError, WeightsError, suggestion
+from dataengine.core.types import Float, Frames
 from dataengine.features.component import as_clips, check_options, located, sample_indices
-from dataengine.types import Float, Frames
+from dataengine.io import weights
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,9 @@ class OpenClip:
     def __post_init__(self) -> None:
         check_options("features.open_clip", self.num_frames, self.views, self.batch, self.precision)
         if self._folder is not None and self.checkpoint is not None:
-            raise ComponentError("[features.open_clip] model is a folder, whose weights are taken; leave checkpoint out")
+            raise ComponentError(
+                "[features.open_clip] model is a folder, whose weights are taken; leave checkpoint out"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **registry.config(self)), ()
@@ -90,7 +93,9 @@ class OpenClip:
         if self._folder is not None:
             inside = next((path for name in IN_FOLDER if (path := self._folder / name).is_file()), None)
             if inside is None:
-                raise WeightsError(f"[features.open_clip] model = {self.model!r}: no weights in that folder; one of {', '.join(IN_FOLDER)}")
+                raise WeightsError(
+                    f"[features.open_clip] model = {self.model!r}: no weights in that folder; one of {', '.join(IN_FOLDER)}"
+                )
             return str(inside)
         found = self.checkpoint or PUBLISHED.get((self.model, self.pretrained))
         if found is None:
@@ -163,16 +168,24 @@ class OpenClip:
             prepare = {key: tag[key] for key in PREPROCESSING if tag.get(key) is not None}
             name, options = (
                 self.model,
-                {"pretrained": str(path), "force_quick_gelu": bool(tag.get("quick_gelu")), "force_preprocess_cfg": prepare},
+                {
+                    "pretrained": str(path),
+                    "force_quick_gelu": bool(tag.get("quick_gelu")),
+                    "force_preprocess_cfg": prepare,
+                },
             )
         try:
             tokenizer = library.get_tokenizer(name)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise ComponentError(f"[features.open_clip] {self.model}: its tokenizer is not here: {_first_line(error)}") from error
+            raise ComponentError(
+                f"[features.open_clip] {self.model}: its tokenizer is not here: {_first_line(error)}"
+            ) from error
         try:
             model = library.create_model(name, **options, require_pretrained=True, weights_only=True)
         except Exception as error:  # open_clip passes on whatever pickle, zip and torch raise
-            raise WeightsError(f"{path.name} cannot be read as {self.model} of open_clip: {_first_line(error)}") from error
+            raise WeightsError(
+                f"{path.name} cannot be read as {self.model} of open_clip: {_first_line(error)}"
+            ) from error
         prepare_picture = library.transform.image_transform_v2(
             library.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
         )
@@ -215,7 +228,9 @@ class OpenClip:
 
         pictures = [Image.fromarray(frame) for clip in clips for frame in self.prepare(clip, view)]
         pixels = torch.stack([self._live["prepare"](picture) for picture in pictures])
-        found: torch.Tensor = self._live["model"].encode_image(pixels.to(self._live["device"], self._live["dtype"]), normalize=False)
+        found: torch.Tensor = self._live["model"].encode_image(
+            pixels.to(self._live["device"], self._live["dtype"]), normalize=False
+        )
         unit = torch.nn.functional.normalize(found.float(), dim=-1)
         return unit.view(len(clips), self.num_frames, -1).mean(1)
 
@@ -239,7 +254,9 @@ class OpenClip:
     def _read_tokens(self, rows: Sequence[Any]) -> torch.Tensor:
         import torch
 
-        found: torch.Tensor = self._live["model"].encode_text(torch.from_numpy(np.stack(rows)).to(self._live["device"]), normalize=False)
+        found: torch.Tensor = self._live["model"].encode_text(
+            torch.from_numpy(np.stack(rows)).to(self._live["device"]), normalize=False
+        )
         return found
 
 

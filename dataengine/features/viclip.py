@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import cv2
 import numpy as np
 
-from dataengine import registry, weights
-from dataengine.errors import ComponentError, MissingExtraError, suggestion
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, MissingExtraError, suggestion
+from dataengine.core.types import Float, Frames
 from dataengine.features.component import as_clips, check_options, located, sample_indices
-from dataengine.types import Float, Frames
+from dataengine.io import weights
 
 if TYPE_CHECKING:
     import torch
@@ -137,9 +138,13 @@ class ViCLIP:
         path = None if self.file is None else located("features.viclip", self.file)
         model = viclip_towers.build(SIZES[self.size], self.num_frames)
         if path is None:
-            viclip_towers.fill(model, random_weights({k: tuple(v.shape) for k, v in model.state_dict().items()}), "tiny")
+            viclip_towers.fill(
+                model, random_weights({k: tuple(v.shape) for k, v in model.state_dict().items()}), "tiny"
+            )
         else:
-            viclip_towers.fill(model, viclip_towers.read(path), f"{path.name} as ViCLIP {self.size} with {self.num_frames} frames")
+            viclip_towers.fill(
+                model, viclip_towers.read(path), f"{path.name} as ViCLIP {self.size} with {self.num_frames} frames"
+            )
         wanted = inference.dtype(self.precision, device)
         model = viclip_towers.fused_attention(inference.ready(model, wanted, device))
         self._live.update(dtype=wanted, model=model, texts=inference.TextCache(), device=device)
@@ -180,7 +185,9 @@ class ViCLIP:
         pixels = np.stack([self.prepare(clip, view) for clip in clips])
         table = torch.from_numpy(normalised()).to(device, self._live["dtype"])
         index = torch.from_numpy(pixels).to(device).long()
-        found: torch.Tensor = self._live["model"].vision_encoder(table[index, torch.arange(3, device=device)].movedim(-1, 2))
+        found: torch.Tensor = self._live["model"].vision_encoder(
+            table[index, torch.arange(3, device=device)].movedim(-1, 2)
+        )
         return found
 
     def encode_text(self, texts: Sequence[str]) -> Float:

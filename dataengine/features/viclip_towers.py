@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer, re
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, Transformer
 from torch import Tensor, nn
 
-from dataengine.errors import WeightsError
+from dataengine.core.errors import WeightsError
 from dataengine.features.viclip import SIZES, Architecture
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
@@ -127,13 +127,20 @@ def fill(model: Towers, state: Mapping[str, Any], what: str) -> None:
     """
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
-    other = [f"{key} {given[key]}, wanted {wanted[key]}" for key in wanted if key in given and given[key] != wanted[key]]
-    lists = {"missing": list(wanted.keys() - given.keys()), "not expected": list(given.keys() - wanted.keys()), "of another shape": other}
+    other = [
+        f"{key} {given[key]}, wanted {wanted[key]}" for key in wanted if key in given and given[key] != wanted[key]
+    ]
+    lists = {
+        "missing": list(wanted.keys() - given.keys()),
+        "not expected": list(given.keys() - wanted.keys()),
+        "of another shape": other,
+    }
     wrong = [f"{len(names)} {kind}: {_some(names)}" for kind, names in lists.items() if names]
     if wrong:
         raise WeightsError(f"cannot read {what}: tensors {'; '.join(wrong)}{_likely(given)}")
     model.load_state_dict(
-        {key: torch.as_tensor(np.asarray(v) if isinstance(v, np.ndarray) else v) for key, v in state.items()}, assign=True
+        {key: torch.as_tensor(np.asarray(v) if isinstance(v, np.ndarray) else v) for key, v in state.items()},
+        assign=True,
     )
     model.text_encoder.attn_mask = model.text_encoder.build_causal_mask()
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from dataengine.errors import MediaError
-from dataengine.types import Clip
+from dataengine.core.errors import MediaError
+from dataengine.core.types import Clip
 
 if TYPE_CHECKING:
-    from dataengine.fetch.http import Transfers
     from dataengine.fetch.mirrors import Mirror
+    from dataengine.fetch.transfers import Transfers
 
 Report: TypeAlias = Callable[[str, MediaError | None], None]
 """Told once for each clip that is settled: its id, and why it could not be had or None."""

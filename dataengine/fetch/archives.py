@@ -13,14 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from dataengine.errors import MediaError
-from dataengine.fetch.http import fsync_folder
-from dataengine.fetch.pace import Room, Stopped
+from dataengine.core.errors import MediaError
+from dataengine.fetch.rate_limit import Room, Stopped
+from dataengine.fetch.transfers import fsync_folder
 
 _CHUNK = 1 << 20
 _HEADER = 1 << 20
 """Bytes that a long name or extended header may have; tarfile reads them into memory at once."""
-_LONG_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_LONG_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _RATIO = 200
 """Times its size that an archive may unpack to; video shrinks by a few percent, a bomb by a thousand."""
 _SLACK = 1 << 28
@@ -73,7 +79,9 @@ def extract(
             _read(file, archive, found, staged, _Rules(folder, staging, want, room, max_bytes, stop))
         _place(found, staged, folder)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError, OverflowError) as error:
-        raise MediaError("corrupt", f"{archive.name} is no sound archive: {error or type(error).__name__}", True) from error
+        raise MediaError(
+            "corrupt", f"{archive.name} is no sound archive: {error or type(error).__name__}", True
+        ) from error
     except OSError as error:
         if error.errno != 28:
             raise

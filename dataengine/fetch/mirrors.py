@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pydantic
 
-from dataengine.errors import RecipeError, suggestion
+from dataengine.core.errors import RecipeError, suggestion
 
 
 class File(pydantic.BaseModel):
@@ -83,7 +83,9 @@ def mirror(tables: Mapping[str, Any], source: str, base: str | None, where: str)
     """
     if source not in tables:
         if base is not None:
-            raise RecipeError(f"[sources.{source}] mirror: {where} has no table for {source!r}{suggestion(source, tables)}")
+            raise RecipeError(
+                f"[sources.{source}] mirror: {where} has no table for {source!r}{suggestion(source, tables)}"
+            )
         return None
     if base is not None and "@" in urlsplit(base).netloc:
         raise RecipeError(

@@ -14,22 +14,34 @@ from typing import Annotated, Any
 from blake3 import blake3
 from pydantic import Field
 
-from dataengine.errors import MediaError, MissingExtraError
+from dataengine.core.errors import MediaError, MissingExtraError
+from dataengine.core.types import Clip, Frames
 from dataengine.fetch import Report, Site
-from dataengine.fetch.http import Transfers, fsync_folder
-from dataengine.fetch.network import refusal
-from dataengine.fetch.pace import locked
-from dataengine.types import Clip, Frames
+from dataengine.fetch.policy import refusal
+from dataengine.fetch.rate_limit import locked
+from dataengine.fetch.transfers import Transfers, fsync_folder
 
 _SHARDS = 1024
 """Lock files a source: one a video would be a file for each of 650,000."""
 
 _SAYS: tuple[tuple[str, str, bool], ...] = (
-    (r"not a bot|rate.?limit|try again later|too many requests|will begin in|premieres in|format is not available", "unavailable", True),
+    (
+        r"not a bot|rate.?limit|try again later|too many requests|will begin in|premieres in|format is not available",
+        "unavailable",
+        True,
+    ),
     (r"in your country|your location|geo.?restrict", "geo_blocked", False),
-    (r"private video|video is private|members.only|join this channel|confirm your age|inappropriate for some users", "private", False),
+    (
+        r"private video|video is private|members.only|join this channel|confirm your age|inappropriate for some users",
+        "private",
+        False,
+    ),
     (r"sign in|log ?in|requires payment|purchase|rental|drm protected", "private", False),
-    (r"unavailable|removed|terminated|no longer available|not exist|deleted|closed their|not available|not found", "gone", False),
+    (
+        r"unavailable|removed|terminated|no longer available|not exist|deleted|closed their|not available|not found",
+        "gone",
+        False,
+    ),
     (r"unsupported url|no video formats|no media found", "unavailable", False),
     (r"timed? ?out", "timeout", True),
 )
@@ -132,7 +144,10 @@ class _Memory:
     def keep(self, clip: Clip, error: MediaError | None) -> None:
         if error is not None and not error.retryable:
             row = {"file": clip.file, "kind": error.kind, "detail": error.detail, "way": self.way}
-            with locked(self.site.state / "locks" / "outcomes.lock", self.site.transfers.stop), self.path.open("a") as file:
+            with (
+                locked(self.site.state / "locks" / "outcomes.lock", self.site.transfers.stop),
+                self.path.open("a") as file,
+            ):
                 file.write("\n" + json.dumps(row))
 
 
@@ -204,7 +219,9 @@ def download(url: str, folder: Path, transfers: Transfers, height: int, max_byte
                 raise explain(error) from error
         found = [path for path in sorted(folder.glob("video.*")) if path.suffix not in (".part", ".ytdl")]
         if not found:
-            raise MediaError("too_large", f"the video has more than {max_bytes} bytes", False, threshold=float(max_bytes))
+            raise MediaError(
+                "too_large", f"the video has more than {max_bytes} bytes", False, threshold=float(max_bytes)
+            )
         return found[0]
 
     return transfers.persist(once, lambda: sum(path.stat().st_size for path in folder.glob("*")))
@@ -218,7 +235,9 @@ def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -
         have, name = int(state.get("downloaded_bytes") or 0), str(state.get("filename"))
         fresh, seen[name] = have - seen.get(name, 0), have
         if have > max_bytes:
-            raise MediaError("too_large", f"the video has more than {max_bytes} bytes", False, float(have), float(max_bytes))
+            raise MediaError(
+                "too_large", f"the video has more than {max_bytes} bytes", False, float(have), float(max_bytes)
+            )
         if fresh > 0:
             wrote(fresh)
             transfers.bytes.take(fresh)
@@ -229,7 +248,9 @@ def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -
     return hook
 
 
-def _options(folder: Path, transfers: Transfers, height: int, max_bytes: int, hook: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _options(
+    folder: Path, transfers: Transfers, height: int, max_bytes: int, hook: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     network = transfers.network
     return {
         # Sound is of no use, so that one stream is enough and nothing has to be merged.
@@ -299,4 +320,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         info = getattr(one, "exc_info", None)
-        waiting += [one.__cause__, one.__context__, getattr(one, "cause", None), info[1] if isinstance(info, tuple) else None]
+        waiting += [
+            one.__cause__,
+            one.__context__,
+            getattr(one, "cause", None),
+            info[1] if isinstance(info, tuple) else None,
+        ]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dataengine.types import Sample
+from dataengine.core.types import Sample
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Between(ABC):
     Attributes:
         min: smallest value kept.
         max: largest value kept.
-        reason: the key of `dataengine.types.REASONS` a clip is rejected with.
+        reason: the key of `dataengine.core.types.REASONS` a clip is rejected with.
         unit: what the value counts, for tables and axes.
     """
 
@@ -34,7 +34,9 @@ class Between(ABC):
     def __post_init__(self) -> None:
         given = [bound for bound in (self.min, self.max) if bound is not None]
         if not all(math.isfinite(bound) for bound in given):
-            raise ValueError(f"min = {self.min}, max = {self.max}: a threshold is a finite number; leave it out to apply none")
+            raise ValueError(
+                f"min = {self.min}, max = {self.max}: a threshold is a finite number; leave it out to apply none"
+            )
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min = {self.min} is above max = {self.max}, which would keep nothing; swap them")
 

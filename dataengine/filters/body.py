@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from dataengine.skeletons import BODY12, skeleton
-from dataengine.types import Bool, Float, Int
+from dataengine.core.skeletons import BODY12, skeleton
+from dataengine.core.types import Bool, Float, Int
 
 SEGMENTS: tuple[tuple[str, str, float], ...] = (
     ("left_shoulder", "left_hip", 0.288), ("right_shoulder", "right_hip", 0.288), ("left_shoulder", "right_shoulder", 0.259),

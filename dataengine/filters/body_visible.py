@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import body_joints
-from dataengine.types import Float, Sample
 
 
-def body_visible(keypoints: Float, scores: Float, layout: str, width: int, height: int, joints: int = 8, score: float = 0.5) -> float:
+def body_visible(
+    keypoints: Float, scores: Float, layout: str, width: int, height: int, joints: int = 8, score: float = 0.5
+) -> float:
     """Share of frames in which one and the same person shows enough body joints.
 
     A joint counts when it lies inside the picture with a score above `score`. A person whose skeleton

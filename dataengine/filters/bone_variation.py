@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import SEGMENTS, blanked, body_height, mean, percentile_range
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Sample
 
 MIN_FRAMES = 8
 QUARTILES_OF_NORMAL = 1.349
@@ -60,4 +60,6 @@ class BoneVariation(Between):
     def measure(self, sample: Sample) -> float:
         if len(sample.keypoints) == 0:
             return float("nan")
-        return bone_variation(np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps)
+        return bone_variation(
+            np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps
+        )

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.types import Float, Sample
 
 REACH = 4
 """Frames looked at on either side: a cut changes one frame, movement, a pan or a flash several."""

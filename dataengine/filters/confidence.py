@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Int, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import mean
-from dataengine.types import Float, Int, Sample
 
 
 def confidence(values: Float, support: Int) -> float:

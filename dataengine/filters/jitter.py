@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import blanked, body_height, body_joints, mean
-from dataengine.types import Float, Sample
 
 REFERENCE_FPS = 30.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dataengine.core.types import Sample
 from dataengine.filters.base import Between
-from dataengine.types import Sample
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import blanked, body_height, body_joints, percentile_range, quantile, running_median
-from dataengine.types import Float, Sample
 
 MIN_FRAMES = 3
 

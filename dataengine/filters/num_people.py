@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Sample
 from dataengine.filters.base import Between
-from dataengine.types import Sample
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import seen
-from dataengine.types import Float, Sample
 
 
 def pose_coverage(keypoints: Float, scores: Float) -> float:

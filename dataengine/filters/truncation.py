@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 from dataengine.filters.body import body_joints, seen
-from dataengine.types import Float, Sample
 
 
 def truncation(coords: Float, scores: Float, layout: str, width: int, height: int, margin: float = 0.005) -> float:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dataengine import registry
-from dataengine.errors import ComponentError
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Fused
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Fused
 
 MAX_EXPERTS = 127
 """`Fused.winner` is an int8."""
@@ -31,7 +31,9 @@ def check(coords: Any, scores: Any, skeleton: str | None, axes: str = "ETV") -> 
     try:
         points = np.ascontiguousarray(coords, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ComponentError(f"fuse takes coords {legend} of real numbers with NaN for missing joints: {error}") from error
+        raise ComponentError(
+            f"fuse takes coords {legend} of real numbers with NaN for missing joints: {error}"
+        ) from error
     if points.ndim != len(axes) + 1 or points.shape[-1] != 2:
         raise ComponentError(f"fuse takes coords {legend}, E experts, T frames, V joints; given shape {points.shape}")
     experts = points.shape[axes.index("E")]
@@ -54,7 +56,9 @@ def check(coords: Any, scores: Any, skeleton: str | None, axes: str = "ETV") -> 
     if np.isnan(weights).any():
         weights = np.nan_to_num(weights, nan=0.0)
     if weights.size and (weights.min() < 0 or weights.max() > 1):
-        raise ComponentError(f"scores lie in [0, 1]; given {weights.min():.4g} to {weights.max():.4g}: scale them first")
+        raise ComponentError(
+            f"scores lie in [0, 1]; given {weights.min():.4g} to {weights.max():.4g}: scale them first"
+        )
     return points, weights
 
 

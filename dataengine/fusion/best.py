@@ -9,9 +9,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from dataengine.fusion.sights import Sights
+from dataengine.core.types import Float, Fused
+from dataengine.fusion.observations import Sights
 from dataengine.fusion.ssta import Norm
-from dataengine.types import Float, Fused
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,13 @@ class Best:
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Raises:
@@ -41,7 +47,10 @@ class Best:
         experts, joints = len(seen), sights.points.shape[2]
         trusted = np.ones(experts) if trust is None else np.asarray(trust, np.float64)
         apart = np.hypot(sights.x[:, None] - sights.x, sights.y[:, None] - sights.y) * (seen[:, None] & seen)
-        ranks = [(trusted[e], np.where(seen[e], sights.rated[e], 0.0).sum().round(9), -apart[e].sum(), -e) for e in range(experts)]
+        ranks = [
+            (trusted[e], np.where(seen[e], sights.rated[e], 0.0).sum().round(9), -apart[e].sum(), -e)
+            for e in range(experts)
+        ]
         chosen = max(ranks)[-1] * -1
         pose = np.where(seen[chosen], np.stack([sights.x[chosen], sights.y[chosen]]), np.nan)
         found, own = sights.fused(pose, 0, self.gamma, self.norm), seen[chosen][:, :joints]

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.errors import ComponentError, MissingExtraError, WeightsError
-from dataengine.fusion import check, evidence
-from dataengine.fusion.trees import Forest
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Bool, Float, Int
+from dataengine.core.errors import ComponentError, MissingExtraError, WeightsError
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Bool, Float, Int
+from dataengine.fusion import calibration_features as evidence
+from dataengine.fusion import check
+from dataengine.fusion._kernels.trees import Forest
 
 FORMAT = "dataengine calibration 1"
 
@@ -43,7 +44,13 @@ _ROWS = 400_000
 _FOLDS = 5
 
 _SIZE = {"max_iter": 150, "learning_rate": 0.06, "max_leaf_nodes": 8}
-_CHANCE = {"max_iter": 200, "learning_rate": 0.06, "max_leaf_nodes": 16, "min_samples_leaf": 60, "l2_regularization": 5.0}
+_CHANCE = {
+    "max_iter": 200,
+    "learning_rate": 0.06,
+    "max_leaf_nodes": 16,
+    "min_samples_leaf": 60,
+    "l2_regularization": 5.0,
+}
 _SHIFT = {
     "loss": "absolute_error",
     "max_iter": 150,
@@ -69,7 +76,7 @@ class Calibration:
       what boosted trees tell from all sights;
     * chance: boosted trees tell the probability that it is right.
 
-    What trees look at is in `dataengine.fusion.evidence`; nothing of it needs the truth or the picture. Trees are those of scikit-learn's
+    What trees look at is in `dataengine.fusion.calibration_features`; nothing of it needs the truth or the picture. Trees are those of scikit-learn's
     HistGradientBoosting, needed by `fit` alone.
 
     Attributes:
@@ -113,7 +120,9 @@ class Calibration:
         """
         points, given = check(coords, scores, skeleton)
         if skeleton != self.skeleton:
-            raise ComponentError(f"this calibration is of layout {self.skeleton!r}, the coords given of {skeleton!r}: convert them first")
+            raise ComponentError(
+                f"this calibration is of layout {self.skeleton!r}, the coords given of {skeleton!r}: convert them first"
+            )
         if len(experts) != len(points) or len(set(experts)) != len(experts):
             raise ComponentError(f"apply takes one name for each of {len(points)} experts; given {list(experts)}")
         seen: Bool = np.asarray(np.isfinite(points).all(-1))
@@ -142,7 +151,9 @@ class Calibration:
         seen = np.isfinite(view).all(-1) & self.known
         rows = evidence.sights(view, scores, self.skeleton, self.temporal)[seen]
         moved, chance = np.full(points.shape, np.nan), np.zeros(points.shape[:3])
-        shift = evidence.pull(view, self.precision, self.skeleton)[seen] + np.stack([self.shift_x(rows), self.shift_y(rows)], axis=-1)
+        shift = evidence.pull(view, self.precision, self.skeleton)[seen] + np.stack(
+            [self.shift_x(rows), self.shift_y(rows)], axis=-1
+        )
         shift[:, 0] *= evidence.sign(self.skeleton)[np.nonzero(seen)[2]]
         moved[seen] = (view[seen] + shift) * unit
         chance[seen] = 1 / (1 + np.exp(-self.chance(rows)))
@@ -187,7 +198,9 @@ class Calibration:
         near = np.hypot(*off.T) <= _NEAR
         rest = (off - pull)[near]
         if right.all() or not right.any() or near.sum() < 100:
-            raise ComponentError(f"too little to learn from: {len(right)} annotated sights, {int(right.sum())} of them right")
+            raise ComponentError(
+                f"too little to learn from: {len(right)} annotated sights, {int(right.sum())} of them right"
+            )
         return cls(
             skeleton,
             tuple(experts),
@@ -256,9 +269,16 @@ class Calibration:
         joints, experts = layout_of(self.skeleton).num_joints, len(self.experts)
         empty = np.full((experts, 3, joints, 2), np.nan)
         width = evidence.sights(empty, None, self.skeleton, self.temporal).shape[-1]
-        wide = [self.size.width == len(evidence.lengths(empty, self.skeleton)[0]), *(getattr(self, n).width == width for n in _FORESTS[1:])]
+        wide = [
+            self.size.width == len(evidence.lengths(empty, self.skeleton)[0]),
+            *(getattr(self, n).width == width for n in _FORESTS[1:]),
+        ]
         shapes = {"known": (joints,), "bias": (experts, joints, 2), "precision": (experts, joints)}
-        if self.known.dtype != np.bool_ or not all(wide) or any(getattr(self, name).shape != shape for name, shape in shapes.items()):
+        if (
+            self.known.dtype != np.bool_
+            or not all(wide)
+            or any(getattr(self, name).shape != shape for name, shape in shapes.items())
+        ):
             raise WeightsError("its arrays do not fit each other or this version")
 
 
@@ -290,7 +310,13 @@ class _Annotated:
         groups: Sequence[Any] | None,
     ) -> _Annotated:
         number = len(coords)
-        for name, given in (("truth", truth), ("visible", visible), ("unit", unit), ("scores", scores), ("groups", groups)):
+        for name, given in (
+            ("truth", truth),
+            ("visible", visible),
+            ("unit", unit),
+            ("scores", scores),
+            ("groups", groups),
+        ):
             if given is not None and len(given) != number:
                 raise ComponentError(f"fit was given {number} sequences of coords and {len(given)} of {name}")
         if number < 2 * _FOLDS:
@@ -334,7 +360,9 @@ class _Learner:
         except ImportError as error:
             raise MissingExtraError("learning a calibration (scikit-learn)", "train") from error
         model = getattr(sklearn.ensemble, kind)(early_stopping=False, random_state=self.seed, **options)
-        rows = np.where(np.isnan(rows).all(0), 0, rows)  # it refuses values that are never known; of one that never changes it makes no use
+        rows = np.where(
+            np.isnan(rows).all(0), 0, rows
+        )  # it refuses values that are never known; of one that never changes it makes no use
         with threadpoolctl.threadpool_limits(1):
             return Forest.grown(model.fit(rows, goal))
 
@@ -358,7 +386,9 @@ def _learn_size(data: _Annotated, learner: _Learner) -> tuple[Forest, Float]:
 def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float, Float]:
     """(V,) joints with annotations; (E, V, 2) median of small errors in units; (E, V) precision of what is left of them."""
     flat = [(points - truth) / unit for points, truth, unit in zip(data.coords, data.truth, units)]
-    off = np.concatenate([np.where(mask[None, ..., None], one, np.nan) for one, mask in zip(flat, data.visible)], axis=1)
+    off = np.concatenate(
+        [np.where(mask[None, ..., None], one, np.nan) for one, mask in zip(flat, data.visible)], axis=1
+    )
     scale = np.repeat(units / data.unit, [len(truth) for truth in data.truth])
     far = np.hypot(off[..., 0], off[..., 1]) * scale[:, None]
     bias, squared = np.zeros((off.shape[0], off.shape[2], 2)), np.zeros((off.shape[0], off.shape[2]))
@@ -372,7 +402,9 @@ def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float, Float]:
     return np.asarray(np.concatenate(data.visible).any(0)), bias, 1 / squared
 
 
-def _rows(data: _Annotated, units: Float, bias: Float, precision: Float, temporal: bool, seed: int) -> tuple[Float, Float, Float, Bool]:
+def _rows(
+    data: _Annotated, units: Float, bias: Float, precision: Float, temporal: bool, seed: int
+) -> tuple[Float, Float, Float, Bool]:
     """Of annotated sights: (R, F) evidence; (R, 2) from the sight to the truth and to its neighbours' mean, mirrored, in units; (R,) whether right."""
     rng = np.random.default_rng(seed)
     masks = [np.isfinite(points).all(-1) & visible for points, visible in zip(data.coords, data.visible)]

@@ -9,9 +9,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from dataengine.fusion.sights import Sights
+from dataengine.core.types import Float, Fused
+from dataengine.fusion.observations import Sights
 from dataengine.fusion.ssta import Norm
-from dataengine.types import Float, Fused
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,13 @@ class Mean:
     norm: Norm = "head_neck"
     power: Annotated[float, Field(ge=0)] = 1.0
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
 
         Raises:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dataengine.compiled import compiled
-from dataengine.fusion.sights import Sights
+from dataengine.core.jit import compiled
+from dataengine.core.types import Float, Fused
+from dataengine.fusion.observations import Sights
 from dataengine.fusion.ssta import Norm
-from dataengine.types import Float, Fused
 
 
 @compiled
@@ -52,7 +52,13 @@ class Median:
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Raises:

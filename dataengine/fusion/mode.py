@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dataengine.compiled import compiled
-from dataengine.fusion.sights import Sights
+from dataengine.core.jit import compiled
+from dataengine.core.types import Float, Fused
+from dataengine.fusion.observations import Sights
 from dataengine.fusion.ssta import Norm
-from dataengine.types import Float, Fused
 
 _STEPS, _SMALL, _SMALLEST, _THERE = 100, 0.03, 0.001, 0.2
 """Most steps of a climb; the step in widths that ends it while peaks are compared and for the highest; a sight as many widths
@@ -42,7 +42,13 @@ class Mode:
     refine: Annotated[int, Field(ge=0)] = 1
     power: Annotated[float, Field(ge=0)] = 2.0
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
 
         Raises:
@@ -55,7 +61,9 @@ class Mode:
 
 
 @compiled
-def _climb(x: Any, y: Any, weight: Any, t: int, v: int, px: float, py: float, width: float, small: float) -> tuple[float, float, float]:
+def _climb(
+    x: Any, y: Any, weight: Any, t: int, v: int, px: float, py: float, width: float, small: float
+) -> tuple[float, float, float]:
     """The peak above (px, py) of joint v in frame t, and its height."""
     narrow, enough, height = -0.5 / width**2, (small * width) ** 2, 0.0
     for _ in range(_STEPS):

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dataengine.compiled import compiled
-from dataengine.fusion.sights import Sights, bridge
+from dataengine.core.jit import compiled
+from dataengine.core.types import Float, Fused
+from dataengine.fusion.observations import Sights, bridge
 from dataengine.fusion.ssta import Norm
-from dataengine.types import Float, Fused
 
 WIDTH, REACH, CAP, AGREEMENT = 0.7, 0.365, 12.0, 2.0
 """Width of the kernel in which experts agree and a likely step a frame, in units of length; the most a step may cost; how
@@ -49,7 +49,13 @@ class Path:
     cap: Annotated[float, Field(ge=0)] = CAP
     agreement: Annotated[float, Field(ge=0)] = AGREEMENT
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
 
         Raises:

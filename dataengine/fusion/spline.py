@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from dataengine.fusion import check, path, smoothing
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Fused, Int
+from dataengine.fusion import check, path
+from dataengine.fusion._kernels import smoothing
+from dataengine.fusion.left_right import straighten
 from dataengine.fusion.median import middle
-from dataengine.fusion.sides import straighten
-from dataengine.fusion.sights import Sights, bridge
+from dataengine.fusion.observations import Sights, bridge
 from dataengine.fusion.ssta import Norm
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Fused, Int
 
 Start = Literal["median", "path"]
 
@@ -79,7 +80,13 @@ class Spline:
     unswap: bool = True
     start: Start = "median"
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Args:
@@ -118,7 +125,9 @@ class Spline:
             middle(sights.x, sights.weight, pose[0])
             middle(sights.y, sights.weight, pose[1])
         else:
-            path.trace(sights.x, sights.y, sights.weight, path.WIDTH * unit, path.REACH * unit, path.CAP, path.AGREEMENT, pose)
+            path.trace(
+                sights.x, sights.y, sights.weight, path.WIDTH * unit, path.REACH * unit, path.CAP, path.AGREEMENT, pose
+            )
         bridge(pose)
         return pose
 
@@ -127,7 +136,9 @@ class Spline:
         squared = smoothing.wobble(sights.x, sights.y, sights.weight, _WOBBLE * sights.unit) / sights.unit**2
         step = float(np.clip(_STEP_RATIO * squared**0.5, *_STEP_RANGE))
         speed = _SPEED_RATIO / max(squared, 1e-12)
-        least = min(speed, _SPEED_MOST) / speed  # experts who agree on every step are followed whatever the acceleration
+        least = (
+            min(speed, _SPEED_MOST) / speed
+        )  # experts who agree on every step are followed whatever the acceleration
         speed *= least
         way = np.linspace(0, 1, _STAGES)[:, None]
         first = np.array([_PLACE[0], max(_STEP, step), min(_SPEED, speed), _STIFF[0], _BEND])

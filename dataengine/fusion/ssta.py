@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from dataengine.errors import ComponentError
-from dataengine.fusion import check, kernels
-from dataengine.skeletons import BODY12
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Float, Fused, Int
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import BODY12
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Float, Fused, Int
+from dataengine.fusion import check
+from dataengine.fusion._kernels import ssta as kernels
 
 Norm = Literal["head_neck", "shoulder", "torso", "bbox"]
 
@@ -32,7 +33,11 @@ _POINTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """End points of the units of length: the mean of the first of these groups of joints that a layout has."""
 
-_ENDS: dict[str, tuple[str, str]] = {"head_neck": ("head", "neck"), "shoulder": ("left", "right"), "torso": ("neck", "mid_hip")}
+_ENDS: dict[str, tuple[str, str]] = {
+    "head_neck": ("head", "neck"),
+    "shoulder": ("left", "right"),
+    "torso": ("neck", "mid_hip"),
+}
 
 
 @cache
@@ -108,7 +113,13 @@ class SSTA:
     gate: Annotated[float, Field(ge=0)] = 0.0
     compat: bool = False
 
-    def fuse(self, coords: Float, scores: Float | None = None, skeleton: str | None = None, trust: Sequence[float] | None = None) -> Fused:
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        trust: Sequence[float] | None = None,
+    ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Args:
@@ -122,7 +133,9 @@ class SSTA:
         """
         points, weights = check(coords, scores, skeleton)
         batch = self._run(points[None], None if weights is None else weights[None], skeleton)
-        return Fused(batch.coords[0], batch.scores[0], batch.confidence[0], batch.support[0], batch.kept[0], batch.winner[0])
+        return Fused(
+            batch.coords[0], batch.scores[0], batch.confidence[0], batch.support[0], batch.kept[0], batch.winner[0]
+        )
 
     def fuse_batch(self, coords: Float, scores: Float | None = None, skeleton: str | None = None) -> Fused:
         """Fuse B sequences of one length at once: coords (B, E, T, V, 2); every array of the result has B in front."""

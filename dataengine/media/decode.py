@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from dataengine.errors import MediaError, MissingExtraError
+from dataengine.core.errors import MediaError, MissingExtraError
+from dataengine.core.types import Frames
 from dataengine.media.files import MAX_BYTES
 from dataengine.media.probe import describe, stream_duration
 from dataengine.media.reader import MAX_PIXELS, Reader
 from dataengine.media.stream import BATCH_BYTES, FrameBatch, Limits, VideoStream, ticks
-from dataengine.types import Frames
 
 __all__ = ["DecordDecoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
 
@@ -127,7 +127,9 @@ def read_frames(
                 break
         missing = sorted(wanted - found.keys())
         if missing:
-            raise MediaError("decode_failed", f"frame {missing[0]} was asked for, the span of {video.name!r} has {video.num_frames}")
+            raise MediaError(
+                "decode_failed", f"frame {missing[0]} was asked for, the span of {video.name!r} has {video.num_frames}"
+            )
     return [found[index] for index in indices]
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import decord
 import numpy as np
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
+from dataengine.core.types import Frames
 from dataengine.media.probe import describe
 from dataengine.media.reader import Reader
 from dataengine.media.stream import Limits, VideoStream, ticks
-from dataengine.types import Frames
 
 
 class DecordStream(VideoStream):
@@ -33,7 +33,9 @@ class DecordStream(VideoStream):
         zero = times[0] if times else 0
         low = zero if not start else zero + ticks(start, reader.time_base, self.info.fps)
         high = times[-1] + 1 if end is None else zero + ticks(end, reader.time_base, self.info.fps)
-        self._wanted = [(index, float((pts - zero) * reader.time_base)) for index, pts in enumerate(times) if low <= pts < high]
+        self._wanted = [
+            (index, float((pts - zero) * reader.time_base)) for index, pts in enumerate(times) if low <= pts < high
+        ]
         promised = self.info.num_frames if start is None and end is None else None
         self._num_promised = max(len(self._wanted), (promised or 0) - reader.num_discarded)
         self._video: decord.VideoReader | None = None

@@ -13,8 +13,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from dataengine.errors import DataEngineError
-from dataengine.types import Frames
+from dataengine.core.errors import DataEngineError
+from dataengine.core.types import Frames
 
 # Ticks a second of videos with given timestamps; divides 24, 25, 30 and 60 frames a second.
 _CLOCK = 90_000
@@ -77,9 +77,15 @@ def write_video(
         raise
 
 
-def _add_stream(container: Any, codec: str, rate: Fraction, first: Frames, crf: int, rotation: int, options: dict[str, str]) -> Any:
+def _add_stream(
+    container: Any, codec: str, rate: Fraction, first: Frames, crf: int, rotation: int, options: dict[str, str]
+) -> Any:
     height, width = first.shape[:2]
-    settings = {"crf": str(crf), "threads": "1", "flags": "+bitexact"} | ({"preset": "veryfast"} if codec == "libx264" else {}) | options
+    settings = (
+        {"crf": str(crf), "threads": "1", "flags": "+bitexact"}
+        | ({"preset": "veryfast"} if codec == "libx264" else {})
+        | options
+    )
     stream = container.add_stream(codec, rate=rate, options=settings)
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"
@@ -118,7 +124,9 @@ def _tick(timestamps: Sequence[float], index: int, last: int) -> int:
 
 def _checked(picture: Frames, shape: tuple[int, ...]) -> Frames:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise DataEngineError(f"a picture has shape {picture.shape} and type {picture.dtype}: give (height, width, 3) uint8")
+        raise DataEngineError(
+            f"a picture has shape {picture.shape} and type {picture.dtype}: give (height, width, 3) uint8"
+        )
     if picture.shape != shape:
         raise DataEngineError(f"a picture has shape {picture.shape}, the first has {shape}: give pictures of one size")
     return np.ascontiguousarray(picture)

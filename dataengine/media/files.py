@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
 
 MAX_BYTES = 8 << 30
 """Largest media file that is read unless a caller says otherwise: 8 GiB."""

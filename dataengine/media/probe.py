@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
 from dataengine.media.files import MAX_BYTES, digest
 from dataengine.media.reader import MAX_PIXELS, Reader
 
@@ -42,7 +42,9 @@ class MediaInfo:
     variable_rate: bool
 
 
-def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, timeout: float = 10.0) -> MediaInfo:
+def probe(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, timeout: float = 10.0
+) -> MediaInfo:
     """Open a media file, decode its first picture and tell what it holds.
 
     Raises:

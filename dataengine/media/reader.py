@@ -18,7 +18,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
 from dataengine.media.files import MAX_BYTES, check_file
 
 MAX_PIXELS = 4096 * 2304
@@ -81,7 +81,12 @@ class Reader:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, timeout: float = 120.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = 120.0,
     ) -> None:
         check_file(path, max_bytes)
         self.path = Path(path)
@@ -171,7 +176,9 @@ class Reader:
                 times.append(packet.pts if self.timed else packet.dts)
             self.watch.check()
         known = sorted(pts for pts in times if pts is not None)
-        return known if len(known) == len(times) else [round(k / (self.rate * self.time_base)) for k in range(len(times))]
+        return (
+            known if len(known) == len(times) else [round(k / (self.rate * self.time_base)) for k in range(len(times))]
+        )
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -184,7 +191,10 @@ class Reader:
         try:
             # 'file:' keeps a name that looks like an address from being taken for one.
             self.container = av.open(
-                f"file:{self.path}", options=options, timeout=(self.watch.limit, self.watch.limit), metadata_errors="replace"
+                f"file:{self.path}",
+                options=options,
+                timeout=(self.watch.limit, self.watch.limit),
+                metadata_errors="replace",
             )
         except av.ExitError as error:
             raise self.watch.expired() from error

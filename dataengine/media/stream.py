@@ -12,9 +12,9 @@ from typing import Self
 
 import numpy as np
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
+from dataengine.core.types import Float, Frames, Int
 from dataengine.media.probe import MediaInfo
-from dataengine.types import Float, Frames, Int
 
 BATCH_BYTES = 6 << 20
 """Largest batch unless a caller says otherwise. A loop holds two batches at a time: the one it looks at
@@ -130,7 +130,9 @@ class VideoStream(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _buffer(self, size: int) -> Frames:

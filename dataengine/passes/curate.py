@@ -16,19 +16,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from dataengine import duplicates, registry
-from dataengine.dataset import Dataset
-from dataengine.index import read_manifest
-from dataengine.ledger import Commit, Ledger
-from dataengine.passes import Job
-from dataengine.plan import Plan, guard_datasets
-from dataengine.recipe import Recipe, fingerprint
-from dataengine.types import Fail, Keep, Outcome, Reject
+from dataengine.core import registry
+from dataengine.core.types import Fail, Keep, Outcome, Reject
+from dataengine.dataset import near_duplicates as duplicates
+from dataengine.dataset.dataset import Dataset
+from dataengine.dataset.index import read_manifest
+from dataengine.passes.base import Job
+from dataengine.pipeline.ledger import Commit, Ledger
+from dataengine.pipeline.plan import Plan, guard_datasets
+from dataengine.pipeline.recipe import Recipe, fingerprint
 
 VERSION = 2
 
 DECISIONS = pa.schema(
-    [("clip_id", pa.string()), ("unit", pa.string()), ("kept", pa.bool_()), ("label", pa.string()), ("label_id", pa.int32())]
+    [
+        ("clip_id", pa.string()),
+        ("unit", pa.string()),
+        ("kept", pa.bool_()),
+        ("label", pa.string()),
+        ("label_id", pa.int32()),
+    ]
     + [
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -74,11 +81,13 @@ def pass_fingerprint(recipe: Recipe, measure: str) -> str:
         table = fingerprint([path.read_text(encoding="utf-8") for path in files])
     guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
     copied = recipe.pack.keep_video and not recipe.pack.allow_unknown_licence
-    rules = recipe.curate.model_dump(include={"dedup", "near_share", "max_per_label", "min_per_label"})
+    rules = recipe.curate.model_dump(include={"dedup", "near_duplicate_threshold", "max_per_label", "min_per_label"})
     return fingerprint(["curate", VERSION, filters, table, rules, copied, recipe.plan.seed, guards, measure])
 
 
-def _out(row: dict[str, Any], reason: str, detail: str, value: float | None = None, threshold: float | None = None) -> None:
+def _out(
+    row: dict[str, Any], reason: str, detail: str, value: float | None = None, threshold: float | None = None
+) -> None:
     row.update(kept=False, reason=reason, detail=detail, value=value, threshold=threshold)
 
 
@@ -112,10 +121,16 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
             missed = component.missed(float("nan") if value is None else value)
             if missed is not None:
                 wanted = "at least" if value < missed else "at most"
-                _out(row, component.reason, f"{value:.4g} {component.unit}, wanted {wanted} {missed:.4g}", value, missed)
+                _out(
+                    row, component.reason, f"{value:.4g} {component.unit}, wanted {wanted} {missed:.4g}", value, missed
+                )
                 break
         if row["kept"] and recipe.pack.keep_video and not (planned["licence"] or recipe.pack.allow_unknown_licence):
-            _out(row, "licence_unknown", "allow it with pack.allow_unknown_licence = true, or leave the videos where they are")
+            _out(
+                row,
+                "licence_unknown",
+                "allow it with pack.allow_unknown_licence = true, or leave the videos where they are",
+            )
         if row["kept"] and recipe.curate.dedup != "off":
             original = first.setdefault(measured["frames_blake3"], planned["clip_id"])
             if original != planned["clip_id"]:
@@ -133,7 +148,9 @@ _Fact: TypeAlias = tuple[str, float | None, float | None, str]
 """Of a planned clip: video_id, start, end, split."""
 
 
-def _drop_near(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact], ledger: Ledger, commits: dict[str, Commit]) -> None:
+def _drop_near(
+    recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact], ledger: Ledger, commits: dict[str, Commit]
+) -> None:
     """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak in."""
     guards = guard_datasets(recipe)
     if recipe.curate.dedup not in ("near", "mark") and not guards:
@@ -157,16 +174,22 @@ def _drop_near(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact], l
 
     everything = duplicates.Signatures.of_tables(itertools.chain(tables, own()))
     near, total, roots = recipe.curate.dedup in ("near", "mark"), len(known), dict[int, int]()
-    for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_share).tolist():
+    for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_duplicate_threshold).tolist():
         if b < total or b in roots:  # two guarded clips, or decided already
             continue
         row, root = rows[ours[b - total]], roots.get(a, a)
         if root < total:
-            _out(row, "leak_guard", f"looks like {known[root]}", share, recipe.curate.near_share)
+            _out(row, "leak_guard", f"looks like {known[root]}", share, recipe.curate.near_duplicate_threshold)
         elif near and not _apart(facts[ours[a - total]], facts[ours[b - total]]):
             row["duplicate_of"] = original = rows[ours[root - total]]["clip_id"]
             if recipe.curate.dedup == "near":
-                _out(row, "duplicate", f"nearly the same pictures as {original}", share, recipe.curate.near_share)
+                _out(
+                    row,
+                    "duplicate",
+                    f"nearly the same pictures as {original}",
+                    share,
+                    recipe.curate.near_duplicate_threshold,
+                )
         else:
             continue
         roots[b] = root
@@ -193,11 +216,19 @@ def _size_classes(recipe: Recipe, rows: list[dict[str, Any]], facts: list[_Fact]
         own = train.get(label, [])
         if len(own) < recipe.curate.min_per_label:
             for row in clips:
-                _out(row, "class_small", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.min_per_label)
+                _out(
+                    row,
+                    "class_small",
+                    f"{label!r} has {len(own)} training clips",
+                    len(own),
+                    recipe.curate.min_per_label,
+                )
         elif recipe.curate.max_per_label is not None:
             order = sorted(own, key=lambda row: blake3(f"{recipe.plan.seed} {row['clip_id']}".encode()).digest())
             for row in order[recipe.curate.max_per_label :]:
-                _out(row, "class_cap", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.max_per_label)
+                _out(
+                    row, "class_cap", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.max_per_label
+                )
 
 
 def run(job: Job, plan: Plan, commits: dict[str, Commit]) -> Path:
@@ -220,7 +251,13 @@ def rejected(outcome: Outcome, pass_name: str) -> dict[str, Any] | None:
     """A row of index/rejects for what an outcome says, without source and video id; None for a kept clip."""
     if isinstance(outcome, Keep):
         return None
-    row = {"clip_id": outcome.clip_id, "pass": pass_name, "value": outcome.value, "threshold": outcome.threshold, "detail": outcome.detail}
+    row = {
+        "clip_id": outcome.clip_id,
+        "pass": pass_name,
+        "value": outcome.value,
+        "threshold": outcome.threshold,
+        "detail": outcome.detail,
+    }
     if isinstance(outcome, Reject):
         return {**row, "reason": outcome.reason, "retryable": False}
     assert isinstance(outcome, Fail)

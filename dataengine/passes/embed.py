@@ -20,20 +20,21 @@ import numpy as np
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from dataengine import plan as plans
-from dataengine import registry, shards
-from dataengine.errors import LedgerError, MediaError
+from dataengine.core import registry
+from dataengine.core.errors import LedgerError, MediaError
+from dataengine.core.types import Clip, Fail, Float, Frames, Keep, Outcome
 from dataengine.features import Features
-from dataengine.ledger import Commit
-from dataengine.passes import Job, Unit, load_job, pulse
-from dataengine.passes.looking import Thinner
+from dataengine.io import shards
+from dataengine.io.storage import write_durably
+from dataengine.labels.prompts import prompts
+from dataengine.media.frame_sampler import FrameSampler
+from dataengine.passes.base import Job, Unit, load_job, pulse
 from dataengine.passes.pose import own_device
-from dataengine.passes.state import PassState
-from dataengine.plan import Plan
-from dataengine.recipe import Recipe, fingerprint
-from dataengine.relabel.prompts import prompts
-from dataengine.storage import write_durably
-from dataengine.types import Clip, Fail, Float, Frames, Keep, Outcome
+from dataengine.passes.progress import PassState
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import Recipe, fingerprint
 
 VERSION = 1
 TEXTS = "texts"
@@ -72,7 +73,11 @@ def wanted(job: Job, decisions: Path, names: Sequence[str]) -> dict[str, Any]:
             units.setdefault(row["unit"], []).append(row["clip_id"])
     labels = {row["label"] for row in rows if row["kept"] and row["label"] is not None}
     known = prompts(job.recipe.curate.prompts)
-    return {"features": list(names), "units": units, "texts": sorted({text for label in labels for text in known.texts(label)})}
+    return {
+        "features": list(names),
+        "units": units,
+        "texts": sorted({text for label in labels for text in known.texts(label)}),
+    }
 
 
 def pending(job: Job, wanted_path: Path) -> dict[str, list[str]]:
@@ -81,7 +86,10 @@ def pending(job: Job, wanted_path: Path) -> dict[str, list[str]]:
 
 
 def _pending(job: Job, content: Mapping[str, Any]) -> dict[str, list[str]]:
-    todo = {unit: _left(job.ledger("embed").read(unit), _inputs(job, unit), clips) for unit, clips in content["units"].items()}
+    todo = {
+        unit: _left(job.ledger("embed").read(unit), _inputs(job, unit), clips)
+        for unit, clips in content["units"].items()
+    }
     todo[TEXTS] = _left(job.ledger("embed").read(TEXTS), "", [text_key(text) for text in content["texts"]])
     return {unit: left for unit, left in todo.items() if left}
 
@@ -139,7 +147,9 @@ def run_unit(
     return embed_unit(load_job(job_path), wanted_path, unit, quarantine, only)
 
 
-def embed_unit(job: Job, wanted_path: Path, unit: str, quarantine: Mapping[str, str], only: Sequence[str] | None = None) -> dict[str, Any]:
+def embed_unit(
+    job: Job, wanted_path: Path, unit: str, quarantine: Mapping[str, str], only: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Embed what is left of one unit and commit it together with what was there.
 
     Args:
@@ -198,14 +208,22 @@ def _embed_texts(features: Mapping[str, Features], texts: Sequence[str]) -> tupl
 
 
 def _embed_clips(
-    job: Job, unit: str, features: Mapping[str, Features], left: Sequence[str], quarantine: Mapping[str, str], staged: Path, beat: Path
+    job: Job,
+    unit: str,
+    features: Mapping[str, Features],
+    left: Sequence[str],
+    quarantine: Mapping[str, str],
+    staged: Path,
+    beat: Path,
 ) -> tuple[dict[str, Entries], list[Outcome]]:
     """Decode and prepare every clip, then encode them together: several at once on an accelerator, one by one on a CPU."""
     path = job.work / "plan.parquet"
     plan = plans.load_unit(job.work, unit, path.stat().st_mtime_ns)
     clips = [clip for clip in plan.clips() if clip.clip_id in left]
     held = [
-        Fail(c.clip_id, quarantine[c.clip_id], False, "stands in quarantine since pass embed") for c in clips if c.clip_id in quarantine
+        Fail(c.clip_id, quarantine[c.clip_id], False, "stands in quarantine since pass embed")
+        for c in clips
+        if c.clip_id in quarantine
     ]
     runnable = [clip for clip in clips if clip.clip_id not in quarantine]
     work = Unit(job, unit, runnable, staged, plan, lambda clip: beat.touch())
@@ -216,8 +234,12 @@ def _embed_clips(
         prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], features)
         return Keep(clip.clip_id)
 
-    outcomes = {o.clip_id: o for o in work.each(prepare, job.recipe.engine.lanes if job.device != "cpu" else 1)}
-    made, failed = _encoded(replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, features)
+    outcomes = {
+        o.clip_id: o for o in work.each(prepare, job.recipe.engine.clips_in_flight if job.device != "cpu" else 1)
+    }
+    made, failed = _encoded(
+        replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, features
+    )
     return made, [*{**outcomes, **failed}.values(), *held]
 
 
@@ -252,7 +274,9 @@ def _encoded(
 
 
 def _lengths(job: Job, unit: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(job.ledger("measure").artifact(unit), columns=["clip_id", "num_frames"]).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(
+        job.ledger("measure").artifact(unit), columns=["clip_id", "num_frames"]
+    ).to_pylist()
     return rows
 
 
@@ -260,11 +284,11 @@ def _prepared(unit: Unit, clip: Clip, num_frames: int, features: Mapping[str, Fe
     """name -> one prepared (t, h, w, 3) array a view, of the frames that the clip's poses belong to; decoding ends with the last one needed."""
     places = {name: [c.sample_indices(num_frames, view) for view in range(c.views)] for name, c in features.items()}
     wanted = {n for views in places.values() for indices in views for n in indices}
-    thinner, count, found = Thinner(unit.recipe.pose.max_fps), 0, dict[int, Frames]()
+    sampler, count, found = FrameSampler(unit.recipe.pose.max_fps), 0, dict[int, Frames]()
     decoder = unit.recipe.component("decoders", unit.recipe.pose.decoder)
     with decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
         for batch in stream:
-            for n in thinner.pick(batch.timestamps):
+            for n in sampler.pick(batch.timestamps):
                 if count in wanted:
                     found[count] = batch.frames[n].copy()
                 count += 1
@@ -272,7 +296,10 @@ def _prepared(unit: Unit, clip: Clip, num_frames: int, features: Mapping[str, Fe
                 break
     if len(found) < len(wanted):
         raise MediaError("decode_failed", f"{clip.media} has {count} frames now, it had {num_frames}")
-    return {name: [features[name].prepare(np.stack([found[n] for n in indices])) for indices in views] for name, views in places.items()}
+    return {
+        name: [features[name].prepare(np.stack([found[n] for n in indices])) for indices in views]
+        for name, views in places.items()
+    }
 
 
 def video_features(job: Job, unit: str) -> Iterator[tuple[str, dict[str, Float]]]:

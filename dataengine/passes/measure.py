@@ -15,21 +15,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.optimize import linear_sum_assignment
 
-from dataengine import registry
-from dataengine.duplicates import pose_words
+from dataengine.core import registry
+from dataengine.core.skeletons import COMMON, convert, skeleton
+from dataengine.core.types import Clip, Float, Keep, Outcome, Sample
+from dataengine.dataset.near_duplicates import pose_words
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.confidence import confidence
 from dataengine.filters.jitter import jitter
 from dataengine.filters.motion import motion
 from dataengine.fusion import fuse
-from dataengine.passes import Pass, Unit
-from dataengine.recipe import Recipe
-from dataengine.skeletons import COMMON, convert, skeleton
-from dataengine.types import Clip, Float, Keep, Outcome, Sample
+from dataengine.passes.base import Pass, Unit
+from dataengine.pipeline.recipe import Recipe
 
 TRACK = pa.struct(
-    [("track_id", pa.int32()), ("rank", pa.int32()), ("support_mean", pa.float32()), ("num_frames", pa.int32()), ("coverage", pa.float32())]
-    + [(name, pa.float32()) for name in ("score_mean", "confidence_mean", "confidence_p10", "area", "motion", "jitter", "bone_variation")]
+    [
+        ("track_id", pa.int32()),
+        ("rank", pa.int32()),
+        ("support_mean", pa.float32()),
+        ("num_frames", pa.int32()),
+        ("coverage", pa.float32()),
+    ]
+    + [
+        (name, pa.float32())
+        for name in ("score_mean", "confidence_mean", "confidence_p10", "area", "motion", "jitter", "bone_variation")
+    ]
     + [("shares", pa.list_(pa.float32()))]
 )
 JOINT = pa.struct(
@@ -41,15 +50,28 @@ JOINT = pa.struct(
         ("disagreement", pa.float32()),
     ]
 )
-ACCURACY = pa.struct([("expert", pa.string()), ("num_joints", pa.int32()), ("num_right", pa.int32()), ("condition", pa.string())])
+ACCURACY = pa.struct(
+    [("expert", pa.string()), ("num_joints", pa.int32()), ("num_right", pa.int32()), ("condition", pa.string())]
+)
 
 
 def schema() -> pa.Schema:
     """The table of one unit: facts of the clip, a column a filter, and its tracks, joints and accuracies."""
-    facts = [("clip_id", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("fps", pa.string()), ("num_frames", pa.int32())]
-    facts += [("num_damaged", pa.int32()), ("frames_blake3", pa.string()), ("skeleton", pa.string()), ("num_tracks", pa.int32())]
+    facts = [
+        ("clip_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.string()),
+        ("num_frames", pa.int32()),
+    ]
+    facts += [
+        ("num_damaged", pa.int32()),
+        ("frames_blake3", pa.string()),
+        ("skeleton", pa.string()),
+        ("num_tracks", pa.int32()),
+    ]
     measures = [(f"filter_{name}", pa.float64()) for name in registry.names("filters")]
-    own = [("confidence_p10", pa.float32()), ("expert_agreement", pa.float32()), ("experts", pa.list_(pa.string()))]
+    own = [("confidence_p10", pa.float32()), ("expert_disagreement", pa.float32()), ("experts", pa.list_(pa.string()))]
     own += [("hashes", pa.list_(pa.uint64())), ("words", pa.binary())]
     nested = [("tracks", pa.list_(TRACK)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
     return pa.schema([*facts, *measures, *own, *nested])
@@ -57,8 +79,10 @@ def schema() -> pa.Schema:
 
 def _config(recipe: Recipe) -> dict[str, Any]:
     filters = {name: recipe.component("filters", name) for name in registry.names("filters")}
-    settings = {name: {k: v for k, v in registry.config(f).items() if k not in ("min", "max")} for name, f in filters.items()}
-    return {"filters": settings, "people": recipe.pose.people}
+    settings = {
+        name: {k: v for k, v in registry.config(f).items() if k not in ("min", "max")} for name, f in filters.items()
+    }
+    return {"filters": settings, "people": recipe.pose.max_people}
 
 
 def _mean(values: Float) -> float | None:
@@ -101,7 +125,9 @@ def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float) -> lis
         filled = seen.any(-1)
         values, support = arrays["confidence"][rank].astype(np.float32), arrays["support"][rank]
         flat = np.where(seen[..., None], coords, np.nan)
-        extent = np.prod(np.nanmax(flat[filled], 1) - np.nanmin(flat[filled], 1), axis=-1) if filled.any() else np.zeros(0)
+        extent = (
+            np.prod(np.nanmax(flat[filled], 1) - np.nanmin(flat[filled], 1), axis=-1) if filled.any() else np.zeros(0)
+        )
         winner = arrays["winner"][rank]
         decided = max(int((winner != -1).sum()), 1)
         rows.append(
@@ -126,7 +152,15 @@ def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], agreement: Float, 
             seen = np.isfinite(arrays["keypoints"][rank, :, number]).all(-1)
             away = _mean(agreement[rank, :, common.index(joint)]) if joint in common.joints else None
             score = _mean(arrays["scores"][rank, seen, number].astype(np.float32))
-            rows.append({"track_id": track_id, "joint": joint, "visible": float(seen.mean()), "score_mean": score, "disagreement": away})
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "joint": joint,
+                    "visible": float(seen.mean()),
+                    "score_mean": score,
+                    "disagreement": away,
+                }
+            )
     return rows
 
 
@@ -147,7 +181,9 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], meta: dict[st
     index = np.clip(index, 0, len(joints) - 1)
     goal, _ = convert(joints[index].transpose(1, 0, 2, 3), None, "body14", COMMON)
     unit_length = head[index].T[..., None]
-    inside = (goal[..., 0] >= 0) & (goal[..., 0] < meta["width"]) & (goal[..., 1] >= 0) & (goal[..., 1] < meta["height"])
+    inside = (
+        (goal[..., 0] >= 0) & (goal[..., 0] < meta["width"]) & (goal[..., 1] >= 0) & (goal[..., 1] < meta["height"])
+    )
     fused, _ = convert(arrays["keypoints"], None, meta["skeleton"], COMMON)
     away = np.linalg.norm(fused[None] - goal[:, None], axis=-1) / unit_length[:, None]
     cost = np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3))
@@ -167,7 +203,7 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], meta: dict[st
 
 
 def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
-    meta, people = arrays["json"], unit.recipe.pose.people
+    meta, people = arrays["json"], unit.recipe.pose.max_people
     agreement = _agreement(arrays, meta["skeleton"])
     fps = float(Fraction(meta["fps"]))
     sample = Sample(
@@ -178,10 +214,13 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     tracks = _track_rows(arrays, meta, fps)
     foremost, _ = convert(arrays["keypoints"][0, arrays["hash_frames"]], None, meta["skeleton"], COMMON)
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
-    measures = {f"filter_{name}": float(unit.recipe.component("filters", name).measure(sample)) for name in registry.names("filters")}
+    measures = {
+        f"filter_{name}": float(unit.recipe.component("filters", name).measure(sample))
+        for name in registry.names("filters")
+    }
     return {
         "clip_id": clip.clip_id, **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
-        "confidence_p10": tracks[0]["confidence_p10"], "expert_agreement": _mean(agreement[0]), "tracks": tracks,
+        "confidence_p10": tracks[0]["confidence_p10"], "expert_disagreement": _mean(agreement[0]), "tracks": tracks,
         "hashes": arrays["hashes"].tolist(), "words": pose_words(foremost).tobytes(),
         "joints": _joint_rows(arrays, meta, agreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
     }  # fmt: skip

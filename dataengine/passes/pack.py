@@ -20,17 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataengine import index, shards
-from dataengine import plan as plans
-from dataengine.errors import DatasetError
-from dataengine.ledger import Commit
-from dataengine.passes import Job, agree, embed, load_job
-from dataengine.plan import Plan
-from dataengine.recipe import Recipe, fingerprint
-from dataengine.relabel.prompts import prompts
-from dataengine.skeletons import skeleton
-from dataengine.storage import write_durably
-from dataengine.types import SPLITS
+from dataengine.core.errors import DatasetError
+from dataengine.core.skeletons import skeleton
+from dataengine.core.types import SPLITS
+from dataengine.dataset import index
+from dataengine.io import shards
+from dataengine.io.storage import write_durably
+from dataengine.labels.prompts import prompts
+from dataengine.passes import embed
+from dataengine.passes import label_check as agree
+from dataengine.passes.base import Job, load_job
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import Recipe, fingerprint
 
 VERSION = 3
 
@@ -50,14 +53,26 @@ class ShardPlan:
 def pass_fingerprint(recipe: Recipe, curate: str, agree: str | None = None) -> str:
     """Fingerprint of the pack pass; `agree` where clips have features."""
     return fingerprint(
-        ["pack", VERSION, recipe.pack.shard_mb, recipe.pose.people, recipe.pose.skeleton, recipe.curate.prompts, curate, agree]
+        [
+            "pack",
+            VERSION,
+            recipe.pack.shard_mb,
+            recipe.pose.max_people,
+            recipe.pose.skeleton,
+            recipe.curate.prompts,
+            curate,
+            agree,
+        ]
     )
 
 
 def texts(recipe: Recipe, decisions: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
     """clip_id -> the text of each clip of these decisions; None without a label."""
     known = prompts(recipe.curate.prompts)
-    return {row["clip_id"]: None if row["label"] is None else known.text_of(row["clip_id"], row["label"]) for row in decisions}
+    return {
+        row["clip_id"]: None if row["label"] is None else known.text_of(row["clip_id"], row["label"])
+        for row in decisions
+    }
 
 
 def sample_size(num_people: int, num_frames: int, num_joints: int) -> int:
@@ -65,7 +80,9 @@ def sample_size(num_people: int, num_frames: int, num_joints: int) -> int:
     return num_people * num_frames * (num_joints * 10 + 2) + num_frames * 4 + 5 * 1024
 
 
-def plan_shards(job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Commit], posed: Mapping[str, Commit]) -> list[ShardPlan]:
+def plan_shards(
+    job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Commit], posed: Mapping[str, Commit]
+) -> list[ShardPlan]:
     """Group kept clips into shards by split, in the plan's order."""
     recipe = job.recipe
     joints, limit = skeleton(recipe.pose.skeleton).num_joints, recipe.pack.shard_mb << 20
@@ -82,7 +99,7 @@ def plan_shards(job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Co
         size = 0
         for row in (r for r in rows if r["split"] == split):
             fact = facts[row["clip_id"]]
-            bytes_ = sample_size(min(fact["num_tracks"], recipe.pose.people), fact["num_frames"], joints)
+            bytes_ = sample_size(min(fact["num_tracks"], recipe.pose.max_people), fact["num_frames"], joints)
             if groups[-1] and size + bytes_ > limit:
                 groups.append([])
                 size = 0
@@ -92,7 +109,9 @@ def plan_shards(job: Job, plan: Plan, decisions: Path, measured: Mapping[str, Co
             decided = [(row, kept[row["clip_id"]]) for row in group]
             content = [[row, d["label"], d["label_id"], text[row["clip_id"]], d.get("features")] for row, d in decided]
             digest = fingerprint([content, [posed[unit].digest for unit in sorted({row["unit"] for row in group})]])
-            found.append(ShardPlan(f"{split}-{number:06d}", tuple((row["unit"], row["clip_id"]) for row in group), digest))
+            found.append(
+                ShardPlan(f"{split}-{number:06d}", tuple((row["unit"], row["clip_id"]) for row in group), digest)
+            )
     return found
 
 
@@ -104,7 +123,7 @@ def sample_meta(
         "clip_id": row["clip_id"], "source": row["source"], "label": decision["label"], "label_id": decision["label_id"],
         "source_label": row["label"], "text": text, "split": row["split"], "fps": meta["fps"], "width": meta["width"],
         "height": meta["height"], "num_frames": meta["num_frames"], "skeleton": meta["skeleton"],
-        "joints": list(skeleton(meta["skeleton"]).joints), "tracks": meta["tracks"][: recipe.pose.people],
+        "joints": list(skeleton(meta["skeleton"]).joints), "tracks": meta["tracks"][: recipe.pose.max_people],
         "generation": 0, "licence": row["licence"],
     }  # fmt: skip
 
@@ -115,10 +134,17 @@ def samples(job: Job, clips: list[tuple[str, str]]) -> Iterator[tuple[str, dict[
         wanted = {clip_id for u, clip_id in clips if u == unit}
         for key, entries in shards.iterate(job.ledger("pose").artifact(unit)):
             if key in wanted:
-                yield key, shards.decode({k: v for k, v in entries.items() if k == "json" or k.removesuffix(".npy") in ENTRIES})
+                yield (
+                    key,
+                    shards.decode(
+                        {k: v for k, v in entries.items() if k == "json" or k.removesuffix(".npy") in ENTRIES}
+                    ),
+                )
 
 
-def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None) -> dict[str, Any]:
+def run_shard(
+    job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None
+) -> dict[str, Any]:
     """Write one shard and commit it; called in a worker. `plans_path` is the file of `save_plans`."""
     del quarantine
     begun = time.monotonic()
@@ -132,7 +158,9 @@ def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[s
     table = plans.load(job.work).table
     planned = {
         row["clip_id"]: row
-        for row in table.filter(pc.is_in(table.column("clip_id"), value_set=pa.array(sorted(ids), pa.string()))).to_pylist()
+        for row in table.filter(
+            pc.is_in(table.column("clip_id"), value_set=pa.array(sorted(ids), pa.string()))
+        ).to_pylist()
     }
     ledger = job.ledger("pack")
     staged = ledger.stage(name, "tar")
@@ -144,7 +172,7 @@ def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[s
             if job.recipe.embed.features and features[0] != unit:
                 features = (unit, embed.clip_entries(job, unit, text))
             meta = sample_meta(job.recipe, planned[clip_id], decisions[clip_id], text[clip_id], arrays["json"])
-            people = job.recipe.pose.people
+            people = job.recipe.pose.max_people
             entries = {f"{e}.npy": arrays[e] if e == "timestamps" else arrays[e][:people] for e in ENTRIES}
             written = writer.write(clip_id, {"json": meta, **entries, **features[1].get(clip_id, {})})
             rows.append({"clip_id": clip_id, "offset": written.offset, "size": written.size, "blake3": written.blake3,
@@ -180,14 +208,16 @@ def index_rows(
     rows: dict[str, list[dict[str, Any]]] = {"clips": [], "tracks": [], "joints": [], "accuracy": [], "signatures": []}
     if job.recipe.embed.features:
         rows["review"] = agree.review_rows(decisions)
-    people, text = job.recipe.pose.people, texts(job.recipe, decided.values())
+    people, text = job.recipe.pose.max_people, texts(job.recipe, decided.values())
     for unit in measured:
         for m in pq.read_table(job.ledger("measure").artifact(unit)).to_pylist():
             clip_id = m["clip_id"]
             rows["accuracy"] += [{"clip_id": clip_id, **a} for a in m["accuracy"] or ()]
             if clip_id not in decided:
                 continue
-            rows["clips"].append(_clip_row(planned[clip_id], decided[clip_id] | {"text": text[clip_id]}, m, places[clip_id], people))
+            rows["clips"].append(
+                _clip_row(planned[clip_id], decided[clip_id] | {"text": text[clip_id]}, m, places[clip_id], people)
+            )
             for track in m["tracks"]:
                 shares = dict(zip((f"share_{e}" for e in m["experts"]), track.pop("shares")))
                 rows["tracks"].append({"clip_id": clip_id, **track, "kept": track["rank"] < people, **shares})
@@ -196,9 +226,11 @@ def index_rows(
     return rows
 
 
-def _clip_row(p: Mapping[str, Any], d: Mapping[str, Any], m: Mapping[str, Any], place: Mapping[str, Any], people: int) -> dict[str, Any]:
+def _clip_row(
+    p: Mapping[str, Any], d: Mapping[str, Any], m: Mapping[str, Any], place: Mapping[str, Any], people: int
+) -> dict[str, Any]:
     copied = ("clip_id", "source", "video_id", "start", "end", "split", "licence", "consent", "url", "subject")
-    measured = ("fps", "width", "height", "num_frames", "confidence_p10", "expert_agreement")
+    measured = ("fps", "width", "height", "num_frames", "confidence_p10", "expert_disagreement")
     filters = ("pose_coverage", "jitter", "motion", "truncation", "bone_variation")
     values = {name: m[f"filter_{name}"] for name in filters}
     return {
@@ -213,7 +245,9 @@ def _clip_row(p: Mapping[str, Any], d: Mapping[str, Any], m: Mapping[str, Any], 
 def reject_rows(plan: Plan, rejects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of index/rejects: those given, completed with source and video id, and what the plan already left out."""
     planned = {row["clip_id"]: row for row in plan.rows()}
-    rows = [{**r, "source": planned[r["clip_id"]]["source"], "video_id": planned[r["clip_id"]]["video_id"]} for r in rejects]
+    rows = [
+        {**r, "source": planned[r["clip_id"]]["source"], "video_id": planned[r["clip_id"]]["video_id"]} for r in rejects
+    ]
     for row in planned.values():
         if row["reason"] is not None:
             base = {k: row[k] for k in ("clip_id", "source", "video_id", "reason", "detail")}
@@ -231,7 +265,13 @@ def _same(dataset: Path, manifest: Mapping[str, Any]) -> bool:
         return False
 
 
-def finish(out: Path, job: Job, shard_plans: list[ShardPlan], rows: Mapping[str, list[dict[str, Any]]], facts: Mapping[str, Any]) -> bool:
+def finish(
+    out: Path,
+    job: Job,
+    shard_plans: list[ShardPlan],
+    rows: Mapping[str, list[dict[str, Any]]],
+    facts: Mapping[str, Any],
+) -> bool:
     """Put the dataset in place of the one there, if it differs. True when it was put there.
 
     The new dataset is made whole in `work/staging` (shards are links to the pass's artifacts), then

@@ -31,18 +31,21 @@ from typing import Any, cast
 
 import numpy as np
 
-from dataengine import registry, shards
-from dataengine.errors import MediaError
+from dataengine.core import registry
+from dataengine.core.errors import MediaError
+from dataengine.core.skeletons import COMMON, convert
+from dataengine.core.types import Clip, Detector, Expert, Keep, Outcome, Poses, Reject, Track
 from dataengine.experts.batching import Batched, Pool, Pooled
 from dataengine.fusion.calibration import Calibration
-from dataengine.media.ahead import Budget, ahead
-from dataengine.passes import Pass, Unit
-from dataengine.passes.looking import Gaze, Thinner, Watcher
-from dataengine.recipe import Recipe
-from dataengine.skeletons import COMMON, convert
+from dataengine.io import shards
+from dataengine.io.weights import digest
+from dataengine.media.frame_sampler import FrameSampler
+from dataengine.media.prefetch import Budget, ahead
+from dataengine.passes.base import Pass, Unit
+from dataengine.passes.frame_stats import FrameStats
+from dataengine.passes.pose_estimation import PoseEstimator
+from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
-from dataengine.types import Clip, Detector, Expert, Keep, Outcome, Poses, Reject, Track
-from dataengine.weights import digest
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,18 @@ def load_tools(recipe: Recipe, device: str, key: str) -> Tools:
         for component in (tools.detector, *tools.experts):
             if component is not None:
                 component.load(own)
-        networks = all(isinstance(c, Batched) or hasattr(c, "recall") for c in (tools.detector, *tools.experts) if c is not None)
-        if device != "cpu" and networks and recipe.engine.lanes > 1:
+        networks = all(
+            isinstance(c, Batched) or hasattr(c, "recall") for c in (tools.detector, *tools.experts) if c is not None
+        )
+        if device != "cpu" and networks and recipe.engine.clips_in_flight > 1:
             pool = Pool()
             tools = replace(
                 tools,
                 detector=Pooled(tools.detector, pool) if tools.detector else None,
-                experts=tuple(expert if hasattr(expert, "recall") else Pooled(expert, pool) for expert in tools.experts),
-                budget=Budget(recipe.engine.ahead_mb << 20),
+                experts=tuple(
+                    expert if hasattr(expert, "recall") else Pooled(expert, pool) for expert in tools.experts
+                ),
+                budget=Budget(recipe.engine.prefetch_mb << 20),
             )
         _LOADED[key, device] = tools
     return _LOADED[key, device]
@@ -128,7 +135,10 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     if pose.calibration is not None:
         weights["calibration"] = {Path(pose.calibration).name: digest(pose.calibration)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"people", "isolated", "calibration"}) | {"detector": recipe.detector, "trust": tools.trust}
+    table = pose.model_dump(exclude={"max_people", "isolated", "calibration"}) | {
+        "detector": recipe.detector,
+        "trust": tools.trust,
+    }
     return {"pose": table, "components": options, "weights": weights}
 
 
@@ -136,22 +146,30 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
     pose = unit.recipe.pose
     people: list[list[Poses]] = []
     times: list[float] = []
-    watcher, thinner, gaze = Watcher(), Thinner(pose.max_fps), Gaze(tools.detector, pose.detect_every)
+    stats, sampler, estimator = (
+        FrameStats(),
+        FrameSampler(pose.max_fps),
+        PoseEstimator(tools.detector, pose.detect_every),
+    )
     lookups = [hasattr(expert, "recall") for expert in tools.experts]  # those that say what was saved of the clip
     for expert in tools.experts:
         if hasattr(expert, "begin_clip"):
             expert.begin_clip()
     with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
         for batch in stream if tools.budget is None else ahead(stream, tools.budget):
-            picked = thinner.pick(batch.timestamps)
+            picked = sampler.pick(batch.timestamps)
             if not picked:
                 continue
             frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
             for frame, time in zip(frames, batch.timestamps[picked]):
-                watcher.look(frame, float(time))
-            seen = iter(gaze.see(frames, [expert for expert, saved in zip(tools.experts, lookups) if not saved]))
+                stats.add(frame, float(time))
+            seen = iter(
+                estimator.predict(frames, [expert for expert, saved in zip(tools.experts, lookups) if not saved])
+            )
             answers = [
-                cast(Any, expert).recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps) if saved else next(seen)
+                cast(Any, expert).recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps)
+                if saved
+                else next(seen)
                 for expert, saved in zip(tools.experts, lookups)
             ]
             people.extend([list(per_frame) for per_frame in zip(*answers)])
@@ -170,15 +188,15 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
         fps = Fraction(pose.max_fps).limit_denominator(1001)
     meta = {
         "width": info.width, "height": info.height, "fps": f"{fps.numerator}/{fps.denominator}", "num_frames": len(times),
-        "num_damaged": damaged, "experts": list(tools.names), "frames_blake3": watcher.hasher.hexdigest(),
+        "num_damaged": damaged, "experts": list(tools.names), "frames_blake3": stats.hasher.hexdigest(),
         "skeleton": pose.skeleton, "num_tracks": len(tracks),
     }  # fmt: skip
     present = np.sum([np.isfinite(t.boxes).all(-1) for t in tracks], 0)
     actor = None if clip.actor is None else json.loads(clip.actor)
     ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
     return {"json": meta, **_fuse(ranked, tools, pose.skeleton, meta), "timestamps.npy": timestamps.astype(np.float32),
-            "change.npy": np.asarray(watcher.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8),
-            "hashes.npy": np.array(watcher.hashes, np.uint64), "hash_frames.npy": np.array(watcher.hash_frames, np.int32)}  # fmt: skip
+            "change.npy": np.asarray(stats.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8),
+            "hashes.npy": np.array(stats.hashes, np.uint64), "hash_frames.npy": np.array(stats.hash_frames, np.int32)}  # fmt: skip
 
 
 def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +207,9 @@ def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, 
             coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
         fused.append(tools.fusion.fuse(coords, scores, COMMON, tools.trust))
     meta["tracks"] = [t.track_id for t in tracks]
-    keypoints, certain = convert(np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton)
+    keypoints, certain = convert(
+        np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton
+    )
     return {
         "keypoints.npy": keypoints.astype(np.float32),
         "scores.npy": np.clip(certain, 0, 1).astype(np.float16),
@@ -218,7 +238,7 @@ def _run(unit: Unit) -> list[Outcome]:
             if clip.clip_id in seen:
                 writer.write(clip.clip_id, seen.pop(clip.clip_id))
 
-        return unit.each(one, unit.recipe.engine.lanes if tools.parallel else 1, then)
+        return unit.each(one, unit.recipe.engine.clips_in_flight if tools.parallel else 1, then)
 
 
 PASS = Pass("pose", 3, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)

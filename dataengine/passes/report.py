@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from dataengine import registry
-from dataengine.audit.card import dataset_card
-from dataengine.audit.overlay import draw_people, encode
-from dataengine.audit.report import Picture, render_report
-from dataengine.audit.view import frames_of, pose_arrays
-from dataengine.dataset import Dataset
-from dataengine.dataset import open as open_dataset
-from dataengine.errors import DataEngineError
-from dataengine.passes import Job
-from dataengine.plan import Plan
-from dataengine.storage import write_durably
+from dataengine.core import registry
+from dataengine.core.errors import DataEngineError
+from dataengine.dataset.dataset import Dataset
+from dataengine.dataset.dataset import open as open_dataset
+from dataengine.io.storage import write_durably
+from dataengine.passes.base import Job
+from dataengine.pipeline.plan import Plan
+from dataengine.report.card import dataset_card
+from dataengine.report.overlay import draw_people, encode
+from dataengine.report.page import Picture, render_report
+from dataengine.report.view import frames_of, pose_arrays
 
 HEIGHT = 300
 """Pictures on the page are about this high, in pixels."""
@@ -53,9 +53,15 @@ def _licences(job: Job) -> dict[str, str]:
 def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Picture]:
     kept = dataset.clips.select("clip_id", "label").sort("clip_id").collect().rows()
     out = (
-        dataset.rejects.filter(pl.col("pass") == "curate").select("clip_id", "reason", "detail").sort("reason", "clip_id").collect().rows()
+        dataset.rejects.filter(pl.col("pass") == "curate")
+        .select("clip_id", "reason", "detail")
+        .sort("reason", "clip_id")
+        .collect()
+        .rows()
     )
-    labels = {row["clip_id"]: row["label"] or "" for row in plan.rows()} | {clip_id: label or "" for clip_id, label in kept}
+    labels = {row["clip_id"]: row["label"] or "" for row in plan.rows()} | {
+        clip_id: label or "" for clip_id, label in kept
+    }
     reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail in out}
     chosen = [(clip_id, None, "") for clip_id in _spread([clip_id for clip_id, _ in kept], count)]
     chosen += [(clip_id, *reasons[clip_id]) for clip_id in _spread(list(reasons), (count + 1) // 2)]
@@ -79,8 +85,12 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
         frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays["timestamps"])) if n == best)
     except (DataEngineError, StopIteration):
         return None
-    people = job.recipe.pose.people
+    people = job.recipe.pose.max_people
     drawn = draw_people(
-        frame, arrays["keypoints"][:people, best], scores[:people, best], arrays["json"]["skeleton"], scale=HEIGHT / frame.shape[0]
+        frame,
+        arrays["keypoints"][:people, best],
+        scores[:people, best],
+        arrays["json"]["skeleton"],
+        scale=HEIGHT / frame.shape[0],
     )
     return encode(drawn, ".jpg"), f"frame {best + 1} of {len(arrays['timestamps'])}"

@@ -19,16 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataengine import plan as plans
-from dataengine import registry, shards
+from dataengine.core import registry
+from dataengine.core.skeletons import convert
+from dataengine.core.types import Clip, Float, Frames
+from dataengine.io import shards
 from dataengine.media.encode import write_video
-from dataengine.passes import Job, load_job
-from dataengine.passes.looking import Thinner
+from dataengine.media.frame_sampler import FrameSampler
+from dataengine.passes.base import Job, load_job
 from dataengine.passes.measure import head_unit
 from dataengine.passes.pack import samples
-from dataengine.recipe import Recipe, fingerprint
-from dataengine.skeletons import convert
-from dataengine.types import Clip, Float, Frames
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.recipe import Recipe, fingerprint
 
 VERSION = 1
 
@@ -84,15 +85,19 @@ def blurred(frame: Frames, circles: Float) -> Frames:
 
 def _pictures(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> Iterator[Frames]:
     recipe = job.recipe
-    thinner, count = Thinner(recipe.pose.max_fps), 0
-    with recipe.component("decoders", recipe.pose.decoder).open(plan.media(clip), clip.span_start, clip.span_end) as stream:
+    sampler, count = FrameSampler(recipe.pose.max_fps), 0
+    with recipe.component("decoders", recipe.pose.decoder).open(
+        plan.media(clip), clip.span_start, clip.span_end
+    ) as stream:
         for batch in stream:
-            for n in thinner.pick(batch.timestamps):
+            for n in sampler.pick(batch.timestamps):
                 yield batch.frames[n] if circles is None else blurred(batch.frames[n], circles[:, count])
                 count += 1
 
 
-def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None) -> dict[str, Any]:
+def run_shard(
+    job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None
+) -> dict[str, Any]:
     """Write the video shard of one pose shard and commit it; called in a worker."""
     del quarantine
     begun = time.monotonic()
@@ -112,7 +117,11 @@ def run_shard(job_path: Path, plans_path: Path, name: str, quarantine: Mapping[s
                 circles = heads(arrays["keypoints"], meta["skeleton"]) if job.recipe.pack.blur_faces else None
                 times = arrays["timestamps"].astype(np.float64).tolist()
                 write_video(
-                    scratch, _pictures(job, plan, clips[clip_id], circles), Fraction(meta["fps"]), timestamps=times, crf=job.recipe.pack.crf
+                    scratch,
+                    _pictures(job, plan, clips[clip_id], circles),
+                    Fraction(meta["fps"]),
+                    timestamps=times,
+                    crf=job.recipe.pack.crf,
                 )
                 writer.write(clip_id, {"mp4": scratch.read_bytes()})
         if only is None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dataengine.core.types import Float
 from dataengine.rendering.motion import Angles
-from dataengine.types import Float
 
 NUM_JOINTS = 14
 EXTRA = (

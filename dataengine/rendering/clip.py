@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dataengine.errors import ComponentError, suggestion
+from dataengine.core.errors import ComponentError, suggestion
+from dataengine.core.types import Bool, Float, Frames
 from dataengine.rendering.body import HEAD, NUM_JOINTS, ROOT, Body, Look, Pose3D, pose
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Painter, View
 from dataengine.rendering.scene import Camera, Occluder, Recording, draw_background, draw_camera, draw_occluders
-from dataengine.types import Bool, Float, Frames
 
 CONDITIONS: tuple[str, ...] = ("mixed", "clean", "occluded", "lowres", "multi")
 """What makes a clip hard; `mixed` draws a bit of everything and is meant for training."""
@@ -84,7 +84,11 @@ def render_clip(
     count = _count(scene_rng, condition) if num_people is None else num_people
     camera = draw_camera(scene_rng, t, size, count, camera_motion)
     people = _people(people_rng, t, size, camera, count, motion)
-    joints = np.stack([p.view.points[:, :NUM_JOINTS] for p in people], 1) if people else np.zeros((num_frames, 0, NUM_JOINTS, 2))
+    joints = (
+        np.stack([p.view.points[:, :NUM_JOINTS] for p in people], 1)
+        if people
+        else np.zeros((num_frames, 0, NUM_JOINTS, 2))
+    )
     before = []
     if people and (condition == "occluded" or (condition == "mixed" and record_rng.random() < 0.3)):
         before = draw_occluders(record_rng, joints[num_frames // 2])
@@ -95,10 +99,14 @@ def render_clip(
     heads = [np.linalg.norm(p.pose.points[:, 0] - p.pose.points[:, 1], axis=-1) * p.view.scale[:, 1] for p in people]
     head = np.stack(heads, 1) if people else np.zeros((num_frames, 0))
     hidden = _hidden(people, before, moves)
-    return RenderedClip(frames, joints.astype(np.float32), head.astype(np.float32), hidden, tuple(p.motion for p in people), t)
+    return RenderedClip(
+        frames, joints.astype(np.float32), head.astype(np.float32), hidden, tuple(p.motion for p in people), t
+    )
 
 
-def _check(num_frames: int, fps: float, size: tuple[int, int], condition: str, num_people: int | None, motion: str | None) -> None:
+def _check(
+    num_frames: int, fps: float, size: tuple[int, int], condition: str, num_people: int | None, motion: str | None
+) -> None:
     if condition not in CONDITIONS:
         raise ComponentError(f"unknown condition {condition!r}{suggestion(condition, CONDITIONS)}")
     if motion is not None and motion not in MOTIONS:
@@ -118,7 +126,9 @@ def _count(rng: np.random.Generator, condition: str) -> int:
     return 1
 
 
-def _people(rng: np.random.Generator, t: Float, size: tuple[int, int], camera: Camera, count: int, motion: str | None) -> list[_Person]:
+def _people(
+    rng: np.random.Generator, t: Float, size: tuple[int, int], camera: Camera, count: int, motion: str | None
+) -> list[_Person]:
     half = -camera.eye[2] * size[0] / 2 / camera.focal[0]
     slots = rng.permutation(count)
     light = rng.uniform(0, 2 * np.pi)
@@ -133,7 +143,15 @@ def _people(rng: np.random.Generator, t: Float, size: tuple[int, int], camera: C
         body, look = Body.draw(rng), Look.draw(rng)
         posed = pose(body, angles(named, t, rng), position, float(rng.uniform(0, 2 * np.pi)))
         depth = camera.depth(posed.points)
-        view = View(camera.project(posed.points), depth, camera.focal[:, None] / depth, camera.project, camera.eye, camera.axes, towards)
+        view = View(
+            camera.project(posed.points),
+            depth,
+            camera.focal[:, None] / depth,
+            camera.project,
+            camera.eye,
+            camera.axes,
+            towards,
+        )
         out.append(_Person(Painter(body, look, posed, view, shade), posed, view, named))
     return out
 
@@ -155,12 +173,18 @@ def _paint(
     """Paint all frames: background, shadows, all parts of all people by falling depth, occluders, recording."""
     w, h = size
     parts = [part for person in people for part in person.painter.parts()]
-    order = np.argsort(-np.stack([part.depth for part in parts], 1), axis=1, kind="stable") if parts else np.zeros((len(moves), 0), int)
+    order = (
+        np.argsort(-np.stack([part.depth for part in parts], 1), axis=1, kind="stable")
+        if parts
+        else np.zeros((len(moves), 0), int)
+    )
     dark = tuple((background[3 * h // 4 :].mean((0, 1)) * 0.5).tolist())
     shadows = bool(rng.random() < 0.7)
     frames = np.empty((len(moves), h, w, 3), np.uint8)
     for t, move in enumerate(moves):
-        picture = cv2.warpAffine(background, move, (w, h), borderMode=cv2.BORDER_REFLECT) if moving else background.copy()
+        picture = (
+            cv2.warpAffine(background, move, (w, h), borderMode=cv2.BORDER_REFLECT) if moving else background.copy()
+        )
         for person in people if shadows else ():
             _shadow(picture, person, t, dark)
         for i in order[t]:
@@ -192,7 +216,9 @@ def _hidden(people: list[_Person], before: list[Occluder], moves: Float) -> Bool
             for a, b, radius in other.painter.limbs():
                 covered = _covered(joints, depth, other.view, a, b, radius)
                 if other is person:
-                    covered[:, [j for j in range(NUM_JOINTS) if j in (a, b) or (j == 0 and a == HEAD and b == HEAD)]] &= False
+                    covered[
+                        :, [j for j in range(NUM_JOINTS) if j in (a, b) or (j == 0 and a == HEAD and b == HEAD)]
+                    ] &= False
                     if a == b == HEAD:  # the face hides nothing of itself; the back of the head hides the nose
                         covered[:, 0] = depth[:, 0] > person.view.depth[:, HEAD] + 0.4 * radius
                 hidden[:, i] |= covered

@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from dataengine.types import Float
+from dataengine.core.types import Float
 
 Angles: TypeAlias = dict[str, Float]
 SIDES = ("L", "R")
@@ -32,7 +32,10 @@ SIDES = ("L", "R")
 
 def wobble(rng: np.random.Generator, t: Float, amplitude: float) -> Float:
     """A smooth random function of time: two slow sines."""
-    return sum((amplitude / 2 * np.sin(2 * np.pi * (rng.uniform(0.1, 0.8) * t + rng.random())) for _ in range(2)), np.zeros_like(t))
+    return sum(
+        (amplitude / 2 * np.sin(2 * np.pi * (rng.uniform(0.1, 0.8) * t + rng.random())) for _ in range(2)),
+        np.zeros_like(t),
+    )
 
 
 def standing(rng: np.random.Generator, t: Float) -> Angles:

@@ -15,8 +15,8 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from dataengine.core.types import Bool, Float
 from dataengine.rendering.body import HAND, HEAD, HEEL, NUM_JOINTS, ROOT, THUMB, TOE, WAIST, Body, Look, Pose3D
-from dataengine.types import Bool, Float
 
 Colour: TypeAlias = tuple[float, ...]
 Stroke: TypeAlias = Callable[[np.ndarray, int], None]
@@ -117,7 +117,14 @@ class Painter:
         """All parts, unordered; draw them by falling depth."""
         out = [self._pelvis(), self._chest(), self._neck(), self._head()]
         for side in (0, 1):
-            out += [self._thigh(side), self._shin(side), self._foot(side), self._upper_arm(side), self._forearm(side), self._hand(side)]
+            out += [
+                self._thigh(side),
+                self._shin(side),
+                self._foot(side),
+                self._upper_arm(side),
+                self._forearm(side),
+                self._hand(side),
+            ]
         return out
 
     def limbs(self) -> list[tuple[int, int, float]]:
@@ -151,7 +158,9 @@ class Painter:
 
     def _thigh(self, s: int) -> Part:
         r = self.body.leg_radius
-        return Part(self._between(8 + s, 10 + s) - 0.5 * r, self._limb(8 + s, 10 + s, 1.4 * r, 1.0 * r, self.look.bottom))
+        return Part(
+            self._between(8 + s, 10 + s) - 0.5 * r, self._limb(8 + s, 10 + s, 1.4 * r, 1.0 * r, self.look.bottom)
+        )
 
     def _shin(self, s: int) -> Part:
         r, look = self.body.leg_radius, self.look
@@ -164,7 +173,12 @@ class Painter:
         shown = self._faces(cap, front)
         at = self.view.project(cap[:, None])[:, 0]
         strokes.append(
-            disc(at, 0.42 * r * self.view.scale[:, 10 + s], colour(look.bottom if look.trousers == 2 else look.skin, 1.22), shown)
+            disc(
+                at,
+                0.42 * r * self.view.scale[:, 10 + s],
+                colour(look.bottom if look.trousers == 2 else look.skin, 1.22),
+                shown,
+            )
         )
         return Part(self._between(10 + s, 12 + s) - 0.4 * r, strokes)
 
@@ -189,13 +203,20 @@ class Painter:
             v = self.view
             along = v.points[:, 6] - v.points[:, 4]
             ra = 0.85 * r * v.scale[:, 6]
-            strokes.append(polygon(capsule(v.points[:, 6] - 0.14 * along, v.points[:, 6] - 0.04 * along, ra, ra), colour(np.full(3, 35.0))))
+            strokes.append(
+                polygon(
+                    capsule(v.points[:, 6] - 0.14 * along, v.points[:, 6] - 0.04 * along, ra, ra),
+                    colour(np.full(3, 35.0)),
+                )
+            )
         return Part(self._between(4 + s, 6 + s) - 0.9 * r, strokes)
 
     def _hand(self, s: int) -> Part:
         r, skin = self.body.arm_radius, self.look.skin
         v = self.view
-        thumb = capsule(v.points[:, 6 + s], v.points[:, THUMB + s], 0.42 * r * v.scale[:, 6 + s], 0.3 * r * v.scale[:, 6 + s])
+        thumb = capsule(
+            v.points[:, 6 + s], v.points[:, THUMB + s], 0.42 * r * v.scale[:, 6 + s], 0.3 * r * v.scale[:, 6 + s]
+        )
         strokes = [polygon(thumb, colour(skin, 0.82)), *self._limb(6 + s, HAND + s, 0.7 * r, 0.85 * r, skin)]
         return Part(self._between(6 + s, HAND + s) - r, strokes)
 
@@ -283,7 +304,13 @@ class Painter:
         strokes = []
         if look.front == 1:
             strokes.append(
-                self._patch(rot, neck, [(-0.012, low, z), (0.012, low, z), (0.012, -0.05, z), (-0.012, -0.05, z)], n, colour(look.trim))
+                self._patch(
+                    rot,
+                    neck,
+                    [(-0.012, low, z), (0.012, low, z), (0.012, -0.05, z), (-0.012, -0.05, z)],
+                    n,
+                    colour(look.trim),
+                )
             )
         elif look.front == 2:
             strokes.append(
@@ -313,15 +340,30 @@ class Painter:
         strokes.append(self._patch(rot, neck, collar, n, colour(look.skin, 0.95)))
         # a badge or breast pocket on the left
         x0, x1, y0, y1 = 0.35 * w, 0.75 * w, -0.36 * b.trunk, -0.22 * b.trunk
-        strokes.append(self._patch(rot, neck, [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], n, colour(look.trim)))
+        strokes.append(
+            self._patch(rot, neck, [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], n, colour(look.trim))
+        )
         return strokes
 
     def _back(self, rot: Float, neck: Float) -> list[Stroke]:
         b, look = self.body, self.look
         z, w, n = -1.05 * b.depth, b.shoulder, (0.0, 0.0, -1.0)
-        yoke = [(-0.9 * w, -0.2 * b.trunk, z), (0.9 * w, -0.2 * b.trunk, z), (0.8 * w, -0.06 * b.trunk, z), (-0.8 * w, -0.06 * b.trunk, z)]
-        seam = [(-0.01, -0.75 * b.trunk, z), (0.01, -0.75 * b.trunk, z), (0.01, -0.2 * b.trunk, z), (-0.01, -0.2 * b.trunk, z)]
-        return [self._patch(rot, neck, yoke, n, colour(look.top, 0.7)), self._patch(rot, neck, seam, n, colour(look.top, 0.55))]
+        yoke = [
+            (-0.9 * w, -0.2 * b.trunk, z),
+            (0.9 * w, -0.2 * b.trunk, z),
+            (0.8 * w, -0.06 * b.trunk, z),
+            (-0.8 * w, -0.06 * b.trunk, z),
+        ]
+        seam = [
+            (-0.01, -0.75 * b.trunk, z),
+            (0.01, -0.75 * b.trunk, z),
+            (0.01, -0.2 * b.trunk, z),
+            (-0.01, -0.2 * b.trunk, z),
+        ]
+        return [
+            self._patch(rot, neck, yoke, n, colour(look.top, 0.7)),
+            self._patch(rot, neck, seam, n, colour(look.top, 0.55)),
+        ]
 
     # head
 
@@ -359,22 +401,40 @@ class Painter:
         strokes: list[Stroke] = []
         if look.long_hair:
             mane, _ = self._globe(
-                _unit(np.array(((0.6, -0.2, -0.8), (-0.6, -0.2, -0.8), (0.5, -1.6, -0.8), (-0.5, -1.6, -0.8), (0, 0.6, -0.8)))), False
+                _unit(
+                    np.array(
+                        ((0.6, -0.2, -0.8), (-0.6, -0.2, -0.8), (0.5, -1.6, -0.8), (-0.5, -1.6, -0.8), (0, 0.6, -0.8))
+                    )
+                ),
+                False,
             )
             tail = self.metric[:, HEAD, None] + np.einsum(
                 "tij,kj->tki", self.pose.head, self.body.skull * np.array(((0.7, -1.7, -0.75), (-0.7, -1.7, -0.75)))
             )
             locks = np.concatenate([mane, v.project(tail)], 1)
             strokes.append(hull(locks, colour(look.hair, 0.85)))
-        strokes += [disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), (turned[:, i] > 0) & (turned[:, i] < 0.35)) for i in (0, 1)]
+        strokes += [
+            disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), (turned[:, i] > 0) & (turned[:, i] < 0.35))
+            for i in (0, 1)
+        ]
         strokes.append(hull(whole, hair))
-        edge = np.array([(0.82 * np.sin(q), 0.1 - 0.95 * np.cos(q) if np.cos(q) > 0 else 0.1 - 0.42 * np.cos(q), 0.42) for q in _RING])
+        edge = np.array(
+            [
+                (0.82 * np.sin(q), 0.1 - 0.95 * np.cos(q) if np.cos(q) > 0 else 0.1 - 0.42 * np.cos(q), 0.42)
+                for q in _RING
+            ]
+        )
         face, away = self._globe(_unit(edge), True)
         seen = away.min(1) < -0.12
         strokes += [_shown(hull(face, skin), seen)]
         if look.beard:
             chin, _ = self._globe(
-                _unit(np.array(((0.6, -0.4, 0.7), (0.5, -0.8, 0.5), (0.0, -1.0, 0.45), (-0.5, -0.8, 0.5), (-0.6, -0.4, 0.7)))), True
+                _unit(
+                    np.array(
+                        ((0.6, -0.4, 0.7), (0.5, -0.8, 0.5), (0.0, -1.0, 0.45), (-0.5, -0.8, 0.5), (-0.6, -0.4, 0.7))
+                    )
+                ),
+                True,
             )
             strokes.append(_shown(hull(chin, colour(look.hair, 0.9)), seen))
         strokes += [disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), turned[:, i] <= 0) for i in (0, 1)]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dataengine.core.types import Bool, Float, Frames
 from dataengine.rendering.body import random_color
 from dataengine.rendering.motion import wobble
-from dataengine.types import Bool, Float, Frames
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def draw_camera(rng: np.random.Generator, t: Float, size: tuple[int, int], peopl
     centre = np.broadcast_to(np.array((w / 2, h / 2)), (len(t), 2)).copy()
     if moving:
         focal = focal * np.exp(wobble(rng, t, 0.15))
-        centre += np.stack([wobble(rng, t, 0.1 * w), wobble(rng, t, 0.06 * h)], -1) + rng.normal(0, 0.004 * h, (len(t), 2))
+        centre += np.stack([wobble(rng, t, 0.1 * w), wobble(rng, t, 0.06 * h)], -1) + rng.normal(
+            0, 0.004 * h, (len(t), 2)
+        )
     return Camera(eye, axes, focal, centre)
 
 
@@ -72,7 +74,9 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarr
     w, h = size
     wall, floor = random_color(rng), random_color(rng)
     ramp = np.linspace(-1, 1, h, dtype=np.float32)[:, None, None]
-    picture = np.ascontiguousarray(np.broadcast_to(np.float32(wall) + ramp * np.float32(rng.normal(0, 25, 3)), (h, w, 3)), np.float32)
+    picture = np.ascontiguousarray(
+        np.broadcast_to(np.float32(wall) + ramp * np.float32(rng.normal(0, 25, 3)), (h, w, 3)), np.float32
+    )
     horizon = int(h * rng.uniform(0.4, 0.9))
     if rng.random() < 0.85:
         picture[horizon:] = np.float32(floor) + ramp[horizon:] * np.float32(rng.normal(0, 25, 3))
@@ -130,7 +134,10 @@ class Occluder:
     def draw(self, picture: np.ndarray, move: Float) -> None:
         x0, y0, x1, y1 = self._moved(move)
         if self.rounded:
-            middle, semi = (int((x0 + x1) / 2), int((y0 + y1) / 2)), (max(1, int((x1 - x0) / 2)), max(1, int((y1 - y0) / 2)))
+            middle, semi = (
+                (int((x0 + x1) / 2), int((y0 + y1) / 2)),
+                (max(1, int((x1 - x0) / 2)), max(1, int((y1 - y0) / 2))),
+            )
             cv2.ellipse(picture, middle, semi, 0, 0, 360, self.paint, -1, cv2.LINE_AA)
             cv2.ellipse(picture, middle, semi, 0, 0, 360, self.edge, 2, cv2.LINE_AA)
         else:
@@ -188,11 +195,15 @@ class Recording:
         if condition == "lowres" or (mixed and rng.random() < 0.2):
             shrink = min(1.0, rng.uniform(0.24, 0.4) * 256 / h) if condition == "lowres" else rng.uniform(0.25, 0.7)
         gain = rng.uniform(0.6, 1.3) if mixed else rng.uniform(0.85, 1.15)
-        ramp = np.arange(256)[:, None] * gain * rng.uniform(0.9, 1.1, 3) + (rng.uniform(-20, 20) if mixed else rng.uniform(-8, 8))
+        ramp = np.arange(256)[:, None] * gain * rng.uniform(0.9, 1.1, 3) + (
+            rng.uniform(-20, 20) if mixed else rng.uniform(-8, 8)
+        )
         noise = rng.uniform(1, 12) if mixed and rng.random() < 0.5 else 2.0
         # a quarter of the picture, laid out four times: nobody sees the repetition, and it is drawn four times as fast
         grain = rng.standard_normal((h // 2 + 16, w // 2 + 16, 3), np.float32) * np.float32(noise)
-        return Recording(blur, shrink, np.clip(ramp, 0, 255).astype(np.uint8)[:, None], np.tile(grain.astype(np.int16), (2, 2, 1)))
+        return Recording(
+            blur, shrink, np.clip(ramp, 0, 255).astype(np.uint8)[:, None], np.tile(grain.astype(np.int16), (2, 2, 1))
+        )
 
     def apply(self, picture: np.ndarray, rng: np.random.Generator) -> Frames:
         h, w = picture.shape[:2]

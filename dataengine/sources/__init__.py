@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from dataengine.types import Clip
+from dataengine.core.types import Clip
 
 
 @runtime_checkable

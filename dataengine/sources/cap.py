@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataengine.errors import SourceError
+from dataengine.core.errors import SourceError
+from dataengine.core.types import Clip
 from dataengine.sources import ids, tables
 from dataengine.sources.listing import Listing, list_files
-from dataengine.types import Clip
 
 LICENCE = "CC BY 4.0"
 CONSENT = "people shown gave consent (CAP collection, Visym Labs)"
@@ -79,7 +79,9 @@ class Cap:
                 splits[same] = clip.split
                 if clip.clip_id in taken:
                     other = f"{ids.slug(found.video)}-{ids.digest(chr(10).join(map(str, same)))}"
-                    clip = replace(clip, clip_id=ids.clip_id(self.name, other, found.start, found.end, milliseconds=True))
+                    clip = replace(
+                        clip, clip_id=ids.clip_id(self.name, other, found.start, found.end, milliseconds=True)
+                    )
                 taken.add(clip.clip_id)
                 yield clip
 
@@ -104,7 +106,9 @@ class Cap:
             subject=found.subject,
             actor=found.boxes,
             reason="bad_row" if len(files) > 1 else None,
-            detail=f"{found.filename!r} may mean {len(files)} files ({files[0]}, {files[1]}, ...)" if len(files) > 1 else None,
+            detail=f"{found.filename!r} may mean {len(files)} files ({files[0]}, {files[1]}, ...)"
+            if len(files) > 1
+            else None,
             file=found.filename or None,
         )
 
@@ -194,7 +198,9 @@ def _boxes(track: dict[str, Any], rate: float, offset: float, start: float, end:
     own = _number(track.get("framerate") or rate, "framerate")
     keys: list[list[float]] = []
     for frame, box in zip(frames, boxes):
-        corners = [_number(box[side] if side in box else box[f"_{side}"], side) for side in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [
+            _number(box[side] if side in box else box[f"_{side}"], side) for side in ("xmin", "ymin", "xmax", "ymax")
+        ]
         if corners[0] < corners[2] and corners[1] < corners[3]:
             keys.append([round(offset + _number(frame, "keyframe") / own, 3), *(round(side, 1) for side in corners)])
     keys.sort()

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dataengine.errors import MediaError, SourceError
+from dataengine.core.errors import MediaError, SourceError
+from dataengine.core.types import Clip
 from dataengine.media.probe import probe
 from dataengine.sources import ids, tables
 from dataengine.sources.listing import Listing, list_files
-from dataengine.types import Clip
 
 COLUMNS = ("file", "label", "start", "end", "split", "licence", "consent", "subject")
 """Columns of labels.csv; all but `file` may be absent or empty."""
@@ -58,7 +58,9 @@ class Folder:
         listing = list_files(root)
         table = self._table(root)
         if not listing.media and not listing.refused and table is None:
-            raise SourceError(f"{self.name}: {root} holds no video file and no labels.csv; give a folder that holds videos")
+            raise SourceError(
+                f"{self.name}: {root} holds no video file and no labels.csv; give a folder that holds videos"
+            )
         seen: dict[str, Clip] = {}
         labelled: set[str] = set()
         for line, fields in tables.rows(table) if table else ():
@@ -90,7 +92,9 @@ class Folder:
             tried = [root / self.labels, Path(self.labels)]
             found = next((path for path in tried if path.is_file()), None)
             if found is None:
-                raise SourceError(f"{self.name}: labels = {self.labels!r} is a file neither in {root} nor in the working directory")
+                raise SourceError(
+                    f"{self.name}: labels = {self.labels!r} is a file neither in {root} nor in the working directory"
+                )
             path = found
         names = tables.columns(path)
         if "file" not in names:
@@ -100,7 +104,9 @@ class Folder:
         for name in set(names) - set(COLUMNS):
             near = difflib.get_close_matches(name.lower(), set(COLUMNS) - set(names), n=1, cutoff=0.75)
             if near:
-                raise SourceError(f"{self.name}: {path} has a column {name!r} (did you mean {near[0]!r}?); allowed: {', '.join(COLUMNS)}")
+                raise SourceError(
+                    f"{self.name}: {path} has a column {name!r} (did you mean {near[0]!r}?); allowed: {', '.join(COLUMNS)}"
+                )
         return path
 
     def _row(self, fields: dict[str, str] | str, listing: Listing, labelled: set[str]) -> list[Clip] | str:
@@ -145,7 +151,14 @@ class Folder:
             yield self._clip(path, media, start, end, span, facts)
 
     def _clip(
-        self, path: str, media: str, start: float, end: float, span: tuple[float, float | None] | None, facts: dict[str, Any], **more: str
+        self,
+        path: str,
+        media: str,
+        start: float,
+        end: float,
+        span: tuple[float, float | None] | None,
+        facts: dict[str, Any],
+        **more: str,
     ) -> Clip:
         stem = posixpath.splitext(path)[0]
         video = ids.slug(stem, always_hash=True, hashed=path)

@@ -7,7 +7,7 @@ import re
 
 import blake3
 
-from dataengine.types import Clip
+from dataengine.core.types import Clip
 
 SPLIT_WORDS: dict[str, str] = {
     "train": "train",
@@ -88,7 +88,9 @@ def split_in_path(path: str) -> str | None:
     return None
 
 
-def refused_row(source: str, file: str, line: int | str, detail: str, reason: str = "bad_row", video_id: str | None = None) -> Clip:
+def refused_row(
+    source: str, file: str, line: int | str, detail: str, reason: str = "bad_row", video_id: str | None = None
+) -> Clip:
     """The clip that stands for an annotation row which is out before any work; its id comes from the place of the row."""
     row = slug(f"row{line}", always_hash=True, hashed=f"{file}\n{line}")
     where = f"{file} line {line}" if isinstance(line, int) else f"{file} {line}"

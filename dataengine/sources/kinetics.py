@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dataengine.errors import SourceError
+from dataengine.core.errors import SourceError
+from dataengine.core.types import Clip
 from dataengine.sources import ids, tables
 from dataengine.sources.listing import Listing, list_files
-from dataengine.types import Clip
 
 LICENCE = "annotations CC BY 4.0 (Google DeepMind); video rights with the uploader"
 
@@ -91,7 +91,9 @@ class Kinetics:
             ranked = [(rank, file) for rank, file in ranked if editions[file] not in others]
         elif len(others) > 1:
             found = ", ".join(f"kinetics{edition}" for edition in others)
-            raise SourceError(f"{self.name}: {listing.root} holds lists of other editions only ({found}); give the folder of {self.name}")
+            raise SourceError(
+                f"{self.name}: {listing.root} holds lists of other editions only ({found}); give the folder of {self.name}"
+            )
         return [file for _, file in sorted(ranked)]
 
     def _annotated(self, listing: Listing, files: list[str]) -> Iterator[tuple[Clip, str, int | str]]:
@@ -99,7 +101,11 @@ class Kinetics:
         for file in files:
             read = _json_rows if file.lower().endswith(".json") else _csv_rows
             for line, row in read(listing.root, file):
-                clip = ids.refused_row(self.name, file, line, row) if isinstance(row, str) else self._clip(row, listing, refused)
+                clip = (
+                    ids.refused_row(self.name, file, line, row)
+                    if isinstance(row, str)
+                    else self._clip(row, listing, refused)
+                )
                 yield clip, file, line
 
     def _in_class_folders(self, listing: Listing) -> Iterator[tuple[Clip, str, int | str]]:
@@ -122,7 +128,11 @@ class Kinetics:
         whole = row.start.is_integer() and row.end.is_integer()
         stems = [row.video]
         if whole:
-            stems = [f"{row.video}_{row.start:06.0f}_{row.end:06.0f}", f"{row.video}_{row.start:.0f}_{row.end:.0f}", row.video]
+            stems = [
+                f"{row.video}_{row.start:06.0f}_{row.end:06.0f}",
+                f"{row.video}_{row.start:.0f}_{row.end:.0f}",
+                row.video,
+            ]
         stem = next((stem for stem in stems if stem in listing.media), None)
         why = None if stem else next((refused[stem] for stem in stems if stem in refused), None)
         places = listing.media[stem] if stem else ()
@@ -154,7 +164,9 @@ def _edition(path: str) -> str | None:
 
 
 def _looks_official(text: str) -> bool:
-    return text.lstrip().startswith("{") and '"subset"' in text and re.search(r'"annotations"\s*:\s*\{', text) is not None
+    return (
+        text.lstrip().startswith("{") and '"subset"' in text and re.search(r'"annotations"\s*:\s*\{', text) is not None
+    )
 
 
 def _row(video: str, start: object, end: object, split: str, label: str | None) -> _Row | str:
@@ -178,7 +190,13 @@ def _csv_rows(root: Path, file: str) -> Iterator[tuple[int | str, _Row | str]]:
         else:
             yield (
                 line,
-                _row(fields["youtube_id"], fields["time_start"], fields["time_end"], fields.get("split") or split, fields.get("label")),
+                _row(
+                    fields["youtube_id"],
+                    fields["time_start"],
+                    fields["time_end"],
+                    fields.get("split") or split,
+                    fields.get("label"),
+                ),
             )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from dataengine.errors import SourceError
+from dataengine.core.errors import SourceError
 
 VIDEO_EXTENSIONS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 TABLE_EXTENSIONS = (".csv", ".csv.gz", ".json")

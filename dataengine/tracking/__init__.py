@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataengine.tracking.actor import rank
 from dataengine.tracking.association import associate
-from dataengine.tracking.carry import next_boxes
+from dataengine.tracking.box_propagation import next_boxes
 from dataengine.tracking.oks import OksTracker
+from dataengine.tracking.ranking import rank
 
 __all__ = ["OksTracker", "associate", "next_boxes", "rank"]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dataengine.compiled import compiled
-from dataengine.errors import ComponentError
-from dataengine.skeletons import COMMON, skeleton
-from dataengine.types import Float, Int, Poses
+from dataengine.core.errors import ComponentError
+from dataengine.core.jit import compiled
+from dataengine.core.skeletons import COMMON, skeleton
+from dataengine.core.types import Float, Int, Poses
 
 NUM_JOINTS = skeleton(COMMON).num_joints
 
@@ -32,7 +32,15 @@ _FLIP = np.array(skeleton(COMMON).flip, np.int64)
 
 @compiled
 def _affinities(
-    poses: Any, boxes: Any, others: Any, other_boxes: Any, spread: Any, flip: Any, weight: float, ease: Any, mirror: float
+    poses: Any,
+    boxes: Any,
+    others: Any,
+    other_boxes: Any,
+    spread: Any,
+    flip: Any,
+    weight: float,
+    ease: Any,
+    mirror: float,
 ) -> Any:
     """(N, M) affinity in [0, 1] of N poses (N, V, 2) with boxes (N, 4) to M others.
 
@@ -74,7 +82,13 @@ def _affinities(
 
 
 def affinities(
-    poses: Float, boxes: Float, others: Float, other_boxes: Float, weight: float, ease: Float | None = None, mirror: float = 1.0
+    poses: Float,
+    boxes: Float,
+    others: Float,
+    other_boxes: Float,
+    weight: float,
+    ease: Float | None = None,
+    mirror: float = 1.0,
 ) -> Float:
     """(N, M) affinity of N poses and boxes to M others; see `_affinities`. Without `ease` the tolerance is plain."""
     wide = np.ones(len(poses)) if ease is None else ease
@@ -174,7 +188,11 @@ def gather(per_expert: Sequence[Poses]) -> Sight:
 
 
 def associate(
-    per_expert: Sequence[Poses], oks_weight: float = 0.7, min_affinity: float = 0.3, min_score: float = 0.0, min_joints: int = 0
+    per_expert: Sequence[Poses],
+    oks_weight: float = 0.7,
+    min_affinity: float = 0.3,
+    min_score: float = 0.0,
+    min_joints: int = 0,
 ) -> Int:
     """Match the people that several experts saw in one frame.
 

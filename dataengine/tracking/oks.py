@@ -9,10 +9,19 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dataengine.errors import ComponentError
-from dataengine.skeletons import COMMON, convert, skeleton
-from dataengine.tracking.association import NUM_JOINTS, Sight, affinities, gather, group_sights, is_ghost, match, middles
-from dataengine.types import Float, Poses, Track
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import COMMON, convert, skeleton
+from dataengine.core.types import Float, Poses, Track
+from dataengine.tracking.association import (
+    NUM_JOINTS,
+    Sight,
+    affinities,
+    gather,
+    group_sights,
+    is_ghost,
+    match,
+    middles,
+)
 
 _SURE, _LATE = 0.4, 0.2
 """Affinity of links made before all others, and least one of a link after a gap."""
@@ -45,7 +54,11 @@ class _Path:
         if self.sights:
             moved = pose - self.pose
             moved = moved[moved[:, 0] == moved[:, 0]]
-            step = np.sort(moved, axis=0)[len(moved) // 2] if len(moved) else (box[:2] + box[2:] - self.box[:2] - self.box[2:]) / 2
+            step = (
+                np.sort(moved, axis=0)[len(moved) // 2]
+                if len(moved)
+                else (box[:2] + box[2:] - self.box[:2] - self.box[2:]) / 2
+            )
             if time > self.time:
                 self.velocity = (1 - _FRESH) * self.velocity + _FRESH * step / (time - self.time)
             self.pose = np.where(pose == pose, pose, self.pose + step)
@@ -116,7 +129,11 @@ class OksTracker:
 
         def place(path: _Path) -> tuple[float, ...]:
             first, rows = path.sights[0]
-            return (-round(path.total / max(path.joints, 1) * len(path.sights), 6), first, *middles(sights[first], [rows])[1][0])
+            return (
+                -round(path.total / max(path.joints, 1) * len(path.sights), 6),
+                first,
+                *middles(sights[first], [rows])[1][0],
+            )
 
         paths.sort(key=place)
         return [_finish(i, path, sights, len(experts)) for i, path in enumerate(paths)]
@@ -129,7 +146,9 @@ class OksTracker:
         poses, boxes = middles(sight, groups)
         weak = [is_ghost(sight, rows, self.min_score, self.min_joints) for rows in groups]
         taken: set[int] = set()
-        turns = [(True, weakness, max(least, self.min_link)) for least in (_SURE, 0.0) for weakness in ({False}, {True})]
+        turns = [
+            (True, weakness, max(least, self.min_link)) for least in (_SURE, 0.0) for weakness in ({False}, {True})
+        ]
         for certain, wanted, least in (*turns, (False, {False, True}, self.min_link)):
             free = [p for p in alive if p.certain == certain and p.time < time]
             columns = [g for g in range(len(groups)) if g not in taken and weak[g] in wanted]
@@ -151,7 +170,9 @@ class OksTracker:
             taken.add(g)
         return starts
 
-    def _linked(self, free: list[_Path], t: int, time: float, poses: Float, boxes: Float, least: float) -> list[tuple[int, int]]:
+    def _linked(
+        self, free: list[_Path], t: int, time: float, poses: Float, boxes: Float, least: float
+    ) -> list[tuple[int, int]]:
         """Pairs of a free track and a sight of frame t."""
         if not free or not len(poses):
             return []
@@ -171,12 +192,16 @@ def _gather(frames: Sequence[Sequence[Poses]], experts: Sequence[str]) -> list[S
         found = [frame[e] for frame in frames]
         counts = [len(p) for p in found]
         if sum(counts):
-            coords, scores = convert(np.concatenate([p.coords for p in found]), np.concatenate([p.scores for p in found]), layout, COMMON)
+            coords, scores = convert(
+                np.concatenate([p.coords for p in found]), np.concatenate([p.scores for p in found]), layout, COMMON
+            )
         else:
             skeleton(layout)
             coords, scores = np.zeros((0, NUM_JOINTS, 2)), np.zeros((0, NUM_JOINTS))
         ends = np.cumsum(counts)
-        columns.append([Poses(coords[b - n : b], scores[b - n : b], p.boxes) for b, n, p in zip(ends, counts, found, strict=True)])
+        columns.append(
+            [Poses(coords[b - n : b], scores[b - n : b], p.boxes) for b, n, p in zip(ends, counts, found, strict=True)]
+        )
     return [gather([column[t] for column in columns]) for t in range(len(frames))]
 
 

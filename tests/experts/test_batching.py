@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataengine import registry
-from dataengine.errors import ExpertError
+from dataengine.core import registry
+from dataengine.core.errors import ExpertError
+from dataengine.core.types import Float, Frames, Poses
 from dataengine.experts.batching import Batched, Limit, Pool, Pooled, is_out_of_memory
-from dataengine.experts.pictures import Whole, crop_move, fit_move, whole_cuts
+from dataengine.experts.preprocess import Whole, crop_move, fit_move, whole_cuts
 from dataengine.rendering import render_clip
-from dataengine.types import Float, Frames, Poses
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,9 @@ def test_one_clips_error_is_not_the_others() -> None:
     assert np.abs(found(fine) - at).max() <= 2.5
 
 
-@pytest.mark.parametrize("name", ["lite_topdown", "lite_bottomup", "lite_regression"])
+@pytest.mark.parametrize("name", ["synthetic_topdown", "synthetic_bottomup", "synthetic_regression"])
 def test_pooled_answers_are_the_experts_own(name: str) -> None:
-    expert, detector = registry.create("experts", name), registry.create("detectors", "lite_detector")
+    expert, detector = registry.create("experts", name), registry.create("detectors", "synthetic_detector")
     assert isinstance(expert, Batched)
     assert isinstance(detector, Batched)
     clips = [render_clip(seed, 4, condition="clean", num_people=1).frames for seed in (31, 32, 33)]

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_experts import is_trained, make
 
-from dataengine import experts, registry
-from dataengine.errors import ComponentError
+from dataengine import experts
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import convert, skeleton
+from dataengine.core.types import Expert, Frames, Poses
 from dataengine.rendering import RenderedClip, render_clip
-from dataengine.skeletons import convert, skeleton
-from dataengine.types import Expert, Frames, Poses
+from tests.support.local_experts import is_trained, make
 
 NAMES = [
     pytest.param(n, marks=[pytest.mark.network, pytest.mark.slow] if n == "mediapipe" else [])
@@ -142,11 +143,24 @@ def test_frames_in_any_memory_order(expert: Any, clip: RenderedClip) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 64, 64, 3), (1, 1, 1, 3), (2, 300, 1, 3), (2, 1, 300, 3), (1, 24, 32, 3), (2, 321, 123, 3), (1, 1080, 1920, 3)]
+    "shape",
+    [
+        (0, 64, 64, 3),
+        (1, 1, 1, 3),
+        (2, 300, 1, 3),
+        (2, 1, 300, 3),
+        (1, 24, 32, 3),
+        (2, 321, 123, 3),
+        (1, 1080, 1920, 3),
+    ],
 )
 @pytest.mark.parametrize("content", ["black", "noise"])
 def test_pictures_of_any_size_with_nobody(expert: Any, shape: tuple[int, ...], content: str) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) if content == "noise" else np.zeros(shape, np.uint8)
+    frames = (
+        np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        if content == "noise"
+        else np.zeros(shape, np.uint8)
+    )
     check(look(expert, frames), frames, skeleton(expert.skeleton).num_joints)
 
 
@@ -187,7 +201,8 @@ def test_unknown_names_are_errors_with_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"people": 0}, {"tiles": -1}, {"detect_every": 0}, {"min_score": 2.0}, {"deadline": 0}, {"people": "many"}]
+    "wrong",
+    [{"people": 0}, {"tiles": -1}, {"detect_every": 0}, {"min_score": 2.0}, {"deadline": 0}, {"people": "many"}],
 )
 def test_wrong_values_of_mediapipe(wrong: dict[str, Any]) -> None:
     with pytest.raises(ComponentError, match=next(iter(wrong))):

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import saboteur
 
 import dataengine
-from dataengine import experts, registry
-from dataengine.audit.verify import verify
-from dataengine.engine import Engine
-from dataengine.errors import ComponentError, RecipeError
+from dataengine import experts
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, RecipeError
+from dataengine.dataset.verify import verify
 from dataengine.media.encode import write_video
+from dataengine.pipeline.engine import Engine
+from tests.support import saboteur
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 COLOURS = {"crash": saboteur.RED, "hang": saboteur.GREEN, "memory": saboteur.BLUE, "once": saboteur.YELLOW}
 
 
@@ -30,7 +31,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteur\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[dataengine.experts]\nsaboteur = saboteur:Saboteur\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(HERE)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(SUPPORT)]))
     registry._installed.cache_clear()
     yield tmp_path
     registry._installed.cache_clear()
@@ -62,7 +63,12 @@ def test_the_build_goes_on(plugin: Path, isolated: bool) -> None:
     ]  # fmt: skip
     folder = videos(plugin / "videos", *kinds)
     result = dataengine.build(
-        "posecap", {"folder": str(folder)}, plugin / "out", overlay="core", overrides=overrides, engine=Engine(workers=1)
+        "posecap",
+        {"folder": str(folder)},
+        plugin / "out",
+        overlay="core",
+        overrides=overrides,
+        engine=Engine(workers=1),
     )
     ds = dataengine.open(plugin / "out")
     found = dict(ds.rejects.select(pl.col("video_id").str.split("-").list.first(), "reason").collect().rows())
@@ -73,8 +79,8 @@ def test_the_build_goes_on(plugin: Path, isolated: bool) -> None:
 
 
 def test_isolation_is_checked_before_any_work(plugin: Path) -> None:
-    from dataengine import recipe
+    from dataengine.pipeline import recipe
 
-    for wrong in ("pose.isolated={lite_topdown=0.0}", "pose.isolated={lite_topdwn=3.0}"):
-        with pytest.raises(RecipeError, match=r"isolated\.lite_top"):
+    for wrong in ("pose.isolated={synthetic_topdown=0.0}", "pose.isolated={synthetic_topdwn=3.0}"):
+        with pytest.raises(RecipeError, match=r"isolated\.synthetic_top"):
             recipe.load("posecap", "core", [wrong])

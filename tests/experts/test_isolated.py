@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataengine.errors import ComponentError, ExpertError
-from dataengine.experts import process
-from dataengine.experts.isolated import Isolated, join_poses, split_poses
-from dataengine.experts.process import IsolatedProcess, script_command
-from dataengine.types import Poses
+from dataengine.core.errors import ComponentError, ExpertError
+from dataengine.core.types import Poses
+from dataengine.experts.isolation import process
+from dataengine.experts.isolation.isolated import Isolated, join_poses, split_poses
+from dataengine.experts.isolation.process import IsolatedProcess, script_command
 
-WORKER = str(Path(__file__).with_name("misbehaving_worker.py"))
+WORKER = str(Path(__file__).parents[1] / "support" / "misbehaving_worker.py")
 FRAMES = np.arange(2 * 6 * 8 * 3, dtype=np.uint8).reshape(2, 6, 8, 3)
 
 
@@ -95,7 +95,10 @@ def test_prints_and_writes_do_no_harm(shared: IsolatedProcess, do: str) -> None:
 
 @pytest.mark.parametrize(
     ("do", "message", "kind"),
-    [("raise", "ValueError: these frames are no good", ("expert_failed", False)), ("allocate", "Error", ("out_of_memory", True))],
+    [
+        ("raise", "ValueError: these frames are no good", ("expert_failed", False)),
+        ("allocate", "Error", ("out_of_memory", True)),
+    ],
 )
 def test_an_exception_is_an_answer(shared: IsolatedProcess, do: str, message: str, kind: tuple[str, bool]) -> None:
     shared.start()
@@ -200,7 +203,7 @@ PARENT = """
 import sys, threading
 sys.path.insert(0, {folder!r})
 import numpy as np
-from dataengine.experts.process import IsolatedProcess
+from dataengine.experts.isolation.process import IsolatedProcess
 one = IsolatedProcess("test", [sys.executable, {worker!r}], deadline=100.0)
 print(one.ask({{"do": "pid"}})[0]["pid"], flush=True)
 one.ask({{"do": {do!r}}}, (), np.zeros((1, 4, 4, 3), np.uint8))
@@ -209,7 +212,7 @@ one.ask({{"do": {do!r}}}, (), np.zeros((1, 4, 4, 3), np.uint8))
 
 @pytest.mark.parametrize("do", ["hang", "hang holding the lock"])
 def test_the_worker_dies_with_its_host(do: str) -> None:
-    folder = str(Path(process.__file__).parents[2])
+    folder = str(Path(process.__file__).parents[3])
     code = PARENT.format(folder=folder, worker=WORKER, do=do)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -276,11 +279,14 @@ def test_poses_survive_joining_and_splitting() -> None:
 
 
 def test_any_registered_expert_runs_isolated() -> None:
-    from dataengine import registry
+    from dataengine.core import registry
     from dataengine.rendering import render_clip
 
     frames = render_clip(3, 3, condition="clean", num_people=1).frames
-    here, there = registry.create("experts", "lite_bottomup", {"max_people": 2}), Isolated("lite_bottomup", {"max_people": 2})
+    here, there = (
+        registry.create("experts", "synthetic_bottomup", {"max_people": 2}),
+        Isolated("synthetic_bottomup", {"max_people": 2}),
+    )
     assert (there.skeleton, there.needs_boxes, there.weights()) == (here.skeleton, here.needs_boxes, here.weights())
     assert pickle.loads(pickle.dumps(there)) == there  # noqa: S301, bytes of our own making
     here.load()
@@ -289,14 +295,17 @@ def test_any_registered_expert_runs_isolated() -> None:
         np.testing.assert_array_equal(a.coords, b.coords)
         np.testing.assert_array_equal(a.scores, b.scores)
     assert there.predict(frames[:0]) == []
-    boxed = Isolated("lite_topdown")
-    assert [len(p) for p in boxed.predict(frames, [np.array([[10, 10, 200, 200, 1.0]], np.float32), np.zeros((0, 5)), np.zeros((0, 5))])][
-        1:
-    ] == [0, 0]
+    boxed = Isolated("synthetic_topdown")
+    assert [
+        len(p)
+        for p in boxed.predict(
+            frames, [np.array([[10, 10, 200, 200, 1.0]], np.float32), np.zeros((0, 5)), np.zeros((0, 5))]
+        )
+    ][1:] == [0, 0]
 
 
 def test_experts_with_a_memory_and_unknown_ones_are_not_wrapped() -> None:
     with pytest.raises(ComponentError, match="remembers"):
         Isolated("mediapipe")
-    with pytest.raises(ComponentError, match="did you mean 'lite_topdown'"):
-        Isolated("lite_topdwn")
+    with pytest.raises(ComponentError, match="did you mean 'synthetic_topdown'"):
+        Isolated("synthetic_topdwn")

@@ -11,13 +11,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from torch_setup import one_thread, random_weights, scene
-
-from dataengine.errors import ComponentError
+from dataengine.core.errors import ComponentError
 from dataengine.experts import create
 from dataengine.experts.batching import Limit
 from dataengine.experts.checkpoints import read_state
 from dataengine.experts.keypoint_rcnn import build, decode
+from tests.support.torch_setup import one_thread, random_weights, scene
 
 WIDTH, HEIGHT = 320, 256
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from dataengine import experts
-from dataengine.errors import ExpertError
+from dataengine.core.errors import ExpertError
+from dataengine.core.skeletons import BODY12, skeleton
+from dataengine.core.types import Frames, Poses
 from dataengine.experts import mediapipe
 from dataengine.experts.mediapipe import MediaPipe
 from dataengine.media.decode import PyAVDecoder
-from dataengine.skeletons import BODY12, skeleton
-from dataengine.types import Frames, Poses
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -81,7 +81,8 @@ def test_two_people_stand_beside_each_other(expert: MediaPipe, shared_data: Path
     assert (np.ptp(middles, axis=0) < 60).all()
     for pose in poses:
         shoulders, hips, ankles = (
-            pose.coords[:, skeleton("blazepose33").indices(j), 1].mean(1) for j in (BODY12[:2], BODY12[6:8], BODY12[10:])
+            pose.coords[:, skeleton("blazepose33").indices(j), 1].mean(1)
+            for j in (BODY12[:2], BODY12[6:8], BODY12[10:])
         )
         assert (shoulders < hips).all() and (hips < ankles).all()
 

@@ -12,11 +12,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mmengine")
 
-from torch_setup import BOXES, one_thread, random_weights, scene
-
 from dataengine.experts.batching import Limit
 from dataengine.experts.mmpose import NETWORKS, build
 from dataengine.experts.mmpose_shims import mmpose_importable
+from tests.support.torch_setup import BOXES, one_thread, random_weights, scene
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,11 @@ def reference(expert: Any, picture: np.ndarray, boxes: np.ndarray | None) -> Any
             model.head.test_cfg = {**model.test_cfg, "score_thr": expert.threshold, "nms_thr": expert.overlap}
             model.test_cfg.update(score_thr=expert.threshold, nms_thr=expert.overlap)
         steps = [TRANSFORMS.build({**step, "_scope_": "mmpose"}) for step in config.val_dataloader.dataset.pipeline[1:]]
-        sample: dict[str, Any] = {"img": picture[..., ::-1].copy(), "img_shape": picture.shape[:2], "ori_shape": picture.shape[:2]}
+        sample: dict[str, Any] = {
+            "img": picture[..., ::-1].copy(),
+            "img_shape": picture.shape[:2],
+            "ori_shape": picture.shape[:2],
+        }
         sample |= {"id": 0, "img_id": 0, "img_path": "", "flip_indices": list(range(17))}
         rows = [None] if boxes is None else boxes
         data = []
@@ -61,7 +64,10 @@ def reference(expert: Any, picture: np.ndarray, boxes: np.ndarray | None) -> Any
     [
         "rtmpose-t",
         "hrnet-w32",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("rtmpose-s", "rtmpose-m", "rtmpose-x", "hrnet-w48", "rtmpose-m-384")),
+        *(
+            pytest.param(m, marks=pytest.mark.slow)
+            for m in ("rtmpose-s", "rtmpose-m", "rtmpose-x", "hrnet-w48", "rtmpose-m-384")
+        ),
     ],
 )
 def test_topdown_as_mmpose(model: str, folder: Path) -> None:
@@ -72,14 +78,18 @@ def test_topdown_as_mmpose(model: str, folder: Path) -> None:
     coords = np.stack([cuts.back(n, one[:, :2]) for n, one in enumerate(mine)])
     found = reference(expert, picture, BOXES)
     theirs, scores = np.concatenate([f.keypoints for f in found]), np.concatenate([f.keypoint_scores for f in found])
-    np.testing.assert_allclose(np.where(scores > 0, mine[..., 2], 0), np.where(scores > 0, scores, 0), atol=2e-3 * scores.max())
+    np.testing.assert_allclose(
+        np.where(scores > 0, mine[..., 2], 0), np.where(scores > 0, scores, 0), atol=2e-3 * scores.max()
+    )
     away = np.linalg.norm(coords - theirs, axis=-1)[scores > 0]
     # random maps have near ties: the median tells of the geometry, the share of the peaks
     assert np.median(away) < 0.01
     assert np.mean(away < 0.05) > 0.9
 
 
-@pytest.mark.parametrize("model", ["rtmo-t", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rtmo-s", "rtmo-m", "rtmo-l"))])
+@pytest.mark.parametrize(
+    "model", ["rtmo-t", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rtmo-s", "rtmo-m", "rtmo-l"))]
+)
 def test_rtmo_as_mmpose(model: str, folder: Path) -> None:
     side = NETWORKS[model].size[0]
     expert = random_weights.mmpose(folder, model, min_score=0.0, min_mean=0.0, threshold=0.02, max_people=20)
@@ -99,7 +109,11 @@ def test_rtmo_as_mmpose(model: str, folder: Path) -> None:
 def test_stand_ins_are_gone_afterwards() -> None:
     with mmpose_importable("the test"):
         import mmpose.models  # noqa: F401
-    left = [name for name in sys.modules if name.partition(".")[0] in ("mmdet", "xtcocotools") or name.startswith("mmcv.ops")]
+    left = [
+        name
+        for name in sys.modules
+        if name.partition(".")[0] in ("mmdet", "xtcocotools") or name.startswith("mmcv.ops")
+    ]
     assert left == []
     with pytest.raises(ImportError):
         import mmdet  # noqa: F401

@@ -12,14 +12,15 @@ import pytest
 
 onnx_files = pytest.importorskip("onnx_files", reason="onnx is not installed")
 
-from dataengine import experts, registry
-from dataengine.errors import ComponentError, DataEngineError, ExpertError, WeightsError
+from dataengine import experts
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, DataEngineError, ExpertError, WeightsError
+from dataengine.core.types import Detector, Expert
 from dataengine.experts import onnx_decode as decode
 from dataengine.experts.batching import Batched
-from dataengine.experts.isolated import Isolated
+from dataengine.experts.isolation.isolated import Isolated
 from dataengine.experts.onnx import LOOKS, Onnx, OnnxDetector
 from dataengine.experts.onnx_graphs import open_graph
-from dataengine.types import Detector, Expert
 
 SIZE = (96, 128)
 WHOLE = (160, 128)
@@ -74,7 +75,9 @@ def test_a_joint_comes_back_to_its_place_from_any_crop(tmp_path: Path, family: s
 
 @pytest.mark.parametrize("form", ["rtmo", "yolo", "yolo_end"])
 @pytest.mark.parametrize(("width", "height"), [(160, 128), (320, 256), (640, 360), (90, 200), (161, 127), (80, 64)])
-def test_a_person_comes_back_to_its_place_from_a_whole_frame(tmp_path: Path, form: str, width: int, height: int) -> None:
+def test_a_person_comes_back_to_its_place_from_a_whole_frame(
+    tmp_path: Path, form: str, width: int, height: int
+) -> None:
     path = onnx_files.brightest_whole(tmp_path / f"{form}.onnx", WHOLE, 17, form)
     looker = expert(model=str(path), kind=form.split("_")[0])
     assert not looker.needs_boxes
@@ -321,7 +324,9 @@ def test_files_of_a_fixed_batch_say_the_same(tmp_path: Path, kind: str, batch: i
 @pytest.mark.parametrize("kind", list(DETECTORS))
 def test_detectors(tmp_path: Path, kind: str) -> None:
     outputs, size = DETECTORS[kind]
-    path = onnx_files.random_network(tmp_path / "some.onnx", outputs, size, classes=[n for n in outputs if n == "labels"])
+    path = onnx_files.random_network(
+        tmp_path / "some.onnx", outputs, size, classes=[n for n in outputs if n == "labels"]
+    )
     finder = detector(model=str(path), kind="rtmdet" if kind == "rtmdet" else "auto")
     assert finder.family == kind
     frames, _ = frames_and_boxes()
@@ -339,7 +344,9 @@ def test_detectors(tmp_path: Path, kind: str) -> None:
         ("./td-hm_hrnet-w32.onnx", "heatmap"),
     ],
 )
-def test_names_tell_before_the_file_is_here(name: str, family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_tell_before_the_file_is_here(
+    name: str, family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path))
     looker = expert(model=name)
     assert looker.family == family
@@ -427,5 +434,7 @@ def test_a_process_of_its_own_needs_the_same_file(tmp_path: Path) -> None:
     outputs, size = POSES["heatmap"]
     options = {"model": str(onnx_files.random_network(tmp_path / "some.onnx", outputs, size)), "min_mean": 0.0}
     frames, boxes = frames_and_boxes(2)
-    for a, b in zip(expert(**options).predict(frames, boxes), Isolated("onnx", options).predict(frames, boxes), strict=True):
+    for a, b in zip(
+        expert(**options).predict(frames, boxes), Isolated("onnx", options).predict(frames, boxes), strict=True
+    ):
         np.testing.assert_array_equal(a.coords, b.coords)

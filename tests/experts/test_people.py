@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataengine.experts.workers.people import BODY, Person, body_score, covered, finish, merge, region, similarity, tiles
+from dataengine.experts.isolation.workers.people import (
+    BODY,
+    Person,
+    body_score,
+    covered,
+    finish,
+    merge,
+    region,
+    similarity,
+    tiles,
+)
 
 
-def person(x: float = 100.0, y: float = 100.0, size: float = 50.0, score: float = 0.9, upside_down: bool = False) -> Person:
+def person(
+    x: float = 100.0, y: float = 100.0, size: float = 50.0, score: float = 0.9, upside_down: bool = False
+) -> Person:
     """A standing body whose trunk's middle is (x, y) and whose trunk is `size` long."""
     landmarks = np.ones((33, 4))
     down = -1 if upside_down else 1
@@ -22,13 +34,16 @@ def person(x: float = 100.0, y: float = 100.0, size: float = 50.0, score: float 
 
 
 @pytest.mark.parametrize(
-    ("rim", "turn"), [((10.0, -10.0), 0.0), ((30.0, 10.0), np.pi / 2), ((-10.0, 10.0), -np.pi / 2), ((10.0, 30.0), -np.pi)]
+    ("rim", "turn"),
+    [((10.0, -10.0), 0.0), ((30.0, 10.0), np.pi / 2), ((-10.0, 10.0), -np.pi / 2), ((10.0, 30.0), -np.pi)],
 )
 def test_a_region_turns_with_the_body(rim: tuple[float, float], turn: float) -> None:
     np.testing.assert_allclose(region(np.array([10.0, 10.0]), np.array(rim)), [10, 10, 50, turn], atol=1e-12)
 
 
-@pytest.mark.parametrize(("height", "width", "num"), [(256, 340, 1), (1080, 1920, 1), (1920, 1080, 2), (7, 300, 1), (100, 100, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "num"), [(256, 340, 1), (1080, 1920, 1), (1920, 1080, 2), (7, 300, 1), (100, 100, 3)]
+)
 def test_tiles_cover_the_picture_and_overlap_by_half(height: int, width: int, num: int) -> None:
     seen = np.zeros((height, width), int)
     for x, y, side in tiles(height, width, num):

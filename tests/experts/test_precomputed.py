@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from dataengine import experts
-from dataengine.errors import ComponentError, ExpertError
-from dataengine.experts.isolated import Isolated
+from dataengine.core.errors import ComponentError, ExpertError
+from dataengine.core.skeletons import skeleton
+from dataengine.core.types import Clip, Expert, Poses
+from dataengine.experts.isolation.isolated import Isolated
 from dataengine.experts.precomputed import Precomputed
-from dataengine.skeletons import skeleton
-from dataengine.types import Clip, Expert, Poses
 
 FPS = Fraction(25)
 
@@ -52,7 +52,9 @@ def check(poses: list[Poses], coords: np.ndarray, scores: np.ndarray | float) ->
         seen = (coords[t] != 0).any(-1)
         assert pose.coords.dtype == pose.scores.dtype == pose.boxes.dtype == np.float32
         np.testing.assert_allclose(pose.coords, np.where(seen[..., None], coords[t], np.nan), rtol=1e-6)
-        np.testing.assert_allclose(pose.scores, np.where(seen, scores[t] if isinstance(scores, np.ndarray) else scores, 0), rtol=1e-6)
+        np.testing.assert_allclose(
+            pose.scores, np.where(seen, scores[t] if isinstance(scores, np.ndarray) else scores, 0), rtol=1e-6
+        )
         np.testing.assert_allclose(pose.boxes[:, :2], np.nanmin(pose.coords, 1), rtol=1e-5)
         np.testing.assert_allclose(pose.boxes[:, 4], pose.scores.mean(1), rtol=1e-5)
 
@@ -78,7 +80,9 @@ def write_openpose(
 @pytest.mark.parametrize("own_folder", [True, False])
 def test_openpose(tmp_path: Path, joints: int, layout: str, own_folder: bool) -> None:
     coords, scores = people(joints=joints)
-    write_openpose(tmp_path / clip().clip_id if own_folder else tmp_path, "walk" if own_folder else clip().clip_id, coords, scores)
+    write_openpose(
+        tmp_path / clip().clip_id if own_folder else tmp_path, "walk" if own_folder else clip().clip_id, coords, scores
+    )
     made = expert(tmp_path)
     assert made.kind == "openpose" and made.skeleton == layout
     assert isinstance(made, Expert)
@@ -161,7 +165,8 @@ def test_coco_results_of_all_clips(tmp_path: Path) -> None:
 def test_lcr(tmp_path: Path) -> None:
     coords, _ = people(joints=13)
     frames = [
-        [{"pose2d": c.T.reshape(-1).tolist(), "pose3d": [0.0] * 39, "cumscore": 1.7 - m} for m, c in enumerate(some)] for some in coords
+        [{"pose2d": c.T.reshape(-1).tolist(), "pose3d": [0.0] * 39, "cumscore": 1.7 - m} for m, c in enumerate(some)]
+        for some in coords
     ]
     (tmp_path / f"{clip().clip_id}.json").write_text(json.dumps({"K": 10, "njts": 13, "frames": frames}))
     made = expert(tmp_path)
@@ -175,7 +180,11 @@ def test_arrays(tmp_path: Path, form: str) -> None:
     coords, scores = people(num=1 if one else 2)
     saved: dict[str, np.ndarray] = {
         "kpts": {"kpts": coords[:, 0].astype(np.float32)},
-        "pyskl": {"keypoint": coords.transpose(1, 0, 2, 3), "keypoint_score": scores.transpose(1, 0, 2), "label": np.array(3)},
+        "pyskl": {
+            "keypoint": coords.transpose(1, 0, 2, 3),
+            "keypoint_score": scores.transpose(1, 0, 2),
+            "label": np.array(3),
+        },
         "positions_2d": {"positions_2d": coords.transpose(1, 0, 2, 3)},
         "three columns": {"keypoints": np.concatenate([coords[:, 0], scores[:, 0, :, None]], -1)},
     }[form]
@@ -261,7 +270,10 @@ def test_output_that_ends_before_the_clip(tmp_path: Path) -> None:
         ('[{"image_id": "0.jpg", "keypoints": ["a", "b", "c"]}]', "are no numbers"),
         ('[{"image_id": "first.jpg", "keypoints": [1, 2, 1]}]', "names no frame"),
         ('[{"keypoints": [1, 2, 1]}]', "has no image_id"),
-        ('[{"image_id": 0, "keypoints": [1, 2, 1]}, {"image_id": 1, "keypoints": [1, 2, 1, 1, 2, 1]}]', "people of 1 and of 2 joints"),
+        (
+            '[{"image_id": 0, "keypoints": [1, 2, 1]}, {"image_id": 1, "keypoints": [1, 2, 1, 1, 2, 1]}]',
+            "people of 1 and of 2 joints",
+        ),
         ('[{"image_id": 0, "keypoints": [1, 2, 1]}]', "has 1 joints, coco17 has 17"),
         ("[" * 100_000, "is torn or no JSON"),
     ],
@@ -391,7 +403,10 @@ def test_the_three_estimators_of_sstas_demo(shared_data: Path, tmp_path: Path) -
     for who in ("Alphapose2d", "LCRNet2d", "OP2d"):
         made = expert(shared_data / "fusion" / "ssta_demo", pattern=f"{{clip_id}}_{who}")
         found[who] = recall(made, 1380, clip(name))
-    missing = {who: np.mean([np.isnan(p.coords).any(-1).mean() if len(p) else 1.0 for p in poses]) for who, poses in found.items()}
+    missing = {
+        who: np.mean([np.isnan(p.coords).any(-1).mean() if len(p) else 1.0 for p in poses])
+        for who, poses in found.items()
+    }
     assert [len(p) for p in found["LCRNet2d"]] == [1] * 1379 + [0]
     assert missing["Alphapose2d"] == 0
     assert 0.5 < missing["OP2d"] < 0.7

@@ -14,13 +14,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from local_experts import make
-from torch_setup import scene
-
-from dataengine import registry, weights
-from dataengine.errors import ComponentError, ExpertError, WeightsError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, ExpertError, WeightsError
+from dataengine.core.skeletons import skeleton
 from dataengine.experts.batching import Limit
-from dataengine.skeletons import skeleton
+from dataengine.io import weights
+from tests.support.local_experts import make
+from tests.support.torch_setup import scene
 
 NAMES = [("experts", n) for n in ("vitpose", "keypoint_rcnn", "mmpose", "ultralytics")] + [("detectors", "rtdetr")]
 
@@ -90,7 +90,7 @@ def test_a_missing_library_names_its_extra(name: str, module: str, extra: str, t
     script = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from dataengine import registry\n"
-        "from dataengine.errors import MissingExtraError\n"
+        "from dataengine.core.errors import MissingExtraError\n"
         "try:\n"
         f"    registry.create('experts', {name!r}, {{'checkpoint': 'some.pt'}}).load()\n"
         "except MissingExtraError as error:\n"
@@ -98,7 +98,9 @@ def test_a_missing_library_names_its_extra(name: str, module: str, extra: str, t
         "else:\n"
         "    raise AssertionError('no error')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -142,7 +144,10 @@ def test_real_pictures_and_clips_go_through(name: str, tmp_path: Path, shared_da
     from dataengine.media.decode import read_frames
 
     made = make(name, tmp_path)
-    pictures = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)[None] for p in sorted((shared_data / "keypoints2d").rglob("*.jpg"))]
+    pictures = [
+        cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)[None]
+        for p in sorted((shared_data / "keypoints2d").rglob("*.jpg"))
+    ]
     clips = []
     for path in sorted((shared_data / "videos").glob("*.*")):
         if path.suffix in (".mp4", ".avi", ".mkv"):

@@ -15,11 +15,10 @@ pytest.importorskip("torch")
 if not any((Path(p) / "ultralytics").is_dir() for p in sys.path):
     pytest.skip("ultralytics is not installed", allow_module_level=True)
 
-from torch_setup import one_thread, random_weights, scene
-
 from dataengine.experts.batching import Limit
 from dataengine.experts.checkpoints import read_state
 from dataengine.experts.ultralytics import build, import_ultralytics
+from tests.support.torch_setup import one_thread, random_weights, scene
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,12 @@ def predicted(expert: Any, picture: np.ndarray) -> Any:
 
 
 @pytest.mark.parametrize(
-    "model", ["yolo11n-pose", pytest.param("yolov8n-pose", marks=pytest.mark.slow), pytest.param("yolo11m-pose", marks=pytest.mark.slow)]
+    "model",
+    [
+        "yolo11n-pose",
+        pytest.param("yolov8n-pose", marks=pytest.mark.slow),
+        pytest.param("yolo11m-pose", marks=pytest.mark.slow),
+    ],
 )
 def test_as_ultralytics_predicts(model: str, folder: Path) -> None:
     # a picture of the network's size needs no letterbox: both see the same pixels
@@ -96,7 +100,9 @@ after = dict(os.environ), np.get_printoptions(), torch.save, cv2.getNumThreads()
 assert before == after, [(a, b) for a, b in zip(before, after) if a != b]
 """
     home = Path(os.environ.get("TMPDIR", "/tmp"))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=home, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=home, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
 

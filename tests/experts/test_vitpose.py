@@ -11,11 +11,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from torch_setup import BOXES, one_thread, random_weights, scene
-
-from dataengine.errors import WeightsError
+from dataengine.core.errors import WeightsError
 from dataengine.experts import vitpose as module
 from dataengine.experts.batching import Limit
+from tests.support.torch_setup import BOXES, one_thread, random_weights, scene
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "model", ["plus-small", pytest.param("base-simple", marks=pytest.mark.slow), pytest.param("base", marks=pytest.mark.slow)]
+    "model",
+    ["plus-small", pytest.param("base-simple", marks=pytest.mark.slow), pytest.param("base", marks=pytest.mark.slow)],
 )
 def test_as_the_published_processing(model: str, folder: Path) -> None:
     import torch

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataengine.errors import ComponentError
+from dataengine.core.errors import ComponentError
 from dataengine.features.agreement import REVIEW_COLUMNS, agreement, cosines, review
 
 
@@ -32,7 +32,9 @@ def test_equals_the_slow_loop():
             assert np.isnan(found.cosine[n]) and np.isnan(found.margin[n]) and found.rank[n] == 0
         else:
             assert found.cosine[n] == pytest.approx(all_cosines[label])
-            assert found.margin[n] == pytest.approx(all_cosines[label] - max(c for k, c in enumerate(all_cosines) if k != label))
+            assert found.margin[n] == pytest.approx(
+                all_cosines[label] - max(c for k, c in enumerate(all_cosines) if k != label)
+            )
             assert found.rank[n] == by_size.index(label) + 1
             assert (found.margin[n] > 0) == (found.rank[n] == 1)
 

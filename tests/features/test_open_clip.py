@@ -14,7 +14,7 @@ library = pytest.importorskip("open_clip")
 from PIL import Image
 
 from dataengine import features
-from dataengine.errors import ComponentError, WeightsError
+from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.features.open_clip import CONFIG, OpenClip
 
 SETTINGS = {
@@ -51,7 +51,9 @@ def test_is_the_mean_of_open_clips_own_features(folder):
             pictures = torch.stack([prepare(Image.fromarray(one[n])) for n in component.sample_indices(len(one))])
             mean = model.eval().encode_image(pictures, normalize=True).mean(0)
             wanted.append(torch.nn.functional.normalize(mean, dim=0).numpy())
-        words = model.encode_text(library.get_tokenizer(f"local-dir:{folder}")(["yoga", "archery"]), normalize=True).numpy()
+        words = model.encode_text(
+            library.get_tokenizer(f"local-dir:{folder}")(["yoga", "archery"]), normalize=True
+        ).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     np.testing.assert_allclose(component.encode_text(["yoga", "archery"]), words, atol=1e-6)
     assert component.dim == 16 == found.shape[1] and isinstance(component, features.Features)

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
-from drawn_towers import away, drawn_state, shapes_of, tower_pair, video_input
-
-from dataengine import features, weights
-from dataengine.errors import ComponentError, WeightsError
+from dataengine import features
+from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.features import inference, viclip_towers
 from dataengine.features.component import sample_indices
 from dataengine.features.viclip import PUBLISHED, SIZES, ViCLIP, random_weights
+from dataengine.io import weights
+from tests.support.drawn_towers import away, drawn_state, shapes_of, tower_pair, video_input
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -56,14 +56,18 @@ def check_towers(name: str, folder: Path, dtype=torch.float32, tolerance=1e-5, k
     np.testing.assert_allclose(unit[0] @ unit[1].T, text["cosine"], atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype, tolerance, key", [(torch.float32, 1e-5, "output"), (torch.float64, 1e-9, "output_float64")])
+@pytest.mark.parametrize(
+    "dtype, tolerance, key", [(torch.float32, 1e-5, "output"), (torch.float64, 1e-9, "output_float64")]
+)
 def test_small_towers_equal_the_published_code(dtype, tolerance, key):
     check_towers("small", GOLDEN, dtype, tolerance, key)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("dtype, tolerance, key", [(torch.float32, 1e-5, "output"), (torch.float64, 1e-9, "output_float64")])
+@pytest.mark.parametrize(
+    "dtype, tolerance, key", [(torch.float32, 1e-5, "output"), (torch.float64, 1e-9, "output_float64")]
+)
 def test_b16_towers_equal_the_published_code(shared_data, dtype, tolerance, key):
     check_towers("b16", shared_data / "parity", dtype, tolerance, key)
 
@@ -202,7 +206,10 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small_state():
-    return {key: torch.from_numpy(w) for key, w in drawn_state(np.load(GOLDEN / "viclip_small_video.npz", allow_pickle=False)).items()}
+    return {
+        key: torch.from_numpy(w)
+        for key, w in drawn_state(np.load(GOLDEN / "viclip_small_video.npz", allow_pickle=False)).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +225,9 @@ def test_pth_and_safetensors_give_the_same_tensors(small_state, tmp_path):
     save_file(small_state, tmp_path / "x.safetensors")
     for file in sorted(tmp_path.iterdir()):
         found = viclip_towers.read(file)
-        assert found.keys() == small_state.keys() and all(torch.equal(found[k], small_state[k]) for k in found), file.name
+        assert found.keys() == small_state.keys() and all(torch.equal(found[k], small_state[k]) for k in found), (
+            file.name
+        )
 
 
 class Surprise:
@@ -246,7 +255,8 @@ def test_wrong_tensors_are_named(tiny_state):
     wrong = {k: v for k, v in tiny_state.items() if k != "vision_encoder.proj"} | {"extra.weight": torch.zeros(1)}
     wrong["temp"] = torch.zeros(2)
     with pytest.raises(
-        WeightsError, match=r"1 missing: vision_encoder\.proj; 1 not expected: extra\.weight; 1 of another shape: temp \(2,\)"
+        WeightsError,
+        match=r"1 missing: vision_encoder\.proj; 1 not expected: extra\.weight; 1 of another shape: temp \(2,\)",
     ):
         viclip_towers.fill(model, wrong, "x.pth")
     with pytest.raises(WeightsError, match=r"temporal_positional_embedding \(1, 8, 64\), wanted \(1, 4, 64\)"):
@@ -265,7 +275,9 @@ def test_a_checkpoint_that_is_not_here_is_one_clear_line(monkeypatch, tmp_path):
             with pytest.raises(WeightsError) as caught:
                 step()
             entry = weights.manifest()[name]
-            assert entry.url in str(caught.value) and entry.licence in str(caught.value) and "\n" not in str(caught.value)
+            assert (
+                entry.url in str(caught.value) and entry.licence in str(caught.value) and "\n" not in str(caught.value)
+            )
             assert "checkpoint" in str(caught.value)
     with pytest.raises(WeightsError, match="nowhere"):
         ViCLIP("B/16", "nowhere.pth").weights()
@@ -285,12 +297,14 @@ def test_options_are_strict():
 
 
 def registry_names() -> set[str]:
-    from dataengine import registry
+    from dataengine.core import registry
 
     return set(registry.names("features"))
 
 
-@pytest.mark.parametrize("wrong", [[np.zeros((8, 4, 4), np.uint8)], np.zeros((8, 4, 4, 3)), [np.zeros((0, 4, 4, 3), np.uint8)], [[1]]])
+@pytest.mark.parametrize(
+    "wrong", [[np.zeros((8, 4, 4), np.uint8)], np.zeros((8, 4, 4, 3)), [np.zeros((0, 4, 4, 3), np.uint8)], [[1]]]
+)
 def test_other_things_than_clips_are_refused(tiny, wrong):
     with pytest.raises(ComponentError, match=r"\(T, H, W, 3\) uint8"):
         tiny.encode_video(wrong)

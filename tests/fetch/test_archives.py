@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
 from dataengine.fetch import archives
 from dataengine.fetch.archives import Extracted, extract, safe_name
-from dataengine.fetch.pace import Room
+from dataengine.fetch.rate_limit import Room
 
 VIDEO = os.urandom(50_000)
 
 
-def member(name: str, data: bytes = VIDEO, kind: bytes = tarfile.REGTYPE, link: str = "", size: int | None = None) -> bytes:
+def member(
+    name: str, data: bytes = VIDEO, kind: bytes = tarfile.REGTYPE, link: str = "", size: int | None = None
+) -> bytes:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, len(data) if size is None else size
     return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
@@ -29,11 +31,22 @@ END = bytes(1024)
 
 
 def unpack(
-    tmp_path: Path, content: bytes, want: Callable[[str], bool] = lambda name: True, max_bytes: int = 1 << 30, room: Room | None = None
+    tmp_path: Path,
+    content: bytes,
+    want: Callable[[str], bool] = lambda name: True,
+    max_bytes: int = 1 << 30,
+    room: Room | None = None,
 ) -> Extracted:
     (tmp_path / "a.tar.gz").write_bytes(content)
     (tmp_path / "out").mkdir(exist_ok=True)
-    return extract(tmp_path / "a.tar.gz", tmp_path / "out", tmp_path / "staging", want, room=room or Room(tmp_path), max_bytes=max_bytes)
+    return extract(
+        tmp_path / "a.tar.gz",
+        tmp_path / "out",
+        tmp_path / "staging",
+        want,
+        room=room or Room(tmp_path),
+        max_bytes=max_bytes,
+    )
 
 
 def there(tmp_path: Path) -> list[str]:
@@ -46,7 +59,9 @@ def there(tmp_path: Path) -> list[str]:
 def test_only_what_is_wanted_is_unpacked_gzipped_or_not(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     content = pack(member("./class a/v1.mp4") + member("class b/v2.mp4") + member("readme.txt", b"x") + END)
     found = unpack(tmp_path, content, lambda name: name.endswith("v1.mp4"))
-    assert list(found.sizes) == ["class a/v1.mp4", "class b/v2.mp4", "readme.txt"] and there(tmp_path) == ["class a/v1.mp4"]
+    assert list(found.sizes) == ["class a/v1.mp4", "class b/v2.mp4", "readme.txt"] and there(tmp_path) == [
+        "class a/v1.mp4"
+    ]
     assert (tmp_path / "out/class a/v1.mp4").read_bytes() == VIDEO == found.written["class a/v1.mp4"].read_bytes()
 
 
@@ -76,7 +91,11 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_members_are_passed_over(tmp_path: Path, name: str) -> None:
     unpack(tmp_path, gzip.compress(HOSTILE[name] + member("good.mp4") + END), lambda found: found.endswith(".mp4"))
-    assert there(tmp_path) == ["good.mp4"] and not Path("/tmp/evil.mp4").exists() and not (tmp_path.parent / "evil.mp4").exists()
+    assert (
+        there(tmp_path) == ["good.mp4"]
+        and not Path("/tmp/evil.mp4").exists()
+        and not (tmp_path.parent / "evil.mp4").exists()
+    )
 
 
 def test_a_link_to_elsewhere_within_the_folder_is_not_followed(tmp_path: Path) -> None:
@@ -96,7 +115,12 @@ def sparse() -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
         info = tarfile.TarInfo("evil.mp4")
-        info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,1"}
+        info.pax_headers = {
+            "GNU.sparse.major": "0",
+            "GNU.sparse.minor": "1",
+            "GNU.sparse.size": str(1 << 40),
+            "GNU.sparse.map": "0,1",
+        }
         info.size = 1
         tar.addfile(info, io.BytesIO(b"x"))
     return content.getvalue()

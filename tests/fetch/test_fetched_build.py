@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_server import Server, corrupt, cut, reset, serving, stall, status
-from loopback_mirrors import lay_out_cap, lay_out_kinetics, mirror_list
 
 import dataengine
-from dataengine import builder, plan
-from dataengine.engine import Engine
-from dataengine.errors import RecipeError, SourceError
-from dataengine.passes.obtain import Downloads
-from dataengine.sources.sample import write_corpus
+from dataengine import builder
+from dataengine.core.errors import RecipeError, SourceError
+from dataengine.passes.download import Downloads
+from dataengine.pipeline import plan
+from dataengine.pipeline.engine import Engine
+from dataengine.sources.synthetic import write_corpus
+from tests.support.faulty_server import Server, corrupt, cut, reset, serving, stall, status
+from tests.support.loopback_mirrors import lay_out_cap, lay_out_kinetics, mirror_list
 
 SERIAL = Engine(serial=True)
 FEW = [
-    'pose.experts=["lite_regression"]',
+    'pose.experts=["synthetic_regression"]',
     "pose.max_fps=4",
     "filters.length.min=2",
     "fetch.rate=500",
@@ -48,10 +49,16 @@ def server(corpus: Path, tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def build(server: Server, tmp_path: Path, *more: str, sources: str = "kinetics700,cap", **options: Any) -> builder.BuildResult:
+def build(
+    server: Server, tmp_path: Path, *more: str, sources: str = "kinetics700,cap", **options: Any
+) -> builder.BuildResult:
     arguments = {"overlay": "core", "engine": SERIAL, "data_root": str(tmp_path / "data")}
     return dataengine.build(
-        "posecap", sources, tmp_path / "out", overrides=overrides(server, tmp_path, sources, *more), **{**arguments, **options}
+        "posecap",
+        sources,
+        tmp_path / "out",
+        overrides=overrides(server, tmp_path, sources, *more),
+        **{**arguments, **options},
     )
 
 
@@ -60,7 +67,9 @@ def download(server: Server, tmp_path: Path, *more: str, sources: str = "kinetic
     recipe = builder.resolve("posecap", sources, "core", overrides(server, tmp_path, sources, *more))
     with Downloads(recipe, str(tmp_path / "data")) as downloads:
         downloads.annotations()
-        return downloads.media(downloads.missing(plan.make(recipe, tmp_path / "work", str(tmp_path / "data"))), lambda count: None)
+        return downloads.media(
+            downloads.missing(plan.make(recipe, tmp_path / "work", str(tmp_path / "data"))), lambda count: None
+        )
 
 
 def overrides(server: Server, tmp_path: Path, sources: str, *more: str) -> list[str]:
@@ -79,9 +88,27 @@ def content(out: Path) -> dict[str, str]:
 
 def command(server: Server, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     told = overrides(server, tmp_path, "kinetics700,cap", *more)
-    arguments = ["build", "posecap", "--overlay", "core", "--sources", "kinetics700,cap", "--data-root", str(tmp_path / "data")]
-    arguments += ["--out", str(tmp_path / "out"), "--engine", "serial", "--json", *(part for text in told for part in ("--set", text))]
-    return subprocess.run([sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, check=False)
+    arguments = [
+        "build",
+        "posecap",
+        "--overlay",
+        "core",
+        "--sources",
+        "kinetics700,cap",
+        "--data-root",
+        str(tmp_path / "data"),
+    ]
+    arguments += [
+        "--out",
+        str(tmp_path / "out"),
+        "--engine",
+        "serial",
+        "--json",
+        *(part for text in told for part in ("--set", text)),
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_one_command_fetches_and_builds_and_asks_for_nothing_twice(server: Server, tmp_path: Path) -> None:
@@ -91,7 +118,10 @@ def test_one_command_fetches_and_builds_and_asks_for_nothing_twice(server: Serve
     first = build(server, tmp_path, *guarded)
     assert first.kept > 5 and first.planned == first.kept + first.rejected + first.failed and not first.retryable
     clips = dataengine.open(first.out).clips.collect()
-    assert set(clips["source"]) == {"kinetics700", "cap"} and clips["label"].null_count() == clips["label_cosine"].null_count() == 0
+    assert (
+        set(clips["source"]) == {"kinetics700", "cap"}
+        and clips["label"].null_count() == clips["label_cosine"].null_count() == 0
+    )
     asked = [entry[2] for entry in server.log]
     assert len(asked) == len(set(asked)) == 9
     server.log.clear()
@@ -105,7 +135,10 @@ def test_it_is_the_dataset_of_the_same_files_at_hand(server: Server, corpus: Pat
     places = f"kinetics700={corpus}/kinetics,cap={corpus}/cap"
     at_hand = dataengine.build("posecap", places, tmp_path / "at_hand", overlay="core", overrides=FEW, engine=SERIAL)
     assert (at_hand.kept, at_hand.reasons) == (first.kept, first.reasons)
-    shards = [{path: digest for path, digest in content(tmp_path / out).items() if path.startswith("shards")} for out in ("out", "at_hand")]
+    shards = [
+        {path: digest for path, digest in content(tmp_path / out).items() if path.startswith("shards")}
+        for out in ("out", "at_hand")
+    ]
     assert shards[0] == shards[1] != {}
 
 
@@ -127,20 +160,26 @@ def test_failures_that_may_pass_exit_3_and_only_those_are_tried_again(server: Se
     assert 0 < fetch.done < fetch.units, "units without a failure are not run again"
 
 
-@pytest.mark.parametrize("fault", [[reset, status(500)], [cut(100_000)], [corrupt], [status(429, Retry_After="0")], [stall(10)]])
+@pytest.mark.parametrize(
+    "fault", [[reset, status(500)], [cut(100_000)], [corrupt], [status(429, Retry_After="0")], [stall(10)]]
+)
 def test_no_clip_is_lost_to_a_faulty_server(server: Server, corpus: Path, tmp_path: Path, fault: list[Any]) -> None:
     for path, body in server.files.items():
         if fault != [corrupt] or body[:2] == b"\x1f\x8b":  # nothing can tell of a tar without any checksum
             server.faults[path] = list(fault)
     failures = download(server, tmp_path, "fetch.retries=3")
-    assert [json.loads(failure)[0] for failure in failures.values()] == ["media_missing"], "the corpus leaves one out on purpose"
+    assert [json.loads(failure)[0] for failure in failures.values()] == ["media_missing"], (
+        "the corpus leaves one out on purpose"
+    )
     wanted = {path.name: path.read_bytes() for path in corpus.rglob("*.mp4")}
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").rglob("*.mp4")} == wanted
 
 
 def test_wrong_content_of_the_only_archive_stops_the_build_in_one_line(server: Server, tmp_path: Path) -> None:
     server.always["c/cap_classification_clip.tar.gz"] = corrupt
-    with pytest.raises(SourceError, match=r"'cap': its annotations cannot be had: .* MD5 .* was promised.*build again") as caught:
+    with pytest.raises(
+        SourceError, match=r"'cap': its annotations cannot be had: .* MD5 .* was promised.*build again"
+    ) as caught:
         build(server, tmp_path, sources="cap")
     assert "\n" not in str(caught.value) and not list((tmp_path / "data/cap").rglob("*.json"))
     server.always.clear()
@@ -151,9 +190,15 @@ def test_folders_arranged_by_hand_are_left_alone(server: Server, corpus: Path, t
     shutil.copytree(corpus / "cap", tmp_path / "data/cap")
     video = next((tmp_path / "data/cap").rglob("*.mp4"))
     video.unlink()
-    assert download(server, tmp_path, sources="cap") == {} and not server.log and not (tmp_path / "data/cap/.fetch").exists()
+    assert (
+        download(server, tmp_path, sources="cap") == {}
+        and not server.log
+        and not (tmp_path / "data/cap/.fetch").exists()
+    )
     assert download(server, tmp_path, f'sources.cap.mirror="{server.base}c"', sources="cap") == {}
-    assert [path.name for path in (tmp_path / "data/cap/cap_classification_clip").rglob("*") if path.is_file()] == [video.name]
+    assert [path.name for path in (tmp_path / "data/cap/cap_classification_clip").rglob("*") if path.is_file()] == [
+        video.name
+    ]
     assert len(server.log) == 1
 
 
@@ -162,7 +207,9 @@ def test_lists_at_hand_are_used(server: Server, corpus: Path, tmp_path: Path) ->
     (tmp_path / "data/kinetics700").mkdir(parents=True)
     (tmp_path / "data/kinetics700/mine.csv").write_text("\n".join(rows[:3]))
     assert download(server, tmp_path, "fetch.connections=1", sources="kinetics700") == {}
-    assert len(list((tmp_path / "data").rglob("*.mp4"))) == 2 and not any("annotations" in entry[2] for entry in server.log)
+    assert len(list((tmp_path / "data").rglob("*.mp4"))) == 2 and not any(
+        "annotations" in entry[2] for entry in server.log
+    )
 
 
 def test_a_data_root_that_is_no_folder(server: Server, tmp_path: Path) -> None:
@@ -172,7 +219,10 @@ def test_a_data_root_that_is_no_folder(server: Server, tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched_where_nothing_may_be(server: Server, tmp_path: Path) -> None:
-    for options, words in (({"data_root": None}, "--data-root DIR"), ({"sources": f"cap={tmp_path}/nowhere"}, "not a folder")):
+    for options, words in (
+        ({"data_root": None}, "--data-root DIR"),
+        ({"sources": f"cap={tmp_path}/nowhere"}, "not a folder"),
+    ):
         with pytest.raises(SourceError, match=words):
             build(server, tmp_path, **{"sources": "cap", **options})
     with pytest.raises(SourceError, match="not a folder"):

@@ -11,12 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_server import Server, claim, corrupt, cut, etag, redirect, reset, serving, stall, status, trickle
 
-from dataengine.errors import MediaError, RecipeError
-from dataengine.fetch.http import Transfers
-from dataengine.fetch.network import Network, retry_after
-from dataengine.fetch.pace import Pace, Room, Stopped, locked
+from dataengine.core.errors import MediaError, RecipeError
+from dataengine.fetch.policy import Network, retry_after
+from dataengine.fetch.rate_limit import Pace, Room, Stopped, locked
+from dataengine.fetch.transfers import Transfers
+from tests.support.faulty_server import (
+    Server,
+    claim,
+    corrupt,
+    cut,
+    etag,
+    redirect,
+    reset,
+    serving,
+    stall,
+    status,
+    trickle,
+)
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -49,7 +61,9 @@ def failure(transfers: Transfers, server: Server, tmp_path: Path, name: str = "a
 
 
 @pytest.mark.parametrize("md5", [None, MD5])
-def test_a_file_arrives_whole_and_is_never_asked_for_again(server: Server, transfers: Transfers, tmp_path: Path, md5: str | None) -> None:
+def test_a_file_arrives_whole_and_is_never_asked_for_again(
+    server: Server, transfers: Transfers, tmp_path: Path, md5: str | None
+) -> None:
     for _ in range(3):
         transfers.download(server.base + "a.bin", tmp_path / "a.bin", md5=md5)
     assert (tmp_path / "a.bin").read_bytes() == BODY and server.asked("a.bin") == 1 and leftovers(tmp_path) == ["a.bin"]
@@ -89,7 +103,9 @@ def test_it_goes_on_in_another_process_too(server: Server, transfers: Transfers,
     assert (tmp_path / "a.bin").read_bytes() == BODY and server.sent["a.bin"] == len(BODY)
 
 
-def test_a_file_that_changed_meanwhile_is_not_patched_together(server: Server, transfers: Transfers, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_not_patched_together(
+    server: Server, transfers: Transfers, tmp_path: Path
+) -> None:
     server.faults["a.bin"] = [cut(1_000_000), *[reset] * 5]
     failure(transfers, server, tmp_path)
     server.files["a.bin"] = newer = random.Random(1).randbytes(2_500_000)
@@ -100,13 +116,17 @@ def test_a_file_that_changed_meanwhile_is_not_patched_together(server: Server, t
 def test_a_server_without_ranges_is_asked_from_the_start(server: Server, transfers: Transfers, tmp_path: Path) -> None:
     server.ranges = False
     server.faults["a.bin"] = [
-        lambda handler, body: handler.send(200, body[:1000], {"ETag": etag(body)}, length=len(body)) or handler.wfile.close()
+        lambda handler, body: (
+            handler.send(200, body[:1000], {"ETag": etag(body)}, length=len(body)) or handler.wfile.close()
+        )
     ]
     transfers.download(server.base + "a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == BODY
 
 
-def test_wrong_bytes_are_downloaded_once_more_and_then_refused(server: Server, transfers: Transfers, tmp_path: Path) -> None:
+def test_wrong_bytes_are_downloaded_once_more_and_then_refused(
+    server: Server, transfers: Transfers, tmp_path: Path
+) -> None:
     server.faults["a.bin"] = [corrupt]
     transfers.download(server.base + "a.bin", tmp_path / "a.bin", md5=MD5)
     assert (tmp_path / "a.bin").read_bytes() == BODY
@@ -257,7 +277,9 @@ def test_a_lock_lets_one_in_and_can_be_given_up(tmp_path: Path) -> None:
             raise AssertionError("two are in")
 
 
-@pytest.mark.parametrize(("proxy", "words"), [("ftp://x", "http://HOST:PORT"), ("http://me:secret@proxy:1", "HTTPS_PROXY")])
+@pytest.mark.parametrize(
+    ("proxy", "words"), [("ftp://x", "http://HOST:PORT"), ("http://me:secret@proxy:1", "HTTPS_PROXY")]
+)
 def test_proxies_are_checked_and_hold_no_secrets(proxy: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words) as caught:
         Network(proxy=proxy)
@@ -266,8 +288,13 @@ def test_proxies_are_checked_and_hold_no_secrets(proxy: str, words: str) -> None
 
 def test_a_proxy_and_cookies_are_used(server: Server, tmp_path: Path) -> None:
     seen: list[tuple[str, str | None]] = []
-    server.always["a.bin"] = lambda handler, body: (seen.append((handler.path, handler.headers.get("Cookie"))), handler.send(200, body))[0]
-    (tmp_path / "cookies.txt").write_text("# Netscape HTTP Cookie File\n#HttpOnly_example.test\tFALSE\t/\tFALSE\t0\tsession\tabc\n")
+    server.always["a.bin"] = lambda handler, body: (
+        seen.append((handler.path, handler.headers.get("Cookie"))),
+        handler.send(200, body),
+    )[0]
+    (tmp_path / "cookies.txt").write_text(
+        "# Netscape HTTP Cookie File\n#HttpOnly_example.test\tFALSE\t/\tFALSE\t0\tsession\tabc\n"
+    )
     network = Network(rate=500, proxy=server.base.rstrip("/"), cookies=str(tmp_path / "cookies.txt"))
     Transfers(network, tmp_path).download("http://example.test/a.bin", tmp_path / "a.bin")
     assert seen == [("http://example.test/a.bin", "session=abc")]

@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faulty_server import Server, corrupt, cut, reset, serving, stall, status
-from loopback_mirrors import tarball
 
-from dataengine.errors import MediaError, RecipeError, SourceError
+from dataengine.core.errors import MediaError, RecipeError, SourceError
+from dataengine.core.types import Clip
 from dataengine.fetch import Site
-from dataengine.fetch.gather import Archives, annotate
-from dataengine.fetch.http import Transfers
+from dataengine.fetch.mirror import Archives, annotate
 from dataengine.fetch.mirrors import File, Mirror, load_mirrors, mirror
-from dataengine.fetch.network import Network
-from dataengine.types import Clip
+from dataengine.fetch.policy import Network
+from dataengine.fetch.transfers import Transfers
+from tests.support.faulty_server import Server, corrupt, cut, reset, serving, stall, status
+from tests.support.loopback_mirrors import tarball
 
 NAMES = [f"video{n:06d}_{n:06d}_{n + 10:06d}" for n in range(12)]
 LABELS = ["squat", "high kick", "jogging"]
@@ -30,7 +30,9 @@ def media(number: int) -> bytes:
 
 
 def clip(number: int, split: str = "train") -> Clip:
-    return Clip(f"k-{number}", "k", NAMES[number][:11], "", split=split, label=LABELS[number % 3], file=f"{NAMES[number]}.mp4")
+    return Clip(
+        f"k-{number}", "k", NAMES[number][:11], "", split=split, label=LABELS[number % 3], file=f"{NAMES[number]}.mp4"
+    )
 
 
 CLIPS = [clip(n) for n in range(9)]
@@ -43,7 +45,9 @@ def server() -> Iterator[Server]:
         for part in range(3):
             members = [(f"{LABELS[n % 3]}/{NAMES[n]}.mp4", media(n)) for n in range(3 * part, 3 * part + 3)]
             running.files[f"train/part_{part}.tar.gz"] = tarball(members)
-        running.files["train/list.txt"] = b"http://official.example/k/train/part_0.tar.gz\ntrain/part_1.tar.gz\n\npart_2.tar.gz\n"
+        running.files["train/list.txt"] = (
+            b"http://official.example/k/train/part_0.tar.gz\ntrain/part_1.tar.gz\n\npart_2.tar.gz\n"
+        )
         yield running
 
 
@@ -71,7 +75,9 @@ def fetch(place: Site, clips: list[Clip] = CLIPS, keep: bool = False) -> dict[st
     for path in place.root.rglob("*.mp4"):
         assert path.read_bytes() == media(NAMES.index(path.stem)), "a torn file was kept"
     on_disk = {path.stem for path in place.root.rglob("*.mp4")}
-    assert all((outcome is None) == (str(one.file)[:-4] in on_disk) for one in clips for outcome in [outcomes[one.clip_id]])
+    assert all(
+        (outcome is None) == (str(one.file)[:-4] in on_disk) for one in clips for outcome in [outcomes[one.clip_id]]
+    )
     return outcomes
 
 
@@ -89,7 +95,10 @@ def test_only_what_the_plan_needs_and_no_more_than_that(server: Server, tmp_path
     fetch(site(server, tmp_path, Network(connections=1, rate=1000)), CLIPS[:3])
     assert archives(server) == ["train/part_0.tar.gz"] and len(list(tmp_path.rglob("*.mp4"))) == 3
     server.log.clear()
-    assert fetch(site(server, tmp_path, Network(connections=1, rate=1000)), [clip(3), clip(4)]) == {"k-3": None, "k-4": None}
+    assert fetch(site(server, tmp_path, Network(connections=1, rate=1000)), [clip(3), clip(4)]) == {
+        "k-3": None,
+        "k-4": None,
+    }
     assert archives(server) == ["train/part_1.tar.gz"], "the first archive is known to hold neither, the list is known"
 
 
@@ -161,7 +170,9 @@ def test_no_clip_is_lost_to_what_passes(server: Server, tmp_path: Path, fault: s
         (status(500), "unavailable?"),
     ],
 )
-def test_what_does_not_pass_is_told_and_only_that_is_tried_again(server: Server, tmp_path: Path, fault: object, outcome: str) -> None:
+def test_what_does_not_pass_is_told_and_only_that_is_tried_again(
+    server: Server, tmp_path: Path, fault: object, outcome: str
+) -> None:
     server.always["train/part_1.tar.gz"] = fault  # type: ignore[assignment]
     found = fetch(site(server, tmp_path))
     assert [found[f"k-{n}"] for n in range(9)] == [None] * 3 + [outcome] * 3 + [None] * 3
@@ -174,7 +185,9 @@ def test_what_does_not_pass_is_told_and_only_that_is_tried_again(server: Server,
 def test_the_list_itself_may_fail(server: Server, tmp_path: Path) -> None:
     server.always["train/list.txt"] = status(500)
     assert set(fetch(site(server, tmp_path)).values()) == {"unavailable?"}
-    server.always["train/list.txt"] = lambda handler, body: handler.send(200, b"train/part_0.tar.gz\n<html>a login page</html>")
+    server.always["train/list.txt"] = lambda handler, body: handler.send(
+        200, b"train/part_0.tar.gz\n<html>a login page</html>"
+    )
     assert set(fetch(site(server, tmp_path)).values()) == {"corrupt?"}
     server.always.clear()
     assert set(fetch(site(server, tmp_path)).values()) == {None}
@@ -214,24 +227,35 @@ def test_annotations_are_completed_and_never_asked_for_again(server: Server, tmp
     place = site(
         server,
         tmp_path,
-        annotations=[File(path="annotations/train.csv"), File(path="annotations/all.tar.gz", url="https://elsewhere/x.tar.gz")],
+        annotations=[
+            File(path="annotations/train.csv"),
+            File(path="annotations/all.tar.gz", url="https://elsewhere/x.tar.gz"),
+        ],
     )
     server.faults["annotations/train.csv"] = [cut(3)]
     annotate(place)
-    found = sorted(str(p.relative_to(place.root / "annotations")) for p in (place.root / "annotations").rglob("*") if p.is_file())
+    found = sorted(
+        str(p.relative_to(place.root / "annotations")) for p in (place.root / "annotations").rglob("*") if p.is_file()
+    )
     assert found == ["k/val.csv", "train.csv"]
     server.log.clear()
     annotate(place)
     assert not server.log
     (place.root / "annotations/train.csv").unlink()
     server.always["annotations/train.csv"] = status(404)
-    with pytest.raises(SourceError, match=r"'k': its annotations cannot be had: train.csv: the server answers 404 \(gone\)"):
+    with pytest.raises(
+        SourceError, match=r"'k': its annotations cannot be had: train.csv: the server answers 404 \(gone\)"
+    ):
         annotate(place)
 
 
 def test_annotations_within_the_archive_cost_one_download(server: Server, tmp_path: Path) -> None:
     content = tarball(
-        [("cap/annotations/a.json", b"[]"), (f"cap/videos/{NAMES[0]}.mp4", media(0)), (f"cap/videos/{NAMES[1]}.mp4", media(1))]
+        [
+            ("cap/annotations/a.json", b"[]"),
+            (f"cap/videos/{NAMES[0]}.mp4", media(0)),
+            (f"cap/videos/{NAMES[1]}.mp4", media(1)),
+        ]
     )
     server.files["cap.tar.gz"] = content
     facts = {"lists": {}, "archives": [File(path="cap.tar.gz", md5=hashlib.md5(content).hexdigest())]}
@@ -244,17 +268,25 @@ def test_annotations_within_the_archive_cost_one_download(server: Server, tmp_pa
 
 
 def test_the_packaged_list_is_valid_and_names_its_sources() -> None:
-    from dataengine.passes.obtain import mirror_tables
+    from dataengine.passes.download import mirror_tables
 
     where, tables = mirror_tables("mirrors")
     urls = tables.pop("evaluation_lists")
     assert all(url.startswith("https://") for url in urls.values())
     for name in tables:
         found = mirror(tables, name, None, where)
-        assert found is not None and found.licence and found.base.startswith("https://") and (found.annotations or found.archives)
+        assert (
+            found is not None
+            and found.licence
+            and found.base.startswith("https://")
+            and (found.annotations or found.archives)
+        )
     other = mirror(tables, "kinetics700", "http://127.0.0.1:1/x", where)
     assert other is not None
-    assert other.at("http://s3.amazonaws.com/kinetics/700_2020/val/a%20b.tar.gz") == "http://127.0.0.1:1/x/val/a%20b.tar.gz"
+    assert (
+        other.at("http://s3.amazonaws.com/kinetics/700_2020/val/a%20b.tar.gz")
+        == "http://127.0.0.1:1/x/val/a%20b.tar.gz"
+    )
     assert other.url(other.annotations[0]) == "http://127.0.0.1:1/x/annotations/kinetics700.tar.gz"
 
 
@@ -271,7 +303,7 @@ def test_mistakes_in_a_list_are_named(tmp_path: Path) -> None:
     assert mirror({}, "folder", None, "list") is None
     with pytest.raises(RecipeError, match="no secrets"):
         mirror({"k": {"base": "https://x/", "licence": ""}}, "k", "https://me:secret@x/", "list")
-    from dataengine.passes.obtain import mirror_tables
+    from dataengine.passes.download import mirror_tables
 
     with pytest.raises(RecipeError, match=r"mirrors = 'mirors': no such list"):
         mirror_tables("mirors")

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_server import Server, reset, serving, stall, status
 
-from dataengine.errors import MediaError, MissingExtraError
+from dataengine.core.errors import MediaError, MissingExtraError
+from dataengine.core.types import Clip
 from dataengine.fetch import Site
-from dataengine.fetch.http import Transfers
-from dataengine.fetch.network import Network
+from dataengine.fetch.policy import Network
+from dataengine.fetch.transfers import Transfers
 from dataengine.fetch.youtube import YouTube, explain
 from dataengine.media.decode import PyAVDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import probe
 from dataengine.sources.kinetics import Kinetics
-from dataengine.types import Clip
+from tests.support.faulty_server import Server, reset, serving, stall, status
 
 yt_dlp = pytest.importorskip("yt_dlp", reason="needs the extra 'crawl'")
 
@@ -45,7 +45,9 @@ def server(film: bytes) -> Iterator[Server]:
 
 def clip(start: int, end: int, video: str = VIDEO) -> Clip:
     url = f"https://www.youtube.com/watch?v={video}"
-    return Clip(f"k-{video}-{start}-{end}", "k", video, "", start, end, url=url, file=f"{video}_{start:06d}_{end:06d}.mp4")
+    return Clip(
+        f"k-{video}-{start}-{end}", "k", video, "", start, end, url=url, file=f"{video}_{start:06d}_{end:06d}.mp4"
+    )
 
 
 def fetch(
@@ -54,7 +56,9 @@ def fetch(
     site = Site("k", root / "k", None, Transfers(network, root), max_bytes)
     site.root.mkdir(exist_ok=True)
     outcomes: dict[str, MediaError | None] = {}
-    YouTube(url=f"{server.base}{{video_id}}.mp4").fetch(clips, site, lambda clip_id, error: outcomes.update({clip_id: error}))
+    YouTube(url=f"{server.base}{{video_id}}.mp4").fetch(
+        clips, site, lambda clip_id, error: outcomes.update({clip_id: error})
+    )
     assert set(outcomes) == {one.clip_id for one in clips}
     return outcomes
 
@@ -166,7 +170,11 @@ def test_a_clip_without_a_page(server: Server, tmp_path: Path) -> None:
             False,
         ),
         ("Video unavailable. This video has been removed by the uploader", "gone", False),
-        ("This video is no longer available because the YouTube account associated with it has been terminated.", "gone", False),
+        (
+            "This video is no longer available because the YouTube account associated with it has been terminated.",
+            "gone",
+            False,
+        ),
         ("Video unavailable. This content isn't available, try again later.", "unavailable", True),
         ("Unable to download webpage: The read operation timed out", "timeout", True),
         ("Something never seen before", "unavailable", True),

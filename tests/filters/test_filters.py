@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from dataengine import registry
-from dataengine.errors import ComponentError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import SKELETONS, convert
+from dataengine.core.types import REASONS, Filter, Float, Sample
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.camera_cut import camera_cut
 from dataengine.filters.jitter import jitter
 from dataengine.filters.motion import motion
 from dataengine.rendering import render_clip
-from dataengine.skeletons import SKELETONS, convert
-from dataengine.types import REASONS, Filter, Float, Sample
 
 NAMES = registry.names("filters")
 MEASURES = {"jitter": jitter, "motion": motion, "bone_variation": bone_variation}
@@ -47,7 +47,9 @@ def ones(coords: Float) -> Float:
     return np.isfinite(coords).all(-1).astype(np.float32)
 
 
-def sample(coords: Float | None = None, change: Float | None = None, people: int = 1, layout: str = "posetics17") -> Sample:
+def sample(
+    coords: Float | None = None, change: Float | None = None, people: int = 1, layout: str = "posetics17"
+) -> Sample:
     """A clip of 640 x 480 with the given person in body13, or nobody."""
     frames = 90 if coords is None else len(coords)
     if coords is None:
@@ -139,7 +141,9 @@ def test_jitter_is_the_stated_function_of_noise_and_keeps_its_value_at_60_fps() 
     for fps in (30, 60):
         still = person(600, fps, swing=0, noise=1.0)
         assert jitter(still, ones(still), "body13", fps) == pytest.approx(3.07 / height, rel=0.08)
-    smooth = [jitter(c, ones(c), "body13", fps) for fps, c in ((f, person(10 * f, f)) for f in (24, 25, 30, 50, 60, 120))]
+    smooth = [
+        jitter(c, ones(c), "body13", fps) for fps, c in ((f, person(10 * f, f)) for f in (24, 25, 30, 50, 60, 120))
+    ]
     assert max(smooth) < 1.05 * min(smooth)
 
 
@@ -184,7 +188,9 @@ def test_coverage_and_visibility_count_frames() -> None:
 
 def test_a_body_squeezed_onto_the_edge_is_not_visible_and_truncated() -> None:
     coords = np.clip(person() + np.array([0, 320]), 0, [639, 479])
-    assert not registry.create("filters", "truncation").keep(registry.create("filters", "truncation").measure(sample(coords)))
+    assert not registry.create("filters", "truncation").keep(
+        registry.create("filters", "truncation").measure(sample(coords))
+    )
     outside = person() + np.array([0, 320])
     assert registry.create("filters", "body_visible").measure(sample(outside)) == 0.0
     assert registry.create("filters", "truncation").measure(sample(person())) == 0.0
@@ -217,9 +223,11 @@ def shot(kind: str, seed: int = 1, frames: int = 40) -> list[Float]:
     """One take of 320 x 240: a camera that stands, pans or shakes, a body that jumps about, a flash, repeated frames."""
     world, rng, out = scene(seed), np.random.default_rng(seed), []
     for t in range(frames):
-        x, y = {"pan": (8 * t, 3 * t), "whip": (0 if t < 20 else min(14 * (t - 19), 280), 0), "shake": tuple(rng.integers(0, 12, 2))}.get(
-            kind, (60, 60)
-        )
+        x, y = {
+            "pan": (8 * t, 3 * t),
+            "whip": (0 if t < 20 else min(14 * (t - 19), 280), 0),
+            "shake": tuple(rng.integers(0, 12, 2)),
+        }.get(kind, (60, 60))
         if kind == "repeats":
             x = 8 * (t // 2)
         view = world[y : y + 240, x : x + 320].copy()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from dataengine.errors import ComponentError, WeightsError
+from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.fusion import calibration as module
 from dataengine.fusion import fuse
+from dataengine.fusion._kernels.trees import Forest
 from dataengine.fusion.calibration import FORMAT, Calibration
-from dataengine.fusion.trees import Forest
 
 sklearn = pytest.importorskip("sklearn.ensemble", reason="needs the extra 'train'")
 
@@ -51,7 +51,9 @@ def people(count, frames=1, seed=0):
 
 def learned(count, frames=1, seed=0, **options):
     truth, unit, coords = people(count, frames, seed)
-    return Calibration.fit(list(coords), list(truth), np.ones(truth.shape[:3], bool), unit, "body13", EXPERTS, **options)
+    return Calibration.fit(
+        list(coords), list(truth), np.ones(truth.shape[:3], bool), unit, "body13", EXPERTS, **options
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +72,9 @@ def calibration(fewer_trees):
 
 
 def applied(calibration, coords, experts=EXPERTS, scores=None):
-    found = [calibration.apply(c, None if scores is None else scores[n], "body13", experts) for n, c in enumerate(coords)]
+    found = [
+        calibration.apply(c, None if scores is None else scores[n], "body13", experts) for n, c in enumerate(coords)
+    ]
     return np.stack([c for c, _ in found]), np.stack([s for _, s in found])
 
 
@@ -119,7 +123,9 @@ def test_every_fusion_gains(unseen, method):
     truth, unit, coords, moved, scores = unseen
 
     def share(sights, rated):
-        poses = np.stack([fuse(c, None if rated is None else rated[n], method, "body13").coords for n, c in enumerate(sights)])
+        poses = np.stack(
+            [fuse(c, None if rated is None else rated[n], method, "body13").coords for n, c in enumerate(sights)]
+        )
         return (norm(poses - truth, axis=-1) <= 0.15 * unit[:, None, None]).mean()
 
     assert share(moved, scores) > share(coords, None) + 0.03
@@ -171,7 +177,9 @@ def test_joints_never_annotated_pass_through():
     truth, unit, coords = people(60)
     visible = np.ones(truth.shape[:3], bool)
     visible[:, :, 0] = False
-    calibration = Calibration.fit(list(coords), np.where(visible[..., None], truth, np.nan), visible, unit, "body13", EXPERTS)
+    calibration = Calibration.fit(
+        list(coords), np.where(visible[..., None], truth, np.nan), visible, unit, "body13", EXPERTS
+    )
     moved, scores = calibration.apply(coords[0], np.full(coords.shape[1:-1], 0.3), "body13", EXPERTS)
     np.testing.assert_array_equal(moved[:, :, 0], coords[0, :, :, 0])
     np.testing.assert_allclose(scores[:, :, 0], 0.3)
@@ -213,7 +221,9 @@ def test_trees_answer_as_scikit_learn_does(classes):
         model = sklearn.HistGradientBoostingClassifier(max_iter=40, random_state=0).fit(rows[:, :6], goal > 0.3)
         found, expected = 1 / (1 + np.exp(-Forest.grown(model)(other))), model.predict_proba(other)[:, 1]
     else:
-        model = sklearn.HistGradientBoostingRegressor(loss="absolute_error", max_iter=40, random_state=0).fit(rows, goal)
+        model = sklearn.HistGradientBoostingRegressor(loss="absolute_error", max_iter=40, random_state=0).fit(
+            rows, goal
+        )
         found, expected = Forest.grown(model)(other), model.predict(other)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 

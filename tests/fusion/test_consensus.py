@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from dataengine.errors import ComponentError
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import SKELETONS, skeleton
 from dataengine.fusion import fuse
-from dataengine.fusion.sights import typical_unit
+from dataengine.fusion.observations import typical_unit
 from dataengine.fusion.ssta import confidence
-from dataengine.skeletons import SKELETONS, skeleton
 
 BODY = np.array(
     [
@@ -104,7 +104,9 @@ def test_left_and_right_are_put_straight():
     coords[1, 20:30, 1:7] = coords[1, 20:30][:, arms]
     coords[2, 13:24, 7:13] = coords[2, 13:24][:, legs]  # two of three experts
     assert right(run(coords).coords, truth) == 1
-    with_repair, without = (norm(run(coords, unswap=on).coords - truth, axis=-1)[13:24, 7:].mean() for on in (True, False))
+    with_repair, without = (
+        norm(run(coords, unswap=on).coords - truth, axis=-1)[13:24, 7:].mean() for on in (True, False)
+    )
     assert with_repair < 0.85 * without  # three views to average, not one
 
 
@@ -140,7 +142,9 @@ def test_unequal_experts_are_no_worse_together_than_the_best():
 def test_commutes_with_translation_scale_and_mirror():
     coords = views(walk(), noise=5)
     found = run(coords)
-    np.testing.assert_allclose(run(coords + np.float32([64, -32])).coords, found.coords + np.float32([64, -32]), atol=2e-2)
+    np.testing.assert_allclose(
+        run(coords + np.float32([64, -32])).coords, found.coords + np.float32([64, -32]), atol=2e-2
+    )
     np.testing.assert_allclose(run(coords * 4).coords, found.coords * 4, atol=8e-2)
     flip = list(skeleton("body13").flip)
     mirrored = run((coords * np.float32([-1, 1]))[:, :, flip])
@@ -165,7 +169,11 @@ def test_gaps_are_bridged_up_to_hold_and_ends_are_not():
     np.testing.assert_allclose(found.scores[19:25, 4] / found.scores[19, 4], [1, 0.5, 0.25, 0.25, 0.5, 1], rtol=0.1)
     assert (found.winner[20:24, 4] == -1).all()
     for gap in (slice(40, 50), slice(0, 3)):
-        assert np.isnan(found.coords[gap, 4]).all() and (found.scores[gap, 4] == 0).all() and (found.winner[gap, 4] == -1).all()
+        assert (
+            np.isnan(found.coords[gap, 4]).all()
+            and (found.scores[gap, 4] == 0).all()
+            and (found.winner[gap, 4] == -1).all()
+        )
     assert np.isfinite(np.delete(found.coords, 4, axis=1)).all()
 
 
@@ -189,7 +197,12 @@ def test_one_expert_is_rid_of_its_jumps():
 
 def test_nothing_and_next_to_nothing():
     found = run(np.full((3, 6, 13, 2), np.nan))
-    assert np.isnan(found.coords).all() and (found.scores == 0).all() and (found.confidence == 0).all() and (found.winner == -1).all()
+    assert (
+        np.isnan(found.coords).all()
+        and (found.scores == 0).all()
+        and (found.confidence == 0).all()
+        and (found.winner == -1).all()
+    )
     same_place = run(np.full((2, 6, 13, 2), 7.0))
     np.testing.assert_allclose(same_place.coords, 7)
     lone = np.full((2, 6, 13, 2), np.nan)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from dataengine import registry
-from dataengine.errors import ComponentError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import skeleton
 from dataengine.fusion import fuse
 from dataengine.fusion.ssta import confidence
-from dataengine.skeletons import skeleton
 
 NAMES = registry.names("fusion")
 LAYOUTS = {13: "body13", 14: "body14", 17: "posetics17"}
@@ -147,7 +147,9 @@ def test_scores_of_zero_and_nan(method):
     gone = scores.copy()
     gone[:, 10] = np.nan
     zero = np.nan_to_num(gone, nan=0.0)
-    np.testing.assert_array_equal(fuse(coords, gone, method, "body13").coords, fuse(coords, zero, method, "body13").coords)
+    np.testing.assert_array_equal(
+        fuse(coords, gone, method, "body13").coords, fuse(coords, zero, method, "body13").coords
+    )
 
 
 def test_confidence_is_about_the_result(method):

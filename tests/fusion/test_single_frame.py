@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataengine import registry
+from dataengine.core import registry
 from dataengine.fusion import fuse
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from dataengine.fusion import fuse, smoothing
-from dataengine.fusion.sights import bridge
+from dataengine.fusion import fuse
+from dataengine.fusion._kernels import smoothing
+from dataengine.fusion.observations import bridge
 
 
 def sights(frames, seed=0):
@@ -26,7 +27,10 @@ def test_a_stage_solves_its_equations(frames, speed, stiff):
     x, y, weight, pose = sights(frames)
     before = pose.copy()
     smoothing.spline(x, y, weight, pose, np.array([[scale, quick, speed, stiff, bend]]))
-    first, second = np.diff(np.eye(frames), 1, axis=0), np.diff(np.eye(frames), 2, axis=0) if frames > 2 else np.zeros((0, frames))
+    first, second = (
+        np.diff(np.eye(frames), 1, axis=0),
+        np.diff(np.eye(frames), 2, axis=0) if frames > 2 else np.zeros((0, frames)),
+    )
     squares = lambda a, b: a**2 + b**2  # noqa: E731
     for v in range(8):
         own = before[:, :, v]
@@ -34,9 +38,15 @@ def test_a_stage_solves_its_equations(frames, speed, stiff):
         far = squares(first @ (x[:, :, v] - own[0]).T, first @ (y[:, :, v] - own[1]).T).T
         steps = speed * np.minimum(weight[:, 1:, v], weight[:, :-1, v]) / (1 + far / quick**2) ** 2
         bent = stiff / (1 + squares(second @ own[0], second @ own[1]) / bend**2)
-        matrix = np.diag(near.sum(0) + 1e-9) + first.T @ np.diag(steps.sum(0)) @ first + second.T @ np.diag(bent) @ second
+        matrix = (
+            np.diag(near.sum(0) + 1e-9) + first.T @ np.diag(steps.sum(0)) @ first + second.T @ np.diag(bent) @ second
+        )
         for axis, data in enumerate((x, y)):
-            right = (near * data[:, :, v]).sum(0) + 1e-9 * own[axis] + first.T @ (steps * (first @ data[:, :, v].T).T).sum(0)
+            right = (
+                (near * data[:, :, v]).sum(0)
+                + 1e-9 * own[axis]
+                + first.T @ (steps * (first @ data[:, :, v].T).T).sum(0)
+            )
             np.testing.assert_allclose(pose[axis, :, v], np.linalg.solve(matrix, right), rtol=1e-6, atol=1e-6)
 
 
@@ -82,7 +92,11 @@ def offsets(seed=0, frames=120):
     """A quick body seen by experts who are each wrong by a vector that holds for a while, two of them badly at times."""
     rng = np.random.default_rng(seed)
     t = np.arange(frames)[:, None]
-    truth = rng.uniform(0, 150, (13, 2)) + 200 + 25 * np.stack([np.sin(t / 5 + np.arange(13)), np.cos(t / 4 + np.arange(13))], -1)
+    truth = (
+        rng.uniform(0, 150, (13, 2))
+        + 200
+        + 25 * np.stack([np.sin(t / 5 + np.arange(13)), np.cos(t / 4 + np.arange(13))], -1)
+    )
     truth[:, 0] = truth[:, 1:3].mean(1) + [0, -20]
     wrong = np.repeat(rng.normal(0, 4, (3, frames // 8, 13, 2)), 8, axis=1)
     bad = np.repeat(rng.random((frames // 8, 13)) < 0.2, 8, axis=0)
@@ -95,7 +109,10 @@ def test_steps_carry_a_joint_that_most_get_wrong_for_a_while(start):
     truth, coords = offsets()
 
     def error(**options):
-        return norm(fuse(coords, method="spline", skeleton="body13", unswap=False, start=start, **options).coords - truth, axis=-1)
+        return norm(
+            fuse(coords, method="spline", skeleton="body13", unswap=False, start=start, **options).coords - truth,
+            axis=-1,
+        )
 
     with_steps, without, median = error(), error(motion=False, smooth=0.02), norm(np.median(coords, 0) - truth, axis=-1)
     assert (with_steps < 10).mean() > 0.97

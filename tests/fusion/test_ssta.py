@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ssta_reference import fuse as slow_fuse
 
-from dataengine.errors import ComponentError
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import SKELETONS, convert, skeleton
 from dataengine.fusion import fuse
-from dataengine.fusion.kernels import compiled
+from dataengine.fusion._kernels.ssta import compiled
 from dataengine.fusion.ssta import SSTA, confidence, unit_joints
-from dataengine.skeletons import SKELETONS, convert, skeleton
+from tests.support.ssta_reference import fuse as slow_fuse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -84,7 +84,9 @@ def test_compat_is_the_published_script():
 def test_compat_on_the_published_demo(shared_data):
     golden = np.load(shared_data / "parity" / "ssta_demo.npz")
     files = [f"WatchTV_p02_r03_v05_c05_{name}.npz" for name in ("Alphapose2d", "LCRNet2d", "OP2d")]
-    padded, found = published([np.load(shared_data / "fusion" / "ssta_demo" / f)["kpts"] for f in files], skeleton="coco17")
+    padded, found = published(
+        [np.load(shared_data / "fusion" / "ssta_demo" / f)["kpts"] for f in files], skeleton="coco17"
+    )
     np.testing.assert_array_equal(found.coords[:-1], golden["poses"][:-1])
     np.testing.assert_allclose(found.confidence[:-1], golden["confidence_raw_float64"][:-1], atol=1e-6)
     assert np.mean(found.confidence >= 0.18) < 0.1
@@ -142,7 +144,10 @@ def test_commutes_with_translation_scale_and_mirror(layout, gate):
 @pytest.mark.parametrize("order", [(1, 2, 0), (2, 1, 0), (0, 2, 1)])
 def test_order_of_experts_decides_ties_only(order):
     coords, scores = people(seed=7, missing=0.0, noise=9)
-    found, other = fuse(coords, scores, skeleton="body13"), fuse(coords[list(order)], scores[list(order)], skeleton="body13")
+    found, other = (
+        fuse(coords, scores, skeleton="body13"),
+        fuse(coords[list(order)], scores[list(order)], skeleton="body13"),
+    )
     np.testing.assert_array_equal(found.coords, other.coords)
     np.testing.assert_array_equal(found.winner, np.array(order)[other.winner])
 
@@ -206,7 +211,12 @@ def test_gamma_sets_kept_alone():
 
 def test_everything_missing():
     found = fuse(np.full((3, 5, 13, 2), np.nan), skeleton="body13")
-    assert np.isnan(found.coords).all() and (found.confidence == 0).all() and (found.winner == -1).all() and (found.scores == 0).all()
+    assert (
+        np.isnan(found.coords).all()
+        and (found.confidence == 0).all()
+        and (found.winner == -1).all()
+        and (found.scores == 0).all()
+    )
     assert not found.kept.any() and (found.support == 0).all()
 
 
@@ -285,7 +295,9 @@ def test_types_and_inputs_are_left_alone():
 
 def test_nothing_heavy_is_imported_before_use():
     code = "import sys, dataengine.fusion; print(sorted({'numba', 'scipy', 'torch'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_compiles_where_machine_code_cannot_be_kept():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataengine.core.skeletons import convert
 from dataengine.fusion import fuse
-from dataengine.skeletons import convert
 
 pytestmark = pytest.mark.data
 
@@ -68,6 +68,8 @@ def test_the_demo_is_followed_smoothly_and_from_any_start(shared_data):
     found = fuse(coords, method="consensus", skeleton="body13")
     assert np.linalg.norm(np.diff(found.coords, 2, axis=0), axis=-1).mean() < 1
     assert found.kept.mean() > 0.84
-    assert np.median(np.linalg.norm(found.coords - coords[1], axis=-1)[9:75]) < 4  # the first expert is on another person
+    assert (
+        np.median(np.linalg.norm(found.coords - coords[1], axis=-1)[9:75]) < 4
+    )  # the first expert is on another person
     late = fuse(coords[:, 900:], method="consensus", skeleton="body13")
     assert np.linalg.norm(late.coords[-60:] - found.coords[-60:], axis=-1).mean() < 1

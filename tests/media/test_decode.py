@@ -14,8 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from dataengine import registry
-from dataengine.errors import ComponentError, MediaError, MissingExtraError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, MediaError, MissingExtraError
 from dataengine.media.decode import DecordDecoder, PyAVDecoder, VideoStream, read_frames
 from dataengine.media.encode import write_video
 from dataengine.media.probe import probe
@@ -34,7 +34,11 @@ CODINGS: dict[str, tuple[str, str, dict[str, str]]] = {
     "ts": ("ts", "libx264", {"g": "12", "bf": "3"}),
     "avi": ("avi", "libx264", {"g": "12", "bf": "3"}),
     "mpeg4_avi": ("avi", "mpeg4", {"g": "12", "bf": "2", "b": "2M"}),
-    "hevc_open": ("mp4", "libx265", {"x265-params": "keyint=12:min-keyint=12:bframes=4:open-gop=1:pools=1:log-level=none"}),
+    "hevc_open": (
+        "mp4",
+        "libx265",
+        {"x265-params": "keyint=12:min-keyint=12:bframes=4:open-gop=1:pools=1:log-level=none"},
+    ),
     "vp9": ("webm", "libvpx-vp9", {"g": "12", "cpu-used": "8", "deadline": "realtime"}),
 }
 
@@ -52,7 +56,9 @@ def within(times: np.ndarray[Any, Any], start: float, end: float | None) -> np.n
 
 
 @pytest.fixture(scope="module", params=sorted(CODINGS))
-def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Callable[..., Any]) -> Path:
+def coded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Callable[..., Any]
+) -> Path:
     ending, codec, options = CODINGS[request.param]
     path = tmp_path_factory.mktemp("coded") / f"{request.param}.{ending}"
     write_video(path, pictures(60), Fraction(30000, 1001), codec=codec, options=options)
@@ -169,7 +175,8 @@ def test_a_span_outside_is_told(clip: Path, decoder: type[Any], span: tuple[floa
 
 
 @pytest.mark.parametrize(
-    ("options", "kind"), [({"max_seconds": 3.5}, "too_long"), ({"max_pixels": 3000}, "too_large"), ({"max_bytes": 1000}, "too_large")]
+    ("options", "kind"),
+    [({"max_seconds": 3.5}, "too_long"), ({"max_pixels": 3000}, "too_large"), ({"max_bytes": 1000}, "too_large")],
 )
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_limits(clip: Path, decoder: type[Any], options: dict[str, Any], kind: str) -> None:
@@ -177,7 +184,11 @@ def test_limits(clip: Path, decoder: type[Any], options: dict[str, Any], kind: s
     with pytest.raises(MediaError) as caught:
         decoder(**options).open(clip)
     assert caught.value.kind == kind
-    assert caught.value.value is not None and caught.value.threshold is not None and caught.value.value > caught.value.threshold
+    assert (
+        caught.value.value is not None
+        and caught.value.threshold is not None
+        and caught.value.value > caught.value.threshold
+    )
 
 
 def test_a_long_span_of_a_file_without_duration_is_told(tmp_path: Path, pictures: Callable[..., Any]) -> None:

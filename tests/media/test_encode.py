@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataengine.errors import DataEngineError
+from dataengine.core.errors import DataEngineError
 from dataengine.media.decode import PyAVDecoder, read_frames
 from dataengine.media.encode import write_video
 from dataengine.media.probe import digest, probe
@@ -81,7 +81,9 @@ def test_index_comes_first_by_default(tmp_path: Path, pictures: Callable[..., An
         ([np.zeros((16, 16, 3), np.uint8)], {"fps": 0}, "fps"),
     ],
 )
-def test_wrong_input_is_told_and_leaves_nothing(tmp_path: Path, frames: list[Any], options: dict[str, Any], message: str) -> None:
+def test_wrong_input_is_told_and_leaves_nothing(
+    tmp_path: Path, frames: list[Any], options: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "a.mp4"
     with pytest.raises(DataEngineError, match=message):
         write_video(path, frames, **({"fps": 25} | options))

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
+from dataengine.core.types import REASONS
 from dataengine.media.decode import DecordDecoder, PyAVDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import digest, probe
-from dataengine.types import REASONS
 
 LIMIT_S = 5.0
 
@@ -133,7 +133,10 @@ def test_refused_by_the_file_system(tmp_path: Path, sound: bytes, monkeypatch: p
 
         return open_
 
-    for error, retryable in ((PermissionError(13, "Permission denied"), False), (OSError(5, "Input/output error"), True)):
+    for error, retryable in (
+        (PermissionError(13, "Permission denied"), False),
+        (OSError(5, "Input/output error"), True),
+    ):
         monkeypatch.setattr(Path, "open", refuse(error))
         with pytest.raises(MediaError) as caught:
             probe(path)
@@ -285,4 +288,10 @@ def test_probe_and_digest_of_a_sound_file(tmp_path: Path, sound: bytes) -> None:
     assert digest(path) == (len(sound), blake3(sound).hexdigest())
     info = probe(path)
     assert (info.width, info.height, info.fps, info.duration, info.num_frames) == (320, 240, 25, 4.0, 100)
-    assert (info.codec, info.rotation, info.pix_fmt, info.has_audio, info.variable_rate) == ("h264", 0, "yuv420p", False, False)
+    assert (info.codec, info.rotation, info.pix_fmt, info.has_audio, info.variable_rate) == (
+        "h264",
+        0,
+        "yuv420p",
+        False,
+        False,
+    )

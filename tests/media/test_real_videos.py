@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataengine.errors import MediaError
+from dataengine.core.errors import MediaError
 from dataengine.media.decode import DecordDecoder, PyAVDecoder
 from dataengine.media.probe import probe
 

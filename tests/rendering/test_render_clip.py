@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataengine.errors import ComponentError
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import skeleton
 from dataengine.rendering import CONDITIONS, MOTIONS, render_clip
 from dataengine.rendering.body import NUM_JOINTS, TOE, Body, pose
 from dataengine.rendering.motion import angles, standing
-from dataengine.skeletons import skeleton
 
 LAYOUT = skeleton("body14")
 
@@ -88,7 +88,9 @@ def test_mirrored_angles_give_the_mirrored_body() -> None:
     rng = np.random.default_rng(5)
     body, t = Body.draw(rng), np.linspace(0, 1, 4)
     a = angles("free", t, rng)
-    mirrored = {(key[:-1] + {"L": "R", "R": "L"}[key[-1]] if key[-1] in "LR" else key): value for key, value in a.items()}
+    mirrored = {
+        (key[:-1] + {"L": "R", "R": "L"}[key[-1]] if key[-1] in "LR" else key): value for key, value in a.items()
+    }
     for key in ("side", "twist", "look", "yaw"):
         mirrored[key] = -a[key]
     p = pose(body, a, (0.0, 0.0), 0.0).points[:, :NUM_JOINTS]
@@ -111,7 +113,12 @@ def test_even_and_irregular_times() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"condition": "foggy"}, "allowed"), ({"motion": "wav"}, "wave"), ({"num_people": 99}, "0 to 8"), ({"size": (4, 4)}, "sides")],
+    [
+        ({"condition": "foggy"}, "allowed"),
+        ({"motion": "wav"}, "wave"),
+        ({"num_people": 99}, "0 to 8"),
+        ({"size": (4, 4)}, "sides"),
+    ],
 )
 def test_what_cannot_be_rendered_is_said(options: dict[str, object], says: str) -> None:
     with pytest.raises(ComponentError, match=says):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dataengine import registry
-from dataengine.errors import SourceError
-from dataengine.types import Clip
+from dataengine.core import registry
+from dataengine.core.errors import SourceError
+from dataengine.core.types import Clip
 
 KEY = "<class 'vipy.video.Scene'>"
 
@@ -75,7 +75,10 @@ def test_an_activity_becomes_a_clip(tmp_path: Path) -> None:
 
 def underscored(value: Any, names: bool = False) -> Any:
     if isinstance(value, dict):
-        return {key if names else f"_{key}": underscored(member, key in ("tracks", "activities")) for key, member in value.items()}
+        return {
+            key if names else f"_{key}": underscored(member, key in ("tracks", "activities"))
+            for key, member in value.items()
+        }
     return [underscored(member) for member in value] if isinstance(value, list) else value
 
 
@@ -133,7 +136,10 @@ def test_two_activities_of_one_span_and_repeated_scenes(tmp_path: Path) -> None:
         ({"activities": None}, "no activities"),
         ({"activities": {"a": {"startframe": 5, "endframe": 5, "framerate": 30, "label": "x"}}}, "spans"),
         ({"activities": {"a": {"startframe": "5", "endframe": 9, "framerate": 30, "label": "x"}}}, "startframe is '5'"),
-        ({"activities": {"a": {"startframe": 5, "endframe": float("nan"), "framerate": 30, "label": "x"}}}, "endframe is nan"),
+        (
+            {"activities": {"a": {"startframe": 5, "endframe": float("nan"), "framerate": 30, "label": "x"}}},
+            "endframe is nan",
+        ),
         ({"activities": {"a": {"startframe": 5, "endframe": 9, "framerate": -30, "label": "x"}}}, "not positive"),
         ({"activities": {"a": {"startframe": 5, "endframe": 9, "framerate": 30}}}, "no 'label'"),
         ({"activities": {"a": ["startframe"]}}, "not a vipy scene"),
@@ -149,7 +155,9 @@ def test_a_malformed_scene_costs_itself_only(tmp_path: Path, change: dict[str, A
     if says is None:
         assert first.reason is None
     else:
-        assert first.reason == "bad_row" and "train.json entry 1" in (first.detail or "") and says in (first.detail or "")
+        assert (
+            first.reason == "bad_row" and "train.json entry 1" in (first.detail or "") and says in (first.detail or "")
+        )
 
 
 def test_members_of_other_types_and_a_file_that_breaks_off(tmp_path: Path) -> None:
@@ -163,8 +171,19 @@ def test_names_never_become_paths(tmp_path: Path) -> None:
     root = tmp_path / "root"
     media(tmp_path, "secret.mp4")
     media(root, "videos/a/v1.mp4", "videos/b/v1.mp4")
-    names = ["../secret.mp4", "/etc/passwd.mp4", str(tmp_path / "secret.mp4"), "x/v1.mp4", "/data/b/v1.mp4", "..\\b\\v1.mp4"]
-    write(root, "train.json", *({KEY: scene(filename=name, attributes={"video_id": f"v{i}"})} for i, name in enumerate(names)))
+    names = [
+        "../secret.mp4",
+        "/etc/passwd.mp4",
+        str(tmp_path / "secret.mp4"),
+        "x/v1.mp4",
+        "/data/b/v1.mp4",
+        "..\\b\\v1.mp4",
+    ]
+    write(
+        root,
+        "train.json",
+        *({KEY: scene(filename=name, attributes={"video_id": f"v{i}"})} for i, name in enumerate(names)),
+    )
     found = clips(root)
     assert [clip.media for clip in found] == ["", "", "", "", "videos/b/v1.mp4", "videos/b/v1.mp4"]
     assert found[3].reason == "bad_row" and "may mean 2 files" in (found[3].detail or "")

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataengine import registry
-from dataengine.errors import ComponentError, SourceError
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, SourceError
+from dataengine.core.types import Clip
 from dataengine.media.encode import write_video
-from dataengine.types import Clip
 
 
 def clips(root: Path, **options: Any) -> list[Clip]:
     found = list(registry.create("sources", "folder", options).discover(root))
     assert len({clip.clip_id for clip in found}) == len(found)
-    assert all(re.fullmatch(r"folder-[A-Za-z0-9_-]+-\d+-\d+", clip.clip_id) and len(clip.clip_id) <= 120 for clip in found)
+    assert all(
+        re.fullmatch(r"folder-[A-Za-z0-9_-]+-\d+-\d+", clip.clip_id) and len(clip.clip_id) <= 120 for clip in found
+    )
     return found
 
 
@@ -43,12 +45,21 @@ def test_every_video_at_any_depth_under_an_id_of_its_own(tmp_path: Path) -> None
     assert [clip.media for clip in found] == sorted(clip.media for clip in found)
     whole = next(clip for clip in found if clip.media == "A b/Clip.One.mp4")
     assert re.fullmatch(r"folder-A_b_Clip_One-[0-9a-f]{8}-0-2000", whole.clip_id)
-    assert (whole.start, whole.end, whole.span_start, whole.span_end, whole.label, whole.split) == (0.0, 2.0, None, None, None, "train")
+    assert (whole.start, whole.end, whole.span_start, whole.span_end, whole.label, whole.split) == (
+        0.0,
+        2.0,
+        None,
+        None,
+        None,
+        "train",
+    )
     empty = next(clip for clip in found if clip.media == "zero.webm")
     assert empty.clip_id.endswith("-0-0") and empty.reason is None and empty.label is None
 
 
-@pytest.mark.parametrize(("seconds", "ends"), [(1.0, [1.0]), (4.4, [2.0, 4.4]), (5.0, [2.0, 4.0, 5.0]), (4.6, [2.0, 4.0, 4.6])])
+@pytest.mark.parametrize(
+    ("seconds", "ends"), [(1.0, [1.0]), (4.4, [2.0, 4.4]), (5.0, [2.0, 4.0, 5.0]), (4.6, [2.0, 4.0, 4.6])]
+)
 def test_long_videos_are_cut_into_windows(tmp_path: Path, seconds: float, ends: list[float]) -> None:
     video(tmp_path / "v.mp4", seconds)
     found = clips(tmp_path, max_seconds=2)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dataengine import registry
-from dataengine.errors import SourceError
-from dataengine.types import REASONS, Clip
+from dataengine.core import registry
+from dataengine.core.errors import SourceError
+from dataengine.core.types import REASONS, Clip
 
 A, B, C = "-aaaaaaaaaa", "b_bbbbbbb-b", "ccccccccccc"
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -34,10 +34,18 @@ def touch(root: Path, *names: str) -> None:
 
 
 def test_reads_rows_and_finds_media_at_any_depth(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text(f'{HEADER}clapping,{A},5,15,train\n"high kick",{B},0,10,train\nsquat,{C},1,11,train\n')
+    (tmp_path / "train.csv").write_text(
+        f'{HEADER}clapping,{A},5,15,train\n"high kick",{B},0,10,train\nsquat,{C},1,11,train\n'
+    )
     (tmp_path / "validate.csv").write_text(f"{HEADER}clapping,{A},30,40,validate\n")
     (tmp_path / "test.csv").write_text(f"youtube_id,time_start,time_end,split\n{C},7,17,test\n")
-    touch(tmp_path, f"videos/clapping/{A}_000005_000015.mp4", f"deep/er/{B}_000000_000010.mkv", f"{A}_000030_000040.webm", f"{C}_7_17.avi")
+    touch(
+        tmp_path,
+        f"videos/clapping/{A}_000005_000015.mp4",
+        f"deep/er/{B}_000000_000010.mkv",
+        f"{A}_000030_000040.webm",
+        f"{C}_7_17.avi",
+    )
     found = {clip.clip_id: clip for clip in clips(tmp_path)}
     first = found[f"kinetics700-{A}-5-15"]
     assert (first.media, first.label, first.split, first.start, first.end) == (
@@ -47,8 +55,15 @@ def test_reads_rows_and_finds_media_at_any_depth(tmp_path: Path) -> None:
         5.0,
         15.0,
     )
-    assert first.url == f"https://www.youtube.com/watch?v={A}" and "CC BY 4.0" in (first.licence or "") and first.span_start is None
-    assert found[f"kinetics700-{B}-0-10"].media == f"deep/er/{B}_000000_000010.mkv" and found[f"kinetics700-{B}-0-10"].label == "high kick"
+    assert (
+        first.url == f"https://www.youtube.com/watch?v={A}"
+        and "CC BY 4.0" in (first.licence or "")
+        and first.span_start is None
+    )
+    assert (
+        found[f"kinetics700-{B}-0-10"].media == f"deep/er/{B}_000000_000010.mkv"
+        and found[f"kinetics700-{B}-0-10"].label == "high kick"
+    )
     assert found[f"kinetics700-{C}-1-11"].media == ""
     assert found[f"kinetics700-{A}-30-40"].split == "val"
     assert (found[f"kinetics700-{C}-7-17"].split, found[f"kinetics700-{C}-7-17"].label) == ("test", None)
@@ -106,9 +121,19 @@ def test_repeated_rows_collapse_and_contradictions_are_named(tmp_path: Path) -> 
 
 def test_official_json_alone_and_beside_its_csv(tmp_path: Path) -> None:
     entries = {
-        A: {"annotations": {"label": "squat", "segment": [0.0, 10.0]}, "duration": 10.0, "subset": "validate", "url": "u"},
+        A: {
+            "annotations": {"label": "squat", "segment": [0.0, 10.0]},
+            "duration": 10.0,
+            "subset": "validate",
+            "url": "u",
+        },
         B: {"annotations": {"label": "squat"}, "duration": 10.0, "subset": "train", "url": "u"},
-        C: {"annotations": {"label": "squat", "segment": [0.5, 10.25]}, "duration": 10.0, "subset": "training", "url": "u"},
+        C: {
+            "annotations": {"label": "squat", "segment": [0.5, 10.25]},
+            "duration": 10.0,
+            "subset": "training",
+            "url": "u",
+        },
     }
     (tmp_path / "validate.json").write_text(json.dumps(entries))
     (tmp_path / "parents.json").write_text(json.dumps({"squat": ["gym"]}))
@@ -122,7 +147,9 @@ def test_official_json_alone_and_beside_its_csv(tmp_path: Path) -> None:
 
 
 def test_a_json_that_breaks_off_gives_what_came_before(tmp_path: Path) -> None:
-    whole = json.dumps({A: {"annotations": {"label": "squat", "segment": [0, 10]}, "subset": "train"}, B: {"annotations": {}}})
+    whole = json.dumps(
+        {A: {"annotations": {"label": "squat", "segment": [0, 10]}, "subset": "train"}, B: {"annotations": {}}}
+    )
     (tmp_path / "train.json").write_text(whole[:-12])
     first, rest = clips(tmp_path)
     assert first.video_id == A and rest.reason == "bad_row" and "from here on" in (rest.detail or "")
@@ -140,7 +167,11 @@ def test_a_compressed_list_that_breaks_off(tmp_path: Path) -> None:
 
 def test_class_folders_without_lists(tmp_path: Path) -> None:
     touch(
-        tmp_path, f"val/high kick/{A}_000005_000015.mp4", f"train/squat/{B}.mp4", f"train/{C}_000000_000010.mp4", "train/squat/noname.mp4"
+        tmp_path,
+        f"val/high kick/{A}_000005_000015.mp4",
+        f"train/squat/{B}.mp4",
+        f"train/{C}_000000_000010.mp4",
+        "train/squat/noname.mp4",
     )
     found = {clip.media or "bad": clip for clip in clips(tmp_path)}
     named = found[f"val/high kick/{A}_000005_000015.mp4"]
@@ -211,7 +242,11 @@ def test_the_published_lists(shared_data: Path, tmp_path: Path) -> None:
     began = time.process_time()
     found = clips(tmp_path)
     assert time.process_time() - began < 3
-    assert len(found) == 33_909 and {clip.label for clip in found} == set(classes) and not any(clip.reason for clip in found)
+    assert (
+        len(found) == 33_909
+        and {clip.label for clip in found} == set(classes)
+        and not any(clip.reason for clip in found)
+    )
     everything = Counter(clip.split for clip in clips(shared_data / "labels"))
     assert everything == {"val": 33_909, "test": 67_009}
     assert len(clips(shared_data / "labels", "kinetics400")) == 19_906

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-import dataengine.sources.sample as sample
-from dataengine.errors import ComponentError, MediaError, SourceError
+import dataengine.sources.synthetic as sample
+from dataengine.core.errors import ComponentError, MediaError, SourceError
+from dataengine.core.registry import create
+from dataengine.core.types import REASONS, Clip, Sample
 from dataengine.media.probe import probe
-from dataengine.registry import create
-from dataengine.sources.shots import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, Take, joined
-from dataengine.types import REASONS, Clip, Sample
+from dataengine.sources.synthetic_clips import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, Take, joined
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def decoded(path: Path) -> np.ndarray:
 def test_both_layouts_are_read(corpus: Path, clips: list[Clip]) -> None:
     assert len({clip.clip_id for clip in clips}) == len(clips) == 12 + len(DEFECTS) + 1
     assert all(clip.clip_id.startswith("sample-") and clip.source == "sample" and clip.url is None for clip in clips)
-    assert {(clip.licence, clip.consent) for clip in clips if clip.reason is None} == {("CC0-1.0", "rendered; no person depicted")}
+    assert {(clip.licence, clip.consent) for clip in clips if clip.reason is None} == {
+        ("CC0-1.0", "rendered; no person depicted")
+    }
     assert {clip.split for clip in clips} == {"train", "val"}
     ordinary = [clip for clip in clips if clip.clip_id not in sample.planted(corpus)]
     motions = {label: motion for actions in (KINETICS_ACTIONS, CAP_ACTIONS) for motion, label in actions.items()}
@@ -63,13 +65,19 @@ def test_truth_fits_the_pictures(corpus: Path, clips: list[Clip]) -> None:
             continue
         with np.load(corpus / clip.truth, allow_pickle=False) as truth:
             joints, info = truth["joints"], probe(corpus / clip.media)
-            assert joints.shape[2:] == (14, 2) and truth["head"].shape == joints.shape[:2] and truth["hidden"].shape == joints.shape[:3]
+            assert (
+                joints.shape[2:] == (14, 2)
+                and truth["head"].shape == joints.shape[:2]
+                and truth["hidden"].shape == joints.shape[:3]
+            )
             assert len(joints) == pytest.approx(float(info.duration or 0) * float(truth["fps"]), abs=1.01)
             people.add(joints.shape[1])
         if clip.actor:
             boxes, fps = np.array(json.loads(clip.actor)), float(info.fps)
             for second, x0, y0, x1, y1 in boxes:
-                inside = np.clip(joints[min(round(second * fps), len(joints) - 1), 0], (0, 0), (info.width, info.height))
+                inside = np.clip(
+                    joints[min(round(second * fps), len(joints) - 1), 0], (0, 0), (info.width, info.height)
+                )
                 assert (inside >= (x0 - 0.1, y0 - 0.1)).all() and (inside <= (x1 + 0.1, y1 + 0.1)).all()
     assert people == {0, 1, 2, 3}
 
@@ -83,7 +91,10 @@ def test_planted_defects_are_what_they_claim(corpus: Path, by_defect: dict[str, 
             probe(file(name))
         assert caught.value.kind == kind
     assert by_defect["missing"].media == "" and by_defect["missing"].reason is None
-    assert file("copy").read_bytes() == file("original").read_bytes() and by_defect["copy"].label == by_defect["original"].label
+    assert (
+        file("copy").read_bytes() == file("original").read_bytes()
+        and by_defect["copy"].label == by_defect["original"].label
+    )
     assert len(decoded(file("short"))) < 16
     turned = probe(file("turned"))
     assert (turned.rotation, turned.width, turned.height) == (90, 256, 340)
@@ -102,7 +113,10 @@ def test_planted_defects_are_what_they_claim(corpus: Path, by_defect: dict[str, 
 
 
 def test_the_filters_name_them_given_exact_joints(corpus: Path, clips: list[Clip]) -> None:
-    planted, filters = sample.planted(corpus), {name: create("filters", name) for name in ("length", "truncation", "motion", "camera_cut")}
+    planted, filters = (
+        sample.planted(corpus),
+        {name: create("filters", name) for name in ("length", "truncation", "motion", "camera_cut")},
+    )
     for clip in clips:
         expected = planted.get(clip.clip_id, "keep")
         if clip.truth is None or expected not in ("keep", *filters):
@@ -112,8 +126,12 @@ def test_the_filters_name_them_given_exact_joints(corpus: Path, clips: list[Clip
             fps = float(truth["fps"])
             span = slice(round((clip.span_start or 0) * fps), round(clip.span_end * fps) if clip.span_end else None)
             # Experts keep joints inside the picture.
-            joints = np.clip(truth["joints"][span].transpose(1, 0, 2, 3), 0, (info.width - 1, info.height - 1)).astype(np.float32)
-        small = np.stack([cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA) for picture in pictures[span]]).astype(np.float32)
+            joints = np.clip(truth["joints"][span].transpose(1, 0, 2, 3), 0, (info.width - 1, info.height - 1)).astype(
+                np.float32
+            )
+        small = np.stack(
+            [cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA) for picture in pictures[span]]
+        ).astype(np.float32)
         change = np.abs(np.diff(small, axis=0, prepend=small[:1])).mean((1, 2, 3)) / 255
         ones = np.ones(joints.shape[:3], np.float32)
         seen = Sample(
@@ -136,7 +154,9 @@ def test_the_filters_name_them_given_exact_joints(corpus: Path, clips: list[Clip
 def test_expectations_are_written(corpus: Path, clips: list[Clip], by_defect: dict[str, Clip]) -> None:
     planted = sample.planted(corpus)
     assert set(planted.values()) - {"keep"} <= set(REASONS)
-    assert {by_defect[d.name].clip_id: d.expected for d in DEFECTS} == {k: v for k, v in planted.items() if v != "bad_row"}
+    assert {by_defect[d.name].clip_id: d.expected for d in DEFECTS} == {
+        k: v for k, v in planted.items() if v != "bad_row"
+    }
     (bad,) = [clip for clip in clips if clip.reason]
     assert (planted[bad.clip_id], bad.reason) == ("bad_row", "bad_row") and "#NAME?" in (bad.detail or "")
 
@@ -149,9 +169,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         count = 16 if seconds > 1 else 3
         grey = np.full((count, 64, 64, 3), seed % 200, np.uint8)
         joints = np.full((count, 1, 14, 2), 30, np.float32)
-        return Take(grey, joints, np.full((count, 1), 5, np.float32), np.zeros((count, 1, 14), bool), SHOTS[0].fps, "clean")
+        return Take(
+            grey, joints, np.full((count, 1), 5, np.float32), np.zeros((count, 1, 14), bool), SHOTS[0].fps, "clean"
+        )
 
-    return lambda: monkeypatch.setattr("dataengine.sources.shots.Shot.take", take)
+    return lambda: monkeypatch.setattr("dataengine.sources.synthetic_clips.Shot.take", take)
 
 
 def same(one: Path, other: Path) -> None:

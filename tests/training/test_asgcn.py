@@ -7,9 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from drawn_graphs import away, drawn_weights, golden, golden_input
-
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
+from tests.support.drawn_graphs import away, drawn_weights, golden, golden_input
 from training.backbones.action_links import ActionLinks, sampled
 from training.backbones.asgcn import ASGCN
 

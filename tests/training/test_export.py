@@ -17,24 +17,24 @@ onnx = pytest.importorskip("onnx")
 import onnxruntime
 import polars as pl
 import pyarrow.parquet as pq
-import tiny_dataset
 import yaml
-from motions import CLASSES, Motions
 
 import dataengine
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
+from tests.support import tiny_dataset
+from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method, registry
 from training.backbones.base import read_weights
 from training.backbones.stgcn import STGCN
-from training.card import card
 from training.config import validate
-from training.data import open_sources
-from training.embed import embed
-from training.encode import encode
+from training.data.loader import open_sources
 from training.evaluate.result import of_seeds
-from training.export import FORMATS, SEEDS, Bare, export, metadata, motions
-from training.prepare import Prepare
-from training.runs import load_run, train
+from training.runs.embed import embed
+from training.runs.export import FORMATS, SEEDS, Bare, export, metadata, motions
+from training.runs.features import encode
+from training.runs.model_card import card
+from training.runs.train import load_run, train
+from training.transforms.preprocess import Prepare
 
 NETWORKS = sorted(set(registry.REGISTRY["backbones"]) - {"slow_r50"})
 SMALL = {
@@ -80,7 +80,9 @@ def says(path, format: str):
 def test_a_file_says_what_the_network_says(name, format, tmp_path) -> None:
     model = network(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    done = export(Bare(model, labels=CLASSES, facts={"data": "f00"}), tmp_path / "model", format, frames=FRAMES, licence="CC0")
+    done = export(
+        Bare(model, labels=CLASSES, facts={"data": "f00"}), tmp_path / "model", format, frames=FRAMES, licence="CC0"
+    )
     assert done.difference <= 1e-5 and done.spread > 1e-3 and "batch" in done.dynamic
     assert ("time" in done.dynamic) == (name != "asgcn")  # whose links are inferred from frames that it picks by number
     assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -100,7 +102,11 @@ def test_a_file_says_what_the_network_says(name, format, tmp_path) -> None:
     note = metadata(done.path)
     assert note["joints"] == list(model.skeleton.joints) and note["labels"] == list(CLASSES) and note["data"] == "f00"
     assert (note["channels"], note["frames"], note["people"], note["width"]) == (2, FRAMES, 2, model.width)
-    assert note["licence"] == "CC0" and note["dynamic"] == list(done.dynamic) and note["dataengine"] == dataengine.__version__
+    assert (
+        note["licence"] == "CC0"
+        and note["dynamic"] == list(done.dynamic)
+        and note["dataengine"] == dataengine.__version__
+    )
 
 
 def test_weights_alone_are_safetensors(tmp_path) -> None:
@@ -138,7 +144,10 @@ def test_a_file_that_says_something_else_is_removed(format, hidden, tmp_path) ->
     if hidden:  # under a constant so large that no number is wrong by 1e-5 of it
         model.eval()
         traced = torch.jit.trace(model, motions(model, 2, FRAMES), check_trace=False)
-        wrong = max(float((traced(x) - model(x)).detach().abs().max()) for x in (motions(model, 2, FRAMES, seed) for seed in SEEDS))
+        wrong = max(
+            float((traced(x) - model(x)).detach().abs().max())
+            for x in (motions(model, 2, FRAMES, seed) for seed in SEEDS)
+        )
         torch.nn.init.constant_(model.fcn.bias, wrong / 6e-6)
     with pytest.raises(TrainingError, match=r"model: removed: it differs from the network by .* of .* is allowed"):
         export(model, path, format, frames=FRAMES)
@@ -149,7 +158,10 @@ def test_a_network_that_cannot_be_written_is_an_error(tmp_path) -> None:
     with pytest.raises(TrainingError, match=r"Forbidden cannot be exported so: .*svd.*; try another format"):
         export(Forbidden(3, "body13", 2, 4, (1, 1)), tmp_path / "model", frames=FRAMES)
     assert not list(tmp_path.iterdir())
-    assert export(Forbidden(3, "body13", 2, 4, (1, 1)), tmp_path / "model", "torchscript", frames=FRAMES).difference <= 1e-5
+    assert (
+        export(Forbidden(3, "body13", 2, 4, (1, 1)), tmp_path / "model", "torchscript", frames=FRAMES).difference
+        <= 1e-5
+    )
 
 
 def test_what_is_asked_for_must_be_there(tmp_path) -> None:
@@ -219,9 +231,16 @@ def test_other_outputs(output, format, tmp_path) -> None:
 
 def test_runs_say_more_and_equal_ones_give_equal_files(run, tmp_path) -> None:
     paths = [export(run, tmp_path / name).path for name in ("a.onnx", "b.onnx")]
-    assert paths[0].read_bytes() == paths[1].read_bytes() and str(Path(__file__).parents[2]).encode() not in paths[0].read_bytes()
+    assert (
+        paths[0].read_bytes() == paths[1].read_bytes()
+        and str(Path(__file__).parents[2]).encode() not in paths[0].read_bytes()
+    )
     note = metadata(paths[0])
-    assert note["frames"] == FRAMES and note["prepare"]["normalise"] == "screen" and note["prepare"]["skeleton"] == "posetics17"
+    assert (
+        note["frames"] == FRAMES
+        and note["prepare"]["normalise"] == "screen"
+        and note["prepare"]["skeleton"] == "posetics17"
+    )
     assert note["backbone"]["blocks"] == [1, 1] and note["method"] == "supervised" and note["data"] == run.facts["data"]
     assert {p.key: json.loads(p.value) for p in onnx.load(str(paths[0])).metadata_props} == note
 
@@ -237,7 +256,11 @@ def test_the_card_is_complete_and_its_examples_run(run, built, tmp_path, monkeyp
     text = card(run, out / "model.onnx", "CC-BY-4.0").read_text()
     assert card(run, out, "CC-BY-4.0").read_text() == text
     front = yaml.safe_load(text.split("---\n")[1])
-    assert front["license"] == "cc-by-4.0" and "skeleton-based-action-recognition" in front["tags"] and text.startswith("---\n")
+    assert (
+        front["license"] == "cc-by-4.0"
+        and "skeleton-based-action-recognition" in front["tags"]
+        and text.startswith("---\n")
+    )
     for heading in ("How to load it", "Data", "Results", "Configuration", "Limits", "Licence"):
         assert f"\n## {heading}\n" in text
     data = text.split("\n## Data\n")[1].split("\n## ")[0]
@@ -276,7 +299,11 @@ def test_a_card_says_what_is_not_known(run, tmp_path) -> None:
     text = card(dataclasses.replace(chosen(run, train=[str(tmp_path / "gone")]), folder=tmp_path), tmp_path).read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "unknown" and "**not stated**" in text
-    assert "| gone | not found when the card was written |" in text and "None were measured" in text and "ask whoever published" in text
+    assert (
+        "| gone | not found when the card was written |" in text
+        and "None were measured" in text
+        and "ask whoever published" in text
+    )
     own = yaml.safe_load(card(run, tmp_path, "Our Own 1.0").read_text().split("---\n")[1])
     assert (own["license"], own["license_name"], own["license_link"]) == ("other", "our-own-1.0", "README.md")
     with pytest.raises(TrainingError, match="how a network was trained"):
@@ -291,12 +318,18 @@ def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
     path = embed(run, str(built), tmp_path / "features.parquet", batch=3, workers=workers)
     clips = dataengine.open(built).clips.select("clip_id", "label", "split", "text")
     joined = clips.join(pl.scan_parquet(path), on="clip_id", suffix="_here").collect()
-    assert len(joined) == 8 and (joined["label"] == joined["label_here"]).all() and (joined["split"] == joined["split_here"]).all()
+    assert (
+        len(joined) == 8
+        and (joined["label"] == joined["label_here"]).all()
+        and (joined["split"] == joined["split_here"]).all()
+    )
     (source,) = open_sources(str(built))
     wanted, _ = encode(run.backbone.features, source, run.prepare, FRAMES, batch=3)
     table = pl.read_parquet(path)
     assert table["clip_id"].to_list() == list(source.keys) and table.columns == ["clip_id", "label", "split", "feature"]
-    assert table.schema["feature"] == pl.List(pl.Float32) and np.array_equal(np.array(table["feature"].to_list(), np.float32), wanted)
+    assert table.schema["feature"] == pl.List(pl.Float32) and np.array_equal(
+        np.array(table["feature"].to_list(), np.float32), wanted
+    )
     assert json.loads(pq.read_schema(path).metadata[b"dataengine"])["data"] == source.fingerprint
     duckdb = pytest.importorskip("duckdb")
     found = duckdb.sql(
@@ -312,7 +345,9 @@ def test_the_space_of_texts_is_written_too(tmp_path) -> None:
     table = pl.read_parquet(path)
     wanted, _ = encode(method.embed_motion, [Motions(5, 1), Motions(4, 2, "others")], run.prepare, FRAMES, batch=4)
     np.testing.assert_allclose(np.array(table["projection"].to_list()), wanted, rtol=1e-5, atol=1e-6)
-    assert table["split"].null_count() == 9 and table["label"].to_list() == [CLASSES[k % 4] for k in (*range(5), *range(4))]
+    assert table["split"].null_count() == 9 and table["label"].to_list() == [
+        CLASSES[k % 4] for k in (*range(5), *range(4))
+    ]
 
 
 def test_embedding_whole_or_not_at_all(tmp_path) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import SKELETONS, Skeleton, convert
-from training.data import Feed, Fixed
-from training.formats import open_source
-from training.formats.joints import with_sides
-from training.sequences import Source
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import SKELETONS, Skeleton, convert
+from training.data.formats import open_source
+from training.data.formats.joints import with_sides
+from training.data.loader import Feed, Fixed
+from training.data.types import Source
 
 
 def note(number: int, joints: int = 17, people: int = 2, kind: Any = np.float16, channels: int = 2) -> dict[str, Any]:
@@ -27,7 +27,13 @@ def note(number: int, joints: int = 17, people: int = 2, kind: Any = np.float16,
     keypoint = rng.uniform(1, 200, (people, frames, joints, channels)).astype(kind)
     score = rng.uniform(0.1, 1, (people, frames, joints)).astype(kind)
     keypoint[0, 2, 3], score[0, 2, 3] = 0, 0
-    found = {"frame_dir": f"v{number}", "total_frames": frames, "img_shape": (240, 320), "original_shape": (240, 320), "label": number % 3}
+    found = {
+        "frame_dir": f"v{number}",
+        "total_frames": frames,
+        "img_shape": (240, 320),
+        "original_shape": (240, 320),
+        "label": number % 3,
+    }
     return found | {"keypoint": keypoint, "keypoint_score": score}
 
 
@@ -53,7 +59,9 @@ def test_a_pyskl_pickle_is_read(tmp_path: Path, protocol: int) -> None:
         seen = ~np.isnan(clip.keypoints).any(-1)
         assert (~seen).sum() == 1 and not seen[0, 2, 3] and clip.scores[0, 2, 3] == 0
         assert np.array_equal(clip.keypoints[seen], given["keypoint"][: len(seen)][seen].astype(np.float32))
-    val = open_source(tmp_path / "a.pkl", split="val", where="num_frames < 9 AND label = 'jump'", labels=["run", "jump", "sit"])
+    val = open_source(
+        tmp_path / "a.pkl", split="val", where="num_frames < 9 AND label = 'jump'", labels=["run", "jump", "sit"]
+    )
     assert val.keys == ["v1"] and val.labels == ("run", "jump", "sit") and val.fingerprint != source.fingerprint
     batch = next(iter(Feed(source, Fixed(12, 2, 3), batch_size=7)))
     assert batch["motion"].shape == (7, 3, 12, 17, 2) and torch.isfinite(batch["motion"]).all()
@@ -91,7 +99,9 @@ class Evil:
 )
 def test_anything_but_plain_data_is_refused_by_name(tmp_path: Path, extra: Any, name: str) -> None:
     path = write_pyskl(tmp_path / "a.pkl", [note(0)], extra=extra)
-    with pytest.raises(TrainingError, match=rf"it holds {name}.*, which is not loaded; a pickle may hold builtin containers") as raised:
+    with pytest.raises(
+        TrainingError, match=rf"it holds {name}.*, which is not loaded; a pickle may hold builtin containers"
+    ) as raised:
         open_source(path)
     assert "\n" not in str(raised.value)
 
@@ -123,15 +133,25 @@ def test_plain_containers_are_admitted(tmp_path: Path) -> None:
         ({}, {"layout": "body13"}, "its clips have 17 joints, layout 'body13' has 13"),
         ({}, {"layout": "coco18"}, "unknown layout 'coco18' .did you mean 'coco17'"),
         ({}, {"labels": ["a"]}, "1 label names were given, its labels go up to 2"),
-        ({"annotations": 3}, {}, "no pyskl pickle: it holds .'annotations', 'split'.; allowed: a dict of 'split' and 'annotations'"),
+        (
+            {"annotations": 3},
+            {},
+            "no pyskl pickle: it holds .'annotations', 'split'.; allowed: a dict of 'split' and 'annotations'",
+        ),
         ({"annotations": [{"keypoint": None}]}, {}, "annotation 0 has no array 'keypoint'"),
-        ({"annotations": [{"keypoint": np.zeros((3, 17, 2))}]}, {}, r"keypoint of annotation 0 is float64 \(3, 17, 2\); allowed"),
+        (
+            {"annotations": [{"keypoint": np.zeros((3, 17, 2))}]},
+            {},
+            r"keypoint of annotation 0 is float64 \(3, 17, 2\); allowed",
+        ),
         ({"annotations": [note(0) | {"keypoint_score": np.zeros(3)}]}, {}, r"keypoint_score of annotation 0 is \(3,\)"),
         ({"annotations": [note(0), note(1, 18)]}, {}, "clips of 17 and 18 joints"),
         ({"annotations": []}, {}, "it holds no clips"),
     ],
 )
-def test_what_is_wrong_with_a_pickle_is_told(tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_with_a_pickle_is_told(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
     path = write_pyskl(tmp_path / "a.pkl", [note(k) for k in range(3)], **change)
     with pytest.raises(TrainingError, match=message) as raised:
         open_source(path, **options)
@@ -156,7 +176,9 @@ def write_unik(folder: Path, channels: int = 5, joints: int = 17, frames: int = 
         array[1, :, 2, 3, 0] = 0  # a joint not seen
         array[2, :, :, :, 1] = 0  # nobody beside
         np.save(folder / f"{split}_data_joint.npy", array)
-        (folder / f"{split}_label.pkl").write_bytes(pickle.dumps(([f"{split}{k}" for k in range(count)], [k % 2 for k in range(count)])))
+        (folder / f"{split}_label.pkl").write_bytes(
+            pickle.dumps(([f"{split}{k}" for k in range(count)], [k % 2 for k in range(count)]))
+        )
         found[split] = array
     return found
 
@@ -164,7 +186,10 @@ def write_unik(folder: Path, channels: int = 5, joints: int = 17, frames: int = 
 def test_uniks_arrays_are_mapped(tmp_path: Path) -> None:
     arrays = write_unik(tmp_path)
     source = open_source(tmp_path)
-    assert source.keys == ["train0", "train1", "train2", "train3", "val0", "val1", "val2"] and source.skeleton.name == "posetics17"
+    assert (
+        source.keys == ["train0", "train1", "train2", "train3", "val0", "val1", "val2"]
+        and source.skeleton.name == "posetics17"
+    )
     assert source.label_ids.tolist() == [0, 1, 0, 1, 0, 1, 0]
     clips = source.read(range(7))
     assert [clip.keypoints.shape for clip in clips[:3]] == [(2, 6, 17, 2), (2, 9, 17, 2), (1, 9, 17, 2)]
@@ -233,15 +258,21 @@ def test_a_ragged_npz_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     keypoints, visible = rng.uniform(5, 9, (10, 13, 2)).astype(np.float32), rng.random((10, 13)) < 0.8
     keypoints[4, 0], visible[4, 0] = 0.5, False
-    names = np.array(["head", *(f"{s}_{j}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "rl")])
+    names = np.array(
+        ["head", *(f"{s}_{j}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "rl")]
+    )
     path = write_npz(tmp_path / "a.npz", keypoints=keypoints, visible=visible, joint_names=names)
     source = open_source(path, entries=("boxes", "view"))
     assert source.labels == ("sit", "run") and source.keys == ["a", "b", "c"] and source.label_ids.tolist() == [1, 0, 1]
     clip = source.read([1])[0]
     assert clip.keypoints.shape == (1, 5, 13, 2) and clip.fps == 30 and source.read([0])[0].size == (320, 240)
-    assert np.array_equal(np.isnan(clip.keypoints[0]).all(-1), ~visible[4:9]) and np.array_equal(clip.scores[0], visible[4:9])
+    assert np.array_equal(np.isnan(clip.keypoints[0]).all(-1), ~visible[4:9]) and np.array_equal(
+        clip.scores[0], visible[4:9]
+    )
     assert clip.features["boxes"].tolist() == [4, 5, 6, 7] and clip.features["view"] == 2
-    assert open_source(path, split="test").keys == ["b"] and open_source(path, where="subject = 'mm' AND view > 1").keys == ["c"]
+    assert open_source(path, split="test").keys == ["b"] and open_source(
+        path, where="subject = 'mm' AND view > 1"
+    ).keys == ["c"]
     guessed = open_source(path, invisible="guess").read([1])[0]
     assert np.isnan(guessed.keypoints[0, 0, 0]).all() and np.isnan(guessed.keypoints).sum() == 2
     assert np.array_equal(guessed.scores, clip.scores)
@@ -253,12 +284,19 @@ def test_a_ragged_npz_is_read(tmp_path: Path) -> None:
 
 def test_a_dense_npz_is_read(tmp_path: Path) -> None:
     keypoints = np.random.default_rng(0).random((3, 2, 6, 20, 3))
-    path = write_npz(tmp_path / "a.npz", joints=keypoints, offsets=None, split=np.array(["a", "b", "a"]), parents=np.arange(-1, 19))
+    path = write_npz(
+        tmp_path / "a.npz", joints=keypoints, offsets=None, split=np.array(["a", "b", "a"]), parents=np.arange(-1, 19)
+    )
     source = open_source(path, split="a")
     assert len(source) == 2 and source.skeleton.bones[0] == (0, 1) and len(source.skeleton.bones) == 19
-    assert np.array_equal(source.read([1])[0].keypoints, keypoints[2].astype(np.float32)) and source.read([1])[0].scores is None
+    assert (
+        np.array_equal(source.read([1])[0].keypoints, keypoints[2].astype(np.float32))
+        and source.read([1])[0].scores is None
+    )
     named = SKELETONS["coco17"]
-    path = write_npz(tmp_path / "b.npz", keypoints=keypoints[..., :17, :2], offsets=None, joint_names=np.array(named.joints))
+    path = write_npz(
+        tmp_path / "b.npz", keypoints=keypoints[..., :17, :2], offsets=None, joint_names=np.array(named.joints)
+    )
     assert open_source(path).skeleton == named
 
 
@@ -280,10 +318,16 @@ def test_a_dense_npz_is_read(tmp_path: Path) -> None:
         ({}, {"where": "view = 9"}, "where='view = 9' matches none of 3 clips"),
         ({}, {"entries": ["box"]}, "no array 'box' with a row a clip .did you mean 'boxes'"),
         ({}, {"invisible": "x"}, "invisible='x'; allowed: absent, guess"),
-        ({"names": np.array([{}, 1, 2], object)}, {}, "no npz file of plain arrays, or a torn one: Object arrays cannot be loaded"),
+        (
+            {"names": np.array([{}, 1, 2], object)},
+            {},
+            "no npz file of plain arrays, or a torn one: Object arrays cannot be loaded",
+        ),
     ],
 )
-def test_what_is_wrong_with_an_npz_is_told(tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_with_an_npz_is_told(
+    tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
     path = write_npz(tmp_path / "a.npz", **({"keypoints": np.zeros((10, 5, 2))} | arrays))
     with pytest.raises(TrainingError, match=message) as raised:
         open_source(path, **options)
@@ -304,7 +348,12 @@ def test_sides_are_found_in_names_of_any_style() -> None:
     assert with_sides(["Head", "LeftKnee", "RightKnee"]) == ("head", "left_knee", "right_knee")
     assert with_sides(["r_hip", "l_hip", "l_only"]) == ("right_hip", "left_hip", "l_only")
     assert with_sides(["lfemur", "rfemur", "lowerback", "root"]) == ("left_femur", "right_femur", "lowerback", "root")
-    assert with_sides(["knee_l", "knee_r", "foot_left", "foot_right"]) == ("left_knee", "right_knee", "left_foot", "right_foot")
+    assert with_sides(["knee_l", "knee_r", "foot_left", "foot_right"]) == (
+        "left_knee",
+        "right_knee",
+        "left_foot",
+        "right_foot",
+    )
     assert with_sides(SKELETONS["coco17"].joints) == SKELETONS["coco17"].joints
     assert with_sides(["left_hand", "l_hand", "r_hand"]) == ("left_hand", "l_hand", "r_hand")
 
@@ -312,13 +361,17 @@ def test_sides_are_found_in_names_of_any_style() -> None:
 def test_python_twos_label_files_are_read(tmp_path: Path) -> None:
     write_unik(tmp_path)
     out = io.BytesIO()
-    out.write(b"((lp0\nS'train0'\np1\naS'train1'\np2\naS'train2'\np3\naS'train3'\np4\na(lp5\nI0\naI1\naI0\naI1\natp6\n.")
+    out.write(
+        b"((lp0\nS'train0'\np1\naS'train1'\np2\naS'train2'\np3\naS'train3'\np4\na(lp5\nI0\naI1\naI0\naI1\natp6\n."
+    )
     (tmp_path / "train_label.pkl").write_bytes(out.getvalue())
     assert open_source(tmp_path, split="train").keys == ["train0", "train1", "train2", "train3"]
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "clips", "joints"), [("penn_action", 2326, 13), ("nw_ucla", 1484, 20), ("hdm05_subset", 287, 31)])
+@pytest.mark.parametrize(
+    ("name", "clips", "joints"), [("penn_action", 2326, 13), ("nw_ucla", 1484, 20), ("hdm05_subset", 287, 31)]
+)
 def test_shared_sets_are_read(shared_data: Path, name: str, clips: int, joints: int) -> None:
     path = shared_data / "skeleton" / f"{name}.npz"
     source, train, test = open_source(path), open_source(path, split="train"), open_source(path, split="test")

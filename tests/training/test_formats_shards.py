@@ -18,19 +18,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import webdataset
-from range_server import Server, serving
-from tiny_dataset import LABELS, build, poses
 
 import dataengine
-from dataengine import index
-from dataengine.errors import DatasetError, TrainingError
-from dataengine.shards import ShardWriter
-from dataengine.skeletons import SKELETONS, convert
-from training.data import Feed, Fixed
-from training.formats import open_source
-from training.formats.ranges import BLOCK, Ranges
-from training.formats.webdataset import expand
-from training.sequences import Clip, Source
+from dataengine.core.errors import DatasetError, TrainingError
+from dataengine.core.skeletons import SKELETONS, convert
+from dataengine.dataset import index
+from dataengine.io.shards import ShardWriter
+from tests.support.range_server import Server, serving
+from tests.support.tiny_dataset import LABELS, build, poses
+from training.data.formats import open_source
+from training.data.formats.ranges import BLOCK, Ranges
+from training.data.formats.webdataset import expand
+from training.data.loader import Feed, Fixed
+from training.data.types import Clip, Source
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,14 @@ def server(out: Path) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DATAENGINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("training.formats.ranges.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("training.data.formats.ranges.PAUSES", (0.01, 0.01))
     return tmp_path / "cache"
 
 
 def same(one: Clip, other: Clip) -> bool:
-    arrays = all(np.array_equal(a, b, equal_nan=True) for a, b in ((one.keypoints, other.keypoints), (one.scores, other.scores)))
+    arrays = all(
+        np.array_equal(a, b, equal_nan=True) for a, b in ((one.keypoints, other.keypoints), (one.scores, other.scores))
+    )
     return arrays and (one.key, one.label, one.size, one.fps) == (other.key, other.label, other.size, other.fps)
 
 
@@ -70,7 +72,9 @@ def test_clips_are_the_datasets_samples(out: Path) -> None:
     for place, clip in zip(order, source.read(order), strict=True):
         sample = ds.sample(clip.key)
         assert clip.key == source.keys[place] and clip.label == source.label_ids[place] == sample["json"]["label_id"]
-        assert np.array_equal(clip.keypoints, sample["keypoints"], equal_nan=True) and clip.keypoints.dtype == np.float32
+        assert (
+            np.array_equal(clip.keypoints, sample["keypoints"], equal_nan=True) and clip.keypoints.dtype == np.float32
+        )
         assert np.array_equal(clip.scores, sample["scores"].astype(np.float32)) and clip.scores.dtype == np.float32
         assert (clip.size, clip.fps, clip.features) == ((320, 240), 25.0, {})
     assert all(same(a, b) for a, b in zip(source.read(order), pickle.loads(pickle.dumps(source)).read(order)))  # noqa: S301
@@ -79,10 +83,14 @@ def test_clips_are_the_datasets_samples(out: Path) -> None:
 def test_split_and_condition_choose(out: Path) -> None:
     clips = dataengine.open(out).clips.collect()
     chosen = open_source(out, split="val", where="label IN ('jump', 'wave') AND confidence_mean > 0.85")
-    wanted = clips.filter((clips["split"] == "val") & clips["label"].is_in(["jump", "wave"]) & (clips["confidence_mean"] > 0.85))
+    wanted = clips.filter(
+        (clips["split"] == "val") & clips["label"].is_in(["jump", "wave"]) & (clips["confidence_mean"] > 0.85)
+    )
     assert sorted(chosen.keys) == sorted(wanted["clip_id"].to_list()) and 0 < len(chosen) < 12
     assert chosen.labels == LABELS
-    fingerprints = {open_source(out, **options).fingerprint for options in ({}, {"split": "val"}, {"where": "label = 'jump'"}, {})}
+    fingerprints = {
+        open_source(out, **options).fingerprint for options in ({}, {"split": "val"}, {"where": "label = 'jump'"}, {})
+    }
     assert len(fingerprints) == 3
 
 
@@ -100,7 +108,9 @@ def test_split_and_condition_choose(out: Path) -> None:
         ({"cache_gb": 0}, TrainingError, "cache_gb=0"),
     ],
 )
-def test_wrong_choices_are_told_in_one_line(out: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_wrong_choices_are_told_in_one_line(
+    out: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message) as raised:
         open_source(out, **options)
     assert "\n" not in str(raised.value)
@@ -139,7 +149,9 @@ def test_torn_shards_are_told_when_opening(tmp_path: Path) -> None:
     shard = shards_of(tmp_path)[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-100])
-    with pytest.raises(DatasetError, match=rf"{shard.name}: torn: it has {len(whole) - 100} bytes, {len(whole)} were written") as raised:
+    with pytest.raises(
+        DatasetError, match=rf"{shard.name}: torn: it has {len(whole) - 100} bytes, {len(whole)} were written"
+    ) as raised:
         open_source(root)
     assert "\n" not in str(raised.value)
     shard.write_bytes(bytes(len(whole)))
@@ -210,7 +222,9 @@ def test_the_cache_folder_is_bounded(big: Path, tmp_path: Path) -> None:
     for number in range(3):
         (big.parent / f"{number}.bin").write_bytes(content)
     with serving(big.parent) as server:
-        ranges = Ranges([f"{server.url}/{n}.bin" for n in range(3)], [len(content)] * 3, cache=folder, cache_gb=limit / 1e9)
+        ranges = Ranges(
+            [f"{server.url}/{n}.bin" for n in range(3)], [len(content)] * 3, cache=folder, cache_gb=limit / 1e9
+        )
         rng = np.random.default_rng(0)
         for _ in range(30):
             file, start = int(rng.integers(3)), int(rng.integers(99)) * BLOCK
@@ -240,7 +254,9 @@ def test_requests_that_break_are_tried_again(big: Path, tmp_path: Path) -> None:
 
 def test_patterns_are_expanded() -> None:
     assert expand("a-{000..002}.tar") == ["a-000.tar", "a-001.tar", "a-002.tar"]
-    assert expand("{train,val}-{8..10}.tar::x.tar") == [f"{s}-{n}.tar" for s in ("train", "val") for n in (8, 9, 10)] + ["x.tar"]
+    assert expand("{train,val}-{8..10}.tar::x.tar") == [
+        f"{s}-{n}.tar" for s in ("train", "val") for n in (8, 9, 10)
+    ] + ["x.tar"]
     for wrong in ("a-{0..2.tar", "a-{}.tar", "a-{x}.tar"):
         with pytest.raises(TrainingError, match="a-"):
             expand(wrong)
@@ -251,7 +267,9 @@ def test_our_shards_are_plain_webdatasets(out: Path, cache: Path) -> None:
     assert isinstance(plain, Source) and plain.labels == LABELS and plain.skeleton == built.skeleton
     places = [plain.keys.index(key) for key in built.keys]
     assert all(same(a, b) for a, b in zip(built.read(range(24)), plain.read(places), strict=True))
-    chosen = open_source(str(out / "dataset" / "shards" / "pose" / "{train,val}-00000{0..1}.tar"), split="train", where="label = 'jump'")
+    chosen = open_source(
+        str(out / "dataset" / "shards" / "pose" / "{train,val}-00000{0..1}.tar"), split="train", where="label = 'jump'"
+    )
     assert set(chosen.keys) <= set(built.keys) and len(chosen) > 0
     stored = list(cache.glob("webdataset-*.parquet"))
     assert len(stored) == 2
@@ -328,17 +346,23 @@ def test_shards_of_one_joint_set_of_ones_own(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "a.tar") as writer:
         for number in range(3):
             keypoints = np.full((1, 4, 5, 3), number, np.float16)
-            writer.write(f"k{number}", {"keypoints.npy": keypoints, "cls": str(number % 2), "viclip_video.npy": np.ones(3)})
+            writer.write(
+                f"k{number}", {"keypoints.npy": keypoints, "cls": str(number % 2), "viclip_video.npy": np.ones(3)}
+            )
     source = open_source(tmp_path / "a.tar", entries=("viclip_video",), labels=["up", "down"])
     assert source.skeleton.num_joints == 5 and source.skeleton.name == "custom5" and source.labels == ("up", "down")
     clip = source.read([2])[0]
-    assert clip.keypoints.dtype == np.float32 and (clip.keypoints == 2).all() and clip.scores is None and clip.label == 0
+    assert (
+        clip.keypoints.dtype == np.float32 and (clip.keypoints == 2).all() and clip.scores is None and clip.label == 0
+    )
     assert clip.features["viclip_video"].tolist() == [1, 1, 1]
     with pytest.raises(TrainingError, match="its clips have 5 joints, layout 'coco17' has 17"):
         open_source(tmp_path / "a.tar", layout="coco17")
     with pytest.raises(DatasetError, match=r"no sample has the entry 'viclip_text' .did you mean 'viclip_video'"):
         open_source(tmp_path / "a.tar", entries=("viclip_text",))
-    with pytest.raises(TrainingError, match=r"custom5. are no layout that can be converted to 'coco17'; say what they are with layout="):
+    with pytest.raises(
+        TrainingError, match=r"custom5. are no layout that can be converted to 'coco17'; say what they are with layout="
+    ):
         open_source(tmp_path / "a.tar", skeleton="coco17")
     with pytest.raises(TrainingError, match="1 label names were given, its labels go up to 1"):
         open_source(tmp_path / "a.tar", labels=["up"])

@@ -7,10 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from drawn_graphs import away, drawn_weights, golden, golden_input
-
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
+from tests.support.drawn_graphs import away, drawn_weights, golden, golden_input
 from training.backbones.agcn import AGCN
 from training.backbones.stgcn import STGCN, STGCNPyskl
 from training.backbones.stgcnpp import STGCNpp
@@ -48,7 +47,9 @@ def network(name: str, arrays: dict):
 
 def motions(name: str, arrays: dict):
     x = golden_input(arrays)
-    return x if PUBLISHED[name][0] in (STGCN, AGCN) else x.permute(0, 4, 2, 3, 1).contiguous()  # pyskl takes (N, M, T, V, C)
+    return (
+        x if PUBLISHED[name][0] in (STGCN, AGCN) else x.permute(0, 4, 2, 3, 1).contiguous()
+    )  # pyskl takes (N, M, T, V, C)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import SKELETONS, Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.backbones import graph
 
 GOLDEN = dict(np.load(Path(__file__).resolve().parents[1] / "golden" / "graphs.npz", allow_pickle=False))

@@ -15,18 +15,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from motions import Motions
-
-from dataengine.errors import TrainingError
-from training import checkpoint, create_backbone, create_method
+from dataengine.core.errors import TrainingError
+from tests.support.motions import Motions
+from training import create_backbone, create_method
 from training.backbones.base import Backbone
-from training.data import Feed
+from training.data.loader import Feed
 from training.distributed import GlobalBatchNorm, synchronise
-from training.loop import Plan, fabric_of, fit
-from training.prepare import Prepare
-from training.views import View
+from training.engine import checkpoint
+from training.engine.loop import Plan, fabric_of, fit
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 PREPARE = Prepare("body13")
 TMOR = {"video": "video", "video_width": 6, "queue": 24, "momentum": 0.9, "hidden": 16, "width": 8}
 
@@ -43,7 +43,9 @@ def make(name="tmor", seed=0, workers=0, batch=8, **options):
     torch.manual_seed(seed)
     backbone = create_backbone("stgcn", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)
     method = create_method(name, backbone=backbone, **{**(TMOR if name == "tmor" else {}), **options})
-    feed = Feed(Motions(40, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), batch, seed=5, workers=workers)
+    feed = Feed(
+        Motions(40, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), batch, seed=5, workers=workers
+    )
     return method, feed
 
 
@@ -52,11 +54,14 @@ def same(a, b) -> bool:
 
 
 def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in entry]
+    return [
+        entry["loss"] for entry in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "loss" in entry
+    ]
 
 
 @pytest.mark.parametrize(
-    "plan", [Plan(epochs=4, lr=0.05, log_every=1), Plan(epochs=4, lr=0.001, optimizer="adamw", log_every=1, accumulate=2)]
+    "plan",
+    [Plan(epochs=4, lr=0.05, log_every=1), Plan(epochs=4, lr=0.001, optimizer="adamw", log_every=1, accumulate=2)],
 )
 def test_stopped_anywhere_and_gone_on_is_the_same_run(tmp_path, plan):
     whole, feed = make()
@@ -77,8 +82,8 @@ import sys
 sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
-from test_loop import make
-from training.loop import Plan, fabric_of, fit
+from tests.training.test_loop import make
+from training.engine.loop import Plan, fabric_of, fit
 method, feed = make(workers={workers})
 fit(method, feed, Plan(epochs={epochs}, lr=0.05, log_every=1, save_every=0.0), {folder!r})
 """
@@ -86,13 +91,15 @@ fit(method, feed, Plan(epochs={epochs}, lr=0.05, log_every=1, save_every=0.0), {
 
 def test_killed_at_any_moment_and_started_again_is_the_same_run(tmp_path):
     """SIGKILL with checkpoints after every step, twice; then a run to the end."""
-    code = CHILD.format(paths=[str(HERE), str(HERE.parents[1])], workers=1, epochs=6, folder=str(tmp_path / "run"))
+    code = CHILD.format(paths=[str(ROOT)], workers=1, epochs=6, folder=str(tmp_path / "run"))
     rng = np.random.default_rng(0)
     for _ in range(2):
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         begun, path = time.monotonic(), tmp_path / "run" / "log.jsonl"
         seen = len(path.read_text().splitlines()) if path.exists() else 0
-        while time.monotonic() < begun + 120 and (not path.exists() or len(path.read_text().splitlines()) < min(seen + 4, 25)):
+        while time.monotonic() < begun + 120 and (
+            not path.exists() or len(path.read_text().splitlines()) < min(seen + 4, 25)
+        ):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.2))
         os.killpg(child.pid, signal.SIGKILL)
@@ -112,7 +119,13 @@ def epoch(name, fabric, world, folder):
     method = create_method(name, backbone=backbone, **options).double()
     draw = method.draw(PREPARE, View(16, "weak", "body13"))
     feed = Feed(Motions(24, 1, video=6), draw, 8 // world, seed=5, rank=fabric.global_rank, world=world)
-    fit(method, feed, Plan(epochs=1, lr=0.05, log_every=1, clip=None, precision="64-true"), f"{folder}/{name}{world}", fabric)
+    fit(
+        method,
+        feed,
+        Plan(epochs=1, lr=0.05, log_every=1, clip=None, precision="64-true"),
+        f"{folder}/{name}{world}",
+        fabric,
+    )
 
 
 PROCESSES = """
@@ -121,7 +134,7 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 from lightning_fabric import Fabric
-from test_loop import epoch
+from tests.training.test_loop import epoch
 
 def main(fabric):
     for name in ("supervised", "tmor", "mcc"):
@@ -135,7 +148,7 @@ if __name__ == "__main__":
 def test_two_processes_are_one(tmp_path):
     """Losses, weights, queues and norms' statistics after an epoch, in double precision; batch norm over both."""
     script = tmp_path / "run.py"
-    script.write_text(PROCESSES.format(paths=[str(HERE), str(HERE.parents[1])], folder=str(tmp_path)))
+    script.write_text(PROCESSES.format(paths=[str(ROOT)], folder=str(tmp_path)))
     other = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
     for name in ("supervised", "tmor", "mcc"):
         epoch(name, fabric_of("64-true"), 1, tmp_path)
@@ -218,7 +231,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
 def test_the_log_tells_times_collapse_and_probes(tmp_path):
     method, feed = make()
     history = fit(
-        method, feed, Plan(epochs=2, lr=0.05, log_every=1, probe_every=1, tensorboard=True), tmp_path, probe=lambda method: {"knn": 0.5}
+        method,
+        feed,
+        Plan(epochs=2, lr=0.05, log_every=1, probe_every=1, tensorboard=True),
+        tmp_path,
+        probe=lambda method: {"knn": 0.5},
     )
     entry = history.log[0]
     assert {

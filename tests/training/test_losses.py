@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.distributed import unit
-from training.losses import against_queue, in_batch, info_nce, triplet, two_views
+from training.methods.losses import against_queue, in_batch, info_nce, triplet, two_views
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "infonce.npz"
 
@@ -23,7 +23,9 @@ def golden():
 
 def whole(golden, temperature):
     """Logits, and which are positive, with the own key first."""
-    logits = torch.cat([(golden["q"] * golden["k"]).sum(1, keepdim=True), golden["q"] @ golden["queue"].T], 1) / temperature
+    logits = (
+        torch.cat([(golden["q"] * golden["k"]).sum(1, keepdim=True), golden["q"] @ golden["queue"].T], 1) / temperature
+    )
     return logits, torch.cat([torch.ones(6, 1, dtype=torch.bool), golden["positive"]], 1)
 
 
@@ -34,8 +36,14 @@ def test_forms_equal_the_golden_numbers(golden, temperature):
     alone[:, 0] = True
     each = info_nce(logits, alone)
     torch.testing.assert_close(each, golden[f"infonce_each_T{temperature}"], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(against_queue(golden["q"], golden["k"], golden["queue"], temperature), each, rtol=1e-12, atol=0)
-    for form, name in (("sum", "multi_sum_inside_log"), ("each", "multi_mean_ce"), ("alone", "multi_mean_ce_negatives_only")):
+    torch.testing.assert_close(
+        against_queue(golden["q"], golden["k"], golden["queue"], temperature), each, rtol=1e-12, atol=0
+    )
+    for form, name in (
+        ("sum", "multi_sum_inside_log"),
+        ("each", "multi_mean_ce"),
+        ("alone", "multi_mean_ce_negatives_only"),
+    ):
         loss = info_nce(logits, positive, form=form).mean()
         torch.testing.assert_close(loss, golden[f"{name}_T{temperature}"], rtol=1e-10, atol=1e-12)
     rows, columns = in_batch(golden["q"], golden["k"], temperature)

@@ -10,18 +10,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from motions import CLASSES, Motions
 from torch import nn
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
+from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method
-from training.data import Feed
+from training.data.loader import Feed
 from training.distributed import unit
-from training.loop import Plan, fit
+from training.engine.loop import Plan, fit
 from training.methods.base import Method, Queue
 from training.methods.mcc import play
-from training.prepare import Prepare
-from training.views import View
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "infonce.npz"
 PREPARE = Prepare("body13", normalise="body")
@@ -81,7 +81,18 @@ def test_supervised_learns(sides, name):
         ("mcc", {"frames": 16, "queue": 64, "hidden": 16}),
         ("mcc", {"frames": 16, "queue": 64, "hidden": 16, "momentum": 0.9, "spliced": False}),
         ("tmor", {"video": None, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16}),
-        ("tmor", {"video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16, "symmetric": True}),
+        (
+            "tmor",
+            {
+                "video": "video",
+                "video_width": 6,
+                "queue": 64,
+                "momentum": 0.9,
+                "hidden": 64,
+                "width": 16,
+                "symmetric": True,
+            },
+        ),
     ],
 )
 def test_pretext_methods_learn_what_moves(sides, name, options):
@@ -92,7 +103,15 @@ def test_pretext_methods_learn_what_moves(sides, name, options):
 
 
 def test_tmor_names_classes_it_was_told(sides):
-    options = {"text": TEXTS, "video": "video", "video_width": 6, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16}
+    options = {
+        "text": TEXTS,
+        "video": "video",
+        "video_width": 6,
+        "queue": 64,
+        "momentum": 0.9,
+        "hidden": 64,
+        "width": 16,
+    }
     method = trained(create_method("tmor", backbone=network(), **options), sides[0], epochs=25)
     motions, labels = embedded(method, sides[1], "embed_motion")
     texts = method.embed_text(torch.from_numpy(TEXTS)).detach().numpy()
@@ -166,7 +185,11 @@ def test_queued_videos_are_seen_by_phi_as_it_is_now(sides):
     weight = method.project_video[0].weight
     loss = method.loss(second).loss
     (told,) = torch.autograd.grad(loss, weight)
-    anchor, own, others = method.embed_motion(second["motion"]), method.embed_video(second["video"]), method.embed_video(first["video"])
+    anchor, own, others = (
+        method.embed_motion(second["motion"]),
+        method.embed_video(second["video"]),
+        method.embed_video(first["video"]),
+    )
     logits = torch.cat([(anchor * own).sum(1, keepdim=True), anchor @ others.T], 1) / 0.1
     plain = torch.nn.functional.cross_entropy(logits, torch.zeros(8, dtype=torch.long))
     torch.testing.assert_close(loss, plain)
@@ -244,7 +267,11 @@ def test_mcc_draws_what_the_paper_says(sides):
             return np.bincount(steps).argmax(), set(steps.tolist())
 
         anchor, positive = speed("anchor"), speed("positive")
-        assert len(anchor[1]) == len(positive[1]) == 1 and anchor[0] != positive[0] and {anchor[0], positive[0]} <= {1, 2, 4, 8}
+        assert (
+            len(anchor[1]) == len(positive[1]) == 1
+            and anchor[0] != positive[0]
+            and {anchor[0], positive[0]} <= {1, 2, 4, 8}
+        )
         assert len(speed("negative")[1]) > 1
         between = drawn["anchor_between"]
         assert between.shape[1] == 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 from training.evaluate import metrics
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -52,7 +52,10 @@ def test_segments_equal_the_slow_loops(background: int | None, ending: str) -> N
         for n, overlap in enumerate(file["overlaps"]):
             counts = [metrics.segment_counts(p, t, overlap, background) for p, t in zip(found, truth)]
             np.testing.assert_array_equal(counts, file[f"counts_tp_fp_fn_{ending}"][n])
-            assert abs(100 * metrics.f1_at(list(found), list(truth), overlap, background) - file[f"f1_{ending}"][n]) < 1e-10
+            assert (
+                abs(100 * metrics.f1_at(list(found), list(truth), overlap, background) - file[f"f1_{ending}"][n])
+                < 1e-10
+            )
         assert abs(100 * metrics.frame_accuracy(list(found), list(truth)) - file["frame_accuracy"]) < 1e-10
 
 
@@ -81,7 +84,10 @@ def test_segment_laws() -> None:
     np.testing.assert_array_equal(metrics.segments(labels, background=0), [[3, 0, 2], [1, 2, 5], [3, 6, 7]])
     assert metrics.segments([]).shape == (0, 3)
     assert metrics.edit_score(labels, labels) == 1 and metrics.f1_at([labels], [labels], 0.9) == 1
-    assert metrics.edit_score([0, 0], [0, 0], background=0) == 1 and metrics.f1_at([[0, 0]], [[0, 0]], 0.5, background=0) == 1
+    assert (
+        metrics.edit_score([0, 0], [0, 0], background=0) == 1
+        and metrics.f1_at([[0, 0]], [[0, 0]], 0.5, background=0) == 1
+    )
     assert metrics.edit_score([1], [2]) == 0
     # over-segmentation costs the edit score, and frames hardly
     jumpy = [3, 3, 1, 0, 1, 0, 3]

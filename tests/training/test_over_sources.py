@@ -7,14 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from motions import Motions
-
+from tests.support.motions import Motions
 from training import create_backbone, create_method
-from training.data import Feed
-from training.encode import THREE, encode, joint_weights
-from training.loop import Plan, fit
-from training.prepare import Prepare
-from training.views import View
+from training.data.loader import Feed
+from training.engine.loop import Plan, fit
+from training.runs.features import THREE, encode, joint_weights
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
 
 PREPARE = Prepare("body13")
 

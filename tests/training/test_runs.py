@@ -10,16 +10,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import motion_files
-from motion_files import TABLES, TMOR
-
-from dataengine import settings
-from dataengine.errors import DataEngineError, RecipeError, TrainingError
-from training import assess, checkpoint, config, naming, sides
-from training.data import open_sources
-from training.encode import encode
+from dataengine.core import settings
+from dataengine.core.errors import DataEngineError, RecipeError, TrainingError
+from tests.support import motion_files
+from tests.support.motion_files import TABLES, TMOR
+from training import config
+from training.data.loader import open_sources
+from training.engine import checkpoint
 from training.evaluate.probes import subsets
-from training.runs import load_run, start_file, train
+from training.runs import probe as assess
+from training.runs import splits as sides
+from training.runs import zero_shot as naming
+from training.runs.features import encode
+from training.runs.train import load_run, start_file, train
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,9 @@ def test_another_run_is_refused_and_its_configuration_kept(data, tmp_path):
     with pytest.raises(TrainingError, match="holds a run with another method"):
         train(made(data, method={"smoothing": 0.2}), tmp_path / "run")
     assert (tmp_path / "run" / "run.toml").read_text() == before
-    train(made(data, run={"log_every": 7, "save_every": 1.0}), tmp_path / "run", stop_after=2)  # how it is watched is nobody's business
+    train(
+        made(data, run={"log_every": 7, "save_every": 1.0}), tmp_path / "run", stop_after=2
+    )  # how it is watched is nobody's business
 
 
 def test_few_clips_are_a_smaller_batch(data, tmp_path):
@@ -116,11 +121,15 @@ def test_few_clips_are_a_smaller_batch(data, tmp_path):
 
 def test_what_the_data_lacks_is_said(data, tmp_path):
     bare = motion_files.write(tmp_path / "bare.npz", 16, video=0, labels=False)
-    with pytest.raises(TrainingError, match=r"bare.npz: no clip has a label, and supervised learns from labels.*mcc, tmor"):
+    with pytest.raises(
+        TrainingError, match=r"bare.npz: no clip has a label, and supervised learns from labels.*mcc, tmor"
+    ):
         train(made(bare), tmp_path / "run")
     with pytest.raises(DataEngineError, match=r"no array 'video'.*embed.*--set 'method.video=\"\"'"):
         train(made(bare, method=TMOR), tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"no clip of split 'xsub'.*train, val; choose with --set data.split='\"NAME\"'"):
+    with pytest.raises(
+        TrainingError, match=r"no clip of split 'xsub'.*train, val; choose with --set data.split='\"NAME\"'"
+    ):
         train(made(bare, data={"split": "xsub"}), tmp_path / "run")
     with pytest.raises(TrainingError, match="no data is named: give --data PATH"):
         train(made(bare, data={"train": []}), tmp_path / "run")
@@ -201,10 +210,17 @@ def test_videos_and_texts_of_one_space_say_where_classes_lie(data, tmp_path):
         one = np.eye(4, dtype=np.float32)[arrays["label"]]
         np.savez(tmp_path / "more.npz", **arrays, viclip_video=one, viclip_text=one)
     method = {**TMOR, "text": "viclip_text", "video": "viclip_video", "shared": True}
-    train(made(tmp_path / "more.npz", method=method, run={"epochs": 12}, optim={"name": "adamw", "lr": 0.01}), tmp_path / "run")
+    train(
+        made(tmp_path / "more.npz", method=method, run={"epochs": 12}, optim={"name": "adamw", "lr": 0.01}),
+        tmp_path / "run",
+    )
     run = load_run(tmp_path / "run")
     results = naming.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",))).results
-    assert [result.name.split(",")[0] for result in results] == ["zero-shot", "zero-shot through known classes", "zero-shot by video"]
+    assert [result.name.split(",")[0] for result in results] == [
+        "zero-shot",
+        "zero-shot through known classes",
+        "zero-shot by video",
+    ]
     assert min(result.value for result in results) > 0.6
 
 
@@ -212,7 +228,9 @@ def test_texts_may_be_those_that_are_stored(data, tmp_path):
     with np.load(data) as arrays:
         one = np.eye(5, dtype=np.float32)[arrays["label"]] * 3
         np.savez(tmp_path / "more.npz", **arrays, viclip_text=one)
-    train(made(tmp_path / "more.npz", method={**TMOR, "text": "viclip_text", "video": ""}), tmp_path / "run", stop_after=1)
+    train(
+        made(tmp_path / "more.npz", method={**TMOR, "text": "viclip_text", "video": ""}), tmp_path / "run", stop_after=1
+    )
     run = load_run(tmp_path / "run")
     assert torch.equal(run.method.texts, torch.eye(5)[:4])
     with pytest.raises(TrainingError, match="ngrams gives 1024 numbers a text, the run learnt with 5"):
@@ -272,7 +290,14 @@ def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
     if name == "unik":
         assert (given.optim.lr, given.optim.milestones, given.run.epochs, given.run.batch) == (0.1, [45, 55], 65, 64)
         assert (given.view.frames, given.optim.decay, given.run.clip) == (150, 1e-4, 0)
-    small = ["run.epochs=2", "run.batch=8", "run.workers=0", "run.tensorboard=false", "run.probe_every=1", "view.frames=16"]
+    small = [
+        "run.epochs=2",
+        "run.batch=8",
+        "run.workers=0",
+        "run.tensorboard=false",
+        "run.probe_every=1",
+        "view.frames=16",
+    ]
     small += ["data.epoch_size=8", "backbone.channels_base=4"]
     small += ["method.hidden=8", "method.queue=16"] if given.method.name != "supervised" else []
     small += ['method.video="video"'] if "tmor" in name else []

@@ -6,12 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from drawn_graphs import away, drawn_weights, golden, golden_input
-
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
+from tests.support.drawn_graphs import away, drawn_weights, golden, golden_input
 from training import create_method
 from training.backbones.slow_r50 import SlowR50
-from training.loop import Plan, _optimizer
+from training.engine.loop import Plan, _optimizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +65,10 @@ def test_frozen_it_learns_its_classifier_alone() -> None:
     method = create_method("supervised", backbone=SlowR50(3, channels_base=2, depths=(1, 1, 1, 1)))
     optimizer = _optimizer(method, Plan(backbone_scale=0.0))
     learnt = {id(p) for table in optimizer.param_groups for p in table["params"]}
-    assert {name for name, p in method.backbone.named_parameters() if id(p) in learnt} == {"blocks.5.proj.weight", "blocks.5.proj.bias"}
+    assert {name for name, p in method.backbone.named_parameters() if id(p) in learnt} == {
+        "blocks.5.proj.weight",
+        "blocks.5.proj.bias",
+    }
 
 
 def test_what_it_refuses() -> None:

@@ -11,12 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import motion_files
 import polars as pl
 import tomli_w
-from motion_files import TABLES, TMOR
-from tiny_dataset import build
 
+from tests.support import motion_files
+from tests.support.motion_files import TABLES, TMOR
+from tests.support.tiny_dataset import build
 from training import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,9 +57,16 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     assert code == 1 and "runs/small holds a run with another data" in err and "give another --out" in err
     code, out, _ = call("probe", "runs/small", "--share", "0.5", "--seeds", "2", "--json", "--device", "cpu")
     told = json.loads(out)
-    assert code == 0 and [result["name"] for result in told["results"]] == ["linear probe", "linear probe, 50 % of labels", "classifier"]
+    assert code == 0 and [result["name"] for result in told["results"]] == [
+        "linear probe",
+        "linear probe, 50 % of labels",
+        "classifier",
+    ]
     assert {"chance", "largest class", "random network"} <= told["results"][0]["floors"].keys()
-    assert told["results"][0]["interval"]["low"] is not None and json.loads(Path("runs/small/probe.json").read_text()) == told
+    assert (
+        told["results"][0]["interval"]["low"] is not None
+        and json.loads(Path("runs/small/probe.json").read_text()) == told
+    )
     code, out, _ = call("finetune", "runs/small", "--data", "build", "--set", "run.epochs=1")
     assert code == 0 and "runs/small_finetuned: 1 steps" in out
     code, out, _ = call("embed", "runs/small", "--data", "build", "--to", "features.parquet")
@@ -76,12 +83,21 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
 def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     for name in ("first", "second"):
-        assert call("pretrain", "small.toml", "--data", "build", "--out", tmp_path / name, "--set", "run.epochs=1")[0] == 0
+        assert (
+            call("pretrain", "small.toml", "--data", "build", "--out", tmp_path / name, "--set", "run.epochs=1")[0] == 0
+        )
     assert call("probe", tmp_path / "first", "--device", "cpu")[0] == 0
-    assert call("finetune", tmp_path / "first", "--data", "build", "--out", tmp_path / "tuned", "--set", "run.epochs=1")[0] == 0
+    assert (
+        call("finetune", tmp_path / "first", "--data", "build", "--out", tmp_path / "tuned", "--set", "run.epochs=1")[0]
+        == 0
+    )
     code, out, err = call("list", "runs", tmp_path)
     classifier = out.split("classifier, top-1, ")[1].split("\n\n")[1]
-    assert code == 0 and not err and all(f"| {tmp_path / name} | supervised" in classifier for name in ("first", "second", "tuned"))
+    assert (
+        code == 0
+        and not err
+        and all(f"| {tmp_path / name} | supervised" in classifier for name in ("first", "second", "tuned"))
+    )
     assert "supervised, from first" in out and "linear probe, top-1, " in out and "random network" in out
     lines = json.loads(call("list", "runs", tmp_path, "--json")[1])
     own = [line for line in lines if line["result"]["name"] == "classifier"]
@@ -111,7 +127,9 @@ def test_texts_and_videos(place, call, monkeypatch):
     code, out, _ = call("retrieve", "runs/tmor", "--data", "motions.npz", "--by", "video")
     assert code == 0 and "video to motion" in out
     code, _, err = call("zeroshot", "runs/tmor", "--data", "motions.npz", "--fuse", "viclip_video")
-    assert code == 1 and err.startswith("dataengine-train: motions.npz: no array 'viclip_video'") and err.count("\n") == 1
+    assert (
+        code == 1 and err.startswith("dataengine-train: motions.npz: no array 'viclip_video'") and err.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +138,11 @@ def test_texts_and_videos(place, call, monkeypatch):
         (["pretrain", "unikk", "--data", "build"], 1, "unknown configuration 'unikk' (did you mean 'unik'?)"),
         (["pretrain", "small.toml"], 1, "no data is named: give --data PATH"),
         (["pretrain", "small.toml", "--data", "nowhere"], 1, "there is no such file or folder"),
-        (["pretrain", "small.toml", "--data", "build", "--set", "run.epoch=1"], 1, "unknown key 'epoch' (did you mean 'epochs'?)"),
+        (
+            ["pretrain", "small.toml", "--data", "build", "--set", "run.epoch=1"],
+            1,
+            "unknown key 'epoch' (did you mean 'epochs'?)",
+        ),
         (["pretrain", "small.toml", "--data", "build", "--set", "method.name=mcc"], 1, "quote strings"),
         (["pretrain", "tmor.toml", "--data", "build"], 1, "no sample has the entry 'video'"),
         (["finetune", "small.toml", "--data", "build"], 1, "give --from a finished run"),
@@ -148,7 +170,9 @@ def test_names_are_listed_with_what_they_are(call):
     for kind, known in (("backbones", "unik"), ("methods", "tmor"), ("configs", "unik_small"), ("formats", "pyskl")):
         assert known in call("list", kind)[1].splitlines()
         entries = json.loads(call("list", kind, "-v", "--json")[1])
-        assert all(len(entry["summary"]) > 20 for entry in entries if "summary" in entry) and any("summary" in e for e in entries)
+        assert all(len(entry["summary"]) > 20 for entry in entries if "summary" in entry) and any(
+            "summary" in e for e in entries
+        )
 
 
 def test_help_is_cheap():
@@ -157,5 +181,7 @@ def test_help_is_cheap():
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('HEAVY', sorted({'torch', 'polars', 'pyarrow', 'matplotlib', 'pydantic', 'cv2'} & set(sys.modules)), time.process_time())\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()[-1]
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.splitlines()[-1]
     assert answer.startswith("HEAVY []") and float(answer.split()[-1]) < 0.6, answer

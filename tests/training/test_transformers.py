@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 
 from torch.profiler import ProfilerActivity, profile
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.attention import SelfAttention, positions
 from training.backbones.graph import adjacency
 from training.backbones.mmp_transformer import GraphBottleneck, MMPTransformer
@@ -86,7 +86,12 @@ def test_st_transformer_tells_joints_and_times_apart() -> None:
 
 def test_mmp_transformer_of_the_paper() -> None:
     model = MMPTransformer(0, CHAIN, 6)
-    assert (model.embed.in_features, model.width, len(model.layers), model.layers[0].mlp[0].out_features) == (132, 768, 10, 1024)
+    assert (model.embed.in_features, model.width, len(model.layers), model.layers[0].mlp[0].out_features) == (
+        132,
+        768,
+        10,
+        1024,
+    )
     assert model.bottleneck.inward.out_features == 22 * 32
     assert model.bottleneck_after == 4
 
@@ -94,7 +99,10 @@ def test_mmp_transformer_of_the_paper() -> None:
 def small(**options):
     torch.manual_seed(0)
     return MMPTransformer(
-        3, CHAIN, 6, **{"width": 16, "depth": 3, "heads": 2, "hidden": 24, "bottleneck_after": 2, "joint_width": 4} | options
+        3,
+        CHAIN,
+        6,
+        **{"width": 16, "depth": 3, "heads": 2, "hidden": 24, "bottleneck_after": 2, "joint_width": 4} | options,
     ).eval()
 
 

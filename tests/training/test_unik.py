@@ -11,12 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from drawn_networks import drawn_state, golden
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
+from tests.support.drawn_networks import drawn_state, golden
 from training import create_backbone
 from training.backbones import joints, temporal
 from training.backbones.base import resolve
@@ -57,7 +57,9 @@ def drawn_small(**options) -> UNIK:
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, dtype=torch.float64).to(tensor.dtype)
                 norm = "running_var" in name or (tensor.ndim == 1 and name.endswith("weight"))
-                tensor.copy_(1 + 0.2 * noise.abs() if norm else noise / max(tensor[0].numel() if tensor.ndim else 1, 1) ** 0.5)
+                tensor.copy_(
+                    1 + 0.2 * noise.abs() if norm else noise / max(tensor[0].numel() if tensor.ndim else 1, 1) ** 0.5
+                )
     return network
 
 
@@ -78,7 +80,10 @@ def test_published_network(name: str) -> None:
 def test_published_sizes_and_keys() -> None:
     network = create_backbone("unik", 31, "posetics17", 2)
     assert sum(p.numel() for p in network.parameters()) == 3_451_631
-    assert sum(p.numel() for p in create_backbone("unik", 31, "posetics17", 2, unused_bias=False).parameters()) == 3_451_461
+    assert (
+        sum(p.numel() for p in create_backbone("unik", 31, "posetics17", 2, unused_bias=False).parameters())
+        == 3_451_461
+    )
     arrays, _ = golden("unik_tau1_h3")
     assert list(network.state_dict()) == [str(key) for key in arrays["keys"]]
     assert not network.l1.s_unit.bias.requires_grad
@@ -93,7 +98,9 @@ def test_spectral_convolution_is_the_convolution(frames: int, dilation: int, str
     weight = torch.randn(5, 4, taps, 1, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
     reach, total = dilation * (taps - 1) // 2, temporal.steps(frames, stride)
-    plain = functional.conv2d(x.permute(2, 0, 1)[None], weight, bias, (stride, 1), (reach, 0), (dilation, 1))[0].permute(1, 2, 0)
+    plain = functional.conv2d(x.permute(2, 0, 1)[None], weight, bias, (stride, 1), (reach, 0), (dilation, 1))[
+        0
+    ].permute(1, 2, 0)
     above = torch.randn_like(plain)
     wanted = torch.autograd.grad(plain, (x, weight, bias), above)
     for count in {1, min(2, total), min(5, total)}:
@@ -128,7 +135,14 @@ def test_convolution_is_spectral_only_where_that_is_less_work() -> None:
 @pytest.mark.parametrize("piece", [1, 2**30])
 def test_mixing_by_hand_is_the_plain_product(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joints, "PIECE", piece)
-    shapes = {"x": (6, 3, 5, 4), "projection": (2 * 2 * 3, 4), "shift": (12,), "learnt": (2, 5, 5), "weight": (7, 8), "bias": (7,)}
+    shapes = {
+        "x": (6, 3, 5, 4),
+        "projection": (2 * 2 * 3, 4),
+        "shift": (12,),
+        "learnt": (2, 5, 5),
+        "weight": (7, 8),
+        "bias": (7,),
+    }
     given = {name: torch.randn(shape, dtype=torch.float64, requires_grad=True) for name, shape in shapes.items()}
 
     def run() -> list:
@@ -245,7 +259,9 @@ def test_own_joints_are_learnt() -> None:
     phase = rng.uniform(0, 6, (64, 1, 1, 9, 1))
     label = np.arange(64) % 2
     clock = np.arange(16).reshape(1, 1, 16, 1, 1)
-    x = torch.tensor(np.sin(clock * np.where(label, 0.4, 0.8).reshape(-1, 1, 1, 1, 1) + phase), dtype=torch.float32).repeat(1, 2, 1, 1, 1)
+    x = torch.tensor(
+        np.sin(clock * np.where(label, 0.4, 0.8).reshape(-1, 1, 1, 1, 1) + phase), dtype=torch.float32
+    ).repeat(1, 2, 1, 1, 1)
     y = torch.tensor(label)
     network = create_backbone("unik", 2, NINE, 2, channels_base=8, people=1)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
 from training.backbones.graph_units import KERNEL, TemporalUnit, people_mean, plan
@@ -59,7 +59,9 @@ class AdaptiveUnit(nn.Module):
         """A + B + C of each clip (N, K, V, V)."""
         n, _, t, v = x.shape
         pairs = (*self.conv_a, *self.conv_b)
-        both = nn.functional.conv2d(x, _weights(pairs), torch.cat(_biases(pairs))).view(n, 2, self.partitions, self.embedded * t, v)
+        both = nn.functional.conv2d(x, _weights(pairs), torch.cat(_biases(pairs))).view(
+            n, 2, self.partitions, self.embedded * t, v
+        )
         scores = both[:, 0].transpose(-1, -2) @ both[:, 1]
         return self.A + self.PA + torch.softmax(scores / (self.embedded * t), dim=-2)
 
@@ -78,7 +80,9 @@ class Block(nn.Module):
         self.gcn1 = AdaptiveUnit(inputs, outputs, links)
         self.tcn1 = TemporalUnit(outputs, outputs, KERNEL, stride)
         if not first:
-            self.residual = nn.Identity() if (inputs, stride) == (outputs, 1) else TemporalUnit(inputs, outputs, 1, stride)
+            self.residual = (
+                nn.Identity() if (inputs, stride) == (outputs, 1) else TemporalUnit(inputs, outputs, 1, stride)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.tcn1(self.gcn1(x))
@@ -116,7 +120,9 @@ class AGCN(Backbone):
         rows = plan("AGCN", channels, channels_base, blocks)
         if channels_base < EMBEDDED:
             raise TrainingError(f"AGCN: channels_base must be {EMBEDDED} or more; given {channels_base}")
-        super().__init__(num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people)
+        super().__init__(
+            num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
+        )
         links = torch.from_numpy(adjacency(self.skeleton, strategy, hops)).float()
         self.data_bn = nn.BatchNorm1d(people * channels * self.skeleton.num_joints)
         self.num_blocks = len(rows)

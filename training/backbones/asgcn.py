@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.action_links import ActionLinks, sampled
 from training.backbones.base import Backbone, read_weights
 from training.backbones.graph import adjacency
@@ -53,7 +53,15 @@ class Block(nn.Module):
     """Graph convolution, temporal part and shortcut."""
 
     def __init__(
-        self, inputs: int, outputs: int, partitions: int, kernel: int, stride: int, dropout: float, residual: bool, padding: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        partitions: int,
+        kernel: int,
+        stride: int,
+        dropout: float,
+        residual: bool,
+        padding: bool = True,
     ) -> None:
         super().__init__()
         self.gcn = ActionalConv(inputs, outputs, partitions)
@@ -73,7 +81,9 @@ class LastBlock(nn.Module):
         super().__init__()
         self.gcn_recon = ActionalConv(inputs, outputs, partitions, transposed=True)
         over_time = nn.ConvTranspose2d(outputs, outputs, 1)
-        self.tcn_recon = nn.Sequential(nn.BatchNorm2d(outputs), nn.ReLU(), over_time, nn.BatchNorm2d(outputs), nn.Dropout(dropout))
+        self.tcn_recon = nn.Sequential(
+            nn.BatchNorm2d(outputs), nn.ReLU(), over_time, nn.BatchNorm2d(outputs), nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor, links: Tensor, inferred: Tensor) -> Tensor:
         y: Tensor = self.tcn_recon(self.gcn_recon(x, links, inferred))
@@ -137,7 +147,9 @@ class ASGCN(Backbone):
                 "ASGCN: variant is 'standard' or 'published', predicted_frames 0 or more, link_width 1 or more; "
                 f"given {variant!r}, {predicted_frames}, {link_width}"
             )
-        super().__init__(num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people)
+        super().__init__(
+            num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
+        )
         self.variant, self.predicted_frames = variant, predicted_frames
         self.links = ActionLinks(self.skeleton.num_joints, channels, hidden=link_width)
         structural = torch.from_numpy(adjacency(self.skeleton, "spatial", hops)).float()
@@ -160,7 +172,9 @@ class ASGCN(Backbone):
             self.add_module(f"recon_layer_{n}", Block(before, width, partitions, kernel, stride, dropout, True))
             before = width
         self.recon_layer_5 = Block(width, width, partitions, CONTEXT, 1, dropout, False, padding=False)
-        self.recon_layer_6 = LastBlock(width + self.channels, self.channels * self.predicted_frames, partitions, dropout)
+        self.recon_layer_6 = LastBlock(
+            width + self.channels, self.channels * self.predicted_frames, partitions, dropout
+        )
         used = len(PREDICTORS) + 2
         self.edge_importance_recon = nn.ParameterList(
             nn.Parameter(torch.ones_like(self.A), requires_grad=n < used) for n in range(max(IMPORTANCES, used))
@@ -223,7 +237,9 @@ class ASGCN(Backbone):
         y = y.view(n * m, c * self.predicted_frames, v)
         start = frame[:, :, 0]
         y = y + (
-            start.repeat(1, self.predicted_frames, 1) if self.variant == "published" else start.repeat_interleave(self.predicted_frames, 1)
+            start.repeat(1, self.predicted_frames, 1)
+            if self.variant == "published"
+            else start.repeat_interleave(self.predicted_frames, 1)
         )
         return y.view(n, m, c, self.predicted_frames, v).permute(0, 2, 3, 4, 1)
 
@@ -239,7 +255,9 @@ class ASGCN(Backbone):
         if not self.predicted_frames:
             return loss
         if x.shape[2] <= self.predicted_frames:
-            raise TrainingError(f"ASGCN predicts {self.predicted_frames} frames: motions must be longer; given {x.shape[2]} frames")
+            raise TrainingError(
+                f"ASGCN predicts {self.predicted_frames} frames: motions must be longer; given {x.shape[2]} frames"
+            )
         past, future = x[:, :, : -self.predicted_frames], x[:, :, -self.predicted_frames :]
         return loss + PREDICTION_WEIGHT * nn.functional.mse_loss(self.predict(past)[..., 0], future[..., 0])
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 
 
 def check_sizes(name: str, width: int, depth: int, heads: int, hidden: int, dropout: float) -> None:
@@ -42,7 +42,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, length, d = x.shape
         query, key, value = self.qkv(x).view(b, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        y = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        y = nn.functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
+        )
         given: Tensor = self.out(y.transpose(1, 2).reshape(b, length, d))
         return given
 

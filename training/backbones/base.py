@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataengine import skeletons
-from dataengine.errors import ComponentError, TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core import skeletons
+from dataengine.core.errors import ComponentError, TrainingError
+from dataengine.core.skeletons import Skeleton
 
 PREFIXES = ("module.", "model_action.", "backbone.")
 """What programs put before the keys of a network that they wrap."""
@@ -27,12 +27,18 @@ def resolve(skeleton: str | Skeleton) -> Skeleton:
         try:
             return skeletons.skeleton(skeleton)
         except ComponentError as error:
-            raise TrainingError(f"{error}; or give a dataengine.skeletons.Skeleton of your own joints") from None
+            raise TrainingError(f"{error}; or give a dataengine.core.skeletons.Skeleton of your own joints") from None
     if not skeleton.joints or len(set(skeleton.joints)) != len(skeleton.joints):
-        raise TrainingError(f"skeleton {skeleton.name!r}: joints must be at least one and all different; given {list(skeleton.joints)}")
-    wrong = [bone for bone in skeleton.bones if bone[0] == bone[1] or not all(0 <= j < skeleton.num_joints for j in bone)]
+        raise TrainingError(
+            f"skeleton {skeleton.name!r}: joints must be at least one and all different; given {list(skeleton.joints)}"
+        )
+    wrong = [
+        bone for bone in skeleton.bones if bone[0] == bone[1] or not all(0 <= j < skeleton.num_joints for j in bone)
+    ]
     if wrong:
-        raise TrainingError(f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given {wrong}")
+        raise TrainingError(
+            f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given {wrong}"
+        )
     return skeleton
 
 
@@ -60,7 +66,9 @@ class Backbone(nn.Module):
     people: int
     classifier: str = "fc"
 
-    def __init__(self, num_classes: int, skeleton: str | Skeleton, channels: int, *, width: int, stride: int, people: int) -> None:
+    def __init__(
+        self, num_classes: int, skeleton: str | Skeleton, channels: int, *, width: int, stride: int, people: int
+    ) -> None:
         super().__init__()
         for what, value, least in (("num_classes", num_classes, 0), ("channels", channels, 1), ("people", people, 1)):
             if value < least:
@@ -76,7 +84,13 @@ class Backbone(nn.Module):
             TrainingError: x is not (N, C, T, V, M) with this network's C and V and at most its M.
         """
         v = self.skeleton.num_joints
-        if x.ndim != 5 or x.shape[1] != self.channels or x.shape[3] != v or not 1 <= x.shape[4] <= self.people or x.shape[2] < 1:
+        if (
+            x.ndim != 5
+            or x.shape[1] != self.channels
+            or x.shape[3] != v
+            or not 1 <= x.shape[4] <= self.people
+            or x.shape[2] < 1
+        ):
             raise TrainingError(
                 f"{type(self).__name__} takes (N, {self.channels}, T, {v}, M up to {self.people}) of skeleton {self.skeleton.name!r}; "
                 f"given {tuple(x.shape)}: make the network with the channels, skeleton and people of the data"
@@ -169,10 +183,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"weights {path} cannot be read as plain tensors ({reason}): give a state dict or .safetensors") from error
+        raise TrainingError(
+            f"weights {path} cannot be read as plain tensors ({reason}): give a state dict or .safetensors"
+        ) from error
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
         raise TrainingError(f"weights {path} hold no state dict: expected tensors by key")
     return {str(key): value for key, value in content.items()}

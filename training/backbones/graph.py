@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dataengine.errors import TrainingError, suggestion
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import resolve
 
 Stack: TypeAlias = NDArray[np.float64]
@@ -58,8 +58,16 @@ ATTACHED: dict[str, tuple[tuple[str, ...], ...]] = {
     "right_mouth": (("nose",),),
     **{f"{side}_{part}": (("nose",),) for side in ("left", "right") for part in ("eye", "eye_inner", "eye_outer")},
     **{f"{side}_ear": ((f"{side}_eye",), ("nose",)) for side in ("left", "right")},
-    **{f"{side}_{finger}": ((f"{side}_wrist",),) for side in ("left", "right") for finger in ("pinky", "index", "thumb")},
-    **{f"{side}_{part}": ((f"{side}_ankle",),) for side in ("left", "right") for part in ("heel", "big_toe", "small_toe", "foot_index")},
+    **{
+        f"{side}_{finger}": ((f"{side}_wrist",),)
+        for side in ("left", "right")
+        for finger in ("pinky", "index", "thumb")
+    },
+    **{
+        f"{side}_{part}": ((f"{side}_ankle",),)
+        for side in ("left", "right")
+        for part in ("heel", "big_toe", "small_toe", "foot_index")
+    },
 }
 """What joints hang on that some layouts draw no bone to: the first group that the layout has."""
 
@@ -130,7 +138,9 @@ def topology(skeleton: str | Skeleton, published: dict[str, tuple[int, ...]] = P
     parents = published.get(layout.name)
     if parents is not None and len(parents) == layout.num_joints:
         inward = tuple((child, parent) for child, parent in enumerate(parents) if child != parent)
-        return Topology(layout.num_joints, inward, next(child for child, parent in enumerate(parents) if child == parent))
+        return Topology(
+            layout.num_joints, inward, next(child for child, parent in enumerate(parents) if child == parent)
+        )
     edges = _closed(layout)
     center = _middle(layout, edges)
     far = _distances(layout.num_joints, edges)[center]
@@ -213,7 +223,9 @@ STRATEGIES: dict[str, Callable[[Topology, int], Stack]] = {
 """How the links of a joint are divided into partitions, by name."""
 
 
-def adjacency(skeleton: str | Skeleton, strategy: str, hops: int = 1, published: dict[str, tuple[int, ...]] = PUBLISHED) -> Stack:
+def adjacency(
+    skeleton: str | Skeleton, strategy: str, hops: int = 1, published: dict[str, tuple[int, ...]] = PUBLISHED
+) -> Stack:
     """The adjacency stack (partitions, V, V) float64 of a layout.
 
     Raises:

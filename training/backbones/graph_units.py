@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import PYSKL, adjacency
 
@@ -42,7 +42,9 @@ def plan(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tup
         TrainingError: a level without blocks, or no width.
     """
     if base < 1 or not blocks or min(blocks) < 1:
-        raise TrainingError(f"{name}: channels_base and each number of blocks must be 1 or more; given {base} and {tuple(blocks)}")
+        raise TrainingError(
+            f"{name}: channels_base and each number of blocks must be 1 or more; given {base} and {tuple(blocks)}"
+        )
     rows, before = [], channels
     for level, number in enumerate(blocks):
         for block in range(number):
@@ -54,9 +56,13 @@ def plan(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tup
 class TemporalUnit(nn.Module):
     """A convolution over time, then a norm unless `norm` is False."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = KERNEL, stride: int = 1, dilation: int = 1, norm: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = KERNEL, stride: int = 1, dilation: int = 1, norm: bool = True
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, (kernel, 1), (stride, 1), (dilation * (kernel - 1) // 2, 0), (dilation, 1))
+        self.conv = nn.Conv2d(
+            inputs, outputs, (kernel, 1), (stride, 1), (dilation * (kernel - 1) // 2, 0), (dilation, 1)
+        )
         self.bn = nn.BatchNorm2d(outputs) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +88,9 @@ class GraphUnit(nn.Module):
 
     A: Tensor
 
-    def __init__(self, inputs: int, outputs: int, links: Tensor, learnt: Literal["importance", "init"], residual: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, links: Tensor, learnt: Literal["importance", "init"], residual: bool
+    ) -> None:
         super().__init__()
         self.partitions = len(links)
         if learnt == "init":
@@ -119,7 +127,9 @@ class ScaleUnit(nn.Module):
             return nn.Sequential(nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(), *then)
 
         widths = (first,) + (part,) * (len(SCALES) - 1)
-        self.branches = nn.ModuleList(entry(w, TemporalUnit(w, w, 3, stride, d, norm=False)) for w, d in zip(widths, SCALES, strict=True))
+        self.branches = nn.ModuleList(
+            entry(w, TemporalUnit(w, w, 3, stride, d, norm=False)) for w, d in zip(widths, SCALES, strict=True)
+        )
         self.branches.append(entry(part, nn.MaxPool2d((3, 1), (stride, 1), (1, 0))))
         self.branches.append(nn.Conv2d(channels, part, 1, (stride, 1)))
         self.transform = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1))
@@ -177,7 +187,9 @@ class Trunk(Backbone):
         scales: bool,
     ) -> None:
         rows = plan(type(self).__name__, channels, channels_base, blocks)
-        super().__init__(num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people)
+        super().__init__(
+            num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
+        )
         links = torch.from_numpy(adjacency(self.skeleton, strategy, hops, PYSKL)).float()
         self.data_bn = nn.BatchNorm1d(channels * self.skeleton.num_joints)
         self.gcn = nn.ModuleList()

@@ -52,7 +52,9 @@ class Scores(torch.autograd.Function):
         apart = _apart(functional.linear(x, weight, bias), heads)
         ctx.save_for_backward(x, weight, apart)
         ctx.heads = heads
-        return torch.bmm(apart[1], apart[0].transpose(1, 2)).div_(apart.shape[3]).view(x.shape[1], heads, x.shape[2], -1)
+        return (
+            torch.bmm(apart[1], apart[0].transpose(1, 2)).div_(apart.shape[3]).view(x.shape[1], heads, x.shape[2], -1)
+        )
 
     @staticmethod
     @once_differentiable
@@ -131,7 +133,12 @@ def scores(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
         found: Tensor = Scores.apply(x, weight, bias, heads)
         return found
     t, p, v, _ = x.shape
-    theta, phi = functional.linear(x, weight, bias).view(t, p, v, 2, heads, -1).permute(3, 1, 4, 2, 0, 5).reshape(2, p, heads, v, -1)
+    theta, phi = (
+        functional.linear(x, weight, bias)
+        .view(t, p, v, 2, heads, -1)
+        .permute(3, 1, 4, 2, 0, 5)
+        .reshape(2, p, heads, v, -1)
+    )
     likeness: Tensor = phi @ theta.transpose(-1, -2) / theta.shape[-1]
     return likeness
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.attention import SelfAttention, check_sizes, draw, feed_forward, positions
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 
 TEMPORAL = (1, 1, 3, 3)
@@ -122,7 +122,9 @@ class SlowR50(Backbone):
         dropout: float = 0.5,
     ) -> None:
         if channels_base < 1 or len(depths) != len(TEMPORAL) or min(depths) < 1:
-            raise TrainingError(f"SlowR50: channels_base >= 1 and four depths >= 1; given {channels_base} and {tuple(depths)}")
+            raise TrainingError(
+                f"SlowR50: channels_base >= 1 and four depths >= 1; given {channels_base} and {tuple(depths)}"
+            )
         width = channels_base * EXPANSION * 2 ** (len(depths) - 1)
         super().__init__(num_classes, skeleton, channels, width=width, stride=1, people=1)
         self.blocks = nn.ModuleList([Stem(channels, channels_base)])

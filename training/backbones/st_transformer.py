@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.attention import SelfAttention, check_sizes, draw, feed_forward, positions
 from training.backbones.base import Backbone
 
@@ -90,7 +90,9 @@ class STTransformer(Backbone):
         hidden = 2 * width if hidden is None else hidden
         check_sizes("STTransformer", width, depth, heads, hidden, dropout)
         if reach < 0 or dilation < 1:
-            raise TrainingError(f"STTransformer: reach must be 0 or more and dilation 1 or more; given {reach} and {dilation}")
+            raise TrainingError(
+                f"STTransformer: reach must be 0 or more and dilation 1 or more; given {reach} and {dilation}"
+            )
         super().__init__(num_classes, skeleton, channels, width=width, stride=1, people=people)
         self.reach, self.dilation = reach, dilation
         first, second = nn.Linear(channels * (2 * reach + 1), width), nn.Linear(width, width)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dataengine.skeletons import Skeleton
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
 from training.backbones.graph_units import KERNEL, Trunk, partitioned, person_rows, plan
@@ -21,7 +21,9 @@ def temporal(channels: int, kernel: int, stride: int, dropout: float, padding: b
     """Norm, relu, convolution over time, norm, dropout, under the published keys 0 to 4."""
     around = ((kernel - 1) // 2, 0) if padding else (0, 0)
     convolution = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), around)
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), convolution, nn.BatchNorm2d(channels), nn.Dropout(dropout))
+    return nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU(), convolution, nn.BatchNorm2d(channels), nn.Dropout(dropout)
+    )
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -103,11 +105,15 @@ class STGCN(Backbone):
         rows = plan("STGCN", channels, channels_base, blocks)
         if feature_width is not None:
             rows[-1] = (rows[-1][0], feature_width, rows[-1][2])
-        super().__init__(num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people)
+        super().__init__(
+            num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
+        )
         links = torch.from_numpy(adjacency(self.skeleton, strategy, hops)).float()
         self.register_buffer("A", links)
         self.data_bn = nn.BatchNorm1d(channels * self.skeleton.num_joints)
-        self.st_gcn_networks = nn.ModuleList(Block(i, o, len(links), s, dropout, n == 0) for n, (i, o, s) in enumerate(rows))
+        self.st_gcn_networks = nn.ModuleList(
+            Block(i, o, len(links), s, dropout, n == 0) for n, (i, o, s) in enumerate(rows)
+        )
         self.edge_importance = nn.ParameterList(nn.Parameter(torch.ones_like(links)) for _ in rows)
         if num_classes:
             self.fcn = nn.Conv2d(self.width, num_classes, 1)
@@ -168,4 +174,15 @@ class STGCNPyskl(Trunk):
         strategy: str = "spatial",
         hops: int = 1,
     ) -> None:
-        super().__init__(num_classes, skeleton, channels, channels_base, blocks, people, strategy, hops, learnt="importance", scales=False)
+        super().__init__(
+            num_classes,
+            skeleton,
+            channels,
+            channels_base,
+            blocks,
+            people,
+            strategy,
+            hops,
+            learnt="importance",
+            scales=False,
+        )

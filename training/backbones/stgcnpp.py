@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dataengine.skeletons import Skeleton
+from dataengine.core.skeletons import Skeleton
 from training.backbones.graph_units import Trunk
 
 
@@ -37,4 +37,6 @@ class STGCNpp(Trunk):
         strategy: str = "directed",
         hops: int = 1,
     ) -> None:
-        super().__init__(num_classes, skeleton, channels, channels_base, blocks, people, strategy, hops, learnt="init", scales=True)
+        super().__init__(
+            num_classes, skeleton, channels, channels_base, blocks, people, strategy, hops, learnt="init", scales=True
+        )

@@ -127,7 +127,9 @@ def plan(frames: int, taps: int, stride: int, dilation: int, count: int, dtype: 
             analysis += [x_real + x_imag, x_real, x_imag]
             kernel += [h_real, h_imag - h_real, h_real + h_imag]
             synthesis += [2 * (cos - sin), -2 * sin, -2 * cos]
-    inward, taps_in, outward = (torch.tensor(np.array(rows), dtype=dtype) for rows in (analysis, kernel, np.array(synthesis).T))
+    inward, taps_in, outward = (
+        torch.tensor(np.array(rows), dtype=dtype) for rows in (analysis, kernel, np.array(synthesis).T)
+    )
     return Plan(tiles, inward, taps_in, outward, period)
 
 
@@ -226,7 +228,12 @@ def _gather(back: Tensor, made: Plan, dx: Tensor) -> None:
 def plain_cpu(x: Tensor) -> bool:
     """Whether products made by hand may be used: full precision on a CPU, and not while a graph is recorded."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu") and not recorded
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not recorded
+    )
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.joints import mix, scores
 from training.backbones.temporal import convolve
@@ -61,7 +61,9 @@ class SpatialUnit(nn.Module):
     in the published program, not in the equation.
     """
 
-    def __init__(self, channels_in: int, channels: int, joints: int, heads: int, tau: int, bound: float, unused_bias: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels: int, joints: int, heads: int, tau: int, bound: float, unused_bias: bool
+    ) -> None:
         super().__init__()
         self.heads, self.tau, self.embedded = heads, tau, channels // 4
         size = tau * joints
@@ -74,7 +76,11 @@ class SpatialUnit(nn.Module):
         self.conv_a = nn.ModuleList(nn.Conv2d(channels_in, self.embedded, 1) for _ in range(heads))
         self.conv_b = nn.ModuleList(nn.Conv2d(channels_in, self.embedded, 1) for _ in range(heads))
         self.conv_d = nn.ModuleList(nn.Conv2d(channels_in, channels, 1) for _ in range(heads))
-        self.down = nn.Sequential(nn.Conv2d(channels_in, channels, 1), nn.BatchNorm2d(channels)) if channels_in != channels else None
+        self.down = (
+            nn.Sequential(nn.Conv2d(channels_in, channels, 1), nn.BatchNorm2d(channels))
+            if channels_in != channels
+            else None
+        )
         self.bn = nn.BatchNorm2d(channels)
         nn.init.constant_(self.bn.weight, 1e-6)
 
@@ -113,24 +119,38 @@ class TemporalUnit(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, dilation: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels, (kernel, 1), (stride, 1), (dilation * (kernel - 1) // 2, 0), (dilation, 1))
+        self.conv = nn.Conv2d(
+            channels_in, channels, (kernel, 1), (stride, 1), (dilation * (kernel - 1) // 2, 0), (dilation, 1)
+        )
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor, add: Tensor | None = None, rectified: bool = False) -> Tensor:
         t, p, v, c = x.shape
-        y = convolve(x.reshape(t, p * v, c), self.conv.weight, self.conv.get_parameter("bias"), self.conv.stride[0], self.conv.dilation[0])
+        y = convolve(
+            x.reshape(t, p * v, c),
+            self.conv.weight,
+            self.conv.get_parameter("bias"),
+            self.conv.stride[0],
+            self.conv.dilation[0],
+        )
         return norm(self.bn, y.reshape(y.shape[0], p, v, -1), add, rectified)
 
 
 class Block(nn.Module):
     """S-LSU, T-LSU and a residual."""
 
-    def __init__(self, spatial: SpatialUnit, channels_in: int, channels: int, stride: int, dilation: int, first: bool) -> None:
+    def __init__(
+        self, spatial: SpatialUnit, channels_in: int, channels: int, stride: int, dilation: int, first: bool
+    ) -> None:
         super().__init__()
         self.s_unit = spatial
         self.t_unit = TemporalUnit(channels, channels, KERNEL, stride, dilation)
         self.first = first
-        self.residual = TemporalUnit(channels_in, channels, 1, stride, 1) if not first and (channels_in, 1) != (channels, stride) else None
+        self.residual = (
+            TemporalUnit(channels_in, channels, 1, stride, 1)
+            if not first and (channels_in, 1) != (channels, stride)
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         add = None if self.first else x if self.residual is None else self.residual(x)
@@ -174,7 +194,9 @@ class UNIK(Backbone):
     ) -> None:
         super().__init__(num_classes, skeleton, channels, width=4 * channels_base, stride=4, people=people)
         if heads < 1 or tau < 1 or tau % 2 == 0 or channels_base < 4 or channels_base % 4:
-            raise TrainingError(f"UNIK: heads >= 1, tau odd, channels_base a multiple of 4; given {heads}, {tau}, {channels_base}")
+            raise TrainingError(
+                f"UNIK: heads >= 1, tau odd, channels_base a multiple of 4; given {heads}, {tau}, {channels_base}"
+            )
         for what, given in (("dilation", dilation), ("w_init", w_init)):
             if given not in ("released", "paper"):
                 raise TrainingError(f"UNIK: {what} is 'released' or 'paper'; given {given!r}")
@@ -229,4 +251,6 @@ class UNIK(Backbone):
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights, with or without the unused `s_unit.bias`."""
         unused = {key: value for key, value in self.state_dict().items() if key.endswith(".s_unit.bias")}
-        return unused | {key: value for key, value in state.items() if key in unused or not key.endswith(".s_unit.bias")}
+        return unused | {
+            key: value for key, value in state.items() if key in unused or not key.endswith(".s_unit.bias")
+        }

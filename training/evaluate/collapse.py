@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 
 Features: TypeAlias = torch.Tensor | NDArray[np.floating]
 MOST = 2048

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dataengine.errors import TrainingError
-from dataengine.skeletons import Skeleton
-from training.evaluate.pictures import COLOURS, figure_of, write
-from training.sequences import Array
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
+from training.data.types import Array
+from training.evaluate.plots import COLOURS, figure_of, write
 
 MIDDLE = {
     "head_top": 1.0,
@@ -145,7 +145,9 @@ def attention(
     given = np.asarray(weights, np.float64)
     size = skeleton.num_joints
     if given.shape not in ((size,), (size, size)) or not np.isfinite(given).all() or (given < 0).any():
-        raise TrainingError(f"attention over {skeleton.name} is ({size},) or ({size}, {size}) and not negative; given {given.shape}")
+        raise TrainingError(
+            f"attention over {skeleton.name} is ({size},) or ({size}, {size}) and not negative; given {given.shape}"
+        )
     importance = given if given.ndim == 1 else given.mean(0)
     places = plan(skeleton)
     edge = float(np.abs(places[:, 0]).max()) + ROOM
@@ -167,7 +169,12 @@ def attention(
         linewidths=0.8,
     )
     figure.colorbar(
-        dots, ax=axes, shrink=0.6, fraction=0.04, pad=0.01, label="mean attention received" if given.ndim == 2 else "importance"
+        dots,
+        ax=axes,
+        shrink=0.6,
+        fraction=0.04,
+        pad=0.01,
+        label="mean attention received" if given.ndim == 2 else "importance",
     )
     highest = _name(axes, places, skeleton, importance)
     axes.set_aspect("equal")
@@ -185,10 +192,20 @@ def _arcs(axes: Any, given: Array, places: Array, strongest: int) -> None:
     for place in np.argsort(-links, axis=None, kind="stable")[:strongest][::-1]:
         a, b = divmod(int(place), len(given))
         if links[a, b] > 0:
-            style = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.25", "shrinkA": 7, "shrinkB": 9, "color": COLOURS[5]}
+            style = {
+                "arrowstyle": "-|>",
+                "connectionstyle": "arc3,rad=0.25",
+                "shrinkA": 7,
+                "shrinkB": 9,
+                "color": COLOURS[5],
+            }
             strength = float(links[a, b]) / top
             axes.annotate(
-                "", places[b], places[a], arrowprops={**style, "alpha": 0.25 + 0.65 * strength, "lw": 0.6 + 2 * strength}, zorder=2
+                "",
+                places[b],
+                places[a],
+                arrowprops={**style, "alpha": 0.25 + 0.65 * strength, "lw": 0.6 + 2 * strength},
+                zorder=2,
             )
 
 
@@ -206,7 +223,9 @@ def _name(axes: Any, places: Array, skeleton: Skeleton, importance: Array) -> fl
         heights = _apart(places[members, 1], max(0.032, min(0.045, 1.1 / max(len(members), 1))))
         highest = max(highest, *heights) if members else highest
         for n, height in zip(members, heights):
-            axes.plot([places[n, 0], side * (edge - 0.01)], [places[n, 1], height], color="#999999", linewidth=0.6, zorder=0)
+            axes.plot(
+                [places[n, 0], side * (edge - 0.01)], [places[n, 1], height], color="#999999", linewidth=0.6, zorder=0
+            )
             words = f"{skeleton.joints[n].replace('_', ' ')}  {importance[n]:.2g}"
             axes.text(side * edge, height, words, ha="left" if side > 0 else "right", va="center", fontsize=8)
     return highest

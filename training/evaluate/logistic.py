@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
+from training.data.types import Array, Numbers
 from training.evaluate.metrics import labelled, top_k
-from training.sequences import Array, Numbers
 
 ROWS = 8192
 """Clips whose scores are in memory at once."""
@@ -121,7 +121,9 @@ def _basis(rows: Array, strength: float, num_classes: int) -> tuple[Array, Array
 class _Problem:
     """The objective in the round basis, and its minimum by L-BFGS."""
 
-    def __init__(self, rows: Array, penalty: Array, ids: Numbers, num_classes: int, strength: float, device: str, precise: bool) -> None:
+    def __init__(
+        self, rows: Array, penalty: Array, ids: Numbers, num_classes: int, strength: float, device: str, precise: bool
+    ) -> None:
         kind = torch.float64 if precise else torch.float32
         self.rows = torch.as_tensor(rows, dtype=kind, device=device)
         self.penalty = torch.as_tensor(penalty, dtype=kind, device=device)[:, None]
@@ -138,7 +140,12 @@ class _Problem:
         first[-1] = np.log(np.bincount(self.ids.cpu().numpy(), minlength=classes) / len(self.ids))
         if start is not None:
             first[:-1], first[-1] = start
-        limits = {"maxiter": 1000, "maxcor": 10, "ftol": 0.0 if self.precise else 1e-8, "gtol": 1e-9 if self.precise else 1e-5}
+        limits = {
+            "maxiter": 1000,
+            "maxcor": 10,
+            "ftol": 0.0 if self.precise else 1e-8,
+            "gtol": 1e-9 if self.precise else 1e-5,
+        }
         found = minimize(self._objective, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
         solution = found.x.reshape(dim + 1, classes)
         return solution[:-1], solution[-1], self.steps

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataengine.errors import TrainingError
-from training.sequences import Array, Numbers
+from dataengine.core.errors import TrainingError
+from training.data.types import Array, Numbers
 
 
 def labelled(labels: ArrayLike, *others: ArrayLike) -> tuple[NDArray[Any], ...]:
@@ -25,7 +25,9 @@ def labelled(labels: ArrayLike, *others: ArrayLike) -> tuple[NDArray[Any], ...]:
     ids = np.asarray(labels, np.int64)
     arrays = [np.asarray(other) for other in others]
     if ids.ndim != 1 or any(len(array) != len(ids) for array in arrays):
-        raise TrainingError(f"labels {ids.shape} want rows of as many clips; given {', '.join(str(a.shape) for a in arrays)}")
+        raise TrainingError(
+            f"labels {ids.shape} want rows of as many clips; given {', '.join(str(a.shape) for a in arrays)}"
+        )
     known = ids >= 0
     if not known.any():
         raise TrainingError(f"none of {len(ids)} clips has a label; a score needs at least one")
@@ -44,7 +46,9 @@ def class_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Nu
     if ids.max() >= rows.shape[1]:
         raise TrainingError(f"label {ids.max()} has no column in scores of {rows.shape[1]} classes")
     if np.isnan(rows).any():
-        raise TrainingError(f"{int(np.isnan(rows).any(1).sum())} of {len(rows)} clips have NaN scores; a network that diverged gives these")
+        raise TrainingError(
+            f"{int(np.isnan(rows).any(1).sum())} of {len(rows)} clips have NaN scores; a network that diverged gives these"
+        )
     return rows, ids
 
 
@@ -114,7 +118,9 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     return float((precision * np.diff(right[last], prepend=0)).sum() / right[-1])
 
 
-def frame_map(scores: ArrayLike, labels: ArrayLike, valid: ArrayLike | None = None, micro: bool = False) -> tuple[float, Array]:
+def frame_map(
+    scores: ArrayLike, labels: ArrayLike, valid: ArrayLike | None = None, micro: bool = False
+) -> tuple[float, Array]:
     """Mean average precision over frames of actions that may overlap (TSU, Charades).
 
     Args:
@@ -128,7 +134,9 @@ def frame_map(scores: ArrayLike, labels: ArrayLike, valid: ArrayLike | None = No
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if values.shape != truth.shape or values.ndim != 2:
-        raise TrainingError(f"scores and labels are (frames, classes) of one shape; given {values.shape} and {truth.shape}")
+        raise TrainingError(
+            f"scores and labels are (frames, classes) of one shape; given {values.shape} and {truth.shape}"
+        )
     if valid is not None:
         values, truth = values[np.asarray(valid, bool)], truth[np.asarray(valid, bool)]
     each = np.array([average_precision(truth[:, k], values[:, k]) for k in range(truth.shape[1])])
@@ -175,7 +183,9 @@ def event_map(
     true = np.asarray(truth, np.float64).reshape(-1, 4)
     found = np.asarray(predictions, np.float64).reshape(-1, 5)
     if not len(true) or not np.isfinite(true).all() or not np.isfinite(found).all():
-        raise TrainingError(f"want at least one true event and finite numbers; given {len(true)} true events, {len(found)} predictions")
+        raise TrainingError(
+            f"want at least one true event and finite numbers; given {len(true)} true events, {len(found)} predictions"
+        )
     classes = np.unique(true[:, 1])
     ap = np.zeros((len(thresholds), len(classes)))
     for column, name in enumerate(classes):
@@ -236,7 +246,9 @@ def edit_score(predictions: ArrayLike, labels: ArrayLike, background: int | None
     return 1.0 - float(row[-1]) / max(len(a), len(b))
 
 
-def segment_counts(predictions: ArrayLike, labels: ArrayLike, overlap: float, background: int | None = None) -> tuple[int, int, int]:
+def segment_counts(
+    predictions: ArrayLike, labels: ArrayLike, overlap: float, background: int | None = None
+) -> tuple[int, int, int]:
     """Right, wrong and missed segments of one video at an overlap; the counts of several videos are added for `f1_of`.
 
     Every predicted segment looks at the true segment of its label with the largest overlap (the first of equals),
@@ -261,7 +273,9 @@ def f1_of(right: int, wrong: int, missed: int) -> float:
     return 2 * right / (2 * right + wrong + missed) if right + wrong + missed else 1.0
 
 
-def f1_at(predictions: Sequence[ArrayLike], labels: Sequence[ArrayLike], overlap: float, background: int | None = None) -> float:
+def f1_at(
+    predictions: Sequence[ArrayLike], labels: Sequence[ArrayLike], overlap: float, background: int | None = None
+) -> float:
     """F1@k over videos of (F,) predicted and true labels each (Lea et al. 2017); see `segment_counts`."""
     rows = [segment_counts(found, true, overlap, background) for found, true in zip(predictions, labels, strict=True)]
     right, wrong, missed = (sum(column) for column in zip(*rows))

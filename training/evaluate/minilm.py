@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from dataengine import weights
-from dataengine.errors import MissingExtraError, WeightsError
+from dataengine.core.errors import MissingExtraError, WeightsError
+from dataengine.io import weights
+from training.data.types import Array
 from training.evaluate.text import checked
-from training.sequences import Array
 
 FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -124,7 +124,9 @@ def forward(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor
         return functional.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return functional.layer_norm(x, (WIDTH,), tensors[f"{name}.LayerNorm.weight"], tensors[f"{name}.LayerNorm.bias"], 1e-12)
+        return functional.layer_norm(
+            x, (WIDTH,), tensors[f"{name}.LayerNorm.weight"], tensors[f"{name}.LayerNorm.bias"], 1e-12
+        )
 
     def heads(x: torch.Tensor, name: str) -> torch.Tensor:
         return linear(x, name).view(*ids.shape, HEADS, WIDTH // HEADS).transpose(1, 2)
@@ -166,5 +168,7 @@ def located(folder: str | None = None) -> Path:
         )
     for file, wanted in FILES.items():
         if weights.digest(place / file) != wanted:
-            raise WeightsError(f"{place / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {wanted}")
+            raise WeightsError(
+                f"{place / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {wanted}"
+            )
     return place

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dataengine.errors import TrainingError, suggestion
-from training.evaluate import intervals
+from dataengine.core.errors import TrainingError, suggestion
+from training.data.types import Array, Numbers
+from training.evaluate import confidence_intervals as intervals
 from training.evaluate.logistic import STRENGTHS, choose_strength, fit, unit
 from training.evaluate.metrics import class_scores, hits, labelled, mean_class_accuracy, top_k
 from training.evaluate.result import Result, of_seeds
-from training.sequences import Array, Numbers
 
 TEMPERATURE = 0.07
 """Of the votes of nearest neighbours (Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination)."""
@@ -64,7 +64,9 @@ def scored(name: str, scores: ArrayLike, labels: ArrayLike, level: float = 0.95,
         "classes": num_classes,
     }
     floors = {"chance": 1 / num_classes}
-    return Result(name, "top-1", float(right.mean()), (), intervals.bootstrap(right, level=level), floors, {**more, **details})
+    return Result(
+        name, "top-1", float(right.mean()), (), intervals.bootstrap(right, level=level), floors, {**more, **details}
+    )
 
 
 def linear_probe(
@@ -181,15 +183,22 @@ def few_shot(
         shown = f"{amount * 100:g} % of labels" if by == "share" else f"{amount:g} shots"
         more = {
             **{"amount": amount, "by": by, "classifier": classifier, "seeds": list(seeds)},
-            **{"mean class accuracy": float(np.mean([row[1] for row in rows])), "training clips": [row[2] for row in rows]},
+            **{
+                "mean class accuracy": float(np.mean([row[1] for row in rows])),
+                "training clips": [row[2] for row in rows],
+            },
             "strength": strength if classifier == "linear" else None,
         }
         name = f"{classifier} probe, {shown}"
-        results.append(of_seeds(name, "top-1", [row[0] for row in rows], floors={"chance": 1 / num_classes}, details=more))
+        results.append(
+            of_seeds(name, "top-1", [row[0] for row in rows], floors={"chance": 1 / num_classes}, details=more)
+        )
     return results
 
 
-def knn_scores(train: Labelled, features: ArrayLike, num_classes: int, k: int = 20, temperature: float = TEMPERATURE) -> Array:
+def knn_scores(
+    train: Labelled, features: ArrayLike, num_classes: int, k: int = 20, temperature: float = TEMPERATURE
+) -> Array:
     """(N, K) votes of the k most similar training clips, each counting exp(cosine / temperature); a row sums to 1."""
     if k < 1 or temperature <= 0:
         raise TrainingError(f"k = {k} and temperature = {temperature}: both are positive")
@@ -210,7 +219,12 @@ def knn_scores(train: Labelled, features: ArrayLike, num_classes: int, k: int = 
 
 
 def knn(
-    train: Labelled, test: Labelled, num_classes: int, k: int = 20, temperature: float = TEMPERATURE, name: str | None = None
+    train: Labelled,
+    test: Labelled,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = TEMPERATURE,
+    name: str | None = None,
 ) -> Result:
     """Nearest neighbours by cosine, no training at all; k = 1 is the plain nearest neighbour. See `knn_scores`."""
     scores = knn_scores(train, test.features, num_classes, k, temperature)
@@ -230,7 +244,11 @@ def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:
         raise TrainingError(f"results of one evaluation are joined; given {sorted(kinds) or 'none'}")
     first = results[0]
     more = {"runs": [result.as_dict()["details"] for result in results]}
-    joined = of_seeds(first.name, first.metric, [result.value for result in results], level, details=more, unit=first.unit)
+    joined = of_seeds(
+        first.name, first.metric, [result.value for result in results], level, details=more, unit=first.unit
+    )
     shared = set.intersection(*(set(result.floors) for result in results))
-    means = {name: float(np.mean([result.floors[name] for result in results])) for name in first.floors if name in shared}
+    means = {
+        name: float(np.mean([result.floors[name] for result in results])) for name in first.floors if name in shared
+    }
     return dataclasses.replace(joined, floors=means)

@@ -12,8 +12,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-import dataengine
-from dataengine.errors import TrainingError, suggestion
+from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.settings import find_folder, find_manifest
 
 _SLOT = re.compile(r"\{(label|phrase)\}")
 _GERUND = re.compile("[a-z]*[aeiouy][a-z]*ing", re.IGNORECASE)  # "thing" and "ring" are none
@@ -25,11 +25,9 @@ def manifest(file: str) -> Path:
     Raises:
         TrainingError: there is none.
     """
-    package = Path(dataengine.__file__).resolve().parent
-    folders = (Path.cwd() / "manifests", package.parent / "manifests", package / "_manifests")
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    found = find_manifest(file)
     if found is None:
-        raise TrainingError(f"{file} is in none of {', '.join(str(folder) for folder in folders)}; give its path")
+        raise TrainingError(f"{file} is in none of {', '.join(map(str, find_folder('manifests')))}; give its path")
     return found
 
 
@@ -42,7 +40,9 @@ def _templates(path: Path, _written: int) -> dict[str, tuple[str, ...]]:
         raise TrainingError(f"{path}: no sets of templates can be read: {error!r}") from error
     wrong = [template for templates in found.values() for template in templates if len(_SLOT.findall(template)) != 1]
     if wrong or not all(found.values()):
-        raise TrainingError(f"{path}: every set holds templates with {{label}} or {{phrase}} once; given {wrong[:1] or 'an empty set'}")
+        raise TrainingError(
+            f"{path}: every set holds templates with {{label}} or {{phrase}} once; given {wrong[:1] or 'an empty set'}"
+        )
     return found
 
 
@@ -73,7 +73,10 @@ def _plain(label: str) -> str:
 
 
 def class_prompts(
-    labels: Sequence[str], template_set: str = "motion", templates: str | Path | None = None, known: str | Path | None = None
+    labels: Sequence[str],
+    template_set: str = "motion",
+    templates: str | Path | None = None,
+    known: str | Path | None = None,
 ) -> list[list[str]]:
     """Every text of each class, for `matching.class_embeddings`.
 
@@ -91,7 +94,10 @@ def class_prompts(
     if template_set not in sets:
         raise TrainingError(f"there is no set of templates {template_set!r} in {path}{suggestion(template_set, sets)}")
     said = zip(labels, phrases(labels, known), strict=True)
-    return [[template.replace("{label}", label).replace("{phrase}", phrase) for template in sets[template_set]] for label, phrase in said]
+    return [
+        [template.replace("{label}", label).replace("{phrase}", phrase) for template in sets[template_set]]
+        for label, phrase in said
+    ]
 
 
 def described(labels: Sequence[str], table: str | Path) -> list[list[str]]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.errors import TrainingError
-from dataengine.storage import write_durably
-from training.evaluate.intervals import Interval, over_seeds
+from dataengine.core.errors import TrainingError
+from dataengine.io.storage import write_durably
+from training.evaluate.confidence_intervals import Interval, over_seeds
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dataengine import features
-from dataengine.errors import TrainingError, suggestion
-from training.sequences import Array
+from dataengine.core.errors import TrainingError, suggestion
+from training.data.types import Array
 
 ENCODERS = {
     "ngrams": "training.evaluate.text:NGrams",
@@ -74,7 +74,9 @@ def create(name: str, **options: Any) -> TextEncoder:
         return made
     for option in options:
         if option not in inspect.signature(cls).parameters:
-            raise TrainingError(f"text encoder {name} has no option {option!r}{suggestion(option, inspect.signature(cls).parameters)}")
+            raise TrainingError(
+                f"text encoder {name} has no option {option!r}{suggestion(option, inspect.signature(cls).parameters)}"
+            )
     made = cls(**options)
     return made
 
@@ -108,7 +110,9 @@ class NGrams:
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.shortest <= self.longest:
-            raise TrainingError(f"ngrams wants size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, {self.longest}")
+            raise TrainingError(
+                f"ngrams wants size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, {self.longest}"
+            )
 
     @property
     def dim(self) -> int:

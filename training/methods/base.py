@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError, suggestion
+from dataengine.core.errors import TrainingError, suggestion
 from training.backbones.base import Backbone
+from training.data.types import Array, Clip, Draw
 from training.distributed import gather, unit
-from training.prepare import Prepare
-from training.sequences import Array, Clip, Draw
+from training.transforms.preprocess import Prepare
 
 View: TypeAlias = Callable[[Array, np.random.Generator], Array]
 Batch: TypeAlias = Mapping[str, Any]

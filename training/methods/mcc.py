@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.data.types import Array, Clip, Draw
 from training.distributed import unit
-from training.losses import against_queue, triplet
 from training.methods.base import Batch, Encoder, Method, Outcome, Projector, Queue, View
-from training.prepare import Prepare
-from training.sequences import Array, Clip, Draw
+from training.methods.losses import against_queue, triplet
+from training.transforms.preprocess import Prepare
 
 SPEEDS = (1, 2, 4, 8)
 """Playback speeds (section 3.1)."""
@@ -99,7 +99,11 @@ class Decoder(nn.Module):
         self.shape = (channels, joints, people)
         blocks: list[nn.Module] = []
         for before in (width, hidden, hidden, hidden):
-            blocks += [nn.Conv1d(before, hidden, 5, padding=2, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+            blocks += [
+                nn.Conv1d(before, hidden, 5, padding=2, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(inplace=True),
+            ]
         self.blocks = nn.Sequential(*blocks)
         self.rise = nn.ConvTranspose1d(hidden, channels * joints * people, factor, factor)
 
@@ -161,7 +165,9 @@ class MCC(Method):
         self.queue = Queue(queue, width if layers else backbone.width)
         factor = backbone.stride * rate
         v = backbone.skeleton.num_joints
-        self.decoder = Decoder(backbone.width, hidden, factor, backbone.channels, v, backbone.people) if between else None
+        self.decoder = (
+            Decoder(backbone.width, hidden, factor, backbone.channels, v, backbone.people) if between else None
+        )
         self.keys = self.shadow(Encoder(backbone, self.projector)) if momentum else None
 
     def draw(self, prepare: Prepare, view: View) -> Draw:
@@ -175,11 +181,15 @@ class MCC(Method):
         losses: dict[str, Tensor] = {}
         if self.weights["triplet"]:
             negative = unit(self.projector(self.backbone.features(batch["negative"])))
-            losses["triplet"] = triplet(anchor, positive, negative, self.margin, inverted=self.variant == "paper").mean()
+            losses["triplet"] = triplet(
+                anchor, positive, negative, self.margin, inverted=self.variant == "paper"
+            ).mean()
         if self.weights["nce"]:
             losses["nce"] = self._nce(anchor, positive, batch)
         if self.decoder is not None:
-            losses["between"] = torch.stack([self._between(steps[name], batch[f"{name}_between"]) for name in steps]).mean()
+            losses["between"] = torch.stack(
+                [self._between(steps[name], batch[f"{name}_between"]) for name in steps]
+            ).mean()
         total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         return Outcome(total, losses, features["anchor"])
 
@@ -189,8 +199,12 @@ class MCC(Method):
                 positive = self.keys(batch["positive"])
         known = self.queue.known(batch["index"])
         if self.variant == "paper":
-            logits = torch.cat([torch.linalg.vector_norm(anchor - positive, dim=1)[:, None], torch.cdist(anchor, self.queue.keys)], 1)
-            logits = (logits / self.temperature).masked_fill(torch.cat([torch.zeros_like(known[:, :1]), known], 1), -torch.inf)
+            logits = torch.cat(
+                [torch.linalg.vector_norm(anchor - positive, dim=1)[:, None], torch.cdist(anchor, self.queue.keys)], 1
+            )
+            logits = (logits / self.temperature).masked_fill(
+                torch.cat([torch.zeros_like(known[:, :1]), known], 1), -torch.inf
+            )
             loss = (torch.logsumexp(logits, 1) - logits[:, 0]).mean()
         else:
             loss = against_queue(anchor, positive, self.queue.keys.clone(), self.temperature, known).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn import functional
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.distributed import masked_mean
 from training.methods.base import Batch, Method, Outcome

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataengine.errors import TrainingError
+from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.data.types import Clip, Draw
 from training.distributed import masked_mean, unit
-from training.losses import Form, against_queue, in_batch, info_nce
 from training.methods.base import Batch, Encoder, Method, Outcome, Projector, Queue, View, Views
-from training.prepare import Prepare
-from training.sequences import Clip, Draw
+from training.methods.losses import Form, against_queue, in_batch, info_nce
+from training.transforms.preprocess import Prepare
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,15 @@ class _Optional:
         drawn = self.views(clip, rng)
         for name, stored, width in self.features:
             found = clip.features.get(stored)
-            rows = np.zeros((1, width), np.float32) if found is None else np.asarray(found, np.float32).reshape(-1, np.shape(found)[-1])
+            rows = (
+                np.zeros((1, width), np.float32)
+                if found is None
+                else np.asarray(found, np.float32).reshape(-1, np.shape(found)[-1])
+            )
             if rows.shape[1] != width:
-                raise TrainingError(f"clip {clip.key!r}: {stored} has {rows.shape[1]} numbers; the method was made for {width}")
+                raise TrainingError(
+                    f"clip {clip.key!r}: {stored} has {rows.shape[1]} numbers; the method was made for {width}"
+                )
             drawn[name] = rows[rng.integers(len(rows))]
         return drawn
 
@@ -83,7 +89,9 @@ class TMOR(Method):
         super().__init__(backbone, momentum, anneal=True)
         self.project_text: Projector | None
         if temperature <= 0 or not (motion or video or text is not None):
-            raise TrainingError("T-MOR compares motion with at least one of motion, video and text, at a temperature above 0")
+            raise TrainingError(
+                "T-MOR compares motion with at least one of motion, video and text, at a temperature above 0"
+            )
         self.video, self.video_width, self.motion = video, video_width, motion
         self.temperature, self.symmetric = temperature, symmetric
         self.form: Form = "paper" if variant == "paper" else "sum"
@@ -117,7 +125,9 @@ class TMOR(Method):
             with torch.no_grad():
                 key = self.keys(batch["other"])
             known = self.motions.known(batch["index"], labels)
-            losses["mm"] = against_queue(anchor, key, self.motions.keys.clone(), self.temperature, known, self.form).mean()
+            losses["mm"] = against_queue(
+                anchor, key, self.motions.keys.clone(), self.temperature, known, self.form
+            ).mean()
             self.motions.push(key, batch["index"], batch["label"])
         if self.project_video is not None and self.videos is not None:
             losses["mv"] = self._video(anchor, batch, labels)
@@ -152,7 +162,9 @@ class TMOR(Method):
     def embed_text(self, text: Tensor) -> Tensor:
         """phi(text) of text features (K, D), unit length."""
         if not hasattr(self, "texts"):
-            raise TrainingError("this T-MOR was trained without texts: it cannot say what a motion is called; train with text")
+            raise TrainingError(
+                "this T-MOR was trained without texts: it cannot say what a motion is called; train with text"
+            )
         return self.embed_video(text) if self.project_text is None else unit(self.project_text(unit(text)))
 
     def embed_video(self, video: Tensor) -> Tensor:
@@ -184,7 +196,9 @@ class TMOR(Method):
             TrainingError: motions were not compared with motions and with videos, or texts have a projector of their own.
         """
         if not self.by_video or self.motions is None or self.videos is None or self.project_video is None:
-            raise TrainingError("classes by video want a T-MOR with motion, with video, and with texts that are shared or not there")
+            raise TrainingError(
+                "classes by video want a T-MOR with motion, with video, and with texts that are shared or not there"
+            )
         middle = self.texts if known is None else known
         mean = self.videos.mean
         moved = unit(text) - unit(middle).mean(0) + mean  # type: ignore[arg-type]

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from blake3 import blake3
 
-from dataengine import registry
-from dataengine.errors import ComponentError, ExpertError
-from dataengine.experts.pictures import poses_of
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, ExpertError
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Clip, Float, Frames, Int, Poses
 from dataengine.experts.precomputed import arrays, lcr, openpose, results
 from dataengine.experts.precomputed.saved import LAYOUTS, Person, Saved, boxes_of, read_json, refused
-from dataengine.skeletons import skeleton as layout_of
-from dataengine.types import Clip, Float, Frames, Int, Poses
+from dataengine.experts.preprocess import poses_of
 
 Format = Literal["auto", "openpose", "alphapose", "coco", "lcr", "npz"]
 KEPT = 8
@@ -95,7 +95,9 @@ class Precomputed:
             self.pattern.format(**dict.fromkeys(FIELDS, "x"))
         except (KeyError, IndexError, ValueError) as error:
             allowed = ", ".join(f"{{{name}}}" for name in FIELDS)
-            raise ComponentError(f"[experts.precomputed] pattern = {self.pattern!r}: use {allowed} ({error})") from error
+            raise ComponentError(
+                f"[experts.precomputed] pattern = {self.pattern!r}: use {allowed} ({error})"
+            ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **registry.config(self)), ()
@@ -147,7 +149,9 @@ class Precomputed:
             ExpertError: always; `recall` is what answers.
         """
         raise ExpertError(
-            "expert_failed", "saved poses are looked up by clip: call recall(clip, indices, timestamps, fps)", retryable=False
+            "expert_failed",
+            "saved poses are looked up by clip: call recall(clip, indices, timestamps, fps)",
+            retryable=False,
         )
 
     def recall(self, clip: Clip, indices: Int, timestamps: Float, fps: Fraction) -> list[Poses]:
@@ -214,7 +218,9 @@ class Precomputed:
     def _root(self) -> Path:
         root = Path(self.folder).expanduser()
         if not self.folder or not root.is_dir():
-            raise ComponentError(f"[experts.precomputed] folder = {self.folder!r} is no folder: say where the saved poses lie")
+            raise ComponentError(
+                f"[experts.precomputed] folder = {self.folder!r} is no folder: say where the saved poses lie"
+            )
         return root
 
     def _files(self) -> list[Path]:
@@ -224,7 +230,9 @@ class Precomputed:
         for saved in self._samples():
             if saved.num_joints is not None:
                 if saved.num_joints not in LAYOUTS:
-                    raise ComponentError(f"[experts.precomputed] {saved.where} has {saved.num_joints} joints: give layout")
+                    raise ComponentError(
+                        f"[experts.precomputed] {saved.where} has {saved.num_joints} joints: give layout"
+                    )
                 return LAYOUTS[saved.num_joints]
         raise ComponentError(f"[experts.precomputed] nobody is found in the first files of {self.folder}: give layout")
 
@@ -252,7 +260,9 @@ class Precomputed:
                 saved = self._live.clips[clip.clip_id] = self._open(clip)
                 joints = layout_of(self.skeleton).num_joints
                 if saved.num_joints not in (None, joints):
-                    raise refused(saved.where, f"has {saved.num_joints} joints, {self.skeleton} has {joints}: give layout")
+                    raise refused(
+                        saved.where, f"has {saved.num_joints} joints, {self.skeleton} has {joints}: give layout"
+                    )
                 if len(self._live.clips) > KEPT:
                     self._live.clips.popitem(last=False)
             return saved

@@ -37,17 +37,22 @@ def read(path: Path) -> Saved:
         if "allow_pickle" not in str(error) and "pickled" not in str(error):
             raise refused(path, f"is torn: {error}") from error
         raise refused(
-            path, "holds Python objects, which run code when read; save plain arrays: np.savez(path, keypoint=..., keypoint_score=...)"
+            path,
+            "holds Python objects, which run code when read; save plain arrays: np.savez(path, keypoint=..., keypoint_score=...)",
         ) from error
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise refused(path, f"is torn or no .npz file: {error}") from error
     points = next((arrays[name] for name in KEYPOINTS if name in arrays), None)
     if points is None:
-        raise refused(path, f"holds {', '.join(names) or 'nothing'}, wanted keypoints called one of {', '.join(KEYPOINTS)}")
+        raise refused(
+            path, f"holds {', '.join(names) or 'nothing'}, wanted keypoints called one of {', '.join(KEYPOINTS)}"
+        )
     scores = next((arrays[name] for name in SCORES if name in arrays), None)
     points = points[None] if points.ndim == 3 else points
     if points.ndim != 4 or points.shape[-1] not in (2, 3) or points.dtype.kind not in "fiu":
-        raise refused(path, f"keypoints are {points.dtype} {points.shape}, wanted (T, V, 2 or 3) or (M, T, V, 2 or 3) numbers")
+        raise refused(
+            path, f"keypoints are {points.dtype} {points.shape}, wanted (T, V, 2 or 3) or (M, T, V, 2 or 3) numbers"
+        )
     if scores is None and points.shape[-1] == 3:
         scores = points[..., 2]
     if scores is not None:

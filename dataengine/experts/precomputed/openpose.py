@@ -20,7 +20,9 @@ def read(folder: Path) -> Saved:
     Raises:
         ExpertError: no files, or one that is torn or of another form.
     """
-    files = sorted(folder.glob(f"*{ENDING}")) if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}_*{ENDING}"))
+    files = (
+        sorted(folder.glob(f"*{ENDING}")) if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}_*{ENDING}"))
+    )
     if not files:
         raise refused(folder, f"holds no file *{ENDING}")
     saved = Saved(str(folder))

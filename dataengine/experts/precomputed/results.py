@@ -58,7 +58,9 @@ def read_all(folder: Path) -> dict[str, Saved]:
     for image in rows(listed, images, "a list of images"):
         name = PurePosixPath(str(image.get("file_name", ""))).parent.name or str(image.get("video_id", ""))
         if not name:
-            raise refused(images, f"image {image.get('id')!r} tells no clip: its file_name has no folder and it has no video_id")
+            raise refused(
+                images, f"image {image.get('id')!r} tells no clip: its file_name has no folder and it has no video_id"
+            )
         frame = _frame(image, images)
         where[image.get("id")] = name, frame
         saved = clips.setdefault(name, Saved(f"{results} ({name})"))

@@ -11,10 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.errors import ExpertError
-from dataengine.types import Float
+from dataengine.core.errors import ExpertError
+from dataengine.core.types import Float
 
-LAYOUTS = {13: "lcr13", 14: "body14", 16: "mpii16", 17: "coco17", 18: "openpose18", 25: "openpose25", 26: "halpe26", 33: "blazepose33"}
+LAYOUTS = {
+    13: "lcr13",
+    14: "body14",
+    16: "mpii16",
+    17: "coco17",
+    18: "openpose18",
+    25: "openpose25",
+    26: "halpe26",
+    33: "blazepose33",
+}
 """The layout that a number of joints stands for where nobody says otherwise."""
 
 
@@ -75,7 +84,9 @@ def person(coords: Any, scores: Any = None, box: Any = None) -> Person:
     seen = np.isfinite(at).all(-1) & (at != 0).any(-1) & (likely > 0)
     given = None if box is None or not np.isfinite(np.asarray(box, np.float64)).all() else np.asarray(box, np.float32)
     return Person(
-        np.where(seen[:, None], at, np.nan).astype(np.float32), np.where(seen, np.clip(likely, 0, 1), 0).astype(np.float32), given
+        np.where(seen[:, None], at, np.nan).astype(np.float32),
+        np.where(seen, np.clip(likely, 0, 1), 0).astype(np.float32),
+        given,
     )
 
 

@@ -1,0 +1,124 @@
+"""The exceptions a caller can meet.
+
+::
+
+    DataEngineError            every error of ours; its message is one line a user can act on
+    |-- RecipeError            a recipe, an overlay or a --set is wrong
+    |-- ComponentError         an unknown component, or an unknown or wrong option of one
+    |-- MissingExtraError      an optional dependency is needed; names the extra to add
+    |-- SourceError            annotations or media of a source cannot be used at all
+    |-- MediaError             one file or stream cannot be used; becomes a typed row
+    |-- WeightsError           a weight file is missing or is not the one that was promised
+    |-- ExpertError            an expert failed on given frames (crash, hang, bad answer)
+    |-- LedgerError            the intermediates of a build are not what their records say
+    |-- DatasetError           a dataset is incomplete, torn or of another format
+    `-- TrainingError          a run's configuration, its data or its checkpoint cannot be used
+
+A message says what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataEngineError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message and exits 1."""
+
+
+class RecipeError(DataEngineError):
+    """A recipe, an overlay or an override is not valid."""
+
+
+class ComponentError(DataEngineError):
+    """A component name or option does not exist or has a wrong value."""
+
+
+class MissingExtraError(DataEngineError):
+    """An optional dependency is absent."""
+
+    def __init__(self, what: str, *extras: str) -> None:
+        named = ", ".join(repr(extra) for extra in extras)
+        options = " ".join(f"--extra {extra}" for extra in extras)
+        needs = f"needs the extra {named}" if len(extras) == 1 else f"need the extras {named}"
+        super().__init__(
+            f"{what} {needs}: add with  uv sync {options}  or  pip install 'dataengine[{','.join(extras)}]'"
+        )
+        self.what = what
+        self.extras = extras
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, ...]]:
+        return type(self), (self.what, *self.extras)
+
+
+class SourceError(DataEngineError):
+    """The annotations or media of a source cannot be read."""
+
+
+class MediaError(DataEngineError):
+    """One media file or stream cannot be used.
+
+    Attributes:
+        kind: a reason of `dataengine.core.types.REASONS`.
+        retryable: whether trying again later may succeed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        retryable: bool = False,
+        value: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.retryable = retryable
+        self.value = value
+        self.threshold = threshold
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, bool, float | None, float | None]]:
+        return type(self), (self.kind, self.detail, self.retryable, self.value, self.threshold)
+
+
+class WeightsError(DataEngineError):
+    """A weight file is missing or does not have the promised hash."""
+
+
+class ExpertError(DataEngineError):
+    """An expert gave no valid answer for some frames.
+
+    Attributes:
+        kind: a reason of `dataengine.core.types.REASONS` (`expert_crashed`, `expert_timeout`, `expert_failed`).
+    """
+
+    def __init__(self, kind: str, detail: str, retryable: bool = True) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[type[ExpertError], tuple[str, str, bool]]:
+        return type(self), (self.kind, self.detail, self.retryable)
+
+
+class LedgerError(DataEngineError):
+    """Intermediates of a build disagree with their commit records."""
+
+
+class DatasetError(DataEngineError):
+    """A dataset is missing, incomplete, torn, or of an unknown format."""
+
+
+class TrainingError(DataEngineError):
+    """A training run's configuration, data or checkpoint cannot be used."""
+
+
+def suggestion(given: str, allowed: Iterable[str]) -> str:
+    """Tell what is allowed in place of `given`, nearest first: ' (did you mean ...?) Allowed: ...'."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; allowed: {', '.join(names) if names else 'none'}"

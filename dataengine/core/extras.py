@@ -1,0 +1,43 @@
+"""The optional parts of the package: what each brings, and whether it is here; nothing is imported for asking."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from typing import Any
+
+from dataengine.core.errors import MissingExtraError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "torchvision"),
+    "vitpose": ("torch", "transformers"),
+    "yolo": ("torch", "ultralytics"),
+    "mmpose": ("torch", "mmpose", "mmengine", "mmcv", "pycocotools"),
+    "clip": ("torch", "open_clip"),
+    "crawl": ("yt_dlp",),
+    "decord": ("decord",),
+    "train": ("torch", "sklearn", "lightning_fabric", "matplotlib", "tokenizers"),
+    "s3": ("s3fs",),
+    "dev": ("pytest",),
+}
+"""Modules by which each extra is recognised."""
+
+
+def installed(extra: str) -> bool:
+    """Whether the modules of an extra can be found."""
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra])
+
+
+def require(components: Iterable[tuple[str, Any]]) -> None:
+    """Raise one error that names every extra that the (name, component) pairs lack; a component says its own as `extra`.
+
+    Raises:
+        MissingExtraError: some extra is absent.
+    """
+    lacking: dict[str, list[str]] = {}
+    for name, component in components:
+        extra = getattr(component, "extra", None)
+        if extra is not None and not installed(extra):
+            lacking.setdefault(extra, []).append(name)
+    if lacking:
+        raise MissingExtraError(", ".join(name for names in lacking.values() for name in names), *lacking)

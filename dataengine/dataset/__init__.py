@@ -1,0 +1,1 @@
+"""Datasets: reading, index, verification, takedown, queries."""

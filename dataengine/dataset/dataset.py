@@ -1,0 +1,288 @@
+"""A finished dataset, read: its tables as Polars frames, its samples by id or as a stream.
+
+    ds = dataengine.open("builds/sample")
+    ds.clips.group_by("label").len().collect()
+    for sample in ds.samples(where="split = 'train' AND confidence_mean > 0.8", shuffle_seed=0):
+        sample["keypoints"]
+
+Samples are read by the byte ranges that the index gives, so entries that nobody asked for cost
+nothing and any order is as fast as the file's. Clips that were taken down are absent everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+from blake3 import blake3 as Hasher
+from numpy.typing import NDArray
+
+from dataengine.core.errors import DatasetError, suggestion
+from dataengine.dataset.index import locate, read_manifest, tombstone_name
+from dataengine.io.shards import decode, decode_entry, read_sample
+from dataengine.io.storage import MissingFileError, mapped, read_range
+
+Numbers: TypeAlias = NDArray[np.int64]
+Places: TypeAlias = dict[str, tuple[str, Numbers, Numbers]]
+
+MAPS = 128
+"""Shards kept mapped at once; below the 256 open files that the strictest common limit allows."""
+GAP, SPAN = 1 << 18, 1 << 24
+"""Remote ranges of consecutive samples are read in one request where at most GAP bytes between them are wasted, up to SPAN bytes."""
+CANDIDATES = 2000
+"""Clip ids that are looked at for a suggestion."""
+
+
+def open(path: str | os.PathLike[str]) -> Dataset:
+    """Open the dataset at a build's OUT, its `dataset` folder, or a url of either (http://, s3://, file:// and others).
+
+    Raises:
+        DatasetError: there is none, it is incomplete, or its format is another version's.
+    """
+    return Dataset(locate(path))
+
+
+class Dataset:
+    """A sealed dataset. Made by `open`.
+
+    Attributes:
+        root: folder or url that holds MANIFEST.json.
+        manifest: what MANIFEST.json says.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.manifest = read_manifest(root)
+        self._remote = "://" in root
+        self._fetched: dict[str, pl.DataFrame] = {}
+        self._map = functools.lru_cache(maxsize=MAPS)(lambda shard: mapped(f"{root}/{shard}"))
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.root!r}, {self.manifest['counts']})"
+
+    @property
+    def clips(self) -> pl.LazyFrame:
+        """One row a clip (`dataengine.dataset.index.CLIPS`)."""
+        return self.table("clips")
+
+    @property
+    def tracks(self) -> pl.LazyFrame:
+        """One row a person of a clip (`dataengine.dataset.index.TRACKS` and share_<expert>)."""
+        return self.table("tracks")
+
+    @property
+    def joints(self) -> pl.LazyFrame:
+        """One row a joint of a track (`dataengine.dataset.index.JOINTS`)."""
+        return self.table("joints")
+
+    @property
+    def rejects(self) -> pl.LazyFrame:
+        """One row a planned clip that is not in the dataset (`dataengine.dataset.index.REJECTS`)."""
+        return self.table("rejects")
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables the dataset has: clips, tracks, joints, rejects, and accuracy of rendered sources."""
+        return sorted(
+            {file["path"].split("/")[1] for file in self.manifest["files"] if file["path"].startswith("index/")}
+        )
+
+    def table(self, name: str) -> pl.LazyFrame:
+        """A table by name, without the clips that were taken down; `rejects`, which hold no data of clips, are whole.
+
+        Raises:
+            DatasetError: the dataset has no such table.
+        """
+        files = [file for file in self.manifest["files"] if file["path"].startswith(f"index/{name}/")]
+        if not files:
+            raise DatasetError(f"{self.root}: no table {name!r}{suggestion(name, self.tables)}")
+        if self._remote:
+            frame = pl.concat([self._fetch(file) for file in files]).lazy()
+        else:
+            frame = pl.scan_parquet([Path(self.root, file["path"]) for file in files], glob=False)
+        gone = self.tombstones() if name != "rejects" else pl.DataFrame()
+        return frame.join(gone.lazy(), on="clip_id", how="anti", maintain_order="left") if len(gone) else frame
+
+    def tombstones(self) -> pl.DataFrame:
+        """The ids of clips taken down (column clip_id), as of now."""
+        frames = [pl.DataFrame(schema={"clip_id": pl.String})]
+        if self._remote:
+            for number in range(10**5):
+                try:
+                    frames.append(self._fetch({"path": f"tombstones/{tombstone_name(number)}"}).select("clip_id"))
+                except MissingFileError:
+                    break
+        else:
+            frames += [
+                pl.read_parquet(path, columns=["clip_id"])
+                for path in sorted(Path(self.root, "tombstones").glob("*.parquet"))
+            ]
+        return pl.concat(frames).unique(maintain_order=True)
+
+    def _fetch(self, file: dict[str, Any]) -> pl.DataFrame:
+        """A remote Parquet file, kept; one the manifest names is checked against it."""
+        name = file["path"]
+        if name not in self._fetched:
+            data = read_range(f"{self.root}/{name}")
+            if "blake3" in file and Hasher(data).hexdigest() != file["blake3"]:
+                raise DatasetError(f"{self.root}/{name}: damaged: its blake3 is not the manifest's; copy it again")
+            self._fetched[name] = pl.read_parquet(io.BytesIO(data))
+        return self._fetched[name]
+
+    def sample(self, clip_id: str) -> dict[str, Any]:
+        """One sample, checked against its BLAKE3.
+
+        Returns:
+            clip_id, 'json' as a dict, and every array by name ('keypoints', 'scores' ...); arrays are read-only.
+
+        Raises:
+            DatasetError: there is no such clip, or its bytes are damaged.
+        """
+        row = (
+            self.clips.filter(pl.col("clip_id") == clip_id).select("shard", "offset", "size", "blake3").collect().rows()
+        )
+        if not row:
+            raise DatasetError(f"{self.root}: no clip {clip_id!r}{self._whereabouts(clip_id)}")
+        shard, offset, size, digest = row[0]
+        return {"clip_id": clip_id, **decode(read_sample(f"{self.root}/{shard}", offset, size, digest))}
+
+    def _whereabouts(self, clip_id: str) -> str:
+        if len(self.tombstones().filter(pl.col("clip_id") == clip_id)):
+            return ": it was taken down"
+        rejects = self.rejects.filter(pl.col("clip_id") == clip_id).select("pass", "reason").collect().rows()
+        if rejects:
+            return f": it was rejected in {rejects[0][0]} for {rejects[0][1]}"
+        ids = self.clips.select("clip_id")
+        # the clips around its place in the sorted index share its beginning
+        behind = ids.filter(pl.col("clip_id") >= clip_id).head(CANDIDATES // 2)
+        near = pl.concat([behind, ids.filter(pl.col("clip_id") < clip_id).tail(CANDIDATES // 2)])
+        found = difflib.get_close_matches(clip_id, near.collect()["clip_id"].to_list(), n=1, cutoff=0.5)
+        return (
+            f" (did you mean {found[0]!r}?)"
+            if found
+            else "; list them with  dataengine audit OUT --sql 'SELECT clip_id FROM clips'"
+        )
+
+    def samples(
+        self,
+        where: str | None = None,
+        entries: Sequence[str] = ("keypoints", "scores"),
+        shuffle_seed: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Stream samples.
+
+        Args:
+            where: an SQL condition over the clips table, such as "split = 'train' AND num_people = 1".
+            entries: what of each sample to read, 'json' among it if wanted.
+            shuffle_seed: a seed for a full random order; without, samples come in the order they lie in the shards.
+
+        Yields:
+            clip_id and the given entries of each sample that has them; arrays are read-only views, copy one to change it.
+
+        Raises:
+            DatasetError: the condition is no SQL, no clip has a given entry, or a shard is torn.
+        """
+        return self._stream(*self.places(where, entries), shuffle_seed)
+
+    def places(
+        self, where: str | None = None, entries: Sequence[str] = ("keypoints", "scores"), columns: Sequence[str] = ()
+    ) -> tuple[pl.DataFrame, Places]:
+        """Where the chosen clips' entries lie, for readers of their own.
+
+        Args:
+            where: an SQL condition over the clips table.
+            entries: what of each sample is wanted.
+            columns: what else of the clips table to give.
+
+        Returns:
+            The chosen clips (clip_id, shard and `columns`) in the order they lie in the shards, and by wanted entry its
+            stored name and each clip's offset and size, (N,) int64 bytes from the shard's start, -1 where absent.
+
+        Raises:
+            DatasetError: the condition is no SQL, there is no such column, or no clip has a given entry.
+        """
+        if not entries:
+            raise DatasetError(f"entries={entries!r} names no entry; read the clips table where no array is wanted")
+        frame = self.clips
+        given = list(dict.fromkeys(("clip_id", "shard", *columns)))
+        if unknown := sorted(set(given) - set(frame.collect_schema().names())):
+            raise DatasetError(
+                f"{self.root}: no column {unknown[0]!r}{suggestion(unknown[0], frame.collect_schema().names())}"
+            )
+        wanted = list(dict.fromkeys((*given, "offset", "entries")))
+        if where is not None:
+            try:
+                frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
+                chosen = frame.select(wanted).collect()
+            except pl.exceptions.PolarsError as error:
+                raise DatasetError(f"where={where!r} cannot be used: {str(error).splitlines()[0]}") from None
+        else:
+            chosen = frame.select(wanted).collect()
+        chosen = chosen.sort("shard", "offset")
+        members = chosen["entries"].explode().drop_nulls().struct.unnest()
+        owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())
+        names, offsets, sizes = members["name"], members["offset"].to_numpy(), members["size"].to_numpy()
+        places = {}
+        stored = {name.removesuffix(".npy"): name for name in names.unique().to_list()}
+        for entry in dict.fromkeys(entries):
+            name = stored.get(entry.removesuffix(".npy"))
+            if name is None and len(chosen):
+                raise DatasetError(f"{self.root}: no sample has the entry {entry!r}{suggestion(entry, stored)}")
+            mask = (names == name).to_numpy() if name else np.zeros(0, bool)
+            place = np.full((2, len(chosen)), -1, np.int64)
+            place[0, owners[mask]], place[1, owners[mask]] = offsets[mask], sizes[mask]
+            places[entry.removesuffix(".npy")] = (name or entry, place[0], place[1])
+        return chosen.select(given), places
+
+    def _stream(self, chosen: pl.DataFrame, places: Places, shuffle_seed: int | None) -> Iterator[dict[str, Any]]:
+        ids, shards = chosen["clip_id"].to_list(), chosen["shard"].to_list()
+        order = (
+            np.arange(len(ids)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(ids))
+        )
+        wanted = [(key, name, offsets.tolist(), sizes.tolist()) for key, (name, offsets, sizes) in places.items()]
+        source = (
+            self._ranges(shards, places, order)
+            if self._remote
+            else ((row, self._map(shards[row]), 0) for row in order.tolist())
+        )
+        for row, data, base in source:
+            sample = {"clip_id": ids[row]}
+            for key, name, offsets, sizes in wanted:
+                if (size := sizes[row]) >= 0:
+                    start = offsets[row] - base
+                    piece = data[start : start + size]
+                    if len(piece) != size:
+                        raise DatasetError(
+                            f"{self.root}/{shards[row]}: torn: it ends before {name} of {ids[row]}; run dataengine verify"
+                        )
+                    sample[key] = decode_entry(name, piece)
+            yield sample
+
+    def _ranges(self, shards: list[str], places: Places, order: Numbers) -> Iterator[tuple[int, memoryview, int]]:
+        """(row, bytes, offset of these bytes in the shard) in the given order; neighbours in a shard share one request."""
+        offsets = np.stack([offsets for _, offsets, _ in places.values()])
+        ends = offsets + np.stack([sizes for _, _, sizes in places.values()])
+        first = np.where(offsets < 0, np.iinfo(np.int64).max, offsets).min(axis=0)
+        last = np.where(offsets < 0, 0, ends).max(axis=0)
+        group: list[int] = []
+        for row in [*order.tolist(), -1]:
+            if group and not (
+                row >= 0
+                and shards[row] == shards[group[0]]
+                and 0 <= first[row] - last[group[-1]] <= GAP
+                and last[row] - first[group[0]] <= SPAN
+            ):
+                base = int(first[group[0]])
+                data = memoryview(
+                    read_range(f"{self.root}/{shards[group[0]]}", base, max(0, int(last[group[-1]]) - base))
+                )
+                yield from ((member, data, base) for member in group)
+                group = []
+            group.append(row)

@@ -1,0 +1,310 @@
+"""The index of a dataset: Parquet tables of clips, tracks, joints and rejects, and the manifest that seals it.
+
+Tables are sorted, split and compressed in one fixed way, so their bytes are a function of their
+rows. `MANIFEST.json` is written last and names every file with its length and BLAKE3: a folder
+without it is not a dataset yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dataengine.core.errors import DatasetError, suggestion
+from dataengine.io.storage import MissingFileError, clear_partials, file_hash, read_range, staged
+
+FORMAT_VERSION = 3
+"""Raised when a reader of older datasets could misread a new one."""
+MANIFEST = "MANIFEST.json"
+APART = (MANIFEST, "README.md", "report.html", "tombstones/")
+"""What may change after the dataset is sealed, and is therefore not in the manifest."""
+PART_ROWS = 1 << 19
+GROUP_ROWS = 1 << 15
+
+Rows: TypeAlias = "Sequence[Mapping[str, Any]] | pa.Table"
+
+_STRING, _SINGLE, _DOUBLE, _INT, _BYTES, _BOOL = (
+    pa.string(),
+    pa.float32(),
+    pa.float64(),
+    pa.int32(),
+    pa.uint64(),
+    pa.bool_(),
+)
+
+
+def _schema(*groups: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([(name, kind) for names, kind in groups for name in names.split()])
+
+
+CLIPS: pa.Schema = _schema(
+    ("clip_id source video_id", _STRING),
+    ("start end", _DOUBLE),
+    ("split label", _STRING),
+    ("label_id", _INT),
+    ("source_label text licence consent url fps", _STRING),
+    ("width height num_frames num_people", _INT),
+    ("subject", _STRING),
+    (
+        "pose_coverage confidence_mean confidence_p10 expert_disagreement jitter motion truncation bone_variation",
+        _SINGLE,
+    ),
+    ("label_cosine label_margin", _SINGLE),
+    ("label_rank", _INT),
+    ("duplicate_of", _STRING),
+    ("generation", _INT),
+    ("shard", _STRING),
+    ("offset size", _BYTES),
+    ("blake3", _STRING),
+    ("entries", pa.list_(pa.struct([("name", _STRING), ("offset", _BYTES), ("size", _BYTES)]))),
+)
+"""One row a clip. `start`, `end` seconds; `fps` a fraction such as '30000/1001'; `shard` relative to the dataset; `label_cosine`,
+`label_margin`, `label_rank` of the clip's features and its label's texts (`dataengine.features.agreement`), null without features;
+`offset` and `size` bytes of the sample, `entries` of each member's data, all from the shard's start."""
+
+TRACKS: pa.Schema = _schema(
+    ("clip_id", _STRING),
+    ("track_id rank", _INT),
+    ("kept", _BOOL),
+    ("support_mean", _SINGLE),
+    ("num_frames", _INT),
+    ("coverage score_mean confidence_mean confidence_p10 area motion jitter bone_variation", _SINGLE),
+)
+"""One row a person of a clip; `tracks_schema` adds the experts' shares."""
+
+JOINTS: pa.Schema = _schema(
+    ("clip_id", _STRING), ("track_id", _INT), ("joint", _STRING), ("visible score_mean disagreement", _SINGLE)
+)
+"""One row a joint of a track: its name, the fraction of frames it is visible in, the mean of its score,
+and the experts' mean distance to the fused joint in head-neck lengths."""
+
+REJECTS: pa.Schema = _schema(
+    ("clip_id source video_id pass reason detail", _STRING),
+    ("value threshold", _DOUBLE),
+    ("retryable", _BOOL),
+)
+"""One row a planned clip that is not in the dataset; `reason` is a key of `dataengine.core.types.REASONS`."""
+
+ACCURACY: pa.Schema = _schema(("clip_id expert condition", _STRING), ("num_joints num_right", _INT))
+"""Of rendered sources, whose joints are known exactly: how many of an expert's joints are right."""
+
+SIGNATURES: pa.Schema = _schema(("clip_id", _STRING), ("hashes", pa.list_(pa.uint64())), ("words", pa.binary()))
+"""One row a clip: what near-duplicates are found by, every half second (`dataengine.dataset.near_duplicates`)."""
+
+REVIEW: pa.Schema = _schema(("clip_id label proposed", _STRING), ("cosine margin", _SINGLE))
+"""Of datasets with features: clips nearer to another label's texts than to their own's, in the dataset or rejected. `cosine` is of
+the clip and the proposed label, `margin` its lead; proposals change no label."""
+
+TOMBSTONES: pa.Schema = _schema(("clip_id reason", _STRING))
+"""Clips taken down after the dataset was sealed; readers leave them out at once."""
+
+TABLES: dict[str, pa.Schema] = {"clips": CLIPS, "tracks": TRACKS, "joints": JOINTS, "rejects": REJECTS}
+"""The tables every dataset has."""
+
+MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATURES, "review": REVIEW}
+"""Tables that a dataset may have: `accuracy` is there for rendered sources only, `review` where clips have features."""
+
+
+def tracks_schema(experts: Iterable[str]) -> pa.Schema:
+    """`TRACKS` with a column share_<expert> each: the fraction of the track's joints that the expert won."""
+    return pa.schema([*TRACKS, *(pa.field(f"share_{expert}", _SINGLE) for expert in experts)])
+
+
+def write_table(folder: str | os.PathLike[str], rows: Rows, schema: pa.Schema) -> list[Path]:
+    """Write a table as `part-00000.parquet` and so on into `folder`, replacing the parts that lie there.
+
+    Rows are sorted by clip_id, then track_id where there is one; equal ones stay in their order.
+    A key that a row lacks is null, and so is NaN. No rows make one empty part.
+
+    Raises:
+        DatasetError: a row has a column that the schema lacks, or a value of another type.
+    """
+    target = Path(folder)
+    table = _table(rows, schema, target)
+    table = table.sort_by([(name, "ascending") for name in ("clip_id", "track_id") if name in schema.names])
+    paths = [target / f"part-{number:05d}.parquet" for number in range(max(1, -(-len(table) // PART_ROWS)))]
+    for number, path in enumerate(paths):
+        with staged(path) as partial:
+            _write_parquet(partial, table.slice(number * PART_ROWS, PART_ROWS))
+    for stale in set(target.glob("part-*.parquet")) - set(paths):
+        stale.unlink()
+    return paths
+
+
+def _table(rows: Rows, schema: pa.Schema, target: Path) -> pa.Table:
+    given = rows.column_names if isinstance(rows, pa.Table) else {name for row in rows for name in row}
+    if unknown := sorted(set(given) - set(schema.names)):
+        raise DatasetError(f"{target}: unknown column {unknown[0]!r}{suggestion(unknown[0], schema.names)}")
+    try:
+        if isinstance(rows, pa.Table):
+            columns = [
+                rows[name].cast(kind) if name in given else pa.nulls(len(rows), kind)
+                for name, kind in zip(schema.names, schema.types)
+            ]
+            table = pa.table(columns, schema=schema)
+        else:
+            table = pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise DatasetError(f"{target}: a value does not fit its column: {str(error).splitlines()[0]}") from None
+    for position, field in enumerate(schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(position)
+            table = table.set_column(
+                position, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column)
+            )
+    return table
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    # one row group size and the statistics let a reader of one clip skip the rest of a sorted table
+    pq.write_table(
+        table,
+        path,
+        row_group_size=GROUP_ROWS,
+        compression="zstd",
+        compression_level=3,
+        write_page_index=True,
+        version="2.6",
+    )
+
+
+def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mapping[str, Any] | None = None) -> Path:
+    """Add a file of clips (clip_id, reason) to leave out from now on, under the next free number.
+
+    Two writers at once never lose a row: each number is given once. `record`, JSON, says who asked for it and why; it is
+    kept in the file with the BLAKE3 of the file before, so that records can be neither changed nor left out unseen.
+    """
+    folder = Path(dataset) / "tombstones"
+    table = _table(rows, TOMBSTONES, folder).sort_by("clip_id")
+    for number in itertools.count():
+        path = folder / tombstone_name(number)
+        if path.exists():
+            continue
+        before = folder / tombstone_name(number - 1)
+        told = {**(record or {}), "previous": file_hash(before) if number else None}
+        signed = table.replace_schema_metadata({"record": json.dumps(told, sort_keys=True)})
+        with contextlib.suppress(FileExistsError), staged(path, replace=False) as partial:
+            _write_parquet(partial, signed)
+            return path
+    raise AssertionError("numbers do not end")
+
+
+def read_records(dataset: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of the takedowns of a dataset's folder, in order, each with its file and the clip ids it names."""
+    found = []
+    for path in sorted((Path(dataset) / "tombstones").glob("*.parquet")):
+        table = pq.read_table(path)
+        record = json.loads((table.schema.metadata or {}).get(b"record", b"{}"))
+        found.append({**record, "file": path.name, "clip_ids": table.column("clip_id").to_pylist()})
+    return found
+
+
+def tombstone_name(number: int) -> str:
+    """The name of a file of tombstones; numbers start at 0 and leave no gap, so that a reader without listing finds all."""
+    return f"part-{number:05d}.parquet"
+
+
+def build_manifest(
+    dataset: str | os.PathLike[str],
+    counts: Mapping[str, int],
+    fingerprint: str,
+    known: Mapping[str, tuple[int, str]] | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Describe the dataset in the folder `dataset` as it lies there; nothing may be writing into it, what killed writers left is removed.
+
+    Args:
+        dataset: the folder.
+        counts: rows by table, and 'planned' clips; whatever else is counted.
+        fingerprint: what the dataset is a function of, hashed.
+        known: (bytes, blake3) by path relative to `dataset` of files hashed already, such as shards.
+        facts: more to say, such as skeleton and experts.
+
+    Returns:
+        format_version, fingerprint, counts, the facts, and files: a list of {path, bytes, blake3}, sorted by path.
+    """
+    root = Path(dataset)
+    clear_partials(root)
+    files = []
+    for name, path in sorted(data_files(root).items()):
+        size = path.stat().st_size
+        stated, digest = (known or {}).get(name, (size, ""))
+        if stated != size:
+            raise DatasetError(f"{path}: has {size} bytes, {stated} were written; run dataengine build again")
+        files.append({"path": name, "bytes": size, "blake3": digest or file_hash(path)})
+    return {
+        **facts,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "counts": dict(counts),
+        "files": files,
+    }
+
+
+def data_files(dataset: str | os.PathLike[str]) -> dict[str, Path]:
+    """The files under `dataset` that belong into the manifest, by relative path with forward slashes."""
+    root = Path(dataset)
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file() or path.is_symlink()}
+    return {name: path for name, path in found.items() if not name.startswith(APART[-1]) and name not in APART}
+
+
+def write_manifest(dataset: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Path:
+    """Seal the dataset: from now on readers believe it."""
+    path = Path(dataset) / MANIFEST
+    with staged(path) as partial:
+        partial.write_text(
+            json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    return path
+
+
+def locate(path: str | os.PathLike[str]) -> str:
+    """The folder or url of the dataset that `path` means: a build's OUT, its `dataset` folder, or a url of either.
+
+    Raises:
+        DatasetError: there is none, or it is incomplete.
+    """
+    text = os.fspath(path).rstrip("/") or "/"
+    for root in (text, f"{text}/dataset"):
+        try:
+            read_range(f"{root}/{MANIFEST}")
+        except MissingFileError:
+            continue
+        return root
+    if "://" not in text and not Path(text).is_dir():
+        raise DatasetError(f"{text}: no such folder; give the OUT of a build, its dataset folder, or a url")
+    raise DatasetError(f"{text}: dataset incomplete (it has no {MANIFEST}): run dataengine build again")
+
+
+def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of the dataset at a folder or url.
+
+    Raises:
+        DatasetError: it is absent (the dataset is incomplete), damaged, or of another format version.
+    """
+    where = f"{os.fspath(dataset)}/{MANIFEST}"
+    try:
+        manifest = json.loads(read_range(where))
+    except MissingFileError:
+        raise DatasetError(
+            f"{os.fspath(dataset)}: dataset incomplete (it has no {MANIFEST}): run dataengine build again"
+        ) from None
+    except ValueError as error:
+        raise DatasetError(f"{where}: damaged: {error}; run dataengine build again") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{where}: format version {version}; this dataengine reads {FORMAT_VERSION}: build the dataset again with it"
+        )
+    if missing := {"fingerprint", "counts", "files"} - manifest.keys():
+        raise DatasetError(f"{where}: damaged: it lacks {', '.join(sorted(missing))}; run dataengine build again")
+    return dict(manifest)

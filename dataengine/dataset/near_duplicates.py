@@ -1,0 +1,226 @@
+"""Near-duplicate clips: the same pictures at other sizes, codecs and cuts, found without comparing all with all.
+
+A clip's signature is one 64-bit hash of the picture and one normalised pose every half second. Two
+clips are near-duplicates when, laid over each other at some offset, most of the pictures have hashes
+that differ in few bits and the poses agree. Pictures alone would call two takes before a fixed camera
+the same; the poses tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataengine.core.jit import compiled
+from dataengine.core.types import Bool, Float, Int
+
+STEP = 0.5
+"""Seconds between two entries of a signature."""
+
+LONGEST = 120
+"""Most entries of a signature."""
+
+FLAT = 3.0
+"""Grey levels of standard deviation below which a picture says nothing and has hash 0."""
+
+FEW_BITS = 10
+"""Bits in which hashes of the same picture differ at most, of 64."""
+
+SAME_POSE = 0.2
+"""Mean distance of joints, in units of the body's size, up to which two poses are the same."""
+
+_BANDS = ((0, 21), (21, 21), (42, 22))
+"""Places and widths of the bits that a bucket shares: hashes that differ in up to two bits meet in one of the three."""
+
+_CROWD = 128
+"""Buckets with more hashes than this are of pictures that say nothing (logos, fades)."""
+
+Hashes = NDArray[np.uint64]
+
+
+def picture_hash(grey: NDArray[np.uint8]) -> int:
+    """64-bit hash of a grey picture (h, w): signs of its 64 lowest cosine coefficients about their median; 0 if flat.
+
+    The perceptual hash of Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, 3.2.2.
+    """
+    import cv2
+
+    if float(grey.std()) < FLAT:
+        return 0
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int(np.packbits(bits).view(">u8")[0]) or 1
+
+
+def pose_words(coords: Float) -> NDArray[np.int8]:
+    """Poses (K, V, 2) in pixels, NaN unseen -> (K, 2 V) int8: joints about their mean in 1/100 of the body's size; -128 unseen.
+
+    The body's size is the root mean square distance of its joints from their mean; fewer than five joints are no pose.
+    """
+    seen: Bool = np.asarray(np.isfinite(coords).all(-1))
+    count = seen.sum(-1)
+    filled = np.where(seen[..., None], coords, 0.0).astype(np.float64)
+    middle = filled.sum(-2) / np.maximum(count, 1)[:, None]
+    about = np.where(seen[..., None], coords - middle[:, None], 0.0)
+    size = np.sqrt((about**2).sum((-1, -2)) / np.maximum(count, 1))
+    scaled = np.clip(np.rint(100 / 2.5 * about / np.maximum(size, 1e-6)[:, None, None]), -127, 127)
+    known = seen & (count >= 5)[:, None] & (size > 1e-6)[:, None]
+    words: NDArray[np.int8] = np.where(known[..., None], scaled, -128).astype(np.int8).reshape(len(coords), -1)
+    return words
+
+
+_WORD = 2.5 / 100
+"""Units of the body's size in one step of a pose word."""
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """Signatures of many clips, one after another.
+
+    Attributes:
+        hashes: (K,) uint64, 0 where the picture says nothing.
+        words: (K, 2 V) int8, see `pose_words`.
+        start: (clips + 1,) int64, entries of clip n are start[n] to start[n + 1].
+    """
+
+    hashes: Hashes
+    words: NDArray[np.int8]
+    start: Int
+
+    @staticmethod
+    def of(hashes: list[Any], words: list[Any], width: int) -> Signatures:
+        """Join signatures given clip by clip: lists of hashes, and arrays of words."""
+        lengths = np.array([0, *map(len, hashes)], np.int64)
+        flat = np.concatenate([np.zeros(0, np.uint64), *(np.asarray(h, np.uint64) for h in hashes)])
+        poses = np.concatenate([np.zeros(0, np.int8), *(np.asarray(w, np.int8).ravel() for w in words)]).reshape(
+            -1, width
+        )
+        return Signatures(flat, poses, np.cumsum(lengths))
+
+    @staticmethod
+    def of_tables(tables: Iterable[Any]) -> Signatures:
+        """Join the columns `hashes` (lists of uint64) and `words` (binary) of Arrow tables, read one by one."""
+        hashes, words, lengths = [np.zeros(0, np.uint64)], list[NDArray[np.int8]](), [np.zeros(1, np.int64)]
+        for table in tables:
+            for batch in table.to_batches():
+                lists = batch.column(batch.schema.get_field_index("hashes"))
+                lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
+                hashes.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.uint64))
+                words.append(
+                    np.frombuffer(b"".join(batch.column(batch.schema.get_field_index("words")).to_pylist()), np.int8)
+                )
+        flat = np.concatenate(hashes)
+        poses, filled = np.empty(sum(map(len, words)), np.int8), 0
+        words.reverse()
+        while words:  # parts are let go as they are copied
+            part = words.pop()
+            poses[filled : filled + len(part)] = part
+            filled += len(part)
+        return Signatures(
+            flat, poses.reshape(len(flat), -1) if len(flat) else poses.reshape(0, 1), np.cumsum(np.concatenate(lengths))
+        )
+
+
+def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArray[Any]:
+    """Pairs of clips that are near-duplicates.
+
+    Args:
+        share: of the entries laid over each other, how many must have like hashes.
+        entries: how many must lie over each other, and at least half of the shorter clip.
+
+    Returns:
+        Structured array with fields a, b (indices of clips, a < b), offset (entries that b starts after a) and
+        share; one row a pair, sorted; linear time in the number of entries but for what buckets hold, which is bounded.
+    """
+    kind = np.dtype([("a", np.int64), ("b", np.int64), ("offset", np.int32), ("share", np.float32)])
+    lengths = np.diff(found.start)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(owner)) - found.start[owner]
+    telling = np.flatnonzero(found.hashes != 0)
+    met = [np.zeros((0, 3), np.int64)]
+    for shift, width in _BANDS:
+        keys = (found.hashes[telling] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+        rank = np.argsort(keys, kind="stable")
+        edges = np.flatnonzero(np.diff(keys[rank], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63)))
+        met.append(np.unique(_meet(found.hashes, owner, place, telling[rank], edges, _CROWD), axis=0))
+    rows: dict[tuple[int, int], tuple[float, int]] = {}
+    for a, b, offset in np.unique(np.concatenate(met), axis=0).tolist():
+        part, over = _compare(found.hashes, found.words, found.start, a, b, offset, FEW_BITS, SAME_POSE / _WORD)
+        shorter = int(min(lengths[a], lengths[b]))
+        if (
+            over >= max(min(entries, shorter), (shorter + 1) // 2)
+            and part >= share
+            and part > rows.get((a, b), (0.0, 0))[0]
+        ):
+            rows[a, b] = (part, offset)
+    return np.array([(a, b, offset, part) for (a, b), (part, offset) in sorted(rows.items())], kind)
+
+
+@compiled
+def _bits(x: Any) -> int:
+    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return int((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled
+def _meet(hashes: Any, owner: Any, place: Any, order: Any, edges: Any, crowd: int) -> Any:
+    """Rows (a, b, offset) of clips with like hashes in one bucket; buckets are runs of `order` between `edges`."""
+    out = np.empty((0, 3), np.int64)
+    for counting in (True, False):
+        count = 0
+        for n in range(len(edges) - 1):
+            low, high = edges[n], edges[n + 1]
+            if high - low < 2 or high - low > crowd:
+                continue
+            for i in range(low, high):
+                for j in range(i + 1, high):
+                    one, two = order[i], order[j]
+                    if owner[one] != owner[two] and _bits(hashes[one] ^ hashes[two]) <= 6:
+                        if not counting:
+                            if owner[one] > owner[two]:
+                                one, two = two, one
+                            out[count, 0], out[count, 1] = owner[one], owner[two]
+                            out[count, 2] = place[one] - place[two]
+                        count += 1
+        if counting:
+            out = np.empty((count, 3), np.int64)
+    return out
+
+
+@compiled
+def _compare(hashes: Any, words: Any, start: Any, a: int, b: int, offset: int, few: int, far: float) -> Any:
+    """Share of like entries of clip b laid over clip a from its entry `offset` on, and how many lie over each other.
+
+    Entries of pictures that say nothing do not count. A pair whose poses, where both have one, are mostly farther apart
+    than `far` steps of a word has share 0.
+    """
+    first, last = max(start[a], start[a] + offset), min(start[a + 1], start[a] + offset + start[b + 1] - start[b])
+    over, like, posed, same = 0, 0, 0, 0
+    width = words.shape[1]
+    for i in range(first, last):
+        j = start[b] + i - start[a] - offset
+        if hashes[i] == 0 or hashes[j] == 0:
+            continue
+        over += 1
+        if _bits(hashes[i] ^ hashes[j]) <= few:
+            like += 1
+        total, joints = 0.0, 0
+        for v in range(0, width, 2):
+            if words[i, v] != -128 and words[j, v] != -128:
+                dx, dy = float(words[i, v]) - float(words[j, v]), float(words[i, v + 1]) - float(words[j, v + 1])
+                total += np.sqrt(dx * dx + dy * dy)
+                joints += 1
+        if joints >= 5:
+            posed += 1
+            if total / joints <= far:
+                same += 1
+    if over == 0 or (posed > 0 and same < 0.7 * posed):
+        return 0.0, over
+    return like / over, over

@@ -1,0 +1,101 @@
+"""takedown: clips leave a dataset for good: readers honour it at once, a record says who asked and why.
+
+The tombstone hides the clips from every reader of ours from the moment it is written, wherever the
+dataset lies; the next build, or `rewrite` at once, makes shards without them and keeps them out of
+every later build, also clips of a video that appear later.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataengine.core.errors import DatasetError
+from dataengine.dataset.dataset import Dataset
+from dataengine.dataset.index import locate, write_tombstones
+
+
+def read_list(path: Path) -> list[str]:
+    """Ids from a text file, one a line; empty lines and those that begin with # are left out.
+
+    Raises:
+        DatasetError: it cannot be read or names nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not a list of ids, one a line: {error}") from error
+    ids = [line for line in lines if line and not line.startswith("#")]
+    if not ids:
+        raise DatasetError(f"{path}: names no clip or video")
+    return ids
+
+
+def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = None) -> dict[str, Any]:
+    """Take down clips by clip id or by video id.
+
+    Args:
+        out: a build's OUT or a dataset's folder.
+        ids: clip ids or video ids, as the index has them, kept clips or rejected ones.
+        reason: recorded with it.
+        by: who did it; the user's name by default.
+
+    Returns:
+        The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset, and its file.
+
+    Raises:
+        DatasetError: no dataset, no reason, or an id that is in neither clips nor rejects; then nothing was done.
+    """
+    root = locate(out)
+    if "://" in root:
+        raise DatasetError(f"{root}: take clips down where the dataset lies, not over the network")
+    if not reason.strip():
+        raise DatasetError("takedown wants a reason: it is what the record is for")
+    dataset = Dataset(root)
+    known: dict[str, str] = {}
+    for name in ("clips", "rejects"):
+        known |= dict(dataset.table(name).select("clip_id", "video_id").collect().rows())
+    gone = set(dataset.tombstones()["clip_id"])
+    videos: dict[str, list[str]] = {}
+    for clip_id, video_id in known.items():
+        videos.setdefault(video_id, []).append(clip_id)
+    clip_ids: set[str] = set()
+    video_ids = []
+    for given in ids:
+        if given in known or given in gone:
+            clip_ids.add(given)
+        elif given in videos:
+            video_ids.append(given)
+            clip_ids.update(videos[given])
+        else:
+            raise DatasetError(
+                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {out} --sql` lists them"
+            )
+    record = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "by": by or getpass.getuser(),
+        "reason": reason.strip(),
+        "video_ids": sorted(set(video_ids)),
+        "fingerprint": dataset.manifest["fingerprint"],
+    }
+    path = write_tombstones(
+        root, [{"clip_id": clip_id, "reason": reason.strip()} for clip_id in sorted(clip_ids)], record
+    )
+    return {**record, "clip_ids": sorted(clip_ids), "file": str(path)}
+
+
+def to_text(record: dict[str, Any], rewritten: bool) -> str:
+    """The record for people."""
+    lines = [f"{len(record['clip_ids'])} clips taken down by {record['by']} at {record['time']}: {record['reason']}"]
+    lines += [f"  {clip_id}" for clip_id in record["clip_ids"][:20]]
+    lines += [f"  and {len(record['clip_ids']) - 20} more"] if len(record["clip_ids"]) > 20 else []
+    lines.append(f"record   {record['file']}")
+    lines.append(
+        "shards   rewritten, intermediates removed"
+        if rewritten
+        else "shards   still hold them, hidden from readers: --rewrite, or the next build, removes them"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,256 @@
+"""What a build would do and cost, reckoned before any of it is done.
+
+Seconds a frame or a clip come from the units of the pass that this build has finished; else from `manifests/rates.toml`,
+where measured rates stand with the hardware they were measured on. What was never measured is said to be so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataengine.builder import check, make_job, state_row, states_of
+from dataengine.core import devices, registry
+from dataengine.core.errors import RecipeError
+from dataengine.core.settings import find_folder
+from dataengine.passes.base import Job
+from dataengine.passes.progress import PassState
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.recipe import Recipe
+
+FPS = 30.0
+"""Frames a second of a clip before its media is opened."""
+SECONDS = 10.0
+"""Length of a clip when nothing tells the length of any: that of a Kinetics clip."""
+BY_CLIP = ("fetch", "embed", "pack")
+"""Passes whose work grows with clips, not frames."""
+ON_DEVICE = ("pose", "embed")
+"""Passes that run on the accelerator where there is one."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One measured rate of manifests/rates.toml.
+
+    Attributes:
+        what: the pass ("measure"), or the component as KIND/NAME ("experts/synthetic_topdown").
+        device: cpu or cuda.
+        seconds: one process needs, for one of `per`: frame or clip.
+        hardware: it was measured on. source: the measurement.
+        options: of the component, where the rate is true for these values alone.
+    """
+
+    what: str
+    device: str
+    seconds: float
+    per: str
+    hardware: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def fits(self, recipe: Recipe, what: str, devices: Sequence[str]) -> bool:
+        """Whether this is the rate of a pass, or of a component with the recipe's options."""
+        if self.what != what or self.device not in devices:
+            return False
+        given = registry.config(recipe.component(*what.split("/"))) if self.options else {}
+        return all(given.get(name) == value for name, value in self.options.items())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is left of one pass.
+
+    Attributes:
+        clips, frames: to go through, at most: earlier passes may throw some out.
+        cpu_hours: of one core. gpu_hours: of one accelerator with the process that feeds it. None where not known.
+        basis: what the hours were reckoned from, or what was never measured.
+    """
+
+    name: str
+    clips: int
+    frames: int
+    cpu_hours: float | None
+    gpu_hours: float | None
+    basis: str
+
+
+def known_rates(path: Path | None = None) -> list[Rate]:
+    """The measured rates of a file; default the nearest `manifests/rates.toml`.
+
+    Raises:
+        RecipeError: the file cannot be read, or a rate in it is not whole.
+    """
+    found = path or next((p for folder in find_folder("manifests") if (p := folder / "rates.toml").is_file()), None)
+    if found is None:
+        return []
+    try:
+        rates = [Rate(**row) for row in tomllib.loads(found.read_text(encoding="utf-8")).get("rate", [])]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
+        raise RecipeError(
+            f"{found} cannot be read: {error}; a [[rate]] has {', '.join(Rate.__dataclass_fields__)}"
+        ) from error
+    for rate in rates:
+        if rate.device not in ("cpu", "cuda") or rate.per not in ("frame", "clip") or not rate.seconds > 0:
+            raise RecipeError(
+                f"{found}: rate of {rate.what}: device is cpu or cuda, per is frame or clip, seconds are above 0"
+            )
+    return rates
+
+
+def clip_frames(rows: Sequence[Mapping[str, Any]], max_fps: float | None) -> dict[str, int]:
+    """clip_id -> about how many frames it has, of plan rows; clips of unknown length count as the mean of the others."""
+    lengths: dict[str, float | None] = {}
+    for row in rows:
+        span = (row["span_start"], row["span_end"]) if row["span_end"] is not None else (row["start"], row["end"])
+        lengths[row["clip_id"]] = None if span[1] is None else max(span[1] - (span[0] or 0.0), 0.0)
+    given = [length for length in lengths.values() if length]
+    usual, fps = sum(given) / len(given) if given else SECONDS, min(FPS, max_fps or FPS)
+    return {clip_id: round((length or usual) * fps) for clip_id, length in lengths.items()}
+
+
+def _parts(recipe: Recipe, name: str) -> dict[str, float]:
+    """What one pass is made of, and how often each is asked a frame (or clip): the names of rates."""
+    pose = recipe.pose
+    if name == "embed":
+        return {f"features/{feature}": 1.0 for feature in recipe.embed.features}
+    if name != "pose":
+        return {name: 1.0}
+    parts = {f"decoders/{pose.decoder}": 1.0, f"trackers/{pose.tracker}": 1.0, f"fusion/{pose.fusion}": 1.0}
+    if recipe.detector is not None:
+        parts[f"detectors/{recipe.detector}"] = 1 / pose.detect_every
+    return parts | {f"experts/{expert}": 1.0 for expert in pose.experts}
+
+
+def _own_seconds(name: str, commits: Mapping[str, Commit], frames: Mapping[str, int]) -> float | None:
+    """Seconds a frame, or a clip, that finished units of this build took; None where there are none."""
+    clips = [o.clip_id for commit in commits.values() for o in commit.outcomes]
+    amount = len(clips) if name in BY_CLIP else sum(frames.get(clip_id, 0) for clip_id in clips)
+    seconds = sum(commit.seconds for commit in commits.values())
+    return seconds / amount if amount and seconds else None
+
+
+def _known_seconds(recipe: Recipe, name: str, device: str, rates: Sequence[Rate]) -> tuple[float | None, str]:
+    """Seconds a frame, or a clip, by the table, and where they are from, or what of it was never measured."""
+    total, hardware, absent = 0.0, [], []
+    for what, times in _parts(recipe, name).items():
+        # what runs beside the networks runs on the processor, whatever the device
+        places = (
+            ("cpu",) if name not in ON_DEVICE or what.startswith(("decoders/", "trackers/", "fusion/")) else (device,)
+        )
+        rate = next((r for r in rates if r.fits(recipe, what, places)), None)
+        if rate is None:
+            absent.append(what)
+        else:
+            total += rate.seconds * times
+            hardware.append(rate.hardware)
+    if absent:
+        return None, f"not measured on {device}: {', '.join(absent)}"
+    return total, f"rates of {', '.join(dict.fromkeys(hardware))}"
+
+
+def cost(
+    recipe: Recipe, name: str, device: str, clips: int, frames: int, own: float | None, rates: Sequence[Rate]
+) -> Cost:
+    """What a pass over so many clips with so many frames costs; `own` is the rate of this build, if any."""
+    if not clips:
+        return Cost(name, 0, 0, 0.0, 0.0, "nothing left")
+    seconds, basis = (
+        (own, "finished units of this build") if own is not None else _known_seconds(recipe, name, device, rates)
+    )
+    hours = None if seconds is None else seconds * (clips if name in BY_CLIP else frames) / 3600
+    on_gpu = device != "cpu" and name in ON_DEVICE
+    return Cost(name, clips, frames, 0.0 if on_gpu else hours, hours if on_gpu else 0.0, basis)
+
+
+def costs(plan: plans.Plan, job: Job, states: Sequence[PassState], rates: Sequence[Rate]) -> list[Cost]:
+    """What is left of each pass, in order."""
+    rows = [row for row in plan.rows() if row["reason"] is None]
+    frames = clip_frames(rows, job.recipe.pose.max_fps)
+    mean = sum(frames.values()) / max(len(frames), 1)
+    found, behind = [], 0  # clips that are left in the pass before
+    for state in states:
+        own = _own_seconds(state.name, state.commits, frames)
+        if state.name == "embed":
+            behind = min(state.clips_left + behind, len(rows))
+            found.append(cost(job.recipe, state.name, job.device, behind, round(behind * mean), own, rates))
+            continue
+        left = [row["clip_id"] for row in rows if row["unit"] not in state.commits]
+        behind = len(left)
+        found.append(cost(job.recipe, state.name, job.device, behind, sum(frames[c] for c in left), own, rates))
+    packed = next(job.ledger("pack").units(), None) is not None
+    count = behind if packed else len(rows)
+    return [*found, cost(job.recipe, "pack", job.device, count, round(count * mean), None, rates)]
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that holds `path` or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str) -> dict[str, Any]:
+    """What a build would do, without doing any of it: clips, bytes, units and clips left in each pass, and the hours they take."""
+    check(recipe)
+    work = out.absolute() / "work"
+    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
+    job = make_job(recipe, work, devices.pick(device))
+    states = states_of(plan, job)
+    found = costs(plan, job, states, known_rates())
+    rows = plan.rows()
+    sizes = {row["media"]: row["media_size"] for row in rows if row["media_size"] > 0}
+    return {
+        "out": str(out),
+        "device": job.device,
+        "planned": plan.num_clips,
+        "left_out_by_plan": sum(row["reason"] is not None for row in rows),
+        "without_media": sum(row["media_size"] < 0 and row["reason"] is None for row in rows),
+        "frames": sum(clip_frames([row for row in rows if row["reason"] is None], recipe.pose.max_fps).values()),
+        "media_bytes": sum(sizes.values()),
+        "free_bytes": free_bytes(out.absolute()),
+        "passes": [state_row(state) for state in states],
+        "costs": [asdict(c) for c in found],
+        "total": {name: _sum([getattr(c, name) for c in found]) for name in ("cpu_hours", "gpu_hours")},
+    }
+
+
+def _sum(hours: Sequence[float | None]) -> dict[str, Any]:
+    """The hours that are known, and whether those are all."""
+    return {"known": sum(h for h in hours if h is not None), "complete": None not in hours}
+
+
+def hours_text(hours: float | None) -> str:
+    """Hours for people: '?' where unknown, minutes and seconds where they are few."""
+    if hours is None:
+        return "?"
+    if hours < 1 / 60:
+        return f"{hours * 3600:.1f} s"
+    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
+def dry_run_text(report: Mapping[str, Any]) -> str:
+    """The report of `dry_run` for people."""
+    units = {p["name"]: f"{p['units'] - p['done']} of {p['units']}" for p in report["passes"]}
+    lines = [
+        f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, {report['without_media']} without media, "
+        f"about {report['frames']:,} frames; on {report['device']}",
+        f"{'pass':<9}{'units to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  reckoned from",
+    ]
+    for c in report["costs"]:
+        shown = [hours_text(c[k]) for k in ("cpu_hours", "gpu_hours")]
+        lines.append(
+            f"{c['name']:<9}{units.get(c['name'], ''):>14}{c['clips']:>14}{shown[0]:>12}{shown[1]:>12}  {c['basis']}"
+        )
+    shown = [
+        hours_text(t["known"]) + ("" if t["complete"] else " +")
+        for t in (report["total"][k] for k in ("cpu_hours", "gpu_hours"))
+    ]
+    lines.append(f"{'total':<37}{shown[0]:>12}{shown[1]:>12}")
+    lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
+    return "\n".join(lines)

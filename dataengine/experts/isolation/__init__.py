@@ -1,0 +1,1 @@
+"""Experts in a process of their own."""

@@ -1,0 +1,1 @@
+"""What a build did and what works here: status, explain, doctor."""

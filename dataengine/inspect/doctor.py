@@ -1,0 +1,118 @@
+"""doctor: what works on this machine, and the one command that adds what does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dataengine.core import devices, extras, registry
+from dataengine.core.errors import DataEngineError
+from dataengine.io import weights
+
+
+def examine() -> list[dict[str, Any]]:
+    """Findings: {name, ok, detail, fix}; `fix` is a command or advice where something is missing."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    findings = [
+        _found(
+            "machine",
+            True,
+            f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        )
+    ]
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    findings.append(
+        _found("disk", free > 5, f"{free:.0f} GiB free here", "free some space, or build elsewhere with --out")
+    )
+    findings.append(_device())
+    findings.append(_encoder())
+    for extra in extras.EXTRAS:
+        there = extras.installed(extra)
+        findings.append(
+            _found(f"extra {extra}", there, "installed" if there else "not installed", f"uv sync --extra {extra}")
+        )
+    uv = shutil.which("uv")
+    findings.append(
+        _found(
+            "uv",
+            uv is not None,
+            uv or "not on the PATH; experts with an environment of their own need it",
+            "pip install uv",
+        )
+    )
+    for kind in ("detectors", "experts"):
+        findings += [_weights(kind, name) for name in registry.names(kind)]
+    return findings
+
+
+def _found(name: str, ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
+    return {"name": name, "ok": ok, "detail": detail, "fix": "" if ok else fix}
+
+
+def _device() -> dict[str, Any]:
+    import onnxruntime
+
+    providers = [p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()]
+    detail = f"onnxruntime {onnxruntime.__version__}: {', '.join(providers)}"
+    if devices.gpus():
+        return _found(
+            "devices",
+            devices.able(),
+            f"{detail}; GPUs: {', '.join(devices.gpus())}",
+            "uv sync --extra torch, or pip install onnxruntime-gpu",
+        )
+    return _found("devices", True, f"{detail}; no NVIDIA GPU")
+
+
+def _encoder() -> dict[str, Any]:
+    import numpy as np
+
+    from dataengine.media.encode import write_video
+    from dataengine.media.probe import probe
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "test.mp4"
+            write_video(path, (np.full((48, 64, 3), n * 20, np.uint8) for n in range(10)), 10)
+            info = probe(path)
+        return _found("video", True, f"H.264 written and read back ({info.codec})")
+    except (DataEngineError, OSError, ValueError) as error:
+        return _found("video", False, str(error), "reinstall PyAV: pip install --force-reinstall av")
+
+
+def _weights(kind: str, name: str) -> dict[str, Any]:
+    label = f"{kind.removesuffix('s')} {name}"
+    try:
+        component = registry.create(kind, name)
+        if hasattr(component, "recall"):
+            return _found(label, True, "reads poses that other programs saved")
+        absent = weights.missing([component])
+        if absent:
+            entries = [weights.manifest()[file] for file in absent]
+            licences = ", ".join(sorted({entry.licence for entry in entries}))
+            return _found(
+                label,
+                False,
+                f"weights {', '.join(absent)} are not here ({licences})",
+                f"dataengine weights {' '.join(absent)}",
+            )
+        for step in ("check", "weights"):
+            if hasattr(component, step):
+                getattr(component, step)()
+    except (DataEngineError, ImportError) as error:
+        return _found(label, False, str(error), "see the message")
+    return _found(label, True, "ready")
+
+
+def to_text(findings: list[dict[str, Any]]) -> str:
+    """The findings for people."""
+    lines = [
+        f"{'ok     ' if f['ok'] else 'missing'} {f['name']:<28} {f['detail']}"
+        + (f"\n{'':8}{'':<29}-> {f['fix']}" if f["fix"] else "")
+        for f in findings
+    ]
+    return "\n".join(lines)

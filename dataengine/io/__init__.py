@@ -1,0 +1,1 @@
+"""Files: storage, shards, arrays, weights, downloads."""

@@ -1,0 +1,98 @@
+"""A label map kept as a file, so that people can read, discuss and change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dataengine.core.errors import ComponentError, suggestion
+from dataengine.core.settings import find_folder, find_manifest
+from dataengine.labels.label_map import COLUMNS, RULES, UNKNOWN, Decision, LabelMap, read
+from dataengine.labels.names import key
+
+__all__ = ["COLUMNS", "RULES", "LabelTable", "find_table"]
+
+_FORMS = (".csv", ".json", ".txt")
+
+
+def find_table(name: str) -> Path | None:
+    """The file of a label map: `name` is a path to a .csv, .json or .txt, or names NAME.csv in a folder of manifests."""
+    if name.endswith(_FORMS):
+        return path if (path := Path(name)).is_file() else None
+    return find_manifest(f"{name}.csv") if Path(name).name == name else None
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A label map. It speaks for the sources it names and for no others.
+
+    Attributes:
+        table: name of a manifest; or path of a CSV with the columns source, source_label, label, rule, reason, or of
+            the `*_label.json` or `classes.txt` of Posetics' authors, which both speak for `kinetics400`.
+
+    Raises:
+        ComponentError: the file is not found, or a line of it is wrong.
+    """
+
+    table: str
+
+    def __post_init__(self) -> None:
+        _ = self._map
+
+    @cached_property
+    def _map(self) -> LabelMap:
+        path = find_table(self.table)
+        if path is None:
+            names = sorted({file.stem for folder in find_folder("manifests") for file in folder.glob("*_labels.csv")})
+            raise ComponentError(
+                f"relabel = {self.table!r}: there is no such label map{suggestion(self.table, names)}, "
+                "or the path of a .csv, a *_label.json or a classes.txt"
+            )
+        return read(path)
+
+    @property
+    def rules(self) -> dict[tuple[str, str], Decision]:
+        """(source, source label) -> (label, None), or (None, why it is left out)."""
+        return self._map.rules
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The sources whose labels the table decides."""
+        return self._map.sources
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the table was read from."""
+        return self._map.files
+
+    @property
+    def by_video(self) -> bool:
+        """Whether the table labels videos by their ids, and not classes by their names."""
+        return self._map.videos is not None
+
+    def label_ids(self) -> dict[str, int]:
+        """The labels that the table gives, numbered in alphabetical order; those of Posetics' authors as they number them."""
+        return dict(self._map.ids)
+
+    def apply(self, source: str, source_label: str | None, video_id: str | None = None) -> Decision:
+        """The label of a clip and None, or None and why the clip is left out.
+
+        A source that the table does not name keeps its label; so does a clip without one. Case, underscores,
+        quotes and brackets of `source_label` make no difference.
+
+        Raises:
+            ComponentError: the table labels videos, and `video_id` is not given.
+        """
+        if source not in self.sources:
+            return source_label, None
+        if self._map.videos is not None:
+            if video_id is None:
+                raise ComponentError(
+                    f"relabel = {self.table!r} labels videos by their ids; the clip's video id is needed"
+                )
+            label = self._map.videos.get(video_id)
+            return label, UNKNOWN if label is None else None
+        if source_label is None:
+            return None, None
+        return self._map.keyed.get((source, key(source_label)), (None, UNKNOWN))

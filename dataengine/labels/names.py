@@ -1,0 +1,19 @@
+"""How names of classes are compared."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_QUOTES = re.compile("['\"`\u2018\u2019\u201c\u201d]")
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+@lru_cache(maxsize=65536)
+def key(name: str) -> str:
+    """What is compared of a class name: its words, without case, underscores, quotes, brackets and other punctuation.
+
+    Editions and mirrors of one data set spell its classes differently (`massaging_persons_head`,
+    `Passing American football in game`).
+    """
+    return _NOT_WORDS.sub(" ", _QUOTES.sub("", name.casefold())).strip() or name

@@ -1,0 +1,209 @@
+"""What a build fetches before its units run: annotations for the plan, then the media files that the plan misses.
+
+Downloads go to the data root, into DATA_ROOT/<source>, and only for sources without a PATH of
+their own. A folder with media that somebody else arranged is left as it is, unless the recipe asks for
+more than the default: names a mirror for the source, or other fetchers. The driver downloads, in threads: the
+network is the limit, and several builds, on any machines that see the data root, share
+the work through its locks and never fetch the same file twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dataengine.core.errors import MediaError, RecipeError, SourceError
+from dataengine.core.settings import find_folder
+from dataengine.core.types import Clip
+from dataengine.fetch import Fetcher, Site
+from dataengine.fetch.mirror import annotate
+from dataengine.fetch.mirrors import load_mirrors, mirror
+from dataengine.fetch.policy import Network
+from dataengine.fetch.rate_limit import Room, locked
+from dataengine.fetch.transfers import Transfers
+from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import FetchTable, Recipe
+
+EVALUATION_LISTS = "evaluation_lists"
+"""Table of a mirror list: name of a list for `plan.leak_guard` -> its url."""
+
+_LISTS = (".csv", ".csv.gz", ".json", ".txt", ".md")
+
+
+@dataclass
+class Downloads(AbstractContextManager["Downloads"]):
+    """The downloads of one build; does nothing where no source may be fetched.
+
+    Attributes:
+        say: told each source's origin and licence before anything is asked for.
+    """
+
+    recipe: Recipe
+    data_root: str | None
+    say: Callable[[str], None] = lambda text: None
+    sites: dict[str, Site] = field(default_factory=dict)
+    _transfers: Transfers | None = field(default=None, repr=False)
+    _told: set[str] = field(default_factory=set, repr=False)
+
+    def __enter__(self) -> Self:
+        if self.data_root is None or not self.recipe.fetch.fetchers:
+            return self
+        where, tables = mirror_tables(self.recipe.fetch.mirrors)
+        root = Path(self.data_root)
+        for name in self.recipe.use:
+            found = mirror(tables, name, self.recipe.source_mirror(name), where)
+            own = self.recipe.source_path(name) is not None or hasattr(
+                self.recipe.component("sources", name), "prepare"
+            )
+            if found is not None and not own and self._may(root / name, name):
+                self._open(root)
+                assert self._transfers is not None
+                self.sites[name] = Site(name, root / name, found, self._transfers, self.recipe.fetch.max_bytes)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._transfers is not None:
+            self._transfers.close()
+
+    def _may(self, folder: Path, source: str) -> bool:
+        asked = self.recipe.source_mirror(source) is not None or self.recipe.fetch.fetchers != FetchTable().fetchers
+        return asked or (folder / ".fetch").is_dir() or not _holds_media(folder)
+
+    def _open(self, root: Path) -> None:
+        if self._transfers is None:
+            fetch = self.recipe.fetch
+            with self._writing():
+                root.mkdir(parents=True, exist_ok=True)
+            network = Network(
+                fetch.connections, fetch.rate, fetch.retries, fetch.timeout, fetch.bandwidth, fetch.proxy, fetch.cookies
+            )
+            for fetcher in self._fetchers():
+                fetcher.check()
+            self._transfers = Transfers(network, root, Room(root, fetch.max_disk))
+
+    def _fetchers(self) -> list[Fetcher]:
+        return [self.recipe.component("fetchers", name) for name in self.recipe.fetch.fetchers]
+
+    def annotations(self) -> None:
+        """Have the lists of clips that the plan is made of.
+
+        Raises:
+            SourceError: a list cannot be had.
+        """
+        for name, site in self.sites.items():
+            assert site.mirror is not None and self._transfers is not None
+            ours = site.state / "annotations"  # marks a folder whose annotations are ours to complete
+            with self._writing():
+                with locked(site.root.parent / ".fetch" / "annotations.lock", self._transfers.stop):
+                    if _empty(site.root):
+                        self._introduce(name)
+                        site.state.mkdir(parents=True, exist_ok=True)
+                        ours.touch()
+                if ours.exists() and (site.mirror.annotations or "mirror" in self.recipe.fetch.fetchers):
+                    annotate(site)
+        if self.sites:
+            self._evaluation_lists()
+
+    def _introduce(self, name: str) -> None:
+        found = self.sites[name].mirror
+        assert found is not None
+        if name not in self._told:
+            self.say(f"{name}: missing files come from {found.base} ({found.licence})")
+        self._told.add(name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SourceError(f"the data root {self.data_root} cannot be written to: {error.strerror}") from error
+
+    def _evaluation_lists(self) -> None:
+        assert self._transfers is not None and self.data_root is not None
+        _, tables = mirror_tables(self.recipe.fetch.mirrors)
+        root, urls = Path(self.data_root), tables.get(EVALUATION_LISTS, {})
+        places = [
+            root,
+            *find_folder("manifests"),
+            *(Path(p) for n in self.recipe.use if (p := self.recipe.source_path(n))),
+        ]
+        for name in self.recipe.plan.leak_guard:
+            if name in urls and not any(
+                (place / f"{name}{end}").is_file() for place in places for end in (".csv", ".csv.gz")
+            ):
+                try:
+                    with locked(root / ".fetch" / f"{name}.lock", self._transfers.stop):
+                        self._transfers.download(str(urls[name]), root / f"{name}.csv")
+                except MediaError as error:
+                    raise SourceError(
+                        f"[plan] leak_guard: the list {name!r} cannot be had: {error.detail} ({error.kind})"
+                    ) from error
+
+    def missing(self, plan: Plan) -> dict[str, list[Clip]]:
+        """Planned clips without a media file, by source, where the source may be fetched."""
+        found: dict[str, list[Clip]] = {name: [] for name in self.sites}
+        for clip in plan.clips() if self.sites else ():
+            if clip.source in found and not clip.media and clip.reason is None:
+                found[clip.source].append(clip)
+        return found
+
+    def media(self, missing: dict[str, list[Clip]], advance: Callable[[int], None]) -> dict[str, str]:
+        """Obtain media files; the failures, by clip id, as the plan's column `failure` holds them."""
+        failures: dict[str, str] = {}
+        for name, clips in missing.items():
+            if clips:
+                self._introduce(name)
+            with self._writing():
+                errors = self._obtain(self.sites[name], clips, advance)
+            for clip_id, error in errors.items():
+                failures[clip_id] = json.dumps([error.kind, error.detail, error.retryable])
+        return failures
+
+    def _obtain(self, site: Site, clips: Sequence[Clip], advance: Callable[[int], None]) -> dict[str, MediaError]:
+        left = {clip.clip_id: clip for clip in clips}
+        errors: dict[str, MediaError] = {}
+
+        def report(clip_id: str, error: MediaError | None) -> None:
+            if error is None:
+                left.pop(clip_id, None)
+                errors.pop(clip_id, None)
+                advance(1)
+                return
+            known = errors.get(clip_id)
+            # Worth another try if any way is; else what the later fetcher knows of the clip itself says most.
+            errors[clip_id] = (
+                known if known is not None and (known.retryable or error.kind == "media_missing") else error
+            )
+
+        for fetcher in self._fetchers():
+            fetcher.fetch(list(left.values()), site, report)
+        advance(len(left))
+        return errors
+
+
+def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
+    """A mirror list, by path or by its name in manifests/: (where it lies, its tables)."""
+    tried = [Path(name)] if name.endswith(".toml") else [folder / f"{name}.toml" for folder in find_folder("manifests")]
+    path = next((path for path in tried if path.is_file()), None)
+    if path is None:
+        raise RecipeError(
+            f"[fetch] mirrors = {name!r}: no such list; give the path of a .toml, or the name of one in manifests/"
+        )
+    return str(path), load_mirrors(path)
+
+
+def _empty(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _holds_media(folder: Path) -> bool:
+    """Whether anything else than lists lies in a folder."""
+    return any(not name.lower().endswith(_LISTS) for _, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,1 @@
+"""What a build is made of: recipe, plan, ledger, engine."""

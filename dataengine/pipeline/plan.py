@@ -1,0 +1,337 @@
+"""Sources -> `plan.parquet`: every clip, its unit, its rights; frozen, and append-only when sources grow.
+
+A unit is a fixed group of clips. Clips that appear later make new units and leave the old ones as
+they are; a clip that a source no longer lists leaves its unit; changed facts of a clip (a label, a
+media file) change its row only.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from dataengine.core.errors import LedgerError, RecipeError, SourceError
+from dataengine.core.settings import find_folder
+from dataengine.core.types import CLIP_FIELDS, Clip
+from dataengine.dataset.dataset import Dataset
+from dataengine.dataset.index import locate, read_records
+from dataengine.io.storage import write_durably
+from dataengine.pipeline.recipe import Recipe
+
+SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.float64() if name in ("start", "end", "span_start", "span_end") else pa.string())
+        for name in CLIP_FIELDS
+    ]
+    + [pa.field("unit", pa.string()), pa.field("media_size", pa.int64()), pa.field("media_time", pa.int64())]
+    + [pa.field("failure", pa.string())]
+)
+"""plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned, -1 if absent;
+why the file could not be obtained (JSON: kind, detail, retryable), where that was tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A frozen plan: rows in the order of units; `roots` says where each source's files lie."""
+
+    table: pa.Table
+    roots: dict[str, str]
+
+    @property
+    def num_clips(self) -> int:
+        return int(self.table.num_rows)
+
+    def units(self) -> list[str]:
+        """Names of units, in order."""
+        return list(dict.fromkeys(self.table.column("unit").to_pylist()))
+
+    def clips(self, unit: str | None = None) -> list[Clip]:
+        """The clips of one unit, or all."""
+        return [_clip(row) for row in self.rows(unit)]
+
+    def rows(self, unit: str | None = None) -> list[dict[str, Any]]:
+        table = self.table if unit is None else self.table.filter(pc.equal(self.table.column("unit"), unit))
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+
+    def iterate(self) -> Iterator[dict[str, Any]]:
+        """All rows, one by one, without holding them."""
+        for batch in self.table.to_batches(max_chunksize=8192):
+            yield from batch.to_pylist()
+
+    def clip(self, clip_id: str) -> Clip | None:
+        """One clip by id, or None."""
+        rows = self.table.filter(pc.equal(self.table.column("clip_id"), clip_id)).to_pylist()
+        return _clip(rows[0]) if rows else None
+
+    def with_failures(self, failures: Mapping[str, str]) -> Plan:
+        """The plan with the column `failure` set, by clip id; clips with a media file have none."""
+        ids, media = (self.table.column(name).to_pylist() for name in ("clip_id", "media"))
+        values = [None if file else failures.get(clip_id) for clip_id, file in zip(ids, media)]
+        column = self.table.schema.get_field_index("failure")
+        return Plan(self.table.set_column(column, SCHEMA.field("failure"), pa.array(values, pa.string())), self.roots)
+
+    def without(self, gone: TakenDown) -> Plan:
+        """The plan with clips that were taken down marked so."""
+        rows = self.rows()
+        for row in rows:
+            why = gone.reason(row["clip_id"], row["video_id"])
+            if why is not None and row["reason"] is None:
+                row |= {"reason": "takedown", "detail": why}
+        return Plan(pa.Table.from_pylist(rows, SCHEMA), self.roots)
+
+    def media(self, clip: Clip) -> Path:
+        """Where the clip's media file lies."""
+        return Path(self.roots[clip.source]) / clip.media
+
+
+def _clip(row: Mapping[str, Any]) -> Clip:
+    return Clip(**{name: row[name] for name in CLIP_FIELDS})
+
+
+def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[str, str]:
+    """Where each source's files lie: its path, else DATA_ROOT/<source>, else what the source makes itself.
+
+    Raises:
+        SourceError: a source has no place, or the place does not exist.
+    """
+    roots = {}
+    for name in recipe.use:
+        source = recipe.component("sources", name)
+        path = recipe.source_path(name) or (str(Path(data_root) / name) if data_root else None)
+        if path is None and hasattr(source, "prepare"):
+            path = str(source.prepare(cache))
+        if path is None:
+            raise SourceError(
+                f"source {name!r} has no place: give --sources {name}=PATH, or --data-root DIR (or DATAENGINE_DATA), where it lies or is downloaded to"
+            )
+        if not Path(path).is_dir():
+            raise SourceError(
+                f"source {name!r}: {path} is not a folder; only a build downloads, and only what [fetch] mirrors knows"
+            )
+        roots[name] = str(Path(path).resolve())
+    return roots
+
+
+def check_places(recipe: Recipe) -> None:
+    """Raise for a source whose stated place is no folder, before anything is obtained for it.
+
+    Raises:
+        SourceError: naming the source and the place.
+    """
+    for name in recipe.use:
+        path = recipe.source_path(name)
+        if path is not None and Path(path).exists() and not Path(path).is_dir():
+            raise SourceError(f"source {name!r}: {path} is not a folder")
+        if (
+            path is not None
+            and not Path(path).exists()
+            and not hasattr(recipe.component("sources", name), "prepare")
+            and not recipe.source_mirror(name)
+        ):
+            raise SourceError(f"source {name!r}: {path} is not a folder")
+
+
+def guard_datasets(recipe: Recipe) -> list[tuple[str, str]]:
+    """(name, folder) of the leak guard's sets that are datasets built before, by path; they also find near-duplicates."""
+    return [(Path(name).name, locate(name)) for name in recipe.plan.leak_guard if Path(name).is_dir()]
+
+
+def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) -> frozenset[str]:
+    """Video ids of the evaluation sets that the recipe keeps out.
+
+    A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a source's
+    root, with a column youtube_id or video_id.
+
+    Raises:
+        RecipeError: a set is not found or has no such column.
+    """
+    ids: set[str] = set()
+    places = [*find_folder("manifests"), *([Path(data_root)] if data_root else []), *(Path(r) for r in roots.values())]
+    for _, folder in guard_datasets(recipe):
+        ids.update(Dataset(folder).clips.select("video_id").collect()["video_id"])
+    for name in recipe.plan.leak_guard:
+        if Path(name).is_dir():
+            continue
+        tried = [Path(name), *(place / f"{name}{end}" for place in places for end in (".csv", ".csv.gz"))]
+        path = next((p for p in tried if p.suffix in (".csv", ".gz") and p.is_file()), None)
+        if path is None:
+            raise RecipeError(
+                f"[plan] leak_guard: the list {name!r} was not found; put {name}.csv (column youtube_id) in the data root, "
+                "give the path of a .csv or of a built dataset, or build without the guard: --set 'plan.leak_guard=[]'"
+            )
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            column = next((c for c in ("youtube_id", "video_id") if c in (reader.fieldnames or [])), None)
+            if column is None:
+                raise RecipeError(f"[plan] leak_guard: {path} has no column youtube_id or video_id")
+            ids.update(row[column] for row in reader)
+    return frozenset(ids)
+
+
+@dataclass(frozen=True)
+class TakenDown:
+    """Ids of clips and videos that must not come back, with the reasons given."""
+
+    clips: Mapping[str, str]
+    videos: Mapping[str, str]
+
+    @staticmethod
+    def of(work: Path) -> TakenDown:
+        """What the records of the dataset beside `work` say."""
+        clips: dict[str, str] = {}
+        videos: dict[str, str] = {}
+        for record in read_records(work.parent / "dataset"):
+            why = str(record.get("reason", ""))
+            clips |= dict.fromkeys(record["clip_ids"], why)
+            videos |= dict.fromkeys(record.get("video_ids", ()), why)
+        return TakenDown(clips, videos)
+
+    def reason(self, clip_id: str, video_id: str) -> str | None:
+        """Why a clip was taken down; None if it was not."""
+        return self.clips.get(clip_id, self.videos.get(video_id))
+
+
+def discover(
+    recipe: Recipe,
+    roots: Mapping[str, str],
+    guarded: frozenset[str],
+    limit: int | None,
+    progress: Callable[[int], None],
+    gone: TakenDown = TakenDown({}, {}),
+) -> list[dict[str, Any]]:
+    """All clips of the recipe's sources as plan rows without units, duplicates and guarded ones marked."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for name in recipe.use:
+        source = recipe.component("sources", name)
+        for clip in source.discover(Path(roots[name])):
+            if clip.reason is None and clip.video_id in guarded:
+                clip = dataclasses.replace(
+                    clip, reason="leak_guard", detail="listed in " + ", ".join(recipe.plan.leak_guard)
+                )
+            if clip.reason is None and (why := gone.reason(clip.clip_id, clip.video_id)) is not None:
+                clip = dataclasses.replace(clip, reason="takedown", detail=why)
+            if clip.split == "train" and recipe.plan.splits:
+                clip = dataclasses.replace(clip, split=own_split(recipe, clip))
+            if clip.clip_id in seen:
+                clip = _renamed(clip, seen)
+            seen.add(clip.clip_id)
+            size, time = _identity(Path(roots[name]) / clip.media) if clip.media and clip.reason is None else (-1, -1)
+            rows.append({**_row(clip), "media_size": size, "media_time": time})
+            if len(rows) % 1000 == 0:
+                progress(len(rows))
+            if limit is not None and len(rows) >= limit:
+                return rows
+    return rows
+
+
+def own_split(recipe: Recipe, clip: Clip) -> str:
+    """The split of a clip that its source puts into train, by the recipe's shares: all clips of a video, or subject, together."""
+    group = clip.subject if recipe.plan.split_by == "subject" and clip.subject is not None else clip.video_id
+    place = int.from_bytes(blake3(f"{recipe.plan.seed} {clip.source} {group}".encode()).digest()[:8]) / 2**64
+    for split, share in sorted(recipe.plan.splits.items()):
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def _row(clip: Clip) -> dict[str, Any]:
+    return {name: getattr(clip, name) for name in CLIP_FIELDS}
+
+
+def _renamed(clip: Clip, seen: set[str]) -> Clip:
+    number = next(n for n in range(2, len(seen) + 3) if f"{clip.clip_id}-dup{n}" not in seen)
+    detail = clip.detail or f"{clip.clip_id} was already planned from another row"
+    return dataclasses.replace(
+        clip, clip_id=f"{clip.clip_id}-dup{number}", reason=clip.reason or "duplicate_id", detail=detail
+    )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def assign_units(rows: Iterable[dict[str, Any]], known: Mapping[str, str], clips_per_unit: int) -> list[dict[str, Any]]:
+    """Give every row its unit: the one it has, or a new one of `clips_per_unit` clips, numbered on.
+
+    Returns:
+        rows with `unit`, ordered by unit, then in the order given.
+    """
+    rows = list(rows)
+    first = 1 + max((int(unit[1:]) for unit in known.values()), default=-1)
+    fresh = 0
+    for row in rows:
+        unit = known.get(row["clip_id"])
+        if unit is None:
+            unit = f"u{first + fresh // clips_per_unit:06d}"
+            fresh += 1
+        row["unit"] = unit
+    return sorted(rows, key=lambda row: row["unit"])
+
+
+def make(
+    recipe: Recipe,
+    work: Path,
+    data_root: str | None = None,
+    limit: int | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Plan:
+    """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing."""
+    roots = resolve_roots(recipe, work / "media", data_root)
+    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work))
+    if not rows:
+        raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
+    path = work / "plan.parquet"
+    known: dict[str, str] = {}
+    if path.exists():
+        table = pq.read_table(path, columns=["clip_id", "unit"])
+        known = dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist()))
+    rows = assign_units(rows, known, recipe.plan.clips_per_unit)
+    return Plan(pa.Table.from_pylist(rows, SCHEMA), roots)
+
+
+def save(plan: Plan, work: Path) -> None:
+    """Write plan.parquet and roots.json durably."""
+    work.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(plan.table, sink, compression="zstd", row_group_size=4096)
+    write_durably(work / "plan.parquet", sink.getvalue().to_pybytes())
+    write_durably(work / "roots.json", json.dumps(plan.roots, indent=1, sort_keys=True).encode())
+
+
+def load(work: Path) -> Plan:
+    """The plan saved in `work`.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    try:
+        return Plan(pq.read_table(work / "plan.parquet", schema=SCHEMA), json.loads((work / "roots.json").read_bytes()))
+    except FileNotFoundError:
+        raise LedgerError(f"{work} holds no plan: run `dataengine build` with this --out first") from None
+
+
+@lru_cache(maxsize=64)
+def load_unit(work: Path, unit: str, stamp: int) -> Plan:
+    """The plan reduced to one unit; `stamp` is plan.parquet's modification time, so that a new plan is read anew."""
+    del stamp
+    table = pq.read_table(work / "plan.parquet", schema=SCHEMA, filters=[("unit", "==", unit)])
+    return Plan(table, json.loads((work / "roots.json").read_bytes()))

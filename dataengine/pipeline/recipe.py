@@ -1,0 +1,358 @@
+"""Recipes: TOML -> validated `Recipe`, overlays and overrides, fingerprints.
+
+A recipe is complete and flat; an unknown key or name is an error that says where and suggests the
+nearest allowed one, before any work. Options of a component stand in `[KIND.NAME]` and are checked
+by the component itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from blake3 import blake3
+
+from dataengine.core import registry, settings
+from dataengine.core.errors import ComponentError, RecipeError, suggestion
+from dataengine.core.settings import Table, find_folder
+
+COMPONENT_TABLES = (
+    "sources",
+    "fetchers",
+    "decoders",
+    "detectors",
+    "experts",
+    "trackers",
+    "fusion",
+    "filters",
+    "features",
+)
+"""Tables whose sub-tables are options of components of that kind."""
+
+
+PLACES = ("path", "mirror")
+"""Keys of every [sources.NAME]: where its files lie, or come from; the source itself does not see them."""
+
+
+class Head(Table):
+    """[recipe]"""
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")
+    version: int = pydantic.Field(ge=1)
+    description: str = ""
+
+
+class PlanTable(Table):
+    """[plan]"""
+
+    clips_per_unit: int = pydantic.Field(default=16, ge=1, le=10_000)
+    leak_guard: list[str] = []
+    seed: int = 0
+    splits: dict[Literal["val", "test"], float] = {}
+    split_by: Literal["video", "subject"] = "video"
+
+    @pydantic.field_validator("splits")
+    @classmethod
+    def _shares(cls, splits: dict[str, float]) -> dict[str, float]:
+        if any(share < 0 for share in splits.values()) or sum(splits.values()) >= 1:
+            raise ValueError("shares of val and test are at least 0 and together less than 1")
+        return splits
+
+
+class FetchTable(Table):
+    """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result.
+
+    Attributes:
+        fetchers: ways to obtain media, tried in this order; none is no download.
+        mirrors: list of mirrors, by its name in manifests/ or as a path.
+        connections, rate, retries, timeout, bandwidth, proxy, cookies: see `dataengine.fetch.policy.Network`.
+        max_disk: bytes that the data root may take.
+    """
+
+    max_bytes: int = pydantic.Field(default=4 << 30, ge=1)
+    max_pixels: int = pydantic.Field(default=4096 * 2304, ge=1)
+    fetchers: list[str] = ["mirror"]
+    mirrors: str = "mirrors"
+    connections: int = pydantic.Field(default=4, ge=1, le=64)
+    rate: float = pydantic.Field(default=4.0, gt=0, le=1000)
+    retries: int = pydantic.Field(default=5, ge=0, le=100)
+    timeout: float = pydantic.Field(default=60.0, gt=0)
+    bandwidth: float | None = pydantic.Field(default=None, gt=0)
+    max_disk: int | None = pydantic.Field(default=None, ge=1)
+    proxy: str | None = None
+    cookies: str | None = None
+
+
+class PoseTable(Table):
+    """[pose]"""
+
+    decoder: str = "pyav"
+    detector: str | None = None
+    detect_every: int = pydantic.Field(default=1, ge=1, le=100)
+    experts: list[str] = pydantic.Field(min_length=1)
+    tracker: str = "oks"
+    fusion: str = "ssta"
+    trust: dict[str, float] = {}
+    calibration: str | None = None
+    isolated: dict[str, float] = {}
+    skeleton: str = "posetics17"
+    max_people: int = pydantic.Field(default=2, ge=1, le=32)
+    max_tracks: int = pydantic.Field(default=8, ge=1, le=128)
+    max_fps: float | None = pydantic.Field(default=None, gt=0)
+
+
+class CurateTable(Table):
+    """[curate]"""
+
+    filters: list[str] = []
+    relabel: str | None = None
+    prompts: str = "person"
+    dedup: Literal["near", "exact", "mark", "off"] = "exact"
+    near_duplicate_threshold: float = pydantic.Field(default=0.7, gt=0, le=1)
+    max_per_label: int | None = pydantic.Field(default=None, ge=1)
+    min_per_label: int = pydantic.Field(default=0, ge=0)
+
+
+class EmbedTable(Table):
+    """[embed]; without features the pass is left out.
+
+    Attributes:
+        features: the encoders that look at kept clips and read their texts.
+        agreement: the one of them that labels are compared with; default the first.
+        min_cosine, min_margin: a clip is left out when the cosine of its video and its label's texts, or that cosine less
+            the best of all other labels, lies below; None leaves nothing out.
+    """
+
+    features: list[str] = []
+    agreement: str | None = None
+    min_cosine: float | None = pydantic.Field(default=None, ge=-1, le=1)
+    min_margin: float | None = pydantic.Field(default=None, ge=-2, le=2)
+
+    @property
+    def judge(self) -> str:
+        """The features that labels are compared with."""
+        return self.agreement or self.features[0]
+
+
+class PackTable(Table):
+    """[pack]"""
+
+    shard_mb: int = pydantic.Field(default=256, ge=1, le=100_000)
+    keep_video: bool = False
+    blur_faces: bool = False
+    crf: int = pydantic.Field(default=23, ge=0, le=51)
+    allow_unknown_licence: bool = False
+
+
+class ReportTable(Table):
+    """[report]"""
+
+    gallery: int = pydantic.Field(default=12, ge=0, le=200)
+
+
+class EngineTable(Table):
+    """[engine]: how the work is run; changes no result and no fingerprint."""
+
+    clip_deadline: float = pydantic.Field(default=180.0, gt=0)
+    clips_in_flight: int = pydantic.Field(default=16, ge=1, le=256)
+    prefetch_mb: int = pydantic.Field(default=1024, ge=1)
+
+
+class Recipe(Table):
+    """A whole recipe. Component tables hold options by name, as given."""
+
+    recipe: Head
+    plan: PlanTable = PlanTable()
+    fetch: FetchTable = FetchTable()
+    pose: PoseTable
+    curate: CurateTable = CurateTable()
+    embed: EmbedTable = EmbedTable()
+    pack: PackTable = PackTable()
+    report: ReportTable | None = None
+    engine: EngineTable = EngineTable()
+    use: list[str] = pydantic.Field(min_length=1)
+    options: dict[str, dict[str, dict[str, Any]]] = {}
+    overlay: str | None = None
+
+    def component(self, kind: str, name: str) -> Any:
+        """The component `name` of `kind` with this recipe's options."""
+        options = dict(self.options.get(kind, {}).get(name, {}))
+        if kind == "sources":
+            for key in PLACES:
+                options.pop(key, None)
+        return registry.create(kind, name, options)
+
+    def expert(self, name: str) -> Any:
+        """The expert `name`, in a process of its own where the recipe says so."""
+        if name not in self.pose.isolated:
+            return self.component("experts", name)
+        from dataengine.experts.isolation.isolated import Isolated
+
+        options = registry.config(self.component("experts", name))
+        return Isolated(name, {k: v for k, v in options.items() if k != "name"}, self.pose.isolated[name])
+
+    @property
+    def detector(self) -> str | None:
+        """The person detector to run: none when no expert looks inside boxes."""
+        boxed = any(self.component("experts", name).needs_boxes for name in self.pose.experts)
+        return self.pose.detector if boxed else None
+
+    def source_path(self, name: str) -> str | None:
+        """Where the recipe says that a source's media and annotations lie."""
+        path = self.options.get("sources", {}).get(name, {}).get("path")
+        return None if path is None else str(path)
+
+    def source_mirror(self, name: str) -> str | None:
+        """The url that the recipe names for a source's mirror in place of the official one."""
+        base = self.options.get("sources", {}).get(name, {}).get("mirror")
+        return None if base is None else str(base)
+
+    def to_toml(self) -> dict[str, Any]:
+        """The recipe as the tables of a recipe file; loading them again gives an equal recipe."""
+        tables: dict[str, Any] = {
+            "recipe": self.recipe.model_dump(),
+            "sources": {"use": list(self.use), **self.options.get("sources", {})},
+        }
+        for name in ("plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine"):
+            table = getattr(self, name)
+            if table is not None:
+                tables[name] = {k: v for k, v in table.model_dump().items() if v is not None}
+        tables.update(
+            {kind: self.options[kind] for kind in COMPONENT_TABLES if kind != "sources" and self.options.get(kind)}
+        )
+        return tables
+
+
+def available() -> dict[str, Path]:
+    """All recipes that `build` finds by name, without their overlays."""
+    found: dict[str, Path] = {}
+    for folder in find_folder("recipes"):
+        for path in sorted(folder.glob("*.toml")):
+            if "." not in path.stem:
+                found.setdefault(path.stem, path)
+    return found
+
+
+def load(
+    name: str,
+    overlay: str | None = None,
+    overrides: Sequence[str] = (),
+    sources: Mapping[str, str | None] | None = None,
+) -> Recipe:
+    """Load a recipe by name or path, put the overlay and the overrides on top, and check it as a whole.
+
+    Args:
+        name: a name found in ./recipes or the packaged recipes, or the path of a .toml file.
+        overlay: applies `<recipe>.<overlay>.toml` beside the recipe.
+        overrides: `table.key=TOML value` texts, applied last.
+        sources: replaces the recipe's sources: name -> path of its media and annotations, or None.
+
+    Raises:
+        RecipeError: not found, not TOML, an unknown key, a wrong value.
+        ComponentError: an unknown component, or wrong options of one.
+    """
+    path = Path(name) if name.endswith(".toml") else available().get(name)
+    if path is None:
+        raise RecipeError(f"unknown recipe {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    tables = settings.read(path)
+    tables.pop("lock", None)
+    if overlay is not None:
+        top = path.with_name(f"{path.stem}.{overlay}.toml")
+        if not top.exists():
+            names = [p.stem.split(".", 1)[1] for p in sorted(path.parent.glob(f"{path.stem}.*.toml"))]
+            raise RecipeError(f"recipe {path.stem!r} has no overlay {overlay!r}{suggestion(overlay, names)}")
+        tables = settings.merge(tables, settings.read(top))
+    for text in overrides:
+        settings.override(tables, text)
+    if sources is not None:
+        table = tables.setdefault("sources", {})
+        table["use"] = list(sources)
+        for source, where in sources.items():
+            if where is not None:
+                table.setdefault(source, {})["path"] = os.path.abspath(where)  # noqa: PTH100 - a path may not exist yet
+    return validate(tables, str(path) if overlay is None else f"{path} with overlay {overlay}", overlay)
+
+
+def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
+    """The recipe of these tables; `where` names them in errors (RecipeError)."""
+    known = {"recipe", "plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine", *COMPONENT_TABLES}
+    for key in tables:
+        if key not in known:
+            raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, known)}")
+    given = {k: v for k, v in tables.items() if k not in COMPONENT_TABLES}
+    options = {kind: dict(tables.get(kind, {})) for kind in COMPONENT_TABLES if kind in tables}
+    use = options.get("sources", {}).pop("use", [])
+    for kind, table in options.items():
+        for name, value in table.items():
+            if name not in registry.names(kind) or not isinstance(value, dict):
+                raise RecipeError(f"{where}: [{kind}] unknown name {name!r}{suggestion(name, registry.names(kind))}")
+    try:
+        recipe = Recipe(**given, use=use, options=options, overlay=overlay)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{where}: {settings.explain(error, Recipe)}") from error
+    try:
+        _check_components(recipe)
+    except ComponentError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    return recipe
+
+
+def _check_components(recipe: Recipe) -> None:
+    pose, chosen = recipe.pose, [("sources", name) for name in recipe.use]
+    chosen += [("decoders", pose.decoder), ("trackers", pose.tracker), ("fusion", pose.fusion)]
+    chosen += [("fetchers", name) for name in recipe.fetch.fetchers]
+    chosen += [("detectors", pose.detector)] if pose.detector else []
+    chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
+    chosen += [("features", name) for name in recipe.embed.features]
+    for kind, name in chosen:
+        if name not in registry.names(kind):
+            raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.names(kind))}")
+    for kind, names in recipe.options.items():
+        for name in names:
+            recipe.component(kind, name)
+    from dataengine.core.skeletons import skeleton
+
+    skeleton(pose.skeleton)
+    boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
+    if boxed and pose.detector is None:
+        raise ComponentError(
+            f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.names('detectors'))}"
+        )
+    for name, weight in pose.trust.items():
+        if name not in registry.names("experts") or not weight > 0:
+            raise ComponentError(
+                f"[pose] trust.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
+            )
+    for name, seconds in pose.isolated.items():
+        if name not in pose.experts or not seconds > 0:
+            raise ComponentError(
+                f"[pose] isolated.{name} = {seconds}: give seconds above 0 to one of the recipe's experts{suggestion(name, pose.experts)}"
+            )
+        recipe.expert(name)
+    embedded = recipe.embed.features
+    if recipe.embed.agreement not in (None, *embedded):
+        raise ComponentError(
+            f"[embed] agreement = {recipe.embed.agreement!r}{suggestion(str(recipe.embed.agreement), embedded)}"
+        )
+    if not embedded and (recipe.embed.min_cosine is not None or recipe.embed.min_margin is not None):
+        raise ComponentError(
+            f"[embed] min_cosine and min_margin need features{suggestion('', registry.names('features'))}"
+        )
+    several = (
+        ("experts", pose.experts),
+        ("filters", recipe.curate.filters),
+        ("features", embedded),
+        ("use", recipe.use),
+    )
+    for field, values in several:
+        if len(set(values)) < len(values):
+            raise ComponentError(f"{field} names something twice: {values}")
+
+
+def fingerprint(value: Any) -> str:
+    """The blake3 hex digest of a JSON-like value, independent of the order of keys."""
+    return blake3(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()

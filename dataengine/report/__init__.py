@@ -1,0 +1,1 @@
+"""Page, card and pictures of a dataset."""

@@ -1,0 +1,218 @@
+"""The dataset card: a README.md that says what a dataset holds, under which rights, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dataengine.core.markdown import plain, rows
+from dataengine.core.types import REASONS
+from dataengine.dataset.dataset import Dataset
+from dataengine.report import sections
+from dataengine.report import statistics as tallies
+from dataengine.report.charts import number, percent
+
+TOP_LABELS = 30
+
+ENTRIES: dict[str, str] = {
+    "json": "clip_id, source, label, split, frame rate, picture size, joint names, licence and more",
+    "keypoints.npy": "(M, T, V, 2) float32 pixels from the top-left, NaN where unseen; people ranked",
+    "scores.npy": "(M, T, V) float16 in [0, 1], 0 where unseen",
+    "confidence.npy": "(M, T) float16, agreement C of the experts in [0, 1]",
+    "keypoints3d.npy": "(M, T, V, 3) float16 metres, relative to the root",
+    "timestamps.npy": "(T,) float32 seconds from the clip's start",
+    "viclip_video.npy": "(D,) float16 of unit length, what the video shows",
+    "viclip_text.npy": "(D,) float16 of unit length, what the label says",
+}
+"""What the members of a sample are; M people, T frames, V joints."""
+
+
+def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) -> str:
+    """The card as Markdown text; equal datasets give equal text.
+
+    Args:
+        dataset: an open dataset.
+        licences: what is to be said of the licence of each expert and its weights, by expert.
+    """
+    manifest = dataset.manifest
+    recipe = manifest.get("recipe", {})
+    name = str(recipe.get("name", "dataset"))
+    parts = [
+        f"# {plain(name)}",
+        _about(dataset),
+        _holds(dataset),
+        _reading(dataset),
+        _made(dataset, licences or {}),
+        _left_out(dataset),
+        _rights(dataset),
+        _limits(dataset),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _about(dataset: Dataset) -> str:
+    recipe, total = dataset.manifest.get("recipe", {}), tallies.totals(dataset)
+    first = f"{plain(recipe['description'])}\n\n" if recipe.get("description") else ""
+    return (
+        f"{first}{total['clips']:,} clips of human motion from {total['videos']:,} videos ({sections.hours(total['seconds'])}, "
+        f"{total['frames'] or 0:,} frames) with 2D skeletons, {total['labels']:,} labels. `report.html` beside this file shows them."
+    )
+
+
+def _holds(dataset: Dataset) -> str:
+    splits = [
+        (
+            plain(r["split"]),
+            f"{r['clips']:,}",
+            sections.hours(r["seconds"]),
+            f"{r['frames'] or 0:,}",
+            f"{r['labels']:,}",
+            f"{r['subjects']:,}" if r["subjects"] else "–",
+        )
+        for r in tallies.splits(dataset)
+    ]
+    found = tallies.labels(dataset)
+    used = [row[0] for row in splits]
+    counts = [
+        (
+            plain(label) if label is not None else "(no label)",
+            *(f"{clips.get(s, 0):,}" for s in used),
+            f"{sum(clips.values()):,}",
+        )
+        for label, clips in found[:TOP_LABELS]
+    ]
+    rest = len(found) - len(counts)
+    more = (
+        f"\n\nand {rest:,} more labels: `SELECT label, split, count(*) FROM clips GROUP BY label, split`"
+        if rest > 0
+        else ""
+    )
+    return f"## What it holds\n\n{rows(('split', 'clips', 'video', 'frames', 'labels', 'subjects'), splits)}\n\n{rows(('label', *used, 'clips'), counts)}{more}"
+
+
+def _reading(dataset: Dataset) -> str:
+    first = tallies.drawn(dataset, 1)
+    clip_id = first[0] if first else "CLIP_ID"
+    entries = sorted(
+        {
+            e["name"]
+            for e in dataset.clips.select("entries").head(100).explode("entries").unnest("entries").collect().to_dicts()
+            if e["name"]
+        }
+    )
+    members = rows(
+        ("entry", "content"),
+        [
+            (f"`KEY.{entry}`", ENTRIES.get(entry, ""))
+            for entry in sorted(entries, key=lambda e: list(ENTRIES).index(e) if e in ENTRIES else 99)
+        ],
+    )
+    shards = sorted({str(shard) for (shard, _) in tallies.tally(dataset, "shard")})
+    pattern = (
+        f"shards/pose/train-{{000000..{sum('/train-' in s for s in shards) - 1:06d}}}.tar"
+        if any("/train-" in s for s in shards)
+        else (shards or ["shards/pose/*.tar"])[0]
+    )
+    return f"""## How to read it
+
+```python
+import dataengine
+
+ds = dataengine.open("PATH/TO/THIS/DATASET")            # or a url
+ds.clips.group_by("label").len().collect()              # tables are polars LazyFrames
+sample = ds.sample("{clip_id}")
+sample["keypoints"].shape                               # (people, frames, joints, 2)
+for sample in ds.samples(where="split = 'train'", shuffle_seed=0):
+    sample["keypoints"], sample["scores"]
+```
+
+Shards are plain WebDataset tar files and the tables plain Parquet:
+
+```python
+import webdataset as wds
+
+for sample in wds.WebDataset("{pattern}", shardshuffle=False).decode():
+    sample["json"]["label"], sample["keypoints.npy"]
+```
+
+{members}
+
+Joints, in order (`{dataset.manifest.get("skeleton", "posetics17")}`): {_joint_names(dataset)}."""
+
+
+def _joint_names(dataset: Dataset) -> str:
+    from dataengine.core.skeletons import skeleton
+
+    return ", ".join(skeleton(dataset.manifest.get("skeleton", "posetics17")).joints)
+
+
+def _made(dataset: Dataset, licences: Mapping[str, str]) -> str:
+    manifest = dataset.manifest
+    recipe = manifest.get("recipe", {})
+    lines = [
+        f"Recipe `{plain(recipe.get('name', 'unknown'))}`, version {recipe.get('version', '–')}; dataset fingerprint `{manifest['fingerprint']}`."
+    ]
+    if manifest.get("fusion"):
+        lines.append(f"Poses of the experts are fused joint by joint with `{plain(manifest['fusion'])}`.")
+    shares = dict(tallies.shares(dataset))
+    experts = [
+        (plain(e), percent(shares[e], 1) if e in shares else "–", plain(licences.get(e, "not stated")))
+        for e in manifest.get("experts", [])
+    ]
+    table = f"\n\n{rows(('expert', 'share of joints', 'licence of code and weights'), experts)}" if experts else ""
+    limits = [
+        (plain(n), *(number(options.get(b)) for b in ("min", "max")))
+        for n, options in sorted(manifest.get("filters", {}).items())
+    ]
+    filters = (
+        f"\n\nA clip is kept when it lies within all of these:\n\n{rows(('filter', 'min', 'max'), limits)}"
+        if limits
+        else ""
+    )
+    return f"## How it was made\n\n{' '.join(lines)}{table}{filters}"
+
+
+def _left_out(dataset: Dataset) -> str:
+    planned, found = tallies.planned(dataset), tallies.reasons(dataset)
+    cells = [
+        (plain(r["reason"]), plain(r["pass"]), f"{r['clips']:,}", plain(REASONS.get(r["reason"], ""))) for r in found
+    ]
+    kept = tallies.totals(dataset)["clips"]
+    table = f"\n\n{rows(('reason', 'pass', 'clips', 'meaning'), cells)}" if cells else ""
+    return f"## What was left out\n\nOf {planned:,} planned clips {kept:,} are here ({percent(kept, planned)}); `index/rejects` has a row for every other one.{table}"
+
+
+def _rights(dataset: Dataset) -> str:
+    found = tallies.tally(dataset, "source", "licence", "consent")
+    cells = [
+        (plain(s), plain(licence) if licence else "**unknown**", plain(consent) if consent else "not stated", f"{n:,}")
+        for s, licence, consent, n in found
+    ]
+    unknown = sum(row[-1] for row in found if row[1] is None)
+    warning = (
+        f"\n\n**The licence of {unknown:,} clips is unknown: clear their rights before publishing them.**"
+        if unknown
+        else ""
+    )
+    gone = len(dataset.tombstones())
+    taken = f"\n\n{gone:,} clips were taken down since the dataset was built; readers leave them out." if gone else ""
+    return f"## Licences and consent\n\nAs the sources state them, a clip at a time (columns `licence` and `consent` of `index/clips`).\n\n{rows(('source', 'licence', 'consent', 'clips'), cells)}{warning}{taken}"
+
+
+def _limits(dataset: Dataset) -> str:
+    experts = dataset.manifest.get("experts", [])
+    lines = [
+        "Poses are estimates, not annotations. Left and right are the likeliest thing to be wrong; a joint nobody saw is NaN.",
+        "`confidence` says how far the experts agree, not whether they are right: experts of one family err together."
+        if len(experts) > 1 else "A single expert was used, so `confidence` is 1 wherever it saw anything.",
+        "Labels are the sources' own, by way of the recipe's label table; nobody watched every clip.",
+        "Filters favour clips in which one person is large and whole; crowds, close-ups and cut-off bodies are rarer here than in the sources.",
+    ]  # fmt: skip
+    conditions, found = tallies.accuracy(dataset)
+    measured = ""
+    if found:
+        cells = [
+            (plain(e), *(f"{100 * c[k][0] / c[k][1]:.1f}" if c.get(k, (0, 0))[1] else "–" for k in conditions))
+            for e, c in found
+        ]
+        measured = f"\n\nMeasured on the rendered clips, whose joints are known exactly (PCKh@0.5, per cent):\n\n{rows(('', *conditions), cells)}"
+    return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines) + measured

@@ -1,0 +1,310 @@
+"""The numbers of the report page and the dataset card, aggregated from a dataset's tables."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dataengine.core.skeletons import Skeleton
+from dataengine.core.types import SPLITS, Float
+from dataengine.dataset.dataset import Dataset
+
+PASSES = ("plan", "fetch", "pose", "refine", "repose", "lift", "measure", "curate", "embed", "pack")
+"""Passes in the order clips go through them."""
+ALWAYS = ("fetch", "pose", "curate")
+"""Passes worth showing even where they threw nothing out."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of clips that the page draws: its column, the filter that judges it, and how to read it."""
+
+    column: str
+    filter: str | None
+    title: str
+    unit: str
+    meaning: str
+    share: bool = False
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "pose_coverage",
+        "pose_coverage",
+        "Pose coverage",
+        "share of frames",
+        "Frames that hold a pose of anybody.",
+        True,
+    ),
+    Measure(
+        "confidence_mean",
+        "confidence",
+        "Confidence",
+        "mean C",
+        "How far the experts agree on the first person; 1 is full agreement.",
+        True,
+    ),
+    Measure("jitter", "jitter", "Jitter", "body heights", "Second difference of the joints: trembling and jumps."),
+    Measure(
+        "motion", "motion", "Motion", "body heights", "Range of the joints that move most, seen from the body's middle."
+    ),
+    Measure(
+        "bone_variation",
+        "bone_variation",
+        "Bone variation",
+        "coefficient of variation",
+        "Spread of bone lengths; real bodies only foreshorten.",
+    ),
+    Measure(
+        "truncation",
+        "truncation",
+        "Truncation",
+        "share of joints",
+        "Seen joints at or beyond the picture's edge.",
+        True,
+    ),
+    Measure(
+        "expert_disagreement",
+        None,
+        "Disagreement",
+        "head-neck lengths",
+        "Mean distance of the experts to the fused joints.",
+    ),
+    Measure("num_frames", "length", "Length", "frames", "Frames of a clip."),
+)
+
+
+def planned(dataset: Dataset) -> int:
+    """How many clips were planned."""
+    counts = dataset.manifest["counts"]
+    return int(counts.get("planned", counts["clips"] + counts["rejects"]))
+
+
+def funnel(dataset: Dataset) -> list[tuple[str, int, list[tuple[str, int]]]]:
+    """(pass, clips that left it, [(reason, clips it threw out)] most first), in the order of the passes."""
+    lost = dataset.rejects.group_by("pass", "reason").len().collect().rows()
+    ran = set(dataset.manifest.get("passes", {})) & set(ALWAYS)
+    names = [p for p in PASSES if p in ran or any(row[0] == p for row in lost)] + sorted(
+        {str(row[0]) for row in lost} - set(PASSES)
+    )
+    left, steps = planned(dataset), []
+    for name in names:
+        reasons = sorted(
+            ((str(reason), int(n)) for at, reason, n in lost if at == name), key=lambda kv: (-kv[1], kv[0])
+        )
+        left -= sum(n for _, n in reasons)
+        steps.append((name, left, reasons))
+    return steps
+
+
+def reasons(dataset: Dataset, examples: int = 5) -> list[dict[str, Any]]:
+    """One row a (pass, reason), most frequent first: clips, median value, thresholds, and a few clips with their values."""
+    grouped = dataset.rejects.sort("clip_id").group_by("pass", "reason", maintain_order=True)
+    rows = grouped.agg(
+        pl.len().alias("clips"),
+        pl.col("retryable").sum().alias("retryable"),
+        pl.col("value").median().alias("median"),
+        pl.col("threshold").drop_nulls().unique().sort().head(2).alias("thresholds"),
+        pl.struct("clip_id", "value", "detail").head(examples).alias("examples"),
+    )
+    return rows.sort("clips", "reason", "pass", descending=[True, False, False]).collect().to_dicts()
+
+
+def durations() -> pl.Expr:
+    """Seconds of a clip, from its frames and its rate such as '30000/1001'."""
+    parts = pl.col("fps").str.split("/")
+    rate = parts.list.get(0).cast(pl.Float64, strict=False) / parts.list.get(1, null_on_oob=True).cast(
+        pl.Float64, strict=False
+    ).fill_null(1.0)
+    return pl.col("num_frames") / rate
+
+
+def totals(dataset: Dataset) -> dict[str, Any]:
+    """clips, frames, seconds, labels, sources, subjects, bytes, and the mean confidence, of kept clips."""
+    column = pl.col
+    return (
+        dataset.clips.select(
+            pl.len().alias("clips"),
+            column("num_frames").sum().alias("frames"),
+            durations().sum().alias("seconds"),
+            column("label").drop_nulls().n_unique().alias("labels"),
+            column("source").n_unique().alias("sources"),
+            column("video_id").n_unique().alias("videos"),
+            column("subject").drop_nulls().n_unique().alias("subjects"),
+            column("size").sum().alias("bytes"),
+            column("confidence_mean").mean().alias("confidence"),
+        )
+        .collect()
+        .to_dicts()[0]
+    )
+
+
+def splits(dataset: Dataset) -> list[dict[str, Any]]:
+    """clips, frames, seconds, labels and subjects of each split, in the order train, val, test."""
+    rows = dataset.clips.group_by("split").agg(
+        pl.len().alias("clips"),
+        pl.col("num_frames").sum().alias("frames"),
+        durations().sum().alias("seconds"),
+        pl.col("label").drop_nulls().n_unique().alias("labels"),
+        pl.col("subject").drop_nulls().n_unique().alias("subjects"),
+    )
+    order = {name: n for n, name in enumerate(SPLITS)}
+    return sorted(rows.collect().to_dicts(), key=lambda row: (order.get(row["split"], 9), str(row["split"])))
+
+
+def labels(dataset: Dataset) -> list[tuple[str | None, dict[str, int]]]:
+    """(label, clips a split), most frequent first; None for clips without a label."""
+    found: dict[str | None, dict[str, int]] = {}
+    for label, split, n in dataset.clips.group_by("label", "split").len().sort("label", "split").collect().rows():
+        found.setdefault(label, {})[str(split)] = int(n)
+    return sorted(found.items(), key=lambda kv: (-sum(kv[1].values()), kv[0] is None, str(kv[0])))
+
+
+def tally(dataset: Dataset, *columns: str) -> list[tuple[Any, ...]]:
+    """Distinct values of columns of kept clips with their number of clips, most frequent first."""
+    rows = dataset.clips.group_by(*columns).len().collect().rows()
+    return sorted(rows, key=lambda row: (-row[-1], tuple(str(v) for v in row[:-1])))
+
+
+def values(dataset: Dataset) -> dict[str, tuple[Float, Float]]:
+    """For each measure's column: its values of kept clips, and of clips rejected for it; (N,) float64 without NaN."""
+    kept = dataset.clips.select(pl.col(m.column).cast(pl.Float64) for m in MEASURES).collect()
+    out = dataset.rejects.select("reason", pl.col("value").cast(pl.Float64)).drop_nulls().collect()
+
+    def numbers(series: pl.Series) -> Float:
+        array = series.drop_nulls().to_numpy()
+        return np.asarray(array[np.isfinite(array)], np.float64)
+
+    return {
+        m.column: (numbers(kept[m.column]), numbers(out.filter(pl.col("reason") == (m.filter or ""))["value"]))
+        for m in MEASURES
+    }
+
+
+def joints(dataset: Dataset, layout: Skeleton) -> list[dict[str, Any]]:
+    """visible, score and disagreement a joint, means over kept tracks, in the layout's order."""
+    found = (
+        dataset.joints.group_by("joint")
+        .agg(pl.col("visible", "score_mean", "disagreement").mean())
+        .collect()
+        .to_dicts()
+    )
+    order = {name: n for n, name in enumerate(layout.joints)}
+    return sorted((row for row in found if row["joint"] in order), key=lambda row: order[row["joint"]])
+
+
+def people(dataset: Dataset) -> dict[str, Any]:
+    """tracks, how many were kept, and what the kept ones are like on average."""
+    kept = pl.col("kept").fill_null(True)
+    means = [
+        pl.col(name).filter(kept).mean().alias(name)
+        for name in ("coverage", "score_mean", "confidence_mean", "support_mean")
+    ]
+    return dataset.tracks.select(pl.len().alias("tracks"), kept.sum().alias("kept"), *means).collect().to_dicts()[0]
+
+
+def shares(dataset: Dataset) -> list[tuple[str, float]]:
+    """(expert, share of the joints of kept tracks it won), weighted by frames; the rest was blended of several."""
+    names = [name for name in dataset.tracks.collect_schema().names() if name.startswith("share_")]
+    weight = pl.col("num_frames").cast(pl.Float64)
+    frame = dataset.tracks.filter(pl.col("kept").fill_null(True))
+    row = (
+        frame.select((pl.col(n) * weight).sum() / weight.filter(pl.col(n).is_not_null()).sum() for n in names)
+        .collect()
+        .row(0)
+        if names
+        else ()
+    )
+    return [
+        (name.removeprefix("share_"), float(v))
+        for name, v in zip(names, row, strict=True)
+        if v is not None and np.isfinite(v)
+    ]
+
+
+def accuracy(dataset: Dataset) -> tuple[list[str], list[tuple[str, dict[str, tuple[int, int]]]]]:
+    """Conditions, and for each expert its right and all joints by condition ('all' last); nothing without exact joints."""
+    if "accuracy" not in dataset.tables:
+        return [], []
+    frame = dataset.table("accuracy").group_by("expert", "condition").agg(pl.col("num_right", "num_joints").sum())
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for expert, condition, right, count in frame.collect().rows():
+        found.setdefault(str(expert), {})[str(condition or "unnamed")] = (int(right), int(count))
+    for cells in found.values():
+        cells["all"] = (sum(r for r, _ in cells.values()), sum(n for _, n in cells.values()))
+    conditions = sorted({c for cells in found.values() for c in cells} - {"all"})
+    experts = list(dataset.manifest.get("experts", []))
+    order = [e for e in experts if e in found] + sorted(set(found) - set(experts))
+    return [*(conditions if len(conditions) > 1 else []), "all"], [(e, found[e]) for e in order]
+
+
+def edges(dataset: Dataset, rows: int = 5) -> list[tuple[str, str, list[tuple[str, str | None, float]]]]:
+    """(title, unit, [(clip_id, label, value)]): kept clips that come nearest to being thrown out."""
+    asked = (("confidence_mean", "Least agreement", "mean C", False), ("jitter", "Most jitter", "body heights", True),
+             ("bone_variation", "Most bone variation", "variation", True), ("motion", "Least motion", "body heights", False))  # fmt: skip
+    found = []
+    for column, title, unit, descending in asked:
+        frame = dataset.clips.select("clip_id", "label", column).drop_nulls(column)
+        best = frame.sort(column, "clip_id", descending=[descending, False]).head(rows).collect().rows()
+        if best:
+            found.append((title, unit, best))
+    return found
+
+
+def drawn(dataset: Dataset, wanted: int) -> list[str]:
+    """Clip ids to show: labels in turn, most frequent first, evenly spaced ids of each; no clip is picked for its looks."""
+    grouped = dataset.clips.select("label", "clip_id").sort("clip_id").group_by("label").agg("clip_id").collect().rows()
+    groups = [ids for _, ids in sorted(grouped, key=lambda row: (-len(row[1]), row[0] is None, str(row[0])))]
+    if not groups or wanted < 1:
+        return []
+    turns = -(-wanted // len(groups))
+    while turns < wanted and sum(min(len(ids), turns) for ids in groups) < wanted:
+        turns += 1
+    spread = [
+        [ids[len(ids) * (2 * n + 1) // (2 * some)] for n in range(some)]
+        for ids in groups
+        if (some := min(len(ids), turns))
+    ]
+    return [ids[turn] for turn in range(turns) for ids in spread if turn < len(ids)][:wanted]
+
+
+FRAMES = 120
+SIZE = (480, 360)
+FINE = 16
+MISSING = -32768
+
+
+def motion_data(sample: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """One clip as the page's player reads it: at most 120 frames around the middle, cropped to the people.
+
+    Positions are int16 in sixteenths of a pixel of a 480 x 360 view, -32768 where unseen, (M, T, V, 2),
+    little-endian, base64.
+    """
+    keypoints = np.asarray(sample["keypoints"], np.float64)
+    fps = float(Fraction(row["fps"]))
+    step = max(1, round(fps / 15))
+    start = max(0, (keypoints.shape[1] - FRAMES * step) // 2)
+    shown = keypoints[:, start : start + FRAMES * step : step]
+    seen = shown[np.isfinite(shown).all(-1)]
+    low, high = (
+        (np.quantile(seen, [0.01, 0.99], axis=0))
+        if len(seen)
+        else (np.zeros(2), np.array([row["width"], row["height"]], float))
+    )
+    extent = np.maximum((high - low) * 1.3, 24)
+    scale = float(min(SIZE[0] / extent[0], SIZE[1] / extent[1]))
+    corner = (low + high) / 2 - np.array(SIZE) / scale / 2
+    placed = np.clip(np.round((shown - corner) * scale * FINE), MISSING + 1, -MISSING - 1)
+    packed = np.where(np.isfinite(placed), placed, MISSING).astype("<i2")
+    frame = [float(v) for v in (-corner * scale).round(1)] + [
+        float(round(row[name] * scale, 1)) for name in ("width", "height")
+    ]
+    return {
+        "people": int(shown.shape[0]), "frames": int(shown.shape[1]), "fps": round(fps / step, 3), "start": round(start / fps, 2),
+        "picture": frame, "data": base64.b64encode(packed.tobytes()).decode(),
+    }  # fmt: skip

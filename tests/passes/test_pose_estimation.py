@@ -1,0 +1,104 @@
+"""Boxes between detections, and a calibration in a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataengine
+from dataengine.core import registry
+from dataengine.core.errors import RecipeError, WeightsError
+from dataengine.core.skeletons import COMMON, convert
+from dataengine.core.types import Float, Frames
+from dataengine.fusion.calibration import Calibration
+from dataengine.media.encode import write_video
+from dataengine.passes.pose_estimation import PoseEstimator
+from dataengine.pipeline.engine import Engine
+from dataengine.rendering import render_clip
+
+
+class Counting:
+    """The built-in detector, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.own = registry.create("detectors", "synthetic_detector")
+        self.frames = 0
+
+    def weights(self) -> dict[str, str]:
+        return {}
+
+    def load(self, device: str = "cpu") -> None:
+        pass
+
+    def detect(self, frames: Frames) -> list[Float]:
+        self.frames += len(frames)
+        found: list[Float] = self.own.detect(frames)
+        return found
+
+
+@pytest.mark.parametrize("every", [1, 4, 8])
+def test_boxes_follow_people_between_detections(every: int) -> None:
+    """Few detections cost little accuracy, and batches of any size give the same."""
+    experts = [
+        registry.create("experts", name) for name in ("synthetic_topdown", "synthetic_bottomup", "synthetic_regression")
+    ]
+    right, count = 0, 0
+    for seed in range(70, 76):
+        clip = render_clip(seed, 24, condition="clean", num_people=1)
+        detector = Counting()
+        answers = PoseEstimator(detector, every).predict(clip.frames, experts)
+        assert detector.frames == 24 // every
+        estimator, parts = PoseEstimator(Counting(), every), [[], [], []]
+        for start, stop in ((0, 5), (5, 6), (6, 17), (17, 24)):
+            for part, more in zip(parts, estimator.predict(clip.frames[start:stop], experts)):
+                part += more
+        for whole, part in zip(answers, parts):
+            assert [len(p) for p in whole] == [len(p) for p in part]
+            for a, b in zip(whole, part):
+                np.testing.assert_allclose(a.coords, b.coords, atol=0.1)
+        truth, _ = convert(clip.joints[:, 0], None, "body14", COMMON)
+        for t, poses in enumerate(answers[0]):
+            count += 13
+            if len(poses):
+                given, _ = convert(poses.coords[0], poses.scores[0], "body14", COMMON)
+                right += int((np.linalg.norm(given - truth[t], axis=-1) < 0.5 * clip.head[t, 0]).sum())
+    assert right / count > 0.7
+
+
+def videos(folder: Path) -> Path:
+    folder.mkdir()
+    for seed in (80, 81):
+        write_video(folder / f"v{seed}.mp4", iter(render_clip(seed, 24, condition="clean", num_people=1).frames), 25)
+    return folder
+
+
+def test_a_recipe_may_name_a_calibration(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(60, 1, 13, 2)) * 40 + 200 + rng.normal(size=(60, 10, 1, 1)).cumsum(1)
+    names = ["synthetic_topdown", "synthetic_bottomup", "synthetic_regression"]
+    shifts = np.array([[0, 0], [12, 0], [0, -12.0]])[:, None, None]
+    coords = [some + shifts + rng.normal(size=(3, 10, 13, 2)) * 2 for some in truth]
+    for some in coords:
+        some[rng.random(some.shape[:-1]) < 0.1] += 60  # far off, now and then
+    seen = [np.ones((10, 13), bool)] * 60
+    Calibration.fit(coords, list(truth), seen, [40.0] * 60, COMMON, names).save(tmp_path / "c.npz")
+    folder, settings = videos(tmp_path / "videos"), ["curate.filters=[]", "report.gallery=0"]
+    given = [*settings, f'pose.calibration="{tmp_path / "c.npz"}"']
+    serial = Engine(serial=True)
+    dataengine.build(
+        "posecap", {"folder": str(folder)}, tmp_path / "plain", overlay="core", overrides=settings, engine=serial
+    )
+    dataengine.build(
+        "posecap", {"folder": str(folder)}, tmp_path / "calibrated", overlay="core", overrides=given, engine=serial
+    )
+    plain, calibrated = dataengine.open(tmp_path / "plain"), dataengine.open(tmp_path / "calibrated")
+    clip_id = plain.clips.collect()["clip_id"][0]
+    away = np.linalg.norm(plain.sample(clip_id)["keypoints"] - calibrated.sample(clip_id)["keypoints"], axis=-1)
+    assert np.nanmedian(away) > 0.5
+    with pytest.raises((WeightsError, RecipeError), match=r"absent\.npz"):
+        absent = [*settings, f'pose.calibration="{tmp_path / "absent.npz"}"']
+        dataengine.build(
+            "posecap", {"folder": str(folder)}, tmp_path / "x", overlay="core", overrides=absent, engine=serial
+        )

@@ -1,0 +1,79 @@
+"""Experts whose weights are not shipped, made with local weights so that they run here; see test_contract.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataengine.core import registry
+
+
+@dataclass(frozen=True)
+class Local:
+    """How to make an expert here.
+
+    Attributes:
+        options: given a folder for its files, its options.
+        trained: whether it finds people; random weights do not.
+        modules: what must be installed.
+    """
+
+    options: Callable[[Path], dict[str, Any]]
+    trained: bool = False
+    modules: tuple[str, ...] = ()
+
+
+def _onnx(folder: Path) -> dict[str, Any]:
+    from tests.support.onnx_files import trained_heatmap
+
+    return {
+        "model": str(trained_heatmap(folder / "heatmap.onnx")),
+        "skeleton": "body14",
+        "padding": 1.15,
+        "min_mean": 0.05,
+    }
+
+
+def _random(name: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
+    def given(folder: Path) -> dict[str, Any]:
+        from tests.support.torch_setup import one_thread, random_weights
+
+        one_thread()
+        return registry.config(getattr(random_weights, name)(folder, min_score=0.0, min_mean=0.0, **options))
+
+    return given
+
+
+LOCAL: dict[str, Local] = {
+    "onnx": Local(_onnx, trained=True, modules=("onnx",)),
+    "vitpose": Local(_random("vitpose", model="plus-small"), modules=("torch", "transformers")),
+    "keypoint_rcnn": Local(
+        _random("keypoint_rcnn", width=128, height=96, proposals=40, max_people=2), modules=("torch", "torchvision")
+    ),
+    "mmpose": Local(
+        _random("mmpose", model="rtmpose-t"), modules=("torch", "mmpose", "mmcv", "mmengine", "pycocotools")
+    ),
+    "ultralytics": Local(_random("ultralytics", side=320, threshold=0.02), modules=("torch", "ultralytics")),
+}
+"""Experts by name; those that are not here are made without options."""
+
+
+def make(name: str, folder: Path) -> Any:
+    """The expert, with weights of our own; skips where its library is not installed."""
+    local = LOCAL.get(name)
+    if local is None:
+        return registry.create("experts", name)
+    absent = [module for module in local.modules if importlib.util.find_spec(module) is None]
+    if absent:
+        pytest.skip(f"{name} needs {', '.join(absent)}")
+    return registry.create("experts", name, local.options(folder))
+
+
+def is_trained(name: str) -> bool:
+    """Whether the expert that `make` makes finds people."""
+    return name not in LOCAL or LOCAL[name].trained

@@ -1,0 +1,169 @@
+"""What all formats share: choosing clips, fingerprints, and arrays as clips have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from blake3 import blake3 as Hasher
+from numpy.typing import NDArray
+
+from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.skeletons import Skeleton
+from training.data.types import Array, Clip, Numbers
+
+
+def digest(*parts: Any) -> str:
+    """A hash of texts, byte strings and arrays, in this order."""
+    hasher = Hasher()
+    for part in parts:
+        data = (
+            part
+            if isinstance(part, bytes)
+            else np.ascontiguousarray(part).tobytes()
+            if isinstance(part, np.ndarray)
+            else str(part).encode()
+        )
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return hasher.hexdigest()
+
+
+def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None) -> Numbers:
+    """Rows of a table of clips that are of the split and fulfil the SQL condition, in order, (N,) int64.
+
+    Args:
+        name: of the source, for messages.
+        facts: one row a clip; a column `split` where the source has splits.
+        split: a value of that column, or None for all.
+        where: an SQL condition over the columns, or None.
+
+    Raises:
+        TrainingError: there is no such split, the condition cannot be used, or nothing fulfils it.
+    """
+    frame = facts.with_row_index("row__")
+    if split is not None:
+        splits = sorted(set(facts["split"].drop_nulls().to_list())) if "split" in facts.columns else []
+        frame = frame.filter(pl.col("split") == split) if split in splits else frame.clear()
+        if frame.is_empty():
+            raise TrainingError(f"{name}: no clip of split {split!r}{suggestion(split, splits)}")
+    if where is not None:
+        among = len(frame)
+        try:
+            frame = (
+                pl.SQLContext(clips=frame.lazy())
+                .execute(f"SELECT * FROM clips WHERE {where}")
+                .select("row__")
+                .collect()
+            )
+        except pl.exceptions.PolarsError as error:
+            raise TrainingError(
+                f"{name}: where={where!r} cannot be used: {str(error).splitlines()[0]}; columns: {', '.join(facts.columns)}"
+            ) from None
+        if frame.is_empty():
+            raise TrainingError(f"{name}: where={where!r} matches none of {among} clips; leave it out or widen it")
+    if frame.is_empty():
+        raise TrainingError(f"{name}: it holds no clips")
+    return frame["row__"].to_numpy().astype(np.int64)
+
+
+def names_of(count: int, given: Sequence[str] | None, name: str) -> tuple[str, ...]:
+    """Class names, the numbers themselves where nobody gave names.
+
+    Raises:
+        TrainingError: there are more classes than names.
+    """
+    if given is None or not len(given):
+        return tuple(map(str, range(count)))
+    if len(given) < count:
+        raise TrainingError(f"{name}: {len(given)} label names were given, its labels go up to {count - 1}")
+    return tuple(map(str, given))
+
+
+def widened(arrays: Sequence[NDArray[Any]]) -> list[Array]:
+    """The arrays as float32; half precision ones together, since each conversion on its own costs as much as reading a clip."""
+    if not any(array.dtype == np.float16 for array in arrays):
+        return [array if array.dtype == np.float32 else array.astype(np.float32) for array in arrays]
+    import torch
+
+    halves: NDArray[Any] = np.concatenate([np.asarray(array, np.float16).reshape(-1) for array in arrays])
+    flat: Array = torch.from_numpy(halves).float().numpy()
+    found, start = [], 0
+    for array in arrays:
+        found.append(flat[start : start + array.size].reshape(array.shape))
+        start += array.size
+    return found
+
+
+def without_absent(keypoints: Array, scores: Array | None) -> tuple[Array, Array | None]:
+    """Joints at exactly zero become NaN (where scores are given: only those of score 0), people never seen are dropped.
+
+    Args:
+        keypoints: (M, T, V, C) float32, changed in place.
+        scores: (M, T, V) or None.
+
+    Returns:
+        Both, of the people with a joint seen in any frame, at least of the first.
+    """
+    gone = np.asarray((keypoints == 0).all(-1)) & np.asarray(True if scores is None else scores == 0)
+    keypoints[gone] = np.nan
+    present = np.array([bool(np.isfinite(person).all(-1).any()) for person in keypoints])
+    if not present.any():
+        present[:1] = True
+    if present.all():
+        return keypoints, scores
+    return keypoints[present], None if scores is None else scores[present]
+
+
+class Held:
+    """Base of sources whose arrays lie in memory or in one map: what is chosen of a table of clips.
+
+    Subclasses give `clip_at(row)`; rows are places in the whole file.
+
+    Args:
+        name: what it is called.
+        skeleton: the joints of its clips.
+        labels: class names.
+        facts: one row a clip, among them key, label_id and, where there are splits, split.
+        rows: the chosen ones.
+        content: what the fingerprint is of, besides the choice.
+    """
+
+    def __init__(
+        self, name: str, skeleton: Skeleton, labels: tuple[str, ...], facts: pl.DataFrame, rows: Numbers, *content: Any
+    ) -> None:
+        self.name, self.skeleton, self.labels = name, skeleton, labels
+        self.keys: Sequence[str] = facts["key"].gather(rows).to_list()
+        self.label_ids: Numbers = facts["label_id"].fill_null(-1).to_numpy().astype(np.int64)[rows]
+        self.rows = rows
+        self.fingerprint = digest(
+            skeleton.name, "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, indices: Sequence[int]) -> list[Clip]:
+        """The clips at these places, in this order."""
+        return [self.clip_at(index, int(self.rows[index])) for index in indices]
+
+    def clip_at(self, index: int, row: int) -> Clip:
+        """The clip at place `index` of the source and `row` of the file."""
+        raise NotImplementedError
+
+
+def frame_of(
+    keys: Iterable[str], label_ids: Sequence[int] | Numbers, labels: Sequence[str], more: Mapping[str, Any]
+) -> pl.DataFrame:
+    """The table of clips that conditions are about: key, label, label_id and `more`."""
+    ids = np.asarray(label_ids, np.int64)
+    texts = [labels[k] if k >= 0 else None for k in ids.tolist()]
+    return pl.DataFrame(
+        {
+            "key": pl.Series(list(keys), dtype=pl.String),
+            "label": pl.Series(texts, dtype=pl.String),
+            "label_id": ids,
+            **more,
+        }
+    )

@@ -1,0 +1,421 @@
+"""Networks as files that run without this package: ONNX, TorchScript, or weights alone.
+
+    export(run, "model.onnx")                                  # logits of motions (N, C, T, V, M)
+    export(run, "model.pt", format="torchscript", output="features")
+    metadata("model.onnx")["labels"]
+
+A file is run on random motions before it gets its name; one that does not say what the network says is removed.
+It also says what it is: joints, labels, frames, how clips were prepared, licence, and the data it was trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import dataengine
+from dataengine.core.errors import MissingExtraError, TrainingError, suggestion
+from dataengine.io.storage import staged
+from training.backbones.base import Backbone
+from training.engine import checkpoint
+from training.transforms.preprocess import Prepare
+
+if TYPE_CHECKING:
+    from training.config import Config
+
+FORMATS = ("onnx", "torchscript", "safetensors")
+OUTPUTS = ("logits", "features", "embedding")
+TOLERANCE = 1e-5
+"""Largest difference between file and network, in parts of the network's largest number."""
+FOLLOWS = 0.01
+"""Largest difference in parts of what the motions change, so that a large constant hides nothing."""
+ROUNDING = 3e-6
+"""A difference that single precision alone may make, in parts of the largest number."""
+OPSET = 17
+"""Of ONNX files: the first with layer norms."""
+FRAMES = 64
+"""T where nobody says it."""
+INPUT = "motion"
+AXES = ("batch", "channels", "time", "joints", "people")
+FREE: tuple[tuple[str, ...], ...] = (("batch", "time"), ("batch",), ())
+"""Axes that may be of any size, tried in this order: not all networks allow any number of frames."""
+SEEDS = (1, 2)
+"""Of the random motions that are compared."""
+NOTE = "metadata.json"
+"""Member of TorchScript files."""
+
+Says: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Trained(Protocol):
+    """What is exported: `training.runs.train.load_run` gives one, `Bare` is one without a run.
+
+    Attributes:
+        backbone: the network.
+        method: what it was trained with, or None.
+        config: the configuration it was trained with, or None.
+        prepare: how clips become its input, or None.
+        labels: names of its classes.
+        facts: of the checkpoint: fingerprint of the `data`, `step` and more.
+        folder: where it lies, with its results, or None.
+    """
+
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def method(self) -> nn.Module | None: ...
+    @property
+    def config(self) -> Config | None: ...
+    @property
+    def prepare(self) -> Prepare | None: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def folder(self) -> Path | None: ...
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A network that comes from no run; see `Trained`."""
+
+    backbone: Backbone
+    method: nn.Module | None = None
+    config: Config | None = None
+    prepare: Prepare | None = None
+    labels: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        dynamic: the axes that may be of any size; the others are as `metadata` says.
+        difference: the largest between file and network, in parts of the network's largest number.
+        spread: how much the motions of the check changed what the network says, in the same parts; where it is about as small
+            as `difference`, the network hardly looks at the motion, and the check can tell little.
+    """
+
+    path: Path
+    format: str
+    output: str
+    dynamic: tuple[str, ...]
+    difference: float
+    spread: float
+
+
+class Output(nn.Module):
+    """One of `OUTPUTS` of a network, as a module of its own."""
+
+    def __init__(self, run: Trained, output: str) -> None:
+        super().__init__()
+        self.inner: Any = run.method if output == "embedding" else run.backbone
+        self.output = output
+
+    def forward(self, motion: Tensor) -> Tensor:
+        if self.output == "embedding":
+            embedded: Tensor = self.inner.embed_motion(motion)
+            return embedded
+        features: Tensor = self.inner.features(motion)
+        return features if self.output == "features" else self.inner.classify(features)
+
+
+class Guard(nn.Module):
+    """A traced network that refuses what it was not traced for, which alone it would answer wrongly; sizes 0 are free."""
+
+    def __init__(self, traced: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.traced = traced
+        self.sizes = list(sizes)
+
+    def forward(self, motion: Tensor) -> Tensor:
+        sizes = motion.shape
+        right = len(sizes) == len(self.sizes)
+        for given, wanted in zip(sizes, self.sizes):
+            right = right and (wanted == 0 or given == wanted)
+        if not right:
+            raise ValueError(
+                f"the network takes motions (N, C, T, V, M) of {self.sizes}, 0 for any size; given {sizes}"
+            )
+        return self.traced(motion)  # type: ignore[no-any-return]
+
+
+def export(
+    run: Trained | Backbone,
+    path: str | os.PathLike[str],
+    format: str = "onnx",
+    frames: int | None = None,
+    output: str | None = None,
+    licence: str = "not stated",
+) -> Exported:
+    """Write a network and check what was written.
+
+    ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `prepare` says, with exactly the network's
+    C, V and M: people who are absent are zeros. Any N, and any T where the network allows it. They are made by tracing.
+    `safetensors` are the network's weights, for `load_published`.
+
+    Args:
+        run: a finished run, or a network.
+        path: the file; an older one of this name stays until the new one holds.
+        format: one of `FORMATS`.
+        frames: T of the motions that the file is made with; by default what the run was trained with, else 64.
+        output: "logits" (N, K), "features" (N, D), or "embedding", the method's motions in the space of its texts; by default
+            logits where the network has classes, else features.
+        licence: of the weights, as the file is to say.
+
+    Raises:
+        TrainingError: unknown format or output, one that the network does not have, a network that cannot be written so,
+            or a file that says something else than the network.
+        MissingExtraError: onnx is not installed.
+    """
+    run = Bare(run) if isinstance(run, Backbone) else run
+    if type(run.backbone).check is not Backbone.check:
+        raise TrainingError(
+            f"{type(run.backbone).__name__} does not take motions (N, C, T, V, M); only networks that do are exported"
+        )
+    if format not in FORMATS:
+        raise TrainingError(f"unknown format {format!r} of exported networks{suggestion(format, FORMATS)}")
+    output = _checked_output(run, format, output)
+    if frames is None:
+        frames = FRAMES if run.config is None else run.config.view.frames
+    if frames < 1:
+        raise TrainingError(f"a network is exported for 1 frame or more; given {frames}")
+    model = copy.deepcopy(Output(run, output)).float().cpu().eval().requires_grad_(False)
+    target = Path(path)
+    with torch.no_grad():
+        said = torch.cat([model(motions(run.backbone, 2, frames, seed)) for seed in SEEDS])
+    spread = float((said - said.mean(0)).abs().max() / said.abs().max().clamp(min=torch.finfo(said.dtype).tiny))
+    allowed = min(TOLERANCE, max(FOLLOWS * spread, ROUNDING))
+    with staged(target) as partial, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracing warns of every condition on sizes; whether they matter is measured
+        make = _WRITERS[format](model, run.backbone, partial, describe(run, output, frames, licence))
+        dynamic, worst = _settled(make, model, run.backbone, frames, allowed, str(target))
+    return Exported(target, format, output, dynamic, worst, spread)
+
+
+def _checked_output(run: Trained, format: str, output: str | None) -> str:
+    """Raises TrainingError where the network has no such output."""
+    output = output or ("logits" if run.backbone.num_classes else "features")
+    if output not in OUTPUTS:
+        raise TrainingError(f"unknown output {output!r} of exported networks{suggestion(output, OUTPUTS)}")
+    if output == "logits" and not run.backbone.num_classes:
+        raise TrainingError("the network has no classes, hence no logits; export features, or finetune it first")
+    if output == "embedding" and (format == "safetensors" or not hasattr(run.method, "embed_motion")):
+        raise TrainingError(
+            "an embedding is what a method such as tmor learns, in onnx or torchscript; export features"
+        )
+    return output
+
+
+def describe(run: Trained, output: str, frames: int, licence: str) -> dict[str, Any]:
+    """What a file says of itself, by key; see `metadata`."""
+    backbone, prepare = run.backbone, run.prepare
+    note: dict[str, Any] = {
+        "dataengine": dataengine.__version__,
+        "network": type(backbone).__name__,
+        "output": output,
+        "axes": list(AXES),
+        "channels": backbone.channels,
+        "frames": frames,
+        "people": backbone.people,
+        "skeleton": backbone.skeleton.name,
+        "joints": list(backbone.skeleton.joints),
+        "bones": [list(bone) for bone in backbone.skeleton.bones],
+        "labels": list(run.labels) if output == "logits" else [],
+        "width": backbone.width,
+        "licence": licence,
+        "data": run.facts.get("data"),
+        "tolerance": TOLERANCE,
+    }
+    if prepare is not None:
+        note["prepare"] = {**dataclasses.asdict(prepare), "skeleton": prepare.layout.name}
+    if run.config is not None:
+        note |= {"backbone": run.config.backbone.model_dump(), "method": run.config.method.name}
+    return note
+
+
+def motions(backbone: Backbone, clips: int, frames: int, seed: int = 0) -> Tensor:
+    """Random motions (N, C, T, V, M) float32, normal numbers; the last person of the first clip is absent where there are several."""
+    drawn = torch.Generator().manual_seed(seed)
+    made = torch.randn(clips, backbone.channels, frames, backbone.skeleton.num_joints, backbone.people, generator=drawn)
+    if backbone.people > 1:
+        made[0, ..., -1] = 0
+    return made
+
+
+def _others(frames: int, dynamic: Sequence[str]) -> list[tuple[int, int]]:
+    """(clips, frames) that a file with these free axes is tried on, beside what it was made with."""
+    tried = [(1, frames), (3, frames)] if "batch" in dynamic else []
+    return tried + ([(2, frames + 5), (1, 2 * frames), (3, max(1, frames // 2))] if "time" in dynamic else [])
+
+
+def difference(says: Says, model: Says, motion: Tensor) -> float:
+    """The largest difference of two networks on a motion, in parts of the second's largest number; infinite for other shapes."""
+    found, wanted = says(motion), model(motion)
+    if found.shape != wanted.shape or not torch.isfinite(found).all():
+        return float("inf")
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
+
+
+def _settled(
+    make: Callable[[tuple[str, ...]], Says], model: Output, backbone: Backbone, frames: int, allowed: float, name: str
+) -> tuple[tuple[str, ...], float]:
+    """The most free axes with which `make(axes)` gives what the network gives, and how far the two are apart.
+
+    Raises:
+        TrainingError: the file cannot be made, or differs on motions of the size that it was made with.
+    """
+    for dynamic in FREE:
+        try:
+            says = make(dynamic)
+            worst = max(difference(says, model, motions(backbone, 2, frames, seed)) for seed in SEEDS)
+        except Exception as error:
+            if dynamic:  # a free axis may be what it stumbled over
+                continue
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TrainingError(
+                f"{name}: {type(backbone).__name__} cannot be exported so: {reason}; try another format"
+            ) from error
+        if not worst <= allowed:
+            raise TrainingError(
+                f"{name}: removed: it differs from the network by {worst:.1e} of the largest number, {allowed:.0e} is allowed; "
+                "try another format"
+            )
+        try:
+            rest = max(
+                (difference(says, model, motions(backbone, *size)) for size in _others(frames, dynamic)), default=0.0
+            )
+        except Exception:  # the file does not take other sizes; which error says so is the runtime's affair
+            continue
+        if rest <= allowed:
+            return dynamic, max(worst, rest)
+    raise AssertionError("without free axes nothing is left to fail")
+
+
+def _onnx(model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]) -> Callable[[tuple[str, ...]], Says]:
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtraError("ONNX export", "torch") from None
+    import onnxruntime
+
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4
+    quiet.intra_op_num_threads = torch.get_num_threads()
+    places = {"batch": 0, "time": 2}
+
+    def make(dynamic: tuple[str, ...]) -> Says:
+        torch.onnx.export(
+            model,
+            (motions(backbone, 2, note["frames"]),),
+            str(partial),
+            dynamo=False,  # the other exporter needs one more package
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[model.output],
+            dynamic_axes={
+                INPUT: {places[axis]: axis for axis in dynamic},
+                model.output: {0: "batch"} if dynamic else {},
+            },
+        )
+        written = onnx.load(str(partial))
+        onnx.helper.set_model_props(written, _texts(note | {"dynamic": list(dynamic)}))
+        for node in written.graph.node:
+            node.doc_string = ""
+        onnx.save(written, str(partial))
+        session = onnxruntime.InferenceSession(str(partial), quiet, providers=["CPUExecutionProvider"])
+        return lambda motion: torch.from_numpy(session.run(None, {INPUT: motion.numpy()})[0])
+
+    return make
+
+
+def _torchscript(
+    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
+) -> Callable[[tuple[str, ...]], Says]:
+    def make(dynamic: tuple[str, ...]) -> Says:
+        example = motions(backbone, 2, note["frames"])
+        traced = torch.jit.trace(model, example, check_trace=False)
+        sizes = [0 if axis in dynamic else size for axis, size in zip(AXES, example.shape)]
+        guarded = torch.jit.script(Guard(traced, sizes))
+        torch.jit.save(guarded, str(partial), _extra_files={NOTE: json.dumps(note | {"dynamic": list(dynamic)})})
+        read: Says = torch.jit.load(str(partial))
+        return read
+
+    return make
+
+
+def _safetensors(
+    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
+) -> Callable[[tuple[str, ...]], Says]:
+    def make(dynamic: tuple[str, ...]) -> Says:
+        checkpoint.write(partial, model.inner.state_dict(), note | {"dynamic": list(dynamic)})
+        fresh = copy.deepcopy(model)
+        for tensor in fresh.state_dict().values():
+            tensor.zero_()
+        fresh.inner.load_weights(checkpoint.read(partial)[0])
+        return fresh
+
+    return make
+
+
+_WRITERS = {"onnx": _onnx, "torchscript": _torchscript, "safetensors": _safetensors}
+
+
+def _texts(note: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in note.items()}
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an exported file says of itself.
+
+    Returns:
+        dataengine (version), network, output, axes, dynamic (axes of any size), channels, frames, people, skeleton, joints,
+        bones, labels (of logits), width (of features), licence, data (fingerprint of what it was trained on, or None),
+        tolerance; of runs also prepare (see `training.transforms.preprocess.Prepare`), backbone (name and options) and method. In ONNX
+        files each is JSON under its name among the metadata, in TorchScript files all are in `extra/metadata.json`.
+
+    Raises:
+        TrainingError: it is no file that `export` wrote.
+    """
+    file = Path(path)
+    try:
+        head = file.open("rb").read(2)
+        if head == b"PK":
+            with zipfile.ZipFile(file) as members:
+                name = next(member for member in members.namelist() if member.endswith(f"/extra/{NOTE}"))
+                found: dict[str, Any] = json.loads(members.read(name))
+                return found
+        if file.suffix == ".safetensors":
+            return checkpoint.read(file)[1]
+        import onnxruntime
+
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 4
+        texts = (
+            onnxruntime.InferenceSession(str(file), quiet, providers=["CPUExecutionProvider"])
+            .get_modelmeta()
+            .custom_metadata_map
+        )
+        if not texts:
+            raise ValueError("it has no metadata")
+        return {name: json.loads(text) for name, text in texts.items()}
+    except TrainingError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"{file}: no network that was exported from here: {reason}") from error

@@ -1,0 +1,372 @@
+"""The model card: a README.md that says what a network is, what it learnt from, how well it does, and how to load it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomli_w
+
+import dataengine
+from dataengine.core.errors import DataEngineError, TrainingError
+from dataengine.core.markdown import plain, rows
+from dataengine.core.skeletons import SKELETONS
+from dataengine.dataset.dataset import open as open_dataset
+from dataengine.io.storage import write_durably
+from training import registry
+from training.config import Config
+from training.data.formats import format_of
+from training.evaluate.confidence_intervals import Interval
+from training.evaluate.result import Result, table
+from training.runs.export import FRAMES, Trained, metadata
+from training.transforms.preprocess import Prepare
+
+LICENCES = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nd-4.0",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "mpl-2.0",
+        "openrail",
+        "unlicense",
+        "unknown",
+    ]
+)
+"""Names that the front matter of a model hub knows; others are called "other" there and given by name."""
+SUFFIXES = {".onnx": "onnx", ".pt": "torchscript", ".safetensors": "safetensors"}
+OURS = "library_name: dataengine"
+"""The line of the front matter that tells our cards from other people's README.md."""
+SHOWN = 60
+"""Labels that are listed; the files themselves hold all."""
+
+
+def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None) -> Path:
+    """Write a model card beside exported files.
+
+    Nothing that depends on the time or on where things lie is written: equal runs and datasets give equal cards.
+
+    Args:
+        run: a finished run; what was measured of it lies in its folder.
+        path: the exported file that the card is put beside, or the folder of several.
+        licence: of the weights; it is stated, never guessed.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        TrainingError: the run does not say its configuration, or a README.md that is no card of ours lies there.
+    """
+    if run.config is None:
+        raise TrainingError(
+            "a card says how a network was trained, which this run does not; give one of training.runs.train.load_run"
+        )
+    given = Path(path)
+    beside = given if given.is_dir() or not given.suffix else given.parent
+    target = beside / "README.md"
+    if target.exists() and OURS not in target.read_text(encoding="utf-8", errors="replace"):
+        raise TrainingError(
+            f"{target} is there and is no model card of dataengine; export into another folder, or move it away"
+        )
+    found = {} if run.folder is None else results(run.folder)
+    parts = [
+        _front(run, licence),
+        f"# {run.config.run.name}",
+        _about(run, run.config),
+        _loading(run, run.config, beside),
+        _data(run, run.config),
+        _results(found),
+        f"## Configuration\n\n```toml\n{tomli_w.dumps(_without_places(run.config))}```",
+        _limits(run),
+        _licence(licence),
+    ]
+    write_durably(target, ("\n\n".join(parts) + "\n").encode())
+    return target
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of one file, and the names of the datasets that they were measured on, where it says them."""
+
+    results: tuple[Result, ...]
+    data: tuple[str, ...]
+
+
+def results(folder: Path) -> dict[str, Measured]:
+    """What was measured of a run, by relative path: JSON files of one result, or with `results`; others are passed over."""
+    found = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+            many = tuple(map(_result, given.get("results", [given])))
+            if many:
+                found[path.relative_to(folder).as_posix()] = Measured(
+                    many, tuple(_name(place) for place in given.get("data", ()))
+                )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, TrainingError):
+            continue
+    return found
+
+
+def _result(given: Mapping[str, Any]) -> Result:
+    interval = None if given["interval"] is None else Interval(**given["interval"])
+    return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
+
+
+def _front(run: Trained, licence: str | None) -> str:
+    """YAML that model hubs read; JSON texts are YAML."""
+    name = "unknown" if licence is None else licence.lower()
+    lines = [f"license: {name if name in LICENCES else 'other'}"]
+    if name not in LICENCES:
+        lines.append(f"license_name: {json.dumps(re.sub(r'[^a-z0-9.]+', '-', name).strip('-') or 'other')}")
+        lines.append("license_link: README.md")
+    lines += [OURS, f"pipeline_tag: {'other' if run.backbone.num_classes else 'feature-extraction'}", "tags:"]
+    task = ["skeleton-based-action-recognition"] if run.backbone.num_classes else ["motion-representation"]
+    named = run.config.backbone.name if run.config is not None else type(run.backbone).__name__.lower()
+    lines += [f"- {json.dumps(tag)}" for tag in ("human-motion", "skeleton", *task, named)]
+    return "---\n" + "\n".join(lines) + "\n---"
+
+
+def _about(run: Trained, config: Config) -> str:
+    backbone = run.backbone
+    count = sum(p.numel() for p in backbone.parameters())
+    classes = f" and {backbone.num_classes:,} classes" if backbone.num_classes else ""
+    network, method = (inspect.getdoc(registry.find(kind, name)) for kind, name in _names(config))
+    layout = backbone.skeleton
+    steps = f" in {run.facts['step']:,} steps" if "step" in run.facts else ""
+    unfinished = "" if run.facts.get("done", True) else " **Training was not finished.**"
+    what = (
+        f"A network `{config.backbone.name}` ({count:,} parameters) for {layout.num_joints} joints of up to {backbone.people} people: "
+        f"{backbone.width} features{classes} of a motion. {_first(network)}\n\n"
+        f"Learnt with the method `{config.method.name}`{steps}.{unfinished} {_first(method)}\n\n"
+        f"Joints, in order (`{plain(layout.name)}`): {', '.join(map(plain, layout.joints))}."
+    )
+    labels = [plain(label) for label in run.labels] if backbone.num_classes else []
+    rest = f", and {len(labels) - SHOWN:,} more, in the files' metadata" if len(labels) > SHOWN else ""
+    return what + (f"\n\nClasses, in order: {', '.join(labels[:SHOWN])}{rest}." if labels else "")
+
+
+def _names(config: Config) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("backbones", config.backbone.name), ("methods", config.method.name)
+
+
+def _first(text: str | None) -> str:
+    """The first sentence of a docstring."""
+    line = " ".join((text or "").split("\n\n")[0].split())
+    return plain(re.split(r"(?<=[.:])\s", line)[0]).removesuffix(":")
+
+
+def _loading(run: Trained, config: Config, beside: Path) -> str:
+    backbone = run.backbone
+    frames = config.view.frames if config is not None else FRAMES
+    shape = f"(1, {backbone.channels}, {frames}, {backbone.skeleton.num_joints}, {backbone.people})"
+    files = _files(beside)
+    onnx = next((name for name, note in files.items() if name.endswith(".onnx")), "model.onnx")
+    output = files.get(onnx, {}).get("output", "logits" if backbone.num_classes else "features")
+    weights = next(
+        (name for name, note in files.items() if name.endswith(".safetensors") and "output" in note),
+        "model.safetensors",
+    )
+    listed = [
+        (f"`{plain(name)}`", note["output"], ", ".join(note.get("dynamic", ())) or "none")
+        for name, note in files.items()
+        if "output" in note
+    ]
+    table = f"{rows(('file', 'gives', 'axes of any size'), listed)}\n\n" if listed else ""
+    answer = f'about["labels"][{output}[0].argmax()]' if output == "logits" else f"{output}.shape"
+    return f"""## How to load it
+
+{table}Input are motions (N, C, T, V, M) float32: clips, coordinates, frames, joints, people; absent people are zeros.
+
+```python
+import json
+import numpy as np
+import onnxruntime as ort
+
+session = ort.InferenceSession("{onnx}", providers=["CPUExecutionProvider"])
+about = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}}
+motion = np.zeros({shape}, np.float32)
+{output} = session.run(None, {{"motion": motion}})[0]
+{answer}
+```
+
+In PyTorch, with clips prepared as they were for training:
+
+```python
+import numpy as np
+from training import create_backbone
+from training.transforms.preprocess import Prepare
+from training.transforms.view import View
+
+network = {_made(run, config)}.eval()
+network.load_published("{weights}")
+prepare = {_prepared(run.prepare)}
+joints = View({frames}, "none", score=prepare.score)(prepare.joints(clip), np.random.default_rng(0))   # clip: training.data.types.Clip
+motion = prepare.finish(joints)   # (M, T, V, C)
+```"""
+
+
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Metadata of the exported files of a folder, by name; files of others are passed over."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in SUFFIXES:
+            try:
+                found[path.name] = metadata(path)
+            except TrainingError:
+                continue
+    return found
+
+
+def _made(run: Trained, config: Config) -> str:
+    """The call that makes the network without its weights."""
+    backbone = run.backbone
+    allowed = registry.options(registry.find("backbones", config.backbone.name))
+    options = config.backbone.options | ({"people": backbone.people} if "people" in allowed else {})
+    changed = {name: value for name, value in options.items() if json.dumps(value) != json.dumps(allowed[name].default)}
+    more = "".join(f", {name}={value!r}" for name, value in changed.items())
+    layout = backbone.skeleton.name if backbone.skeleton.name in SKELETONS else "..."
+    return f'create_backbone("{config.backbone.name}", {backbone.num_classes}, "{layout}", {backbone.channels}{more})'
+
+
+def _prepared(prepare: Prepare | None) -> str:
+    if prepare is None:
+        return "Prepare(...)   # the run does not say how"
+    own = {name: getattr(prepare, name) for name in inspect.signature(Prepare).parameters if name != "skeleton"}
+    changed = [
+        f"{name}={value!r}"
+        for name, value in own.items()
+        if value != inspect.signature(Prepare).parameters[name].default
+    ]
+    return f"Prepare({', '.join([repr(prepare.layout.name), *changed])})"
+
+
+def _data(run: Trained, config: Config) -> str:
+    """What it learnt from, as the datasets themselves say it."""
+    chosen = [f"split `{plain(config.data.split)}`"] if config.data.split else []
+    chosen += [f"where `{plain(config.data.where)}`"] if config.data.where else []
+    described = [_dataset(place, config.data.split or None, config.data.where) for place in config.data.train]
+    cells = [(plain(_name(place)), *about) for place, (about, _) in zip(config.data.train, described)]
+    licences: Counter[tuple[str, str]] = Counter()
+    for _, counts in described:
+        licences.update(counts)
+    lines = [
+        f"## Data\n\nFingerprint of all that it was trained on: `{run.facts.get('data', 'not known')}`"
+        + (f" ({', '.join(chosen)})." if chosen else "."),
+        rows(("dataset", "format", "clips", "fingerprint"), cells),
+    ]
+    if licences:
+        lines.append("Licences and consent of these clips, as the index of the datasets states them:")
+        lines.append(
+            rows(
+                ("licence", "consent", "clips"), [(*map(plain, pair), f"{n:,}") for pair, n in sorted(licences.items())]
+            )
+        )
+    if len(described) > sum(bool(counts) for _, counts in described):
+        lines.append("**Datasets without an index do not state their licences: ask whoever published them.**")
+    if any(pair[0] == "unknown" for pair in licences):
+        lines.append(
+            "**The licence of some clips is unknown: clear their rights before publishing what was learnt from them.**"
+        )
+    return "\n\n".join(lines)
+
+
+def _dataset(
+    place: str, split: str | None, where: str | None
+) -> tuple[tuple[str, str, str], Mapping[tuple[str, str], int]]:
+    """(format, clips, fingerprint) of a dataset and how many clips have each licence and consent."""
+    try:
+        kind = format_of(place)
+        if kind != "built":
+            return (kind, "not counted", "in the fingerprint above"), {}
+        dataset = open_dataset(place)
+        frame = dataset.clips if split is None else dataset.clips.filter(pl.col("split") == split)
+        if where is not None:
+            frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
+        counts = frame.group_by("licence", "consent").len().collect().rows()
+    except (DataEngineError, pl.exceptions.PolarsError):
+        return ("not found when the card was written", "–", "in the fingerprint above"), {}
+    known = Counter({(licence or "unknown", consent or "not stated"): number for licence, consent, number in counts})
+    return (kind, f"{sum(known.values()):,}", f"`{dataset.manifest['fingerprint']}`"), known
+
+
+def _name(place: str) -> str:
+    """The last parts of a path or url that name a dataset, without where it lies."""
+    parts = [part for part in place.rstrip("/").split("/") if part not in ("", ".", "..")]
+    return parts[-2] if len(parts) > 1 and parts[-1] == "dataset" else parts[-1] if parts else place
+
+
+def _without_places(config: Config) -> dict[str, Any]:
+    """The configuration's tables, with datasets and files by name only."""
+    tables = config.to_toml()
+    data = {
+        key: [_name(place) for place in value] if key in ("train", "val") else value
+        for key, value in tables["data"].items()
+    }
+    found: dict[str, Any] = _named(tables | {"data": data})
+    return found
+
+
+def _named(value: Any) -> Any:
+    """Tables with the names of files in place of where they lie on this machine."""
+    if isinstance(value, Mapping):
+        return {key: _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return _name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _results(found: Mapping[str, Measured]) -> str:
+    if not found:
+        return "## Results\n\nNone were measured: judge it on data of your own before you rely on it."
+    parts = []
+    for name, measured in found.items():
+        where = f", on {', '.join(map(plain, dict.fromkeys(measured.data)))}" if measured.data else ""
+        parts.append(f"From `{plain(name)}`{where}:\n\n{table(measured.results)}")
+    more = "Floors are what a figure must be compared with; intervals are named by how they were found."
+    return "\n".join(["## Results\n", *parts, more])
+
+
+def _limits(run: Trained) -> str:
+    classes = run.backbone.num_classes
+    lines = [
+        "It sees joints, not pictures: objects, faces and hands that the joints do not show cannot be told apart by it.",
+        "Its input comes from pose estimates; people who are estimated worse (far away, cut off, covered, dressed unusually) are judged worse.",
+        "Figures hold for data like that of the results above. Other cameras, frame rates and joint layouts must be measured anew.",
+        f"It always names one of its {classes:,} classes, also for motions that are none of them." if classes
+        else "Its features say how motions resemble each other, not what they mean.",
+        "It must not be used to identify people, nor for decisions about them.",
+        "Clips that are taken down from a dataset after training are still in the weights: train again without them.",
+    ]  # fmt: skip
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _licence(licence: str | None) -> str:
+    stated = (
+        "The licence of these weights is **not stated**: they may not be used until whoever trained them says how."
+        if licence is None
+        else f"The weights are given under {plain(licence)}."
+    )
+    return (
+        f"## Licence\n\n{stated} The program that made and loads them, dataengine {dataengine.__version__}, is under Apache-2.0. "
+        "The rights in the clips, listed under Data, are their owners' and not changed by either."
+    )

@@ -1,0 +1,1 @@
+"""What is done to a clip before a network sees it."""

@@ -1,0 +1,253 @@
+"""Changes to where the joints of a clip are: functions from (array, rng, options) to a new array.
+
+A clip here is prepared: (M, T, V, C) float32 without NaN, absent people and frames zero, which they
+stay. Functions that move the whole body are also there as matrices, so that many become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataengine.core.skeletons import Skeleton
+from training.data.types import Array
+
+Matrix = NDArray[np.float64]
+"""(A + 1, A + 1): a point (x, y[, z], 1) of A coordinates is multiplied from the left."""
+
+
+def _matrix(linear: Any, move: Any = 0.0) -> Matrix:
+    axes = len(linear)
+    out = np.eye(axes + 1)
+    out[:axes, :axes] = linear
+    out[:axes, axes] = move
+    return out
+
+
+def within(name: str, value: float, most: float = np.inf) -> float:
+    """The value.
+
+    Raises:
+        ValueError: it is not in [0, most].
+    """
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} must lie in [0, {most:g}]; given {value!r}")
+    return value
+
+
+def rotation(rng: np.random.Generator, axes: int, degrees: float | Sequence[float]) -> Matrix:
+    """Turn about the origin by an angle uniform in [-degrees, degrees].
+
+    In space about x, then y, then z by angles of three ranges; one number is a range about y, the upright axis.
+    """
+    if axes == 2:
+        if not np.isscalar(degrees):
+            raise ValueError(f"degrees must be one number where there are two axes; given {degrees!r}")
+        return _turn(float(np.deg2rad(degrees)) * rng.uniform(-1, 1), 0, 1, 2)
+    ranges = (0.0, degrees, 0.0) if np.isscalar(degrees) else tuple(degrees)  # type: ignore[arg-type]
+    if len(ranges) != 3:
+        raise ValueError(f"degrees must be one number or three, about x, y and z; given {degrees!r}")
+    x, y, z = np.deg2rad(ranges) * rng.uniform(-1, 1, 3)  # type: ignore[arg-type]
+    return _turn(z, 0, 1, 3) @ _turn(y, 2, 0, 3) @ _turn(x, 1, 2, 3)
+
+
+def _turn(angle: float, first: int, second: int, axes: int) -> Matrix:
+    """A turn from the first towards the second axis."""
+    out = np.eye(axes + 1)
+    out[first, first] = out[second, second] = np.cos(angle)
+    out[second, first] = np.sin(angle)
+    out[first, second] = -out[second, first]
+    return out
+
+
+def scaling(rng: np.random.Generator, axes: int, range: float) -> Matrix:
+    """Larger or smaller by one factor uniform in [1 - range, 1 + range]."""
+    return _matrix(np.eye(axes) * (1 + within("range", range, 1) * rng.uniform(-1, 1)))
+
+
+def stretching(rng: np.random.Generator, axes: int, range: float) -> Matrix:
+    """A factor uniform in [1 - range, 1 + range] for each axis."""
+    return _matrix(np.diag(1 + within("range", range, 1) * rng.uniform(-1, 1, axes)))
+
+
+def shifting(rng: np.random.Generator, axes: int, range: float) -> Matrix:
+    """Moved by a distance uniform in [-range, range] along each axis."""
+    return _matrix(np.eye(axes), within("range", range) * rng.uniform(-1, 1, axes))
+
+
+def shearing(rng: np.random.Generator, axes: int, range: float) -> Matrix:
+    """Each axis gets a share uniform in [-range, range] of each other one (AimCLR, Guo et al. 2022, section 3.2)."""
+    linear = within("range", range) * rng.uniform(-1, 1, (axes, axes))
+    np.fill_diagonal(linear, 1)
+    return _matrix(linear)
+
+
+def transform(array: Array, matrix: Matrix) -> Array:
+    """Apply a matrix to all points; channels beyond its axes stay, frames of a person that are zero stay zero.
+
+    Args:
+        array: (M, T, V, C).
+        matrix: (A + 1, A + 1), A <= C.
+
+    Returns:
+        (M, T, V, C) of the dtype given.
+    """
+    axes = len(matrix) - 1
+    linear, move = matrix[:axes, :axes].T.astype(array.dtype), matrix[:axes, axes].astype(array.dtype)
+    points = array if axes == array.shape[-1] else array[..., :axes]
+    moved = (points.reshape(-1, axes) @ linear).reshape(points.shape)
+    if move.any():
+        moved += move
+        empty = _empty(points)
+        if empty is not None:
+            moved[empty] = 0
+    if points is array:
+        return moved
+    out = array.copy()
+    out[..., :axes] = moved
+    return out
+
+
+def _empty(points: Array) -> Any:
+    """(M, T) where a person's frame is zero, or None where no frame is."""
+    empty = ~points.reshape(*points.shape[:2], -1).any(-1)
+    return empty if empty.any() else None
+
+
+def rotate(array: Array, rng: np.random.Generator, degrees: float | Sequence[float]) -> Array:
+    """See `rotation`; all channels are coordinates."""
+    return transform(array, rotation(rng, array.shape[-1], degrees))
+
+
+def scale(array: Array, rng: np.random.Generator, range: float) -> Array:
+    """See `scaling`; all channels are coordinates."""
+    return transform(array, scaling(rng, array.shape[-1], range))
+
+
+def stretch(array: Array, rng: np.random.Generator, range: float) -> Array:
+    """See `stretching`; all channels are coordinates."""
+    return transform(array, stretching(rng, array.shape[-1], range))
+
+
+def shift(array: Array, rng: np.random.Generator, range: float) -> Array:
+    """See `shifting`; all channels are coordinates."""
+    return transform(array, shifting(rng, array.shape[-1], range))
+
+
+def shear(array: Array, rng: np.random.Generator, range: float) -> Array:
+    """See `shearing`; all channels are coordinates."""
+    return transform(array, shearing(rng, array.shape[-1], range))
+
+
+def mirror(rng: np.random.Generator | None, axes: int, width: float = 0.0) -> Matrix:
+    """x becomes width - x."""
+    return _matrix(np.diag([-1.0] + [1.0] * (axes - 1)), [width] + [0.0] * (axes - 1))
+
+
+def flip(array: Array, skeleton: Skeleton, width: float = 0.0, axes: int | None = None) -> Array:
+    """The mirrored body: left and right joints change names, x becomes width - x (0: about the origin)."""
+    return transform(array[:, :, list(skeleton.flip)], mirror(None, axes or array.shape[-1], width))
+
+
+def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
+    """z becomes -z, and joints keep their names: how an estimator that takes a back for a front sees a body that faces the z axis.
+
+    Raises:
+        ValueError: there are but two coordinates.
+    """
+    if axes < 3:
+        raise ValueError("turns depth round, which joints in a picture have none of")
+    return _matrix(np.diag([1.0, 1.0, -1.0]), [0.0, 0.0, 0.0])
+
+
+def mask_joints(array: Array, rng: np.random.Generator, share: float = 0.05, frames: bool = False) -> Array:
+    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every frame anew."""
+    people, total, joints, _ = array.shape
+    hidden = rng.random((people, total if frames else 1, joints, 1)) < within("share", share, 1)
+    return np.where(hidden, array.dtype.type(0), array)
+
+
+def mask_axis(array: Array, rng: np.random.Generator, axes: int | None = None) -> Array:
+    """One coordinate axis becomes zero (AimCLR, section 3.2)."""
+    out = array.copy()
+    out[..., int(rng.random() * (axes or array.shape[-1]))] = 0
+    return out
+
+
+def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int | None = None) -> Array:
+    """Independent normal noise on every coordinate of people who are there."""
+    axes = axes or array.shape[-1]
+    points = array[..., :axes]
+    added = rng.standard_normal(points.shape, dtype=np.float32)
+    added *= within("sigma", sigma)
+    empty = _empty(points)
+    if empty is not None:
+        added[empty] = 0
+    out = array.copy()
+    out[..., :axes] += added
+    return out
+
+
+def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 2.0)) -> Array:
+    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum to 1 at the ends."""
+    low, high = sigma
+    if not 0 < low <= high:
+        raise ValueError(f"sigma must be two widths, 0 < low <= high; given {sigma!r}")
+    width = low + (high - low) * rng.random()
+    people, total = array.shape[:2]
+    apart = np.arange(total) - np.arange(total)[:, None]
+    weights = np.exp(-0.5 * (apart / width) ** 2)
+    weights /= weights.sum(1, keepdims=True)
+    smooth: Array = (weights.astype(array.dtype) @ array.reshape(people, total, -1)).reshape(array.shape)
+    return smooth
+
+
+def drop_frames(array: Array, rng: np.random.Generator, share: float = 0.135) -> Array:
+    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the frames."""
+    out = array.copy()
+    out[:, rng.random(array.shape[1]) < within("share", share, 1)] = 0
+    return out
+
+
+def wander(
+    array: Array,
+    rng: np.random.Generator,
+    degrees: Sequence[float] = (-10.0, -5.0, 0.0, 5.0, 10.0),
+    scales: Sequence[float] = (0.9, 1.0, 1.1),
+    shifts: Sequence[float] = (-0.2, -0.1, 0.0, 0.1, 0.2),
+    nodes: int = 1,
+) -> Array:
+    """Turned, scaled and shifted by amounts that change linearly between points in time: ST-GCN's and UNIK's random move
+    (feeders/tools.py @ bf39968), on the first two axes.
+
+    Args:
+        array: (M, T, V, C), C >= 2.
+        rng: draws one of the values at each point.
+        degrees: angles to choose from.
+        scales: factors to choose from.
+        shifts: distances to choose from.
+        nodes: number of stretches between points.
+    """
+    values = (degrees, scales, shifts, shifts)
+    return move(array, *(np.asarray(v)[(rng.random(nodes + 1) * len(v)).astype(int)] for v in values))
+
+
+def move(array: Array, degrees: Array, scales: Array, across: Array, down: Array) -> Array:
+    """`wander` with given values (nodes + 1,) at the points; each stretch reaches its end value at its last frame."""
+    total, nodes = array.shape[1], len(degrees) - 1
+    begins = np.append(np.arange(nodes) * total / nodes, total).round().astype(int)
+    angle, size, x, y = (
+        np.concatenate([np.linspace(v[n], v[n + 1], begins[n + 1] - begins[n]) for n in range(nodes)])
+        for v in (np.deg2rad(degrees), scales, across, down)
+    )
+    turn = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = np.einsum("abt,mtvb->mtva", turn, array[..., :2]) + np.stack([x, y], -1)[:, None]
+    empty = _empty(array)
+    if empty is not None:
+        moved[empty] = 0
+    out = array.copy()
+    out[..., :2] = moved
+    return out

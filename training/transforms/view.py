@@ -1,0 +1,241 @@
+"""Views of a clip: what training changes at random and must not matter.
+
+A `View` is a list of named steps: on time (`training.transforms.temporal`), on the whole body and on single
+joints (`training.transforms.spatial`). It reads the clip once at the frames that the steps on time leave, and
+makes one matrix of all successive steps that move the body.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.skeletons import Skeleton
+from dataengine.core.skeletons import skeleton as layout
+from training.data.types import Array
+from training.transforms import spatial as augment
+from training.transforms import temporal as time
+
+_CUT, _TAKE, _ORDER, _AFFINE, _POINT = range(5)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of step: when it comes, its function, by what chance unless said."""
+
+    phase: int
+    function: Any
+    chance: float = 1.0
+
+    def options(self) -> set[str]:
+        """What a step may say beside its name; the rest of the function's parameters is filled in."""
+        filled = {"positions", "array", "rng", "axes"} | ({"frames"} if self.phase < _AFFINE else set())
+        return (set(inspect.signature(self.function).parameters) - filled) | {"chance"}
+
+
+STEPS: dict[str, _Kind] = {
+    "crop": _Kind(_CUT, time.crop),
+    "resample": _Kind(_TAKE, time.resample),
+    "pad": _Kind(_TAKE, time.pad),
+    "speed": _Kind(_TAKE, time.speed),
+    "choose": _Kind(_TAKE, time.choose),
+    "uniform": _Kind(_TAKE, time.spread),
+    "shuffle": _Kind(_ORDER, time.shuffle),
+    "segments": _Kind(_ORDER, time.segments),
+    "reverse": _Kind(_ORDER, time.reverse, 0.5),
+    "disorder": _Kind(_ORDER, time.disorder),
+    "rotate": _Kind(_AFFINE, augment.rotation),
+    "scale": _Kind(_AFFINE, augment.scaling),
+    "stretch": _Kind(_AFFINE, augment.stretching),
+    "shift": _Kind(_AFFINE, augment.shifting),
+    "shear": _Kind(_AFFINE, augment.shearing),
+    "flip": _Kind(_AFFINE, augment.mirror, 0.5),
+    "invert_depth": _Kind(_AFFINE, augment.depth, 0.5),
+    "mask_joints": _Kind(_POINT, augment.mask_joints),
+    "mask_axis": _Kind(_POINT, augment.mask_axis, 0.5),
+    "noise": _Kind(_POINT, augment.noise),
+    "blur": _Kind(_POINT, augment.blur, 0.5),
+    "drop_frames": _Kind(_POINT, augment.drop_frames),
+    "wander": _Kind(_POINT, augment.wander),
+}
+"""Every step by name."""
+
+_WEAK = ({"name": "crop", "min": 0.5}, {"name": "scale", "range": 0.1}, {"name": "shift", "range": 0.1})
+_STRONG = (
+    {"name": "crop", "min": 0.4},
+    {"name": "flip"},
+    {"name": "scale", "range": 0.2},
+    {"name": "stretch", "range": 0.2},
+    {"name": "shear", "range": 0.3},
+    {"name": "noise", "sigma": 0.03},
+    {"name": "mask_joints", "share": 0.05},
+)
+PRESETS: dict[str, dict[int, tuple[Mapping[str, Any], ...]]] = {
+    "none": {2: (), 3: ()},
+    "weak": {2: (*_WEAK, {"name": "rotate", "degrees": 15}), 3: (*_WEAK, {"name": "rotate", "degrees": (10, 30, 10)})},
+    "strong": {
+        2: (*_STRONG, {"name": "rotate", "degrees": 30}),
+        3: (*_STRONG, {"name": "rotate", "degrees": (15, 60, 10)}),
+    },
+}
+"""Steps by name and number of coordinate axes. Distances are in the unit of the prepared clip (the body's size where it was
+normalised to that)."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step ready to be applied."""
+
+    phase: int
+    function: Any
+    chance: float
+    mirrors: bool
+
+
+_Plan = tuple[tuple[_Step, ...], tuple[_Step, ...]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A random view of a clip, a fixed number of frames long. Can be pickled; the same generator state gives the same view.
+
+    Steps on time come first, whatever their place among the others: crop, then one way to take frames (resample unless another is
+    named), then those that change their order. The other steps keep their order.
+
+    Attributes:
+        frames: T of the result.
+        steps: the steps, each a table with `name`, its options and `chance`; or the name of a preset (none, weak, strong).
+        skeleton: whose left and right joints `flip` exchanges; a layout or its name.
+        score: whether the last channel is a score, which steps on coordinates leave alone.
+
+    Raises:
+        TrainingError: unknown preset, step or option, a value that a step refuses, or a flip without a skeleton.
+    """
+
+    frames: int = 64
+    steps: str | Sequence[Mapping[str, Any]] = "weak"
+    skeleton: Skeleton | str | None = None
+    score: bool = False
+    _flip: Any = field(init=False, repr=False, compare=False)
+    _plans: dict[int, _Plan | TrainingError] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise TrainingError(f"a view has at least 1 frame; given {self.frames}")
+        if isinstance(self.steps, str) and self.steps not in PRESETS:
+            raise TrainingError(f"unknown view {self.steps!r}{suggestion(self.steps, PRESETS)}")
+        if not isinstance(self.steps, str):
+            object.__setattr__(self, "steps", tuple(dict(step) for step in self.steps))
+        if isinstance(self.skeleton, str):
+            object.__setattr__(self, "skeleton", layout(self.skeleton))
+        joints = [] if self.skeleton is None else list(self.skeleton.flip)  # type: ignore[union-attr]
+        object.__setattr__(self, "_flip", np.array(joints, dtype=np.int64))
+        object.__setattr__(self, "_plans", self._compile())
+
+    def _compile(self) -> dict[int, _Plan | TrainingError]:
+        """A plan for two and for three coordinates, or why there is none; at least one there must be."""
+        plans: dict[int, _Plan | TrainingError] = {}
+        for axes in (2, 3):
+            try:
+                plans[axes] = self._plan(axes)
+            except TrainingError as error:
+                plans[axes] = error
+        if isinstance(plans[2], TrainingError) and isinstance(plans[3], TrainingError):
+            raise plans[2]
+        return plans
+
+    def _plan(self, axes: int) -> _Plan:
+        steps = PRESETS[self.steps][axes] if isinstance(self.steps, str) else self.steps
+        compiled = [self._step(n, step, axes) for n, step in enumerate(steps)]
+        if sum(step.phase == _TAKE for step in compiled) > 1:
+            raise TrainingError(f"a view takes its frames in one way; given {[str(step['name']) for step in steps]}")
+        if not any(step.phase == _TAKE for step in compiled):
+            compiled.append(_Step(_TAKE, partial(time.resample, frames=self.frames), 1.0, False))
+        return tuple(sorted((s for s in compiled if s.phase < _AFFINE), key=lambda s: s.phase)), tuple(
+            s for s in compiled if s.phase >= _AFFINE
+        )
+
+    def _step(self, number: int, given: Mapping[str, Any], axes: int) -> _Step:
+        """One step, its options checked by name and tried on zeros.
+
+        Raises:
+            TrainingError: as the class.
+        """
+        options = dict(given)
+        name = options.pop("name", None)
+        if name not in STEPS:
+            raise TrainingError(f"unknown step {name!r} of a view, number {number + 1}{suggestion(str(name), STEPS)}")
+        kind = STEPS[name]
+        for key in options:
+            if key not in kind.options():
+                raise TrainingError(f"step {name} of a view has no option {key!r}{suggestion(key, kind.options())}")
+        if name == "flip" and self.skeleton is None:
+            raise TrainingError("step flip exchanges left and right joints: give the view its skeleton")
+        wants = inspect.signature(kind.function).parameters
+        chance = options.pop("chance", kind.chance)
+        if kind.phase < _AFFINE and "frames" in wants:
+            options["frames"] = self.frames
+        elif kind.phase == _AFFINE or "axes" in wants:
+            options["axes"] = axes
+        made = _Step(kind.phase, partial(kind.function, **options), chance, name == "flip")
+        rng = np.random.default_rng(0)
+        try:
+            augment.within("chance", chance, 1)
+            made.function(
+                *(
+                    (np.arange(4),)
+                    if made.phase < _AFFINE
+                    else (np.zeros((1, 4, 2, axes), np.float32),) * (made.phase == _POINT)
+                ),
+                rng,
+            )
+        except (ValueError, TypeError) as error:
+            raise TrainingError(f"step {name} of a view: {error}") from error
+        return made
+
+    def __call__(self, array: Array, rng: np.random.Generator) -> Array:
+        """A view of a prepared clip.
+
+        Args:
+            array: (M, T, V, C) float32 without NaN.
+            rng: everything random is drawn from it.
+
+        Returns:
+            (M, frames, V, C), a new array.
+
+        Raises:
+            TrainingError: channels that the steps cannot work on.
+        """
+        axes = array.shape[-1] - self.score
+        if axes not in self._plans:
+            raise TrainingError(
+                f"a view has 2 or 3 coordinates; given {axes}: choose channels, and say score where the last one is a score"
+            )
+        plan = self._plans[axes]
+        if isinstance(plan, TrainingError):
+            raise plan
+        positions = np.arange(array.shape[1])
+        for step in plan[0]:
+            if step.chance >= 1 or rng.random() < step.chance:
+                positions = step.function(positions, rng)
+        out = time.sample(array, np.asarray(positions))
+        matrix: Any = None
+        for step in plan[1]:
+            if step.chance < 1 and rng.random() >= step.chance:
+                continue
+            if step.phase == _AFFINE:
+                made = step.function(rng)
+                matrix = made if matrix is None else made @ matrix
+                if step.mirrors:
+                    out = np.take(out, self._flip, axis=2)
+                continue
+            if matrix is not None:
+                out, matrix = augment.transform(out, matrix), None
+            out = step.function(out, rng)
+        return out if matrix is None else augment.transform(out, matrix)
