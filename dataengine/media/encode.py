@@ -16,8 +16,16 @@ from av.video.reformatter import VideoReformatter
 from dataengine.core.errors import DataEngineError
 from dataengine.core.types import Frames
 
-# Ticks a second of videos with given timestamps; divides 24, 25, 30 and 60 frames a second.
 _CLOCK = 90_000
+"""Ticks per second of videos with given timestamps; a multiple of 24, 25, 30 and 60 frames per second."""
+
+_X264 = "cpu-independent=1"
+"""Parameters of every x264 stream.
+
+By default x264 plans the bits of each macroblock (mbtree) with approximate reciprocals, which differ between
+vector units. Its AVX-512 version also reads behind the last macroblock of a row, so that the result depends
+on what lay in memory. With `cpu-independent` x264 uses exact C code in these places.
+"""
 
 
 def write_video(
@@ -34,9 +42,10 @@ def write_video(
 ) -> int:
     """Write RGB pictures as a video, one by one as `frames` gives them, and return how many.
 
-    The same pictures and settings give the same bytes with the same version of the encoder: it runs on
-    one thread, and no date and no library version is written by the container. Pictures with an odd
-    width or height are stored without sub-sampled colour (4:4:4), others as 4:2:0.
+    The same pictures and settings give the same bytes with the same version of the encoder, whatever the
+    processor and whatever lay in memory before: the encoder runs on one thread and avoids the algorithms
+    that depend on the processor (see `_X264`), and the container holds no date and no library version.
+    Pictures with an odd width or height are stored without sub-sampled colour (4:4:4), others as 4:2:0.
 
     Args:
         path: the file to write; its ending chooses the container (.mp4, .mkv, .webm, ...).
@@ -81,11 +90,11 @@ def _add_stream(
     container: Any, codec: str, rate: Fraction, first: Frames, crf: int, rotation: int, options: dict[str, str]
 ) -> Any:
     height, width = first.shape[:2]
-    settings = (
-        {"crf": str(crf), "threads": "1", "flags": "+bitexact"}
-        | ({"preset": "veryfast"} if codec == "libx264" else {})
-        | options
-    )
+    settings = {"crf": str(crf), "threads": "1", "flags": "+bitexact"}
+    if codec == "libx264":
+        settings["preset"] = "veryfast"
+        options = options | {"x264-params": ":".join(filter(None, (_X264, options.get("x264-params"))))}
+    settings |= options
     stream = container.add_stream(codec, rate=rate, options=settings)
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"

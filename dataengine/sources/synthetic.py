@@ -32,7 +32,7 @@ from dataengine.sources.synthetic_clips import (
     joined,
 )
 
-VERSION = 1
+VERSION = 2
 """Raise when the same seed gives other files, so that no old corpus is taken for a new one."""
 
 LICENCE = "CC0-1.0"
