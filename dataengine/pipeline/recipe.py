@@ -39,21 +39,31 @@ PLACES = ("path", "mirror")
 
 
 class Head(Table):
-    """[recipe]"""
+    """[recipe]: what the dataset is called."""
 
     name: str = pydantic.Field(pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the recipe. The default folder of a build is builds/NAME."""
     version: int = pydantic.Field(ge=1)
+    """Number that is raised when the recipe changes."""
     description: str = ""
+    """One sentence about the dataset, for the report and the dataset card."""
 
 
 class PlanTable(Table):
-    """[plan]"""
+    """[plan]: which clips are planned, in which units and splits."""
 
     clips_per_unit: int = pydantic.Field(default=16, ge=1, le=10_000)
+    """Clips in a unit: the smallest piece of work that is committed, and run again when it fails."""
     leak_guard: list[str] = []
+    """Evaluation sets whose videos are left out: names of CSV files in manifests/, the data root or a source's
+    folder (column youtube_id or video_id), paths of such files, or paths of datasets built before. Near-duplicates of the
+    clips of a dataset are left out, too."""
     seed: int = 0
+    """Seed of what is drawn: the videos or subjects of `splits`, and the clips that `curate.max_per_label` keeps."""
     splits: dict[Literal["val", "test"], float] = {}
+    """Shares of val and test to take from the clips of sources that have one split only, for example { val = 0.05 }."""
     split_by: Literal["video", "subject"] = "video"
+    """What `splits` keeps together: all clips of a video, or all clips of a subject."""
 
     @pydantic.field_validator("splits")
     @classmethod
@@ -64,73 +74,96 @@ class PlanTable(Table):
 
 
 class FetchTable(Table):
-    """[fetch]: `max_bytes` and `max_pixels` judge a media file; the rest says how missing ones are obtained, and changes no result.
-
-    Attributes:
-        fetchers: ways to obtain media, tried in this order; none is no download.
-        mirrors: list of mirrors, by its name in manifests/ or as a path.
-        connections, rate, retries, timeout, bandwidth, proxy, cookies: see `dataengine.fetch.policy.Network`.
-        max_disk: bytes that the data root may take.
-    """
+    """[fetch]: limits of media files, and how missing files are downloaded. Only the limits can change a dataset."""
 
     max_bytes: int = pydantic.Field(default=4 << 30, ge=1)
+    """Largest media file, bytes. Larger files are rejected (`too_large`)."""
     max_pixels: int = pydantic.Field(default=4096 * 2304, ge=1)
+    """Largest picture, width times height. Larger pictures are rejected (`too_large`)."""
     fetchers: list[str] = ["mirror"]
+    """Ways to download missing media, tried in this order. An empty list downloads nothing."""
     mirrors: str = "mirrors"
+    """List of mirrors: its name in manifests/, or the path of a TOML file."""
     connections: int = pydantic.Field(default=4, ge=1, le=64)
+    """Downloads at the same time in a process."""
     rate: float = pydantic.Field(default=4.0, gt=0, le=1000)
+    """Requests a second, of all processes that share a data root together."""
     retries: int = pydantic.Field(default=5, ge=0, le=100)
+    """Tries of a request after the first one fails."""
     timeout: float = pydantic.Field(default=60.0, gt=0)
+    """Seconds that a server may send nothing, or nearly nothing."""
     bandwidth: float | None = pydantic.Field(default=None, gt=0)
+    """Bytes a second, of all processes that share a data root together. Default: no limit."""
     max_disk: int | None = pydantic.Field(default=None, ge=1)
+    """Bytes that the data root may take. Default: what the disk has."""
     proxy: str | None = None
+    """Url of an HTTP proxy. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment."""
     cookies: str | None = None
+    """Path of a cookie file in Netscape form."""
 
 
 class PoseTable(Table):
-    """[pose]"""
+    """[pose]: how people are found, tracked and fused."""
 
     decoder: str = "pyav"
+    """Video decoder."""
     detector: str | None = None
+    """Person detector. Experts that look inside person boxes need one."""
     detect_every: int = pydantic.Field(default=1, ge=1, le=100)
+    """Frames from one detection to the next. Boxes follow the poses in between."""
     experts: list[str] = pydantic.Field(min_length=1)
+    """Pose estimators. Every expert sees every frame."""
     tracker: str = "oks"
+    """Tracker that links the people of all frames and experts."""
     fusion: str = "ssta"
+    """Rule that makes one pose of the poses of all experts."""
     trust: dict[str, float] = {}
+    """Weight of an expert in the fusion, by its name; 1 for experts that are not named."""
     calibration: str | None = None
+    """Path of a calibration file, which corrects experts before the fusion (`dataengine.fusion.calibration`)."""
     isolated: dict[str, float] = {}
+    """Experts that run in a process of their own, each with the seconds that a batch of frames may take."""
     skeleton: str = "posetics17"
+    """Joint layout of the dataset."""
     max_people: int = pydantic.Field(default=2, ge=1, le=32)
+    """People kept of a clip, the best ranked first."""
     max_tracks: int = pydantic.Field(default=8, ge=1, le=128)
+    """People whose poses are stored in `work/` for audits."""
     max_fps: float | None = pydantic.Field(default=None, gt=0)
+    """Highest frame rate. Faster videos are thinned to it. Default: every frame."""
 
 
 class CurateTable(Table):
-    """[curate]"""
+    """[curate]: which clips stay, and under which label."""
 
     filters: list[str] = []
+    """Filters, in the order in which they decide. The first one that a clip misses is its reason."""
     relabel: str | None = None
+    """Label map: its name in manifests/, or the path of a file. Default: labels stay as the source gives them."""
     prompts: str = "person"
+    """Set of templates in manifests/prompts.toml that the `text` of a clip is made with."""
     dedup: Literal["near", "exact", "mark", "off"] = "exact"
+    """What to do with clips that show the same pictures: leave out near-duplicates, leave out exact ones, only mark
+    them in `duplicate_of`, or nothing."""
     near_duplicate_threshold: float = pydantic.Field(default=0.7, gt=0, le=1)
+    """Share of matching moments from which two clips are near-duplicates."""
     max_per_label: int | None = pydantic.Field(default=None, ge=1)
+    """Most training clips of a label. Default: all."""
     min_per_label: int = pydantic.Field(default=0, ge=0)
+    """Labels with fewer training clips are left out."""
 
 
 class EmbedTable(Table):
-    """[embed]; without features the pass is left out.
-
-    Attributes:
-        features: the encoders that look at kept clips and read their texts.
-        agreement: the one of them that labels are compared with; default the first.
-        min_cosine, min_margin: a clip is left out when the cosine of its video and its label's texts, or that cosine less
-            the best of all other labels, lies below; None leaves nothing out.
-    """
+    """[embed]: video and text features of kept clips, and the check of labels against them."""
 
     features: list[str] = []
+    """Encoders of videos and texts. Without any, the pass is left out."""
     agreement: str | None = None
+    """The encoder whose features labels are compared with. Default: the first."""
     min_cosine: float | None = pydantic.Field(default=None, ge=-1, le=1)
+    """Least cosine of a clip's video and its label's texts. Default: no clip is left out."""
     min_margin: float | None = pydantic.Field(default=None, ge=-2, le=2)
+    """Least lead of that cosine over the best of all other labels. Default: no clip is left out."""
 
     @property
     def judge(self) -> str:
@@ -139,27 +172,36 @@ class EmbedTable(Table):
 
 
 class PackTable(Table):
-    """[pack]"""
+    """[pack]: how the dataset is written."""
 
     shard_mb: int = pydantic.Field(default=256, ge=1, le=100_000)
+    """Size of a shard, megabytes."""
     keep_video: bool = False
+    """Also write video shards, with the same keys in the same order."""
     blur_faces: bool = False
+    """Blur the heads of people that the experts saw in the video shards."""
     crf: int = pydantic.Field(default=23, ge=0, le=51)
+    """Quality of the video shards; smaller is better and larger."""
     allow_unknown_licence: bool = False
+    """Copy videos whose licence is unknown, too. Otherwise they are rejected (`licence_unknown`)."""
 
 
 class ReportTable(Table):
-    """[report]"""
+    """[report]: the report page. Without this table there is no page."""
 
     gallery: int = pydantic.Field(default=12, ge=0, le=200)
+    """Clips that the report page shows."""
 
 
 class EngineTable(Table):
-    """[engine]: how the work is run; changes no result and no fingerprint."""
+    """[engine]: how the work is run. No key changes a result or a fingerprint."""
 
     clip_deadline: float = pydantic.Field(default=180.0, gt=0)
+    """Seconds that a clip may take. A worker that takes longer is stopped, and the clip is found by bisection."""
     clips_in_flight: int = pydantic.Field(default=16, ge=1, le=256)
+    """Clips under way together in a GPU process."""
     prefetch_mb: int = pydantic.Field(default=1024, ge=1)
+    """Decoded frames that a GPU process reads ahead, megabytes."""
 
 
 class Recipe(Table):

@@ -7,23 +7,12 @@ from collections.abc import Mapping
 from dataengine.core.markdown import plain, rows
 from dataengine.core.types import REASONS
 from dataengine.dataset.dataset import Dataset
+from dataengine.dataset.descriptions import ENTRIES, entry_meaning
 from dataengine.report import sections
 from dataengine.report import statistics as tallies
 from dataengine.report.charts import number, percent
 
 TOP_LABELS = 30
-
-ENTRIES: dict[str, str] = {
-    "json": "clip_id, source, label, split, frame rate, picture size, joint names, licence and more",
-    "keypoints.npy": "(M, T, V, 2) float32 pixels from the top-left, NaN where unseen; people ranked",
-    "scores.npy": "(M, T, V) float16 in [0, 1], 0 where unseen",
-    "confidence.npy": "(M, T) float16, agreement C of the experts in [0, 1]",
-    "keypoints3d.npy": "(M, T, V, 3) float16 metres, relative to the root",
-    "timestamps.npy": "(T,) float32 seconds from the clip's start",
-    "viclip_video.npy": "(D,) float16 of unit length, what the video shows",
-    "viclip_text.npy": "(D,) float16 of unit length, what the label says",
-}
-"""What the members of a sample are; M people, T frames, V joints."""
 
 
 def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) -> str:
@@ -102,7 +91,7 @@ def _reading(dataset: Dataset) -> str:
     members = rows(
         ("entry", "content"),
         [
-            (f"`KEY.{entry}`", ENTRIES.get(entry, ""))
+            (f"`KEY.{entry}`", entry_meaning(entry))
             for entry in sorted(entries, key=lambda e: list(ENTRIES).index(e) if e in ENTRIES else 99)
         ],
     )
