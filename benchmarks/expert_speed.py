@@ -115,7 +115,7 @@ def end_to_end(name: str, expert: Any, videos: Path, out: Path, device: str, fra
     overrides = [
         f'pose.experts=["{name}"]',
         'pose.detector="whole_frame"',
-        "pose.trust={}",
+        "pose.expert_weights={}",
         'pose.fusion="median"',
         "curate.filters=[]",
     ]

@@ -12,7 +12,7 @@ from harness import main
 
 from dataengine.core.types import Bool, Float
 from dataengine.fusion import fuse
-from dataengine.fusion._kernels.trees import Forest
+from dataengine.fusion._kernels.trees import BoostedTrees
 from dataengine.fusion.calibration import Calibration
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -24,19 +24,19 @@ RADII = (0.5, 0.1)
 UNSCORED = (6, 7)
 """Pelvis and thorax: points that some estimators derive from others."""
 GOALS = {7: (91.0, 39.5), 3: (89.8, 37.6)}
-FINAL = "calibrated mode"
-MODE: dict[str, Any] = {"method": "mode", "power": 4.0, "refine": 1}
-"""What the calibrated sights are fused with."""
+FINAL = "calibrated mean_shift"
+MEAN_SHIFT: dict[str, Any] = {"method": "mean_shift", "score_power": 4.0, "refine": 1}
+"""What the calibrated observations are fused with."""
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ssta": ("none", {"method": "ssta"}),
     "mean": ("none", {"method": "mean"}),
     "median": ("none", {"method": "median"}),
-    "mode": ("none", {"method": "mode"}),
+    "mean_shift": ("none", {"method": "mean_shift"}),
     "consensus": ("none", {"method": "consensus"}),
-    "bias, mode": ("bias", {"method": "mode"}),
-    "bias and chance, mode": ("bias and chance", MODE),
-    FINAL: ("whole", MODE),
+    "bias, mean_shift": ("bias", {"method": "mean_shift"}),
+    "bias and chance, mean_shift": ("bias and chance", MEAN_SHIFT),
+    FINAL: ("whole", MEAN_SHIFT),
     "calibrated consensus": ("whole", {"method": "consensus"}),
     "calibrated mean": ("whole", {"method": "mean"}),
 }
@@ -84,9 +84,9 @@ def people(fold: int, experts: Sequence[str], most: int | None = None, data: Pat
         )
 
 
-def _silent(forest: Forest) -> Forest:
+def _silent(trees: BoostedTrees) -> BoostedTrees:
     """Trees that add nothing."""
-    return replace(forest, roots=forest.roots[:0], begin=np.array(0.0))
+    return replace(trees, roots=trees.roots[:0], begin=np.array(0.0))
 
 
 def calibrations(whole: Calibration) -> dict[str, Calibration | None]:
@@ -102,7 +102,9 @@ def calibrations(whole: Calibration) -> dict[str, Calibration | None]:
     }
 
 
-def sights(group: People, experts: Sequence[str], calibration: Calibration | None) -> list[tuple[Float, Float | None]]:
+def observations(
+    group: People, experts: Sequence[str], calibration: Calibration | None
+) -> list[tuple[Float, Float | None]]:
     """Coordinates and scores of each person as a sequence of one frame."""
     views = np.moveaxis(group.coords, 1, 0)[:, :, None]
     return [(view, None) if calibration is None else calibration.apply(view, None, LAYOUT, experts) for view in views]
@@ -116,12 +118,12 @@ def interval(hits: Float, counts: Float, draws: int = 2000) -> list[list[float]]
 
 
 def measured(experts: Sequence[str], most: int | None) -> dict[str, Any]:
-    """Every method's PCKh@0.5 and @0.1 in per cent, 95 % intervals, and the paired gain over the plain mode with its interval."""
+    """Every method's PCKh@0.5 and @0.1 in per cent, 95 % intervals, and the paired gain over the plain mean_shift with its interval."""
     calibration = people(0, experts, most).calibration(experts)
     test = people(1, experts, most)
     counts = test.scored.sum(1).astype(float)
     hits = {name: test.hits(test.coords[e].astype(float)) for e, name in enumerate(experts)}
-    variants = {name: sights(test, experts, variant) for name, variant in calibrations(calibration).items()}
+    variants = {name: observations(test, experts, variant) for name, variant in calibrations(calibration).items()}
     for name, (variant, options) in METHODS.items():
         poses = [fuse(*view, skeleton=LAYOUT, **options).coords[0] for view in variants[variant]]
         hits[name] = test.hits(np.stack(poses))
@@ -129,7 +131,7 @@ def measured(experts: Sequence[str], most: int | None) -> dict[str, Any]:
         name: {
             "pckh": [round(100 * float(v) / counts.sum(), 2) for v in found.sum(0)],
             "interval": interval(found, counts),
-            "gain_over_mode": interval(found - hits["mode"], counts),
+            "gain_over_mean_shift": interval(found - hits["mean_shift"], counts),
         }
         for name, found in hits.items()
     }

@@ -52,7 +52,7 @@ def fusion(name: str, zeros: bool = False, **options: Any) -> Method:
 
 
 def calibrated(calibration: Calibration, name: str) -> Method:
-    """A registered fusion of what a calibration makes of the sights."""
+    """A registered fusion of what a calibration makes of the observations."""
     component = registry.create("fusion", name)
 
     def run(track: Track) -> Float:
@@ -86,12 +86,12 @@ def methods(calibration: Calibration) -> dict[str, Method]:
     found |= {name: fusion(name) for name in registry.names("fusion")}
     found |= {
         PRINTED: fusion("ssta", zeros=True),
-        "ssta with a gate of 2": fusion("ssta", gate=2.0),
+        "ssta with max_step 2": fusion("ssta", max_step=2.0),
         "spline through places alone": fusion("spline", motion=False, smooth=0.02),
         "consensus without unswap": fusion("consensus", unswap=False),
         "perfect choice frame by frame": oracle,
     }
-    return found | {f"calibrated {name}": calibrated(calibration, name) for name in ("ssta", "mode", "consensus")}
+    return found | {f"calibrated {name}": calibrated(calibration, name) for name in ("ssta", "mean_shift", "consensus")}
 
 
 def row(scores: Sequence[Score]) -> dict[str, Any]:

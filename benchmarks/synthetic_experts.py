@@ -105,8 +105,8 @@ def _fusions() -> dict[str, Callable[[Track], Array]]:
 
     recipe = load("posecap", "core")
     chosen = recipe.component("fusion", recipe.pose.fusion)
-    trust = [recipe.pose.trust.get(name, 1.0) for name in MEMBERS]
-    named = {"recipe": lambda track: np.asarray(chosen.fuse(track.coords, track.scores, COMMON, trust).coords)}
+    expert_weights = [recipe.pose.expert_weights.get(name, 1.0) for name in MEMBERS]
+    named = {"recipe": lambda track: np.asarray(chosen.fuse(track.coords, track.scores, COMMON, expert_weights).coords)}
     return {"median": median} | named | {name: by(name) for name in registry.names("fusion")}
 
 

@@ -261,7 +261,7 @@ class Sample:
         width, height: pixels. fps: frames a second.
         keypoints: (M, T, V, 2) float32 in layout `skeleton`, people ranked, NaN unseen.
         scores: (M, T, V) float32. confidence: (M, T) float32. support: (M, T) int32.
-        agreement: (M, T, V) mean distance of the experts to the fused joint in head-neck lengths, NaN where unknown.
+        disagreement: (M, T, V) mean distance of the experts to the fused joint in head-neck lengths, NaN where unknown.
         people: (T,) int32 number of tracked people a frame, ranked out ones included.
         change: (T,) float32 difference of each frame to the one before, in [0, 1] (0 for the first), for cuts.
     """
@@ -274,7 +274,7 @@ class Sample:
     scores: Float
     confidence: Float
     support: Int
-    agreement: Float
+    disagreement: Float
     people: Int
     change: Float
     extra: dict[str, Any] = field(default_factory=dict)

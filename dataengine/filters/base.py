@@ -22,14 +22,14 @@ class Between(ABC):
         min: smallest value kept.
         max: largest value kept.
         reason: the key of `dataengine.core.types.REASONS` a clip is rejected with.
-        unit: what the value counts, for tables and axes.
+        measured_in: what the value counts, for tables and axes.
     """
 
     min: float | None = None
     max: float | None = None
 
     reason: ClassVar[str]
-    unit: ClassVar[str]
+    measured_in: ClassVar[str]
 
     def __post_init__(self) -> None:
         given = [bound for bound in (self.min, self.max) if bound is not None]

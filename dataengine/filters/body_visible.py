@@ -52,7 +52,7 @@ class BodyVisible(Between):
     score: float = 0.5
 
     reason: ClassVar[str] = "body_visible"
-    unit: ClassVar[str] = "share of frames"
+    measured_in: ClassVar[str] = "share of frames"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,7 @@ class BoneVariation(Between):
     max: float | None = 0.35
 
     reason: ClassVar[str] = "bone_variation"
-    unit: ClassVar[str] = "coefficient of variation"
+    measured_in: ClassVar[str] = "coefficient of variation"
 
     def measure(self, sample: Sample) -> float:
         if len(sample.keypoints) == 0:

@@ -48,7 +48,7 @@ class CameraCut(Between):
     max: float | None = 0.06
 
     reason: ClassVar[str] = "camera_cut"
-    unit: ClassVar[str] = "frame difference"
+    measured_in: ClassVar[str] = "frame difference"
 
     def measure(self, sample: Sample) -> float:
         return camera_cut(sample.change)

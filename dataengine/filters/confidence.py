@@ -36,7 +36,7 @@ class Confidence(Between):
     min: float | None = 0.18
 
     reason: ClassVar[str] = "confidence"
-    unit: ClassVar[str] = "mean C"
+    measured_in: ClassVar[str] = "mean C"
 
     def measure(self, sample: Sample) -> float:
         return confidence(sample.confidence[0], sample.support[0]) if len(sample.keypoints) else float("nan")

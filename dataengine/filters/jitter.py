@@ -51,7 +51,7 @@ class Jitter(Between):
     max: float | None = 0.06
 
     reason: ClassVar[str] = "jitter"
-    unit: ClassVar[str] = "body heights"
+    measured_in: ClassVar[str] = "body heights"
 
     def measure(self, sample: Sample) -> float:
         if len(sample.keypoints) == 0:

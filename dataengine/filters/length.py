@@ -16,7 +16,7 @@ class Length(Between):
     min: float | None = 16
 
     reason: ClassVar[str] = "length"
-    unit: ClassVar[str] = "frames"
+    measured_in: ClassVar[str] = "frames"
 
     def measure(self, sample: Sample) -> float:
         return float(sample.keypoints.shape[1])

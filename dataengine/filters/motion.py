@@ -54,7 +54,7 @@ class Motion(Between):
     min: float | None = 0.03
 
     reason: ClassVar[str] = "motion"
-    unit: ClassVar[str] = "body heights"
+    measured_in: ClassVar[str] = "body heights"
 
     def measure(self, sample: Sample) -> float:
         if len(sample.keypoints) == 0:

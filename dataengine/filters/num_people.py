@@ -18,7 +18,7 @@ class NumPeople(Between):
     min: float | None = 1
 
     reason: ClassVar[str] = "num_people"
-    unit: ClassVar[str] = "people"
+    measured_in: ClassVar[str] = "people"
 
     def measure(self, sample: Sample) -> float:
         return float(np.median(sample.people)) if len(sample.people) else float("nan")

@@ -34,7 +34,7 @@ class PoseCoverage(Between):
     min: float | None = 0.5
 
     reason: ClassVar[str] = "pose_coverage"
-    unit: ClassVar[str] = "share of frames"
+    measured_in: ClassVar[str] = "share of frames"
 
     def measure(self, sample: Sample) -> float:
         return pose_coverage(np.asarray(sample.keypoints), np.asarray(sample.scores))

@@ -44,7 +44,7 @@ class Truncation(Between):
     margin: float = 0.005
 
     reason: ClassVar[str] = "truncation"
-    unit: ClassVar[str] = "share of joints"
+    measured_in: ClassVar[str] = "share of joints"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,7 +69,7 @@ def fuse(coords: Any, scores: Any = None, method: str = "ssta", skeleton: str | 
         coords: (E, T, V, 2) float, pixels, NaN where an expert did not see a joint. All experts in one layout.
         scores: (E, T, V) float in [0, 1]; None counts every present joint as 1.
         method: name of a fusion: "ssta" (selection over space and time), "consensus" (robust spline through what the
-            experts agree on), "spline", "path", "mode", "median", "mean" or "best".
+            experts agree on), "spline", "viterbi_path", "mean_shift", "median", "mean" or "best".
         skeleton: layout of the V joints. Without it the unit of the confidence C comes from the extent of the pose.
         options: fields of the method, for example `gamma=0.18`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from dataengine.core.types import Float, Fused
-from dataengine.fusion.observations import Sights
+from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 
@@ -35,24 +35,26 @@ class Best:
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, 0.0)
-        seen = sights.rated >= 0
-        experts, joints = len(seen), sights.points.shape[2]
-        trusted = np.ones(experts) if trust is None else np.asarray(trust, np.float64)
-        apart = np.hypot(sights.x[:, None] - sights.x, sights.y[:, None] - sights.y) * (seen[:, None] & seen)
+        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, 0.0)
+        seen = observations.rated >= 0
+        experts, joints = len(seen), observations.points.shape[2]
+        trusted = np.ones(experts) if expert_weights is None else np.asarray(expert_weights, np.float64)
+        apart = np.hypot(observations.x[:, None] - observations.x, observations.y[:, None] - observations.y) * (
+            seen[:, None] & seen
+        )
         ranks = [
-            (trusted[e], np.where(seen[e], sights.rated[e], 0.0).sum().round(9), -apart[e].sum(), -e)
+            (trusted[e], np.where(seen[e], observations.rated[e], 0.0).sum().round(9), -apart[e].sum(), -e)
             for e in range(experts)
         ]
         chosen = max(ranks)[-1] * -1
-        pose = np.where(seen[chosen], np.stack([sights.x[chosen], sights.y[chosen]]), np.nan)
-        found, own = sights.fused(pose, 0, self.gamma, self.norm), seen[chosen][:, :joints]
-        score = np.where(own, sights.rated[chosen][:, :joints], 0).astype(np.float32)
+        pose = np.where(seen[chosen], np.stack([observations.x[chosen], observations.y[chosen]]), np.nan)
+        found, own = observations.fused(pose, 0, self.gamma, self.norm), seen[chosen][:, :joints]
+        score = np.where(own, observations.rated[chosen][:, :joints], 0).astype(np.float32)
         return replace(found, scores=score, winner=np.where(own, chosen, -1).astype(np.int8))

@@ -1,13 +1,13 @@
-"""What is known of named experts: where they are off, and how far a sight of theirs is to be believed.
+"""What is known of named experts: where they are off, and how far a observation of theirs is to be believed.
 
 A calibration is learned once from annotated poses and stored as one file of plain arrays. Before any fusion
-it moves every sight to where its expert mostly means, and replaces its score by the probability that it
+it moves every observation to where its expert mostly means, and replaces its score by the probability that it
 lies within half a unit of the truth, so that the scores of different experts mean the same::
 
     calibration = Calibration.fit(coords, truth, visible, unit, "mpii16", ["hourglass", "tompson"])
     calibration.save(path)
     coords, scores = Calibration.load(path).apply(coords, None, "mpii16", ["hourglass", "tompson"])
-    dataengine.fuse(coords, scores, "mode", "mpii16", power=4)
+    dataengine.fuse(coords, scores, "mean_shift", "mpii16", score_power=4)
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ import numpy as np
 from dataengine.core.errors import ComponentError, MissingExtraError, WeightsError
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Bool, Float, Int
-from dataengine.fusion import calibration_features as evidence
-from dataengine.fusion import check
-from dataengine.fusion._kernels.trees import Forest
+from dataengine.fusion import calibration_features, check
+from dataengine.fusion._kernels.trees import BoostedTrees
 
 FORMAT = "dataengine calibration 1"
 
 RIGHT = 0.5
-"""A sight within this many units of the truth is right; with the unit of PCKh, half a head."""
+"""A observation within this many units of the truth is right; with the unit of PCKh, half a head."""
 
 _NEAR = 0.5
-"""Sights farther than this from the truth, in units, say nothing about where an expert is off."""
+"""Observations farther than this from the truth, in units, say nothing about where an expert is off."""
 
 _CLOSE, _PRIOR = 0.3, 10
-"""Sights within this many units of the truth tell how precise an expert is; and how many sights half as far off count as known before."""
+"""Observations within this many units of the truth tell how precise an expert is; and how many observations half as far off count as known before."""
 
 _ROWS = 400_000
-"""Most sights learned from; of more, some are drawn."""
+"""Most observations learned from; of more, some are drawn."""
 
 _FOLDS = 5
 
@@ -71,9 +70,9 @@ class Calibration:
     * the size of a person: its unit of length (whatever unit was given to `fit`) from the lengths of its bones;
     * bias: per expert and joint the median of its errors below half a unit, in units along the axes of the picture,
       since most of it is the rounding and the offset of heat maps;
-    * precision: the inverse of the mean squared error of its sights within `_CLOSE` units of the truth;
-    * shift: what it takes from a sight to the truth: first to the mean of the sights near it, each weighing its precision, then
-      what boosted trees tell from all sights;
+    * precision: the inverse of the mean squared error of its observations within `_CLOSE` units of the truth;
+    * shift: what it takes from a observation to the truth: first to the mean of the observations near it, each weighing its precision, then
+      what boosted trees tell from all observations;
     * chance: boosted trees tell the probability that it is right.
 
     What trees look at is in `dataengine.fusion.calibration_features`; nothing of it needs the truth or the picture. Trees are those of scikit-learn's
@@ -95,10 +94,10 @@ class Calibration:
     known: Bool
     bias: Float
     precision: Float
-    size: Forest
-    chance: Forest
-    shift_x: Forest
-    shift_y: Forest
+    size: BoostedTrees
+    chance: BoostedTrees
+    shift_x: BoostedTrees
+    shift_y: BoostedTrees
 
     def apply(self, coords: Any, scores: Any, skeleton: str, experts: Sequence[str]) -> tuple[Float, Float]:
         """Calibrate what experts saw of one person.
@@ -145,16 +144,16 @@ class Calibration:
 
     def _calibrated(self, points: Float, scores: Float | None) -> tuple[Float, Float]:
         """Coordinates and chances of all slots (E, T, V, 2), NaN and 0 where missing."""
-        values, base = evidence.lengths(points, self.skeleton)
+        values, base = calibration_features.lengths(points, self.skeleton)
         unit = base * float(np.exp(self.size(values[None])[0])) if np.isfinite(base) else 1.0
         view = points / unit - self.bias[:, None]
         seen = np.isfinite(view).all(-1) & self.known
-        rows = evidence.sights(view, scores, self.skeleton, self.temporal)[seen]
+        rows = calibration_features.observation_features(view, scores, self.skeleton, self.temporal)[seen]
         moved, chance = np.full(points.shape, np.nan), np.zeros(points.shape[:3])
-        shift = evidence.pull(view, self.precision, self.skeleton)[seen] + np.stack(
+        shift = calibration_features.pull(view, self.precision, self.skeleton)[seen] + np.stack(
             [self.shift_x(rows), self.shift_y(rows)], axis=-1
         )
-        shift[:, 0] *= evidence.sign(self.skeleton)[np.nonzero(seen)[2]]
+        shift[:, 0] *= calibration_features.sign(self.skeleton)[np.nonzero(seen)[2]]
         moved[seen] = (view[seen] + shift) * unit
         chance[seen] = 1 / (1 + np.exp(-self.chance(rows)))
         return moved, chance
@@ -199,7 +198,7 @@ class Calibration:
         rest = (off - pull)[near]
         if right.all() or not right.any() or near.sum() < 100:
             raise ComponentError(
-                f"too little to learn from: {len(right)} annotated sights, {int(right.sum())} of them right"
+                f"too little to learn from: {len(right)} annotated observations, {int(right.sum())} of them right"
             )
         return cls(
             skeleton,
@@ -225,7 +224,7 @@ class Calibration:
             "bias": self.bias,
             "precision": self.precision,
         }
-        for name in _FORESTS:
+        for name in _TREES:
             arrays |= getattr(self, name).arrays(name)
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)
@@ -258,7 +257,7 @@ class Calibration:
                 arrays["known"],
                 arrays["bias"],
                 arrays["precision"],
-                *(Forest.read(arrays, name) for name in _FORESTS),
+                *(BoostedTrees.read(arrays, name) for name in _TREES),
             )
             calibration._check()
         except (KeyError, ComponentError, WeightsError) as error:
@@ -268,10 +267,10 @@ class Calibration:
     def _check(self) -> None:
         joints, experts = layout_of(self.skeleton).num_joints, len(self.experts)
         empty = np.full((experts, 3, joints, 2), np.nan)
-        width = evidence.sights(empty, None, self.skeleton, self.temporal).shape[-1]
+        width = calibration_features.observation_features(empty, None, self.skeleton, self.temporal).shape[-1]
         wide = [
-            self.size.width == len(evidence.lengths(empty, self.skeleton)[0]),
-            *(getattr(self, n).width == width for n in _FORESTS[1:]),
+            self.size.width == len(calibration_features.lengths(empty, self.skeleton)[0]),
+            *(getattr(self, n).width == width for n in _TREES[1:]),
         ]
         shapes = {"known": (joints,), "bias": (experts, joints, 2), "precision": (experts, joints)}
         if (
@@ -282,7 +281,7 @@ class Calibration:
             raise WeightsError("its arrays do not fit each other or this version")
 
 
-_FORESTS = ("size", "chance", "shift_x", "shift_y")
+_TREES = ("size", "chance", "shift_x", "shift_y")
 
 
 @dataclass(frozen=True)
@@ -347,13 +346,13 @@ class _Learner:
 
     seed: int
 
-    def regress(self, rows: Float, goal: Float, options: dict[str, Any]) -> Forest:
+    def regress(self, rows: Float, goal: Float, options: dict[str, Any]) -> BoostedTrees:
         return self._grow("HistGradientBoostingRegressor", rows, goal, options)
 
-    def classify(self, rows: Float, goal: Bool, options: dict[str, Any]) -> Forest:
+    def classify(self, rows: Float, goal: Bool, options: dict[str, Any]) -> BoostedTrees:
         return self._grow("HistGradientBoostingClassifier", rows, goal, options)
 
-    def _grow(self, kind: str, rows: Float, goal: Float | Bool, options: dict[str, Any]) -> Forest:
+    def _grow(self, kind: str, rows: Float, goal: Float | Bool, options: dict[str, Any]) -> BoostedTrees:
         try:
             import sklearn.ensemble
             import threadpoolctl
@@ -364,12 +363,12 @@ class _Learner:
             np.isnan(rows).all(0), 0, rows
         )  # it refuses values that are never known; of one that never changes it makes no use
         with threadpoolctl.threadpool_limits(1):
-            return Forest.grown(model.fit(rows, goal))
+            return BoostedTrees.grown(model.fit(rows, goal))
 
 
-def _learn_size(data: _Annotated, learner: _Learner) -> tuple[Forest, Float]:
+def _learn_size(data: _Annotated, learner: _Learner) -> tuple[BoostedTrees, Float]:
     """Trees for the size, and (N,) the unit of each sequence as trees tell it that were grown without its group."""
-    found = [evidence.lengths(points, data.skeleton) for points in data.coords]
+    found = [calibration_features.lengths(points, data.skeleton) for points in data.coords]
     rows, base = np.stack([values for values, _ in found]), np.array([length for _, length in found])
     fine = np.isfinite(base) & (base > 0)
     goal = np.log(data.unit / np.where(fine, base, 1.0))
@@ -405,7 +404,7 @@ def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float, Float]:
 def _rows(
     data: _Annotated, units: Float, bias: Float, precision: Float, temporal: bool, seed: int
 ) -> tuple[Float, Float, Float, Bool]:
-    """Of annotated sights: (R, F) evidence; (R, 2) from the sight to the truth and to its neighbours' mean, mirrored, in units; (R,) whether right."""
+    """Of annotated observations: (R, F) evidence; (R, 2) from the observation to the truth and to its neighbours' mean, mirrored, in units; (R,) whether right."""
     rng = np.random.default_rng(seed)
     masks = [np.isfinite(points).all(-1) & visible for points, visible in zip(data.coords, data.visible)]
     share = min(1.0, _ROWS / max(sum(int(mask.sum()) for mask in masks), 1))
@@ -414,9 +413,11 @@ def _rows(
         view = points / unit - bias[:, None]
         taken = mask & (rng.random(mask.shape) < share) if share < 1 else mask
         off = (truth / unit - view)[taken]
-        rows.append(evidence.sights(view, scores, data.skeleton, temporal)[taken].astype(np.float32))
+        rows.append(
+            calibration_features.observation_features(view, scores, data.skeleton, temporal)[taken].astype(np.float32)
+        )
         rights.append(np.hypot(off[:, 0], off[:, 1]) * unit <= RIGHT * own)
-        off[:, 0] *= evidence.sign(data.skeleton)[np.nonzero(taken)[2]]
+        off[:, 0] *= calibration_features.sign(data.skeleton)[np.nonzero(taken)[2]]
         offs.append(off)
-        pulls.append(evidence.pull(view, precision, data.skeleton)[taken])
+        pulls.append(calibration_features.pull(view, precision, data.skeleton)[taken])
     return np.concatenate(rows), np.concatenate(offs), np.concatenate(pulls), np.concatenate(rights)

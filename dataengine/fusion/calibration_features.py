@@ -1,4 +1,4 @@
-"""What speaks for and against a sight, without knowing the truth: the values that `Calibration` learns from.
+"""What speaks for and against a observation, without knowing the truth: the values that `Calibration` learns from.
 
 Left and right are one: what belongs to a joint of the right side is mirrored, so that both sides teach the same.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Int
 from dataengine.fusion.spline import Spline
-from dataengine.fusion.ssta import Norm, unit_joints
+from dataengine.fusion.ssta import Norm, scale_joints
 
 WIDTHS = (0.1, 0.25, 0.5, 1.0)
 """Standard deviations of the kernels in which agreement is measured, in units of length."""
@@ -23,7 +23,7 @@ _AGREED = 2
 """Of `WIDTHS`, the one for the place most experts agree on."""
 
 _PULL = 0.25
-"""Standard deviation of the kernel within which sights are averaged, in units of length."""
+"""Standard deviation of the kernel within which observations are averaged, in units of length."""
 
 _SHARE = 75.0
 """Percentile over frames that makes one length of many."""
@@ -78,7 +78,7 @@ def lengths(points: Float, skeleton: str) -> tuple[Float, float]:
     ends = [points[..., bones[:, 0], :] - points[..., bones[:, 1], :]]
     norms: tuple[Norm, ...] = ("head_neck", "torso")
     for norm in norms:
-        (a, b), (c, d) = unit_joints(skeleton, norm)
+        (a, b), (c, d) = scale_joints(skeleton, norm)
         ends.append(0.5 * (points[..., [a], :] + points[..., [b], :] - points[..., [c], :] - points[..., [d], :]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # joints nobody saw
@@ -91,8 +91,8 @@ def lengths(points: Float, skeleton: str) -> tuple[Float, float]:
     return out, base
 
 
-def sights(points: Float, scores: Float | None, skeleton: str, temporal: bool) -> Float:
-    """The values of every sight.
+def observation_features(points: Float, scores: Float | None, skeleton: str, temporal: bool) -> Float:
+    """The values of every observation.
 
     Args:
         points: (E, T, V, 2) float64 in units of length, NaN where missing; E slots in a fixed order, some may be empty.
@@ -110,13 +110,13 @@ def sights(points: Float, scores: Float | None, skeleton: str, temporal: bool) -
 
 
 def agreed(view: Float) -> tuple[Float, Float]:
-    """Where most experts are, frame by frame: two steps of mean shift from the sight with most others around it.
+    """Where most experts are, frame by frame: two steps of mean shift from the observation with most others around it.
 
     Args:
         view: (2, E, T, V).
 
     Returns:
-        that place (2, 1, T, V), and the squared distances (E, E, T, V) of the sights.
+        that place (2, 1, T, V), and the squared distances (E, E, T, V) of the observations.
     """
     apart = (view[0][:, None] - view[0]) ** 2 + (view[1][:, None] - view[1]) ** 2
     first = _kernel(apart, WIDTHS[_AGREED]).sum(1).argmax(0)
@@ -130,11 +130,11 @@ def agreed(view: Float) -> tuple[Float, Float]:
 
 
 def pull(points: Float, precision: Float, skeleton: str) -> Float:
-    """From each sight to the weighted mean of the sights near it, mirrored for joints of the right side.
+    """From each observation to the weighted mean of the observations near it, mirrored for joints of the right side.
 
     Args:
         points: (E, T, V, 2) in units of length, NaN where missing.
-        precision: (E, V) inverse of the mean squared error of an expert's joint; 0 for all leaves sights where they are.
+        precision: (E, V) inverse of the mean squared error of an expert's joint; 0 for all leaves observations where they are.
 
     Returns:
         (E, T, V, 2), 0 where missing.
@@ -154,7 +154,7 @@ def _kernel(squared: Float, width: float) -> Float:
 
 
 def _still(view: Float, scores: Float | None, skeleton: str) -> Iterator[Float]:
-    """Columns (E, T, V), or less that broadcasts, from the sights of one frame."""
+    """Columns (E, T, V), or less that broadcasts, from the observations of one frame."""
     inner, outer, flip, sign = _relatives(skeleton)
     experts, _, joints = view.shape[1:]
     mirror = np.array([sign, np.ones(joints)])[:, None, None]
@@ -190,7 +190,7 @@ def _still(view: Float, scores: Float | None, skeleton: str) -> Iterator[Float]:
 
 
 def _others(view: Float, apart: Float, mirror: Float) -> Iterator[Float]:
-    """Columns that compare a sight with the other experts' sights of that joint."""
+    """Columns that compare a observation with the other experts' observations of that joint."""
     experts = view.shape[1]
     distance = np.sqrt(apart)
     distance[np.arange(experts), np.arange(experts)] = np.nan
@@ -217,7 +217,11 @@ def _moving(view: Float, skeleton: str) -> Iterator[Float]:
     for turn in (1, -1):
         yield from _before(view[:, :, ::turn], seen[:, ::turn], turn)
     smooth = np.moveaxis(
-        Spline(hold=frames, power=0.0).fuse(np.moveaxis(view, 0, -1), None, skeleton).coords.astype(np.float64), -1, 0
+        Spline(max_gap=frames, score_power=0.0)
+        .fuse(np.moveaxis(view, 0, -1), None, skeleton)
+        .coords.astype(np.float64),
+        -1,
+        0,
     )[:, None]
     off = (view - smooth) * mirror
     far = _length(off)
@@ -246,7 +250,7 @@ def _moving(view: Float, skeleton: str) -> Iterator[Float]:
 
 
 def _before(view: Float, seen: Float, turn: int) -> Iterator[Float]:
-    """Frames since an expert's sight before, and the distance to it a frame; `turn` -1 says that time was turned round."""
+    """Frames since an expert's observation before, and the distance to it a frame; `turn` -1 says that time was turned round."""
     frames = view.shape[2]
     index = np.where(seen, np.arange(frames)[None, :, None], -1)
     last = np.full(index.shape, -1)

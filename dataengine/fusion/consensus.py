@@ -9,10 +9,10 @@ from dataengine.fusion.spline import Spline, Start
 
 @dataclass(frozen=True)
 class Consensus(Spline):
-    """`Path`, then `Spline` started from it, left and right put straight, and the spline again.
+    """`ViterbiPath`, then `Spline` started from it, left and right put straight, and the spline again.
 
     Unlike a selection it blends: errors of several experts average out, and a joint that all experts get wrong for some
     frames is carried by its neighbours in time. See `Spline` for how, and for what its options mean.
     """
 
-    start: Start = "path"
+    start: Start = "viterbi_path"

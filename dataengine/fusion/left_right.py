@@ -217,9 +217,9 @@ def _motion(
                     dx, dy = held[t, c, 0] - held[t - k, b, 0], held[t, c, 1] - held[t - k, b, 1]
                     if t > k and old == 0 and age[t - k - 1, a] == 0:
                         sx, sy = held[t - k, b, 0] - held[t - k - 1, a, 0], held[t - k, b, 1] - held[t - k - 1, a, 1]
-                        trust = ahead / (1.0 + (sx * sx + sy * sy) / (speed[v] * size[t]) ** 2) ** 2
-                        dx -= trust * sx
-                        dy -= trust * sy
+                        inertia_now = ahead / (1.0 + (sx * sx + sy * sy) / (speed[v] * size[t]) ** 2) ** 2
+                        dx -= inertia_now * sx
+                        dy -= inertia_now * sy
                     squared = (dx * dx + dy * dy) / (scale[k - 1, v] * size[t] * (1.0 + old)) ** 2
                     cost[k - 1, t, bits] += share * fade**old * squared / (1.0 + squared)
 

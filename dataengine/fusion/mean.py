@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from dataengine.core.types import Float, Fused
-from dataengine.fusion.observations import Sights
+from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 
@@ -18,33 +18,33 @@ from dataengine.fusion.ssta import Norm
 class Mean:
     """Weighted mean over the experts that saw a joint: one of them far away pulls it as far as its weight goes.
 
-    Scores and winners are those of `Sights.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
 
     Attributes:
         gamma: C from which a frame is kept; sets `kept` alone.
         norm: unit of length of C, as in `SSTA`.
-        power: a sight weighs its score to this power; 0 for all alike.
+        score_power: a observation weighs its score to this power; 0 for all alike.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
-    power: Annotated[float, Field(ge=0)] = 1.0
+    score_power: Annotated[float, Field(ge=0)] = 1.0
 
     def fuse(
         self,
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
-        mass = sights.weight.sum(0)
-        pose = sights.nowhere
-        for axis, values in enumerate((sights.x, sights.y)):
-            np.divide((sights.weight * values).sum(0), mass, out=pose[axis], where=mass > 0)
-        return sights.fused(pose, 0, self.gamma, self.norm)
+        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
+        mass = observations.weight.sum(0)
+        pose = observations.empty_pose
+        for axis, values in enumerate((observations.x, observations.y)):
+            np.divide((observations.weight * values).sum(0), mass, out=pose[axis], where=mass > 0)
+        return observations.fused(pose, 0, self.gamma, self.norm)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
-from dataengine.fusion.observations import Sights
+from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 
@@ -40,9 +40,9 @@ def middle(values: Any, weight: Any, found: Any) -> None:
 
 @dataclass(frozen=True)
 class Median:
-    """Median of x and of y over the experts that saw a joint and are trusted at all; how high scores and trust are does not count.
+    """Median of x and of y over the experts that saw a joint and are trusted at all; how high scores and expert_weights are does not count.
 
-    Scores and winners are those of `Sights.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
 
     Attributes:
         gamma: C from which a frame is kept; sets `kept` alone.
@@ -57,15 +57,15 @@ class Median:
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, 0.0)
-        pose = sights.nowhere
-        middle(sights.x, sights.weight, pose[0])
-        middle(sights.y, sights.weight, pose[1])
-        return sights.fused(pose, 0, self.gamma, self.norm)
+        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, 0.0)
+        pose = observations.empty_pose
+        middle(observations.x, observations.weight, pose[0])
+        middle(observations.y, observations.weight, pose[1])
+        return observations.fused(pose, 0, self.gamma, self.norm)

@@ -1,6 +1,6 @@
-"""What a fusion reads and how it ends: weighted sights in rows of joints, and the pose it found as `Fused`.
+"""What a fusion reads and how it ends: weighted observations in rows of joints, and the pose it found as `Fused`.
 
-Shared by all fusions but the selection of `SSTA`, so that missing joints, scores, trust, gaps and winners mean the same in each.
+Shared by all fusions but the selection of `SSTA`, so that missing joints, scores, expert_weights, gaps and winners mean the same in each.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
 from dataengine.fusion import check
 from dataengine.fusion._kernels import ssta as kernels
-from dataengine.fusion.ssta import Norm, confidence, unit_joints
+from dataengine.fusion.ssta import Norm, confidence, scale_joints
 
 LEAST_SCORE = 0.01
-"""A sight counts at least as if this were its score: where nobody is sure the least unsure one is still an answer."""
+"""A observation counts at least as if this were its score: where nobody is sure the least unsure one is still an answer."""
 
 _CLOSE, _NEAR = 0.5, 0.15
-"""In units of length: the distance at which a sight speaks for the result a quarter, and how near to the result the winner is."""
+"""In units of length: the distance at which a observation speaks for the result a quarter, and how near to the result the winner is."""
 
 
 @dataclass(frozen=True)
-class Sights:
-    """Sights of E experts over T frames, V joints padded to W, a multiple of 8: whole vectors have no slow remainder.
+class Observations:
+    """Observations of E experts over T frames, V joints padded to W, a multiple of 8: whole vectors have no slow remainder.
 
     Attributes:
         points: (E, T, V, 2) float32 pixels as given, NaN where missing.
         x, y: (E, T, W) float64 pixels, 0 where missing.
-        weight: (E, T, W) float64, 0 where missing; mean 1 over the sights.
+        weight: (E, T, W) float64, 0 where missing; mean 1 over the observations.
         rated: (E, T, W) float64 scores, 1 without scores, -1 where missing.
         scored: scores were given.
-        unit: length in pixels that stands for head to neck, one for the sequence; see `typical_unit`.
+        scale: length in pixels that stands for head to neck, one for the sequence; see `typical_scale`.
         skeleton: layout of the joints or None.
     """
 
@@ -46,39 +46,47 @@ class Sights:
     weight: Float
     rated: Float
     scored: bool
-    unit: float
+    scale: float
     skeleton: str | None
 
     @classmethod
-    def gather(
-        cls, coords: Any, scores: Any, skeleton: str | None, trust: Sequence[float] | None, power: float
-    ) -> Sights:
+    def from_arrays(
+        cls, coords: Any, scores: Any, skeleton: str | None, expert_weights: Sequence[float] | None, score_power: float
+    ) -> Observations:
         """Bring what a fusion was given into rows.
 
-        A sight weighs its score to the power of `power`, times the trust in its expert.
+        A observation weighs its score to the power of `score_power`, times the trust in its expert.
 
         Raises:
-            ComponentError: arrays of a wrong shape, or trust that is not one number >= 0 for every expert, one of them > 0.
+            ComponentError: arrays of a wrong shape, or expert_weights that is not one number >= 0 for every expert, one of them > 0.
         """
         points, given = check(coords, scores, skeleton)
         experts, frames, joints, _ = points.shape
         shape = experts, frames, (joints + 7) // 8 * 8
         x, y, weight, rated = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
-        trusted = np.ones(experts) if trust is None else _checked(trust, experts)
+        trusted = np.ones(experts) if expert_weights is None else _checked(expert_weights, experts)
         _spread(
-            points, points[..., 0] if given is None else given, given is not None, power, trusted, x, y, weight, rated
+            points,
+            points[..., 0] if given is None else given,
+            given is not None,
+            score_power,
+            trusted,
+            x,
+            y,
+            weight,
+            rated,
         )
-        return cls(points, x, y, weight, rated, given is not None, typical_unit(points, skeleton), skeleton)
+        return cls(points, x, y, weight, rated, given is not None, typical_scale(points, skeleton), skeleton)
 
     @property
-    def nowhere(self) -> Float:
+    def empty_pose(self) -> Float:
         """A pose (2, T, W) without a joint, to write into."""
         return np.full((2, *self.x.shape[1:]), np.nan)
 
-    def fused(self, pose: Float, hold: int, gamma: float, norm: Norm) -> Fused:
+    def fused(self, pose: Float, max_gap: int, gamma: float, norm: Norm) -> Fused:
         """The result about a pose (2, T, W), which is NaN where it says nothing.
 
-        A joint is present where the pose has it and some expert saw it, and in inner gaps of up to `hold` frames where
+        A joint is present where the pose has it and some expert saw it, and in inner gaps of up to `max_gap` frames where
         the pose has it, with the nearest score halved a frame. The score is the chance that not every expert is
         wrong: each one's score times its closeness to the result is taken as its chance to be right, and their errors
         as independent. As experts err together more than that, joints are right a little less often than their
@@ -95,9 +103,9 @@ class Sights:
             self.rated,
             self.scored,
             pose,
-            _CLOSE * self.unit,
-            _NEAR * self.unit,
-            hold,
+            _CLOSE * self.scale,
+            _NEAR * self.scale,
+            max_gap,
             coords,
             scores,
             winner,
@@ -106,20 +114,22 @@ class Sights:
         return Fused(coords, scores, certain, support, certain >= np.float32(gamma), winner)
 
 
-def _checked(trust: Sequence[float], experts: int) -> Float:
+def _checked(expert_weights: Sequence[float], experts: int) -> Float:
     """(E,) float64."""
-    given = np.asarray(trust, np.float64)
+    given = np.asarray(expert_weights, np.float64)
     if given.shape != (experts,) or not np.isfinite(given).all() or given.min() < 0 or given.max() == 0:
-        raise ComponentError(f"trust is one number >= 0 for each of {experts} experts, not all 0; given {trust!r}")
+        raise ComponentError(
+            f"expert_weights is one number >= 0 for each of {experts} experts, not all 0; given {expert_weights!r}"
+        )
     return given
 
 
-def typical_unit(points: Float, skeleton: str | None) -> float:
+def typical_scale(points: Float, skeleton: str | None) -> float:
     """Unit of length of a sequence (E, T, V, 2) in pixels: upper quartile of head to neck over experts and frames.
 
     Without a layout, or where head and neck are never seen, it comes from the boxes around the joints.
     """
-    ends = unit_joints(skeleton, "head_neck")
+    ends = scale_joints(skeleton, "head_neck")
     lengths = np.zeros(0)
     if ends[0, 0] >= 0:
         (a, b), (c, d) = ends
@@ -128,16 +138,24 @@ def typical_unit(points: Float, skeleton: str | None) -> float:
         lengths = lengths[lengths > 0]  # drops NaN
     if not len(lengths):
         filled = np.isfinite(points).all((2, 3))
-        lengths = kernels.BOX_UNIT * np.linalg.norm(np.ptp(points[filled], axis=1), axis=-1)
+        lengths = kernels.BOX_SCALE * np.linalg.norm(np.ptp(points[filled], axis=1), axis=-1)
         lengths = lengths[lengths > 0]
     return float(np.sort(lengths)[len(lengths) * 3 // 4]) if len(lengths) else 1.0
 
 
 @compiled
 def _spread(
-    points: Any, scores: Any, scored: bool, power: float, trust: Any, x: Any, y: Any, weight: Any, rated: Any
+    points: Any,
+    scores: Any,
+    scored: bool,
+    score_power: float,
+    expert_weights: Any,
+    x: Any,
+    y: Any,
+    weight: Any,
+    rated: Any,
 ) -> None:
-    """Write the sights into rows of 0, 0, 0 and -1; `scores` (E, T, V) are read when `scored`."""
+    """Write the observations into rows of 0, 0, 0 and -1; `scores` (E, T, V) are read when `scored`."""
     experts, frames, joints, _ = points.shape
     total = count = 0.0
     for e in range(experts):
@@ -147,7 +165,9 @@ def _spread(
                 if px == px and py == py:
                     x[e, t, v], y[e, t, v] = px, py
                     rated[e, t, v] = scores[e, t, v] if scored else 1.0
-                    weight[e, t, v] = trust[e] * (max(rated[e, t, v], LEAST_SCORE) ** power if scored else 1.0)
+                    weight[e, t, v] = expert_weights[e] * (
+                        max(rated[e, t, v], LEAST_SCORE) ** score_power if scored else 1.0
+                    )
                     total += weight[e, t, v]
                     count += 1.0
     weight *= count / max(total, 1e-12)
@@ -182,12 +202,12 @@ def _finish(
     pose: Any,
     width: float,
     near: float,
-    hold: int,
+    max_gap: int,
     coords: Any,
     made: Any,
     winner: Any,
 ) -> None:
-    """Write coordinates (T, V, 2), scores and winners (T, V); what they mean is said in `Sights.fused`."""
+    """Write coordinates (T, V, 2), scores and winners (T, V); what they mean is said in `Observations.fused`."""
     experts, frames, joints = x.shape[0], x.shape[1], coords.shape[1]
     last = np.full(joints, -1)
     for t in range(frames):
@@ -212,7 +232,7 @@ def _finish(
             made[t, v] = 1.0 - wrong if scored else close / count
             winner[t, v] = best if closest <= near**2 else -2
             before, last[v] = last[v], t
-            if before >= 0 and 1 < t - before <= hold + 1:
+            if before >= 0 and 1 < t - before <= max_gap + 1:
                 for gap in range(before + 1, t):
                     coords[gap, v, 0], coords[gap, v, 1] = pose[0, gap, v], pose[1, gap, v]
                     made[gap, v] = max(made[before, v] * 0.5 ** (gap - before), made[t, v] * 0.5 ** (t - gap))

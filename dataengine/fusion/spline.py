@@ -12,14 +12,14 @@ from pydantic import Field
 
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Fused, Int
-from dataengine.fusion import check, path
+from dataengine.fusion import check, viterbi_path
 from dataengine.fusion._kernels import smoothing
 from dataengine.fusion.left_right import straighten
 from dataengine.fusion.median import middle
-from dataengine.fusion.observations import Sights, bridge
+from dataengine.fusion.observations import Observations, bridge
 from dataengine.fusion.ssta import Norm
 
-Start = Literal["median", "path"]
+Start = Literal["median", "viterbi_path"]
 
 _LIMBS = (("left_shoulder", "left_elbow", "left_wrist"), ("left_hip", "left_knee", "left_ankle"))
 
@@ -56,25 +56,25 @@ class Spline:
     The numbers were fitted on annotated clips of Penn Action with errors of published estimators on MPII (training
     halves of both), with errors held for 3 to 25 frames, drifting, and with little and much noise; nothing else is learnt.
 
-    A sight weighs its score to the power of `power`, so scores should mean a probability of being right that can be
-    compared between experts; without scores all weigh the same. Inner gaps of up to `hold` frames are bridged; longer
-    gaps and frames before the first and after the last sight are NaN. Scores and winners are those of `Sights.fused`.
+    A observation weighs its score to the power of `score_power`, so scores should mean a probability of being right that can be
+    compared between experts; without scores all weigh the same. Inner gaps of up to `max_gap` frames are bridged; longer
+    gaps and frames before the first and after the last observation are NaN. Scores and winners are those of `Observations.fused`.
 
     Attributes:
         gamma: C from which a frame is kept; sets `kept` alone.
         norm: unit of length of C, as in `SSTA`.
-        hold: longest gap in frames that is bridged.
-        power: how much scores count; 0 for not at all.
-        smooth: factor on the stiffness of the last stage; 0 follows the sights that were believed until then.
+        max_gap: longest gap in frames that is bridged.
+        score_power: how much scores count; 0 for not at all.
+        smooth: factor on the stiffness of the last stage; 0 follows the observations that were believed until then.
         motion: fit steps too. Without them places alone count, and `smooth` is best near 0.02.
         unswap: put left and right straight; needs a skeleton. Of one expert alone `sides.straighten` does it first.
-        start: "median" frame by frame, or the best "path" over the experts.
+        start: "median" frame by frame, or the best "viterbi_path" over the experts.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
-    hold: Annotated[int, Field(ge=0)] = 5
-    power: Annotated[float, Field(ge=0)] = 2.0
+    max_gap: Annotated[int, Field(ge=0)] = 5
+    score_power: Annotated[float, Field(ge=0)] = 2.0
     smooth: Annotated[float, Field(ge=0)] = 1.0
     motion: bool = True
     unswap: bool = True
@@ -85,7 +85,7 @@ class Spline:
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
@@ -93,7 +93,7 @@ class Spline:
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) float in [0, 1] or None.
             skeleton: layout of the joints or None.
-            trust: weight of each expert beside its scores, or None: all alike.
+            expert_weights: weight of each expert beside its scores, or None: all alike.
 
         Raises:
             ComponentError: arrays of a wrong shape.
@@ -102,38 +102,53 @@ class Spline:
         if self.unswap and skeleton is not None and len(points) == 1:  # no other expert tells left from right
             straight, rated, _ = straighten(points[0], None if given is None else given[0], skeleton)
             points, given = straight[None], None if rated is None else rated[None]
-        sights = Sights.gather(points, given, skeleton, trust, self.power)
-        return sights.fused(self._solve(sights), self.hold, self.gamma, self.norm)
+        observations = Observations.from_arrays(points, given, skeleton, expert_weights, self.score_power)
+        return observations.fused(self._solve(observations), self.max_gap, self.gamma, self.norm)
 
-    def _solve(self, sights: Sights) -> Float:
+    def _solve(self, observations: Observations) -> Float:
         """Fused pose (2, T, W)."""
-        x, y, weight, unit = sights.x.copy(), sights.y.copy(), sights.weight.copy(), sights.unit
-        pose = self._begin(sights)
+        x, y, weight, unit = (
+            observations.x.copy(),
+            observations.y.copy(),
+            observations.weight.copy(),
+            observations.scale,
+        )
+        pose = self._begin(observations)
         if not pose.size:
             return pose
-        stages = self._stages(sights)
+        stages = self._stages(observations)
         smoothing.spline(x, y, weight, pose, stages)
-        limbs, flip = _limbs(sights.skeleton)
+        limbs, flip = _limbs(observations.skeleton)
         if self.unswap and smoothing.unswap(x, y, weight, pose, _SWAP_SCALE * unit, _SWAP_MARGIN, limbs, flip):
             smoothing.spline(x, y, weight, pose, stages[_AGAIN:])
         return pose
 
-    def _begin(self, sights: Sights) -> Float:
+    def _begin(self, observations: Observations) -> Float:
         """The named start (2, T, W), without gaps."""
-        pose, unit = sights.nowhere, sights.unit
+        pose, unit = observations.empty_pose, observations.scale
         if self.start == "median":
-            middle(sights.x, sights.weight, pose[0])
-            middle(sights.y, sights.weight, pose[1])
+            middle(observations.x, observations.weight, pose[0])
+            middle(observations.y, observations.weight, pose[1])
         else:
-            path.trace(
-                sights.x, sights.y, sights.weight, path.WIDTH * unit, path.REACH * unit, path.CAP, path.AGREEMENT, pose
+            viterbi_path.trace(
+                observations.x,
+                observations.y,
+                observations.weight,
+                viterbi_path.WIDTH * unit,
+                viterbi_path.REACH * unit,
+                viterbi_path.CAP,
+                viterbi_path.AGREEMENT,
+                pose,
             )
         bridge(pose)
         return pose
 
-    def _stages(self, sights: Sights) -> Float:
+    def _stages(self, observations: Observations) -> Float:
         """(N, 5) scale, quick, speed, stiff and bend of every stage, for `smoothing.spline`, in pixels."""
-        squared = smoothing.wobble(sights.x, sights.y, sights.weight, _WOBBLE * sights.unit) / sights.unit**2
+        squared = (
+            smoothing.wobble(observations.x, observations.y, observations.weight, _WOBBLE * observations.scale)
+            / observations.scale**2
+        )
         step = float(np.clip(_STEP_RATIO * squared**0.5, *_STEP_RANGE))
         speed = _SPEED_RATIO / max(squared, 1e-12)
         least = (
@@ -145,7 +160,7 @@ class Spline:
         last = np.array([_PLACE[1], step, speed, _STIFF[1] * least, _BEND])
         stages = np.concatenate([[_FIRST], first ** (1 - way) * last**way])
         stages[-1, 3] *= self.smooth
-        return stages * [sights.unit, sights.unit, float(self.motion), 1.0, sights.unit]
+        return stages * [observations.scale, observations.scale, float(self.motion), 1.0, observations.scale]
 
 
 @cache

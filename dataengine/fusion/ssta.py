@@ -41,7 +41,7 @@ _ENDS: dict[str, tuple[str, str]] = {
 
 
 @cache
-def unit_joints(skeleton: str | None, norm: Norm) -> Int:
+def scale_joints(skeleton: str | None, norm: Norm) -> Int:
     """(2, 2) int64: joints whose means are the two end points of the unit; -1 everywhere where the unit is the box's.
 
     A layout without the joints of `norm`, or no layout, gives the box. Shared: not to be written to.
@@ -69,7 +69,7 @@ def confidence(coords: Float, fused: Float, skeleton: str | None = None, norm: N
         C (T,) float32 in [0, 1] and the number of present (expert, joint) pairs (T,) int32; as in `SSTA`.
     """
     points, pose = np.ascontiguousarray(coords[None], np.float32), np.ascontiguousarray(fused[None], np.float32)
-    certain, support = kernels.agreement(points, pose, unit_joints(skeleton, norm))
+    certain, support = kernels.agreement(points, pose, scale_joints(skeleton, norm))
     return certain[0], support[0]
 
 
@@ -83,9 +83,9 @@ class SSTA:
     * First frame of a joint: the closest pair among the experts that have it; of the two the one whose summed
       distance to all present experts is least. One present expert: that one. Ties: the expert of lower index.
     * Later: the expert nearest to the joint's last aggregate. Ties: the expert of lower index.
-    * No expert has the joint: it is held where it was for up to `hold` frames, its score halved with every frame
-      and its winner -1; then it is NaN, and the next sight of it counts as a first frame.
-    * `gate` > 0: when every present expert lies farther than `gate` units (and as much again for every frame of a
+    * No expert has the joint: it is held where it was for up to `max_gap` frames, its score halved with every frame
+      and its winner -1; then it is NaN, and the next observation of it counts as a first frame.
+    * `max_step` > 0: when every present expert lies farther than `max_step` units (and as much again for every frame of a
       gap) from the last aggregate, continuity says nothing and the first-frame rule decides.
       This lets a track leave a wrong person it was caught on; 0 is the printed rule.
     * C = exp(-mean of distance / unit) over present (expert, joint) pairs. A joint that one expert alone has is at
@@ -93,24 +93,24 @@ class SSTA:
       tells how little that means; C is 0 where nothing is present.
     * Unit: by default head to neck of the aggregate in the same frame (the neck is the middle of the shoulders
       where the layout has none), at least 1 % of the diagonal of the pose's box. Where its joints are missing: the last
-      known one, and before there is any, `kernels.BOX_UNIT` of the diagonal. "bbox" and no skeleton use the latter always.
+      known one, and before there is any, `kernels.BOX_SCALE` of the diagonal. "bbox" and no skeleton use the latter always.
     * Memory is the last aggregate whatever its C: `gamma` only sets `kept`, so that a threshold can be retuned
       without changing a coordinate.
 
     Attributes:
         gamma: C from which a frame is kept (0.18 as printed).
         norm: unit of length of C.
-        hold: frames a joint nobody sees is held.
-        gate: farthest step from frame to frame in units of length, 0 for none.
+        max_gap: frames a joint nobody sees is held.
+        max_step: farthest step from frame to frame in units of length, 0 for none.
         compat: the published script's arithmetic for three experts: missing joints are positions at (0, 0), shoulder
-            width + 1e-8 as unit, the twelve body joints in C, its order of ties; `norm`, `hold` and `gate` do nothing.
+            width + 1e-8 as unit, the twelve body joints in C, its order of ties; `norm`, `max_gap` and `max_step` do nothing.
             The script's own threshold is gamma = 0.06. Its last frame, which it leaves empty, is computed.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
-    hold: Annotated[int, Field(ge=0)] = 5
-    gate: Annotated[float, Field(ge=0)] = 0.0
+    max_gap: Annotated[int, Field(ge=0)] = 5
+    max_step: Annotated[float, Field(ge=0)] = 0.0
     compat: bool = False
 
     def fuse(
@@ -118,7 +118,7 @@ class SSTA:
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
         """Fuse one sequence; see `dataengine.fuse`.
 
@@ -126,7 +126,7 @@ class SSTA:
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) float in [0, 1] or None.
             skeleton: layout of the joints or None.
-            trust: not used; the rule treats experts alike.
+            expert_weights: not used; the rule treats experts alike.
 
         Raises:
             ComponentError: arrays of a wrong shape, or `compat` with other than three experts of a body layout.
@@ -146,7 +146,7 @@ class SSTA:
         if self.compat:
             found = kernels.select_published(points, weights, _body(points.shape[1], points.shape[-2], skeleton))
         else:
-            found = kernels.select(points, weights, unit_joints(skeleton, self.norm), self.hold, self.gate)
+            found = kernels.select(points, weights, scale_joints(skeleton, self.norm), self.max_gap, self.max_step)
         coords, scores, certain, support, winner = found
         return Fused(coords, scores, certain, support, certain >= np.float32(self.gamma), winner)
 

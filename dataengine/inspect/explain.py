@@ -124,7 +124,7 @@ def _measures(recipe: Recipe, table: Path, clip_id: str) -> list[dict[str, Any]]
         entry = {
             "filter": name,
             "value": None if math.isnan(number) else round(number, 5),
-            "unit": component.unit,
+            "measured_in": component.measured_in,
             "used": used,
         }
         found.append(
@@ -157,7 +157,7 @@ def to_text(story: dict[str, Any]) -> str:
         bounds = " ".join(f"{k} {m[k]:g}" for k in ("min", "max") if m[k] is not None) or "no threshold"
         verdict = "not used" if not m["used"] else "ok" if m["keeps"] else "MISSED"
         value = "undefined" if m["value"] is None else f"{m['value']:g}"
-        lines.append(f"  {m['filter']:<15} {value:>10} {m['unit']:<26} {bounds:<22} {verdict}")
+        lines.append(f"  {m['filter']:<15} {value:>10} {m['measured_in']:<26} {bounds:<22} {verdict}")
     decision = story["decision"]
     if decision is not None:
         lines.append(

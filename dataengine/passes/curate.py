@@ -122,7 +122,11 @@ def decide(recipe: Recipe, plan: Plan, ledger: Ledger, commits: dict[str, Commit
             if missed is not None:
                 wanted = "at least" if value < missed else "at most"
                 _out(
-                    row, component.reason, f"{value:.4g} {component.unit}, wanted {wanted} {missed:.4g}", value, missed
+                    row,
+                    component.reason,
+                    f"{value:.4g} {component.measured_in}, wanted {wanted} {missed:.4g}",
+                    value,
+                    missed,
                 )
                 break
         if row["kept"] and recipe.pack.keep_video and not (planned["licence"] or recipe.pack.allow_unknown_licence):

@@ -106,7 +106,7 @@ def head_unit(coords: Float, layout: str) -> Float:
     return result
 
 
-def _agreement(arrays: dict[str, Any], layout: str) -> Float:
+def _disagreement(arrays: dict[str, Any], layout: str) -> Float:
     """(M, T, 13) mean distance of the experts to the fused joint, in head-neck lengths."""
     fused, _ = convert(arrays["keypoints"], None, layout, COMMON)
     away = np.linalg.norm(arrays["expert_keypoints"] - fused[:, None], axis=-1)
@@ -144,13 +144,13 @@ def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float) -> lis
     return rows
 
 
-def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], agreement: Float, people: int) -> list[dict[str, Any]]:
+def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], disagreement: Float, people: int) -> list[dict[str, Any]]:
     rows = []
     common = skeleton(COMMON)
     for rank, track_id in enumerate(meta["tracks"][:people]):
         for number, joint in enumerate(skeleton(meta["skeleton"]).joints):
             seen = np.isfinite(arrays["keypoints"][rank, :, number]).all(-1)
-            away = _mean(agreement[rank, :, common.index(joint)]) if joint in common.joints else None
+            away = _mean(disagreement[rank, :, common.index(joint)]) if joint in common.joints else None
             score = _mean(arrays["scores"][rank, seen, number].astype(np.float32))
             rows.append(
                 {
@@ -204,11 +204,11 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], meta: dict[st
 
 def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     meta, people = arrays["json"], unit.recipe.pose.max_people
-    agreement = _agreement(arrays, meta["skeleton"])
+    disagreement = _disagreement(arrays, meta["skeleton"])
     fps = float(Fraction(meta["fps"]))
     sample = Sample(
         meta["width"], meta["height"], fps, meta["skeleton"], arrays["keypoints"][:people], arrays["scores"][:people].astype(np.float32),
-        arrays["confidence"][:people].astype(np.float32), arrays["support"][:people].astype(np.int32), agreement[:people],
+        arrays["confidence"][:people].astype(np.float32), arrays["support"][:people].astype(np.int32), disagreement[:people],
         arrays["people"].astype(np.int32), arrays["change"],
     )  # fmt: skip
     tracks = _track_rows(arrays, meta, fps)
@@ -220,9 +220,9 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "clip_id": clip.clip_id, **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
-        "confidence_p10": tracks[0]["confidence_p10"], "expert_disagreement": _mean(agreement[0]), "tracks": tracks,
+        "confidence_p10": tracks[0]["confidence_p10"], "expert_disagreement": _mean(disagreement[0]), "tracks": tracks,
         "hashes": arrays["hashes"].tolist(), "words": pose_words(foremost).tobytes(),
-        "joints": _joint_rows(arrays, meta, agreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
+        "joints": _joint_rows(arrays, meta, disagreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
     }  # fmt: skip
 
 

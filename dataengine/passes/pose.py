@@ -58,7 +58,7 @@ class Tools:
     names: tuple[str, ...]
     tracker: Any
     fusion: Any
-    trust: tuple[float, ...]
+    expert_weights: tuple[float, ...]
     calibration: Calibration | None = None
     budget: Budget | None = None
 
@@ -80,7 +80,7 @@ def _components(recipe: Recipe) -> Tools:
         tuple(pose.experts),
         recipe.component("trackers", pose.tracker),
         recipe.component("fusion", pose.fusion),
-        tuple(pose.trust.get(name, 1.0) for name in pose.experts),
+        tuple(pose.expert_weights.get(name, 1.0) for name in pose.experts),
         None if pose.calibration is None else Calibration.load(pose.calibration),
     )
 
@@ -137,7 +137,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
     table = pose.model_dump(exclude={"max_people", "isolated", "calibration"}) | {
         "detector": recipe.detector,
-        "trust": tools.trust,
+        "expert_weights": tools.expert_weights,
     }
     return {"pose": table, "components": options, "weights": weights}
 
@@ -205,7 +205,7 @@ def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, 
         coords, scores = t.coords, t.scores
         if tools.calibration is not None:
             coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
-        fused.append(tools.fusion.fuse(coords, scores, COMMON, tools.trust))
+        fused.append(tools.fusion.fuse(coords, scores, COMMON, tools.expert_weights))
     meta["tracks"] = [t.track_id for t in tracks]
     keypoints, certain = convert(
         np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton

@@ -117,7 +117,7 @@ class PoseTable(Table):
     """Tracker that links the people of all frames and experts."""
     fusion: str = "ssta"
     """Rule that makes one pose of the poses of all experts."""
-    trust: dict[str, float] = {}
+    expert_weights: dict[str, float] = {}
     """Weight of an expert in the fusion, by its name; 1 for experts that are not named."""
     calibration: str | None = None
     """Path of a calibration file, which corrects experts before the fusion (`dataengine.fusion.calibration`)."""
@@ -364,10 +364,10 @@ def _check_components(recipe: Recipe) -> None:
         raise ComponentError(
             f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.names('detectors'))}"
         )
-    for name, weight in pose.trust.items():
+    for name, weight in pose.expert_weights.items():
         if name not in registry.names("experts") or not weight > 0:
             raise ComponentError(
-                f"[pose] trust.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
+                f"[pose] expert_weights.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
             )
     for name, seconds in pose.isolated.items():
         if name not in pose.experts or not seconds > 0:

@@ -152,7 +152,7 @@ def quality(dataset: Dataset) -> Html | None:
             bounds = limits.get(measure.filter or "", {})
             edge = (bounds.get("min"), bounds.get("max"))
             figures.append(
-                charts.histogram(kept, out, measure.title, measure.unit, measure.meaning, edge, measure.share)
+                charts.histogram(kept, out, measure.title, measure.measured_in, measure.meaning, edge, measure.share)
             )
     if not figures:
         return None

@@ -27,7 +27,7 @@ class Measure:
     column: str
     filter: str | None
     title: str
-    unit: str
+    measured_in: str
     meaning: str
     share: bool = False
 

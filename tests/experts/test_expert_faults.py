@@ -58,7 +58,7 @@ def test_another_packages_expert_is_found(plugin: Path) -> None:
 def test_the_build_goes_on(plugin: Path, isolated: bool) -> None:
     kinds = ["good", "crash", "memory", "once", "fine", *(["hang"] if isolated else [])]
     overrides = [
-        'pose.experts=["saboteur"]', "pose.trust={}", f'experts.saboteur.marks="{plugin}"', "plan.clips_per_unit=6",
+        'pose.experts=["saboteur"]', "pose.expert_weights={}", f'experts.saboteur.marks="{plugin}"', "plan.clips_per_unit=6",
         "curate.filters=[]", "report.gallery=0", *(["pose.isolated={saboteur=3.0}"] if isolated else []),
     ]  # fmt: skip
     folder = videos(plugin / "videos", *kinds)

@@ -70,7 +70,7 @@ def test_contract_of_a_filter(name: str) -> None:
     assert isinstance(made, Filter)
     assert made.reason == name
     assert made.reason in REASONS
-    assert made.unit
+    assert made.measured_in
     assert dataclasses.is_dataclass(made) and type(made).__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert (made.min, made.max) != (None, None), "a default filter must be able to reject"
     value = made.measure(sample(person()))

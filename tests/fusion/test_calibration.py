@@ -12,7 +12,7 @@ from numpy.linalg import norm
 from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.fusion import calibration as module
 from dataengine.fusion import fuse
-from dataengine.fusion._kernels.trees import Forest
+from dataengine.fusion._kernels.trees import BoostedTrees
 from dataengine.fusion.calibration import FORMAT, Calibration
 
 sklearn = pytest.importorskip("sklearn.ensemble", reason="needs the extra 'train'")
@@ -118,7 +118,7 @@ def test_scores_are_probabilities(unseen):
     assert scores[:, 1, 0][:, list(LEGS)].mean() < scores[:, 2, 0][:, list(LEGS)].mean() - 0.2
 
 
-@pytest.mark.parametrize("method", ["mode", "mean", "consensus"])
+@pytest.mark.parametrize("method", ["mean_shift", "mean", "consensus"])
 def test_every_fusion_gains(unseen, method):
     truth, unit, coords, moved, scores = unseen
 
@@ -219,12 +219,12 @@ def test_trees_answer_as_scikit_learn_does(classes):
     other[rng.random(other.shape) < 0.2] = np.nan
     if classes:
         model = sklearn.HistGradientBoostingClassifier(max_iter=40, random_state=0).fit(rows[:, :6], goal > 0.3)
-        found, expected = 1 / (1 + np.exp(-Forest.grown(model)(other))), model.predict_proba(other)[:, 1]
+        found, expected = 1 / (1 + np.exp(-BoostedTrees.grown(model)(other))), model.predict_proba(other)[:, 1]
     else:
         model = sklearn.HistGradientBoostingRegressor(loss="absolute_error", max_iter=40, random_state=0).fit(
             rows, goal
         )
-        found, expected = Forest.grown(model)(other), model.predict(other)
+        found, expected = BoostedTrees.grown(model)(other), model.predict(other)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ from numpy.linalg import norm
 from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import SKELETONS, skeleton
 from dataengine.fusion import fuse
-from dataengine.fusion.observations import typical_unit
+from dataengine.fusion.observations import typical_scale
 from dataengine.fusion.ssta import confidence
 
 BODY = np.array(
@@ -119,7 +119,7 @@ def test_scores_say_whom_to_believe():
     scores = np.full(coords.shape[:-1], 0.8, np.float32)
     scores[1:, :, 5] = np.where(wrong[:, 0], 0.2, 0.8)
     assert right(run(coords, scores).coords[:, 5], truth[:, 5]) > 0.95
-    assert right(run(coords, scores, power=0).coords[:, 5], truth[:, 5]) < 0.8
+    assert right(run(coords, scores, score_power=0).coords[:, 5], truth[:, 5]) < 0.8
 
 
 def test_unequal_experts_are_no_worse_together_than_the_best():
@@ -164,7 +164,7 @@ def test_gaps_are_bridged_up_to_hold_and_ends_are_not():
     coords[:, 20:24, 4] = np.nan
     coords[:, 40:50, 4] = np.nan
     coords[:, :3, 4] = np.nan
-    found = run(coords, np.full(coords.shape[:-1], 0.8), hold=4)
+    found = run(coords, np.full(coords.shape[:-1], 0.8), max_gap=4)
     assert right(found.coords[20:24, 4], truth[20:24, 4]) == 1
     np.testing.assert_allclose(found.scores[19:25, 4] / found.scores[19, 4], [1, 0.5, 0.25, 0.25, 0.5, 1], rtol=0.1)
     assert (found.winner[20:24, 4] == -1).all()
@@ -234,15 +234,15 @@ def test_scores_fall_where_experts_disagree():
 
 def test_unit_of_length():
     coords = views(walk(), noise=0, missing=0)
-    np.testing.assert_allclose(typical_unit(coords, "body13"), UNIT, rtol=1e-5)
-    assert 10 < typical_unit(coords, None) < 30
-    assert typical_unit(np.full((2, 3, 13, 2), np.nan, np.float32), "body13") == 1
+    np.testing.assert_allclose(typical_scale(coords, "body13"), UNIT, rtol=1e-5)
+    assert 10 < typical_scale(coords, None) < 30
+    assert typical_scale(np.full((2, 3, 13, 2), np.nan, np.float32), "body13") == 1
 
 
 def test_user_mistakes_are_told():
     with pytest.raises(ComponentError, match="no option 'smoothness'"):
         run(views(walk()), smoothness=1)
-    with pytest.raises(ComponentError, match="power"):
-        run(views(walk()), power=-1)
+    with pytest.raises(ComponentError, match="score_power"):
+        run(views(walk()), score_power=-1)
     with pytest.raises(ComponentError, match="given shape"):
         run(np.zeros((3, 13, 2)))

@@ -123,7 +123,7 @@ def test_nothing_and_next_to_nothing(method):
     np.testing.assert_allclose(same_place.coords, 7, atol=1e-5)
     lone = nothing.copy()
     lone[1, 3, 4] = 50
-    found = fuse(lone, None, method, "body13", **({"hold": 0} if method == "ssta" else {}))
+    found = fuse(lone, None, method, "body13", **({"max_gap": 0} if method == "ssta" else {}))
     assert np.flatnonzero(found.winner.ravel() == 1).tolist() == [3 * 13 + 4]
     np.testing.assert_allclose(found.coords[3, 4], 50, atol=1e-4)
     assert np.isfinite(found.coords[..., 0]).sum() == 1
@@ -176,11 +176,11 @@ def test_trust_in_one_expert(method):
     coords, scores = views(missing=0)
     coords[1] += 30
     fusion = registry.create("fusion", method)
-    alike = fusion.fuse(coords, scores, "body13", trust=[0.5, 0.5, 0.5])
+    alike = fusion.fuse(coords, scores, "body13", expert_weights=[0.5, 0.5, 0.5])
     np.testing.assert_allclose(alike.coords, fusion.fuse(coords, scores, "body13").coords, atol=1e-3)
     if method in ("ssta", "median"):
         return
-    found = fusion.fuse(coords, None, "body13", trust=[0.01, 0.98, 0.01])
+    found = fusion.fuse(coords, None, "body13", expert_weights=[0.01, 0.98, 0.01])
     assert np.median(norm(found.coords - coords[1], axis=-1)) < 5
 
 
@@ -193,6 +193,6 @@ def test_mistakes_are_told(method):
     with pytest.raises(ComponentError, match="no option"):
         fuse(coords, scores, method, widht=2)
     if method != "ssta":
-        for trust in ([1, 1], [0, 0, 0], [-1, 1, 1], [np.nan, 1, 1]):
-            with pytest.raises(ComponentError, match="trust"):
-                registry.create("fusion", method).fuse(coords, scores, "body13", trust)
+        for expert_weights in ([1, 1], [0, 0, 0], [-1, 1, 1], [np.nan, 1, 1]):
+            with pytest.raises(ComponentError, match="expert_weights"):
+                registry.create("fusion", method).fuse(coords, scores, "body13", expert_weights)

@@ -15,7 +15,7 @@ def run(points, scores=None, **options):
     rest[:, 0, 5] = points
     if scores is not None:
         scores = np.tile(np.asarray(scores, float)[:, None, None], (1, 1, 13))
-    return fuse(rest, scores, method="mode", skeleton="body13", **options).coords[0, 5]
+    return fuse(rest, scores, method="mean_shift", skeleton="body13", **options).coords[0, 5]
 
 
 def height(place, points, weights, width):
@@ -36,7 +36,7 @@ def test_a_minority_does_not_move_it():
     points = np.array([[0.0, 0], [10, 0], [20, 0], [400, 0], [430, 10]])
     np.testing.assert_allclose(run(points), [10, 0], atol=0.1)
     np.testing.assert_allclose(run(points, [0.3, 0.3, 0.3, 0.9, 0.9]), [415, 5], atol=1)
-    np.testing.assert_allclose(run(points, [0.3, 0.3, 0.3, 0.9, 0.9], power=0), [10, 0], atol=0.1)
+    np.testing.assert_allclose(run(points, [0.3, 0.3, 0.3, 0.9, 0.9], score_power=0), [10, 0], atol=0.1)
 
 
 def test_refining_goes_on_to_the_densest_part():

@@ -18,12 +18,12 @@ def views(experts=5, frames=20, missing=0.4, seed=0):
 
 def test_mean():
     coords, scores = views()
-    found = fuse(coords, scores, "mean", "body13", power=2).coords
+    found = fuse(coords, scores, "mean", "body13", score_power=2).coords
     shares = np.where(np.isfinite(coords[..., 0]), scores.astype(float) ** 2, 0)[..., None]
     with np.errstate(invalid="ignore"):
         expected = (shares * np.nan_to_num(coords)).sum(0) / shares.sum(0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    trusted = registry.create("fusion", "mean").fuse(coords, None, "body13", trust=[0, 0, 1, 0, 0]).coords
+    trusted = registry.create("fusion", "mean").fuse(coords, None, "body13", expert_weights=[0, 0, 1, 0, 0]).coords
     np.testing.assert_allclose(trusted, coords[2], rtol=1e-6)
 
 
@@ -38,12 +38,12 @@ def test_best_goes_by_trust_then_scores_then_nearness():
     coords, scores = views(missing=0.2)
     best = registry.create("fusion", "best")
     totals = np.where(np.isfinite(coords[..., 0]), scores, 0).sum((1, 2))
-    for trust, expected in (
+    for expert_weights, expected in (
         (None, totals.argmax()),
         ([1, 2, 1, 0, 2], 1 + 3 * (totals[4] > totals[1])),
         ([0, 0, 0, 1, 0], 3),
     ):
-        found = best.fuse(coords, scores, "body13", trust)
+        found = best.fuse(coords, scores, "body13", expert_weights)
         np.testing.assert_array_equal(found.coords, coords[expected])
         present = np.isfinite(coords[expected, ..., 0])
         np.testing.assert_array_equal(found.winner, np.where(present, expected, -1))

@@ -104,7 +104,7 @@ def offsets(seed=0, frames=120):
     return truth, (truth + wrong + rng.normal(0, 0.4, wrong.shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("start", ["median", "path"])
+@pytest.mark.parametrize("start", ["median", "viterbi_path"])
 def test_steps_carry_a_joint_that_most_get_wrong_for_a_while(start):
     truth, coords = offsets()
 

@@ -15,7 +15,7 @@ from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import SKELETONS, convert, skeleton
 from dataengine.fusion import fuse
 from dataengine.fusion._kernels.ssta import compiled
-from dataengine.fusion.ssta import SSTA, confidence, unit_joints
+from dataengine.fusion.ssta import SSTA, confidence, scale_joints
 from tests.support.ssta_reference import fuse as slow_fuse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,15 +47,15 @@ def same(a, b):
     joints=st.sampled_from([1, 13, 17]),
     missing=st.sampled_from([0.0, 0.1, 0.6, 0.95]),
     noise=st.sampled_from([0.0, 2.0, 60.0]),
-    hold=st.integers(0, 7),
-    gate=st.sampled_from([0.0, 0.5, 2.0]),
+    max_gap=st.integers(0, 7),
+    max_step=st.sampled_from([0.0, 0.5, 2.0]),
 )
-def test_equals_the_slow_reference(seed, experts, frames, joints, missing, noise, hold, gate):
+def test_equals_the_slow_reference(seed, experts, frames, joints, missing, noise, max_gap, max_step):
     coords, scores = people(seed, experts, frames, joints, missing, noise)
     layout = {13: "body13", 17: "posetics17"}.get(joints)
     ends = {13: ([0], [1, 2]), 17: ([0], [2])}.get(joints)
-    found = fuse(coords, scores, skeleton=layout, hold=hold, gate=gate)
-    points, score, C, support, winner = slow_fuse(coords, scores, ends, hold, gate)
+    found = fuse(coords, scores, skeleton=layout, max_gap=max_gap, max_step=max_step)
+    points, score, C, support, winner = slow_fuse(coords, scores, ends, max_gap, max_step)
     np.testing.assert_array_equal(found.winner, winner)
     np.testing.assert_array_equal(found.coords, points)
     np.testing.assert_array_equal(found.scores, score)
@@ -118,23 +118,23 @@ def test_identical_experts_fuse_to_themselves(name, norm):
 
 def test_one_expert_gives_full_confidence_and_small_support():
     coords, scores = people(experts=1)
-    found = fuse(coords, scores, skeleton="body13", hold=0)
+    found = fuse(coords, scores, skeleton="body13", max_gap=0)
     np.testing.assert_array_equal(found.coords, coords[0])
     assert (found.confidence == 1).all() and found.kept.all()
     np.testing.assert_array_equal(found.support, np.isfinite(coords[0, ..., 0]).sum(-1))
 
 
 @pytest.mark.parametrize("layout", ["body13", None])
-@pytest.mark.parametrize("gate", [0.0, 1.0])
-def test_commutes_with_translation_scale_and_mirror(layout, gate):
+@pytest.mark.parametrize("max_step", [0.0, 1.0])
+def test_commutes_with_translation_scale_and_mirror(layout, max_step):
     coords, scores = people(seed=4, noise=20)
-    found = fuse(coords, scores, skeleton=layout, gate=gate)
-    moved = fuse(coords + np.float32([128, -64]), scores, skeleton=layout, gate=gate)
+    found = fuse(coords, scores, skeleton=layout, max_step=max_step)
+    moved = fuse(coords + np.float32([128, -64]), scores, skeleton=layout, max_step=max_step)
     np.testing.assert_array_equal(moved.coords, found.coords + np.float32([128, -64]))
-    grown = fuse(coords * np.float32(4), scores, skeleton=layout, gate=gate)
+    grown = fuse(coords * np.float32(4), scores, skeleton=layout, max_step=max_step)
     np.testing.assert_array_equal(grown.coords, found.coords * 4)
     flip = list(skeleton("body13").flip)
-    mirrored = fuse((coords * np.float32([-1, 1]))[:, :, flip], scores[:, :, flip], skeleton=layout, gate=gate)
+    mirrored = fuse((coords * np.float32([-1, 1]))[:, :, flip], scores[:, :, flip], skeleton=layout, max_step=max_step)
     np.testing.assert_array_equal(mirrored.coords, (found.coords * np.float32([-1, 1]))[:, flip])
     for other in (moved, grown, mirrored):
         np.testing.assert_allclose(other.confidence, found.confidence, atol=1e-5)
@@ -183,12 +183,12 @@ def test_gaps_are_held_then_empty_then_begun_anew():
     coords[0, :, 0, 0], coords[1, :, 0, 0] = 10, 11
     coords[:, 3:7] = np.nan
     coords[0, 7:], coords[1, 7:] = 90, 12
-    found = fuse(coords, np.full((2, 10, 1), 0.8), hold=2)
+    found = fuse(coords, np.full((2, 10, 1), 0.8), max_gap=2)
     assert found.coords[3:5, 0, 0].tolist() == [10, 10] and np.isnan(found.coords[5:7]).all()
     np.testing.assert_allclose(found.scores[2:8, 0], [0.8, 0.4, 0.2, 0, 0, 0.8])
     assert found.winner.ravel().tolist() == [0, 0, 0, -1, -1, -1, -1, 0, 0, 0]
     assert (found.confidence[3:7] == 0).all() and (found.support[3:7] == 0).all() and not found.kept[3:7].any()
-    held = fuse(coords, hold=4)  # memory lasts over the gap: the expert that is nearer to it wins
+    held = fuse(coords, max_gap=4)  # memory lasts over the gap: the expert that is nearer to it wins
     assert held.winner[7:].ravel().tolist() == [1, 1, 1]
 
 
@@ -197,7 +197,7 @@ def test_the_gate_leaves_a_wrong_start():
     coords, scores = people(seed=2, experts=4, missing=0, noise=1)
     coords[:2, :10] += np.float32([400, 0])
     coords[2:, :10] += np.random.default_rng(0).normal(0, 4, coords[2:, :10].shape).astype(np.float32)
-    found = fuse(coords, scores, skeleton="body13", gate=2.0)
+    found = fuse(coords, scores, skeleton="body13", max_step=2.0)
     assert (np.abs(found.coords[0] - coords[0, 0]) < 30).all()
     assert np.linalg.norm(found.coords[12] - coords[3, 12], axis=-1).max() < 10
 
@@ -221,12 +221,12 @@ def test_everything_missing():
 
 
 def test_units():
-    assert unit_joints("body13", "head_neck").tolist() == [[0, 0], [1, 2]]
-    assert unit_joints("posetics17", "head_neck").tolist() == [[0, 0], [2, 2]]
-    assert unit_joints("mpii16", "head_neck").tolist() == [[8, 9], [7, 7]]
-    assert unit_joints("coco17", "torso").tolist() == [[5, 6], [11, 12]]
-    assert unit_joints("coco17", "shoulder").tolist() == [[5, 5], [6, 6]]
-    assert unit_joints("coco17", "bbox").tolist() == unit_joints(None, "shoulder").tolist() == [[-1, -1], [-1, -1]]
+    assert scale_joints("body13", "head_neck").tolist() == [[0, 0], [1, 2]]
+    assert scale_joints("posetics17", "head_neck").tolist() == [[0, 0], [2, 2]]
+    assert scale_joints("mpii16", "head_neck").tolist() == [[8, 9], [7, 7]]
+    assert scale_joints("coco17", "torso").tolist() == [[5, 6], [11, 12]]
+    assert scale_joints("coco17", "shoulder").tolist() == [[5, 5], [6, 6]]
+    assert scale_joints("coco17", "bbox").tolist() == scale_joints(None, "shoulder").tolist() == [[-1, -1], [-1, -1]]
 
 
 def test_one_joint_off_by_one_unit():
@@ -275,7 +275,7 @@ def test_batch_equals_one_by_one():
         (np.zeros((3, 4, 13, 2)), None, {"gama": 0.1}, "did you mean 'gamma'"),
         (np.zeros((3, 4, 13, 2)), None, {"norm": "knee"}, "norm"),
         (np.zeros((3, 4, 13, 2)), None, {"gamma": 2}, "gamma"),
-        (np.zeros((3, 4, 13, 2)), None, {"hold": -1}, "hold"),
+        (np.zeros((3, 4, 13, 2)), None, {"max_gap": -1}, "max_gap"),
     ],
 )
 def test_user_mistakes_are_told(coords, scores, options, message):

@@ -34,7 +34,7 @@ def test_fusion_is_better_than_the_best_expert(protocol, faults):
         right, jitter = pck(method)
         assert right > max(best, pck("ssta")[0]) + 3 and abs(jitter) < 0.03
     if faults:
-        assert best < pck("median")[0] < pck("path")[0] < pck("consensus")[0]
+        assert best < pck("median")[0] < pck("viterbi_path")[0] < pck("consensus")[0]
 
 
 def test_the_protocol_is_what_it_says(protocol):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataengine.fusion import fuse, path
+from dataengine.fusion import fuse, viterbi_path
 
 
 def cost(x, y, weight, chosen, width, reach, cap, agreement):
@@ -43,7 +43,7 @@ def test_no_other_path_is_cheaper(seed, experts, frames, missing, reach, cap, ag
     x, y = rng.normal(0, 1, (2, experts, frames, 1))
     weight = rng.random((experts, frames, 1)) * (rng.random((experts, frames, 1)) >= missing)
     pose = np.full((2, frames, 1), np.nan)
-    path.trace(x, y, weight, 0.7, reach, cap, agreement, pose)
+    viterbi_path.trace(x, y, weight, 0.7, reach, cap, agreement, pose)
     seen = [t for t in range(frames) if (weight[:, t] > 0).any()]
     assert np.isfinite(pose[0, :, 0]).nonzero()[0].tolist() == seen
     flat = x[..., 0], y[..., 0], weight[..., 0]
@@ -65,7 +65,7 @@ def test_a_wrong_start_is_not_followed():
     coords[0, :4] += 90  # the greedy selection would take the closest pair; here experts 1 and 2 are missing at first
     coords[1:, :4] = np.nan
     coords[0, 4:8] += 90
-    found = fuse(coords, method="path", skeleton="body13")
+    found = fuse(coords, method="viterbi_path", skeleton="body13")
     assert (found.winner[4:] >= 0).all() and (np.abs(found.coords[4:] - still()[0, 4:]) < 4).all()
 
 
@@ -73,7 +73,7 @@ def test_it_is_the_same_backwards():
     rng = np.random.default_rng(1)
     coords = still() + rng.normal(0, 8, (3, 30, 13, 2))
     coords[rng.random(coords.shape[:-1]) < 0.2] = np.nan
-    found, back = (fuse(c, method="path", skeleton="body13", hold=0) for c in (coords, coords[:, ::-1]))
+    found, back = (fuse(c, method="viterbi_path", skeleton="body13", max_gap=0) for c in (coords, coords[:, ::-1]))
     np.testing.assert_allclose(back.coords[::-1], found.coords, atol=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_gaps_are_bridged_in_a_line_up_to_hold():
     coords[:, :, 4, 0] += np.arange(30)
     coords[:, 10:14, 4] = np.nan
     coords[:, 20:25, 4] = np.nan
-    found = fuse(coords, np.full(coords.shape[:-1], 0.5), method="path", skeleton="body13", hold=4)
+    found = fuse(coords, np.full(coords.shape[:-1], 0.5), method="viterbi_path", skeleton="body13", max_gap=4)
     np.testing.assert_allclose(found.coords[9:15, 4, 0] - found.coords[9, 4, 0], np.arange(6), atol=1e-3)
     np.testing.assert_allclose(found.scores[9:15, 4] / found.scores[9, 4], [1, 0.5, 0.25, 0.25, 0.5, 1], rtol=1e-4)
     assert (found.winner[10:14, 4] == -1).all() and np.isnan(found.coords[20:25, 4]).all()

@@ -27,7 +27,7 @@ def closest_pair(seen):
     return i if total_i <= total_j else j
 
 
-def fuse(coords, scores=None, ends=None, hold=5, gate=0.0, box_unit=0.127):
+def fuse(coords, scores=None, ends=None, max_gap=5, max_step=0.0, box_unit=0.127):
     """`ends`: two lists of joints whose means are the ends of the unit of length, or None for the box."""
     E, T, V, _ = coords.shape
     out = np.full((T, V, 2), np.nan, f32)
@@ -49,7 +49,7 @@ def fuse(coords, scores=None, ends=None, hold=5, gate=0.0, box_unit=0.127):
                 score[t, v] = 1 if scores is None else scores[e, t, v]
             else:
                 gap[v] += 1
-                if gap[v] > hold:
+                if gap[v] > max_gap:
                     memory[v] = None
                 score[t, v] = score[t - 1, v] / 2 if memory[v] is not None else 0
             if memory[v] is not None:
@@ -78,6 +78,6 @@ def fuse(coords, scores=None, ends=None, hold=5, gate=0.0, box_unit=0.127):
             if length > 0
             else 0
         )
-        if gate and length > 0:
-            reach = gate * length
+        if max_step and length > 0:
+            reach = max_step * length
     return out, score, C, support, winner

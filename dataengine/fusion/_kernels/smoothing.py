@@ -58,13 +58,13 @@ def wobble(x: Any, y: Any, weight: Any, scale: float) -> float:
 def spline(x: Any, y: Any, weight: Any, pose: Any, stages: Any) -> None:
     """Move `pose` towards the minimum of the sum of
 
-        scale^2 rho(distance of a sight to the pose / scale)
+        scale^2 rho(distance of a observation to the pose / scale)
         + speed * quick^2 rho(distance of an expert's step to the pose's step / quick)
         + stiff * bend^2 log(1 + (length of the pose's second difference / bend)^2)
 
     with rho(r) = r^2 / (1 + r^2) (Geman and McClure), minimised by reweighting: every row (scale, quick, speed, stiff, bend)
     of `stages` is one least-squares problem a joint, a matrix of five diagonals that x and y share, solved by LDL^T
-    for all joints at once. A step weighs as much as the lighter of its two sights.
+    for all joints at once. A step weighs as much as the lighter of its two observations.
     """
     experts, frames, joints = x.shape
     shape = (frames, joints)

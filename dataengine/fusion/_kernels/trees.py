@@ -14,7 +14,7 @@ from dataengine.core.types import Bool, Float, Int
 
 
 @dataclass(frozen=True)
-class Forest:
+class BoostedTrees:
     """A sum of regression trees.
 
     A node sends a row to its left child where the row's value of `feature` is at most `threshold`, or is NaN and `lost` says
@@ -39,7 +39,7 @@ class Forest:
     width: Int
 
     @classmethod
-    def grown(cls, model: Any) -> Forest:
+    def grown(cls, model: Any) -> BoostedTrees:
         """The trees of a fitted HistGradientBoostingRegressor or two-class HistGradientBoostingClassifier without categories.
 
         Read are the attributes in which scikit-learn (1.6 to 1.9) keeps them: `_predictors`, `_baseline_prediction`.
@@ -83,18 +83,18 @@ class Forest:
         return {f"{prefix}.{f.name}": getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def read(cls, arrays: Mapping[str, Any], prefix: str) -> Forest:
+    def read(cls, arrays: Mapping[str, Any], prefix: str) -> BoostedTrees:
         """The reverse of `arrays`.
 
         Raises:
             WeightsError: an array is missing or of another type, or a child or a feature does not exist.
         """
         try:
-            forest = cls(**{f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)})
+            trees = cls(**{f.name: arrays[f"{prefix}.{f.name}"] for f in fields(cls)})
         except KeyError as error:
             raise WeightsError(f"trees {prefix!r} lack the array {error}") from error
-        forest._check(prefix)
-        return forest
+        trees._check(prefix)
+        return trees
 
     def _check(self, prefix: str) -> None:
         kinds = {

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
-from dataengine.fusion.observations import Sights, bridge
+from dataengine.fusion.observations import Observations, bridge
 from dataengine.fusion.ssta import Norm
 
 WIDTH, REACH, CAP, AGREEMENT = 0.7, 0.365, 12.0, 2.0
@@ -21,29 +21,29 @@ much agreement counts."""
 
 
 @dataclass(frozen=True)
-class Path:
+class ViterbiPath:
     """One expert for every joint and frame so that the whole sequence costs least, found exactly (Viterbi 1967).
 
-    A step from one sight to the next costs min((length / reach)^2, cap), `reach` growing with every frame in which nobody
-    saw the joint; a sight gains `agreement` times the weights of all sights of its frame, its own included, each times
+    A step from one observation to the next costs min((length / reach)^2, cap), `reach` growing with every frame in which nobody
+    saw the joint; a observation gains `agreement` times the weights of all observations of its frame, its own included, each times
     (1 + (distance / width)^2)^-2. As in `SSTA` the result is always some expert's own joint, but later frames count as
     well: a wrong start or a jump is not followed. A path costs the same from either end, so it has no beginning
     that it depends on.
 
-    Scores and winners are those of `Sights.fused`. Inner gaps of up to `hold` frames are bridged in a straight line.
+    Scores and winners are those of `Observations.fused`. Inner gaps of up to `max_gap` frames are bridged in a straight line.
 
     Attributes:
         gamma: C from which a frame is kept; sets `kept` alone.
         norm: unit of length of C, as in `SSTA`.
-        hold: longest gap in frames that is bridged.
-        power: a sight weighs its score to this power; 0 for all alike.
+        max_gap: longest gap in frames that is bridged.
+        score_power: a observation weighs its score to this power; 0 for all alike.
         width: in units of length. reach: in units of length a frame. cap, agreement: of the cost.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
-    hold: Annotated[int, Field(ge=0)] = 5
-    power: Annotated[float, Field(ge=0)] = 2.0
+    max_gap: Annotated[int, Field(ge=0)] = 5
+    score_power: Annotated[float, Field(ge=0)] = 2.0
     width: Annotated[float, Field(gt=0)] = WIDTH
     reach: Annotated[float, Field(gt=0)] = REACH
     cap: Annotated[float, Field(ge=0)] = CAP
@@ -54,24 +54,33 @@ class Path:
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
-        pose = sights.nowhere
-        unit = sights.unit
-        trace(sights.x, sights.y, sights.weight, self.width * unit, self.reach * unit, self.cap, self.agreement, pose)
+        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
+        pose = observations.empty_pose
+        unit = observations.scale
+        trace(
+            observations.x,
+            observations.y,
+            observations.weight,
+            self.width * unit,
+            self.reach * unit,
+            self.cap,
+            self.agreement,
+            pose,
+        )
         bridge(pose)
-        return sights.fused(pose, self.hold, self.gamma, self.norm)
+        return observations.fused(pose, self.max_gap, self.gamma, self.norm)
 
 
 @compiled
 def trace(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
-    """Write the sights of the cheapest path of every joint into `pose` (2, T, W); frames without a sight are left as they are.
+    """Write the observations of the cheapest path of every joint into `pose` (2, T, W); frames without a observation are left as they are.
 
     Of equal costs the expert of lower index is taken.
     """

@@ -11,53 +11,53 @@ from pydantic import Field
 
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
-from dataengine.fusion.observations import Sights
+from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 _STEPS, _SMALL, _SMALLEST, _THERE = 100, 0.03, 0.001, 0.2
-"""Most steps of a climb; the step in widths that ends it while peaks are compared and for the highest; a sight as many widths
+"""Most steps of a climb; the step in widths that ends it while peaks are compared and for the highest; a observation as many widths
 from the highest peak so far would climb the same one."""
 
 
 @dataclass(frozen=True)
-class Mode:
-    """The highest peak of the weighted sum of a Gaussian around every sight.
+class MeanShift:
+    """The highest peak of the weighted sum of a Gaussian around every observation.
 
-    Mean shift (Fukunaga and Hostetler 1975) climbs from every sight; of the peaks the highest is taken, of equal ones
+    Mean shift (Fukunaga and Hostetler 1975) climbs from every observation; of the peaks the highest is taken, of equal ones
     that of the expert of lower index. A minority far away has no say, which it has in the mean and in the median.
 
-    Scores and winners are those of `Sights.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
 
     Attributes:
         gamma: C from which a frame is kept; sets `kept` alone.
         norm: unit of length of C, as in `SSTA`.
         width: standard deviation of the Gaussian in units of length; half a head is 0.5 to 0.7 of them.
         refine: how often the width is halved and the climb goes on from the peak: the finer, the more it is a choice.
-        power: a sight weighs its score to this power; 0 for all alike.
+        score_power: a observation weighs its score to this power; 0 for all alike.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
     width: Annotated[float, Field(gt=0)] = 0.5
     refine: Annotated[int, Field(ge=0)] = 1
-    power: Annotated[float, Field(ge=0)] = 2.0
+    score_power: Annotated[float, Field(ge=0)] = 2.0
 
     def fuse(
         self,
         coords: Float,
         scores: Float | None = None,
         skeleton: str | None = None,
-        trust: Sequence[float] | None = None,
+        expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `trust` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
-        sights = Sights.gather(coords, scores, skeleton, trust, self.power)
-        pose = sights.nowhere
-        _peaks(sights.x, sights.y, sights.weight, self.width * sights.unit, self.refine, pose)
-        return sights.fused(pose, 0, self.gamma, self.norm)
+        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
+        pose = observations.empty_pose
+        _peaks(observations.x, observations.y, observations.weight, self.width * observations.scale, self.refine, pose)
+        return observations.fused(pose, 0, self.gamma, self.norm)
 
 
 @compiled
