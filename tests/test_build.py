@@ -22,7 +22,7 @@ import dataengine
 from dataengine import builder
 from dataengine import dry_run as estimates
 from dataengine.core.errors import DataEngineError, DatasetError
-from dataengine.core.types import REASONS
+from dataengine.core.reasons import REASONS
 from dataengine.dataset.verify import verify
 from dataengine.inspect.explain import build_state, explain, to_text
 from dataengine.inspect.status import clean, status

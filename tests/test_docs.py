@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dataengine.cli import app
 from dataengine.core import registry
-from dataengine.core.types import REASONS
+from dataengine.core.reasons import REASONS
 from dataengine.inspect.catalogue import catalogue
 from training.cli import app as train_app
 

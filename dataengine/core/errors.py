@@ -60,7 +60,7 @@ class MediaError(DataEngineError):
     """One media file or stream cannot be used.
 
     Attributes:
-        kind: a reason of `dataengine.core.types.REASONS`.
+        kind: a reason of `dataengine.core.reasons.REASONS`.
         retryable: whether trying again later may succeed.
     """
 
@@ -91,7 +91,7 @@ class ExpertError(DataEngineError):
     """An expert gave no valid answer for some frames.
 
     Attributes:
-        kind: a reason of `dataengine.core.types.REASONS` (`expert_crashed`, `expert_timeout`, `expert_failed`).
+        kind: a reason of `dataengine.core.reasons.REASONS` (`expert_crashed`, `expert_timeout`, `expert_failed`).
     """
 
     def __init__(self, kind: str, detail: str, retryable: bool = True) -> None:

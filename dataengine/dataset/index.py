@@ -92,7 +92,7 @@ REJECTS: pa.Schema = _schema(
     ("value threshold", _DOUBLE),
     ("retryable", _BOOL),
 )
-"""One row a planned clip that is not in the dataset; `reason` is a key of `dataengine.core.types.REASONS`."""
+"""One row a planned clip that is not in the dataset; `reason` is a key of `dataengine.core.reasons.REASONS`."""
 
 ACCURACY: pa.Schema = _schema(("clip_id expert condition", _STRING), ("num_joints num_right", _INT))
 """Of rendered sources, whose joints are known exactly: how many of an expert's joints are right."""

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
+from dataengine.core import reasons
 from dataengine.core.errors import DatasetError
-from dataengine.core.types import REASONS, SPLITS
+from dataengine.core.types import SPLITS
 from dataengine.dataset.index import (
     MORE_TABLES,
     TABLES,
@@ -103,7 +104,7 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
             problems.append(found)
         elif found is not None:
             tables[name] = found
-    problems += _check_tables(tables, manifest["counts"])
+    problems += _check_tables(tables, manifest["counts"], list(reasons.of_manifest(manifest)))
     problems += _check_shards(root, manifest, tables)
     problems += _check_tombstones(root)
     return sorted(set(problems))
@@ -158,8 +159,10 @@ def _difference(found: pa.Schema, expected: pa.Schema) -> str:
     return f"lacks {sorted(ours - theirs)}, has {sorted(theirs - ours)}"
 
 
-def _check_tables(tables: Mapping[str, pl.DataFrame], counts: Mapping[str, int]) -> Iterator[Problem]:
-    """Counts, ids and references between the tables that could be read."""
+def _check_tables(
+    tables: Mapping[str, pl.DataFrame], counts: Mapping[str, int], allowed: list[str]
+) -> Iterator[Problem]:
+    """Counts, ids and references between the tables that could be read; `allowed` are the reasons of rejects."""
     for name, table in tables.items():
         if counts.get(name, len(table)) != len(table):
             yield Problem(f"index/{name}", f"has {len(table)} rows, the manifest counts {counts[name]}")
@@ -188,7 +191,7 @@ def _check_tables(tables: Mapping[str, pl.DataFrame], counts: Mapping[str, int])
         yield from _say(
             "index/rejects",
             "has a reason outside the closed list",
-            tables["rejects"].filter(~_is_one("reason", list(REASONS))),
+            tables["rejects"].filter(~_is_one("reason", allowed)),
         )
     if "clips" in tables:
         clips = tables["clips"]

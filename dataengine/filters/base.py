@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dataengine.core.reasons import REASONS
 from dataengine.core.types import Sample
 
 
@@ -21,7 +22,8 @@ class Between(ABC):
     Attributes:
         min: smallest value kept.
         max: largest value kept.
-        reason: the key of `dataengine.core.types.REASONS` a clip is rejected with.
+        reason: what a clip is rejected with: a key of `dataengine.core.reasons.REASONS`, or a word of the filter's own.
+        meaning: what the reason means, in a few words; needed for a reason that is not built in.
         measured_in: what the value counts, for tables and axes.
     """
 
@@ -29,7 +31,14 @@ class Between(ABC):
     max: float | None = None
 
     reason: ClassVar[str]
+    meaning: ClassVar[str] = ""
     measured_in: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        reason = getattr(cls, "reason", None)
+        if reason is not None and reason not in REASONS and not cls.meaning:
+            raise TypeError(f"filter {cls.__name__} rejects with {reason!r}: say what that means in `meaning`")
 
     def __post_init__(self) -> None:
         given = [bound for bound in (self.min, self.max) if bound is not None]

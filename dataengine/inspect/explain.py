@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from dataengine.core import registry
 from dataengine.core.errors import DatasetError, suggestion
-from dataengine.core.types import REASONS, Fail, Keep
+from dataengine.core.reasons import REASONS
+from dataengine.core.types import Fail, Keep
 from dataengine.passes.base import unit_passes
 from dataengine.pipeline.ledger import Ledger
 from dataengine.pipeline.plan import Plan, load

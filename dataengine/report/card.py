@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dataengine.core.markdown import plain, rows
-from dataengine.core.types import REASONS
+from dataengine.core.reasons import of_manifest
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.descriptions import ENTRIES, entry_meaning
 from dataengine.report import sections
@@ -161,9 +161,9 @@ def _made(dataset: Dataset, licences: Mapping[str, str]) -> str:
 
 
 def _left_out(dataset: Dataset) -> str:
-    planned, found = tallies.planned(dataset), tallies.reasons(dataset)
+    planned, found, meanings = tallies.planned(dataset), tallies.reasons(dataset), of_manifest(dataset.manifest)
     cells = [
-        (plain(r["reason"]), plain(r["pass"]), f"{r['clips']:,}", plain(REASONS.get(r["reason"], ""))) for r in found
+        (plain(r["reason"]), plain(r["pass"]), f"{r['clips']:,}", plain(meanings.get(r["reason"], ""))) for r in found
     ]
     kept = tallies.totals(dataset)["clips"]
     table = f"\n\n{rows(('reason', 'pass', 'clips', 'meaning'), cells)}" if cells else ""

@@ -33,7 +33,7 @@ class Picture:
         label: the clip's label; None shows none.
         data: JPEG or PNG bytes.
         caption: a line below it.
-        reason: why the clip is out (a key of `dataengine.core.types.REASONS`); None for a kept clip.
+        reason: why the clip is out (a key of `dataengine.core.reasons.REASONS`); None for a kept clip.
     """
 
     clip_id: str

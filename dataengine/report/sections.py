@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dataengine.core.reasons import of_manifest
 from dataengine.core.skeletons import Skeleton
-from dataengine.core.types import REASONS, SPLITS
+from dataengine.core.types import SPLITS
 from dataengine.dataset.dataset import Dataset
 from dataengine.report import charts
 from dataengine.report import statistics as tallies
@@ -110,7 +111,7 @@ def funnel(dataset: Dataset) -> Html:
 
 def reasons(dataset: Dataset) -> Html | None:
     """Why clips are out."""
-    found, planned = tallies.reasons(dataset), tallies.planned(dataset)
+    found, planned, meanings = tallies.reasons(dataset), tallies.planned(dataset), of_manifest(dataset.manifest)
     if not found:
         return titled("Reasons", "No clip was left out.")
     rows = []
@@ -124,7 +125,7 @@ def reasons(dataset: Dataset) -> Html | None:
         )
         rows.append([
             el("b", row["reason"]), row["pass"], count(row["clips"]), (percent(row["clips"], planned)),
-            joined([REASONS.get(row["reason"], ""), again]), joined([value, el("div", f"threshold {limits}", class_="small") if limits else None]),
+            joined([meanings.get(row["reason"], ""), again]), joined([value, el("div", f"threshold {limits}", class_="small") if limits else None]),
             _examples(row["examples"]),
         ])  # fmt: skip
     headers = ("reason", "pass", "clips", "of planned", "what it means", "value", "examples")

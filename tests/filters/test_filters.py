@@ -12,8 +12,9 @@ import pytest
 
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError
+from dataengine.core.reasons import REASONS
 from dataengine.core.skeletons import SKELETONS, convert
-from dataengine.core.types import REASONS, Filter, Float, Sample
+from dataengine.core.types import Filter, Float, Sample
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.camera_cut import camera_cut
 from dataengine.filters.jitter import jitter

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dataengine.core.errors import MediaError
-from dataengine.core.types import REASONS
+from dataengine.core.reasons import REASONS
 from dataengine.media.decode import DecordDecoder, PyAVDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import digest, probe

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dataengine.core.reasons import REASONS
 from dataengine.core.skeletons import SKELETONS
-from dataengine.core.types import REASONS
 from dataengine.dataset import index
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_dataset

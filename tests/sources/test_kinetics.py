@@ -13,7 +13,8 @@ import pytest
 
 from dataengine.core import registry
 from dataengine.core.errors import SourceError
-from dataengine.core.types import REASONS, Clip
+from dataengine.core.reasons import REASONS
+from dataengine.core.types import Clip
 
 A, B, C = "-aaaaaaaaaa", "b_bbbbbbb-b", "ccccccccccc"
 HEADER = "label,youtube_id,time_start,time_end,split\n"

@@ -14,8 +14,9 @@ import pytest
 
 import dataengine.sources.synthetic as sample
 from dataengine.core.errors import ComponentError, MediaError, SourceError
+from dataengine.core.reasons import REASONS
 from dataengine.core.registry import create
-from dataengine.core.types import REASONS, Clip, Sample
+from dataengine.core.types import Clip, Sample
 from dataengine.media.probe import probe
 from dataengine.sources.synthetic_clips import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, Take, joined
 

@@ -39,7 +39,7 @@ SETUP_SECONDS = 900.0
 
 
 class _BrokenWorker(Exception):
-    """The worker gave no answer; `kind` is a reason of `dataengine.core.types.REASONS`."""
+    """The worker gave no answer; `kind` is a reason of `dataengine.core.reasons.REASONS`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
