@@ -43,7 +43,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"catalogue"},
         {"cli"},
     ],
-    "tools": [{"synthetic_experts"}],
+    "tools": [{"synthetic_experts", "reference"}],
 }
 """The rooms of each package, lowest first. A room imports rooms of its own layer or below."""
 

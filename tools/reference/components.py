@@ -1,0 +1,91 @@
+"""The components of a build, one page per kind: what each is, its options, its licence, the extra it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from dataengine.core import registry
+from dataengine.core.describe import descriptions, details, summary
+from dataengine.io import weights
+from tools.reference import Pages
+from tools.reference.markdown import cell, code, join, kind, prose, table, toml
+
+KINDS: dict[str, str] = {
+    "sources": "A source finds the clips of one collection of videos. A recipe names sources in `[sources] use`.",
+    "fetchers": "A fetcher downloads media that a plan needs and that are missing. A recipe names fetchers in `[fetch] fetchers`.",
+    "decoders": "A decoder reads the frames of a video. A recipe names it in `[pose] decoder`.",
+    "detectors": "A detector finds people in frames. A recipe names it in `[pose] detector`.",
+    "experts": "An expert estimates poses. A recipe names experts in `[pose] experts`.",
+    "trackers": "A tracker links the people of all frames and experts. A recipe names it in `[pose] tracker`.",
+    "fusion": "A fusion makes one pose sequence of those of several experts. A recipe names it in `[pose] fusion`.",
+    "filters": "A filter measures a clip and compares the value with `min` and `max`. A recipe names filters in `[curate] filters`. "
+    "Every measure is stored, whether a recipe uses the filter or not.",
+    "features": "Features put videos and texts into one space. A recipe names them in `[embed] features`.",
+    "relabel": "A label map turns the labels of sources into those of the dataset. A recipe names one in `[curate] relabel`.",
+}
+"""What a component of each kind does."""
+
+
+def pages() -> Pages:
+    """One page per kind, and one for weights."""
+    made = {f"reference/components/{kind}.md": (kind.capitalize(), page(kind)) for kind in registry.COMPONENTS}
+    return made | {"reference/weights.md": ("Weights", weights_page())}
+
+
+def page(kind_name: str) -> str:
+    """The page of one kind."""
+    group = f'`[project.entry-points."dataengine.{kind_name}"]`'
+    parts = [
+        f"# {kind_name.capitalize()}",
+        KINDS.get(kind_name, ""),
+        f"`dataengine list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: {group}.",
+    ]
+    several: dict[type[Any], list[str]] = {}
+    for name in registry.COMPONENTS[kind_name]:
+        several.setdefault(registry.component_class(kind_name, name), []).append(name)
+    for cls, names in several.items():
+        parts += [f"## {', '.join(names)}", *describe(cls)]
+    return join(*parts)
+
+
+def describe(cls: type[Any]) -> list[str]:
+    """Blocks about one component."""
+    facts = [("extra", getattr(cls, "extra", None)), ("licence", getattr(cls, "licence", None))]
+    said = "; ".join(f"{name}: {code(value) if name == 'extra' else value}" for name, value in facts if value)
+    return [prose(summary(cls)), prose(details(cls)), said, table(("option", "takes", "default", "meaning"), rows(cls))]
+
+
+def options(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The options that a recipe may set."""
+    return [f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name"]
+
+
+def rows(cls: type[Any]) -> list[tuple[str, str, str, str]]:
+    """One row per option."""
+    told, hints = descriptions(cls), typing.get_type_hints(cls, include_extras=True)
+    made = []
+    for field in options(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        value = field.default if field.default is not dataclasses.MISSING else None
+        default = "required" if required else code(toml(value))
+        made.append((code(field.name), kind(hints[field.name]), default, cell(told.get(field.name, ""))))
+    return made or [("no options", "", "", "")]
+
+
+def weights_page() -> str:
+    """Every file of the manifest of weights."""
+    lines = []
+    for entry in weights.manifest().values():
+        size = f"{entry.bytes / 1e6:,.1f} MB" if entry.bytes else ""
+        users = ", ".join(code(name) for name in entry.used_by)
+        name = f"[{entry.name}]({entry.page})" if entry.page else entry.name
+        lines.append((name, cell(entry.licence), users, size, cell(entry.note)))
+    return join(
+        "# Weights",
+        "Files that components ask for by name. None of them is part of the package. `dataengine weights NAME` downloads one; "
+        "a build downloads those that its recipe needs, unless `DATAENGINE_OFFLINE=1`. "
+        "[Weights and machines without a network](../how-to/weights.md) says more.",
+        table(("file", "licence", "used by", "size", "note"), lines),
+    )

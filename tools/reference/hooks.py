@@ -1,0 +1,32 @@
+"""Hooks of mkdocs: put the generated pages beside those written by hand, and into the navigation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # mkdocs loads this file by its path
+
+SECTION = "Reference"
+
+
+def on_config(config: Any) -> Any:
+    """Fill the section `Reference` of the navigation."""
+    from tools.reference import pages
+
+    for entry in config.nav:
+        if isinstance(entry, dict) and SECTION in entry:
+            entry[SECTION] = [*entry[SECTION], *({title: path} for path, (title, _) in pages().items())]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the files of the site."""
+    from mkdocs.structure.files import File
+
+    from tools.reference import pages
+
+    for path, (_, text) in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
