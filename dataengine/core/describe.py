@@ -7,7 +7,6 @@ Tables of settings carry a string below each field. Components list their option
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import itertools
 import re
@@ -52,7 +51,6 @@ def section(text: str, *names: str) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def descriptions(cls: type[Any]) -> dict[str, str]:
     """What each field or constructor parameter of a class means; base classes are read first."""
     found: dict[str, str] = {}

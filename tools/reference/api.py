@@ -93,13 +93,15 @@ def signature(name: str, made: Any) -> str:
         given = inspect.signature(made)
     except (TypeError, ValueError):
         return ""
-    pieces, keyword_only = [], False
+    pieces: list[str] = []
+    keyword_only = False
     for parameter in given.parameters.values():
         if parameter.name == "self":
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             pieces, keyword_only = [*pieces, "*"], True
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else stars
         text = f"{stars}{parameter.name}" + _annotated(parameter.annotation, ": ")
         if parameter.default is not parameter.empty:
             text += f" = {parameter.default!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from dataengine.core import skeletons
-from dataengine.core.types import REASONS
+from dataengine.core.reasons import REASONS
 from dataengine.dataset import descriptions, index, queries
 from tools.reference import Pages
 from tools.reference.markdown import cell, code, join, prose, table
