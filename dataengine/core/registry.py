@@ -1,8 +1,15 @@
-"""Names of components and where they live; modules are imported when a component is created.
+"""The one registry: names of components of every kind and where they live, for `dataengine` and `training`.
 
-To add a component: one file in its room and one line here. A package of your own adds one without
-touching this file, by an entry point of the group `dataengine.KIND`, for example in its pyproject.toml:
-`[project.entry-points."dataengine.experts"]` with `mine = "mypackage.experts:Mine"`.
+Modules are imported when a component is asked for. To add a component: one file in its room and one
+line in COMPONENTS. A package of its own adds one without touching this file, by an entry point of the
+group `dataengine.KIND` (or `training.KIND`), for example in its pyproject.toml:
+
+    [project.entry-points."dataengine.experts"]
+    mine = "mypackage.experts:Mine"
+
+What another package offers is treated as what is built in: options are checked, `list -v` tells its
+summary, its weights and `check` count. A package that cannot be used is named in one line and leaves
+all others alone.
 """
 
 from __future__ import annotations
@@ -11,11 +18,16 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import inspect
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
 
 from dataengine.core.errors import ComponentError, suggestion
+
+LOG = logging.getLogger(__name__)
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "sources": {
@@ -85,59 +97,237 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "table": "dataengine.labels.label_table:LabelTable",
     },
 }
+"""Components of this package: kind -> name -> "module:class"."""
 
 
-def names(kind: str) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of component.
+
+    Attributes:
+        name: for example "experts".
+        package: "dataengine" or "training"; entry points are of the group `PACKAGE.NAME`.
+        base: "module:class" that its components derive from.
+        table: "module:dictionary" with the built-in components; None: COMPONENTS has them.
+        instances: whether a name stands for an object of the base class instead of a subclass.
+    """
+
+    name: str
+    package: str
+    base: str
+    table: str | None = None
+    instances: bool = False
+
+    @property
+    def builtin(self) -> Mapping[str, str]:
+        """name -> "module:attribute" of what this package brings."""
+        return COMPONENTS[self.name] if self.table is None else _import(self.table)
+
+
+_CORE = "dataengine.core.component"
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("sources", "dataengine", f"{_CORE}:Source"),
+        Kind("fetchers", "dataengine", "dataengine.fetch:Fetcher"),
+        Kind("decoders", "dataengine", "dataengine.media.decode:Decoder"),
+        Kind("detectors", "dataengine", f"{_CORE}:Detector"),
+        Kind("experts", "dataengine", f"{_CORE}:Expert"),
+        Kind("trackers", "dataengine", f"{_CORE}:Tracker"),
+        Kind("fusion", "dataengine", f"{_CORE}:Fusion"),
+        Kind("filters", "dataengine", f"{_CORE}:Filter"),
+        Kind("features", "dataengine", f"{_CORE}:Features"),
+        Kind("relabel", "dataengine", "dataengine.labels.label_table:LabelTable"),
+        Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES", instances=True),
+        Kind("backbones", "training", "torch.nn:Module", "training.registry:BACKBONES"),
+        Kind("methods", "training", "torch.nn:Module", "training.registry:METHODS"),
+        Kind("formats", "training", "builtins:object", "training.registry:FORMATS"),
+    )
+}
+"""Every kind of component. Tables of `training` are read when they are asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Offer:
+    """What another installed package offers under a name."""
+
+    place: str
+    package: str
+
+
+def kind(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises:
+        ComponentError: there is none; the message suggests the nearest.
+    """
+    if name not in KINDS:
+        raise ComponentError(f"unknown kind of component {name!r}{suggestion(name, KINDS)}")
+    return KINDS[name]
+
+
+def names(kind_name: str) -> list[str]:
     """Names of all components of one kind, those of other installed packages last."""
-    return [*COMPONENTS[kind], *(name for name in _installed(kind) if name not in COMPONENTS[kind])]
+    builtin = kind(kind_name).builtin
+    return [*builtin, *(name for name in _installed(kind_name) if name not in builtin)]
+
+
+def usable(kind_name: str) -> list[str]:
+    """As `names`, without what another package offers and cannot be used; the log names that package."""
+    builtin = kind(kind_name).builtin
+    return [name for name in names(kind_name) if name in builtin or _works(kind_name, name)]
 
 
 @functools.cache
-def _installed(kind: str) -> dict[str, str]:
+def _works(kind_name: str, name: str) -> bool:
+    try:
+        find(kind_name, name)
+    except ComponentError as error:
+        LOG.warning("%s", error)
+        return False
+    return True
+
+
+@functools.cache
+def _installed(kind_name: str) -> dict[str, _Offer]:
     """Components that other installed packages offer."""
-    return {point.name: point.value for point in importlib.metadata.entry_points(group=f"dataengine.{kind}")}
-
-
-def component_class(kind: str, name: str) -> type[Any]:
-    """Import the class behind a name.
-
-    Raises:
-        ComponentError: no such name; the message suggests the nearest.
-    """
-    if kind not in COMPONENTS:
-        raise ComponentError(f"unknown kind of component {kind!r}{suggestion(kind, COMPONENTS)}")
-    place = COMPONENTS[kind].get(name) or _installed(kind).get(name)
-    if place is None:
-        raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, names(kind))}")
-    module, _, attribute = place.partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    found: dict[str, _Offer] = {}
+    for point in importlib.metadata.entry_points(group=f"{kind(kind_name).package}.{kind_name}"):
+        package = point.dist.name if point.dist is not None else "an unknown package"
+        found.setdefault(point.name, _Offer(point.value, package))
     return found
 
 
-def create(kind: str, name: str, options: dict[str, Any] | None = None) -> Any:
-    """Make the component `name` of `kind` with `options`, strictly checked.
+def refresh() -> None:
+    """Forget what other packages offer, so that the next question looks again."""
+    _installed.cache_clear()
+    _works.cache_clear()
+    _find.cache_clear()
+
+
+def _import(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def find(kind_name: str, name: str) -> Any:
+    """What a name stands for: the class of a component, or the object of a kind with `instances`.
+
+    Raises:
+        ComponentError: no such name, with the nearest one; or another package offers it and it cannot be
+            imported, or is not of the kind, with the name of that package.
+    """
+    own = kind(kind_name)
+    if name not in own.builtin and name not in _installed(kind_name):
+        raise ComponentError(f"unknown name {name!r} in {kind_name}{suggestion(name, names(kind_name))}")
+    return _find(kind_name, name, own.builtin.get(name))
+
+
+@functools.cache
+def _find(kind_name: str, name: str, builtin: str | None) -> Any:
+    if builtin is not None:
+        return _import(builtin)
+    offer = _installed(kind_name)[name]
+    where = f"package {offer.package!r} offers {name!r} in {kind_name}, but {offer.place}"
+    try:
+        found = _import(offer.place)
+    except Exception as error:  # another package may raise anything
+        raise ComponentError(f"{where} cannot be imported: {' '.join(str(error).split())}") from error
+    wrong = _wrong(KINDS[kind_name], found)
+    if wrong is not None:
+        raise ComponentError(f"{where} {wrong}")
+    return found
+
+
+def _wrong(own: Kind, found: Any) -> str | None:
+    """What keeps an object from being one of a kind; None where nothing does."""
+    base = _import(own.base)
+    called = own.base.replace(":", ".")
+    if own.instances:
+        return None if isinstance(found, base) else f"is no {called}"
+    if base is object:
+        return None if callable(found) else "cannot be called"
+    if not (isinstance(found, type) and issubclass(found, base)):
+        return f"is no subclass of {called}"
+    if inspect.isabstract(found):
+        return f"lacks {', '.join(sorted(vars(found)['__abstractmethods__']))}"
+    if own.package == "dataengine" and not (dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        return "is no frozen dataclass"
+    return None
+
+
+def component_class(kind_name: str, name: str) -> type[Any]:
+    """The class behind a name; raises as `find`."""
+    found: type[Any] = find(kind_name, name)
+    return found
+
+
+def add(kind_name: str, name: str, place: str) -> None:
+    """Add a component to this process alone, as a benchmark does; packages use entry points.
+
+    Args:
+        place: "module:class".
+    """
+    table: dict[str, str] = kind(kind_name).builtin  # type: ignore[assignment]
+    table[name] = place
+    refresh()
+
+
+def options(cls: Any) -> dict[str, Any]:
+    """Options of a class by name with their defaults; None where an option has no default or makes its own."""
+    if hasattr(cls, "__dataclass_fields__"):
+        return {f.name: None if f.default is dataclasses.MISSING else f.default for f in _fields(cls)}
+    parameters = inspect.signature(cls).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+@functools.cache
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """The public fields of a component class, its name apart."""
+    return tuple(f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name")
+
+
+@functools.cache
+def _validator(cls: Any) -> pydantic.TypeAdapter[Any]:
+    """Built once per class: building one takes far longer than using it."""
+    return pydantic.TypeAdapter(cls)
+
+
+@functools.cache
+def _takes_name(cls: Any) -> bool:
+    return any(f.name == "name" for f in dataclasses.fields(cls))
+
+
+def summary(found: Any) -> str:
+    """The first paragraph of an object's docstring, in one line."""
+    return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def create(kind_name: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """Make the component `name` of a kind with `options`, strictly checked.
 
     A component class with a field `name` is told the name it goes by.
 
     Raises:
         ComponentError: unknown name or option, or a value of the wrong type or range.
     """
-    cls = component_class(kind, name)
+    cls: Any = component_class(kind_name, name)
     given = dict(options or {})
-    allowed = [f.name for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name"]
-    for key in given:
-        if key not in allowed:
-            raise ComponentError(f"[{kind}.{name}] has no option {key!r}{suggestion(key, allowed)}")
-    if any(f.name == "name" for f in dataclasses.fields(cls)):
+    if given:
+        allowed = [f.name for f in _fields(cls)]
+        for key in given:
+            if key not in allowed:
+                raise ComponentError(f"[{kind_name}.{name}] has no option {key!r}{suggestion(key, allowed)}")
+    if _takes_name(cls):
         given["name"] = name
     try:
-        return pydantic.TypeAdapter(cls).validate_python(given)
+        return _validator(cls).validate_python(given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
-        raise ComponentError(f"[{kind}.{name}] {where} = {first.get('input')!r}: {first['msg']}") from error
+        raise ComponentError(f"[{kind_name}.{name}] {where} = {first.get('input')!r}: {first['msg']}") from error
     except ValueError as error:
-        raise ComponentError(f"[{kind}.{name}] {error}") from error
+        raise ComponentError(f"[{kind_name}.{name}] {error}") from error
 
 
 def config(component: Any) -> dict[str, Any]:

@@ -6,11 +6,13 @@ share, and parts of downloads, lie in `.fetch` beside it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, TypeAlias
 
+from dataengine.core.component import Component
 from dataengine.core.errors import MediaError
 from dataengine.core.types import Clip
 
@@ -46,17 +48,12 @@ class Site:
         return self.root / ".fetch"
 
 
-@runtime_checkable
-class Fetcher(Protocol):
+class Fetcher(Component, ABC):
     """A way to obtain media files (frozen dataclass; its fields are its whole configuration)."""
 
-    def check(self) -> None:
-        """Raise what is missing for it: an extra, a program."""
-        ...
-
+    @abstractmethod
     def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
         """Have the media files of `clips`, none of which lies under the root yet, and report each.
 
         A clip that this fetcher knows no way for is reported as media_missing.
         """
-        ...

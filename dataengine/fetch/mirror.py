@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import SPLITS, Clip
-from dataengine.fetch import Report, Site
+from dataengine.fetch import Fetcher, Report, Site
 from dataengine.fetch.archives import Extracted, extract, too_large
 from dataengine.fetch.mirrors import File
 from dataengine.fetch.rate_limit import locked
@@ -44,7 +44,7 @@ class Archive(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Archives:
+class Archives(Fetcher):
     """Downloads the archives of the source's mirror that hold planned clips, and unpacks those clips.
 
     Attributes:
@@ -53,9 +53,6 @@ class Archives:
 
     keep: bool = False
     name: str = "mirror"
-
-    def check(self) -> None:
-        """Nothing is needed."""
 
     def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
         """See `Fetcher.fetch`: archives known to hold a clip first, then those not yet seen, until every clip is found."""

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dataengine.core.errors import MediaError, MissingExtraError
 from dataengine.core.types import Clip, Frames
-from dataengine.fetch import Report, Site
+from dataengine.fetch import Fetcher, Report, Site
 from dataengine.fetch.policy import refusal
 from dataengine.fetch.rate_limit import locked
 from dataengine.fetch.transfers import Transfers, fsync_folder
@@ -49,7 +49,7 @@ _SAYS: tuple[tuple[str, str, bool], ...] = (
 
 
 @dataclass(frozen=True)
-class YouTube:
+class YouTube(Fetcher):
     """Downloads each clip's video with yt-dlp (extra 'crawl') and keeps the annotated span of it.
 
     Attributes:

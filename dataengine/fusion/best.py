@@ -9,13 +9,14 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.types import Float, Fused
 from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Fusion):
     """The sequence of one expert as it is: what several experts have to be better than.
 
     Taken is the expert most trusted; of those trusted alike the one whose scores sum to most over the sequence, where

@@ -9,13 +9,14 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.types import Float, Fused
 from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Fusion):
     """Weighted mean over the experts that saw a joint: one of them far away pulls it as far as its weight goes.
 
     Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.

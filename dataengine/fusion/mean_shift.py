@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
 from dataengine.fusion.observations import Observations
@@ -20,7 +21,7 @@ from the highest peak so far would climb the same one."""
 
 
 @dataclass(frozen=True)
-class MeanShift:
+class MeanShift(Fusion):
     """The highest peak of the weighted sum of a Gaussian around every observation.
 
     Mean shift (Fukunaga and Hostetler 1975) climbs from every observation; of the peaks the highest is taken, of equal ones

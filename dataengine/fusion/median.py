@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
 from dataengine.fusion.observations import Observations
@@ -39,7 +40,7 @@ def middle(values: Any, weight: Any, found: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Median:
+class Median(Fusion):
     """Median of x and of y over the experts that saw a joint and are trusted at all; how high scores and expert_weights are does not count.
 
     Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Fused, Int
 from dataengine.fusion import check, viterbi_path
@@ -40,7 +41,7 @@ _SWAP_SCALE, _SWAP_MARGIN = 1.0, 0.4
 
 
 @dataclass(frozen=True)
-class Spline:
+class Spline(Fusion):
     """Smooth motion nearest to what most experts saw, in places and in steps.
 
     An expert that is wrong about a joint is mostly wrong by the same vector for many frames, so that its steps from frame

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import BODY12
 from dataengine.core.skeletons import skeleton as layout_of
@@ -74,7 +75,7 @@ def confidence(coords: Float, fused: Float, skeleton: str | None = None, norm: N
 
 
 @dataclass(frozen=True)
-class SSTA:
+class SSTA(Fusion):
     """Selective spatio-temporal aggregation.
 
     What the printed formulas leave open is decided so:

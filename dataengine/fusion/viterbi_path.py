@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Fusion
 from dataengine.core.jit import compiled
 from dataengine.core.types import Float, Fused
 from dataengine.fusion.observations import Observations, bridge
@@ -21,7 +22,7 @@ much agreement counts."""
 
 
 @dataclass(frozen=True)
-class ViterbiPath:
+class ViterbiPath(Fusion):
     """One expert for every joint and frame so that the whole sequence costs least, found exactly (Viterbi 1967).
 
     A step from one observation to the next costs min((length / reach)^2, cap), `reach` growing with every frame in which nobody

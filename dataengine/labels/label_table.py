@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from dataengine.core.component import Component
 from dataengine.core.errors import ComponentError, suggestion
 from dataengine.core.settings import find_folder, find_manifest
 from dataengine.labels.label_map import COLUMNS, RULES, UNKNOWN, Decision, LabelMap, read
@@ -24,7 +25,7 @@ def find_table(name: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class LabelTable:
+class LabelTable(Component):
     """A label map. It speaks for the sources it names and for no others.
 
     Attributes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from dataengine.core.component import Component
 from dataengine.core.errors import MediaError, MissingExtraError
 from dataengine.core.types import Frames
 from dataengine.media.files import MAX_BYTES
@@ -24,21 +26,21 @@ from dataengine.media.probe import describe, stream_duration
 from dataengine.media.reader import MAX_PIXELS, Reader
 from dataengine.media.stream import BATCH_BYTES, FrameBatch, Limits, VideoStream, ticks
 
-__all__ = ["DecordDecoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
+__all__ = ["Decoder", "DecordDecoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
 
 
 @dataclass(frozen=True)
-class PyAVDecoder:
-    """Decodes with libav through PyAV, on one thread.
+class Decoder(Component, ABC):
+    """Opens the frames of a span of a video file (frozen dataclass; its fields are its whole configuration).
 
     Attributes:
-        batch: frames a batch at most.
-        batch_bytes: bytes a batch at most, which large pictures reach first; a single picture may exceed it.
+        batch: most frames per batch.
+        batch_bytes: most bytes per batch, which large images reach first; a single image may exceed it.
         max_pixels: largest width x height.
         max_bytes: largest file.
         max_seconds: longest span.
         max_damaged: share of frames that may be lost or damaged.
-        timeout: seconds that reading and decoding one span may take, the consumer's own time apart.
+        timeout: seconds that reading and decoding one span may take, without the consumer's own time.
     """
 
     batch: int = 16
@@ -50,7 +52,29 @@ class PyAVDecoder:
     timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        _check_options(self)
+        for name in ("batch", "batch_bytes", "max_pixels", "max_bytes", "max_seconds", "timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: give a number above 0")
+        if not 0 <= self.max_damaged <= 1:
+            raise ValueError(f"max_damaged = {self.max_damaged!r}: give a share from 0 to 1")
+
+    @abstractmethod
+    def open(self, path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> VideoStream:
+        """Open the frames with start <= t < end, in seconds from the file's first frame.
+
+        Raises:
+            MediaError: the kinds of `probe`, span_empty, too_long. Iterating raises more, see `VideoStream`.
+        """
+
+    @property
+    def limits(self) -> Limits:
+        """What may be spent on one clip."""
+        return Limits(self.batch, self.batch_bytes, self.max_seconds, self.max_damaged)
+
+
+@dataclass(frozen=True)
+class PyAVDecoder(Decoder):
+    """Decodes with libav through PyAV, on one thread; for its options see `Decoder`."""
 
     def open(self, path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> VideoStream:
         """Open the frames with start <= t < end, in seconds from the file's first frame.
@@ -60,31 +84,20 @@ class PyAVDecoder:
         """
         reader = Reader(path, max_pixels=self.max_pixels, max_bytes=self.max_bytes, timeout=self.timeout)
         try:
-            return _PyAVStream(reader, start, end, _limits(self))
+            return _PyAVStream(reader, start, end, self.limits)
         except BaseException:
             reader.close()
             raise
 
 
 @dataclass(frozen=True)
-class DecordDecoder:
+class DecordDecoder(Decoder):
     """Decodes with decord (extra 'decord'), on one thread; the file is checked with libav first.
 
-    The fields mean what they mean for `PyAVDecoder`.
+    Its options are those of `Decoder`.
     """
 
     extra: ClassVar[str] = "decord"
-
-    batch: int = 16
-    batch_bytes: int = BATCH_BYTES
-    max_pixels: int = MAX_PIXELS
-    max_bytes: int = MAX_BYTES
-    max_seconds: float = 600.0
-    max_damaged: float = 0.1
-    timeout: float = 120.0
-
-    def __post_init__(self) -> None:
-        _check_options(self)
 
     def open(self, path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> VideoStream:
         """Open the frames with start <= t < end, as `PyAVDecoder.open`.
@@ -99,7 +112,7 @@ class DecordDecoder:
             raise MissingExtraError("the decoder 'decord'", "decord") from error
         reader = Reader(path, max_pixels=self.max_pixels, max_bytes=self.max_bytes, timeout=self.timeout)
         try:
-            return DecordStream(reader, start, end, _limits(self))
+            return DecordStream(reader, start, end, self.limits)
         finally:
             reader.close()
 
@@ -109,7 +122,7 @@ def read_frames(
     indices: Sequence[int],
     start: float | None = None,
     end: float | None = None,
-    decoder: PyAVDecoder | DecordDecoder | None = None,
+    decoder: Decoder | None = None,
 ) -> list[Frames]:
     """Read single frames of a span, (H, W, 3) uint8 RGB each, in the order of `indices` (places in the span, from 0).
 
@@ -207,15 +220,3 @@ def _rgb(convert: VideoReformatter, frame: Any, width: int, height: int) -> Fram
     converted = convert.reformat(frame, width=width, height=height, format="rgb24", threads=1)
     plane = converted.planes[0]
     return np.ndarray((height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
-
-
-def _limits(decoder: PyAVDecoder | DecordDecoder) -> Limits:
-    return Limits(decoder.batch, decoder.batch_bytes, decoder.max_seconds, decoder.max_damaged)
-
-
-def _check_options(decoder: PyAVDecoder | DecordDecoder) -> None:
-    for name in ("batch", "batch_bytes", "max_pixels", "max_bytes", "max_seconds", "timeout"):
-        if not getattr(decoder, name) > 0:
-            raise ValueError(f"{name} = {getattr(decoder, name)!r}: give a number above 0")
-    if not 0 <= decoder.max_damaged <= 1:
-        raise ValueError(f"max_damaged = {decoder.max_damaged!r}: give a share from 0 to 1")

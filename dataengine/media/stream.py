@@ -45,7 +45,7 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be spent on one clip: see the fields of `PyAVDecoder`."""
+    """What may be spent on one clip: see the options of `Decoder`."""
 
     batch: int
     batch_bytes: int

@@ -58,9 +58,7 @@ class Downloads(AbstractContextManager["Downloads"]):
         root = Path(self.data_root)
         for name in self.recipe.use:
             found = mirror(tables, name, self.recipe.source_mirror(name), where)
-            own = self.recipe.source_path(name) is not None or hasattr(
-                self.recipe.component("sources", name), "prepare"
-            )
+            own = self.recipe.source_path(name) is not None or self.recipe.component("sources", name).makes_media
             if found is not None and not own and self._may(root / name, name):
                 self._open(root)
                 assert self._transfers is not None

@@ -111,7 +111,7 @@ def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[st
     for name in recipe.use:
         source = recipe.component("sources", name)
         path = recipe.source_path(name) or (str(Path(data_root) / name) if data_root else None)
-        if path is None and hasattr(source, "prepare"):
+        if path is None and source.makes_media:
             path = str(source.prepare(cache))
         if path is None:
             raise SourceError(
@@ -138,7 +138,7 @@ def check_places(recipe: Recipe) -> None:
         if (
             path is not None
             and not Path(path).exists()
-            and not hasattr(recipe.component("sources", name), "prepare")
+            and not recipe.component("sources", name).makes_media
             and not recipe.source_mirror(name)
         ):
             raise SourceError(f"source {name!r}: {path} is not a folder")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataengine.core.component import Source
 from dataengine.core.errors import SourceError
 from dataengine.core.types import Clip
 from dataengine.sources import ids, tables
@@ -37,7 +38,7 @@ class _Activity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cap:
+class Cap(Source):
     """CAP, or any other collection annotated in vipy JSON.
 
     Media are the files that the scenes name, looked for from the annotation file and else by name

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dataengine.core.component import Source
 from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import Clip
 from dataengine.media.probe import probe
@@ -29,7 +30,7 @@ _LONGEST = 48 * 3600.0
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """Every video under a folder, at any depth.
 
     `labels.csv` at the root says more about files; several rows of one file are several spans.

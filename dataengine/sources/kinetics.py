@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dataengine.core.component import Source
 from dataengine.core.errors import SourceError
 from dataengine.core.types import Clip
 from dataengine.sources import ids, tables
@@ -35,7 +36,7 @@ class _Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kinetics:
+class Kinetics(Source):
     """One edition of Kinetics.
 
     Every CSV with the official columns and every official JSON under the root is an annotation

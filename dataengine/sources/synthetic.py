@@ -13,10 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from dataengine.core.component import Source
 from dataengine.core.errors import SourceError
 from dataengine.core.types import Clip
 from dataengine.sources.cap import Cap
@@ -45,7 +46,7 @@ _FIRST_CAP = 7000
 
 
 @dataclass(frozen=True)
-class SampleCorpus:
+class SampleCorpus(Source):
     """A small corpus of rendered people with exact joints and planted defects.
 
     Attributes:
@@ -54,6 +55,8 @@ class SampleCorpus:
         seed: chooses people, places and cameras; up to 999, which keeps clear of the scenes that the
             built-in experts learned from.
     """
+
+    makes_media: ClassVar[bool] = True
 
     name: str = "sample"
     clips: Annotated[int, Field(ge=12, le=2000)] = 24

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from dataengine.core.component import Tracker
 from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import COMMON, convert, skeleton
 from dataengine.core.types import Float, Poses, Track
@@ -69,7 +70,7 @@ class _Path:
 
 
 @dataclass(frozen=True)
-class OksTracker:
+class OksTracker(Tracker):
     """Links what all experts saw into tracks, Hungarian on OKS and overlap, over gaps.
 
     In every frame the sights of one person by several experts are grouped (`associate`), then groups are matched to

@@ -32,9 +32,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (folder / "entry_points.txt").write_text("[dataengine.experts]\nsaboteur = saboteur:Saboteur\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(SUPPORT)]))
-    registry._installed.cache_clear()
+    registry.refresh()
     yield tmp_path
-    registry._installed.cache_clear()
+    registry.refresh()
 
 
 def videos(folder: Path, *kinds: str) -> Path:

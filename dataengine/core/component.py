@@ -1,0 +1,407 @@
+"""Components are configuration; `load(device)` returns a session that owns what runs.
+
+A component is a frozen dataclass. Its fields are its whole configuration: two components with equal
+fields are equal, pickle, and enter fingerprints as they are. Nothing that runs is kept in a component.
+
+A session is what `load` returns. It owns the network, the lock or the process, and is closed once:
+
+    with experts.create("vitpose").load("cuda") as session:
+        poses = session.predict(frames, boxes)
+
+Each kind of component has a base class. What it does not have to say has a default here, so that
+callers ask the base class and never whether a method is there.
+"""
+
+from __future__ import annotations
+
+import atexit
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
+
+from dataengine.core.errors import ComponentError
+from dataengine.core.types import Clip, Float, Frames, Fused, Int, Poses, Sample, Track
+
+S = TypeVar("S", bound="Session")
+
+
+class Component:
+    """The base of all components: pure configuration.
+
+    Attributes:
+        extra: the extra of the package whose libraries the component needs; None: the core is enough.
+        title: how messages name the component, for example "[experts.vitpose]".
+    """
+
+    extra: ClassVar[str | None] = None
+    title: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Raise what would fail every clip, before any work: a missing program, folder or key. Default: nothing."""
+
+    def needs(self) -> list[str]:
+        """Names of files of the manifest of weights that must lie on this machine. Default: none."""
+        return []
+
+    def weights(self) -> dict[str, str]:
+        """Weight files by name, with their sha256 or blake3; part of every fingerprint. Default: none.
+
+        Raises:
+            WeightsError: a file is not here, or is another one.
+        """
+        return {}
+
+
+class Session:
+    """What runs: owns a network, a lock, a process or threads until it is closed. A context manager.
+
+    Subclasses give back what they own in `release`, which is called once.
+
+    Attributes:
+        concurrent: whether several threads may use the session at the same time.
+    """
+
+    concurrent: ClassVar[bool] = False
+    _closed: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give back what the session owns. Closing again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.release()
+
+    def release(self) -> None:
+        """Give back what the session owns; called once, by `close`. Default: nothing."""
+
+    def require_open(self) -> None:
+        """Raise where the session was closed.
+
+        Raises:
+            ComponentError: the session is closed.
+        """
+        if self._closed:
+            raise ComponentError(f"{type(self).__name__} is closed: load the component again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SessionCache:
+    """Sessions that one process keeps: opened once for a purpose, closed when another is wanted and at exit.
+
+    A worker runs many units with one recipe. The session of a purpose (for example the pose pass) stays
+    open from unit to unit; a new key, as of another recipe or device, closes it and opens the next.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[object, Session]] = {}
+
+    def get(self, purpose: str, key: object, load: Callable[[], S]) -> S:
+        """The open session of a purpose; `load` opens it where there is none under this key."""
+        known, session = self._kept.get(purpose, (None, None))
+        if session is not None and not session.closed and known == key:
+            return cast(S, session)
+        if session is not None:
+            del self._kept[purpose]
+            session.close()
+        opened = load()
+        self._kept[purpose] = key, opened
+        return opened
+
+    def close(self) -> None:
+        """Close every session."""
+        while self._kept:
+            _, (_, session) = self._kept.popitem()
+            session.close()
+
+
+SESSIONS = SessionCache()
+"""The sessions of this process."""
+atexit.register(SESSIONS.close)
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """Consecutive frames of one clip.
+
+    Attributes:
+        clip: the clip.
+        frames: (T, H, W, 3) uint8 RGB.
+        indices: (T,) int64, numbers of the frames within the clip's span, from 0.
+        timestamps: (T,) float64 seconds from the span's start.
+        fps: frames per second of the video.
+    """
+
+    clip: Clip
+    frames: Frames
+    indices: Int
+    timestamps: Float
+    fps: Fraction
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, part: slice) -> ClipFrames:
+        return ClipFrames(self.clip, self.frames[part], self.indices[part], self.timestamps[part], self.fps)
+
+
+class Batcher(Protocol):
+    """Runs a network on many images in batches (see `dataengine.experts.batching`)."""
+
+    def run(self, network: Any, pixels: Frames) -> list[Any]:
+        """One answer per image of (N, h, w, 3) uint8 `pixels`."""
+        ...
+
+
+class ExpertSession(Session, ABC):
+    """A pose estimator that is ready to predict."""
+
+    @abstractmethod
+    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
+        """Find people and their joints.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB.
+            boxes: one (M, 4 or 5) array of person boxes per frame, xyxy pixels and score; only top-down experts
+                look at them.
+
+        Returns:
+            One `Poses` per frame.
+
+        Raises:
+            ExpertError: the frames cannot be processed.
+        """
+
+    def start_clip(self) -> None:
+        """Begin a new clip. Experts that remember earlier frames forget them. Default: nothing."""
+
+    def observe(self, batch: ClipFrames, boxes: Sequence[Float] | None = None) -> list[Poses]:
+        """Poses in the next frames of a clip, as `predict`. Experts that look up saved poses need the clip itself."""
+        return self.predict(batch.frames, boxes)
+
+    def use_batcher(self, batcher: Batcher) -> None:
+        """Share batches with other sessions from now on. Default: nothing, for experts that do not work in batches."""
+
+
+class Expert(Component, ABC):
+    """A pose estimator (frozen dataclass; its fields are its whole configuration).
+
+    Attributes:
+        remembers_frames: whether the poses of a frame depend on earlier frames of the clip.
+        looks_up: whether poses are looked up by clip and frame number instead of predicted from pixels.
+        licence: of its code and weights, where it is not this package's own.
+    """
+
+    licence: ClassVar[str | None] = None
+    remembers_frames: ClassVar[bool] = False
+    looks_up: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def skeleton(self) -> str:
+        """Name of the layout of its joints (`dataengine.core.skeletons`)."""
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether the expert is top-down: it looks inside given person boxes."""
+        return False
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> ExpertSession:
+        """Open a session on a device such as 'cpu', 'cuda' or 'cuda:1'.
+
+        Raises:
+            MissingExtraError: a library is not installed.
+            WeightsError: the weights are not here, or are of another network.
+            ComponentError: there is no such device.
+        """
+
+
+class DetectorSession(Session, ABC):
+    """A person detector that is ready to detect."""
+
+    @abstractmethod
+    def detect(self, frames: Frames) -> list[Float]:
+        """One (M, 5) float32 array of x0, y0, x1, y1, score per frame of (T, H, W, 3) uint8 RGB, best first."""
+
+    def use_batcher(self, batcher: Batcher) -> None:
+        """Share batches with other sessions from now on. Default: nothing."""
+
+
+class Detector(Component, ABC):
+    """A person detector (frozen dataclass; its fields are its whole configuration).
+
+    Attributes:
+        licence: of its code and weights, where it is not this package's own.
+    """
+
+    licence: ClassVar[str | None] = None
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> DetectorSession:
+        """Open a session on a device; raises as `Expert.load`."""
+
+
+class FeaturesSession(Session, ABC):
+    """A video and a text encoder with one embedding space, ready to encode."""
+
+    @abstractmethod
+    def encode_video(self, frames: Sequence[Frames] | Frames, view: int = 0) -> Float:
+        """One embedding per clip.
+
+        Args:
+            frames: clips of (T, H, W, 3) uint8 RGB, of any length and size each; or one such array. Either all
+                frames of a clip, of which those of the view are taken, or just those of the view.
+            view: number of the temporal view.
+
+        Returns:
+            (N, D) float32 of unit length.
+
+        Raises:
+            ComponentError: frames of another shape or type.
+        """
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str]) -> Float:
+        """(N, D) float32 of unit length, one embedding per string.
+
+        Raises:
+            ComponentError: something else than strings.
+        """
+
+
+class Features(Component, ABC):
+    """A video and a text encoder with one embedding space (frozen dataclass; its fields are its configuration)."""
+
+    views: int
+    """Temporal views of a clip that are embedded; view 0 is the encoder's own sampling, the others are shifted in time."""
+    batch: int
+    """Most clips that are encoded at once on an accelerator."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D, the length of an embedding."""
+
+    @abstractmethod
+    def sample_indices(self, num_frames_total: int, view: int = 0) -> list[int]:
+        """Numbers of the frames that a view uses of a clip of so many frames, ascending. Only these need decoding."""
+
+    @abstractmethod
+    def prepare(self, frames: Frames, view: int = 0) -> Frames:
+        """What `encode_video` uses of a clip, as small as possible; encoding the result gives the same embedding."""
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> FeaturesSession:
+        """Open a session on a device; raises as `Expert.load`."""
+
+    def _session(self) -> FeaturesSession:
+        return SESSIONS.get(f"features {self!r}", self.weights(), self.load)
+
+    def encode_video(self, frames: Sequence[Frames] | Frames, view: int = 0) -> Float:
+        """As `FeaturesSession.encode_video`, on the CPU. The session is opened once and kept by this process."""
+        return self._session().encode_video(frames, view)
+
+    def encode_text(self, texts: Sequence[str]) -> Float:
+        """As `FeaturesSession.encode_text`, on the CPU. The session is opened once and kept by this process."""
+        return self._session().encode_text(texts)
+
+
+class Source(Component, ABC):
+    """A source of clips (frozen dataclass; its fields are its whole configuration).
+
+    Attributes:
+        makes_media: whether the source makes its own media with `prepare`.
+    """
+
+    makes_media: ClassVar[bool] = False
+
+    @abstractmethod
+    def discover(self, root: Path) -> Iterator[Clip]:
+        """Yield every planned clip in an order that depends on the files alone.
+
+        A row that cannot be read becomes a clip with a `reason`. A row whose media file is absent becomes a
+        clip with `media` ''.
+
+        Raises:
+            SourceError: nothing under `root` can be used at all.
+        """
+
+    def prepare(self, cache: Path) -> Path:
+        """Make the media of a source that makes its own, under a folder for caches.
+
+        Returns:
+            The root to give to `discover`.
+
+        Raises:
+            ComponentError: the source makes no media.
+        """
+        raise ComponentError(f"{type(self).__name__} makes no media of its own: say where they lie, NAME=PATH")
+
+
+class Tracker(Component, ABC):
+    """Links poses of single frames to tracks of people."""
+
+    @abstractmethod
+    def track(self, frames: Sequence[Sequence[Poses]], timestamps: Any, experts: Sequence[str]) -> list[Track]:
+        """The tracks of one clip.
+
+        Args:
+            frames: for every frame the `Poses` of each expert, in the layout of that expert.
+            timestamps: (T,) seconds, increasing.
+            experts: name of each expert's layout.
+
+        Returns:
+            Tracks in the common layout, best first.
+        """
+
+
+class Fusion(Component, ABC):
+    """Makes one pose sequence of several experts' sequences of one person."""
+
+    @abstractmethod
+    def fuse(
+        self,
+        coords: Float,
+        scores: Float | None = None,
+        skeleton: str | None = None,
+        expert_weights: Sequence[float] | None = None,
+    ) -> Fused:
+        """Fuse one sequence; see `dataengine.fuse`.
+
+        Args:
+            coords: (E, T, V, 2) float pixels, NaN where missing.
+            scores: (E, T, V) float in [0, 1], or None.
+            skeleton: layout of the joints, or None.
+            expert_weights: weight of each expert, or None for equal weights.
+        """
+
+
+class Filter(Component, ABC):
+    """Measures a clip; thresholds (its `min` and `max`) decide whether the clip is kept."""
+
+    @abstractmethod
+    def measure(self, sample: Sample) -> float:
+        """The value of a clip, NaN where it is undefined."""
+
+    @abstractmethod
+    def keep(self, value: float) -> bool:
+        """Whether `value` misses no threshold."""
+
+    @abstractmethod
+    def missed(self, value: float) -> float | None:
+        """The threshold that `value` misses, None when the clip is kept."""
