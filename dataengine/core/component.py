@@ -392,7 +392,17 @@ class Fusion(Component, ABC):
 
 
 class Filter(Component, ABC):
-    """Measures a clip; thresholds (its `min` and `max`) decide whether the clip is kept."""
+    """Measures a clip; thresholds (its `min` and `max`) decide whether the clip is kept.
+
+    Attributes:
+        reason: what a clip is rejected with: a key of `dataengine.core.reasons.REASONS`, or a word of the filter's own.
+        meaning: what the reason means, in a few words; needed for a reason that is not built in.
+        measured_in: what the value counts, for tables and axes.
+    """
+
+    reason: ClassVar[str]
+    meaning: ClassVar[str] = ""
+    measured_in: ClassVar[str]
 
     @abstractmethod
     def measure(self, sample: Sample) -> float:

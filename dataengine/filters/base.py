@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
+from dataengine.core.component import Filter
 from dataengine.core.reasons import REASONS
-from dataengine.core.types import Sample
 
 
 @dataclass(frozen=True)
-class Between(ABC):
+class Between(Filter):
     """A filter that keeps a clip whose value lies in [min, max].
 
     A threshold of None is not applied. A value of NaN means that the clip gives nothing to measure
@@ -22,17 +20,10 @@ class Between(ABC):
     Attributes:
         min: smallest value kept.
         max: largest value kept.
-        reason: what a clip is rejected with: a key of `dataengine.core.reasons.REASONS`, or a word of the filter's own.
-        meaning: what the reason means, in a few words; needed for a reason that is not built in.
-        measured_in: what the value counts, for tables and axes.
     """
 
     min: float | None = None
     max: float | None = None
-
-    reason: ClassVar[str]
-    meaning: ClassVar[str] = ""
-    measured_in: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -48,10 +39,6 @@ class Between(ABC):
             )
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min = {self.min} is above max = {self.max}, which would keep nothing; swap them")
-
-    @abstractmethod
-    def measure(self, sample: Sample) -> float:
-        """The value of a clip, NaN where it is undefined."""
 
     def keep(self, value: float) -> bool:
         """True when `value` misses no threshold."""
