@@ -33,6 +33,7 @@ from dataengine.dataset.index import (
     tombstone_name,
     tracks_schema,
 )
+from dataengine.dataset.null_columns import null_columns
 from dataengine.io.shards import decode_entry, scan
 from dataengine.io.storage import file_hash, mapped
 
@@ -105,6 +106,9 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
         elif found is not None:
             tables[name] = found
     problems += _check_tables(tables, manifest["counts"], list(reasons.of_manifest(manifest)))
+    for name, column in null_columns(tables):
+        what = f"column {column} is null in every row, which the schema does not allow; build the dataset again"
+        problems.append(Problem(f"index/{name}", what))
     problems += _check_shards(root, manifest, tables)
     problems += _check_tombstones(root)
     return sorted(set(problems))

@@ -153,8 +153,8 @@ def test_a_file_of_another_length_than_known_is_refused(tmp_path: Path) -> None:
         (None, "dataset incomplete.*run dataengine build again"),
         ("{", "damaged"),
         ("[]", "format version None"),
-        ('{"format_version": 99}', "format version 99; this dataengine reads 2"),
-        ('{"format_version": 2, "files": []}', "lacks counts, fingerprint"),
+        ('{"format_version": 99}', "format version 99; this dataengine reads 3"),
+        ('{"format_version": 3, "files": []}', "lacks counts, fingerprint"),
     ],
 )
 def test_what_is_no_manifest_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:

@@ -45,8 +45,14 @@ def rows_of(clip_id: str, number: int, people: int, frames: int) -> dict[str, An
         "height": 240,
         "num_frames": frames,
         "num_people": people,
+        "pose_coverage": 1.0,
         "confidence_mean": 1 - number / 100,
+        "confidence_p10": 0.9 - number / 100,
+        "expert_disagreement": 0.1,
         "jitter": float("nan") if number == 0 else 0.1,
+        "motion": 0.2,
+        "truncation": 0.0,
+        "bone_variation": 0.1,
         "generation": 0,
     }
 
@@ -130,7 +136,15 @@ def track_row(clip_id: str, track: int, frames: int, rng: np.random.Generator) -
         "num_frames": frames,
         "coverage": 1.0,
     }
-    return row | {"confidence_mean": share, "share_blob": share, "share_stick": 1 - share}
+    measures = {
+        "score_mean": 0.5,
+        "confidence_p10": share,
+        "area": 900.0,
+        "motion": 0.2,
+        "jitter": 0.1,
+        "bone_variation": 0.1,
+    }
+    return row | measures | {"confidence_mean": share, "share_blob": share, "share_stick": 1 - share}
 
 
 def joint_row(clip_id: str, track: int, joint: str, rng: np.random.Generator) -> dict[str, Any]:
