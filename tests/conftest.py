@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before any library is imported: xdist starts a worker for each core, so a worker, and what it starts, keeps to one.
+for _name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM"):
+    os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
@@ -15,3 +23,23 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared data folder is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered corpus of 12 clips and the planted defects; read only."""
+    from dataengine.sources.synthetic import write_corpus
+    from tests.support import shared
+
+    return shared.made_once(tmp_path_factory, "corpus", lambda folder: write_corpus(folder, shared.CLIPS, 0))
+
+
+@pytest.fixture(scope="session")
+def sample_build(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build of the corpus, made by `shared.build_sample`; read only."""
+    from tests.support import shared
+
+    def make(folder: Path) -> None:
+        shared.build_sample(corpus, folder)
+
+    return shared.made_once(tmp_path_factory, "build", make)
