@@ -22,6 +22,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from dataengine.core.former_names import new_name
+
 
 class DataEngineError(Exception):
     """Base of all errors raised on purpose; the command line prints its message and exits 1."""
@@ -117,8 +119,12 @@ class TrainingError(DataEngineError):
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:
-    """Tell what is allowed in place of `given`, nearest first: ' (did you mean ...?) Allowed: ...'."""
+    """What is allowed in place of `given`: ' (did you mean ...?); allowed: ...'.
+
+    A former name is answered with the new one, a misspelt name with the nearest.
+    """
     names = sorted(allowed)
+    now = new_name(given, names)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = f" (it is called {now!r} now)" if now else f" (did you mean {near[0]!r}?)" if near else ""
     return f"{hint}; allowed: {', '.join(names) if names else 'none'}"

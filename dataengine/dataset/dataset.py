@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.dataset.index import locate, read_manifest, tombstone_name
+from dataengine.dataset.sql_errors import sql_mistake
 from dataengine.io.shards import decode, decode_entry, read_sample
 from dataengine.io.storage import MissingFileError, mapped, read_range
 
@@ -222,7 +223,8 @@ class Dataset:
                 frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
                 chosen = frame.select(wanted).collect()
             except pl.exceptions.PolarsError as error:
-                raise DatasetError(f"where={where!r} cannot be used: {str(error).splitlines()[0]}") from None
+                mistake = sql_mistake(error, "clips", {"clips": self.clips.collect_schema().names()})
+                raise DatasetError(f"where={where!r} cannot be used: {mistake}") from None
         else:
             chosen = frame.select(wanted).collect()
         chosen = chosen.sort("shard", "offset")

@@ -11,6 +11,7 @@ import polars as pl
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import ACCURACY
+from dataengine.dataset.sql_errors import sql_mistake
 
 FORMATS = ("table", "json", "csv", "parquet")
 
@@ -109,13 +110,13 @@ def run(dataset: Dataset, query: str | None = None, sql: str | None = None) -> p
         raise DatasetError(f"give a query or SQL, one of the two; queries: {', '.join(QUERIES)}")
     if query is not None and query not in QUERIES:
         raise DatasetError(f"unknown query {query!r}{suggestion(query, QUERIES)}; or ask with --sql")
-    statement = sql if query is None else QUERIES[query][1]
+    statement = str(sql if query is None else QUERIES[query][1])
+    frames = tables(dataset)
     try:
-        return pl.SQLContext(tables(dataset)).execute(str(statement), eager=True)
+        return pl.SQLContext(frames).execute(statement, eager=True)
     except pl.exceptions.PolarsError as error:
-        raise DatasetError(
-            f"the SQL cannot be run: {' '.join(str(error).split())}; tables: clips, tracks, joints, rejects, accuracy"
-        ) from None
+        known = {name: frame.collect_schema().names() for name, frame in frames.items()}
+        raise DatasetError(f"the SQL cannot be run: {sql_mistake(error, statement, known)}") from None
 
 
 def to_text(frame: pl.DataFrame, format: str = "table") -> str | bytes:

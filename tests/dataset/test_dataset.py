@@ -148,7 +148,8 @@ def test_shuffling_is_a_permutation_of_the_seed(out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"where": "colour = 1"}, 'where=.colour = 1. cannot be used: unable to find column "colour"'),
+        ({"where": "colour = 1"}, "where=.colour = 1. cannot be used: no column .colour. in clips"),
+        ({"where": "expert_agreement < 1"}, "it is called 'expert_disagreement' now"),
         ({"where": "("}, "cannot be used: sql parser error"),
         ({"entries": ("keypoint",)}, "no sample has the entry 'keypoint' .did you mean 'keypoints'"),
         ({"entries": ()}, "names no entry"),

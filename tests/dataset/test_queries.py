@@ -102,8 +102,11 @@ def test_sql_is_free(ds: Dataset) -> None:
         (None, None, "give a query or SQL"),
         ("labels", "SELECT 1", "give a query or SQL"),
         (None, "SELEC", "cannot be run: sql parser error"),
-        (None, "SELECT colour FROM clips", 'unable to find column "colour"'),
-        (None, "SELECT * FROM persons", "relation 'persons' was not found; tables: clips, tracks"),
+        (None, "SELECT colour FROM clips", "no column 'colour' in clips .*; allowed: .*width"),
+        (None, "SELECT c.jiter FROM clips c", r"no column 'jiter' in clips \(did you mean 'jitter'\?\)"),
+        (None, "SELECT expert_agreement FROM clips", r"\(it is called 'expert_disagreement' now\)"),
+        (None, "SELECT * FROM clip", r"no table 'clip' \(did you mean 'clips'\?\)"),
+        (None, "SELECT * FROM persons", "no table 'persons'; allowed: accuracy, clips"),
     ],
 )
 def test_mistakes_are_one_line(ds: Dataset, query: str | None, sql: str | None, message: str) -> None:

@@ -99,7 +99,7 @@ def test_split_and_condition_choose(out: Path) -> None:
     [
         ({"split": "vla"}, TrainingError, "no clip of split 'vla' .did you mean 'val'"),
         ({"where": "label = 'fly'"}, TrainingError, "where=\"label = 'fly'\" matches none of 24 clips; widen it"),
-        ({"where": "colour = 1"}, DatasetError, 'cannot be used: unable to find column "colour"'),
+        ({"where": "colour = 1"}, DatasetError, "cannot be used: no column .colour. in clips"),
         ({"entries": ("keypoint",)}, DatasetError, "no sample has the entry 'keypoint' .did you mean 'keypoints'"),
         ({"pose": "keypoints4d"}, TrainingError, "pose='keypoints4d'; allowed: keypoints, keypoints3d"),
         ({"pose": "keypoints3d"}, DatasetError, "no sample has the entry 'keypoints3d'"),
