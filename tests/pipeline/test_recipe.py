@@ -20,7 +20,7 @@ def write(folder: Path, extra: str = "", name: str = "mini.toml") -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["posecap"])
+@pytest.mark.parametrize("name", ["posecap", "posetics"])
 @pytest.mark.parametrize("overlay", [None, "core"])
 def test_the_committed_recipes_are_valid(name: str, overlay: str | None) -> None:
     loaded = recipe.load(name, overlay)
@@ -33,8 +33,8 @@ def test_the_committed_recipes_are_valid(name: str, overlay: str | None) -> None
         ("[pots]\n", ["unknown table [pots]", "did you mean 'pose'"]),
         ('fuson = "ssta"\n', ["[pose] unknown key 'fuson'", "did you mean 'fusion'"]),
         ('fusion = "sst"\n', ["unknown name 'sst' in fusion", "did you mean 'ssta'"]),
-        ("people = 0\n", ["[pose] people = 0", "greater than or equal to 1"]),
-        ('people = "two"\n', ["[pose] people = 'two'", "valid integer"]),
+        ("max_people = 0\n", ["[pose] max_people = 0", "greater than or equal to 1"]),
+        ('max_people = "two"\n', ["[pose] max_people = 'two'", "valid integer"]),
         ("[filters.motoin]\nmin = 1\n", ["unknown name 'motoin'", "did you mean 'motion'"]),
         ("[filters.motion]\nmni = 1\n", ["[filters.motion] has no option 'mni'", "did you mean 'min'"]),
         ('[filters.motion]\nmin = "much"\n', ["[filters.motion] min = 'much'"]),
@@ -59,7 +59,7 @@ def test_experts_that_need_boxes_need_a_detector(tmp_path: Path) -> None:
 
 def test_overrides_are_typed_and_applied_last(tmp_path: Path) -> None:
     write(tmp_path, name="mini.small.toml")
-    (tmp_path / "mini.small.toml").write_text("[pose]\npeople = 1\n[filters.motion]\nmin = 0.5\n")
+    (tmp_path / "mini.small.toml").write_text("[pose]\nmax_people = 1\n[filters.motion]\nmin = 0.5\n")
     loaded = recipe.load(write(tmp_path), "small", ["filters.motion.min=0.25", "pose.max_fps=10.0"])
     assert (
         loaded.pose.max_people == 1
@@ -69,10 +69,10 @@ def test_overrides_are_typed_and_applied_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["people", "pose.max_people=", "pose.max_people=two", ".people=1", "pose.max_people.x=1"]
+    "text", ["max_people", "pose.max_people=", "pose.max_people=two", ".max_people=1", "pose.max_people.x=1"]
 )
 def test_a_wrong_override_is_explained(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path, "people = 2\n")
+    path = write(tmp_path, "max_people = 2\n")
     with pytest.raises(RecipeError, match="--set"):
         recipe.load(path, overrides=[text])
 
