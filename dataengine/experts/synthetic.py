@@ -132,9 +132,11 @@ class SyntheticDetector(_Shipped):
     """Finds people in whole frames: a map of box middles with sizes."""
 
     threshold: float = 0.35
+    """least score of a box"""
     overlap: float = 0.55
     """of two boxes that share more of their union than this, the better stays"""
     max_people: int = 8
+    """most people per frame"""
 
     file = "synthetic_detector.onnx"
 
@@ -262,8 +264,11 @@ class SyntheticBottomUp(_Shipped):
     peak: float = 0.06
     """least likelihood of a joint's cell"""
     min_score: float = 0.05
+    """joints less likely right than this are not given"""
     min_mean: float = 0.2
+    """poses whose mean score is less than this are not given"""
     max_people: int = 8
+    """most people per frame"""
 
     file = "synthetic_bottomup.onnx"
     skeleton = "body14"

@@ -44,7 +44,8 @@ class OpenClip:
             weights, as its repositories have.
         pretrained: the tag of the weights, which says how pictures are prepared; a folder says that itself.
         checkpoint: the weights of that tag: a name of manifests/weights.toml or a local file.
-        num_frames: frames a view. views: temporal views wanted of a clip, see `sample_indices`.
+        num_frames: frames a view.
+        views: temporal views wanted of a clip, see `sample_indices`.
         batch: most clips at once on CUDA, and sixteen times as many strings; a CPU takes one by one.
         precision: auto (half on CUDA, float32 elsewhere), float32, float16 or bfloat16.
     """

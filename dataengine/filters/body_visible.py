@@ -49,7 +49,9 @@ class BodyVisible(Between):
 
     min: float | None = 0.5
     joints: int = 8
+    """How many of the twelve body joints are enough."""
     score: float = 0.5
+    """A joint counts with a score above this."""
 
     reason: ClassVar[str] = "body_visible"
     measured_in: ClassVar[str] = "share of frames"

@@ -42,6 +42,7 @@ class Truncation(Between):
 
     max: float | None = 0.3
     margin: float = 0.005
+    """Width of the picture's edge, as a share of its shorter side."""
 
     reason: ClassVar[str] = "truncation"
     measured_in: ClassVar[str] = "share of joints"

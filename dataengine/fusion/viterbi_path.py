@@ -38,7 +38,10 @@ class ViterbiPath(Fusion):
         norm: unit of length of C, as in `SSTA`.
         max_gap: longest gap in frames that is bridged.
         score_power: a observation weighs its score to this power; 0 for all alike.
-        width: in units of length. reach: in units of length a frame. cap, agreement: of the cost.
+        width: distance in units of length at which another observation supports this one a quarter as much.
+        reach: units of length that a joint moves in a frame at a cost of 1.
+        cap: most that a step costs, however long.
+        agreement: how much the support of a frame's observations lowers the cost.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
