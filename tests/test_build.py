@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataengine
-from dataengine import builder, cli
+from dataengine import builder
 from dataengine import dry_run as estimates
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.reasons import REASONS
@@ -32,6 +32,7 @@ from dataengine.pipeline.engine import Engine
 from dataengine.report.view import view
 from dataengine.sources.synthetic import planted
 from tests.support.clocks import BusyClock
+from tests.support.commands import dataengine as command
 from tests.support.shared import CLIPS, SERIAL, SETTINGS, build_sample, copied
 
 
@@ -302,17 +303,6 @@ def test_no_text_in_the_dataset_is_a_place_of_this_machine(out: Path) -> None:
     assert [(path, text) for path, content in said for text in texts if text in content] == []
 
 
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["dataengine", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    told = capsys.readouterr()
-    return int(ended.value.code or 0), told.out, told.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -325,10 +315,8 @@ def command(
         (["list", "expert"], 1, "did you mean 'experts'"),
     ],
 )
-def test_mistakes_are_one_line_and_an_exit_code(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
-) -> None:
-    returned, told, complaint = command(capsys, monkeypatch, *arguments)
+def test_mistakes_are_one_line_and_an_exit_code(arguments: list[str], code: int, words: str) -> None:
+    returned, told, complaint = command(*arguments)
     assert returned == code and words in complaint and not told
     if code == 1:
         # a build names its recipe first
@@ -341,12 +329,10 @@ def test_a_mistake_shows_no_traceback_in_a_process_of_its_own() -> None:
     assert answer.stderr.startswith(b"dataengine: /nonexistent is not a build") and answer.stderr.count(b"\n") == 1
 
 
-def test_json_goes_to_stdout_alone(
-    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, told, _ = command(capsys, monkeypatch, "status", str(out), "--json")
+def test_json_goes_to_stdout_alone(out: Path) -> None:
+    code, told, _ = command("status", str(out), "--json")
     assert code == 0 and json.loads(told)["planned"] > CLIPS
-    code, told, _ = command(capsys, monkeypatch, "list", "experts", "-v", "--json")
+    code, told, _ = command("list", "experts", "-v", "--json")
     assert {entry["name"] for entry in json.loads(told)} >= {"synthetic_topdown", "mediapipe"}
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -17,29 +14,13 @@ from dataengine.core.errors import DatasetError
 from dataengine.dataset.index import read_records
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
-from dataengine.pipeline.engine import Engine
-
-SMALL = ["sources.sample.clips=12", "plan.clips_per_unit=4", "report.gallery=0"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("takedown") / "out"
-    dataengine.build("posecap", "sample", folder, overrides=SMALL, engine=Engine(serial=True))
-    return folder
+from tests.support.commands import dataengine as command
+from tests.support.shared import build_sample, copied
 
 
 @pytest.fixture
-def out(finished: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "out"
-    shutil.copytree(finished, copy, copy_function=shutil.copy2)
-    return copy
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dataengine.cli", *arguments], capture_output=True, text=True, timeout=300, check=False
-    )
+def out(sample_build: Path, tmp_path: Path) -> Path:
+    return copied(sample_build, tmp_path)
 
 
 def test_readers_leave_clips_out_at_once(out: Path) -> None:
@@ -90,10 +71,10 @@ def test_rewriting_leaves_no_trace_of_the_poses(out: Path) -> None:
             assert not gone & set(pq.read_table(table)["clip_id"].to_pylist())
 
 
-def test_building_again_does_not_bring_them_back(out: Path) -> None:
+def test_building_again_does_not_bring_them_back(out: Path, corpus: Path) -> None:
     clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
     takedown(out, [clip_id], "asked")
-    dataengine.build("posecap", "sample", out, overrides=SMALL, engine=Engine(serial=True))
+    build_sample(corpus, out)
     ds = dataengine.open(out)
     assert ds.rejects.filter(pl.col("clip_id") == clip_id).collect()["reason"].to_list() == ["takedown"]
     assert len(read_records(out / "dataset")) == 1 and verify(out) == []
