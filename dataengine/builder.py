@@ -6,7 +6,6 @@ runs those, decides, packs, and puts the dataset in place. Running it again resu
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataengine.core import devices, extras, registry
 from dataengine.core.errors import DataEngineError, RecipeError
 from dataengine.core.types import Fail
 from dataengine.io import weights
+from dataengine.io.storage import locked
 from dataengine.passes import base as passes
 from dataengine.passes import curate, embed, pack, video
 from dataengine.passes import label_check as agree
@@ -361,17 +361,9 @@ def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, A
         raise AssertionError(
             f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips"
         )
-    with _lock(job.work / "finish.lock"):
+    with locked(job.work / "finish.lock"):
         changed = pack.finish(run.out, job, shard_plans, rows, _facts(run, rows))
     return changed, rows
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside; others wait."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _facts(run: _Run, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Site:
         source: its name.
         root: DATA_ROOT/<source>.
         mirror: where copies of the source are, as far as known.
-        transfers: the network.
+        transfers: the HTTP client.
         max_bytes: largest media file.
     """
 

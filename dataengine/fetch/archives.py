@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from dataengine.core.errors import MediaError
-from dataengine.fetch.rate_limit import Room, Stopped
-from dataengine.fetch.transfers import fsync_folder
+from dataengine.io.disk_budget import DiskBudget
+from dataengine.io.storage import Stopped, fsync_folder
 
 _CHUNK = 1 << 20
 _HEADER = 1 << 20
@@ -54,7 +54,7 @@ def extract(
     staging: Path,
     want: Callable[[str], bool],
     *,
-    room: Room,
+    disk: DiskBudget,
     max_bytes: int,
     stop: threading.Event | None = None,
 ) -> Extracted:
@@ -76,7 +76,7 @@ def extract(
     found, staged = Extracted(), dict[str, Path]()
     try:
         with archive.open("rb") as file:
-            _read(file, archive, found, staged, _Rules(folder, staging, want, room, max_bytes, stop))
+            _read(file, archive, found, staged, _Rules(folder, staging, want, disk, max_bytes, stop))
         _place(found, staged, folder)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError, OverflowError) as error:
         raise MediaError(
@@ -89,7 +89,7 @@ def extract(
     finally:
         left = sum(path.stat().st_size for path in staging.iterdir())
         shutil.rmtree(staging, ignore_errors=True)
-        room.removed(left)
+        disk.removed(left)
     return found
 
 
@@ -98,7 +98,7 @@ class _Rules:
     folder: Path
     staging: Path
     want: Callable[[str], bool]
-    room: Room
+    disk: DiskBudget
     max_bytes: int
     stop: threading.Event | None
 
@@ -166,7 +166,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, rules: _Rules, number:
     path = rules.staging / str(number)
     source = tar.extractfile(member)
     assert source is not None
-    with rules.room.booked(member.size, member.name) as wrote, path.open("xb") as file:
+    with rules.disk.reserved(member.size, member.name) as wrote, path.open("xb") as file:
         while chunk := source.read(_CHUNK):
             file.write(chunk)
             wrote(len(chunk))

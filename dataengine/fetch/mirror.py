@@ -20,8 +20,7 @@ from dataengine.core.types import SPLITS, Clip
 from dataengine.fetch import Fetcher, Report, Site
 from dataengine.fetch.archives import Extracted, extract, too_large
 from dataengine.fetch.mirrors import File
-from dataengine.fetch.rate_limit import locked
-from dataengine.fetch.transfers import fsync_folder
+from dataengine.io.storage import locked, write_durably
 
 _TABLES = (".csv", ".csv.gz", ".json")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
@@ -240,10 +239,7 @@ def _listed(site: Site, split: str) -> list[Archive]:
     path = site.state / "lists" / f"{_slug(mirror.lists[split])}.txt"
     with locked(site.state / "locks" / "lists.lock", site.transfers.stop):
         if not path.exists():
-            text = _good_list(site, mirror.at(mirror.lists[split]))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".part").write_text(text)
-            path.with_suffix(".part").replace(path)
+            write_durably(path, _good_list(site, mirror.at(mirror.lists[split])).encode())
         lines = path.read_text().split()
     folder = mirror.lists[split].rpartition("/")[0]
     found = []
@@ -280,7 +276,7 @@ def _unpack(site: Site, archive: Archive, want: Callable[[str], bool]) -> Extrac
                 site.root / archive.into,
                 staging,
                 want,
-                room=site.transfers.room,
+                disk=site.transfers.disk,
                 max_bytes=site.max_bytes,
                 stop=site.transfers.stop,
             )
@@ -313,14 +309,8 @@ def _read_record(site: Site, archive: Archive) -> dict[str, int] | None:
 
 
 def _write_record(site: Site, archive: Archive, sizes: dict[str, int]) -> None:
-    path = _record(site, archive)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(
-        gzip.compress(json.dumps({"url": archive.url, "md5": archive.md5, "sizes": sizes}).encode(), mtime=0)
-    )
-    part.replace(path)
-    fsync_folder(path.parent)
+    record = json.dumps({"url": archive.url, "md5": archive.md5, "sizes": sizes}).encode()
+    write_durably(_record(site, archive), gzip.compress(record, mtime=0))
 
 
 def _stem(path: str) -> str:

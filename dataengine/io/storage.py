@@ -1,30 +1,82 @@
-"""Files and urls: written whole or not at all, read by ranges.
+"""Files and urls: locked, written whole or not at all, read by ranges.
 
-A path or url is a local path, an http(s) url (read with httpx), or any other url fsspec knows (s3://, gs://, file://).
+A path or url is a local path, an http(s) url, or any other url fsspec knows (s3://, gs://, file://).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import mmap
 import os
 import secrets
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from blake3 import blake3 as Hasher
 
-from dataengine.core.errors import DatasetError
+from dataengine.core.errors import DatasetError, MediaError
+
+if TYPE_CHECKING:
+    from dataengine.io.http import HttpClient
 
 PARTIAL = ".partial"
 """Ending of files that are still being written."""
 
 
+_POLL = 0.1
+"""Seconds between two looks at a lock that somebody else holds."""
+
+_THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""Locks between the threads of this process: some network file systems lock by process."""
+
+
 class MissingFileError(DatasetError):
     """The file or url does not exist."""
+
+
+class Stopped(Exception):
+    """The work was called off while it waited."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, stop: threading.Event | None = None) -> Iterator[None]:
+    """Hold the lock file `path`: one thread of one process at a time is inside, the others wait.
+
+    The lock ends with the process, however the process ends. The file stays.
+
+    Raises:
+        Stopped: `stop` was set while waiting.
+        OSError: the lock file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = _THREADS[str(path)]
+    while not mine.acquire(timeout=_POLL):
+        check_stop(stop)
+    try:
+        with path.open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    check_stop(stop)
+                    time.sleep(_POLL / 10)
+            yield
+    finally:
+        mine.release()
+
+
+def check_stop(stop: threading.Event | None) -> None:
+    """Raise Stopped once `stop` is set."""
+    if stop is not None and stop.is_set():
+        raise Stopped
 
 
 @contextlib.contextmanager
@@ -41,15 +93,22 @@ def staged(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
         if replace:
-            partial.replace(target)
+            publish(partial, target)
         else:
+            fsync_file(partial)
             target.hardlink_to(partial)
-        fsync_folder(target.parent)
+            fsync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Make the content of `partial` durable, then give the file the name `target`, durably; both on one disk."""
+    fsync_file(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(target)
+    fsync_folder(target.parent)
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -61,6 +120,12 @@ def write_durably(path: Path, content: bytes) -> None:
 def file_hash(path: str | os.PathLike[str]) -> str:
     """BLAKE3 of a local file, in hex."""
     return Hasher().update_mmap(path).hexdigest() if Path(path).stat().st_size else Hasher().hexdigest()
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -108,36 +173,53 @@ def read_range(source: str | os.PathLike[str], offset: int = 0, size: int | None
 
 
 @functools.cache
-def _http_client() -> Any:
-    import httpx
+def _http_client() -> HttpClient:
+    from dataengine.io.http import HttpClient
+    from dataengine.io.http_policy import HttpPolicy
 
-    return httpx.Client(follow_redirects=True, timeout=60.0)
+    return HttpClient(HttpPolicy(rate=None, retries=2))
 
 
-# a connection must not be used by two processes: what a fork took along is forgotten there
+# A connection must not be used by two processes: a forked process opens its own.
 os.register_at_fork(after_in_child=_http_client.cache_clear)
 
 
 def _http_range(url: str, offset: int, size: int | None) -> bytes:
-    import httpx
-
-    whole = offset == 0 and size is None
-    if size == 0:
-        return b""
-    headers = {} if whole else {"Range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
     try:
-        answer = _http_client().get(url, headers=headers | {"Accept-Encoding": "identity"})
-    except httpx.HTTPError as error:
-        raise DatasetError(f"{url}: cannot be read: {error}") from error
-    if answer.status_code != (200 if whole else 206):
-        if answer.status_code == 200:
-            raise DatasetError(
-                f"{url}: the server ignores range requests; serve the dataset with one that answers them, or copy it here"
-            )
-        if answer.status_code in (404, 410):
-            raise FileNotFoundError
-        raise OSError(f"the server answers {answer.status_code} {answer.reason_phrase}")
-    return bytes(answer.content)
+        return _http_client().read(url, offset, size)
+    except MediaError as error:
+        if error.kind == "gone":
+            raise FileNotFoundError from error
+        raise DatasetError(f"{url}: cannot be read: {error.detail}") from error
+
+
+def file_state(source: str | os.PathLike[str]) -> tuple[int, str]:
+    """Bytes of a file or url, and a text that changes when the file does ('' where the server tells nothing).
+
+    Raises:
+        MissingFileError: there is no such file.
+        DatasetError: it cannot be read.
+    """
+    text = os.fspath(source)
+    try:
+        if "://" not in text:
+            status = Path(text).stat()
+            return status.st_size, str(status.st_mtime_ns)
+        if urlsplit(text).scheme in ("http", "https"):
+            return _http_client().state(text)
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(text)
+        info = files.info(path)
+        return int(info["size"]), str(info.get("ETag") or info.get("mtime") or info.get("LastModified", ""))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{text}: there is no such file") from error
+    except MediaError as error:
+        if error.kind == "gone":
+            raise MissingFileError(f"{text}: there is no such file") from error
+        raise DatasetError(f"{text}: cannot be read: {error.detail}") from error
+    except (OSError, ImportError, KeyError, ValueError) as error:
+        raise DatasetError(f"{text}: cannot be read: {error}") from error
 
 
 def mapped(path: str | os.PathLike[str]) -> memoryview:

@@ -22,21 +22,32 @@ it ran with, and `check_pins` refuses to go on with others.
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import hashlib
 import os
+import shutil
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dataengine.core.errors import WeightsError
+from dataengine.core.errors import MediaError, WeightsError
 from dataengine.core.settings import find_folder
-from dataengine.io import http as downloads
-from dataengine.io.http import Progress
+from dataengine.io.http import HttpClient, Progress
+from dataengine.io.http_policy import HttpPolicy
+from dataengine.io.storage import locked, write_durably
 
 MANIFEST = "weights.toml"
+
+POLICY = HttpPolicy(rate=None, timeout=30.0, pause=0.5)
+"""How weights are downloaded."""
+
+LARGEST_MEMBER = 8 << 30
+"""Bytes that a member of an archive may unpack to."""
 
 
 @dataclass(frozen=True)
@@ -272,8 +283,76 @@ def download(name: str, progress: Progress | None = None) -> Path:
         raise WeightsError(
             f"weights {name} are not in {folder()} and DATAENGINE_OFFLINE is set; put the file of {entry.url} there"
         )
-    with downloads.locked(path):
-        if not path.is_file():
-            wanted = downloads.Wanted(entry.url, path, entry.sha256, entry.bytes, entry.member)
-            downloads.fetch(wanted, progress or (lambda done, total: None))
-        return locate(name)
+    try:
+        with locked(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                _download(entry, path, progress or (lambda done, total: None))
+            return locate(name)
+    except OSError as error:
+        hint = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise WeightsError(
+            f"{name} cannot be written to {path.parent}: {hint}; set DATAENGINE_WEIGHTS to another folder"
+        ) from error
+
+
+def _download(entry: Entry, path: Path, progress: Progress) -> None:
+    """Bring the file of an entry to `path`, with its hash beside it. The caller holds the lock of `path`."""
+    member = path.with_name(f".{path.name}.member")
+
+    def accept(part: Path) -> Path:
+        whole = _extracted(entry, part, member) if entry.member else part
+        write_durably(pin_of(path), (_checked(entry, whole) + "\n").encode("ascii"))
+        return whole
+
+    client = HttpClient(POLICY)
+    try:
+        client.download(entry.url, path, accept=accept, tries=1, progress=progress)
+    except MediaError as error:
+        if error.kind == "corrupt":
+            raise WeightsError(f"{entry.name} from {entry.url} {error.detail}: not used and removed") from error
+        raise WeightsError(
+            f"{entry.name} cannot be fetched from {entry.url}: {error.detail}; "
+            f"try again, or put the file into {path.parent} yourself"
+        ) from error
+    finally:
+        client.close()
+        member.unlink(missing_ok=True)
+
+
+def _checked(entry: Entry, whole: Path) -> str:
+    """sha256 of a file that arrived.
+
+    Raises:
+        MediaError: corrupt, where length or hash are not the promised ones.
+    """
+    size = whole.stat().st_size
+    if entry.bytes is not None and size != entry.bytes:
+        raise MediaError("corrupt", f"has {size} bytes, promised {entry.bytes}")
+    with whole.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(entry.sha256.lower()):
+        digits = max(16, len(entry.sha256))
+        raise MediaError("corrupt", f"has sha256 {found[:digits]}, promised {entry.sha256}")
+    return found
+
+
+def _extracted(entry: Entry, archive: Path, target: Path) -> Path:
+    """Unpack the one member of a zip archive to `target`, whatever folder of the archive holds it.
+
+    Raises:
+        MediaError: corrupt, where the archive is damaged or does not hold one such member.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [
+                m for m in opened.infolist() if not m.is_dir() and PurePosixPath(m.filename).name == entry.member
+            ]
+            if len(members) != 1:
+                raise MediaError("corrupt", f"holds {len(members)} files called {entry.member!r}, not one")
+            if members[0].file_size > LARGEST_MEMBER:
+                raise MediaError("corrupt", f"holds {entry.member} of {members[0].file_size} bytes")
+            with opened.open(members[0]) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise MediaError("corrupt", f"is no readable zip archive: {error}") from error
+    return target

@@ -24,9 +24,10 @@ from dataengine.core.types import Clip
 from dataengine.fetch import Fetcher, Site
 from dataengine.fetch.mirror import annotate
 from dataengine.fetch.mirrors import load_mirrors, mirror
-from dataengine.fetch.policy import Network
-from dataengine.fetch.rate_limit import Room, locked
 from dataengine.fetch.transfers import Transfers
+from dataengine.io.disk_budget import DiskBudget
+from dataengine.io.http_policy import HttpPolicy
+from dataengine.io.storage import locked
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import FetchTable, Recipe
 
@@ -80,12 +81,12 @@ class Downloads(AbstractContextManager["Downloads"]):
             fetch = self.recipe.fetch
             with self._writing():
                 root.mkdir(parents=True, exist_ok=True)
-            network = Network(
+            policy = HttpPolicy(
                 fetch.connections, fetch.rate, fetch.retries, fetch.timeout, fetch.bandwidth, fetch.proxy, fetch.cookies
             )
             for fetcher in self._fetchers():
                 fetcher.check()
-            self._transfers = Transfers(network, root, Room(root, fetch.max_disk))
+            self._transfers = Transfers(policy, root, DiskBudget(root, fetch.max_disk))
 
     def _fetchers(self) -> list[Fetcher]:
         return [self.recipe.component("fetchers", name) for name in self.recipe.fetch.fetchers]

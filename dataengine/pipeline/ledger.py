@@ -15,7 +15,6 @@ under the same name.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from blake3 import blake3
 
 from dataengine.core.errors import LedgerError
 from dataengine.core.types import Fail, Keep, Outcome, Reject
-from dataengine.io.storage import file_hash, fsync_folder, write_durably
+from dataengine.io.storage import file_hash, fsync_file, fsync_folder, write_durably
 
 _KINDS: dict[str, type[Keep] | type[Reject] | type[Fail]] = {"keep": Keep, "reject": Reject, "fail": Fail}
 
@@ -108,8 +107,7 @@ class Ledger:
         sidecar: bytes | None = None,
     ) -> Commit:
         """Make a staged artifact and its outcomes count. The staged file is moved; `sidecar` goes beside it as <name>.json."""
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync_file(staged)
         digest = file_hash(staged)
         name = f"{unit}-{digest[:12]}{staged.suffix}"
         commit = Commit(unit, inputs, name, staged.stat().st_size, digest, outcomes, round(seconds, 3))

@@ -14,7 +14,7 @@ import pytest
 from dataengine.core.errors import MediaError
 from dataengine.fetch import archives
 from dataengine.fetch.archives import Extracted, extract, safe_name
-from dataengine.fetch.rate_limit import Room
+from dataengine.io.disk_budget import DiskBudget
 
 VIDEO = os.urandom(50_000)
 
@@ -35,7 +35,7 @@ def unpack(
     content: bytes,
     want: Callable[[str], bool] = lambda name: True,
     max_bytes: int = 1 << 30,
-    room: Room | None = None,
+    disk: DiskBudget | None = None,
 ) -> Extracted:
     (tmp_path / "a.tar.gz").write_bytes(content)
     (tmp_path / "out").mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def unpack(
         tmp_path / "out",
         tmp_path / "staging",
         want,
-        room=room or Room(tmp_path),
+        disk=disk or DiskBudget(tmp_path),
         max_bytes=max_bytes,
     )
 
@@ -138,10 +138,10 @@ def test_a_large_member_is_refused_by_its_name(tmp_path: Path) -> None:
 
 def test_there_must_be_room(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    room = Room(tmp_path, 60_000)
+    disk = DiskBudget(tmp_path, 60_000)
     with pytest.raises(MediaError, match="disk_limit"):
-        unpack(tmp_path, gzip.compress(member("a.mp4") + member("b.mp4") + END), room=room)
-    assert there(tmp_path) == [] and room.left() == 60_000
+        unpack(tmp_path, gzip.compress(member("a.mp4") + member("b.mp4") + END), disk=disk)
+    assert there(tmp_path) == [] and disk.left() == 60_000
 
 
 GOOD = member("a.mp4") + member("b.mp4") + END

@@ -27,6 +27,7 @@ FEW = [
     'pose.experts=["synthetic_regression"]',
     "pose.max_fps=4",
     "filters.length.min=2",
+    "filters.body_visible.min=0.1",
     "fetch.rate=500",
     "fetch.retries=1",
     "fetch.timeout=0.5",

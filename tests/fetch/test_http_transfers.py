@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from dataengine.core.errors import MediaError, RecipeError
-from dataengine.fetch.policy import Network, retry_after
-from dataengine.fetch.rate_limit import Pace, Room, Stopped, locked
 from dataengine.fetch.transfers import Transfers
+from dataengine.io.disk_budget import DiskBudget
+from dataengine.io.http_policy import HttpPolicy, retry_after
+from dataengine.io.rate_limit import RateLimiter
+from dataengine.io.storage import Stopped, locked
 from tests.support.faulty_server import (
     Server,
     claim,
@@ -32,7 +34,7 @@ from tests.support.faulty_server import (
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
-QUICK = Network(rate=500, retries=4, timeout=0.4, pause=0.01)
+QUICK = HttpPolicy(rate=500, retries=4, timeout=0.4, pause=0.01)
 
 
 @pytest.fixture()
@@ -185,7 +187,7 @@ def test_a_name_that_is_not_there(transfers: Transfers, tmp_path: Path) -> None:
 
 
 def test_limits_of_size_and_disk(server: Server, tmp_path: Path) -> None:
-    small = Transfers(QUICK, tmp_path, Room(tmp_path, 1_000_000))
+    small = Transfers(QUICK, tmp_path, DiskBudget(tmp_path, 1_000_000))
     error = failure(small, server, tmp_path)
     assert error.kind == "disk_limit" and error.retryable and server.asked("a.bin") == 1
     assert failure(small, server, tmp_path, max_bytes=2_999_999).kind == "too_large"
@@ -197,7 +199,7 @@ def test_limits_of_size_and_disk(server: Server, tmp_path: Path) -> None:
     )[0]
     assert failure(Transfers(QUICK, tmp_path), server, tmp_path, max_bytes=2_999_999).kind == "too_large"
     (tmp_path / "x").write_bytes(bytes(900_000))
-    assert Room(tmp_path, 1_000_000).left() <= 100_000
+    assert DiskBudget(tmp_path, 1_000_000).left() <= 100_000
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
@@ -214,7 +216,7 @@ def test_a_server_may_ask_everybody_to_wait(server: Server, transfers: Transfers
 
 
 def hammer(base: str, root: Path, names: list[str]) -> None:
-    transfers = Transfers(Network(connections=3, rate=20, pause=0.001, retries=2), root)
+    transfers = Transfers(HttpPolicy(connections=3, rate=20, pause=0.001, retries=2), root)
     transfers.each(lambda name: transfers.download(base + name, root / name) and None, names)
 
 
@@ -239,7 +241,7 @@ def test_no_more_than_the_allowed_requests_a_second_whoever_asks(server: Server,
 
 
 def test_bandwidth_is_shared(server: Server, tmp_path: Path) -> None:
-    transfers = Transfers(Network(rate=500, bandwidth=4_000_000), tmp_path)
+    transfers = Transfers(HttpPolicy(rate=500, bandwidth=4_000_000), tmp_path)
     server.files["b.bin"] = BODY
     begun = time.monotonic()
     transfers.each(lambda name: transfers.download(server.base + name, tmp_path / name) and None, ["a.bin", "b.bin"])
@@ -249,11 +251,11 @@ def test_bandwidth_is_shared(server: Server, tmp_path: Path) -> None:
 def test_a_pace_survives_a_torn_file_and_a_clock_that_was_set_back(tmp_path: Path) -> None:
     for content in (b"garbage", f"{time.time() + 1e7:.0f}".encode(), b""):
         (tmp_path / "pace").write_bytes(content)
-        assert Pace(tmp_path / "pace", 1000.0).take() < 0.1
+        assert RateLimiter(tmp_path / "pace", 1000.0).take() < 0.1
 
 
 def test_work_stops_at_once_when_it_is_called_off(server: Server, tmp_path: Path) -> None:
-    transfers = Transfers(Network(rate=500, timeout=30, connections=2), tmp_path)
+    transfers = Transfers(HttpPolicy(rate=500, timeout=30, connections=2), tmp_path)
     server.always["a.bin"] = stall(1000)
 
     def interrupt(name: str) -> None:
@@ -282,7 +284,7 @@ def test_a_lock_lets_one_in_and_can_be_given_up(tmp_path: Path) -> None:
 )
 def test_proxies_are_checked_and_hold_no_secrets(proxy: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words) as caught:
-        Network(proxy=proxy)
+        HttpPolicy(proxy=proxy)
     assert "secret" not in str(caught.value)
 
 
@@ -295,8 +297,8 @@ def test_a_proxy_and_cookies_are_used(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cookies.txt").write_text(
         "# Netscape HTTP Cookie File\n#HttpOnly_example.test\tFALSE\t/\tFALSE\t0\tsession\tabc\n"
     )
-    network = Network(rate=500, proxy=server.base.rstrip("/"), cookies=str(tmp_path / "cookies.txt"))
+    network = HttpPolicy(rate=500, proxy=server.base.rstrip("/"), cookies=str(tmp_path / "cookies.txt"))
     Transfers(network, tmp_path).download("http://example.test/a.bin", tmp_path / "a.bin")
     assert seen == [("http://example.test/a.bin", "session=abc")]
     with pytest.raises(RecipeError, match="Netscape"):
-        Network(cookies=str(tmp_path / "a.bin")).jar()
+        HttpPolicy(cookies=str(tmp_path / "a.bin")).jar()

@@ -15,14 +15,14 @@ from dataengine.core.types import Clip
 from dataengine.fetch import Site
 from dataengine.fetch.mirror import Archives, annotate
 from dataengine.fetch.mirrors import File, Mirror, load_mirrors, mirror
-from dataengine.fetch.policy import Network
 from dataengine.fetch.transfers import Transfers
+from dataengine.io.http_policy import HttpPolicy
 from tests.support.faulty_server import Server, corrupt, cut, reset, serving, stall, status
 from tests.support.loopback_mirrors import tarball
 
 NAMES = [f"video{n:06d}_{n:06d}_{n + 10:06d}" for n in range(12)]
 LABELS = ["squat", "high kick", "jogging"]
-QUICK = Network(rate=1000, retries=2, timeout=0.5, pause=0.01)
+QUICK = HttpPolicy(rate=1000, retries=2, timeout=0.5, pause=0.01)
 
 
 def media(number: int) -> bytes:
@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def site(server: Server | str, root: Path, network: Network = QUICK, **changes: object) -> Site:
+def site(server: Server | str, root: Path, network: HttpPolicy = QUICK, **changes: object) -> Site:
     facts = {
         "base": server if isinstance(server, str) else server.base,
         "official": "https://official.example/k/",
@@ -92,10 +92,10 @@ def test_every_clip_is_found_wherever_it_lies(server: Server, tmp_path: Path) ->
 
 
 def test_only_what_the_plan_needs_and_no_more_than_that(server: Server, tmp_path: Path) -> None:
-    fetch(site(server, tmp_path, Network(connections=1, rate=1000)), CLIPS[:3])
+    fetch(site(server, tmp_path, HttpPolicy(connections=1, rate=1000)), CLIPS[:3])
     assert archives(server) == ["train/part_0.tar.gz"] and len(list(tmp_path.rglob("*.mp4"))) == 3
     server.log.clear()
-    assert fetch(site(server, tmp_path, Network(connections=1, rate=1000)), [clip(3), clip(4)]) == {
+    assert fetch(site(server, tmp_path, HttpPolicy(connections=1, rate=1000)), [clip(3), clip(4)]) == {
         "k-3": None,
         "k-4": None,
     }

@@ -13,9 +13,9 @@ import pytest
 from dataengine.core.errors import MediaError, MissingExtraError
 from dataengine.core.types import Clip
 from dataengine.fetch import Site
-from dataengine.fetch.policy import Network
 from dataengine.fetch.transfers import Transfers
 from dataengine.fetch.youtube import YouTube, explain
+from dataengine.io.http_policy import HttpPolicy
 from dataengine.media.decode import PyAVDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import probe
@@ -25,7 +25,7 @@ from tests.support.faulty_server import Server, reset, serving, stall, status
 yt_dlp = pytest.importorskip("yt_dlp", reason="needs the extra 'crawl'")
 
 VIDEO = "abcdefghijk"
-QUICK = Network(rate=1000, retries=2, timeout=2.0, pause=0.01)
+QUICK = HttpPolicy(rate=1000, retries=2, timeout=2.0, pause=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def clip(start: int, end: int, video: str = VIDEO) -> Clip:
 
 
 def fetch(
-    server: Server, root: Path, clips: list[Clip], network: Network = QUICK, max_bytes: int = 1 << 30
+    server: Server, root: Path, clips: list[Clip], network: HttpPolicy = QUICK, max_bytes: int = 1 << 30
 ) -> dict[str, MediaError | None]:
     site = Site("k", root / "k", None, Transfers(network, root), max_bytes)
     site.root.mkdir(exist_ok=True)

@@ -19,8 +19,8 @@ import pytest
 
 from dataengine.core import registry
 from dataengine.core.errors import WeightsError
-from dataengine.io import http as downloads
 from dataengine.io import weights
+from dataengine.io.http_policy import HttpPolicy
 
 CONTENT = bytes(range(256)) * 4096 + b"the end"
 """A megabyte: more than one chunk and than the buffers between client and server."""
@@ -87,8 +87,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.delenv("DATAENGINE_OFFLINE", raising=False)
-    monkeypatch.setattr(downloads, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(downloads, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(weights, "POLICY", HttpPolicy(rate=None, timeout=30.0, pause=0.01))
     with Server() as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running
@@ -143,7 +142,7 @@ def test_a_cut_connection_goes_on_where_it_stopped(server: Server, listing: List
 
 def test_another_process_goes_on(server: Server, listing: Listing, tmp_path: Path) -> None:
     listing(sha256=SHA256)
-    code = "import os\nfrom dataengine import weights\nweights.download('file.bin', lambda d, t: os._exit(9) if d > 300_000 else None)"
+    code = "import os\nfrom dataengine.io import weights\nweights.download('file.bin', lambda d, t: os._exit(9) if d > 300_000 else None)"
     killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
     assert killed.returncode == 9
     assert ".file.bin.part" in leftovers(tmp_path)
@@ -182,7 +181,7 @@ def test_a_part_that_is_whole_already(server: Server, listing: Listing, tmp_path
     listing(sha256=SHA256)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / ".file.bin.part").write_bytes(CONTENT)
-    (tmp_path / "weights" / ".file.bin.part.json").write_text(f'{{"url": "{server.url}", "validator": "\\"one\\""}}')
+    (tmp_path / "weights" / ".file.bin.part.json").write_text(f'{{"url": "{server.url}", "etag": "\\"one\\""}}')
     assert weights.download("file.bin").read_bytes() == CONTENT
     assert server.asked == [(f"bytes={len(CONTENT)}-", '"one"')]
 
@@ -192,7 +191,7 @@ def test_a_part_of_something_else_is_not_used(server: Server, listing: Listing, 
     listing(sha256=SHA256)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / ".file.bin.part").write_bytes(b"x" * 1000)
-    (tmp_path / "weights" / ".file.bin.part.json").write_text(f'{{"url": "{server.url}", "validator": "\\"one\\""}}')
+    (tmp_path / "weights" / ".file.bin.part.json").write_text(f'{{"url": "{server.url}", "etag": "\\"one\\""}}')
     assert weights.download("file.bin").read_bytes() == CONTENT
     assert [wanted for wanted, _ in server.asked] == ["bytes=1000-", None]
 
@@ -223,7 +222,7 @@ def test_a_server_that_recovers(server: Server, listing: Listing) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "says", "tries"), [([404], "answers 404", 1), ([503] * 99, "answers 503", downloads.ATTEMPTS)]
+    ("statuses", "says", "tries"), [([404], "answers 404", 1), ([503] * 99, "answers 503", weights.POLICY.retries + 1)]
 )
 def test_a_server_that_does_not(server: Server, listing: Listing, statuses: list[int], says: str, tries: int) -> None:
     del listing
@@ -253,7 +252,7 @@ def test_a_folder_that_cannot_be_written(
 
 def test_many_processes_ask_at_once(server: Server, listing: Listing, tmp_path: Path) -> None:
     listing(sha256=SHA256)
-    code = "from dataengine import weights; print(weights.digest(weights.download('file.bin')))"
+    code = "from dataengine.io import weights; print(weights.digest(weights.download('file.bin')))"
     running = [
         subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         for _ in range(3)

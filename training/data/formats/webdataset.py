@@ -16,17 +16,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import polars as pl
 
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
-from dataengine.io.storage import MissingFileError, staged
+from dataengine.io.storage import file_state, staged
 from training.data.formats.base import choose, digest, names_of
 from training.data.formats.built import POSES, Entries, clips_of
 from training.data.formats.joints import Layout, layout_of
-from training.data.formats.ranges import Ranges, cache_folder, is_url, size_of
+from training.data.formats.ranges import Ranges, cache_folder
 from training.data.types import Clip, Numbers
 
 VERSION = 1
@@ -67,30 +66,6 @@ def expand(pattern: str) -> list[str]:
     if len(words) < 1 or (len(words) == 1 and not counted):
         raise TrainingError(f"{pattern}: {{{inner}}} names nothing; write {{000000..000012}} or {{train,val}}")
     return [name for word in words for name in expand(pattern[: match.start()] + word + pattern[match.end() :])]
-
-
-def _state(file: str) -> tuple[int, str]:
-    """Bytes of a shard, and what changes when it does."""
-    if not is_url(file):
-        return size_of(file), str(Path(file).stat().st_mtime_ns)
-    try:
-        if file.startswith(("http://", "https://")):
-            answer = httpx.head(file, follow_redirects=True, timeout=60.0, headers={"Accept-Encoding": "identity"})
-            if answer.status_code in (404, 410):
-                raise MissingFileError(f"{file}: there is no such file")
-            answer.raise_for_status()
-            return int(answer.headers["Content-Length"]), answer.headers.get("ETag") or answer.headers.get(
-                "Last-Modified", ""
-            )
-        import fsspec
-
-        files, path = fsspec.core.url_to_fs(file)
-        info = files.info(path)
-        return int(info["size"]), str(info.get("ETag") or info.get("mtime") or info.get("LastModified", ""))
-    except FileNotFoundError:
-        raise MissingFileError(f"{file}: there is no such file") from None
-    except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
-        raise DatasetError(f"{file}: cannot be read: {error}") from error
 
 
 class _Shard:
@@ -248,7 +223,7 @@ class WebDataset:
             raise TrainingError(f"{files[0]}: pose={pose!r}; allowed: {', '.join(POSES)}")
         self.name = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         self._pose = pose
-        states = [_state(file) for file in files]
+        states = [file_state(file) for file in files]
         tag = digest(VERSION, *(f"{file} {size} {state}" for file, (size, state) in zip(files, states)))
         ranges = Ranges(files, [size for size, _ in states], tag, cache, cache_gb)
         facts = index(ranges, tag, Path(cache) if cache else cache_folder())

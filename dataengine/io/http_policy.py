@@ -1,4 +1,4 @@
-"""How the network is used, and what its refusals mean."""
+"""How HTTP is used, and what the answers of a server mean."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dataengine.core.errors import MediaError, RecipeError
 
 
 @dataclass(frozen=True)
-class Network:
-    """How the network is used.
+class HttpPolicy:
+    """How HTTP is used.
 
     Attributes:
         connections: transfers at once in a process.
-        rate: requests a second, all processes under a data root together, redirects and retries included.
+        rate: requests per second of all processes together, redirects and retries included; None is no limit.
         retries: tries of one file after the first.
         timeout: seconds without an answer, or nearly without bytes.
-        bandwidth: bytes a second, all processes together; None is no limit.
+        bandwidth: bytes per second of all processes together; None is no limit.
         proxy: url of a proxy; without one HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold.
         cookies: path of a cookie file in Netscape form.
         pause: seconds before the first retry; doubled with each, and drawn at random between half and all of it.
     """
 
     connections: int = 4
-    rate: float = 4.0
+    rate: float | None = 4.0
     retries: int = 5
     timeout: float = 60.0
     bandwidth: float | None = None
