@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.dataset.index import locate, read_manifest, tombstone_name
 from dataengine.dataset.sql_errors import sql_mistake
+from dataengine.io.remote import MissingFileError, read_range
 from dataengine.io.shards import decode, decode_entry, read_sample
-from dataengine.io.storage import MissingFileError, mapped, read_range
+from dataengine.io.storage import mapped
 
 Numbers: TypeAlias = NDArray[np.int64]
 Places: TypeAlias = dict[str, tuple[str, Numbers, Numbers]]

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataengine.core.errors import DatasetError, suggestion
-from dataengine.io.storage import MissingFileError, clear_partials, file_hash, read_range, staged
+from dataengine.io.remote import MissingFileError, read_range
+from dataengine.io.storage import clear_partials, file_hash, staged
 
 FORMAT_VERSION = 3
 """Raised when a reader of older datasets could misread a new one."""

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import DatasetError
 from dataengine.io import npy
-from dataengine.io.storage import mapped, read_range, staged
+from dataengine.io.remote import read_range
+from dataengine.io.storage import mapped, staged
 
 Array: TypeAlias = NDArray[Any]
 Content: TypeAlias = "bytes | str | dict[str, Any] | Array"

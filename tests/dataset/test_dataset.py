@@ -18,7 +18,7 @@ import pytest
 from dataengine.core.errors import DatasetError
 from dataengine.dataset import dataset, index
 from dataengine.dataset.dataset import Dataset
-from dataengine.io import storage
+from dataengine.io import remote
 from tests.support.tiny_dataset import LABELS, build
 
 
@@ -68,8 +68,8 @@ def served(out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
-        storage._http_client().close()
-        storage._http_client.cache_clear()
+        remote._http_client().close()
+        remote._http_client.cache_clear()
         server.shutdown()
 
 

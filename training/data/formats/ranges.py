@@ -21,7 +21,7 @@ from typing import Any
 from blake3 import blake3 as Hasher
 
 from dataengine.core.errors import DatasetError, TrainingError
-from dataengine.io import storage
+from dataengine.io import remote, storage
 
 BLOCK = 1 << 16
 """Bytes that are asked for at least, and kept together: about one clip."""
@@ -130,12 +130,12 @@ class Ranges:
         start, stop = first * BLOCK, min(last * BLOCK, self.sizes[file])
         for pause in PAUSES:
             try:
-                return storage.read_range(self.files[file], start, stop - start)
+                return remote.read_range(self.files[file], start, stop - start)
             except DatasetError as error:
-                if error.__cause__ is None or isinstance(error, storage.MissingFileError):
+                if error.__cause__ is None or isinstance(error, remote.MissingFileError):
                     raise
             time.sleep(pause)
-        return storage.read_range(self.files[file], start, stop - start)
+        return remote.read_range(self.files[file], start, stop - start)
 
     def _executor(self) -> ThreadPoolExecutor:
         owner, pool = self._pool

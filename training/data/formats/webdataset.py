@@ -21,7 +21,8 @@ import polars as pl
 
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
-from dataengine.io.storage import file_state, staged
+from dataengine.io.remote import file_state
+from dataengine.io.storage import staged
 from training.data.formats.base import choose, digest, names_of
 from training.data.formats.built import POSES, Entries, clips_of
 from training.data.formats.joints import Layout, layout_of
