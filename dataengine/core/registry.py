@@ -37,7 +37,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "kinetics700_2020": "dataengine.sources.kinetics:Kinetics",
         "cap": "dataengine.sources.cap:Cap",
         "folder": "dataengine.sources.folder:Folder",
-        "sample": "dataengine.sources.synthetic:SampleCorpus",
+        "sample": "dataengine.sources.synthetic:SyntheticCorpus",
     },
     "fetchers": {
         "mirror": "dataengine.fetch.mirror:Archives",

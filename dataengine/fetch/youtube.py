@@ -168,6 +168,7 @@ def _keep(video: Path, clip: Clip, site: Site, crf: int) -> None:
     whole = PurePosixPath(str(clip.file)).stem == clip.video_id or clip.start is None
     target = _target(clip, site, video.suffix if whole else ".mp4")
     staged = video.with_name(f"cut{target.suffix}")
+    staged.unlink(missing_ok=True)  # a crash may have left it
     if whole:
         staged.hardlink_to(video)
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field
 from dataengine.core.component import Source
 from dataengine.core.errors import SourceError
 from dataengine.core.types import Clip
+from dataengine.io.storage import PARTIAL, locked
 from dataengine.sources.cap import Cap
 from dataengine.sources.kinetics import Kinetics
 from dataengine.sources.synthetic_clips import (
@@ -46,7 +46,7 @@ _FIRST_CAP = 7000
 
 
 @dataclass(frozen=True)
-class SampleCorpus(Source):
+class SyntheticCorpus(Source):
     """A small corpus of rendered people with exact joints and planted defects.
 
     Attributes:
@@ -103,41 +103,51 @@ def write_corpus(folder: Path, clips: int = 24, seed: int = 0) -> None:
         corpus.json                                  clips, seed and version
 
     The same arguments give the same bytes. The corpus is made beside `folder` and renamed when it is
-    complete; a complete one of the same arguments is left as it is.
+    complete; a complete one of the same arguments is left as it is. Other processes that want the same corpus
+    wait for it, and what a killed one left is removed.
 
     Raises:
         SourceError: `folder` exists and is something else.
     """
     facts = {"clips": clips, "seed": seed, "version": VERSION}
-    if folder.exists():
-        try:
-            found = json.loads((folder / "corpus.json").read_text())
-        except (OSError, ValueError):
-            found = None
-        if found != facts:
-            raise SourceError(f"{folder} is there and is no sample corpus of {facts}; remove it or give another folder")
+    if _is_there(folder, facts):
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with locked(folder.parent / ".corpus.lock"):
+        if _is_there(folder, facts):
+            return
+        for left in folder.parent.glob(f".*{PARTIAL}"):  # of killed processes: nobody else is at work here
+            shutil.rmtree(left, ignore_errors=True)  # leaves files alone
+        partial = folder.parent / f".{folder.name}{PARTIAL}"
+        try:
+            expected = _write_kinetics(partial, clips - clips // 3, seed)
+            _write_cap(partial, clips // 3, seed)
+            _dump(partial / "corpus.json", facts)
+            planted_ids = {
+                clip.clip_id: clip.reason or expected[clip.video_id]
+                for clip in SyntheticCorpus(clips=clips, seed=seed).discover(partial)
+                if clip.reason or clip.video_id in expected
+            }
+            _dump(partial / "defects.json", planted_ids)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_there(folder: Path, facts: dict[str, int]) -> bool:
+    """Whether the corpus of these facts lies at `folder`.
+
+    Raises:
+        SourceError: something else lies there.
+    """
+    if not folder.exists():
+        return False
     try:
-        expected = _write_kinetics(made, clips - clips // 3, seed)
-        _write_cap(made, clips // 3, seed)
-        _dump(made / "corpus.json", facts)
-        found_clips = list(SampleCorpus(clips=clips, seed=seed).discover(made))
-        planted_ids = {
-            clip.clip_id: clip.reason or expected[clip.video_id]
-            for clip in found_clips
-            if clip.reason or clip.video_id in expected
-        }
-        _dump(made / "defects.json", planted_ids)
-        made.chmod(0o755)
-        made.rename(folder)
-    except OSError:
-        if not (folder / "corpus.json").is_file():
-            raise
-        # Another process finished the same corpus first.
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        found = json.loads((folder / "corpus.json").read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != facts:
+        raise SourceError(f"{folder} is there and is no sample corpus of {facts}; remove it or give another folder")
+    return True
 
 
 def planted(folder: Path) -> dict[str, str]:

@@ -93,6 +93,20 @@ def test_the_source_finds_what_was_crawled(server: Server, tmp_path: Path) -> No
     assert whole.media == f"crawled/train/{VIDEO}.mp4" and (whole.span_start, whole.span_end) == (1.5, 3.5)
 
 
+def test_a_cut_that_a_crash_left_is_no_obstacle(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(clip(1, 4), file=f"{VIDEO}.mp4")
+    with monkeypatch.context() as broken:
+        broken.setattr("dataengine.fetch.youtube.publish", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server, tmp_path, [whole])
+    (left,) = (tmp_path / "k/.fetch/staging").glob("*/cut.mp4")
+    assert left.is_file()
+    assert set(fetch(server, tmp_path, [whole]).values()) == {None}
+    assert (tmp_path / f"k/crawled/train/{VIDEO}.mp4").read_bytes() == server.files[f"{VIDEO}.mp4"]
+
+
 def test_a_video_that_is_too_short_says_so(server: Server, tmp_path: Path) -> None:
     found = fetch(server, tmp_path, [clip(2, 3), clip(20, 30)])
     assert found[f"k-{VIDEO}-2-3"] is None

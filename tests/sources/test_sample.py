@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -196,7 +198,11 @@ def test_lists_truth_and_files_are_the_same_each_time(tmp_path: Path, quick: Cal
     same(tmp_path / "one", tmp_path / "other")
 
 
-def test_a_complete_corpus_is_reused_and_a_killed_run_leaves_none(
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {".corpus.lock"}
+
+
+def test_a_complete_corpus_is_reused_and_an_interrupted_run_leaves_none(
     tmp_path: Path, quick: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick()
@@ -205,12 +211,25 @@ def test_a_complete_corpus_is_reused_and_a_killed_run_leaves_none(
         broken.setattr(sample, "_write_cap", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             source.prepare(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert entries(tmp_path) == set()
     root = source.prepare(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert source.prepare(tmp_path) == root and {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert create("sources", "sample", {"clips": 12, "seed": 1}).prepare(tmp_path) != root
-    assert list(tmp_path.glob(".*")) == []
+    assert len(entries(tmp_path)) == 2
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path, quick: Callable[[], None]) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; import dataengine.sources.synthetic as sample\n"
+        "sample._write_kinetics = lambda root, clips, seed: (root.mkdir(), (root / 'half').touch(), os.kill(os.getpid(), 9))\n"
+        "sample.write_corpus(Path(sys.argv[1]), 12, 5)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "other")], check=False).returncode == -9
+    assert entries(tmp_path) == {".other.partial"}
+    quick()
+    sample.write_corpus(tmp_path / "corpus", 12, 0)
+    assert entries(tmp_path) == {"corpus"}
 
 
 def test_what_is_no_corpus_is_left_alone(tmp_path: Path) -> None:
