@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -59,9 +61,10 @@ def test_python_compiles_and_its_names_exist(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.runs], ids=named)
-def test_marked_python_runs(block: Block) -> None:
-    module = compile(block.code, block.page, "exec")
-    exec(module, {"__name__": "shown"})
+def test_marked_python_runs(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("shown")
+    monkeypatch.setitem(sys.modules, "shown", module)  # dataclasses look their module up
+    exec(compile(block.code, block.page, "exec"), module.__dict__)
 
 
 def test_dotted_names_in_sentences_exist() -> None:

@@ -33,7 +33,8 @@ def programs() -> dict[str, Any]:
 def pages() -> Pages:
     """One page per program."""
     return {
-        f"reference/{program}.md": (f"Command {program}", page(program, group)) for program, group in programs().items()
+        f"reference/{program}.md": (f"Commands/{program}", page(program, group))
+        for program, group in programs().items()
     }
 
 

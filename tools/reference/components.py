@@ -30,8 +30,11 @@ KINDS: dict[str, str] = {
 
 def pages() -> Pages:
     """One page per kind, and one for weights."""
-    made = {f"reference/components/{kind}.md": (kind.capitalize(), page(kind)) for kind in registry.COMPONENTS}
-    return made | {"reference/weights.md": ("Weights", weights_page())}
+    made = {
+        f"reference/components/{kind}.md": (f"Components/{kind.capitalize()}", page(kind))
+        for kind in registry.COMPONENTS
+    }
+    return made | {"reference/weights.md": ("Components/Weights", weights_page())}
 
 
 def page(kind_name: str) -> str:

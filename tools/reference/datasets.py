@@ -7,6 +7,7 @@ import pyarrow as pa
 from dataengine.core import skeletons
 from dataengine.core.reasons import REASONS
 from dataengine.dataset import descriptions, index, queries
+from dataengine.dataset.null_columns import MAY_BE_NULL
 from tools.reference import Pages
 from tools.reference.markdown import cell, code, join, prose, table
 
@@ -14,11 +15,11 @@ from tools.reference.markdown import cell, code, join, prose, table
 def pages() -> Pages:
     """Index, samples, reasons, queries, skeletons."""
     return {
-        "reference/index-columns.md": ("Index columns", columns_page()),
-        "reference/sample.md": ("Sample entries", sample_page()),
-        "reference/reasons.md": ("Reasons", reasons_page()),
-        "reference/queries.md": ("Audit queries", queries_page()),
-        "reference/skeletons.md": ("Joint layouts", skeletons_page()),
+        "reference/index-columns.md": ("Datasets/Index columns", columns_page()),
+        "reference/sample.md": ("Datasets/Sample entries", sample_page()),
+        "reference/reasons.md": ("Datasets/Reasons", reasons_page()),
+        "reference/queries.md": ("Datasets/Audit queries", queries_page()),
+        "reference/skeletons.md": ("Datasets/Joint layouts", skeletons_page()),
     }
 
 
@@ -37,9 +38,22 @@ def columns_page() -> str:
     ]
     for name, schema in schemas().items():
         told = descriptions.COLUMNS[name]
-        rows = [(code(field.name), code(_type(field.type)), cell(told.get(field.name, ""))) for field in schema]
-        rows += [(code(column), "`float`", cell(text)) for column, text in told.items() if "<" in column]
-        parts += [f"## {name}", prose(descriptions.TABLES[name]), table(("column", "type", "meaning"), rows)]
+        null = MAY_BE_NULL.get(name, {})
+        rows = [
+            (
+                code(field.name),
+                code(_type(field.type)),
+                cell(told.get(field.name, "")),
+                cell(null[field.name].why) if field.name in null else "",
+            )
+            for field in schema
+        ]
+        rows += [(code(column), "`float`", cell(text), "") for column, text in told.items() if "<" in column]
+        parts += [
+            f"## {name}",
+            prose(descriptions.TABLES[name]),
+            table(("column", "type", "meaning", "may be null in every row"), rows),
+        ]
     return join(*parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,20 @@ def on_config(config: Any) -> Any:
 
     for entry in config.nav:
         if isinstance(entry, dict) and SECTION in entry:
-            entry[SECTION] = [*entry[SECTION], *({title: path} for path, (title, _) in pages().items())]
+            entry[SECTION] = [*entry[SECTION], *sections({title: path for path, (title, _) in pages().items()})]
     return config
+
+
+def sections(titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Entries of the navigation; titles such as `Components/Filters` make sections."""
+    grouped: dict[str, Any] = {}
+    for title, path in titles.items():
+        section, sign, name = title.partition("/")
+        if sign:
+            grouped.setdefault(section, []).append({name: path})
+        else:
+            grouped[title] = path
+    return [{title: content} for title, content in grouped.items()]
 
 
 def on_files(files: Any, config: Any) -> Any:

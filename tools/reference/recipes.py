@@ -23,7 +23,7 @@ SOURCE_KEYS = {
 
 def pages() -> Pages:
     """The page of recipe keys."""
-    return {"reference/recipe.md": ("Recipe keys", page())}
+    return {"reference/recipe.md": ("Builds/Recipe keys", page())}
 
 
 def page() -> str:

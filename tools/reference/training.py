@@ -16,11 +16,11 @@ from tools.reference.recipes import keys_table, models
 def pages() -> Pages:
     """Configuration, backbones, methods, formats, views."""
     return {
-        "reference/training-configuration.md": ("Training configuration", configuration_page()),
-        "reference/backbones.md": ("Backbones", registry_page("backbones", BACKBONES)),
-        "reference/methods.md": ("Methods", registry_page("methods", METHODS)),
-        "reference/formats.md": ("Formats of training data", formats_page()),
-        "reference/views.md": ("Steps of a view", views_page()),
+        "reference/training-configuration.md": ("Training/Configuration", configuration_page()),
+        "reference/backbones.md": ("Training/Backbones", registry_page("backbones", BACKBONES)),
+        "reference/methods.md": ("Training/Methods", registry_page("methods", METHODS)),
+        "reference/formats.md": ("Training/Formats of data", formats_page()),
+        "reference/views.md": ("Training/Steps of a view", views_page()),
     }
 
 
