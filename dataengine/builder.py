@@ -30,6 +30,7 @@ from dataengine.pipeline import recipe as recipes
 from dataengine.pipeline import recipe_lock as lock
 from dataengine.pipeline.engine import Engine, Session
 from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
 
@@ -55,6 +56,7 @@ class BuildResult:
         planned = kept + rejected + failed, always. retryable: failed clips worth another try.
         states: each pass before this build ran. reasons: clips out, by reason.
         changed: whether the dataset in `out` is another one than before.
+        notes: options of the recipe that have no effect, one line each.
     """
 
     out: str
@@ -68,6 +70,7 @@ class BuildResult:
     dataset: str
     changed: bool
     seconds: float
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -99,13 +102,17 @@ class _Run:
     commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
 
 
-def resolve(
+def layers(
     recipe: str,
     sources: str | Mapping[str, str | None] | None = None,
     overlay: str | None = None,
     overrides: Sequence[str] = (),
-) -> Recipe:
-    """The recipe that a build with these arguments runs. `sources` is 'name=path,name' or a mapping; sample alone implies the overlay core."""
+) -> list[recipes.Layer]:
+    """What makes the recipe that a build with these arguments runs; sample alone implies the overlay core.
+
+    Args:
+        sources: 'name=path,name' or a mapping name -> path.
+    """
     chosen: Mapping[str, str | None] | None
     if isinstance(sources, str):
         pairs = [part.partition("=") for part in sources.split(",") if part]
@@ -117,7 +124,17 @@ def resolve(
     if chosen is not None and set(chosen) == {"sample"} and overlay is None and not recipe.endswith(".lock.toml"):
         path = Path(recipe) if recipe.endswith(".toml") else recipes.available().get(recipe)
         overlay = "core" if path is not None and path.with_name(f"{path.stem}.core.toml").exists() else None
-    return recipes.load(recipe, overlay, overrides, chosen)
+    return recipes.layers(recipe, overlay, overrides, chosen)
+
+
+def resolve(
+    recipe: str,
+    sources: str | Mapping[str, str | None] | None = None,
+    overlay: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Recipe:
+    """The recipe that a build with these arguments runs; see `layers`."""
+    return recipes.merged(layers(recipe, sources, overlay, overrides))
 
 
 def _used(recipe: Recipe) -> dict[str, Any]:
@@ -193,7 +210,8 @@ def build(
         DataEngineError: what is wrong, in one line; nothing was built then.
     """
     begun = time.monotonic()
-    resolved = resolve(recipe, sources, overlay, overrides)
+    given = layers(recipe, sources, overlay, overrides)
+    resolved = recipes.merged(given)
     progress = progress or Progress()
     plans.check_places(resolved)
     extras.require(_used(resolved).items())
@@ -203,7 +221,8 @@ def build(
     lock.check(folder, _used(resolved))
     work = folder.absolute() / "work"
     plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
-    return _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
+    result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
+    return replace(result, notes=notes(given))
 
 
 def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress: Progress | None = None) -> BuildResult:

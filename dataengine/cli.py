@@ -114,10 +114,16 @@ def build(
     from dataengine import builder as building
     from dataengine.core.errors import suggestion
     from dataengine.pipeline.engine import Engine
+    from dataengine.pipeline.notes import notes
+    from dataengine.pipeline.recipe import merged
 
     if engine not in ("dask", "serial"):
         raise DataEngineError(f"--engine {engine!r}{suggestion(engine, ('dask', 'serial'))}")
-    resolved = building.resolve(recipe, sources, overlay, overrides or ())
+    layers = building.layers(recipe, sources, overlay, overrides or ())
+    resolved = merged(layers)
+    remarks = notes(layers)
+    for remark in remarks:
+        typer.echo(f"note: {remark}", err=True)
     progress = building.Progress() if as_json else _console_progress()
     name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (
         f" with overlay {resolved.overlay}" if resolved.overlay else ""
@@ -126,7 +132,7 @@ def build(
     if dry_run:
         from dataengine import dry_run as estimates
 
-        report = estimates.dry_run(resolved, target, limit, data_root, device)
+        report = {**estimates.dry_run(resolved, target, limit, data_root, device), "notes": remarks}
         show(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
         return
     progress.say(f"{name} -> {target}")

@@ -7,9 +7,11 @@ by the component itself.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,6 +281,79 @@ def available() -> dict[str, Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Layer:
+    """Tables from one place.
+
+    Attributes:
+        label: the place, as errors and notes name it: a file, or an argument of the command line.
+        tables: the tables it sets.
+        overlay: name of the overlay, where the layer is one.
+        override: `table.key=VALUE`, where the layer is one; the value replaces a whole table, too.
+    """
+
+    label: str
+    tables: dict[str, Any]
+    overlay: str | None = None
+    override: str | None = None
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether the layer comes from the command line or a call, not from a file."""
+        return self.label.startswith("--")
+
+
+def layers(
+    name: str,
+    overlay: str | None = None,
+    overrides: Sequence[str] = (),
+    sources: Mapping[str, str | None] | None = None,
+) -> list[Layer]:
+    """What makes a recipe, lowest first: its file, the overlay, each override, the sources; arguments as in `load`.
+
+    Raises:
+        RecipeError: not found, not TOML, or an override that is no `table.key=VALUE`.
+    """
+    path = Path(name) if name.endswith(".toml") else available().get(name)
+    if path is None:
+        raise RecipeError(f"unknown recipe {name!r}{suggestion(name, available())}; or give the path of a .toml file")
+    found = [Layer(str(path), {key: table for key, table in settings.read(path).items() if key != "lock"})]
+    if overlay is not None:
+        top = path.with_name(f"{path.stem}.{overlay}.toml")
+        if not top.exists():
+            names = [p.stem.split(".", 1)[1] for p in sorted(path.parent.glob(f"{path.stem}.*.toml"))]
+            raise RecipeError(f"recipe {path.stem!r} has no overlay {overlay!r}{suggestion(overlay, names)}")
+        found.append(Layer(str(top), settings.read(top), overlay))
+    for text in overrides:
+        tables: dict[str, Any] = {}
+        settings.override(tables, text)
+        found.append(Layer(f"--set {text}", tables, override=text))
+    if sources is not None:
+        paths = {
+            source: {"path": os.path.abspath(where)}  # noqa: PTH100 - a path may not exist yet
+            for source, where in sources.items()
+            if where is not None
+        }
+        found.append(Layer("--sources", {"sources": {"use": list(sources), **paths}}))
+    return found
+
+
+def merged(found: Sequence[Layer]) -> Recipe:
+    """The recipe of these layers, checked as a whole.
+
+    Raises:
+        RecipeError: an unknown key, a wrong value, an unknown component, or wrong options of one.
+    """
+    tables: dict[str, Any] = {}
+    for layer in found:
+        if layer.override is not None:
+            settings.override(tables, layer.override)
+        else:
+            tables = settings.merge(tables, copy.deepcopy(layer.tables))
+    overlay = next((layer.overlay for layer in found if layer.overlay), None)
+    return validate(tables, found[0].label if overlay is None else f"{found[0].label} with overlay {overlay}", overlay)
+
+
 def load(
     name: str,
     overlay: str | None = None,
@@ -294,29 +369,9 @@ def load(
         sources: replaces the recipe's sources: name -> path of its media and annotations, or None.
 
     Raises:
-        RecipeError: not found, not TOML, an unknown key, a wrong value.
-        ComponentError: an unknown component, or wrong options of one.
+        RecipeError: not found, not TOML, an unknown key, a wrong value, an unknown component, or wrong options of one.
     """
-    path = Path(name) if name.endswith(".toml") else available().get(name)
-    if path is None:
-        raise RecipeError(f"unknown recipe {name!r}{suggestion(name, available())}; or give the path of a .toml file")
-    tables = settings.read(path)
-    tables.pop("lock", None)
-    if overlay is not None:
-        top = path.with_name(f"{path.stem}.{overlay}.toml")
-        if not top.exists():
-            names = [p.stem.split(".", 1)[1] for p in sorted(path.parent.glob(f"{path.stem}.*.toml"))]
-            raise RecipeError(f"recipe {path.stem!r} has no overlay {overlay!r}{suggestion(overlay, names)}")
-        tables = settings.merge(tables, settings.read(top))
-    for text in overrides:
-        settings.override(tables, text)
-    if sources is not None:
-        table = tables.setdefault("sources", {})
-        table["use"] = list(sources)
-        for source, where in sources.items():
-            if where is not None:
-                table.setdefault(source, {})["path"] = os.path.abspath(where)  # noqa: PTH100 - a path may not exist yet
-    return validate(tables, str(path) if overlay is None else f"{path} with overlay {overlay}", overlay)
+    return merged(layers(name, overlay, overrides, sources))
 
 
 def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
