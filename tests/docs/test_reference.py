@@ -17,7 +17,8 @@ from tools.reference import api, components, datasets, recipes
 
 pytest.importorskip("torch")
 
-from tools.reference import pages, training
+from tools.reference import training
+from tools.reference.site import pages
 from training import registry as train_registry
 from training.config import Config
 from training.transforms.preprocess import Prepare

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dataengine.core.describe import details, section, summary
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, prose, table
+from tools.reference.markdown import Pages, cell, code, join, prose, table
 
 PUBLIC: dict[str, tuple[str, ...]] = {
     "Builds and datasets": (
@@ -45,15 +44,13 @@ def pages() -> Pages:
 def find(path: str) -> Any:
     """The object behind a dotted name."""
     parts = path.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
+    found: Any = importlib.import_module(parts[0])
+    for n, name in enumerate(parts[1:], 2):
         try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        for name in parts[cut:]:
             found = getattr(found, name)
-        return found
-    raise AttributeError(path)
+        except AttributeError:
+            found = importlib.import_module(".".join(parts[:n]))
+    return found
 
 
 def page() -> str:

@@ -8,8 +8,7 @@ from typing import Any
 
 import typer.main
 
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, table
+from tools.reference.markdown import Pages, cell, code, join, table
 
 EXIT_CODES = """Results go to stdout. Progress and messages go to stderr. `--json` prints one JSON object.
 

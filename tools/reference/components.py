@@ -9,8 +9,7 @@ from typing import Any
 from dataengine.core import registry
 from dataengine.core.describe import descriptions, details, summary
 from dataengine.io import weights
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, kind, prose, table, toml
+from tools.reference.markdown import Pages, cell, code, join, kind, prose, table, toml
 
 KINDS: dict[str, str] = {
     "sources": "A source finds the clips of one collection of videos. A recipe names sources in `[sources] use`.",

@@ -8,8 +8,7 @@ from dataengine.core import skeletons
 from dataengine.core.reasons import REASONS
 from dataengine.dataset import descriptions, index, queries
 from dataengine.dataset.null_columns import MAY_BE_NULL
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, prose, table
+from tools.reference.markdown import Pages, cell, code, join, prose, table
 
 
 def pages() -> Pages:

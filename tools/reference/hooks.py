@@ -14,7 +14,7 @@ SECTION = "Reference"
 
 def on_config(config: Any) -> Any:
     """Fill the section `Reference` of the navigation."""
-    from tools.reference import pages
+    from tools.reference.site import pages
 
     for entry in config.nav:
         if isinstance(entry, dict) and SECTION in entry:
@@ -38,7 +38,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages to the files of the site."""
     from mkdocs.structure.files import File
 
-    from tools.reference import pages
+    from tools.reference.site import pages
 
     for path, (_, text) in pages().items():
         files.append(File.generated(config, path, content=text))

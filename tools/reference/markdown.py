@@ -11,6 +11,9 @@ from typing import Any
 
 from dataengine.core.markdown import rows
 
+Pages = dict[str, tuple[str, str]]
+"""Path below docs/ -> title in the navigation, with `/` between sections, and text in Markdown."""
+
 _WORDS = {
     str: "text", int: "integer", float: "number", bool: "true or false", type(None): "none", Any: "any", dict: "table",
     list: "list", tuple: "list",

@@ -11,8 +11,7 @@ import pydantic
 from dataengine.core.describe import descriptions, summary
 from dataengine.core.settings import Table
 from dataengine.pipeline import recipe as recipes
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, kind, limits, prose, sentence, table, toml
+from tools.reference.markdown import Pages, cell, code, join, kind, limits, prose, sentence, table, toml
 
 SOURCE_KEYS = {
     "path": "Folder of the source's media and annotations, as `--sources NAME=PATH` says it.",

@@ -8,8 +8,7 @@ import typing
 from typing import Any
 
 from dataengine.core.describe import descriptions, details, section, summary
-from tools.reference import Pages
-from tools.reference.markdown import cell, code, join, kind, prose, sentence, table, toml
+from tools.reference.markdown import Pages, cell, code, join, kind, prose, sentence, table, toml
 from tools.reference.recipes import keys_table, models
 
 
