@@ -1,6 +1,6 @@
 """What a class says about itself: its summary, and a description of each field or parameter.
 
-Tables of settings carry a string below each field. Components list their options in a section `Attributes:` or
+Tables of settings carry a string below each field, or a pydantic description. Components list their options in a section `Attributes:` or
 `Args:` of the docstring. Both are read here, for the command `list` and for the reference of the documentation.
 """
 
@@ -61,7 +61,8 @@ def descriptions(cls: type[Any]) -> dict[str, str]:
         constructor = base.__dict__.get("__init__")
         found |= section(getattr(constructor, "__doc__", None) or "", "Args")
         found |= _strings_below_fields(base)
-    return found
+    fields: dict[str, Any] = getattr(cls, "model_fields", {})
+    return found | {name: field.description for name, field in fields.items() if field.description}
 
 
 def _strings_below_fields(cls: type[Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from dataengine.core.describe import details, section, summary
+from dataengine.core.describe import descriptions, details, section, summary
 from tools.reference.markdown import Pages, cell, code, join, prose, table
 
 PUBLIC: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,29 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "Components": (
         "dataengine.experts.create",
         "dataengine.features.create",
+    ),
+    "Base classes of components": (
+        "dataengine.core.component.Component",
+        "dataengine.core.component.Session",
+        "dataengine.core.component.Source",
+        "dataengine.core.component.Expert",
+        "dataengine.core.component.ExpertSession",
+        "dataengine.core.component.Detector",
+        "dataengine.core.component.DetectorSession",
+        "dataengine.core.component.Tracker",
+        "dataengine.core.component.Fusion",
+        "dataengine.core.component.Filter",
+        "dataengine.core.component.Features",
+        "dataengine.core.component.FeaturesSession",
+        "dataengine.fetch.Fetcher",
+        "dataengine.media.decode.Decoder",
+    ),
+    "Data that components exchange": (
+        "dataengine.core.types.Clip",
+        "dataengine.core.types.Poses",
+        "dataengine.core.types.Track",
+        "dataengine.core.types.Sample",
+        "dataengine.core.skeletons.Skeleton",
     ),
     "Training": (
         "training.create_backbone",
@@ -123,7 +146,7 @@ def docstring(made: Any) -> list[str]:
     text = inspect.getdoc(made) or ""
     parts = [prose(summary(made)), prose(details(made))]
     for title in ("Args", "Attributes"):
-        told = section(text, title)
+        told = descriptions(made) if title == "Attributes" and inspect.isclass(made) else section(text, title)
         named = "argument" if title == "Args" else "attribute"
         parts.append(table((named, "meaning"), [(code(n), cell(t)) for n, t in told.items()]) if told else "")
     for title in ("Returns", "Yields", "Raises"):

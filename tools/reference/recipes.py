@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 
 from dataengine.core.describe import descriptions, summary
+from dataengine.core.former_names import FORMER_NAMES
 from dataengine.core.settings import Table
 from dataengine.pipeline import recipe as recipes
 from tools.reference.markdown import Pages, cell, code, join, kind, limits, prose, sentence, table, toml
@@ -21,8 +22,22 @@ SOURCE_KEYS = {
 
 
 def pages() -> Pages:
-    """The page of recipe keys."""
-    return {"reference/recipe.md": ("Builds/Recipe keys", page())}
+    """The page of recipe keys, and that of former names."""
+    return {
+        "reference/recipe.md": ("Builds/Recipe keys", page()),
+        "reference/former-names.md": ("Builds/Former names", former_page()),
+    }
+
+
+def former_page() -> str:
+    """What is called otherwise now."""
+    rows = [(code(old), " or ".join(code(name) for name in new)) for old, new in FORMER_NAMES.items()]
+    return join(
+        "# Former names",
+        "Names of keys, components, options, passes and index columns that are called otherwise now. An error about such a name "
+        "says the new one. A word stands here only where it is a name no longer: `path` is still a key of sources.",
+        table(("formerly", "now"), rows),
+    )
 
 
 def page() -> str:
