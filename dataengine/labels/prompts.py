@@ -1,4 +1,4 @@
-"""Texts of labels, made from sets of templates, and the one text of a clip.
+"""Texts of labels: from sets of templates or from a table; and the one text of a clip.
 
 T-MOR (D. Yang, thesis of the PoseCap data set, chapter 6; arXiv 2606.21607) pairs a clip with its action
 name or a description made of it and gives no templates; the set `label` is the first, the others are ours.
@@ -6,9 +6,11 @@ name or a description made of it and gives no templates; the set `label` is the 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,27 +37,39 @@ def template_sets(path: Path | None = None) -> dict[str, tuple[str, ...]]:
     return dict(_read(found.resolve(), found.stat().st_mtime_ns))
 
 
-def phrase(label: str, known: Taxonomy | None = None) -> str:
-    """The label as it follows "a person": of the taxonomy, else the label itself ("doing" before it where no word of it ends in -ing)."""
-    entry = (known or taxonomy()).entries.get(label)
-    if entry is not None:
-        return entry.phrase
+def phrase(label: str, known: Taxonomy | Mapping[str, str] | None = None) -> str:
+    """Return the label as it follows "a person".
+
+    A label that is not known gives its own words, with "doing" before them where none ends in -ing.
+
+    Args:
+        label: name of a class.
+        known: phrases by label, or a taxonomy; without, the nearest `verbs.csv`.
+    """
+    if isinstance(known, Mapping):
+        found = known.get(label)
+    else:
+        entry = (known or taxonomy()).entries.get(label)
+        found = None if entry is None else entry.phrase
+    if found is not None:
+        return found
     words = " ".join(label.replace("_", " ").split())
     return words if any(_GERUND.fullmatch(word) for word in words.split()) else f"doing {words}"
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """One set of templates and the taxonomy that gives the phrases; for many clips, made once.
+    """One set of templates and the phrases of labels; made once for many clips.
 
     Attributes:
         name: of the set.
         templates: each with `{label}` or `{phrase}`.
+        known: taxonomy with the phrases, or phrases by label.
     """
 
     name: str
     templates: tuple[str, ...]
-    known: Taxonomy
+    known: Taxonomy | Mapping[str, str]
 
     def texts(self, label: str) -> list[str]:
         """Every text of a label, in the order of the templates."""
@@ -71,12 +85,14 @@ class Prompts:
         return self.texts(label)[int.from_bytes(digest, "big") % len(self.templates)]
 
 
-def prompts(template_set: str = "person", known: Taxonomy | None = None, path: Path | None = None) -> Prompts:
+def prompts(
+    template_set: str = "person", known: Taxonomy | Mapping[str, str] | None = None, path: Path | None = None
+) -> Prompts:
     """The set of templates of that name.
 
     Args:
-        template_set: name of a set of `prompts.toml`.
-        known: taxonomy for the phrases; without, the nearest `verbs.csv`.
+        template_set: name of a set of `prompts.toml`: label (the plain name, as T-MOR takes it), person, video, motion.
+        known: taxonomy with the phrases, or phrases by label; without, the nearest `verbs.csv`.
         path: another file of templates.
 
     Raises:
@@ -85,7 +101,7 @@ def prompts(template_set: str = "person", known: Taxonomy | None = None, path: P
     sets = template_sets(path)
     if template_set not in sets:
         raise ComponentError(f"there is no set of templates {template_set!r}{suggestion(template_set, sets)}")
-    return Prompts(template_set, sets[template_set], known or taxonomy())
+    return Prompts(template_set, sets[template_set], taxonomy() if known is None else known)
 
 
 def texts(label: str, template_set: str = "person") -> list[str]:
@@ -96,6 +112,59 @@ def texts(label: str, template_set: str = "person") -> list[str]:
 def text_of(clip_id: str, label: str, template_set: str = "person") -> str:
     """The text of one clip; see `Prompts.text_of`."""
     return prompts(template_set).text_of(clip_id, label)
+
+
+def class_prompts(labels: Sequence[str], template_set: str = "motion") -> list[list[str]]:
+    """Every text of each class, in the order of `labels`; see `prompts`."""
+    made = prompts(template_set)
+    return [made.texts(label) for label in labels]
+
+
+def described(labels: Sequence[str], table: str | Path) -> list[list[str]]:
+    """The texts that a table has of each class, one or more.
+
+    A description of what the limbs do separates motions better than the name of a sport: names are close to
+    each other for other reasons than movements are.
+
+    Args:
+        labels: names of classes.
+        table: a CSV with the columns label and text; a name without a folder is also looked for among the manifests.
+
+    Raises:
+        ComponentError: no such file, other columns, or classes without a text, which are named.
+    """
+    path = Path(table)
+    if not path.is_file() and path.name == str(table):
+        path = find_manifest(path.name) or path
+    rows = _columns(path, "label", "text")
+    found: dict[str, list[str]] = {label: [] for label in labels}
+    for label, text in rows:
+        if label in found and text:
+            found[label].append(text)
+    lacking = [label for label, texts in found.items() if not texts]
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise ComponentError(f"{path} has no text of {shown}; add a row for each")
+    return [found[label] for label in labels]
+
+
+def phrase_table(path: Path) -> dict[str, str]:
+    """Phrases by label of a CSV with the columns label and phrase.
+
+    Raises:
+        ComponentError: it cannot be read.
+    """
+    return {label: text for label, text in _columns(path, "label", "phrase")}
+
+
+def _columns(path: Path, first: str, second: str) -> list[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [(row[first], row[second].strip()) for row in csv.DictReader(file)]
+    except FileNotFoundError as error:
+        raise ComponentError(f"{path} is not there, nor among the manifests; give its path") from error
+    except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
+        raise ComponentError(f"{path}: no columns {first} and {second} can be read: {error!r}") from error
 
 
 @lru_cache(maxsize=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 threadpoolctl = pytest.importorskip("threadpoolctl")
 
-from dataengine.core.errors import TrainingError, WeightsError
-from dataengine.labels.prompts import prompts as packed_prompts
-from dataengine.labels.prompts import template_sets
-from training.evaluate import minilm, prompts, text
+from dataengine.core.errors import ComponentError, DataEngineError, WeightsError
+from dataengine.labels import prompts
+from training.evaluate import minilm, text
 from training.evaluate.retrieval import class_embeddings
 from training.runs.class_text import Wording
 
@@ -99,18 +97,6 @@ def test_minilm_knows_meaning() -> None:
     np.testing.assert_allclose(encoder.encode([longer + " tail"]), encoder.encode([longer]), atol=1e-6)
 
 
-def test_prompts_are_those_of_a_build() -> None:
-    """Two readers of the same files, in rooms that may not import each other, agree."""
-    with prompts.manifest("verbs.csv").open(newline="") as file:
-        labels = [row["label"] for row in csv.DictReader(file)]
-    labels += ["Some_new thing", "high jump", "ring", "swimming fast", "a {label} of a {phrase}"]
-    for name in template_sets():
-        made = packed_prompts(name)
-        if name == "label":
-            labels = labels[:-1]
-        assert prompts.class_prompts(labels, name) == [made.texts(label) for label in labels]
-
-
 def test_class_embeddings_of_prompts_find_their_own_words() -> None:
     labels = ["throwing ball", "riding a bike", "clapping"]
     classes = class_embeddings(prompts.class_prompts(labels, "person"), text.create("ngrams").encode)
@@ -121,8 +107,11 @@ def test_class_embeddings_of_prompts_find_their_own_words() -> None:
 def test_own_templates_and_phrases(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text('[mine]\ntemplates = ["see {phrase}", "{label}"]\n')
     (tmp_path / "v.csv").write_text("label,phrase\nA001,drinking water\n")
-    found = prompts.class_prompts(["A001", "A002"], "mine", tmp_path / "t.toml", tmp_path / "v.csv")
-    assert found == [["see drinking water", "A001"], ["see doing A002", "A002"]]
+    made = prompts.prompts("mine", prompts.phrase_table(tmp_path / "v.csv"), tmp_path / "t.toml")
+    assert [made.texts(label) for label in ("A001", "A002")] == [
+        ["see drinking water", "A001"],
+        ["see doing A002", "A002"],
+    ]
 
 
 def test_descriptions_of_classes(tmp_path: Path) -> None:
@@ -143,20 +132,20 @@ def test_descriptions_of_classes(tmp_path: Path) -> None:
         (lambda: text.create("ngrams", size=0), "size >= 1"),
         (lambda: text.create("ngrams").encode("one text"), "takes a list of texts"),
         (lambda: prompts.class_prompts(["a"], "motions"), "did you mean 'motion'"),
-        (lambda: prompts.class_prompts(["a"], "motion", "no.toml"), "no sets of templates can be read"),
-        (lambda: prompts.class_prompts(["a"], "motion", known="no.csv"), "no column label or phrase"),
-        (lambda: prompts.manifest("no.csv"), "give its path"),
+        (lambda: prompts.prompts("motion", path=Path("no.toml")), r"the templates no\.toml are not there"),
+        (lambda: prompts.phrase_table(Path("no.csv")), "give its path"),
+        (lambda: prompts.described(["a"], "no.csv"), "give its path"),
         (lambda: prompts.described(["squat", "sing"], "penn_action_described.csv"), "has no text of sing; add"),
         (lambda: prompts.described(["a"], "verbs.csv"), "no columns label and text"),
     ],
 )
 def test_mistakes_are_named(call, says: str) -> None:
-    with pytest.raises(TrainingError, match=says):
+    with pytest.raises(DataEngineError, match=says):
         call()
 
 
 @pytest.mark.parametrize("content", ["[a]\n", '[a]\ntemplates = ["x"]\n', "[a]\ntemplates = []\n", "a = "])
 def test_wrong_templates_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.toml").write_text(content)
-    with pytest.raises(TrainingError, match=r"t\.toml: "):
-        prompts.class_prompts(["a"], "a", tmp_path / "t.toml")
+    with pytest.raises(ComponentError, match=r"t\.toml"):
+        prompts.prompts("a", path=tmp_path / "t.toml")

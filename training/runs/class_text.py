@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.errors import TrainingError, suggestion
+from dataengine.labels.prompts import class_prompts, described
 from training.data.sampler import joined_labels
 from training.data.types import Array, Source
 from training.evaluate import text as encoders
-from training.evaluate.prompts import class_prompts, described
 from training.evaluate.retrieval import class_embeddings
 from training.runs import splits as sides
 
@@ -68,7 +68,8 @@ class Wording:
             sources: clips with the stored feature; not read for an encoder.
 
         Raises:
-            TrainingError: no such set of prompts, or a class none of whose clips has the stored feature.
+            TrainingError: a class none of whose clips has the stored feature.
+            ComponentError: no such set of prompts.
             MissingExtraError, WeightsError, ComponentError: the encoder is not here.
         """
         if self.stored:
