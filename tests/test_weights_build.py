@@ -21,11 +21,7 @@ from dataengine.core.errors import WeightsError
 from dataengine.core.skeletons import convert
 from dataengine.io import weights
 from dataengine.pipeline import plan
-from dataengine.pipeline.engine import Engine
-from dataengine.sources.synthetic import write_corpus
-
-SERIAL = Engine(serial=True)
-SMALL = ["sources.sample.clips=12", "plan.clips_per_unit=7"]
+from tests.support.shared import build_sample
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -36,7 +32,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A network that the manifest of the working folder names, on a server; the file it is served from."""
-    onnx_files = pytest.importorskip("experts.onnx_files", reason="onnx is not installed")
+    pytest.importorskip("onnx")
+    from tests.support import onnx_files
+
     folder = tmp_path / "served"
     folder.mkdir()
     onnx_files.trained_heatmap(folder / "net.onnx")
@@ -55,13 +53,6 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample") / "corpus"
-    write_corpus(folder, 12, 0)
-    return folder
-
-
 class Said(builder.Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -70,9 +61,7 @@ class Said(builder.Progress):
         self.lines.append(text)
 
 
-def build(corpus: Path, out: Path, *overrides: str, **options: Any) -> builder.BuildResult:
-    sources = {"sample": str(corpus)}
-    return dataengine.build("posecap", sources, out, overrides=[*SMALL, *overrides], engine=SERIAL, **options)
+build = build_sample
 
 
 def test_weights_come_by_themselves_and_stay_the_same(
@@ -124,6 +113,7 @@ def test_saved_poses_are_an_expert(corpus: Path, tmp_path: Path) -> None:
     said = [
         'pose.experts=["precomputed"]', f'experts.precomputed.folder="{saved}"', 'experts.precomputed.pattern="{stem}"',
         'experts.precomputed.start="media"', "curate.filters=[]", 'curate.dedup="off"', "fusion.consensus.smooth=0.0",
+        "pose.max_fps=30.0",
     ]  # fmt: skip
     out = tmp_path / "out"
     build(corpus, out, *said)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx_files = pytest.importorskip("onnx_files", reason="onnx is not installed")
+pytest.importorskip("onnx")
 
 from dataengine import experts
 from dataengine.core import registry
@@ -21,6 +21,7 @@ from dataengine.experts.batching import Batched
 from dataengine.experts.isolation.isolated import Isolated
 from dataengine.experts.onnx import LOOKS, Onnx, OnnxDetector
 from dataengine.experts.onnx_graphs import open_graph
+from tests.support import onnx_files
 
 SIZE = (96, 128)
 WHOLE = (160, 128)

@@ -18,7 +18,6 @@ from dataengine.core.errors import RecipeError, SourceError
 from dataengine.passes.download import Downloads
 from dataengine.pipeline import plan
 from dataengine.pipeline.engine import Engine
-from dataengine.sources.synthetic import write_corpus
 from tests.support.faulty_server import Server, corrupt, cut, reset, serving, stall, status
 from tests.support.loopback_mirrors import lay_out_cap, lay_out_kinetics, mirror_list
 
@@ -26,6 +25,7 @@ SERIAL = Engine(serial=True)
 FEW = [
     'pose.experts=["synthetic_regression"]',
     "pose.max_fps=4",
+    'curate.filters=["length"]',
     "filters.length.min=2",
     "filters.body_visible.min=0.1",
     "fetch.rate=500",
@@ -33,13 +33,6 @@ FEW = [
     "fetch.timeout=0.5",
 ]
 FEATURES = ('embed.features=["viclip"]', 'features.viclip.size="tiny"')
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "corpus"
-    write_corpus(folder, 12, 0)
-    return folder
 
 
 @pytest.fixture()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,26 +28,20 @@ from dataengine.passes import embed
 from dataengine.pipeline import plan
 from dataengine.pipeline.engine import Engine
 from dataengine.pipeline.ledger import Ledger
+from tests.support.shared import SETTINGS, build_sample, copied
 
-SMALL = [
-    "sources.sample.clips=12",
-    "plan.clips_per_unit=7",
-    "report.gallery=1",
-    'pose.experts=["synthetic_regression"]',
-]
+SMALL = [*SETTINGS, "pose.max_fps=30.0", "report.gallery=1", 'pose.experts=["synthetic_regression"]']
 FEATURES = ['embed.features=["viclip"]', 'features.viclip.size="tiny"', "features.viclip.views=2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def again(corpus) -> Callable[..., builder.BuildResult]:
+    """Builds with features in the folder it is given."""
+    return lambda out, *overrides, **options: build_sample(corpus, out, *SMALL, *FEATURES, *overrides, **options)
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory) -> Path:
+def out(again, tmp_path_factory) -> Path:
     """A finished small build with features."""
     folder = tmp_path_factory.mktemp("embed") / "out"
     assert again(folder).kept
@@ -56,13 +50,7 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(out, tmp_path) -> Path:
-    shutil.copytree(out, tmp_path / "out", copy_function=shutil.copy2)
-    return tmp_path / "out"
-
-
-def again(out: Path, *overrides: str, **options: Any) -> builder.BuildResult:
-    arguments = {"overlay": "core", "overrides": [*SMALL, *FEATURES, *overrides], "engine": Engine(serial=True)}
-    return dataengine.build("posecap", "sample", out, **{**arguments, **options})
+    return copied(out, tmp_path)
 
 
 @pytest.fixture
@@ -122,7 +110,7 @@ def test_the_index_tells_how_labels_agree_and_review_what_lies_nearer(out):
     assert len(review), "random weights agree with nobody"
 
 
-def test_a_changed_threshold_embeds_nothing_and_leaves_out_what_disagrees(copy, out, encoded):
+def test_a_changed_threshold_embeds_nothing_and_leaves_out_what_disagrees(copy, out, encoded, again):
     ds = dataengine.open(copy)
     margins = ds.clips.collect()["label_margin"].sort()
     least = float(margins[len(margins) // 2])
@@ -140,7 +128,7 @@ def test_a_changed_threshold_embeds_nothing_and_leaves_out_what_disagrees(copy, 
     assert again(copy).changed and not encoded and content(copy) == content(out)
 
 
-def test_only_what_is_missing_is_embedded_again(copy, out, encoded):
+def test_only_what_is_missing_is_embedded_again(copy, out, encoded, again):
     ledger = Ledger(copy / "work", "embed", build_state(copy)[1]["embed"])
     unit = next(name for name in ledger.units() if name != embed.TEXTS)
     clips = len(ledger.read(unit).outcomes)
@@ -161,14 +149,14 @@ def test_only_what_is_missing_is_embedded_again(copy, out, encoded):
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_gives_the_same_bytes(copy, out):
+def test_any_number_of_workers_gives_the_same_bytes(copy, out, again):
     for name in ("embed", "agree", "pack"):
         shutil.rmtree(Ledger(copy / "work", name, build_state(copy)[1][name]).folder)
     again(copy, engine=Engine(workers=2))
     assert content(copy) == content(out)
 
 
-def test_a_clip_that_cannot_be_embedded_is_a_reject_and_comes_back(copy, out, monkeypatch):
+def test_a_clip_that_cannot_be_embedded_is_a_reject_and_comes_back(copy, out, monkeypatch, again):
     before = again(copy)
     shutil.rmtree(Ledger(copy / "work", "embed", build_state(copy)[1]["embed"]).folder)
     lost = dataengine.open(copy).clips.collect()["clip_id"][0]
@@ -201,7 +189,7 @@ def test_verify_finds_features_that_are_none(copy):
     assert {f"{row['clip_id']} viclip_views.npy begins with another view than the feature of the video"} <= told
 
 
-def test_gc_keeps_what_the_features_need(copy, encoded):
+def test_gc_keeps_what_the_features_need(copy, encoded, again):
     again(copy, "features.viclip.views=1")
     clean(copy)
     assert len(encoded) == len(dataengine.open(copy).clips.collect())
@@ -213,7 +201,7 @@ def test_gc_keeps_what_the_features_need(copy, encoded):
     )
 
 
-def test_without_features_the_pass_is_left_out(copy, encoded):
+def test_without_features_the_pass_is_left_out(copy, encoded, again):
     assert again(copy, "embed.features=[]").kept and not encoded
     ds = dataengine.open(copy)
     assert (
@@ -267,9 +255,8 @@ def test_the_cost_of_what_is_left_is_about_what_it_took(copy):
     assert "finished units of this build" in estimates.dry_run_text(report)
 
 
-def test_a_new_build_is_reckoned_by_measured_rates_or_said_not_to_be(out, tmp_path):
-    shutil.copytree(out / "work" / "media", tmp_path / "work" / "media")
-    resolved = builder.resolve("posecap", "sample", "core", [*SMALL, *FEATURES])
+def test_a_new_build_is_reckoned_by_measured_rates_or_said_not_to_be(corpus, tmp_path):
+    resolved = builder.resolve("posecap", {"sample": str(corpus)}, "core", [*SMALL, *FEATURES])
     report = estimates.dry_run(resolved, tmp_path, None, None, "cpu")
     found = {c["name"]: c for c in report["costs"]}
     rates = {r.what: r for r in estimates.known_rates()}
