@@ -38,7 +38,6 @@ MODULES = [
     "naming",
     "wording",
     "assess",
-    "encode",
     "matching",
     "intervals",
     "told",

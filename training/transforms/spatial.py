@@ -42,6 +42,9 @@ def rotation(rng: np.random.Generator, axes: int, degrees: float | Sequence[floa
     """Turn about the origin by an angle uniform in [-degrees, degrees].
 
     In space about x, then y, then z by angles of three ranges; one number is a range about y, the upright axis.
+
+    Args:
+        degrees: largest angle; in space also three, about x, y and z.
     """
     if axes == 2:
         if not np.isscalar(degrees):
@@ -64,22 +67,38 @@ def _turn(angle: float, first: int, second: int, axes: int) -> Matrix:
 
 
 def scaling(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Larger or smaller by one factor uniform in [1 - range, 1 + range]."""
+    """Larger or smaller by one factor uniform in [1 - range, 1 + range].
+
+    Args:
+        range: largest change of the factor.
+    """
     return _matrix(np.eye(axes) * (1 + within("range", range, 1) * rng.uniform(-1, 1)))
 
 
 def stretching(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """A factor uniform in [1 - range, 1 + range] for each axis."""
+    """A factor uniform in [1 - range, 1 + range] for each axis.
+
+    Args:
+        range: largest change of a factor.
+    """
     return _matrix(np.diag(1 + within("range", range, 1) * rng.uniform(-1, 1, axes)))
 
 
 def shifting(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Moved by a distance uniform in [-range, range] along each axis."""
+    """Moved by a distance uniform in [-range, range] along each axis.
+
+    Args:
+        range: largest distance along an axis, in the unit of the coordinates.
+    """
     return _matrix(np.eye(axes), within("range", range) * rng.uniform(-1, 1, axes))
 
 
 def shearing(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Each axis gets a share uniform in [-range, range] of each other one (AimCLR, Guo et al. 2022, section 3.2)."""
+    """Each axis gets a share uniform in [-range, range] of each other one (AimCLR, Guo et al. 2022, section 3.2).
+
+    Args:
+        range: largest share.
+    """
     linear = within("range", range) * rng.uniform(-1, 1, (axes, axes))
     np.fill_diagonal(linear, 1)
     return _matrix(linear)
@@ -143,7 +162,11 @@ def shear(array: Array, rng: np.random.Generator, range: float) -> Array:
 
 
 def mirror(rng: np.random.Generator | None, axes: int, width: float = 0.0) -> Matrix:
-    """x becomes width - x."""
+    """x becomes width - x.
+
+    Args:
+        width: of the picture in the unit of the coordinates; 0 mirrors about the origin.
+    """
     return _matrix(np.diag([-1.0] + [1.0] * (axes - 1)), [width] + [0.0] * (axes - 1))
 
 
@@ -164,7 +187,12 @@ def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
 
 
 def mask_joints(array: Array, rng: np.random.Generator, share: float = 0.05, frames: bool = False) -> Array:
-    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every frame anew."""
+    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every frame anew.
+
+    Args:
+        share: chance of each joint.
+        frames: whether every frame is drawn anew.
+    """
     people, total, joints, _ = array.shape
     hidden = rng.random((people, total if frames else 1, joints, 1)) < within("share", share, 1)
     return np.where(hidden, array.dtype.type(0), array)
@@ -178,7 +206,11 @@ def mask_axis(array: Array, rng: np.random.Generator, axes: int | None = None) -
 
 
 def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int | None = None) -> Array:
-    """Independent normal noise on every coordinate of people who are there."""
+    """Independent normal noise on every coordinate of people who are there.
+
+    Args:
+        sigma: standard deviation, in the unit of the coordinates.
+    """
     axes = axes or array.shape[-1]
     points = array[..., :axes]
     added = rng.standard_normal(points.shape, dtype=np.float32)
@@ -192,7 +224,11 @@ def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int
 
 
 def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 2.0)) -> Array:
-    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum to 1 at the ends."""
+    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum to 1 at the ends.
+
+    Args:
+        sigma: least and greatest width in frames.
+    """
     low, high = sigma
     if not 0 < low <= high:
         raise ValueError(f"sigma must be two widths, 0 < low <= high; given {sigma!r}")
@@ -206,7 +242,11 @@ def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 
 
 
 def drop_frames(array: Array, rng: np.random.Generator, share: float = 0.135) -> Array:
-    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the frames."""
+    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the frames.
+
+    Args:
+        share: chance of each frame.
+    """
     out = array.copy()
     out[:, rng.random(array.shape[1]) < within("share", share, 1)] = 0
     return out

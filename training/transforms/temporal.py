@@ -90,6 +90,9 @@ def pad(positions: Positions, rng: np.random.Generator | None, frames: int, how:
     """The first `frames` positions; a shorter clip is played again ("loop"), stands still at its end ("hold") or is followed by
     empty frames ("zero").
 
+    Args:
+        how: "loop", "hold" or "zero".
+
     Raises:
         ValueError: another `how`.
     """
@@ -212,7 +215,12 @@ def spread(
     share: tuple[float, float] = (1.0, 1.0),
     test: bool = False,
 ) -> Positions:
-    """One clip of `uniform` frames of these positions."""
+    """One clip of `uniform` frames of these positions.
+
+    Args:
+        share: part of the clip that the frames are spread over, uniform between two shares.
+        test: whether the frames are those of a test, without chance.
+    """
     return positions[uniform(len(positions), frames, rng, share=share, test=test)]
 
 
@@ -224,6 +232,10 @@ def shuffle(positions: Positions, rng: np.random.Generator) -> Positions:
 
 def segments(positions: Positions, rng: np.random.Generator, number: int = 4, how: str = "shuffle") -> Positions:
     """Cut into equal parts and put them into another order ("shuffle"), or play each backwards ("reverse").
+
+    Args:
+        number: equal parts.
+        how: "shuffle" or "reverse".
 
     Raises:
         ValueError: fewer than two parts, or another `how`.
@@ -245,6 +257,9 @@ def disorder(positions: Positions, rng: np.random.Generator, share: float = 0.01
     """Every frame changes places with another one by this chance.
 
     Motion-R3's disorder: t_pb (1 - t_md) = 0.15 * 0.1 of the frames.
+
+    Args:
+        share: chance of each frame.
 
     Raises:
         ValueError: a share outside [0, 1].
