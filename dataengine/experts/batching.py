@@ -1,103 +1,96 @@
-"""Networks as experts: cut pictures of one size out of frames, infer on any number of them, read the answers back.
+"""Networks as experts: preprocess frames to images of one size, infer in batches, postprocess the answers.
 
-A network expert is three pure steps. `cut` and `read` belong to one clip and run in its thread;
-`infer` knows nothing of clips, so that a `Pool` may put pictures of several clips into one batch.
-On a CPU, where large batches gain nothing and would change the last bit of a sum, a clip's pictures
-stay among themselves; the pool is for accelerators.
+A network's session is three pure steps. `preprocess` and `postprocess` belong to one clip and run in its
+thread. `infer` knows nothing of clips, so that a `DynamicBatcher` may put images of several clips into one
+batch. On a CPU larger batches gain nothing and would change the last bit of a sum, so there each clip's
+images stay among themselves; the dynamic batcher is for accelerators.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from dataengine.core.component import Batcher, DetectorSession, ExpertSession, Session
 from dataengine.core.errors import ExpertError
-from dataengine.core.types import Float, Frames, Int
+from dataengine.core.types import Float, Frames, Int, Poses
+
+Infer: TypeAlias = Callable[[Frames], Any]
+"""(N, h, w, 3) uint8 RGB -> a sequence of one answer per image; the answer of an image does not depend on the other images."""
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """Pictures of one size cut out of a clip's frames.
+class InputBatch:
+    """Images of one size made of a clip's frames, and the way back.
 
     Attributes:
         pixels: (N, h, w, 3) uint8 RGB.
-        frame: (N,) int64, the frame each was cut from.
-        moves: (N, 2, 3) float64, affine maps from pixels of the frame to pixels of the picture.
-        boxes: (N, 5) float64, the person box each was cut for, xyxy and score in the frame; the whole frame otherwise.
+        frame: (N,) int64, the number of the frame that each image was made of.
+        affines: (N, 2, 3) float64, affine maps from pixels of the frame to pixels of the image.
+        boxes: (N, 5) float64, the person box that each crop was made for, xyxy and score in the frame; else the
+            whole frame.
         num_frames, width, height: of the frames.
     """
 
     pixels: Frames
     frame: Int
-    moves: Float
+    affines: Float
     boxes: Float
     num_frames: int
     width: int
     height: int
 
-    def back(self, n: int, points: Float) -> Float:
-        """Points (..., 2) of picture n in pixels of its frame."""
-        move = self.moves[n]
-        return np.asarray((points - move[:, 2]) @ np.linalg.inv(move[:, :2]).T)
+    def to_frame(self, n: int, points: Float) -> Float:
+        """Points (..., 2) of image n in pixels of its frame."""
+        affine = self.affines[n]
+        return np.asarray((points - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T)
 
 
-@runtime_checkable
-class Batched(Protocol):
-    """An expert or a detector that works on pictures of one size."""
+class Processing(ABC):
+    """The two steps around a network. Both are pure functions of what they are given."""
 
-    @property
-    def batch(self) -> int:
-        """Most pictures that go through the network at once."""
-        ...
+    @abstractmethod
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """The images that the network gets of frames (T, H, W, 3)."""
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """The pictures to look at in frames (T, H, W, 3)."""
-        ...
-
-    def infer(self, pixels: Frames) -> Sequence[Any]:
-        """(N, h, w, 3) uint8 -> one answer a picture. The answers of a picture do not depend on the others."""
-        ...
-
-    def read(self, answers: Sequence[Any], cuts: Cuts) -> list[Any]:
-        """One result a frame: `Poses` of an expert, boxes (M, 5) of a detector."""
-        ...
-
-
-Infer = Callable[[Frames], Sequence[Any]]
+    @abstractmethod
+    def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Any]:
+        """One result per frame: `Poses` of an expert, boxes (M, 5) of a detector."""
 
 
 @dataclass
-class Limit:
-    """How many pictures fit into memory at once: halved when they do not, never below one."""
+class AdaptiveBatchSize:
+    """A batch size that is halved when a batch does not fit into memory, and never falls below one."""
 
     batch: int
     halvings: int = 0
 
-    def run(self, infer: Infer, pixels: Frames) -> list[Any]:
-        """Answers for all pictures, in batches; what ran out of memory is tried again in halves.
+    def run(self, network: Any, pixels: Frames) -> list[Any]:
+        """Answers of `network.infer` for all images, in batches; a batch that ran out of memory is tried again in halves.
 
         Raises:
-            ExpertError: `out_of_memory`, one picture alone does not fit.
+            ExpertError: `out_of_memory`, one image alone does not fit.
         """
         answers: list[Any] = []
         while len(answers) < len(pixels):
             part = pixels[len(answers) : len(answers) + self.batch]
             try:
-                answers += list(infer(part))
+                answers += list(network.infer(part))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if len(part) == 1:
                     raise ExpertError(
                         "out_of_memory",
-                        f"one picture of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}",
+                        f"one image of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}",
                     ) from error
                 self.batch, self.halvings = max(1, len(part) // 2), self.halvings + 1
                 _free_memory()
@@ -124,74 +117,73 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def answer(component: Any, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Any]:
-    """Cut, infer and read without a pool: one result a frame."""
-    cuts = component.cut(frames, boxes)
-    return component.read(Limit(component.batch).run(component.infer, cuts.pixels), cuts)  # type: ignore[no-any-return]
-
-
 @dataclass
-class _Waiting:
+class _Request:
+    """Images of one clip that wait for a network."""
+
     pixels: Frames
     future: Future[list[Any]]
     since: float
 
 
 @dataclass
-class _Line:
-    """What waits for one network."""
+class _Queue:
+    """The requests that wait for one network."""
 
-    infer: Infer
-    limit: Limit
-    waiting: deque[_Waiting] = field(default_factory=deque)
+    network: Any
+    size: AdaptiveBatchSize
+    waiting: deque[_Request] = field(default_factory=deque)
 
     @property
     def count(self) -> int:
         return sum(len(w.pixels) for w in self.waiting)
 
 
-class Pool:
-    """Runs networks on batches made of the pictures of several clips.
+class DynamicBatcher(Session):
+    """Runs networks on batches made of the images of several clips.
 
-    A batch goes when a network has a full one waiting, or when its oldest picture has waited `age`
-    seconds. Several threads serve the pool, so that one prepares a batch while another's is computed.
+    A batch runs when a full one waits for its network, or when its oldest image has waited `max_wait`
+    seconds. Several threads run batches, so that one prepares a batch while that of another is computed.
 
     Args:
-        age: most seconds a picture waits for company.
-        threads: how many batches are under way at once.
+        max_wait: most seconds that an image waits for others.
+        threads: how many batches are in flight at once.
+
+    Attributes:
+        batches: sizes of the last thousand batches.
     """
 
-    def __init__(self, age: float = 0.01, threads: int = 2) -> None:
-        self.age = age
-        self.batches: list[int] = []
-        self._lines: dict[int, _Line] = {}
+    concurrent: ClassVar[bool] = True
+
+    def __init__(self, max_wait: float = 0.01, threads: int = 2) -> None:
+        self.max_wait = max_wait
+        self.batches: deque[int] = deque(maxlen=1000)
+        self._queues: dict[int, _Queue] = {}
         self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [threading.Thread(target=self._serve, name=f"pool-{n}", daemon=True) for n in range(threads)]
+        self._threads = [threading.Thread(target=self._serve, name=f"batcher-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 
-    def ask(self, component: Batched, pixels: Frames) -> list[Any]:
-        """Answers for `pixels`, waiting for them; called from the threads of clips.
+    def run(self, network: Any, pixels: Frames) -> list[Any]:
+        """Answers of `network.infer` for `pixels`, waiting for them; called from the threads of clips.
 
         Raises:
-            ExpertError: see `Limit.run`; whatever else the network raises.
+            ExpertError: see `AdaptiveBatchSize.run`; whatever else the network raises.
         """
         if not len(pixels):
             return []
         future: Future[list[Any]] = Future()
         with self._changed:
             if self._closed:
-                raise ExpertError("expert_failed", "the pool of networks is closed", retryable=True)
-            line = self._lines.setdefault(id(component), _Line(component.infer, Limit(component.batch)))
-            line.waiting.append(_Waiting(pixels, future, time.monotonic()))
+                raise ExpertError("expert_failed", "the batcher of networks is closed", retryable=True)
+            queue = self._queues.setdefault(id(network), _Queue(network, AdaptiveBatchSize(network.batch)))
+            queue.waiting.append(_Request(pixels, future, time.monotonic()))
             self._changed.notify_all()
         return future.result()
 
-    def close(self) -> None:
+    def release(self) -> None:
         """End the threads once nothing waits."""
         with self._changed:
-            self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -201,44 +193,44 @@ class Pool:
             with self._changed:
                 taken = self._take()
                 while taken is None:
-                    if self._closed and not any(line.waiting for line in self._lines.values()):
+                    if self._closed and not any(queue.waiting for queue in self._queues.values()):
                         return
                     self._changed.wait(self._pause())
                     taken = self._take()
-            line, members = taken
-            self._run(line, members)
+            queue, members = taken
+            self._run(queue, members)
 
     def _pause(self) -> float | None:
-        since = [line.waiting[0].since for line in self._lines.values() if line.waiting]
-        return max(0.0, min(since) + self.age - time.monotonic()) if since else None
+        since = [queue.waiting[0].since for queue in self._queues.values() if queue.waiting]
+        return max(0.0, min(since) + self.max_wait - time.monotonic()) if since else None
 
-    def _take(self) -> tuple[_Line, list[_Waiting]] | None:
+    def _take(self) -> tuple[_Queue, list[_Request]] | None:
         """The requests of the next batch, whole requests only; None while waiting is better."""
         now = time.monotonic()
         ready = [
-            line
-            for line in self._lines.values()
-            if line.waiting
-            and (self._closed or line.count >= line.limit.batch or now - line.waiting[0].since >= self.age)
+            queue
+            for queue in self._queues.values()
+            if queue.waiting
+            and (self._closed or queue.count >= queue.size.batch or now - queue.waiting[0].since >= self.max_wait)
         ]
         if not ready:
             return None
-        line = min(ready, key=lambda one: one.waiting[0].since)
-        members = [line.waiting.popleft()]
-        while line.waiting and sum(len(m.pixels) for m in members) + len(line.waiting[0].pixels) <= line.limit.batch:
-            members.append(line.waiting.popleft())
-        return line, members
+        queue = min(ready, key=lambda one: one.waiting[0].since)
+        members = [queue.waiting.popleft()]
+        while queue.waiting and sum(len(m.pixels) for m in members) + len(queue.waiting[0].pixels) <= queue.size.batch:
+            members.append(queue.waiting.popleft())
+        return queue, members
 
-    def _run(self, line: _Line, members: list[_Waiting]) -> None:
+    def _run(self, queue: _Queue, members: list[_Request]) -> None:
         pixels = members[0].pixels if len(members) == 1 else np.concatenate([m.pixels for m in members])
         try:
-            answers = line.limit.run(line.infer, pixels)
+            answers = queue.size.run(queue.network, pixels)
         except BaseException as error:
             if len(members) == 1:
                 members[0].future.set_exception(error)
-            else:  # one clip's trouble is not the others'
+            else:  # the error of one clip is not that of the others
                 for member in members:
-                    self._run(line, [member])
+                    self._run(queue, [member])
             return
         self.batches.append(len(pixels))
         start = 0
@@ -247,21 +239,82 @@ class Pool:
             start += len(member.pixels)
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """An expert or detector whose pictures go through a pool."""
+class NetworkSession(Session):
+    """A network that works on images of one size, with the steps around it. Any number of threads may use it.
 
-    component: Any
-    pool: Pool
+    Args:
+        processing: the steps before and after the network.
+        network: the network itself, on its device.
+        batch: most images per batch.
+    """
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.component, name)
+    concurrent: ClassVar[bool] = True
 
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Any]:
-        """As the component's `predict`."""
-        cuts = self.component.cut(frames, boxes)
-        return self.component.read(self.pool.ask(self.component, cuts.pixels), cuts)  # type: ignore[no-any-return]
+    def __init__(self, processing: Processing, network: Infer, batch: int) -> None:
+        self.processing = processing
+        self.batch = batch
+        self._network: Infer | None = network
+        self._batcher: Batcher | None = None
+
+    @property
+    def network(self) -> Any:
+        """The network; raises where the session is closed."""
+        self.require_open()
+        return self._network
+
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """As `Processing.preprocess`."""
+        return self.processing.preprocess(frames, boxes)
+
+    def infer(self, pixels: Frames) -> Sequence[Any]:
+        """(N, h, w, 3) uint8 -> one answer per image, in one batch."""
+        answers: Sequence[Any] = self.network(pixels)
+        return answers
+
+    def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Any]:
+        """As `Processing.postprocess`."""
+        return self.processing.postprocess(answers, batch)
+
+    def use_batcher(self, batcher: Batcher) -> None:
+        """Share batches with the other sessions of a batcher."""
+        self._batcher = batcher
+
+    def run(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Any]:
+        """The three steps: one result per frame.
+
+        Raises:
+            ExpertError: `out_of_memory`, one image alone does not fit.
+        """
+        self.require_open()
+        batch = self.preprocess(frames, boxes)
+        # without a shared batcher the size starts anew, so that a clip does not depend on those before it
+        batcher: Batcher = AdaptiveBatchSize(self.batch) if self._batcher is None else self._batcher
+        return self.postprocess(batcher.run(self, batch.pixels), batch)
+
+    def release(self) -> None:
+        """Let the network go."""
+        self._network = None
+
+
+class NetworkExpertSession(NetworkSession, ExpertSession):
+    """A pose network that is ready to predict."""
+
+    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
+        """As `ExpertSession.predict`.
+
+        Raises:
+            ExpertError: boxes are needed and missing; out of memory for a single image.
+        """
+        return self.run(frames, boxes)
+
+
+class NetworkDetectorSession(NetworkSession, DetectorSession):
+    """A detection network that is ready to detect."""
 
     def detect(self, frames: Frames) -> list[Float]:
-        """As the component's `detect`."""
-        return self.predict(frames)
+        """As `DetectorSession.detect`.
+
+        Raises:
+            ExpertError: out of memory for a single image.
+        """
+        return self.run(frames)

@@ -16,14 +16,15 @@ import numpy as np
 from dataengine.core.errors import ComponentError, MissingExtraError
 from dataengine.core.types import Float, Frames
 from dataengine.experts.checkpoints import fill, read_state
-from dataengine.experts.preprocess import Whole
-from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.preprocess import FrameProcessing
+from dataengine.experts.torch_runtime import Runtime, TorchExpert
 
 if TYPE_CHECKING:
     import torch
 
 MEAN = 255 * np.array([0.485, 0.456, 0.406])
 STD = 255 * np.array([0.229, 0.224, 0.225])
+MEAN_COLOUR = (124, 116, 104)
 STEPS = 8
 """Parts of a cell that a joint is told apart by: half a pixel in a person 224 pixels tall."""
 CUBIC = -0.75
@@ -31,20 +32,20 @@ CUBIC = -0.75
 
 
 @dataclass(frozen=True)
-class KeypointRcnn(Whole, TorchNetwork):
+class KeypointRcnn(TorchExpert):
     """Keypoint R-CNN with a ResNet-50, on COCO's 17 joints.
 
-    Its maps say in which of 56 x 56 cells of the person's box a joint lies, as a distribution; a joint's score is the
-    mass within a cell and a half of its likeliest place, so that it lies in [0, 1] as the other experts' scores do.
-    Joints are given at the middles of pixels, half a pixel up and left of torchvision's own answer.
+    Each map is a distribution of a joint over 56 x 56 cells of the person's box. The score of a joint is the mass within
+    one and a half cells of the likeliest place, so that it lies in [0, 1] as the scores of the other experts do.
+    Joints are given at the centres of pixels, half a pixel up and left of torchvision's own answer.
 
     Attributes:
         width, height: pixels that frames are fitted into, multiples of 32.
-        proposals: candidate regions looked at in a frame; torchvision's own number is 1000, a CPU is several times faster with 100.
+        proposals: candidate regions per frame; torchvision's own number is 1000, a CPU is several times faster with 100.
         threshold: least score of a person.
-        max_people: most people a frame.
-        min_score: joints below this are not given.
-        min_mean: nor people whose mean score is below this.
+        max_people: most people per frame.
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
     """
 
     batch: int = 4
@@ -57,31 +58,33 @@ class KeypointRcnn(Whole, TorchNetwork):
     min_mean: float = 0.1
 
     title: ClassVar[str] = "[experts.keypoint_rcnn]"
-    cache: ClassVar[int] = 2
-    licence: ClassVar[str] = "BSD-3-Clause (code and weights)"
+    licence: ClassVar[str | None] = "BSD-3-Clause (code and weights)"
     skeleton: ClassVar[str] = "coco17"
-    centred: ClassVar[bool] = False
-    # what the network was shown outside of frames: the mean colour
-    fill: ClassVar[tuple[int, int, int]] = (124, 116, 104)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("width", "height"):
             if getattr(self, name) < 32 or getattr(self, name) % 32:
-                raise ComponentError(f"{self.title}: {name} = {getattr(self, name)}: a multiple of 32")
+                raise ComponentError(f"{self.title} {name} = {getattr(self, name)}: a multiple of 32")
         if self.proposals < 1:
-            raise ComponentError(f"{self.title}: proposals = {self.proposals}: at least 1")
+            raise ComponentError(f"{self.title} proposals = {self.proposals}: at least 1")
 
     @property
     def published(self) -> str:
         return "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
 
     @property
-    def picture(self) -> tuple[int, int]:
-        return self.width, self.height
+    def cpu_batch(self) -> int:
+        return 2
 
-    def open(self, runtime: Runtime, path: Path) -> Any:
-        network = build(self.title)
+    @property
+    def processing(self) -> FrameProcessing:
+        """Frames at the top left of an image, with the mean colour around them, as in training."""
+        size = (self.width, self.height)
+        return FrameProcessing(size, self.skeleton, self.min_score, self.min_mean, False, MEAN_COLOUR)
+
+    def build(self, runtime: Runtime, path: Path) -> Any:
+        network = empty_network(self.title)
         fill(network, read_state(path), path, "Keypoint R-CNN")
         network.rpn._post_nms_top_n = {"training": self.proposals, "testing": self.proposals}
         network.roi_heads.score_thresh = self.threshold
@@ -92,7 +95,7 @@ class KeypointRcnn(Whole, TorchNetwork):
         import torch
         from torchvision.models.detection.image_list import ImageList
 
-        x = runtime.pictures(pixels, MEAN, STD, self.batch)
+        x = runtime.images(pixels, MEAN, STD, self.batch)
         shapes = [(self.height, self.width)] * len(x)
         features = network.backbone(x)
         proposals, _ = network.rpn(ImageList(x, shapes), features)
@@ -108,7 +111,7 @@ class KeypointRcnn(Whole, TorchNetwork):
         return [one.cpu().numpy() for one in rows.split([len(b) for b in boxes])]
 
 
-def build(what: str) -> Any:
+def empty_network(what: str) -> Any:
     """The network, its weights not yet set.
 
     Raises:

@@ -1,24 +1,25 @@
-"""MediaPipe's BlazePose for several people: the expert that sees real people without any download of weights.
+"""MediaPipe's BlazePose for several people: an expert for real people that needs no download of weights.
 
-mediapipe 0.10.21 (Apache-2.0) is the one pose estimator whose wheel carries a real model. It pins what
-the rest cannot live with, so it runs in an environment of its own, made by uv the first time (about
-60 MB of wheels, ten seconds; later starts take about three seconds and need no network).
+mediapipe 0.10.21 (Apache-2.0) is the one pose estimator whose wheel carries a real model. Its pinned
+libraries conflict with those of other packages, so it runs in an environment of its own. uv makes the
+environment the first time (about 60 MB of wheels, ten seconds); later starts take about three seconds
+and need no network.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from dataengine.core import registry
+from dataengine.core.component import Expert, ExpertSession
 from dataengine.core.errors import ComponentError, ExpertError
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.isolation.isolated import split_poses
+from dataengine.experts.isolation.isolated import ProcessSession
 from dataengine.experts.isolation.process import IsolatedProcess, script_command
 
 WORKER = Path(__file__).parent / "isolation" / "workers" / "mediapipe_worker.py"
@@ -29,37 +30,37 @@ WEIGHTS = {
 """The two networks in the wheel, with their sha256; the worker refuses others."""
 NUM_JOINTS = 33
 CHUNK = 8
-"""Frames a request: bounds the shared memory and what one deadline covers. Results do not depend on it."""
+"""Frames per request: bounds the shared memory and what one deadline covers. Results do not depend on it."""
 
 
 @dataclass(frozen=True)
-class MediaPipe:
-    """Detector and landmarks of BlazePose (arXiv 2006.10204), several people a frame.
+class MediaPipe(Expert):
+    """BlazePose (arXiv 2006.10204): detector and landmarks for several people, in an environment of its own.
 
-    People found in one frame are looked for in the next around where they were; every
-    `detect_every` frames, and whenever nobody is known, the detector looks again. What is known
-    belongs to one clip: call `begin_clip` before the first batch of each. It is kept here and not
-    in the worker, so a restarted worker goes on as if nothing had happened, and how a clip is cut
-    into batches changes nothing.
+    People found in one frame are searched for in the next frame around where they were. The detector runs every
+    `detect_every` frames, and whenever nobody is known. Known people belong to one clip: call `start_clip` of the
+    session before the first batch of each clip.
 
     Attributes:
-        people: most people a frame.
-        tiles: how many half overlapping squares, detected in beside the whole picture, fit into its
-            shorter side; the detector sees 224 x 224 pixels and takes note of the most prominent
-            people only. 0: the whole picture only.
+        people: most people per frame.
+        tiles: number of half overlapping squares that fit into the shorter side of the frame. The detector takes
+            224 x 224 pixels and finds the most prominent people only, so it runs on each square beside the whole frame;
+            0 is the whole frame only.
         detect_every: frames between two detections.
-        min_score: a person needs this mean score of the twelve body joints, those outside the
-            picture counted 0. On real clips bodies reach 0.4 and more, bodies fitted onto a pair
-            of feet 0.2.
+        min_score: least mean score of a person's twelve body joints, where joints outside of the frame count 0. On
+            real clips bodies reach 0.4 and more, bodies fitted onto a pair of feet 0.2.
         deadline: seconds that 8 frames may take.
     """
+
+    title: ClassVar[str] = "[experts.mediapipe]"
+    licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
+    remembers_frames: ClassVar[bool] = True
 
     people: int = 4
     tiles: int = 1
     detect_every: int = 8
     min_score: float = 0.3
     deadline: float = 60.0
-    _live: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("people", 1), ("tiles", 0), ("detect_every", 1)):
@@ -70,40 +71,38 @@ class MediaPipe:
                 "[experts.mediapipe] min_score lies in [0, 1] and deadline is a positive number of seconds"
             )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **registry.config(self)), ()
-
     @property
     def skeleton(self) -> str:
         return "blazepose33"
-
-    @property
-    def needs_boxes(self) -> bool:
-        return False
 
     def weights(self) -> dict[str, str]:
         """sha256 of the two networks by their path in the wheel."""
         return dict(WEIGHTS)
 
-    def load(self, device: str = "cpu") -> None:
-        """Make the environment if need be and start the worker. Idempotent; `device` is ignored (CPU only).
+    def load(self, device: str = "cpu") -> ExpertSession:
+        """Make the environment if need be and start the worker, which runs on the CPU whatever the device.
 
         Raises:
             ExpertError: uv is missing, the environment cannot be made, or the worker does not start.
         """
-        if "process" not in self._live:
-            options = {**registry.config(self), "weights": WEIGHTS}
-            self._live["process"] = IsolatedProcess("mediapipe", lambda: script_command(WORKER), options, self.deadline)
-        self._live["process"].start()
+        options = {**registry.config(self), "weights": WEIGHTS}
+        return MediaPipeSession(
+            IsolatedProcess("mediapipe", lambda: script_command(WORKER), options, self.deadline), NUM_JOINTS
+        )
 
-    def close(self) -> None:
-        """End the worker; the next `load` or `predict` starts another."""
-        if "process" in self._live:
-            self._live.pop("process").close()
 
-    def begin_clip(self) -> None:
+class MediaPipeSession(ProcessSession):
+    """A running worker, and the people that are known in the current clip.
+
+    Known people are kept here and not in the worker. A restarted worker goes on as if nothing had happened, and how a
+    clip is split into batches changes nothing.
+    """
+
+    _known: Any = None
+
+    def start_clip(self) -> None:
         """Forget the people of the clip before."""
-        self._live["state"] = None
+        self._known = None
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         """Find people in the next frames of a clip.
@@ -113,22 +112,19 @@ class MediaPipe:
             boxes: ignored.
 
         Returns:
-            One `Poses` a frame, best person first; scores are visibility x presence.
+            One `Poses` per frame, best person first; scores are visibility x presence.
 
         Raises:
-            ExpertError: frames of another form, or the worker crashed or hung twice.
+            ExpertError: frames of another shape or type, or the worker crashed or hung twice.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ExpertError(
                 "expert_failed", f"frames are (T, H, W, 3) uint8, given {frames.shape} {frames.dtype}", retryable=False
             )
-        self.load()
-        state = self._live.get("state")
-        poses: list[Poses] = []
+        known, poses = self._known, list[Poses]()
         for start in range(0, len(frames), CHUNK):
-            chunk = frames[start : start + CHUNK]
-            answer, parts = self._live["process"].ask({"state": state}, (), chunk)
-            poses += split_poses(answer, parts, len(chunk), NUM_JOINTS)
-            state = answer["state"]
-        self._live["state"] = state
+            answer, found = self.ask({"state": known}, [], frames[start : start + CHUNK])
+            poses += found
+            known = answer["state"]
+        self._known = known
         return poses

@@ -11,20 +11,18 @@ answers are the same (tests/experts/test_mmpose.py). Pictures are not also looke
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import Cuts
+from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
 from dataengine.experts.mmpose_shims import EXTRA, mmpose_importable
 from dataengine.experts.nms import best, cells, split
-from dataengine.experts.preprocess import GREY, TopDown, Whole, whole_cuts
-from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.preprocess import CropProcessing, FrameProcessing
+from dataengine.experts.torch_runtime import Runtime, TorchExpert
 
 if TYPE_CHECKING:
     import torch
@@ -73,18 +71,18 @@ ROOM = 1.25
 
 
 @dataclass(frozen=True)
-class MmPose(TopDown, Whole, TorchNetwork):
-    """mmpose's networks on COCO's 17 joints; RTMPose and HRNet look into person boxes, RTMO at whole frames.
+class MmPose(TorchExpert):
+    """mmpose's networks on COCO's 17 joints: RTMPose and HRNet on crops around people, RTMO on whole frames.
 
     Scores are the height of the bins' peak (RTMPose), of the map's peak (HRNet), or how visible a joint is (RTMO).
 
     Attributes:
         model: which network.
-        threshold: RTMO: least score of a person.
-        overlap: RTMO: of two people whose boxes share more of their union than this, the better stays.
-        max_people: RTMO: most people a frame.
-        min_score: joints below this are not given.
-        min_mean: nor people whose mean score is below this.
+        threshold: least score of a person (RTMO).
+        overlap: of two people whose boxes have a larger intersection over union than this, the better one is kept (RTMO).
+        max_people: most people per frame (RTMO).
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
     """
 
     model: Model = "rtmpose-m"
@@ -95,43 +93,35 @@ class MmPose(TopDown, Whole, TorchNetwork):
     min_mean: float = 0.2
 
     title: ClassVar[str] = "[experts.mmpose]"
-    extra: ClassVar[str] = EXTRA
-    licence: ClassVar[str] = "Apache-2.0 (code and weights)"
+    extra: ClassVar[str | None] = EXTRA
+    licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
 
     @property
-    def cache(self) -> int:  # type: ignore[override]
+    def cpu_batch(self) -> int:
         return 8 if self.needs_boxes else 2
 
     @property
-    def needs_boxes(self) -> bool:  # type: ignore[override]
+    def needs_boxes(self) -> bool:
         return NETWORKS[self.model].kind != "rtmo"
 
     @property
-    def picture(self) -> tuple[int, int]:
-        return NETWORKS[self.model].size
+    def processing(self) -> CropProcessing | FrameProcessing:
+        """Crops around people, or for RTMO frames in the centre of grey squares."""
+        size = NETWORKS[self.model].size
+        if self.needs_boxes:
+            return CropProcessing("MmPose", size, self.skeleton, self.min_score, self.min_mean)
+        return FrameProcessing(size, self.skeleton, self.min_score, self.min_mean)
 
     @property
     def published(self) -> str:
         return f"{NETWORKS[self.model].weights}.pth"
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """A picture around every box, or for RTMO every frame as one picture.
-
-        Raises:
-            ExpertError: boxes are wanted and not given, or not one array of them a frame.
-        """
-        return TopDown.cut(self, frames, boxes) if self.needs_boxes else whole_cuts(frames, self.picture, True, GREY)
-
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
-        """One `Poses` a frame."""
-        return TopDown.read(self, answers, cuts) if self.needs_boxes else Whole.read(self, answers, cuts)
-
-    def open(self, runtime: Runtime, path: Path) -> Any:
+    def build(self, runtime: Runtime, path: Path) -> Any:
         with mmpose_importable(self.title):
             from mmcv.cnn import fuse_conv_bn
 
-            network = build(self.model)
+            network = empty_network(self.model)
             fill(network, read_state(path), path, f"mmpose's {self.model}")
             network = runtime.place(fuse_conv_bn(network.eval()))
         # what mmpose calls by older names, at every picture
@@ -140,20 +130,20 @@ class MmPose(TopDown, Whole, TorchNetwork):
         return network
 
     def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        kind = NETWORKS[self.model].kind
+        kind, size = NETWORKS[self.model].kind, NETWORKS[self.model].size
         if kind == "rtmo":
             # RTMO was trained on blue, green, red in units of 0 to 255
-            x = runtime.pictures(pixels[..., ::-1], 0.0, 1.0, self.batch)
+            x = runtime.images(pixels[..., ::-1], 0.0, 1.0, self.batch)
             raw = network.head(network.neck(network.backbone(x)))
             with runtime.exactly():
-                return decode_rtmo(network.head, raw, self.picture, self.threshold, self.overlap, self.max_people)
-        raw = network.head(network.backbone(runtime.pictures(pixels, MEAN, STD, self.batch)))
+                return decode_rtmo(network.head, raw, size, self.threshold, self.overlap, self.max_people)
+        raw = network.head(network.backbone(runtime.images(pixels, MEAN, STD, self.batch)))
         with runtime.exactly():
-            joints = decode_simcc(*raw) if kind == "simcc" else decode_heatmap(raw, self.picture)
+            joints = decode_simcc(*raw) if kind == "simcc" else decode_heatmap(raw, size)
             return list(joints.cpu().numpy())
 
 
-def build(model: str) -> Any:
+def empty_network(model: str) -> Any:
     """The network of a name, its weights not yet set; to be called where mmpose is importable."""
     import mmpose
     from mmengine import Config

@@ -1,10 +1,9 @@
-"""What the outputs of ONNX pose networks and person detectors mean: pure functions, one a family.
+"""Decoding of the outputs of ONNX pose networks and person detectors: pure functions, one per family.
 
-Outputs are taken as the networks give them, N pictures at a time, `size` being a picture's width and
-height. Experts on crops answer (N, V, 3): x, y in pixels of the picture and score; experts on whole
-frames one (M, 5 + 3 V) array a picture: box xyxy, score, then x, y, score of every joint; detectors
-one (M, 5) array a picture. Whoever does not reach `threshold`, or shares more than `overlap` of the
-union of two boxes with somebody better, is left out; best first, at most `most`.
+Each function takes the outputs for N images; `size` is the width and height of an image. Top-down
+experts give (N, V, 3): x, y in pixels of the image and score. Experts on whole frames give one
+(M, 5 + 3 V) array per image: box xyxy, score, then x, y, score of every joint. Detectors give one
+(M, 5) array per image. `NonMaximumSuppression` decides which people are kept.
 """
 
 from __future__ import annotations
@@ -26,8 +25,14 @@ CANDIDATES = 300
 
 
 @dataclass(frozen=True)
-class Sieve:
-    """Whom to keep: see the module."""
+class NonMaximumSuppression:
+    """Greedy non-maximum suppression, best people first.
+
+    Attributes:
+        threshold: people with a lower score are left out.
+        overlap: of two boxes with a larger intersection over union than this, the better one is kept.
+        most: most people kept.
+    """
 
     threshold: float
     overlap: float
@@ -95,15 +100,15 @@ def heatmap(outputs: Sequence[Float], size: tuple[int, int]) -> Float:
     return np.concatenate([np.where(found[..., None], at, np.nan), np.where(found, score, 0)[..., None]], -1)
 
 
-def rtmo(outputs: Sequence[Float], size: tuple[int, int], joints: int, sieve: Sieve) -> list[Float]:
+def rtmo(outputs: Sequence[Float], size: tuple[int, int], joints: int, nms: NonMaximumSuppression) -> list[Float]:
     """RTMO exported end to end (arXiv 2312.07526): boxes with scores (N, A, 5) and joints (N, A, V, 3)."""
     del size
     boxes, points = sorted(outputs, key=np.ndim)
     whole = np.concatenate([boxes[..., :5], points.reshape(*points.shape[:2], 3 * joints)], -1)
-    return [people[sieve(people[:, :4], people[:, 4])] for people in whole]
+    return [people[nms(people[:, :4], people[:, 4])] for people in whole]
 
 
-def yolo_pose(outputs: Sequence[Float], size: tuple[int, int], joints: int, sieve: Sieve) -> list[Float]:
+def yolo_pose(outputs: Sequence[Float], size: tuple[int, int], joints: int, nms: NonMaximumSuppression) -> list[Float]:
     """Pose networks of Ultralytics (YOLOv8, 11, 26).
 
     Args:
@@ -118,22 +123,22 @@ def yolo_pose(outputs: Sequence[Float], size: tuple[int, int], joints: int, siev
     else:
         rows = all_.transpose(0, 2, 1)
         whole = [np.concatenate([_corners(one[:, :4]), one[:, 4:]], -1) for one in rows]
-    return [one[sieve(one[:, :4], one[:, 4])] for one in whole]
+    return [one[nms(one[:, :4], one[:, 4])] for one in whole]
 
 
-def labelled_boxes(outputs: Sequence[Float], size: tuple[int, int], sieve: Sieve) -> list[Float]:
+def labelled_boxes(outputs: Sequence[Float], size: tuple[int, int], nms: NonMaximumSuppression) -> list[Float]:
     """RTMDet and YOLOX exported end to end: boxes with scores (N, A, 5), and classes (N, A) where there are several."""
     del size
     boxes = next(o for o in outputs if o.ndim == 3)
     labels = next((o for o in outputs if o.ndim == 2), np.full(boxes.shape[:2], PERSON))
     people = [one[label == PERSON] for one, label in zip(boxes, labels, strict=True)]
-    return [one[sieve(one[:, :4], one[:, 4]), :5] for one in people]
+    return [one[nms(one[:, :4], one[:, 4]), :5] for one in people]
 
 
-def yolox(outputs: Sequence[Float], size: tuple[int, int], sieve: Sieve) -> list[Float]:
+def yolox(outputs: Sequence[Float], size: tuple[int, int], nms: NonMaximumSuppression) -> list[Float]:
     """YOLOX (arXiv 2107.08430): end to end, or as its authors export it, (N, A, 5 + K) relative to its cells."""
     if len(outputs) > 1 or outputs[0].shape[-1] == 5:
-        return labelled_boxes(outputs, size, sieve)
+        return labelled_boxes(outputs, size, nms)
     (cells,) = outputs
     grids, strides = [], []
     for stride in STRIDES:
@@ -148,18 +153,18 @@ def yolox(outputs: Sequence[Float], size: tuple[int, int], sieve: Sieve) -> list
     middle, extent = (cells[..., :2] + grid) * scale, np.exp(np.clip(cells[..., 2:4], -20, 20)) * scale
     scores = cells[..., 4] * cells[..., 5 + PERSON]
     boxes = _corners(np.concatenate([middle, extent], -1))
-    return [np.concatenate([b[k], s[k, None]], -1) for b, s in zip(boxes, scores) for k in (sieve(b, s),)]
+    return [np.concatenate([b[k], s[k, None]], -1) for b, s in zip(boxes, scores) for k in (nms(b, s),)]
 
 
-def yolo(outputs: Sequence[Float], size: tuple[int, int], sieve: Sieve) -> list[Float]:
+def yolo(outputs: Sequence[Float], size: tuple[int, int], nms: NonMaximumSuppression) -> list[Float]:
     """Detectors of Ultralytics: (N, 4 + K, A), or with their own choice (N, A, 6): corners, score, class."""
     del size
     (all_,) = outputs
     if all_.shape[-1] == 6:
         people = [one[one[:, 5] == PERSON] for one in all_]
-        return [one[sieve(one[:, :4], one[:, 4]), :5] for one in people]
+        return [one[nms(one[:, :4], one[:, 4]), :5] for one in people]
     rows = [np.concatenate([_corners(one[:4].T), one[4 + PERSON, :, None]], -1) for one in all_]
-    return [one[sieve(one[:, :4], one[:, 4])] for one in rows]
+    return [one[nms(one[:, :4], one[:, 4])] for one in rows]
 
 
 def _corners(boxes: Float) -> Float:

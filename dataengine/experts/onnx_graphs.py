@@ -1,7 +1,8 @@
-"""ONNX files: opening them on the best provider there is, and telling from their inputs and outputs what they are."""
+"""ONNX files: open them on the best provider there is, and tell from their inputs and outputs what they are."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dataengine.io import weights
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
 PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""From the fastest to the one that is always there."""
+"""From the fastest to the one that is always available."""
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -25,8 +26,8 @@ IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a network wants its pictures: (x - mean) / std in RGB, then turned to BGR if it wants that."""
+class Normalisation:
+    """How a network takes images: (x - mean) / std in RGB, then in the order BGR if `bgr`."""
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -39,37 +40,74 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """An open ONNX file.
+class GraphInfo:
+    """What an ONNX file takes and gives.
 
     Attributes:
         file: its name, for messages.
-        entry: name of its input. dtype: of it.
-        size: width and height of pictures, None where the file takes any.
-        batch: how many pictures at once, None for any number.
+        input: name of its input. dtype: of the input.
+        size: width and height of images, None where the file takes any.
+        batch: number of images per call, None for any number.
         outputs: name and shape of each output, None where a length is free.
-        provider: what it runs on.
     """
 
-    session: Any
     file: str
-    entry: str
+    input: str
     dtype: Any
     size: tuple[int, int] | None
     batch: int | None
     outputs: tuple[tuple[str, tuple[int | None, ...]], ...]
+
+    @property
+    def ranks(self) -> list[int]:
+        """Numbers of axes of the outputs, ascending."""
+        return sorted(len(shape) for _, shape in self.outputs)
+
+    @property
+    def shown_outputs(self) -> str:
+        """The outputs for messages."""
+        return "; ".join(f"{name} {list(shape)}" for name, shape in self.outputs)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An open ONNX file.
+
+    Attributes:
+        session: of onnxruntime. info: what the file takes and gives. provider: what it runs on.
+    """
+
+    session: Any
+    info: GraphInfo
     provider: str
 
-    def __call__(self, pictures: Float) -> list[Float]:
-        """(N, 3, h, w) -> all outputs, float32. A file of a fixed batch gets it filled up with the last picture."""
-        if self.batch is None:
-            return [np.asarray(o, np.float32) for o in self.session.run(None, {self.entry: pictures})]
+    def __call__(self, images: Float) -> list[Float]:
+        """(N, 3, h, w) -> all outputs, float32. For a file with a fixed batch the last image fills the batch up."""
+        entry, size = self.info.input, self.info.batch
+        if size is None:
+            return [np.asarray(o, np.float32) for o in self.session.run(None, {entry: images})]
         parts = []
-        for start in range(0, len(pictures), self.batch):
-            part = pictures[start : start + self.batch]
-            filled = np.concatenate([part, np.repeat(part[-1:], self.batch - len(part), 0)])
-            parts.append([o[: len(part)] for o in self.session.run(None, {self.entry: filled})])
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
+            parts.append([o[: len(part)] for o in self.session.run(None, {entry: filled})])
         return [np.concatenate(some).astype(np.float32) for some in zip(*parts)]
+
+
+def describe(path: Path) -> GraphInfo:
+    """What a file takes and gives; opened once per content as far as size and time of change tell.
+
+    Raises:
+        WeightsError: the file is not an ONNX network of images.
+    """
+    found = path.stat()
+    return _describe(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _describe(path: Path, changed: int, size: int) -> GraphInfo:
+    del changed, size
+    return open_graph(path, optimized=False).info
 
 
 def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", optimized: bool = True) -> Graph:
@@ -77,11 +115,11 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
 
     Args:
         device: 'cpu', 'cuda' or 'cuda:N'. provider: 'auto' takes the fastest that works on the device.
-        optimized: False opens faster, for looking at it only.
+        optimized: False opens faster, for a description only.
 
     Raises:
-        WeightsError: the file is not an ONNX network of pictures.
-        ComponentError: the wanted provider is not there.
+        WeightsError: the file is not an ONNX network of images.
+        ComponentError: the provider is not available.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -98,7 +136,7 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
                 f"{path} cannot be opened as an ONNX network: {' '.join(str(error).split())[:300]}"
             ) from error
         if session.get_providers()[0] == PROVIDERS[name]:
-            return _described(session, path, name)
+            return Graph(session, _info(session, path), name)
     raise ComponentError(
         f"{path.name}: onnxruntime cannot use {provider!r} here, only {', '.join(onnxruntime.get_available_providers())}"
     )
@@ -122,7 +160,7 @@ def _provider(name: str, device: str) -> list[Any]:
     return [(PROVIDERS[name], options), *rest, *([PROVIDERS["cpu"]] if name != "cpu" else [])]
 
 
-def _described(session: Any, path: Path, provider: str) -> Graph:
+def _info(session: Any, path: Path) -> GraphInfo:
     entries = session.get_inputs()
     shape = entries[0].shape if len(entries) == 1 else []
     if len(shape) != 4 or (shape[1] != 3 and isinstance(shape[1], int)) or entries[0].type not in TYPES:
@@ -131,7 +169,7 @@ def _described(session: Any, path: Path, provider: str) -> Graph:
     lengths = [n if isinstance(n, int) and n > 0 else None for n in shape]
     size = (lengths[3], lengths[2]) if lengths[2] and lengths[3] else None
     outputs = tuple((o.name, tuple(n if isinstance(n, int) else None for n in o.shape)) for o in session.get_outputs())
-    return Graph(session, path.name, entries[0].name, TYPES[entries[0].type], size, lengths[0], outputs, provider)
+    return GraphInfo(path.name, entries[0].name, TYPES[entries[0].type], size, lengths[0], outputs)
 
 
 def kind_by_name(name: str, hints: Sequence[tuple[str, str]]) -> str | None:
@@ -139,9 +177,9 @@ def kind_by_name(name: str, hints: Sequence[tuple[str, str]]) -> str | None:
     return next((kind for pattern, kind in hints if re.search(pattern, name.lower())), None)
 
 
-def kind_of_pose(graph: Graph) -> str | None:
+def kind_of_pose(graph: GraphInfo) -> str | None:
     """The kind of pose network that a graph's outputs tell, None where they fit none."""
-    ranks = sorted(len(shape) for _, shape in graph.outputs)
+    ranks = graph.ranks
     if ranks == [3, 3]:
         return "simcc"
     if ranks == [3, 4]:
@@ -149,7 +187,7 @@ def kind_of_pose(graph: Graph) -> str | None:
     return {4: "heatmap", 3: "yolo"}.get(ranks[0]) if len(ranks) == 1 else None
 
 
-def kind_of_detector(graph: Graph) -> str | None:
+def kind_of_detector(graph: GraphInfo) -> str | None:
     """The kind of detector that a graph's outputs tell; RTMDet and YOLOX, both end to end, look alike: None."""
     if len(graph.outputs) != 1 or len(graph.outputs[0][1]) != 3:
         return None

@@ -1,14 +1,15 @@
-"""What networks see: crops around people, and whole frames brought to one size; and the way back.
+"""Preprocessing of frames for networks, and postprocessing of the answers.
 
-Coordinates: the middle of a picture's first pixel is (0, 0). Two experts' families of classes take
-these as mixins: `TopDown` for those that look into a person's box, `Whole` for those that look at
-whole frames.
+Top-down experts get crops around person boxes (`CropProcessing`); other experts (`FrameProcessing`) and
+detectors (`BoxProcessing`) get whole frames brought to one size. Coordinates: the centre of the first
+pixel of an image is (0, 0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,20 +17,22 @@ import numpy as np
 from dataengine.core.errors import ExpertError
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import Cuts, answer
+from dataengine.experts.batching import InputBatch, Processing
 
 GREY = (114, 114, 114)
 
 
-def crop_move(box: Float, size: tuple[int, int], padding: float, shift: float = 0.5) -> Float:
-    """The affine map (2, 3) that brings the middle of a box to that of a picture of `size`, its longer side padded.
+def crop_affine(box: Float, size: tuple[int, int], padding: float, shift: float = 0.5) -> Float:
+    """The affine map (2, 3) from a frame to the crop around a box.
+
+    The centre of the box comes to the centre of the crop, and the longer side of the box fits with its padding.
 
     Args:
         box: x0, y0, x1, y1 in pixels.
-        size: width and height of the picture.
-        padding: side of the picture over side of the box, both measured in the frame.
-        shift: 0.5 puts the box's middle between the two middle pixels of an even picture, as most training codes do
-            (they map it to size / 2); 0 to the middle of the picture's pixels.
+        size: width and height of the crop.
+        padding: side of the crop over side of the box, both measured in the frame.
+        shift: 0.5 puts the centre of the box between the two central pixels of an even crop, as most training code does
+            (it maps the centre to size / 2); 0 puts it at the centre of the crop's pixels.
     """
     extent, middle = np.maximum(box[2:4] - box[:2], 1.0), (box[:2] + box[2:4]) / 2
     scale = size[1] / (max(extent[1], extent[0] * size[1] / size[0]) * padding)
@@ -37,31 +40,31 @@ def crop_move(box: Float, size: tuple[int, int], padding: float, shift: float = 
     return np.concatenate([scale * np.eye(2), (target - scale * middle)[:, None]], 1)
 
 
-def fit_move(width: int, height: int, size: tuple[int, int], centred: bool) -> Float:
-    """The affine map (2, 3) that fits a whole frame into a picture of `size` keeping its shape.
+def letterbox_affine(width: int, height: int, size: tuple[int, int], centred: bool) -> Float:
+    """The affine map (2, 3) that fits a whole frame into an image of `size` and keeps its aspect ratio.
 
-    Pixel areas map onto each other: frame pixel u lies at (u + 0.5) scale - 0.5. `centred` puts what is left over on
-    both sides, otherwise to the right and below.
+    Pixel areas map onto each other: frame pixel u lies at (u + 0.5) scale - 0.5. The padding lies on both sides where
+    `centred`, else on the right and below.
     """
     scale = min(size[0] / width, size[1] / height)
     left = np.array([size[0] - scale * width, size[1] - scale * height]) / 2 if centred else np.zeros(2)
     return np.concatenate([scale * np.eye(2), (np.floor(left) + 0.5 * scale - 0.5)[:, None]], 1)
 
 
-def warped(frame: Frames, move: Float, size: tuple[int, int], fill: tuple[int, int, int]) -> Frames:
-    """A frame (H, W, 3) under an affine map, bilinear, `fill` around it, as a picture (h, w, 3)."""
+def warp(frame: Frames, affine: Float, size: tuple[int, int], fill: tuple[int, int, int]) -> Frames:
+    """A frame (H, W, 3) under an affine map as an image (h, w, 3): bilinear, with `fill` outside of the frame."""
     return np.asarray(
-        cv2.warpAffine(frame, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+        cv2.warpAffine(frame, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
     )
 
 
-def whole_cuts(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple[int, int, int]) -> Cuts:
-    """Every frame as one picture of `size`, scaled by areas where it shrinks to less than half."""
+def letterbox(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple[int, int, int]) -> InputBatch:
+    """Every frame as one image of `size` that keeps its aspect ratio; area interpolation below half the size."""
     num, height, width = frames.shape[:3]
-    move = fit_move(width, height, size, centred)
+    affine = letterbox_affine(width, height, size, centred)
     pixels = np.empty((num, size[1], size[0], 3), np.uint8)
     pixels[:] = np.array(fill, np.uint8)
-    scale = move[0, 0]
+    scale = affine[0, 0]
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = ((size[0] - wide) // 2, (size[1] - tall) // 2) if centred else (0, 0)
     way = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
@@ -73,40 +76,40 @@ def whole_cuts(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple
     sx, sy = wide / width, tall / height
     exact = np.array([[sx, 0, left + 0.5 * sx - 0.5], [0, sy, top + 0.5 * sy - 0.5]])
     boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
-    return Cuts(pixels, np.arange(num), np.tile(exact, (num, 1, 1)), boxes, num, width, height)
+    return InputBatch(pixels, np.arange(num), np.tile(exact, (num, 1, 1)), boxes, num, width, height)
 
 
-def stretched_cuts(frames: Frames, size: tuple[int, int]) -> Cuts:
-    """Every frame as one picture of `size`, each side brought to its length by itself."""
+def stretch(frames: Frames, size: tuple[int, int]) -> InputBatch:
+    """Every frame as one image of `size`; each side is scaled by itself."""
     num, height, width = frames.shape[:3]
     sx, sy = size[0] / width, size[1] / height
     way = cv2.INTER_AREA if max(sx, sy) < 0.5 else cv2.INTER_LINEAR
     pixels = np.empty((num, size[1], size[0], 3), np.uint8)
     for n, frame in enumerate(frames):
         cv2.resize(np.ascontiguousarray(frame), size, dst=pixels[n], interpolation=way)
-    move = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5]])
+    affine = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5]])
     boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
-    return Cuts(pixels, np.arange(num), np.tile(move, (num, 1, 1)), boxes, num, width, height)
+    return InputBatch(pixels, np.arange(num), np.tile(affine, (num, 1, 1)), boxes, num, width, height)
 
 
-def box_cuts(
+def crop_boxes(
     frames: Frames,
     boxes: Sequence[Float] | None,
     who: str,
     size: tuple[int, int],
-    cut: Callable[[Frames, Float], tuple[Frames, Float]],
-) -> Cuts:
-    """A picture of every box, cut by `cut(frame, box) -> picture, move`; boxes without an inside in the frame are left out.
+    crop: Callable[[Frames, Float], tuple[Frames, Float]],
+) -> InputBatch:
+    """A crop of every box, made by `crop(frame, box) -> image, affine map`; boxes outside of the frame are left out.
 
     Raises:
-        ExpertError: no boxes, or not one array of them a frame; `who` wants them.
+        ExpertError: no boxes, or not one array of boxes per frame; `who` needs them.
     """
     num, height, width = frames.shape[:3]
     if boxes is None or len(boxes) != num:
         given = "none" if boxes is None else str(len(boxes))
         raise ExpertError(
             "expert_failed",
-            f"{who} wants one array of person boxes a frame: given {given} for {num} frames",
+            f"{who} needs one array of person boxes per frame: given {given} for {num} frames",
             retryable=False,
         )
     where, kept = [], []
@@ -118,18 +121,21 @@ def box_cuts(
             if (inside[2:] - inside[:2] > 1).all():
                 where.append(t)
                 kept.append(np.append(inside, box[4] if len(box) > 4 else 1.0))
-    pixels, moves = np.empty((len(kept), size[1], size[0], 3), np.uint8), np.empty((len(kept), 2, 3))
+    pixels, affines = np.empty((len(kept), size[1], size[0], 3), np.uint8), np.empty((len(kept), 2, 3))
     for n, (t, box) in enumerate(zip(where, kept)):
-        pixels[n], moves[n] = cut(np.ascontiguousarray(frames[t]), box)
-    return Cuts(
-        pixels, np.array(where, np.int64), moves, np.reshape(kept, (-1, 5)).astype(np.float64), num, width, height
+        pixels[n], affines[n] = crop(np.ascontiguousarray(frames[t]), box)
+    return InputBatch(
+        pixels, np.array(where, np.int64), affines, np.reshape(kept, (-1, 5)).astype(np.float64), num, width, height
     )
 
 
 def poses_of(
     coords: Float, scores: Float, boxes: Float, width: int, height: int, min_score: float, min_mean: float
 ) -> Poses:
-    """People of one frame as `Poses`: joints below `min_score` or far outside the frame are not given, nor people below `min_mean`.
+    """People of one frame as `Poses`.
+
+    Joints below `min_score` or far outside of the frame are left out, and so are people whose mean score is below
+    `min_mean`.
 
     Args:
         coords: (M, V, 2) pixels. scores: (M, V), clipped to [0, 1]. boxes: (M, 5).
@@ -146,149 +152,127 @@ def poses_of(
     )
 
 
-class TopDown:
-    """Cut and read of experts that look into person boxes; answers are (V, 3): x, y in pixels of the picture, score.
+@dataclass(frozen=True)
+class CropProcessing(Processing):
+    """Around a top-down network. Its answers are (V, 3): x, y in pixels of the crop, and score.
 
-    Subclasses are frozen dataclasses with `batch`, `min_score`, `min_mean`, and give `skeleton`, `size` and `infer`.
+    Attributes:
+        who: names the expert in messages.
+        size: width and height of the crops.
+        skeleton: layout of the joints.
+        min_score, min_mean: as in `poses_of`.
+        padding, shift: as in `crop_affine`.
+        fill: colour outside of the frame.
     """
 
-    padding: ClassVar[float] = 1.25
-    shift: ClassVar[float] = 0.5
-    fill: ClassVar[tuple[int, int, int]] = (0, 0, 0)
-    needs_boxes = True
+    who: str
+    size: tuple[int, int]
+    skeleton: str
+    min_score: float
+    min_mean: float
+    padding: float = 1.25
+    shift: float = 0.5
+    fill: tuple[int, int, int] = (0, 0, 0)
 
-    @property
-    def picture(self) -> tuple[int, int]:
-        """Width and height of the pictures."""
-        raise NotImplementedError
+    def affine(self, box: Float) -> Float:
+        """The affine map (2, 3) from pixels of the frame to those of the crop around a box."""
+        return crop_affine(box, self.size, self.padding, self.shift)
 
-    def move(self, box: Float) -> Float:
-        """The affine map (2, 3) from pixels of the frame to those of the picture around a box."""
-        return crop_move(box, self.picture, self.padding, self.shift)
-
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """A picture around every box.
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """A crop around every box.
 
         Raises:
-            ExpertError: no boxes, or not one array of them a frame.
+            ExpertError: no boxes, or not one array of boxes per frame.
         """
-        size = self.picture
 
-        def around(frame: Frames, box: Float) -> tuple[Frames, Float]:
-            move = self.move(box)
-            return warped(frame, move, size, self.fill), move
+        def crop(frame: Frames, box: Float) -> tuple[Frames, Float]:
+            affine = self.affine(box)
+            return warp(frame, affine, self.size, self.fill), affine
 
-        return box_cuts(frames, boxes, type(self).__name__, size, around)
+        return crop_boxes(frames, boxes, self.who, self.size, crop)
 
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
-        """One `Poses` a frame, in the order of the boxes."""
-        me: Any = self
-        people: list[list[int]] = [[] for _ in range(cuts.num_frames)]
-        for n, t in enumerate(cuts.frame):
+    def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Poses]:
+        """One `Poses` per frame, in the order of the boxes."""
+        people: list[list[int]] = [[] for _ in range(batch.num_frames)]
+        for n, t in enumerate(batch.frame):
             people[t].append(n)
-        joints = layout_of(me.skeleton).num_joints
+        joints = layout_of(self.skeleton).num_joints
         out = []
         for some in people:
             if not some:
                 out.append(Poses.empty(joints))
                 continue
             got = np.stack([answers[n] for n in some]).astype(np.float64)
-            coords = np.stack([cuts.back(n, one[:, :2]) for n, one in zip(some, got)])
-            out.append(
-                poses_of(coords, got[..., 2], cuts.boxes[some], cuts.width, cuts.height, me.min_score, me.min_mean)
-            )
+            coords = np.stack([batch.to_frame(n, one[:, :2]) for n, one in zip(some, got)])
+            boxes, size = batch.boxes[some], (batch.width, batch.height)
+            out.append(poses_of(coords, got[..., 2], boxes, *size, self.min_score, self.min_mean))
         return out
 
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
-        """Poses inside `boxes`, (M, 4 or 5) xyxy a frame.
 
-        Raises:
-            ExpertError: no boxes, or not one array of them a frame; out of memory for a single picture.
-        """
-        return answer(self, frames, boxes)
+@dataclass(frozen=True)
+class FrameProcessing(Processing):
+    """Around a pose network for whole frames.
 
+    Its answers are (M, 5 + 3 V): box xyxy and score, then x, y, score of every joint, in pixels of the image.
 
-class Whole:
-    """Cut and read of experts that look at whole frames.
-
-    Answers are (M, 5 + 3 V): box xyxy and score, then x, y, score of every joint, in pixels of the picture.
+    Attributes:
+        size: width and height of the images.
+        skeleton: layout of the joints.
+        min_score, min_mean: as in `poses_of`.
+        centred, fill: as in `letterbox`.
     """
 
-    centred: ClassVar[bool] = True
-    fill: ClassVar[tuple[int, int, int]] = GREY
-    needs_boxes = False
+    size: tuple[int, int]
+    skeleton: str
+    min_score: float
+    min_mean: float
+    centred: bool = True
+    fill: tuple[int, int, int] = GREY
 
-    @property
-    def picture(self) -> tuple[int, int]:
-        """Width and height of the pictures."""
-        raise NotImplementedError
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """Every frame as one image; boxes are not needed."""
+        return letterbox(frames, self.size, self.centred, self.fill)
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """Every frame as one picture."""
-        return whole_cuts(frames, self.picture, self.centred, self.fill)
-
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
-        """One `Poses` a frame, best person first."""
-        me: Any = self
-        joints = layout_of(me.skeleton).num_joints
+    def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Poses]:
+        """One `Poses` per frame, best person first."""
+        joints = layout_of(self.skeleton).num_joints
         out = []
         for n, got in enumerate(answers):
             people = np.asarray(got, np.float64).reshape(-1, 5 + 3 * joints)
-            corners = cuts.back(n, people[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
+            corners = batch.to_frame(n, people[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
             points = people[:, 5:].reshape(-1, joints, 3)
-            boxes = np.concatenate([corners, people[:, 4:5]], 1)
-            out.append(
-                poses_of(
-                    cuts.back(n, points[..., :2]),
-                    points[..., 2],
-                    boxes,
-                    cuts.width,
-                    cuts.height,
-                    me.min_score,
-                    me.min_mean,
-                )
-            )
+            boxes, size = np.concatenate([corners, people[:, 4:5]], 1), (batch.width, batch.height)
+            coords = batch.to_frame(n, points[..., :2])
+            out.append(poses_of(coords, points[..., 2], boxes, *size, self.min_score, self.min_mean))
         return out
 
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
-        """Poses of everybody in whole frames; `boxes` are not looked at.
 
-        Raises:
-            ExpertError: out of memory for a single picture.
-        """
-        return answer(self, frames)
+@dataclass(frozen=True)
+class BoxProcessing(Processing):
+    """Around a person detector. Its answers are (M, 5): xyxy in pixels of the image and score, best first.
 
+    Attributes:
+        size: width and height of the images.
+        centred, fill: as in `letterbox`.
+        keep_ratio: whether images keep the aspect ratio of frames; else each side is scaled by itself.
+    """
 
-class Boxes:
-    """Cut and read of person detectors; answers are (M, 5): xyxy in pixels of the picture and score, best first."""
+    size: tuple[int, int]
+    centred: bool = True
+    fill: tuple[int, int, int] = GREY
+    keep_ratio: bool = True
 
-    centred: ClassVar[bool] = True
-    fill: ClassVar[tuple[int, int, int]] = GREY
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """Every frame as one image."""
+        return letterbox(frames, self.size, self.centred, self.fill) if self.keep_ratio else stretch(frames, self.size)
 
-    @property
-    def picture(self) -> tuple[int, int]:
-        """Width and height of the pictures."""
-        raise NotImplementedError
-
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """Every frame as one picture."""
-        return whole_cuts(frames, self.picture, self.centred, self.fill)
-
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Float]:
-        """One (M, 5) float32 array a frame, in pixels of the frame, clipped to it."""
+    def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Float]:
+        """One (M, 5) float32 array per frame, in pixels of the frame and clipped to it."""
         out = []
         for n, got in enumerate(answers):
             boxes = np.asarray(got, np.float64).reshape(-1, 5)
-            corners = cuts.back(n, boxes[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
-            corners = np.clip(corners, 0, [cuts.width - 1, cuts.height - 1] * 2)
+            corners = batch.to_frame(n, boxes[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
+            corners = np.clip(corners, 0, [batch.width - 1, batch.height - 1] * 2)
             keep = (corners[:, 2:] - corners[:, :2] > 2).all(-1)
             out.append(np.concatenate([corners, boxes[:, 4:5]], 1)[keep].astype(np.float32))
         return out
-
-    def detect(self, frames: Frames) -> list[Float]:
-        """One (M, 5) float32 array of x0, y0, x1, y1, score a frame, best first.
-
-        Raises:
-            ExpertError: out of memory for a single picture.
-        """
-        return answer(self, frames)

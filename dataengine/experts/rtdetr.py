@@ -6,18 +6,16 @@ Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection" (CVPR 2024, arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dataengine.core.types import Float, Frames
-from dataengine.experts.batching import Cuts
+from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.preprocess import Boxes, stretched_cuts
-from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.preprocess import BoxProcessing
+from dataengine.experts.torch_runtime import Runtime, TorchDetector
 from dataengine.experts.transformer_models import filled, import_transformers
 
 _BASIC: dict[str, Any] = {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
@@ -45,13 +43,13 @@ PERSON = 0
 
 
 @dataclass(frozen=True)
-class RtDetr(Boxes, TorchNetwork):
-    """People found by RT-DETR or RT-DETRv2 in frames brought to 640 x 640 pixels, whatever their shape.
+class RtDetr(TorchDetector):
+    """RT-DETR or RT-DETRv2 as a detector of people, on frames stretched to 640 x 640 pixels.
 
     Attributes:
         model: which network; r18vd_coco_o365 is the best that still runs on a CPU.
         threshold: least score of a box.
-        max_people: most boxes a frame.
+        max_people: most boxes per frame.
     """
 
     model: Model = "r18vd_coco_o365"
@@ -60,27 +58,30 @@ class RtDetr(Boxes, TorchNetwork):
     max_people: int = 8
 
     title: ClassVar[str] = "[detectors.rtdetr]"
-    extra: ClassVar[str] = "vitpose"
-    cache: ClassVar[int] = 2
-    licence: ClassVar[str] = "Apache-2.0 (code and weights)"
-    picture: ClassVar[tuple[int, int]] = (SIDE, SIDE)
+    extra: ClassVar[str | None] = "vitpose"
+    licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
 
     @property
     def published(self) -> str:
         return f"rtdetr-{self.model}.safetensors"
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """Every frame as one picture, its sides stretched."""
-        return stretched_cuts(frames, self.picture)
+    @property
+    def cpu_batch(self) -> int:
+        return 2
 
-    def open(self, runtime: Runtime, path: Path) -> Any:
+    @property
+    def processing(self) -> BoxProcessing:
+        """Every frame as a square, its sides stretched."""
+        return BoxProcessing((SIDE, SIDE), keep_ratio=False)
+
+    def build(self, runtime: Runtime, path: Path) -> Any:
         with import_transformers(self.title):
-            return runtime.place(filled(build(self.model), read_state(path), path, f"RT-DETR {self.model}"))
+            return runtime.place(filled(empty_network(self.model), read_state(path), path, f"RT-DETR {self.model}"))
 
     def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
         import torch
 
-        found = network(pixel_values=runtime.pictures(pixels, 0.0, 255.0, self.batch))
+        found = network(pixel_values=runtime.images(pixels, 0.0, 255.0, self.batch))
         likely = found.logits[..., PERSON].float().sigmoid()
         score, which = likely.topk(min(self.max_people, likely.shape[1]), sorted=True)
         middle, size = found.pred_boxes.float().gather(1, which[..., None].expand(-1, -1, 4)).split(2, -1)
@@ -90,7 +91,7 @@ class RtDetr(Boxes, TorchNetwork):
         return [one[one[:, 4] >= self.threshold] for one in some]
 
 
-def build(model: str) -> Any:
+def empty_network(model: str) -> Any:
     """The network of a name, its weights not yet set."""
     from transformers import (
         RTDetrConfig,

@@ -1,32 +1,33 @@
 """The built-in experts: a detector and three small pose networks trained on rendered people.
 
-They need no download and run at tens of frames a second on one core, so that every part of a build
-can run anywhere. They know rendered people (`dataengine.rendering`) and little else: see
+They need no download and run at tens of frames per second on one core, so that every part of a build
+can run anywhere. They find rendered people (`dataengine.rendering`) and fail on real video: see
 weights/MODEL_CARD.md. The networks are trained by `tools.synthetic_experts`; each file carries the
 calibration of its scores, so that its hash covers everything an answer depends on.
 
-Coordinates: the middle of a picture's first pixel is (0, 0); the middle of cell c of a network's
+Coordinates: the centre of an image's first pixel is (0, 0); the centre of cell c of a network's
 maps is input pixel 8 c + 3.5.
 """
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import onnxruntime
 from blake3 import blake3
 
+from dataengine.core.component import Component, Detector, DetectorSession, Expert, ExpertSession
 from dataengine.core.errors import WeightsError
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import Cuts, answer
-from dataengine.experts.preprocess import GREY, box_cuts, crop_move
+from dataengine.experts.batching import InputBatch, NetworkDetectorSession, NetworkExpertSession, Processing
+from dataengine.experts.preprocess import GREY, crop_affine, crop_boxes
 
 NUM_JOINTS = 14
 STRIDE = 8
@@ -34,13 +35,13 @@ WHOLE = (192, 144)
 TOPDOWN = (96, 128)
 REGRESSION = (128, 128)
 BATCH = 16
-"""Pictures given to a network at a time; bounds memory, not results."""
+"""Images per batch; bounds memory, not results."""
 GROUP_UNIT = 8.0
 """Cells in a unit of the bottom-up network's grouping vectors."""
 
 
 def weights_folder() -> Path:
-    """Where the shipped networks lie."""
+    """The folder of the shipped networks."""
     return Path(__file__).parent / "weights"
 
 
@@ -65,9 +66,9 @@ class Network:
     session: Any
     calibration: Float | None
 
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(N, h, w, 3) uint8 -> the network's answers, float32."""
-        return np.asarray(self.session.run(None, {"image": pictures})[0])
+        return np.asarray(self.session.run(None, {"image": pixels})[0])
 
     def chance(self, evidence: Float) -> Float:
         """(..., 14) log-odds of the network -> probability that the joint lies within half a head of the truth."""
@@ -75,7 +76,6 @@ class Network:
         return _sigmoid(slope * evidence + shift)
 
 
-@cache
 def open_network(path: Path, promised: str) -> Network:
     """Load one file, one thread, after checking its hash.
 
@@ -87,7 +87,8 @@ def open_network(path: Path, promised: str) -> Network:
     content = path.read_bytes()
     if blake3(content).hexdigest() != promised:
         raise WeightsError(
-            f"weights {path.name} have blake3 {blake3(content).hexdigest()[:12]}..., promised {promised[:12]}...: install the package again"
+            f"weights {path.name} have blake3 {blake3(content).hexdigest()[:12]}..., promised {promised[:12]}...: "
+            "install the package again"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -101,63 +102,68 @@ def _sigmoid(x: Float) -> Float:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))))
 
 
-class _Shipped:
-    """What the four have in common: one shipped file each, and batches of the same pictures whatever the device."""
+@dataclass(frozen=True)
+class _ShippedNetwork(Component):
+    """What the four have in common: one shipped file each, which runs on the CPU whatever the device."""
 
-    file = ""
-    batch = BATCH
+    file: ClassVar[str]
 
     def weights(self) -> dict[str, str]:
         """The shipped file with its blake3."""
         return {self.file: shipped_hashes()[self.file]}
 
-    def load(self, device: str = "cpu") -> None:
-        """Open the network; these run on the CPU whatever the device.
+    def open_network(self) -> Network:
+        """The network.
 
         Raises:
             WeightsError: the file is missing or altered.
         """
-        self._network()
-
-    def infer(self, pixels: Frames) -> np.ndarray:
-        """Pictures (N, h, w, 3) -> what the network says of each, float32."""
-        return self._network()(pixels)
-
-    def _network(self) -> Network:
         return open_network(weights_folder() / self.file, self.weights()[self.file])
 
 
 @dataclass(frozen=True)
-class SyntheticDetector(_Shipped):
-    """Finds people in whole frames: a map of box middles with sizes."""
+class SyntheticDetector(_ShippedNetwork, Detector):
+    """A detector for rendered people, on whole frames: a map of box centres with sizes.
+
+    Attributes:
+        threshold: least score of a person.
+        overlap: of two boxes with a larger intersection over union than this, the better one is kept.
+        max_people: most people per frame.
+    """
 
     threshold: float = 0.35
     """least score of a box"""
     overlap: float = 0.55
-    """of two boxes that share more of their union than this, the better stays"""
     max_people: int = 8
     """most people per frame"""
 
-    file = "synthetic_detector.onnx"
+    title: ClassVar[str] = "[detectors.synthetic_detector]"
+    file: ClassVar[str] = "synthetic_detector.onnx"
 
-    def detect(self, frames: Frames) -> list[Float]:
-        """One (M, 5) float32 array of x0, y0, x1, y1, score a frame, best first, in pixels of the frame."""
-        return answer(self, frames)
+    def load(self, device: str = "cpu") -> DetectorSession:
+        """Open the network; raises as `open_network`."""
+        return NetworkDetectorSession(_DetectorProcessing(self), self.open_network(), BATCH)
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """Every frame as one picture."""
-        return _letterboxed(frames)
 
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Float]:
-        """One (M, 5) float32 array a frame."""
+@dataclass(frozen=True)
+class _DetectorProcessing(Processing):
+    options: SyntheticDetector
+
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """Every frame as one image."""
+        return _letterbox(frames)
+
+    def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Float]:
+        """One (M, 5) float32 array per frame."""
         return [
-            self._boxes(maps, move[0, 0], move[:, 2], cuts.width, cuts.height)
-            for maps, move in zip(answers, cuts.moves)
+            self._boxes(maps, affine[0, 0], affine[:, 2], batch.width, batch.height)
+            for maps, affine in zip(answers, batch.affines)
         ]
 
     def _boxes(self, maps: Float, scale: float, shift: Float, width: int, height: int) -> Float:
+        most, overlap = self.options.max_people, self.options.overlap
         heat = _sigmoid(maps[0])
-        y, x = _maxima(heat, self.threshold, 4 * self.max_people)
+        y, x = _maxima(heat, self.options.threshold, 4 * most)
         middle = (np.stack([x + maps[1, y, x], y + maps[2, y, x]], -1) + 0.5) * STRIDE - 0.5
         half = np.exp(np.clip(maps[3:5, y, x].T, -3, 4)) * STRIDE / 2
         low, high = (middle - half - shift) / scale, (middle + half - shift) / scale
@@ -166,67 +172,82 @@ class SyntheticDetector(_Shipped):
         )
         kept: list[Float] = []
         for box in boxes[(boxes[:, 2:4] - boxes[:, :2] > 2).all(-1)]:
-            if all(_overlap(box, other) < self.overlap for other in kept):
+            if all(_overlap(box, other) < overlap for other in kept):
                 kept.append(box)
-        return np.array(kept[: self.max_people], np.float32).reshape(-1, 5)
+        return np.array(kept[:most], np.float32).reshape(-1, 5)
 
 
 @dataclass(frozen=True)
-class _Crop(_Shipped):
-    """A network that looks into a person's box."""
+class _TopDown(_ShippedNetwork, Expert):
+    """A network on crops around rendered people.
+
+    Attributes:
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
+        padding: side of the crop over the side of the box.
+    """
 
     min_score: float = 0.05
-    """joints less likely right than this are not given"""
     min_mean: float = 0.2
-    """poses whose mean score is less than this are not given"""
     padding: float = 1.15
-    """side of the crop over the side of the box"""
 
-    size = (0, 0)
-    skeleton = "body14"
-    needs_boxes = True
+    size: ClassVar[tuple[int, int]]
+    skeleton: ClassVar[str] = "body14"
+    needs_boxes: ClassVar[bool] = True
 
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
-        """Poses in layout `body14` inside `boxes`, (M, 4 or 5) xyxy a frame; scores say how likely a joint is right.
-
-        Raises:
-            ExpertError: no boxes, or not one array of them a frame.
-        """
-        return answer(self, frames, boxes)
-
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """A picture around the part of every box that lies in the frame, as in training.
-
-        Raises:
-            ExpertError: no boxes, or not one array of them a frame.
-        """
-        return box_cuts(
-            frames, boxes, type(self).__name__, self.size, lambda frame, box: _cut(frame, box, self.size, self.padding)
-        )
-
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
-        """One `Poses` a frame."""
-        people: list[list[tuple[Float, Float, Float]]] = [[] for _ in range(cuts.num_frames)]
-        if len(answers):
-            at, evidence = self._read(np.stack(answers))
-            chance = self._network().chance(evidence)
-            for n, t in enumerate(cuts.frame):
-                people[t].append((cuts.back(n, at[n]), chance[n], cuts.boxes[n]))
-        return [_poses(some, cuts.width, cuts.height, self.min_score, self.min_mean) for some in people]
-
-    def _read(self, answer: Float) -> tuple[Float, Float]:
+    @abstractmethod
+    def decode(self, answer: Float) -> tuple[Float, Float]:
         """The network's answer -> joints (N, 14, 2) in pixels of the crop, and log-odds (N, 14)."""
-        raise NotImplementedError
+
+    def load(self, device: str = "cpu") -> ExpertSession:
+        """Open the network; raises as `open_network`."""
+        network = self.open_network()
+        return NetworkExpertSession(_TopDownProcessing(self, network), network, BATCH)
 
 
 @dataclass(frozen=True)
-class SyntheticTopDown(_Crop):
-    """A map a joint within the person's box; the joint lies at the mean of the best cell's neighbourhood."""
+class _TopDownProcessing(Processing):
+    options: _TopDown
+    network: Network
 
-    file = "synthetic_topdown.onnx"
-    size = TOPDOWN
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """A crop around the part of every box that lies in the frame, as in training.
 
-    def _read(self, answer: Float) -> tuple[Float, Float]:
+        Raises:
+            ExpertError: no boxes, or not one array of boxes per frame.
+        """
+        size, padding = self.options.size, self.options.padding
+        who = type(self.options).__name__
+        return crop_boxes(frames, boxes, who, size, lambda frame, box: _crop(frame, box, size, padding))
+
+    def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Poses]:
+        """One `Poses` per frame; scores say how likely a joint is right."""
+        people: list[list[tuple[Float, Float, Float]]] = [[] for _ in range(batch.num_frames)]
+        if len(answers):
+            at, evidence = self.options.decode(np.stack(answers))
+            chance = self.network.chance(evidence)
+            for n, t in enumerate(batch.frame):
+                people[t].append((batch.to_frame(n, at[n]), chance[n], batch.boxes[n]))
+        least = self.options.min_score, self.options.min_mean
+        return [_poses(some, batch.width, batch.height, *least) for some in people]
+
+
+@dataclass(frozen=True)
+class SyntheticTopDown(_TopDown):
+    """Rendered people in crops: one heatmap per joint; the joint is the mean of the best cell's neighbourhood.
+
+    Attributes:
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
+        padding: side of the crop over the side of the box.
+    """
+
+    title: ClassVar[str] = "[experts.synthetic_topdown]"
+    file: ClassVar[str] = "synthetic_topdown.onnx"
+    size: ClassVar[tuple[int, int]] = TOPDOWN
+
+    def decode(self, answer: Float) -> tuple[Float, Float]:
+        """The network's answer -> joints (N, 14, 2) in pixels of the crop, and log-odds (N, 14)."""
         n, j, h, w = answer.shape
         p = np.exp(answer.reshape(n, j, -1) - answer.reshape(n, j, -1).max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
@@ -244,25 +265,39 @@ class SyntheticTopDown(_Crop):
 
 
 @dataclass(frozen=True)
-class SyntheticRegression(_Crop):
-    """Coordinates straight from the person's box, each with the error the network expects of it."""
+class SyntheticRegression(_TopDown):
+    """Rendered people in crops: coordinates regressed directly, each with the error that the network expects.
 
-    file = "synthetic_regression.onnx"
-    size = REGRESSION
+    Attributes:
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
+        padding: side of the crop over the side of the box.
+    """
 
-    def _read(self, answer: Float) -> tuple[Float, Float]:
+    title: ClassVar[str] = "[experts.synthetic_regression]"
+    file: ClassVar[str] = "synthetic_regression.onnx"
+    size: ClassVar[tuple[int, int]] = REGRESSION
+
+    def decode(self, answer: Float) -> tuple[Float, Float]:
+        """The network's answer -> joints (N, 14, 2) in pixels of the crop, and log-odds (N, 14)."""
         half = np.array(self.size) / 2
         return (answer[..., :2].astype(np.float64) + 1) * half - 0.5, -np.clip(answer[..., 2].astype(np.float64), -6, 4)
 
 
 @dataclass(frozen=True)
-class SyntheticBottomUp(_Shipped):
-    """All joints of all people in the whole frame at once, grouped about the bodies' centres."""
+class SyntheticBottomUp(_ShippedNetwork, Expert):
+    """Rendered people in whole frames: all joints of all people at once, grouped around body centres.
+
+    Attributes:
+        threshold: least likelihood of a body centre.
+        peak: least likelihood of a joint's cell.
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
+        max_people: most people per frame.
+    """
 
     threshold: float = 0.3
-    """least likelihood of a body's centre"""
     peak: float = 0.06
-    """least likelihood of a joint's cell"""
     min_score: float = 0.05
     """joints less likely right than this are not given"""
     min_mean: float = 0.2
@@ -270,44 +305,50 @@ class SyntheticBottomUp(_Shipped):
     max_people: int = 8
     """most people per frame"""
 
-    file = "synthetic_bottomup.onnx"
-    skeleton = "body14"
-    needs_boxes = False
+    title: ClassVar[str] = "[experts.synthetic_bottomup]"
+    file: ClassVar[str] = "synthetic_bottomup.onnx"
+    skeleton: ClassVar[str] = "body14"
 
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
-        """Poses in layout `body14`; `boxes` are not looked at."""
-        return answer(self, frames)
+    def load(self, device: str = "cpu") -> ExpertSession:
+        """Open the network; raises as `open_network`."""
+        network = self.open_network()
+        return NetworkExpertSession(_BottomUpProcessing(self, network), network, BATCH)
 
-    def cut(self, frames: Frames, boxes: Sequence[Float] | None = None) -> Cuts:
-        """Every frame as one picture."""
-        return _letterboxed(frames)
 
-    def read(self, answers: Sequence[Float], cuts: Cuts) -> list[Poses]:
-        """One `Poses` a frame."""
-        network = self._network()
+@dataclass(frozen=True)
+class _BottomUpProcessing(Processing):
+    options: SyntheticBottomUp
+    network: Network
+
+    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """Every frame as one image; boxes are not needed."""
+        return _letterbox(frames)
+
+    def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Poses]:
+        """One `Poses` per frame."""
         out = []
         for n, maps in enumerate(answers):
             people: list[tuple[Float, Float, Float]] = []
             for at, evidence, sure in self._people(maps.astype(np.float64)):
-                coords = cuts.back(n, (at + 0.5) * STRIDE - 0.5)
+                coords = batch.to_frame(n, (at + 0.5) * STRIDE - 0.5)
                 box = np.concatenate([coords.min(0), coords.max(0), [sure]])
-                people.append((coords, network.chance(evidence), box))
-            out.append(_poses(people, cuts.width, cuts.height, self.min_score, self.min_mean))
+                people.append((coords, self.network.chance(evidence), box))
+            out.append(_poses(people, batch.width, batch.height, self.options.min_score, self.options.min_mean))
         return out
 
     def _people(self, maps: Float) -> Iterator[tuple[Float, Float, float]]:
         """Maps (99, h, w) -> per person joints (14, 2) in cells, log-odds (14,), and the centre's likelihood."""
         heat = _sigmoid(maps[: NUM_JOINTS + 1])
         offset, to_centre, to_joint = maps[NUM_JOINTS + 1 :].reshape(3, NUM_JOINTS, 2, *heat.shape[1:])
-        cy, cx = _maxima(heat[NUM_JOINTS], self.threshold, 4 * self.max_people)
+        cy, cx = _maxima(heat[NUM_JOINTS], self.options.threshold, 4 * self.options.max_people)
         apart = np.hypot(cx[:, None] - cx, cy[:, None] - cy) < 2
-        first = [k for k in range(len(cx)) if not apart[k, :k].any()][: self.max_people]
+        first = [k for k in range(len(cx)) if not apart[k, :k].any()][: self.options.max_people]
         cy, cx = cy[first], cx[first]
         centres = np.stack([cx, cy], -1).astype(np.float64)
         # where the centre says its joints are: the answer for joints without a cell of their own
         at = centres[:, None] + GROUP_UNIT * to_joint[:, :, cy, cx].transpose(2, 0, 1)
         evidence = np.full(at.shape[:2], -5.0)
-        joint, y, x = _peaks(heat[:NUM_JOINTS], self.peak)
+        joint, y, x = _peaks(heat[:NUM_JOINTS], self.options.peak)
         cell = np.stack([x, y], -1)
         spot = cell + offset[joint, :, y, x]
         vote = cell + GROUP_UNIT * to_centre[joint, :, y, x]
@@ -353,37 +394,37 @@ def _overlap(a: Float, b: Float) -> float:
     return float(np.prod(sides) / max(union, 1e-9))
 
 
-def _letterboxed(frames: Frames) -> Cuts:
-    """Frames scaled into the middle of grey pictures (T, 144, 192, 3)."""
+def _letterbox(frames: Frames) -> InputBatch:
+    """Frames scaled into the centre of grey images (T, 144, 192, 3)."""
     num, height, width = frames.shape[:3]
     scale = min(WHOLE[0] / width, WHOLE[1] / height)
-    move = np.array(
+    affine = np.array(
         [
             [scale, 0, (WHOLE[0] - 1) / 2 - scale * (width - 1) / 2],
             [0, scale, (WHOLE[1] - 1) / 2 - scale * (height - 1) / 2],
         ]
     )
     pixels = (
-        np.stack([_warped(frame, move, WHOLE) for frame in frames]) if num else np.zeros((0, *WHOLE[::-1], 3), np.uint8)
+        np.stack([_warp(frame, affine, WHOLE) for frame in frames]) if num else np.zeros((0, *WHOLE[::-1], 3), np.uint8)
     )
     boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
-    return Cuts(pixels, np.arange(num), np.tile(move, (num, 1, 1)), boxes, num, width, height)
+    return InputBatch(pixels, np.arange(num), np.tile(affine, (num, 1, 1)), boxes, num, width, height)
 
 
-def _cut(frame: np.ndarray, box: Float, size: tuple[int, int], padding: float) -> tuple[np.ndarray, Float]:
-    """The part of a frame around a box, as a picture of `size`, and the move (2, 3) of pixels."""
-    move = crop_move(box, size, padding)
-    return _warped(frame, move, size), move
+def _crop(frame: np.ndarray, box: Float, size: tuple[int, int], padding: float) -> tuple[np.ndarray, Float]:
+    """The part of a frame around a box as an image of `size`, and the affine map (2, 3) of pixels."""
+    affine = crop_affine(box, size, padding)
+    return _warp(frame, affine, size), affine
 
 
-def _warped(frame: np.ndarray, move: Float, size: tuple[int, int]) -> np.ndarray:
-    """A scaled and shifted frame; shrinks by areas first where interpolation alone would alias."""
-    scale = float(move[0, 0])
+def _warp(frame: np.ndarray, affine: Float, size: tuple[int, int]) -> np.ndarray:
+    """A scaled and shifted frame; area interpolation first where bilinear interpolation alone would alias."""
+    scale = float(affine[0, 0])
     if scale < 0.5:
         # only the rows and columns that will be seen
-        low = np.maximum(np.floor(-move[:, 2] / scale).astype(int), 0)
+        low = np.maximum(np.floor(-affine[:, 2] / scale).astype(int), 0)
         high = np.minimum(
-            np.ceil((np.array(size) - move[:, 2]) / scale).astype(int) + 1, (frame.shape[1], frame.shape[0])
+            np.ceil((np.array(size) - affine[:, 2]) / scale).astype(int) + 1, (frame.shape[1], frame.shape[0])
         )
         if (high <= low).any():
             return np.full((size[1], size[0], 3), GREY, np.uint8)
@@ -392,11 +433,11 @@ def _warped(frame: np.ndarray, move: Float, size: tuple[int, int]) -> np.ndarray
         small = cv2.resize(part, (wide, tall), interpolation=cv2.INTER_AREA)
         ratio = np.array((small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]))
         # pixel u of the small part is pixel (u + 0.5) / ratio - 0.5 + low of the frame
-        shift = scale * (0.5 / ratio - 0.5 + low) + move[:, 2]
-        move = np.concatenate([np.diag(scale / ratio), shift[:, None]], 1)
+        shift = scale * (0.5 / ratio - 0.5 + low) + affine[:, 2]
+        affine = np.concatenate([np.diag(scale / ratio), shift[:, None]], 1)
         frame = small
     return np.asarray(
-        cv2.warpAffine(frame, move, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GREY)
+        cv2.warpAffine(frame, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GREY)
     )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dataengine.core import registry
+from dataengine.core.component import Component, Detector, DetectorSession, Expert, ExpertSession
 from dataengine.core.errors import ComponentError, MissingExtraError
 from dataengine.core.types import Frames
+from dataengine.experts.batching import NetworkDetectorSession, NetworkExpertSession, Processing
+from dataengine.experts.options import check_ranges
 from dataengine.io import weights
 
 if TYPE_CHECKING:
@@ -69,10 +71,10 @@ class Runtime:
             network = network.to(self.device)
         return network.eval().requires_grad_(False)
 
-    def pictures(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> torch.Tensor:
+    def images(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> torch.Tensor:
         """(N, h, w, 3) uint8 -> (N or more, 3, h, w) float32 on the device, (x - mean) / std in units of 0 to 255.
 
-        `fixed`: on a GPU the batch is filled up with its first picture to this many, so that shapes do not change.
+        `fixed`: on a GPU the batch is filled up with its first image to this many, so that shapes do not change.
         """
         import torch
 
@@ -89,7 +91,7 @@ class Runtime:
         return x.sub_(middle).div_(width)
 
     def exactly(self) -> Any:
-        """Within this, what is computed is computed in the precision of its inputs: for decoding answers."""
+        """A context in which everything is computed in the precision of its inputs; for decoding answers."""
         import torch
 
         return torch.autocast(self.device.type, enabled=False)
@@ -103,54 +105,47 @@ class Runtime:
             return call()
 
 
-@dataclass
-class _Live:
-    """What an expert holds once it is loaded; belongs to its process and is never sent to another."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    device: str | None = None
-    runtime: Runtime | None = None
-    network: Any = None
-
-
 @dataclass(frozen=True)
-class TorchNetwork:
-    """What the experts on torch have in common: a file of weights, loaded once whichever thread comes first.
-
-    Subclasses give `title`, `extra`, `file` and `open`, and compute in `forward`.
+class TorchComponent(Component, ABC):
+    """What experts and detectors on torch have in common: a file of weights and a network.
 
     Attributes:
         checkpoint: a local file of weights in place of the published one; '' takes the published one.
-        batch: most pictures that go through the network at once.
+        batch: most images that go through the network at once.
         precision: what the network computes in.
     """
 
     checkpoint: str = ""
     batch: int = 16
     precision: Precision = "auto"
-    _live: Any = field(default_factory=_Live, init=False, repr=False, compare=False)
 
-    title: ClassVar[str] = ""
-    extra: ClassVar[str] = "torch"
-    cache: ClassVar[int] = 8
-    """Pictures that a CPU takes at once, however large the batch: what lies between layers must stay in its cache."""
+    extra: ClassVar[str | None] = "torch"
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ComponentError(f"{self.title}: batch = {self.batch}: at least 1")
-        for name in ("min_score", "min_mean", "threshold", "overlap"):
-            if not 0 <= getattr(self, name, 0) <= 1:
-                raise ComponentError(f"{self.title}: {name} = {getattr(self, name)}: lies in [0, 1]")
-        if getattr(self, "max_people", 1) < 1:
-            raise ComponentError(f"{self.title}: max_people = {getattr(self, 'max_people', 1)}: at least 1")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **registry.config(self)), ()
+        check_ranges(self)
 
     @property
+    @abstractmethod
     def published(self) -> str:
         """Name of the published weights in the manifest of weights."""
-        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def processing(self) -> Processing:
+        """The steps before and after the network."""
+
+    @abstractmethod
+    def build(self, runtime: Runtime, path: Path) -> Any:
+        """The network with the weights of a file, on the device, ready to be called."""
+
+    @abstractmethod
+    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+        """(N, h, w, 3) uint8 -> one answer per image."""
+
+    @property
+    def cpu_batch(self) -> int:
+        """Images that a CPU computes at once, however large the batch: what lies between layers must stay in its cache."""
+        return 8
 
     @property
     def file(self) -> str:
@@ -161,7 +156,7 @@ class TorchNetwork:
         return str(inside / "model.safetensors") if inside.is_dir() else self.checkpoint
 
     def needs(self) -> list[str]:
-        """Published weights that must lie here."""
+        """Published weights that must lie on this machine."""
         return weights.names_of(self.file)
 
     def weights(self) -> dict[str, str]:
@@ -172,43 +167,48 @@ class TorchNetwork:
         """
         return weights.hashes(self.file)
 
-    def load(self, device: str = "cpu") -> None:
-        """Read the weights and bring the network onto a device such as 'cpu' or 'cuda:0'. Idempotent.
+    def open_network(self, device: str) -> TorchNetwork:
+        """The network on a device; raises as `Expert.load`."""
+        runtime = Runtime.open(device, self.precision, self.title, self.extra or "torch")
+        return TorchNetwork(self, runtime, self.build(runtime, weights.locate(self.file)))
 
-        Raises:
-            MissingExtraError: its library is not installed.
-            WeightsError: the weights are not here, or are not of this network.
-            ComponentError: torch sees no such device.
-        """
-        with self._live.lock:
-            if self._live.device != device:
-                runtime = Runtime.open(device, self.precision, self.title, self.extra)
-                network = self.open(runtime, weights.locate(self.file))
-                self._live.runtime, self._live.network, self._live.device = runtime, network, device
 
-    def open(self, runtime: Runtime, path: Path) -> Any:
-        """The network with the weights of a file, on the device, ready to be called."""
-        raise NotImplementedError
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A network on its device, called with any number of images.
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        """(N, h, w, 3) uint8 -> one answer a picture."""
-        raise NotImplementedError
+    Attributes:
+        component: what it was made of. runtime: where it runs. module: the network itself.
+    """
 
-    def infer(self, pixels: Frames) -> list[np.ndarray]:
-        """(N, h, w, 3) uint8 -> one answer a picture, in any thread; loads on the CPU where nothing is loaded yet.
+    component: TorchComponent
+    runtime: Runtime
+    module: Any
 
-        Raises:
-            as `load`.
-        """
-        if self._live.device is None:
-            self.load()
-        runtime, network = self._live.runtime, self._live.network
-        assert runtime is not None
-        if not len(pixels):
-            return []
-        step = self.batch if runtime.device.type == "cuda" else min(self.batch, self.cache)
+    def __call__(self, pixels: Frames) -> list[np.ndarray]:
+        """(N, h, w, 3) uint8 -> one answer per image."""
+        own, runtime = self.component, self.runtime
+        step = own.batch if runtime.device.type == "cuda" else min(own.batch, own.cpu_batch)
         answers: list[np.ndarray] = []
         for start in range(0, len(pixels), step):
             part = pixels[start : start + step]
-            answers += runtime.run(lambda part=part: self.forward(runtime, network, part))[: len(part)]
+            answers += runtime.run(functools.partial(own.forward, runtime, self.module, part))[: len(part)]
         return answers
+
+
+@dataclass(frozen=True)
+class TorchExpert(TorchComponent, Expert):
+    """A pose network on torch."""
+
+    def load(self, device: str = "cpu") -> ExpertSession:
+        """Read the weights and bring the network onto a device; raises as `Expert.load`."""
+        return NetworkExpertSession(self.processing, self.open_network(device), self.batch)
+
+
+@dataclass(frozen=True)
+class TorchDetector(TorchComponent, Detector):
+    """A detection network on torch."""
+
+    def load(self, device: str = "cpu") -> DetectorSession:
+        """Read the weights and bring the network onto a device; raises as `Expert.load`."""
+        return NetworkDetectorSession(self.processing, self.open_network(device), self.batch)

@@ -25,8 +25,8 @@ from dataengine.core.errors import ComponentError, MissingExtraError
 from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
 from dataengine.experts.nms import best, cells, split
-from dataengine.experts.preprocess import Whole
-from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.preprocess import FrameProcessing
+from dataengine.experts.torch_runtime import Runtime, TorchExpert
 
 if TYPE_CHECKING:
     import torch
@@ -45,17 +45,17 @@ _FOLDER: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @dataclass(frozen=True)
-class Ultralytics(Whole, TorchNetwork):
+class Ultralytics(TorchExpert):
     """YOLO pose networks on COCO's 17 joints, whole frames; scores say how visible a joint is.
 
     Attributes:
         model: which network.
         side: pixels of the squares that frames are fitted into, a multiple of 32.
         threshold: least score of a person.
-        overlap: of two people whose boxes share more of their union than this, the better stays.
-        max_people: most people a frame.
-        min_score: joints below this are not given.
-        min_mean: nor people whose mean score is below this.
+        overlap: of two people whose boxes have a larger intersection over union than this, the better one is kept.
+        max_people: most people per frame.
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
     """
 
     model: Model = "yolo11m-pose"
@@ -67,26 +67,30 @@ class Ultralytics(Whole, TorchNetwork):
     min_mean: float = 0.2
 
     title: ClassVar[str] = "[experts.ultralytics]"
-    extra: ClassVar[str] = EXTRA
-    cache: ClassVar[int] = 2
-    licence: ClassVar[str] = "AGPL-3.0 (code and weights)"
+    extra: ClassVar[str | None] = EXTRA
+    licence: ClassVar[str | None] = "AGPL-3.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.side < 32 or self.side % 32:
-            raise ComponentError(f"{self.title}: side = {self.side}: a multiple of 32")
+            raise ComponentError(f"{self.title} side = {self.side}: a multiple of 32")
 
     @property
     def published(self) -> str:
         return f"{self.model}.pt"
 
     @property
-    def picture(self) -> tuple[int, int]:
-        return self.side, self.side
+    def cpu_batch(self) -> int:
+        return 2
 
-    def open(self, runtime: Runtime, path: Path) -> Any:
-        network = build(self.model, self.title)
+    @property
+    def processing(self) -> FrameProcessing:
+        """Frames in the centre of grey squares."""
+        return FrameProcessing((self.side, self.side), self.skeleton, self.min_score, self.min_mean)
+
+    def build(self, runtime: Runtime, path: Path) -> Any:
+        network = empty_network(self.model, self.title)
         fill(network, read_state(path), path, self.model)
         network.eval()
         network.fuse(verbose=False)
@@ -96,14 +100,13 @@ class Ultralytics(Whole, TorchNetwork):
         return network
 
     def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        raw = network(runtime.pictures(pixels, 0.0, 255.0, self.batch))
+        raw = network(runtime.images(pixels, 0.0, 255.0, self.batch))
         with runtime.exactly():
-            return decode(
-                raw, network.model[-1].stride.tolist(), self.picture, self.threshold, self.overlap, self.max_people
-            )
+            strides, size = network.model[-1].stride.tolist(), (self.side, self.side)
+            return decode(raw, strides, size, self.threshold, self.overlap, self.max_people)
 
 
-def build(model: str, what: str) -> Any:
+def empty_network(model: str, what: str) -> Any:
     """The network of a name, its weights not yet set.
 
     Raises:
@@ -147,7 +150,14 @@ def import_ultralytics(what: str) -> Any:
         return ultralytics
 
 
-def decode(raw: dict[str, torch.Tensor], strides: Sequence[float], size: tuple[int, int], threshold: float, overlap: float, most: int) -> list[np.ndarray]:  # fmt: skip
+def decode(
+    raw: dict[str, torch.Tensor],
+    strides: Sequence[float],
+    size: tuple[int, int],
+    threshold: float,
+    overlap: float,
+    most: int,
+) -> list[np.ndarray]:
     """The raw answer of the head for N pictures of `size` -> per picture people (M, 5 + 3 V).
 
     Args:

@@ -1,4 +1,4 @@
-"""ViTPose: a plain vision transformer that looks into a person's box, by way of the transformers library.
+"""ViTPose: a plain vision transformer on crops around people, by way of the transformers library.
 
 Xu et al., "ViTPose: Simple Vision Transformer Baselines for Human Pose Estimation" (NeurIPS 2022, arXiv 2204.12484)
 and "ViTPose++" (arXiv 2212.04246). Networks: Apache-2.0 (huggingface/transformers); weights: Apache-2.0, safetensors.
@@ -21,8 +21,8 @@ from scipy.ndimage import gaussian_filter1d
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Frames
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.preprocess import TopDown
-from dataengine.experts.torch_runtime import Runtime, TorchNetwork
+from dataengine.experts.preprocess import CropProcessing
+from dataengine.experts.torch_runtime import Runtime, TorchExpert
 from dataengine.experts.transformer_models import filled, import_transformers
 
 if TYPE_CHECKING:
@@ -65,14 +65,27 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
-class VitPose(TopDown, TorchNetwork):
+class UnbiasedCrops(CropProcessing):
+    """Crops where the sides of the padded box lie on the centres of the outermost pixels."""
+
+    def affine(self, box: Float) -> Float:
+        """The affine map (2, 3) from pixels of the frame to those of the crop around a box."""
+        extent, middle = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
+        wide = self.padding * max(extent[0], extent[1] * WIDTH / HEIGHT)
+        size = np.array([wide, wide * HEIGHT / WIDTH])
+        scale = np.array([WIDTH - 1, HEIGHT - 1]) / size
+        return np.concatenate([np.diag(scale), (scale * (size / 2 - middle))[:, None]], 1)
+
+
+@dataclass(frozen=True)
+class VitPose(TorchExpert):
     """ViTPose and ViTPose++ on COCO's 17 joints; scores are the heights of the maps' peaks.
 
     Attributes:
         model: which network.
-        flip: also look at the mirrored picture and average, at twice the cost, as in the published figures.
-        min_score: joints below this are not given.
-        min_mean: nor people whose mean score is below this.
+        flip: also run the mirrored crop and average, at twice the cost, as in the published figures.
+        min_score: joints with a lower score are left out.
+        min_mean: people with a lower mean score are left out.
     """
 
     model: Model = "base-simple"
@@ -81,30 +94,27 @@ class VitPose(TopDown, TorchNetwork):
     min_mean: float = 0.2
 
     title: ClassVar[str] = "[experts.vitpose]"
-    extra: ClassVar[str] = "vitpose"
-    licence: ClassVar[str] = "Apache-2.0 (code and weights)"
+    extra: ClassVar[str | None] = "vitpose"
+    licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
-    picture: ClassVar[tuple[int, int]] = (WIDTH, HEIGHT)
+    needs_boxes: ClassVar[bool] = True
 
     @property
     def published(self) -> str:
         return f"vitpose-{self.model}.safetensors"
 
-    def move(self, box: Float) -> Float:
-        """Frame to crop: the sides of the padded box come to the middles of the outermost pixels."""
-        extent, middle = box[2:4] - box[:2], (box[:2] + box[2:4]) / 2
-        wide = PAD * max(extent[0], extent[1] * WIDTH / HEIGHT)
-        size = np.array([wide, wide * HEIGHT / WIDTH])
-        scale = np.array([WIDTH - 1, HEIGHT - 1]) / size
-        return np.concatenate([np.diag(scale), (scale * (size / 2 - middle))[:, None]], 1)
+    @property
+    def processing(self) -> CropProcessing:
+        """Crops of unbiased data processing."""
+        return UnbiasedCrops("VitPose", (WIDTH, HEIGHT), self.skeleton, self.min_score, self.min_mean, PAD)
 
-    def open(self, runtime: Runtime, path: Path) -> Any:
+    def build(self, runtime: Runtime, path: Path) -> Any:
         with import_transformers(self.title):
-            network = build(self.model)
+            network = empty_network(self.model)
             return runtime.place(filled(network, read_state(path), path, f"ViTPose {self.model}"))
 
     def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        x = runtime.pictures(pixels, MEAN, STD, self.batch)
+        x = runtime.images(pixels, MEAN, STD, self.batch)
         heat = self._maps(network, x)
         if self.flip:
             mirrored = self._maps(network, x.flip(-1)).flip(-1)
@@ -119,7 +129,7 @@ class VitPose(TopDown, TorchNetwork):
         return network(pixel_values=x, dataset_index=which).heatmaps  # type: ignore[no-any-return]
 
 
-def build(model: str) -> Any:
+def empty_network(model: str) -> Any:
     """The network of a name, its weights not yet set."""
     from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 

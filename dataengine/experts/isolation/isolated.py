@@ -7,7 +7,6 @@ too (`dataengine.experts.mediapipe`) uses the same `IsolatedProcess`.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.core import registry
+from dataengine.core.component import Expert, ExpertSession
 from dataengine.core.errors import ComponentError, ExpertError
 from dataengine.core.skeletons import skeleton
 from dataengine.core.types import Float, Frames, Poses
@@ -51,72 +51,27 @@ def split_poses(header: Header, arrays: Arrays, num_frames: int, num_joints: int
     return [Poses(*part) for part in zip(*parts, strict=True)]
 
 
-@dataclass(frozen=True)
-class Isolated:
-    """Any expert of the registry, run in a process of its own.
+class ProcessSession(ExpertSession):
+    """An expert whose work is done by a worker process; the session owns the process.
 
-    For experts whose answer depends on the given frames alone: one that remembers earlier frames
-    (it has `begin_clip`) would forget them when its process is restarted.
+    Args:
+        process: the worker; it is started here.
+        num_joints: joints per pose.
 
-    Attributes:
-        expert: name of the expert.
-        options: its options.
-        deadline: seconds one `predict` may take.
+    Raises:
+        ExpertError: the process cannot be started or the expert not be loaded.
     """
 
-    expert: str
-    options: dict[str, Any] = field(default_factory=dict)
-    deadline: float = 60.0
-    _live: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    def __init__(self, process: IsolatedProcess, num_joints: int) -> None:
+        self.process = process
+        self.num_joints = num_joints
+        process.start()
 
-    def __post_init__(self) -> None:
-        if hasattr(self._described, "begin_clip"):
-            raise ComponentError(f"expert {self.expert!r} remembers earlier frames and cannot be wrapped in Isolated")
-        if hasattr(self._described, "recall"):
-            raise ComponentError(f"expert {self.expert!r} only looks up what was saved: it needs no process of its own")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), **registry.config(self)), ()
-
-    @property
-    def _described(self) -> Any:
-        """The expert itself, never loaded here."""
-        if "expert" not in self._live:
-            self._live["expert"] = registry.create("experts", self.expert, self.options)
-        return self._live["expert"]
-
-    @property
-    def skeleton(self) -> str:
-        return str(self._described.skeleton)
-
-    @property
-    def needs_boxes(self) -> bool:
-        return bool(self._described.needs_boxes)
-
-    def needs(self) -> list[str]:
-        """Names of the weight files that the wrapped expert needs."""
-        return list(self._described.needs()) if hasattr(self._described, "needs") else []
-
-    def weights(self) -> dict[str, str]:
-        """Weight files of the wrapped expert, by name, with their hashes."""
-        return dict(self._described.weights())
-
-    def load(self, device: str = "cpu") -> None:
-        """Start the process and load the expert there. Idempotent.
-
-        Raises:
-            ExpertError: the process cannot be started or the expert not be loaded.
-        """
-        if "process" not in self._live:
-            command = [
-                sys.executable,
-                "-m",
-                "dataengine.experts.isolation.isolated",
-                self.expert,
-                json.dumps(self.options),
-            ]
-            self._live["process"] = IsolatedProcess(self.expert, command, {"device": device}, self.deadline)
-        self._live["process"].start()
+    def ask(self, header: Header, arrays: Arrays, frames: Frames) -> tuple[Header, list[Poses]]:
+        """Send frames to the worker: its answer and one `Poses` per frame."""
+        self.require_open()
+        answer, parts = self.process.ask(header, arrays, frames)
+        return answer, split_poses(answer, parts, len(frames), self.num_joints)
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         """As the wrapped expert's `predict`.
@@ -124,22 +79,87 @@ class Isolated:
         Raises:
             ExpertError: the process crashed or hung twice, or the expert refused the frames.
         """
-        self.load()
-        arrays = [np.asarray(b, np.float32) for b in boxes or ()]
-        answer, parts = self._live["process"].ask({"boxes": boxes is not None}, arrays, frames)
-        return split_poses(answer, parts, len(frames), skeleton(self.skeleton).num_joints)
+        return self.ask({"boxes": boxes is not None}, [np.asarray(b, np.float32) for b in boxes or ()], frames)[1]
+
+    def release(self) -> None:
+        """End the worker."""
+        self.process.close()
+
+
+@dataclass(frozen=True)
+class Isolated(Expert):
+    """Any expert of the registry, run in a process of its own.
+
+    Only for experts whose answer depends on the given frames alone. An expert that remembers earlier frames
+    would forget them when its process is restarted.
+
+    Attributes:
+        expert: name of the expert.
+        options: its options.
+        deadline: seconds one `predict` may take.
+
+    Raises:
+        ComponentError: the expert remembers frames, or looks up saved poses.
+    """
+
+    expert: str
+    options: dict[str, Any] = field(default_factory=dict)
+    deadline: float = 60.0
+
+    def __post_init__(self) -> None:
+        wrapped = self.wrapped
+        if wrapped.remembers_frames:
+            raise ComponentError(f"expert {self.expert!r} remembers earlier frames and cannot be wrapped in Isolated")
+        if wrapped.looks_up:
+            raise ComponentError(f"expert {self.expert!r} only looks up what was saved: it needs no process of its own")
+
+    @property
+    def wrapped(self) -> Expert:
+        """The expert itself, which is never loaded in this process."""
+        expert: Expert = registry.create("experts", self.expert, self.options)
+        return expert
+
+    @property
+    def skeleton(self) -> str:
+        return self.wrapped.skeleton
+
+    @property
+    def needs_boxes(self) -> bool:
+        return self.wrapped.needs_boxes
+
+    def check(self) -> None:
+        """As the wrapped expert's `check`."""
+        self.wrapped.check()
+
+    def needs(self) -> list[str]:
+        """Names of the weight files that the wrapped expert needs."""
+        return self.wrapped.needs()
+
+    def weights(self) -> dict[str, str]:
+        """Weight files of the wrapped expert, by name, with their hashes."""
+        return self.wrapped.weights()
+
+    def load(self, device: str = "cpu") -> ProcessSession:
+        """Start the process and load the expert there.
+
+        Raises:
+            ExpertError: the process cannot be started or the expert not be loaded.
+        """
+        module = ["-m", "dataengine.experts.isolation.isolated"]
+        command = [sys.executable, *module, self.expert, json.dumps(self.options)]
+        process = IsolatedProcess(self.expert, command, {"device": device}, self.deadline)
+        return ProcessSession(process, skeleton(self.skeleton).num_joints)
 
 
 def main(name: str, options: str) -> None:
     """Serve the registered expert `name` with `options` (a JSON object) on standard input and output."""
 
     def make(given: Header) -> tuple[Header, serving.Handler]:
-        expert = registry.create("experts", name, json.loads(options))
-        expert.load(given["device"])
-        num_joints = skeleton(expert.skeleton).num_joints
+        expert: Expert = registry.create("experts", name, json.loads(options))
+        session, num_joints = expert.load(given["device"]), skeleton(expert.skeleton).num_joints
 
         def answer(header: Header, arrays: Arrays, frames: Frames | None) -> serving.Answer:
-            return join_poses(expert.predict(frames, arrays if header["boxes"] else None), num_joints)
+            return join_poses(session.predict(frames, arrays if header["boxes"] else None), num_joints)
 
         return {}, answer
 
