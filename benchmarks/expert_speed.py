@@ -27,9 +27,10 @@ from harness import main
 
 import dataengine
 from dataengine.core import registry
+from dataengine.core.component import Detector
 from dataengine.core.types import Float, Frames
-from dataengine.experts.batching import Cuts, Limit, answer
-from dataengine.experts.torch_runtime import Runtime
+from dataengine.experts.batching import InputBatch, NetworkDetectorSession, Processing
+from dataengine.experts.torch_runtime import Runtime, TorchNetwork
 from dataengine.media.encode import write_video
 from dataengine.pipeline.engine import Engine
 from dataengine.rendering import render_clip
@@ -38,39 +39,35 @@ SIZE = (256, 340)
 
 
 @dataclass(frozen=True)
-class WholeFrame:
+class WholeFrame(Detector):
     """Says that a person fills every frame."""
-
-    batch: int = 64
 
     def weights(self) -> dict[str, str]:
         return {"none": "0"}
 
-    def load(self, device: str = "cpu") -> None:
-        pass
+    def load(self, device: str = "cpu") -> NetworkDetectorSession:
+        return NetworkDetectorSession(WholeFrameProcessing(), lambda pixels: [None] * len(pixels), 64)
 
-    def cut(self, frames: Frames, boxes: Any = None) -> Cuts:
+
+class WholeFrameProcessing(Processing):
+    """Around no network at all."""
+
+    def preprocess(self, frames: Frames, boxes: Any = None) -> InputBatch:
         num, height, width = frames.shape[:3]
         nothing = np.zeros((num, 1, 1, 3), np.uint8)
-        return Cuts(nothing, np.arange(num), np.zeros((num, 2, 3)), np.zeros((num, 5)), num, width, height)
+        return InputBatch(nothing, np.arange(num), np.zeros((num, 2, 3)), np.zeros((num, 5)), num, width, height)
 
-    def infer(self, pixels: Frames) -> list[None]:
-        return [None] * len(pixels)
-
-    def read(self, answers: Any, cuts: Cuts) -> list[Float]:
-        return [np.array([[0, 0, cuts.width - 1, cuts.height - 1, 1.0]], np.float32) for _ in answers]
-
-    def detect(self, frames: Frames) -> list[Float]:
-        return answer(self, frames)
+    def postprocess(self, answers: Any, batch: InputBatch) -> list[Float]:
+        return [np.array([[0, 0, batch.width - 1, batch.height - 1, 1.0]], np.float32) for _ in answers]
 
 
 @dataclass(frozen=True)
 class Ready(Runtime):
-    """A runtime whose pictures are on the device already."""
+    """A runtime whose images are on the device already."""
 
     x: Any = None
 
-    def pictures(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> Any:
+    def images(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> Any:
         return self.x[: len(pixels) if fixed is None or self.device.type == "cpu" else fixed]
 
 
@@ -79,14 +76,14 @@ def clock(device: str) -> float:
     return time.process_time() if device == "cpu" else time.perf_counter()
 
 
-def alone(expert: Any, pixels: Frames, seconds: float) -> float:
-    """Pictures a second of an expert's network on ready tensors."""
-    runtime, network = expert._live.runtime, expert._live.network
+def alone(expert: Any, loaded: TorchNetwork, pixels: Frames, seconds: float) -> float:
+    """Images per second of an expert's network on ready tensors."""
+    runtime, network = loaded.runtime, loaded.module
     seen: list[Any] = []
 
     class Kept(Runtime):
-        def pictures(self, *arguments: Any, **more: Any) -> Any:
-            seen.append(super().pictures(*arguments, **more))
+        def images(self, *arguments: Any, **more: Any) -> Any:
+            seen.append(super().images(*arguments, **more))
             return seen[-1]
 
     part = np.ascontiguousarray(np.resize(pixels, (expert.batch, *pixels.shape[1:])))
@@ -131,7 +128,7 @@ def end_to_end(name: str, expert: Any, videos: Path, out: Path, device: str, fra
     run = pose.PASS.run
 
     def timed(unit: Any) -> Any:
-        pose.load_tools(unit.recipe, unit.job.device, unit.job.fingerprints["pose"])
+        pose.open_session(unit)
         begun = clock(device)
         outcomes = run(unit)
         spent["pose"] = clock(device) - begun
@@ -184,10 +181,10 @@ def predict(expert: Any, video: Path, device: str) -> float:
     """Frames a second of ultralytics' own predict on one video, with the same weights."""
     import torch
 
-    from dataengine.experts.ultralytics import build, import_ultralytics
+    from dataengine.experts.ultralytics import empty_network, import_ultralytics
 
     program = import_ultralytics("the comparison").YOLO(f"{expert.model}.yaml", verbose=False)
-    program.model = build(expert.model, "the comparison")  # one class, as the published weights have
+    program.model = empty_network(expert.model, "the comparison")  # one class, as the published weights have
     program.model.load_state_dict(torch.load(expert.checkpoint, weights_only=True)["state_dict"])
     settings = {"imgsz": expert.side, "device": device, "stream": True, "verbose": False, "half": device != "cpu"}
     sum(1 for _ in program.predict(str(video), **settings))
@@ -202,7 +199,7 @@ def run(quick: bool) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     sys.modules.setdefault("expert_speed", sys.modules[__name__])
-    registry.COMPONENTS["detectors"]["whole_frame"] = "expert_speed:WholeFrame"
+    registry.add("detectors", "whole_frame", "expert_speed:WholeFrame")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clips, frames, seconds = (
         ((2, 16, 3.0) if quick else (3, 40, 10.0))
@@ -223,12 +220,12 @@ def run(quick: bool) -> dict[str, Any]:
         sample = render_clip(1, 8, condition="clean", num_people=1).frames
         for name, make in makers.items():
             expert = make(folder)
-            expert.load(device)
-            pixels = expert.cut(sample, WholeFrame().detect(sample)).pixels
-            Limit(expert.batch).run(expert.infer, pixels)
-            before = alone(expert, pixels, seconds)
-            speed, pictures = end_to_end(name, expert, videos, folder / f"out-{name}", device, frames)
-            after = alone(expert, pixels, seconds)
+            with expert.load(device) as session:
+                pixels = session.preprocess(sample, WholeFrame().load().detect(sample)).pixels
+                session.infer(pixels)
+                before = alone(expert, session.network, pixels, seconds)
+                speed, pictures = end_to_end(name, expert, videos, folder / f"out-{name}", device, frames)
+                after = alone(expert, session.network, pixels, seconds)
             own = (before + after) / 2
             rows[name] = {"alone": round(own, 2), "alone_spread": round(abs(before - after) / own, 3), "end_to_end": round(speed, 2),
                           "share": round(speed / own, 3), "pictures": pictures}  # fmt: skip

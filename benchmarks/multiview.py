@@ -122,23 +122,20 @@ def errors(seen: dict[str, Array], rig: dict[str, Camera]) -> dict[str, Array]:
 def look(folder: Path, frames: int) -> dict[str, tuple[Array, Array]]:
     """What the expert saw of the person in every camera: coords (T, 13, 2) and scores (T, 13)."""
     expert = registry.create("experts", "mediapipe")
-    expert.load()
     decoder = registry.create("decoders", "pyav")
     out = {}
-    try:
+    with expert.load() as session:
         for name in OFFSETS:
-            expert.begin_clip()
+            session.start_clip()
             coords, scores = np.full((frames, 33, 2), np.nan, np.float32), np.zeros((frames, 33), np.float32)
             t = 0
             with decoder.open(folder / f"{name}.mp4") as stream:
                 for batch in stream:
-                    for poses in expert.predict(batch.frames[: frames - t]) if t < frames else ():
+                    for poses in session.predict(batch.frames[: frames - t]) if t < frames else ():
                         if len(poses):
                             coords[t], scores[t] = poses.coords[0], poses.scores[0]
                         t += 1
             out[name] = convert(coords, scores, expert.skeleton, COMMON)
-    finally:
-        expert.close()
     return out
 
 

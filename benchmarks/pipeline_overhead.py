@@ -23,12 +23,12 @@ from harness import main
 
 import dataengine
 from dataengine.core import registry
+from dataengine.core.component import Expert, ExpertSession
 from dataengine.core.types import Float, Frames, Poses
 from dataengine.pipeline.engine import Engine
 from dataengine.sources.synthetic import write_corpus
 
 SPENT = {"inference": 0.0, "frames": 0}
-_SESSIONS: dict[str, Any] = {}
 STANDING = np.array(
     [[0.5, 0.08], [0.38, 0.22], [0.62, 0.22], [0.32, 0.38], [0.68, 0.38], [0.3, 0.52], [0.7, 0.52], [0.42, 0.52], [0.58, 0.52]]
     + [[0.42, 0.74], [0.58, 0.74], [0.42, 0.95], [0.58, 0.95]],
@@ -57,24 +57,28 @@ def network(path: Path) -> float:
 
 
 @dataclass(frozen=True)
-class Sized:
-    """Runs the network on the middle of each frame and answers a standing person shifted by what it says."""
+class Sized(Expert):
+    """Runs the network on the centre of each frame and answers a standing person shifted by the answer."""
 
     path: str = ""
     skeleton: str = "body13"
-    needs_boxes: bool = False
 
     def weights(self) -> dict[str, str]:
         return {"random": "0"}
 
-    def load(self, device: str = "cpu") -> None:
+    def load(self, device: str = "cpu") -> ExpertSession:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        _SESSIONS.setdefault(
-            self.path, onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
-        )
+        return SizedSession(onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"]))
+
+
+class SizedSession(ExpertSession):
+    """The open network."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         found = []
@@ -82,9 +86,7 @@ class Sized:
             picture = cv2.resize(frame, (192, 256)).astype(np.float32)
             tensor = np.ascontiguousarray(((picture - 120) / 58).transpose(2, 0, 1)[None])
             begun = time.thread_time()
-            shift = (
-                _SESSIONS[self.path].run(None, {_SESSIONS[self.path].get_inputs()[0].name: tensor})[0].reshape(13, 2)
-            )
+            shift = self.network.run(None, {self.network.get_inputs()[0].name: tensor})[0].reshape(13, 2)
             SPENT["inference"] += time.thread_time() - begun
             SPENT["frames"] += 1
             size = np.array(frame.shape[1::-1], np.float32)
@@ -99,7 +101,7 @@ class Sized:
 def run(quick: bool) -> dict[str, Any]:
     """Build the rendered corpus with the sized expert and split the CPU time."""
     sys.modules.setdefault("pipeline_overhead", sys.modules[__name__])
-    registry.COMPONENTS["experts"]["sized"] = "pipeline_overhead:Sized"
+    registry.add("experts", "sized", "pipeline_overhead:Sized")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # in a process of its own, so that torch does not count as memory of the build

@@ -11,7 +11,7 @@ from typing import Any
 
 from dataengine import experts
 from dataengine.core import registry
-from dataengine.experts.preprocess import GREY, whole_cuts
+from dataengine.experts.preprocess import GREY, letterbox
 from dataengine.rendering import render_clip
 
 
@@ -19,10 +19,10 @@ def vitpose(folder: Path, model: str = "base-simple", **options: Any) -> Any:
     """ViTPose as its publishers save it."""
     import torch
 
-    from dataengine.experts.vitpose import build
+    from dataengine.experts.vitpose import empty_network
 
     torch.manual_seed(0)
-    network = build(model)
+    network = empty_network(model)
     # heads whose maps have clear peaks
     torch.nn.init.normal_(network.head.conv.weight, std=0.05)
     return experts.create("vitpose", model=model, checkpoint=_saved(network, folder / f"vitpose-{model}"), **options)
@@ -32,13 +32,13 @@ def rtdetr(folder: Path, model: str = "r18vd", **options: Any) -> Any:
     """RT-DETR as its publishers save it."""
     import torch
 
-    from dataengine.experts.rtdetr import build
+    from dataengine.experts.rtdetr import empty_network
 
     torch.manual_seed(0)
     return registry.create(
         "detectors",
         "rtdetr",
-        {"model": model, "checkpoint": _saved(build(model), folder / f"rtdetr-{model}"), **options},
+        {"model": model, "checkpoint": _saved(empty_network(model), folder / f"rtdetr-{model}"), **options},
     )
 
 
@@ -46,10 +46,10 @@ def keypoint_rcnn(folder: Path, **options: Any) -> Any:
     """Keypoint R-CNN that finds people everywhere."""
     import torch
 
-    from dataengine.experts.keypoint_rcnn import build
+    from dataengine.experts.keypoint_rcnn import empty_network
 
     torch.manual_seed(0)
-    network = build("random weights")
+    network = empty_network("random weights")
     # boxes are the anchors themselves, half of them people
     torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.05)
     torch.nn.init.zeros_(network.roi_heads.box_predictor.bbox_pred.weight)
@@ -61,12 +61,12 @@ def mmpose(folder: Path, model: str = "rtmpose-m", **options: Any) -> Any:
     """One of mmpose's networks."""
     import torch
 
-    from dataengine.experts.mmpose import NETWORKS, build
+    from dataengine.experts.mmpose import NETWORKS, empty_network
     from dataengine.experts.mmpose_shims import mmpose_importable
 
     torch.manual_seed(0)
     with mmpose_importable("random weights"):
-        network = build(model)
+        network = empty_network(model)
         if model.startswith("rtmo"):
             x, last = 255 * _picture(*NETWORKS[model].size), network.head.head_module
 
@@ -88,10 +88,10 @@ def ultralytics(folder: Path, model: str = "yolo11n-pose", **options: Any) -> An
     """One of the YOLO pose networks."""
     import torch
 
-    from dataengine.experts.ultralytics import build
+    from dataengine.experts.ultralytics import empty_network
 
     torch.manual_seed(0)
-    network = build(model, "random weights")
+    network = empty_network(model, "random weights")
     x, head = _picture(640, 640), network.model[-1]
     _settle(network, lambda: network(x))
     # a few cells in a hundred are people
@@ -120,9 +120,7 @@ def _picture(width: int, height: int) -> Any:
     import torch
 
     frames = render_clip(3, 1, condition="clean").frames
-    rendered = (
-        torch.from_numpy(whole_cuts(frames, (width, height), True, GREY).pixels).permute(0, 3, 1, 2).float() / 255
-    )
+    rendered = torch.from_numpy(letterbox(frames, (width, height), True, GREY).pixels).permute(0, 3, 1, 2).float() / 255
     blocks = [
         torch.nn.functional.interpolate(torch.rand(1, 3, height // k, width // k).round(), (height, width))
         for k in (4, 16)

@@ -38,11 +38,8 @@ Count = tuple[float, float, float]
 
 def run(quick: bool) -> dict[str, Any]:
     """Rendered people of unseen seeds: the built-in experts one by one, their median, and the fusions."""
-    detector = registry.create("detectors", "synthetic_detector")
-    experts = {name: registry.create("experts", name) for name in MEMBERS}
-    detector.load()
-    for expert in experts.values():
-        expert.load()
+    detector = registry.create("detectors", "synthetic_detector").load()
+    experts = {name: registry.create("experts", name).load() for name in MEMBERS}
     fusions = _fusions()
     clips = 16 if quick else 64
     counts: dict[str, dict[str, list[Count]]] = {c: {} for c in CONDITIONS}
@@ -121,7 +118,7 @@ def _look(
         begun = time.process_time()
         poses = expert.predict(clip.frames, boxes)
         spent[name] = spent.get(name, 0.0) + time.process_time() - begun
-        seen[name] = [Poses(*convert(p.coords, p.scores, expert.skeleton, COMMON), p.boxes) for p in poses]
+        seen[name] = [Poses(*convert(p.coords, p.scores, "body14", COMMON), p.boxes) for p in poses]
     return seen
 
 

@@ -221,11 +221,9 @@ EVERY = (1, 2, 4, 8, 16)
 def sparse(clips: int, first_seed: int = FIRST_SEED) -> dict[str, dict[str, float]]:
     """PCKh@0.5 and CPU milliseconds a frame when people are detected in every k-th frame only."""
     detector, expert = (
-        registry.create("detectors", "synthetic_detector"),
-        registry.create("experts", "synthetic_topdown"),
+        registry.create("detectors", "synthetic_detector").load(),
+        registry.create("experts", "synthetic_topdown").load(),
     )
-    detector.load()
-    expert.load()
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for k in range(clips):
         condition = ("clean", "multi", "occluded", "mixed")[k % 4]

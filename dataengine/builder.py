@@ -145,6 +145,8 @@ def _used(recipe: Recipe) -> dict[str, Any]:
         *(("detectors", d) for d in (recipe.detector,) if d),
         *(("experts", e) for e in pose.experts),
     ]
+    used += [("trackers", pose.tracker), ("fusion", pose.fusion)]
+    used += [("filters", name) for name in recipe.curate.filters]
     used += [("features", name) for name in recipe.embed.features]
     return {name: recipe.component(kind, name) for kind, name in used}
 
@@ -153,9 +155,8 @@ def check(recipe: Recipe) -> None:
     """Raise what is missing for this recipe: its extras all at once, else the first weight file or program."""
     extras.require(_used(recipe).items())
     for component in _used(recipe).values():
-        for step in ("check", "weights"):
-            if hasattr(component, step):
-                getattr(component, step)()
+        component.check()
+        component.weights()
 
 
 def get_weights(names: Sequence[str], progress: Progress) -> None:

@@ -162,7 +162,7 @@ def test_clips_under_way_together_give_the_same_poses(
 ) -> None:
     """As on an accelerator: several clips at once, their pictures in common batches, frames decoded ahead."""
     monkeypatch.setattr("dataengine.core.devices.pick", lambda name: "cuda")
-    monkeypatch.setattr("dataengine.passes.pose.own_device", lambda device: "cpu")
+    monkeypatch.setattr("dataengine.passes.pose_session.device_of_process", lambda device: "cpu")
     build_sample(corpus, tmp_path / "out", "engine.clips_in_flight=5", "engine.prefetch_mb=8")
     one, other = dataengine.open(out), dataengine.open(tmp_path / "out")
     assert other.rejects.collect()["clip_id"].to_list() == one.rejects.collect()["clip_id"].to_list()

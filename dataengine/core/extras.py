@@ -36,7 +36,7 @@ def require(components: Iterable[tuple[str, Any]]) -> None:
     """
     lacking: dict[str, list[str]] = {}
     for name, component in components:
-        extra = getattr(component, "extra", None)
+        extra = component.extra
         if extra is not None and not installed(extra):
             lacking.setdefault(extra, []).append(name)
     if lacking:

@@ -284,7 +284,8 @@ def options(cls: Any) -> dict[str, Any]:
 @functools.cache
 def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
     """The public fields of a component class, its name apart."""
-    return tuple(f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name")
+    public = [f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_") and f.name != "name"]
+    return tuple(sorted(public, key=lambda f: f.kw_only is True))
 
 
 @functools.cache

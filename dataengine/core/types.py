@@ -6,9 +6,8 @@ xyxy pixels. A joint that was not seen is NaN with score 0, never (0, 0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +95,7 @@ Outcome: TypeAlias = Keep | Reject | Fail
 
 @dataclass(frozen=True)
 class Poses:
-    """What one expert sees in one frame.
+    """The people that one expert found in one frame.
 
     Attributes:
         coords: (M, V, 2) float32 pixels of the given frame, NaN where unseen.
@@ -157,46 +156,6 @@ class Fused:
     winner: Int
 
 
-@runtime_checkable
-class Expert(Protocol):
-    """A pose estimator (frozen dataclass; its fields are its whole configuration)."""
-
-    @property
-    def skeleton(self) -> str:
-        """Name of the layout of its joints (`dataengine.core.skeletons`)."""
-        ...
-
-    @property
-    def needs_boxes(self) -> bool:
-        """True for top-down experts, which look inside given person boxes."""
-        ...
-
-    def weights(self) -> dict[str, str]:
-        """Weight files by name, with their blake3 or sha256; part of every fingerprint."""
-        ...
-
-    def load(self, device: str = "cpu") -> None:
-        """Make the expert ready in this process. Idempotent."""
-        ...
-
-    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
-        """Look at `frames` (T, H, W, 3) uint8 RGB; `boxes` is one (M, 4 or 5) xyxy array a frame. One `Poses` a frame."""
-        ...
-
-
-@runtime_checkable
-class Detector(Protocol):
-    """A person detector."""
-
-    def weights(self) -> dict[str, str]: ...
-
-    def load(self, device: str = "cpu") -> None: ...
-
-    def detect(self, frames: Frames) -> list[Float]:
-        """One (M, 5) float32 array of x0, y0, x1, y1, score a frame, best first."""
-        ...
-
-
 @dataclass(frozen=True)
 class Sample:
     """What a clip's filters look at, measured on the poses of one clip.
@@ -222,12 +181,3 @@ class Sample:
     people: Int
     change: Float
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Filter(Protocol):
-    """A filter measures a clip and keeps it if the value lies within its thresholds (its `min` and `max` fields)."""
-
-    def measure(self, sample: Sample) -> float: ...
-
-    def keep(self, value: float) -> bool: ...

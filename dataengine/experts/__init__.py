@@ -1,8 +1,11 @@
-"""Pose experts: each looks at frames and says where the joints of people are.
+"""Pose experts: each finds people and their joints in frames.
 
-An expert is a frozen dataclass (see `dataengine.core.types.Expert`). It may run in the caller's process or
-in a process and environment of its own (`dataengine.experts.isolation.isolated`). Nothing heavy is imported
-until an expert is created.
+An expert is a configuration (see `dataengine.core.component.Expert`); `load(device)` opens a session. The session
+runs in the caller's process or in a process and environment of its own (`dataengine.experts.isolation.isolated`).
+Nothing heavy is imported until an expert is created.
+
+    with experts.create("vitpose").load("cuda") as session:
+        poses = session.predict(frames, boxes)
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from dataengine.core import registry
-from dataengine.core.types import Expert
+from dataengine.core.component import Expert, ExpertSession
+
+__all__ = ["Expert", "ExpertSession", "create"]
 
 
 def create(name: str, **options: Any) -> Expert:

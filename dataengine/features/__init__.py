@@ -1,59 +1,20 @@
-"""Features of clips and of strings in one space: what a video shows, and what a label says.
+"""Embeddings of clips and of strings in one space: what a video shows, and what a label says.
 
-A feature component is a frozen dataclass (see `Features`). Nothing heavy is imported until one is loaded.
+A feature component is a configuration (see `dataengine.core.component.Features`); `load(device)` opens a session.
+Nothing heavy is imported until a session is opened.
+
+    with features.create("viclip").load("cuda") as session:
+        video, text = session.encode_video([frames]), session.encode_text(["jumping jacks"])
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from dataengine.core import registry
-from dataengine.core.types import Float, Frames
+from dataengine.core.component import Features, FeaturesSession
 
-
-@runtime_checkable
-class Features(Protocol):
-    """A video and a text encoder with a common space (frozen dataclass; its fields are its whole configuration)."""
-
-    @property
-    def views(self) -> int:
-        """Temporal views wanted of a clip; view 0 is the encoder's own sampling, the others are shifted in time."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Most clips that are encoded at once on an accelerator."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """D, the number of values of a feature."""
-        ...
-
-    def weights(self) -> dict[str, str]:
-        """Weight files by name, with their sha256; part of every fingerprint."""
-        ...
-
-    def load(self, device: str = "cpu") -> None:
-        """Make the encoders ready in this process. Idempotent."""
-        ...
-
-    def sample_indices(self, num_frames_total: int, view: int = 0) -> list[int]:
-        """Which of a clip's frames a view looks at; decode only these. Given just these, `encode_video` takes them all."""
-        ...
-
-    def prepare(self, frames: Frames, view: int = 0) -> Frames:
-        """What `encode_video` looks at of a clip, as small as it gets; encoding this gives the same feature."""
-        ...
-
-    def encode_video(self, frames: Sequence[Frames] | Frames, view: int = 0) -> Float:
-        """(N, D) float32 of unit length for N clips of (T, H, W, 3) uint8 RGB frames."""
-        ...
-
-    def encode_text(self, texts: Sequence[str]) -> Float:
-        """(N, D) float32 of unit length for N strings."""
-        ...
+__all__ = ["Features", "FeaturesSession", "create"]
 
 
 def create(name: str, **options: Any) -> Features:

@@ -1,12 +1,16 @@
-"""What features have in common before any network: which frames they look at, what they take for a clip, their options."""
+"""What features have in common before any network: their options, the frames that they use, and checks of clips."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.component import Features
 from dataengine.core.errors import ComponentError, WeightsError, suggestion
 from dataengine.core.types import Frames
 from dataengine.io import weights
@@ -16,10 +20,10 @@ def sample_indices(num_frames_total: int, num_frames: int = 8, view: int = 0) ->
     """Indices of the frames of one temporal view of a clip.
 
     View 0 is the sampling published with ViCLIP (OpenGVLab/InternVideo@3965eef, Data/InternVid/viclip):
-    every (total // num_frames)-th frame from the first. The other views are the same comb, moved to the
-    right by a share of the frames that remain after its last tooth: 1/2, 1/4, 3/4, 1/8, ... (the radical
-    inverse of the view in base 2), so asking for more views never changes those there are. A clip shorter
-    than `num_frames` repeats frames evenly and has one view only.
+    every (total // num_frames)-th frame from the first. The other views take the same pattern, moved to the
+    right by a share of the frames that remain after its last frame: 1/2, 1/4, 3/4, 1/8, ... (the radical
+    inverse of the view in base 2). So more views never change the first ones. A clip shorter than
+    `num_frames` repeats frames evenly and has one view only.
 
     Raises:
         ComponentError: no frame, or a negative view.
@@ -41,30 +45,57 @@ PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 """Number formats to compute in; auto is float16 on CUDA and float32 elsewhere."""
 
 
-def check_options(table: str, num_frames: int, views: int, batch: int, precision: str) -> None:
-    """Check the options that all features have.
+@dataclass(frozen=True, kw_only=True)
+class Encoders(Features):
+    """What the features have in common: the options, and a file of weights.
 
-    Raises:
-        ComponentError: one is out of range.
+    Attributes:
+        num_frames: frames per view.
+        views: temporal views of a clip, see `sample_indices`.
+        batch: most clips at once on CUDA, and sixteen times as many strings; a CPU takes one by one.
+        precision: auto (half on CUDA, float32 elsewhere), float32, float16 or bfloat16.
     """
-    for name, value in (("num_frames", num_frames), ("views", views), ("batch", batch)):
-        if value < 1:
-            raise ComponentError(f"[{table}] {name} = {value}: at least 1")
-    if precision not in PRECISIONS:
-        raise ComponentError(f"[{table}] precision = {precision!r}{suggestion(precision, PRECISIONS)}")
 
+    num_frames: int = 8
+    views: int = 1
+    batch: int = 16
+    precision: str = "auto"
 
-def located(table: str, file: str) -> Path:
-    """The local file of a name of manifests/weights.toml, or of a path.
+    extra: ClassVar[str | None] = "clip"
 
-    Raises:
-        WeightsError: it is not here; the message names its address, its licence and what gets it.
-    """
-    try:
-        return weights.locate(file)
-    except WeightsError as error:
-        hint = '; or give a file of yours as checkpoint = "PATH"' if weights.names_of(file) else ""
-        raise WeightsError(f"[{table}] {error}{hint}") from error
+    def __post_init__(self) -> None:
+        for name, value in (("num_frames", self.num_frames), ("views", self.views), ("batch", self.batch)):
+            if value < 1:
+                raise ComponentError(f"{self.title} {name} = {value}: at least 1")
+        if self.precision not in PRECISIONS:
+            raise ComponentError(f"{self.title} precision = {self.precision!r}{suggestion(self.precision, PRECISIONS)}")
+
+    @property
+    @abstractmethod
+    def file(self) -> str | None:
+        """Name or path of the weights in use; None where there is no file."""
+
+    def needs(self) -> list[str]:
+        """Published weights that must lie on this machine."""
+        return [] if self.file is None else weights.names_of(self.file)
+
+    def locate(self) -> Path | None:
+        """The local file of weights; None where there is none.
+
+        Raises:
+            WeightsError: it is not here; the message names its address, its licence and the command that gets it.
+        """
+        if self.file is None:
+            return None
+        try:
+            return weights.locate(self.file)
+        except WeightsError as error:
+            hint = '; or give a file of yours as checkpoint = "PATH"' if weights.names_of(self.file) else ""
+            raise WeightsError(f"{self.title} {error}{hint}") from error
+
+    def sample_indices(self, num_frames_total: int, view: int = 0) -> list[int]:
+        """The `num_frames` indices that a view uses of a clip of so many frames, ascending; see `sample_indices`."""
+        return sample_indices(num_frames_total, self.num_frames, view)
 
 
 def as_clips(frames: Sequence[Frames] | Frames) -> list[Frames]:

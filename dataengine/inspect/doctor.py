@@ -88,7 +88,7 @@ def _weights(kind: str, name: str) -> dict[str, Any]:
     label = f"{kind.removesuffix('s')} {name}"
     try:
         component = registry.create(kind, name)
-        if hasattr(component, "recall"):
+        if kind == "experts" and component.looks_up:
             return _found(label, True, "reads poses that other programs saved")
         absent = weights.missing([component])
         if absent:
@@ -100,9 +100,8 @@ def _weights(kind: str, name: str) -> dict[str, Any]:
                 f"weights {', '.join(absent)} are not here ({licences})",
                 f"dataengine weights {' '.join(absent)}",
             )
-        for step in ("check", "weights"):
-            if hasattr(component, step):
-                getattr(component, step)()
+        component.check()
+        component.weights()
     except (DataEngineError, ImportError) as error:
         return _found(label, False, str(error), "see the message")
     return _found(label, True, "ready")

@@ -264,7 +264,7 @@ def names_known(names: Iterable[str]) -> None:
 
 def missing(components: Iterable[Any]) -> list[str]:
     """Names that these components need and that are not here, each once."""
-    names = [name for c in components if hasattr(c, "needs") for name in c.needs()]
+    names = [name for c in components for name in c.needs()]
     return [name for name in dict.fromkeys(names) if not file_of(name).is_file()]
 
 

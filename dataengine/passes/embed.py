@@ -21,15 +21,16 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dataengine.core import registry
+from dataengine.core.component import SESSIONS, Session
+from dataengine.core.devices import device_of_process
 from dataengine.core.errors import LedgerError, MediaError
 from dataengine.core.types import Clip, Fail, Float, Frames, Keep, Outcome
-from dataengine.features import Features
+from dataengine.features import Features, FeaturesSession
 from dataengine.io import shards
 from dataengine.io.storage import write_durably
 from dataengine.labels.prompts import prompts
 from dataengine.media.frame_sampler import FrameSampler
 from dataengine.passes.base import Job, Unit, load_job, pulse
-from dataengine.passes.pose import own_device
 from dataengine.passes.progress import PassState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import Commit
@@ -42,8 +43,6 @@ TEXTS = "texts"
 UNRELATED = ("checkpoint", "batch")
 """Options of features that change no result: the weights' hashes tell which weights they are, wherever they lie."""
 Entries = dict[str, Any]
-
-_LOADED: dict[tuple[str, str], dict[str, Features]] = {}
 
 
 def pass_fingerprint(recipe: Recipe, names: Sequence[str]) -> str:
@@ -162,7 +161,7 @@ def embed_unit(
     """
     begun = time.monotonic()
     content = json.loads(wanted_path.read_bytes())
-    features = load_features(job, content["features"])
+    session = open_features(job, content["features"])
     ledger, inputs = job.ledger("embed"), "" if unit == TEXTS else _inputs(job, unit)
     known = ledger.read(unit)
     keys = [text_key(text) for text in content["texts"]] if unit == TEXTS else content["units"][unit]
@@ -170,9 +169,9 @@ def embed_unit(
     staged, beat = ledger.stage(unit, "tar"), pulse(job.work, unit)
     try:
         if unit == TEXTS:
-            made, outcomes = _embed_texts(features, [text for text in content["texts"] if text_key(text) in left])
+            made, outcomes = _embed_texts(session, [text for text in content["texts"] if text_key(text) in left])
         else:
-            made, outcomes = _embed_clips(job, unit, features, left, quarantine, staged, beat)
+            made, outcomes = _embed_clips(job, unit, session, left, quarantine, staged, beat)
         if only is None:
             before = known if known is not None and known.inputs == inputs else None
             every = {o.clip_id: o for o in (*(before.outcomes if before else ()), *outcomes)}
@@ -188,21 +187,41 @@ def embed_unit(
     return {"unit": unit, "clips": len(left), "kept": len(made), "seconds": time.monotonic() - begun}
 
 
-def load_features(job: Job, names: Sequence[str]) -> dict[str, Features]:
-    """The features by name with weights loaded on this process's device, once a process."""
-    key = (job.fingerprints["embed"], job.device)
-    if key not in _LOADED:
-        found: dict[str, Features] = {name: job.recipe.component("features", name) for name in names}
-        for component in found.values():
-            component.load(own_device(job.device))
-        _LOADED[key] = found
-    return _LOADED[key]
+class EmbedSession(Session):
+    """The open features of a recipe on the device of this process.
+
+    Attributes:
+        features: configuration by name.
+        sessions: what runs, by name.
+    """
+
+    def __init__(self, recipe: Recipe, names: Sequence[str], device: str) -> None:
+        own = device_of_process(device)
+        self.features: dict[str, Features] = {name: recipe.component("features", name) for name in names}
+        self.sessions: dict[str, FeaturesSession] = {}
+        try:
+            for name, component in self.features.items():
+                self.sessions[name] = component.load(own)
+        except BaseException:
+            self.close()
+            raise
+
+    def release(self) -> None:
+        """Close every session."""
+        for session in self.sessions.values():
+            session.close()
 
 
-def _embed_texts(features: Mapping[str, Features], texts: Sequence[str]) -> tuple[dict[str, Entries], list[Outcome]]:
+def open_features(job: Job, names: Sequence[str]) -> EmbedSession:
+    """The session of this process for a job; units of the same recipe and device share it."""
+    key = (job.fingerprints["embed"], job.device, tuple(names))
+    return SESSIONS.get("embed", key, lambda: EmbedSession(job.recipe, names, job.device))
+
+
+def _embed_texts(session: EmbedSession, texts: Sequence[str]) -> tuple[dict[str, Entries], list[Outcome]]:
     made: dict[str, Entries] = {text_key(text): {"json": {"text": text}} for text in texts}
-    for name, component in features.items():
-        for text, feature in zip(texts, component.encode_text(texts)):
+    for name, encoders in session.sessions.items():
+        for text, feature in zip(texts, encoders.encode_text(texts)):
             made[text_key(text)][f"{name}_text.npy"] = feature.astype(np.float16)
     return made, [Keep(key) for key in made]
 
@@ -210,7 +229,7 @@ def _embed_texts(features: Mapping[str, Features], texts: Sequence[str]) -> tupl
 def _embed_clips(
     job: Job,
     unit: str,
-    features: Mapping[str, Features],
+    session: EmbedSession,
     left: Sequence[str],
     quarantine: Mapping[str, str],
     staged: Path,
@@ -231,29 +250,29 @@ def _embed_clips(
     prepared: dict[str, dict[str, list[Frames]]] = {}
 
     def prepare(clip: Clip) -> Outcome:
-        prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], features)
+        prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], session.features)
         return Keep(clip.clip_id)
 
     outcomes = {
         o.clip_id: o for o in work.each(prepare, job.recipe.engine.clips_in_flight if job.device != "cpu" else 1)
     }
     made, failed = _encoded(
-        replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, features
+        replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, session
     )
     return made, [*{**outcomes, **failed}.values(), *held]
 
 
 def _encoded(
-    work: Unit, prepared: Mapping[str, Mapping[str, list[Frames]]], features: Mapping[str, Features]
+    work: Unit, prepared: Mapping[str, Mapping[str, list[Frames]]], session: EmbedSession
 ) -> tuple[dict[str, Entries], dict[str, Fail]]:
     """The features of prepared clips, and the failures of those that could not be encoded."""
     made: dict[str, Entries] = {clip.clip_id: {} for clip in work.clips}
     failed: dict[str, Fail] = {}
-    for name, component in features.items():
+    for name, component in session.features.items():
 
         def together(part: Sequence[Clip], name: str = name, component: Features = component) -> None:
             flat = [frames for clip in part for frames in prepared[clip.clip_id][name]]
-            found = component.encode_video(flat).reshape(len(part), component.views, component.dim)
+            found = session.sessions[name].encode_video(flat).reshape(len(part), component.views, component.dim)
             for clip, views in zip(part, found):
                 made[clip.clip_id][f"{name}_video.npy"] = views.astype(np.float16)
 

@@ -24,114 +24,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from dataengine.core import registry
+from dataengine.core.component import SESSIONS, ClipFrames, Component
 from dataengine.core.errors import MediaError
 from dataengine.core.skeletons import COMMON, convert
-from dataengine.core.types import Clip, Detector, Expert, Keep, Outcome, Poses, Reject, Track
-from dataengine.experts.batching import Batched, Pool, Pooled
-from dataengine.fusion.calibration import Calibration
+from dataengine.core.types import Clip, Keep, Outcome, Poses, Reject, Track
 from dataengine.io import shards
 from dataengine.io.weights import digest
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.media.prefetch import Budget, ahead
+from dataengine.media.prefetch import ahead
 from dataengine.passes.base import Pass, Unit
 from dataengine.passes.frame_stats import FrameStats
 from dataengine.passes.pose_estimation import PoseEstimator
+from dataengine.passes.pose_session import PoseComponents, PoseSession
 from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
 
 
-@dataclass(frozen=True)
-class Tools:
-    """The components of one recipe, loaded in this process."""
-
-    decoder: Any
-    detector: Detector | None
-    experts: tuple[Expert, ...]
-    names: tuple[str, ...]
-    tracker: Any
-    fusion: Any
-    expert_weights: tuple[float, ...]
-    calibration: Calibration | None = None
-    budget: Budget | None = None
-
-    @property
-    def parallel(self) -> bool:
-        """Whether clips may be under way together: on an accelerator, with networks alone."""
-        return self.budget is not None
-
-
-_LOADED: dict[tuple[str, str], Tools] = {}
-
-
-def _components(recipe: Recipe) -> Tools:
-    pose = recipe.pose
-    return Tools(
-        recipe.component("decoders", pose.decoder),
-        recipe.component("detectors", recipe.detector) if recipe.detector else None,
-        tuple(recipe.expert(name) for name in pose.experts),
-        tuple(pose.experts),
-        recipe.component("trackers", pose.tracker),
-        recipe.component("fusion", pose.fusion),
-        tuple(pose.expert_weights.get(name, 1.0) for name in pose.experts),
-        None if pose.calibration is None else Calibration.load(pose.calibration),
-    )
-
-
-def load_tools(recipe: Recipe, device: str, key: str) -> Tools:
-    """The recipe's components with weights loaded, once a process.
-
-    On an accelerator the pictures of several clips go through the networks together, and frames are decoded ahead of
-    them. On a CPU larger batches gain nothing, and a clip's results must not depend on its company: clip by clip there.
-    """
-    if (key, device) not in _LOADED:
-        tools = _components(recipe)
-        own = own_device(device)
-        for component in (tools.detector, *tools.experts):
-            if component is not None:
-                component.load(own)
-        networks = all(
-            isinstance(c, Batched) or hasattr(c, "recall") for c in (tools.detector, *tools.experts) if c is not None
-        )
-        if device != "cpu" and networks and recipe.engine.clips_in_flight > 1:
-            pool = Pool()
-            tools = replace(
-                tools,
-                detector=Pooled(tools.detector, pool) if tools.detector else None,
-                experts=tuple(
-                    expert if hasattr(expert, "recall") else Pooled(expert, pool) for expert in tools.experts
-                ),
-                budget=Budget(recipe.engine.prefetch_mb << 20),
-            )
-        _LOADED[key, device] = tools
-    return _LOADED[key, device]
-
-
-def own_device(device: str) -> str:
-    """The device of this process: local workers named 0, 1, ... take a GPU each."""
-    if device != "cuda":
-        return device
-    from distributed import get_worker
-
-    try:
-        name = get_worker().name
-    except ValueError:
-        return device
-    return f"cuda:{name}" if isinstance(name, int) else device
-
-
 def _config(recipe: Recipe) -> dict[str, Any]:
-    tools, pose = _components(recipe), recipe.pose
-    used = {"decoder": tools.decoder, "tracker": tools.tracker, "fusion": tools.fusion, "detector": tools.detector}
+    tools, pose = PoseComponents.of(recipe), recipe.pose
+    used: dict[str, Component | None] = {
+        "decoder": tools.decoder,
+        "tracker": tools.tracker,
+        "fusion": tools.fusion,
+        "detector": tools.detector,
+    }
     used |= {name: recipe.component("experts", name) for name in tools.names}  # a process of its own changes no result
-    weights = {name: c.weights() for name, c in used.items() if hasattr(c, "weights")}
+    weights = {name: found for name, c in used.items() if c is not None and (found := c.weights())}
     if pose.calibration is not None:
         weights["calibration"] = {Path(pose.calibration).name: digest(pose.calibration)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
@@ -142,42 +67,28 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     return {"pose": table, "components": options, "weights": weights}
 
 
-def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
-    pose = unit.recipe.pose
+def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | Reject:
+    """The entries of one clip: decode its frames once for all experts, then track and fuse."""
+    pose, tools = unit.recipe.pose, session.components
     people: list[list[Poses]] = []
     times: list[float] = []
-    stats, sampler, estimator = (
-        FrameStats(),
-        FrameSampler(pose.max_fps),
-        PoseEstimator(tools.detector, pose.detect_every),
-    )
-    lookups = [hasattr(expert, "recall") for expert in tools.experts]  # those that say what was saved of the clip
-    for expert in tools.experts:
-        if hasattr(expert, "begin_clip"):
-            expert.begin_clip()
+    stats, sampler = FrameStats(), FrameSampler(pose.max_fps)
+    estimator = PoseEstimator(session.detector, list(zip(session.experts, session.needs_boxes)), pose.detect_every)
     with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
-        for batch in stream if tools.budget is None else ahead(stream, tools.budget):
+        for batch in stream if session.budget is None else ahead(stream, session.budget):
             picked = sampler.pick(batch.timestamps)
             if not picked:
                 continue
             frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
             for frame, time in zip(frames, batch.timestamps[picked]):
                 stats.add(frame, float(time))
-            seen = iter(
-                estimator.predict(frames, [expert for expert, saved in zip(tools.experts, lookups) if not saved])
-            )
-            answers = [
-                cast(Any, expert).recall(clip, batch.indices[picked], batch.timestamps[picked], stream.info.fps)
-                if saved
-                else next(seen)
-                for expert, saved in zip(tools.experts, lookups)
-            ]
-            people.extend([list(per_frame) for per_frame in zip(*answers)])
+            given = ClipFrames(clip, frames, batch.indices[picked], batch.timestamps[picked], stream.info.fps)
+            people.extend([list(per_frame) for per_frame in zip(*estimator.predict(given))])
             times.extend(batch.timestamps[picked].tolist())
         info, damaged, total = stream.info, stream.num_damaged, stream.num_frames
         fps = Fraction(stream.fps)
     timestamps = np.asarray(times, np.float64) - (times[0] if times else 0.0)
-    tracks = tools.tracker.track(people, timestamps, [expert.skeleton for expert in tools.experts])
+    tracks = tools.tracker.track(people, timestamps, session.skeletons)
     if not tracks:
         expected = max(total, info.num_frames or 0)
         if damaged:
@@ -199,7 +110,7 @@ def _look(unit: Unit, tools: Tools, clip: Clip) -> dict[str, Any] | Reject:
             "hashes.npy": np.array(stats.hashes, np.uint64), "hash_frames.npy": np.array(stats.hash_frames, np.int32)}  # fmt: skip
 
 
-def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
+def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
     fused = []
     for t in tracks:
         coords, scores = t.coords, t.scores
@@ -221,12 +132,19 @@ def _fuse(tracks: Sequence[Track], tools: Tools, skeleton: str, meta: dict[str, 
     }
 
 
+def open_session(unit: Unit) -> PoseSession:
+    """The session of this process for a unit; units of the same recipe and device share it."""
+    recipe, device = unit.recipe, unit.job.device
+    key = (unit.job.fingerprints["pose"], device, recipe.pose.isolated, recipe.engine)
+    return SESSIONS.get("pose", key, lambda: PoseSession(recipe, device))
+
+
 def _run(unit: Unit) -> list[Outcome]:
-    tools = load_tools(unit.recipe, unit.job.device, unit.job.fingerprints["pose"])
+    recipe, session = unit.recipe, open_session(unit)
     seen: dict[str, dict[str, Any]] = {}
 
     def one(clip: Clip) -> Outcome:
-        found = _look(unit, tools, clip)
+        found = _observe(unit, session, clip)
         if isinstance(found, Reject):
             return found
         seen[clip.clip_id] = found
@@ -238,7 +156,7 @@ def _run(unit: Unit) -> list[Outcome]:
             if clip.clip_id in seen:
                 writer.write(clip.clip_id, seen.pop(clip.clip_id))
 
-        return unit.each(one, unit.recipe.engine.clips_in_flight if tools.parallel else 1, then)
+        return unit.each(one, recipe.engine.clips_in_flight if session.clips_in_flight else 1, then)
 
 
 PASS = Pass("pose", 3, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)

@@ -1,53 +1,63 @@
-"""How the experts of one clip are asked: those that need boxes look inside the people that a detector finds."""
+"""The order in which the detector and the experts of one clip run: top-down experts get the boxes of people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from dataengine.core.types import Detector, Float, Frames, Poses
+from dataengine.core.component import ClipFrames, DetectorSession, ExpertSession
+from dataengine.core.types import Float, Poses
 from dataengine.tracking import next_boxes
 
 
 class PoseEstimator:
-    """Asks experts of one clip, those that want boxes inside the people that a detector finds.
+    """Runs the experts on one clip, top-down experts inside the boxes of a detector.
 
-    The detector looks at every `every`-th frame. In between boxes follow the people whom the first expert that wants
-    boxes found in them, so that those frames are looked at one by one.
+    The detector runs on every `detect_every`-th frame. In between, boxes follow the people that the first top-down
+    expert found inside them, so that those frames are processed one by one.
+
+    Args:
+        detector: None where no expert is top-down.
+        experts: open experts, each with whether it needs boxes.
+        detect_every: frames between two detections.
     """
 
-    def __init__(self, detector: Detector | None, every: int) -> None:
+    def __init__(
+        self, detector: DetectorSession | None, experts: Sequence[tuple[ExpertSession, bool]], detect_every: int
+    ) -> None:
         self.detector = detector
-        self.every = every
+        self.experts = experts
+        self.detect_every = detect_every
         self.count = 0
         self.boxes: Float = np.zeros((0, 5), np.float32)
         self.here: Poses | None = None
         self.before: Poses | None = None
+        for expert, _ in experts:
+            expert.start_clip()
 
-    def predict(self, frames: Frames, experts: Sequence[Any]) -> list[list[Poses]]:
-        """What each of the experts sees in the next frames (T, H, W, 3) of the clip: one list of poses an expert."""
-        first, self.count = self.count, self.count + len(frames)
-        boxed = [expert.needs_boxes for expert in experts]
-        if not any(boxed) or self.detector is None:
-            return [expert.predict(frames) for expert in experts]
-        asked = [n for n in range(len(frames)) if (first + n) % self.every == 0]
-        found = dict(zip(asked, self.detector.detect(frames[asked]))) if asked else {}
-        if self.every == 1:
-            boxes = [found[n] for n in range(len(frames))]
-            return [expert.predict(frames, boxes if wanted else None) for expert, wanted in zip(experts, boxed)]
+    def predict(self, batch: ClipFrames) -> list[list[Poses]]:
+        """The poses of each expert in the next frames of the clip: one list per expert, with one `Poses` per frame."""
+        first, self.count = self.count, self.count + len(batch)
+        top_down = [needs_boxes for _, needs_boxes in self.experts]
+        if not any(top_down) or self.detector is None:
+            return [expert.observe(batch) for expert, _ in self.experts]
+        due = [n for n in range(len(batch)) if (first + n) % self.detect_every == 0]
+        found = dict(zip(due, self.detector.detect(batch.frames[due]))) if due else {}
+        if self.detect_every == 1:
+            boxes = [found[n] for n in range(len(batch))]
+            return [expert.observe(batch, boxes if needs_boxes else None) for expert, needs_boxes in self.experts]
         answers: list[list[Poses]] = [
-            [] if wanted else expert.predict(frames) for expert, wanted in zip(experts, boxed)
+            [] if needs_boxes else expert.observe(batch) for expert, needs_boxes in self.experts
         ]
-        leader = boxed.index(True)
-        for n in range(len(frames)):
+        leader = top_down.index(True)
+        for n in range(len(batch)):
             if n in found:
                 self.boxes = found[n]
             elif self.here is not None:
                 self.boxes = next_boxes(self.here, self.boxes, self.before)
-            for expert, wanted, seen in zip(experts, boxed, answers):
-                if wanted:
-                    seen += expert.predict(frames[n : n + 1], [self.boxes])
+            for (expert, needs_boxes), poses in zip(self.experts, answers):
+                if needs_boxes:
+                    poses += expert.observe(batch[n : n + 1], [self.boxes])
             self.before, self.here = self.here, answers[leader][-1]
         return answers

@@ -47,7 +47,7 @@ def _spread(ids: list[str], count: int) -> list[str]:
 def _licences(job: Job) -> dict[str, str]:
     """Licence of each expert of the recipe, where it states one."""
     classes = {name: registry.component_class("experts", name) for name in job.recipe.pose.experts}
-    return {name: cls.licence for name, cls in classes.items() if hasattr(cls, "licence")}
+    return {name: cls.licence for name, cls in classes.items() if cls.licence is not None}
 
 
 def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Picture]:

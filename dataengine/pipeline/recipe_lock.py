@@ -24,7 +24,7 @@ PACKAGES = (
 
 def _hashes(used: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Weight files of each component with their hashes."""
-    return {name: component.weights() for name, component in used.items() if hasattr(component, "weights")}
+    return {name: found for name, component in used.items() if (found := component.weights())}
 
 
 def check(out: Path, used: Mapping[str, Any]) -> None:

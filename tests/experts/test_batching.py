@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,28 @@ import pytest
 from dataengine.core import registry
 from dataengine.core.errors import ExpertError
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import Batched, Limit, Pool, Pooled, is_out_of_memory
-from dataengine.experts.preprocess import Whole, crop_move, fit_move, whole_cuts
+from dataengine.experts.batching import AdaptiveBatchSize, DynamicBatcher, NetworkExpertSession, is_out_of_memory
+from dataengine.experts.preprocess import FrameProcessing, crop_affine, letterbox, letterbox_affine
 from dataengine.rendering import render_clip
 
 
-@dataclass(frozen=True)
-class Brightest(Whole):
-    """Finds the brightest pixel of a picture and calls it every joint of a body."""
+class Brightest(NetworkExpertSession):
+    """Finds the brightest pixel of an image and calls it every joint of a body."""
 
-    batch: int = 4
-    fits: int = 99
-    min_score: float = 0.0
-    min_mean: float = 0.0
-    seconds: float = 0.0
-    sizes: list[int] = field(default_factory=list, compare=False)
+    def __init__(self, batch: int = 4, fits: int = 99, seconds: float = 0.0) -> None:
+        super().__init__(FrameProcessing((64, 48), "body13", 0.0, 0.0), self.brightest, batch)
+        self.fits = fits
+        self.seconds = seconds
+        self.sizes: list[int] = []
 
-    skeleton = "body13"
-    picture = (64, 48)  # type: ignore[assignment]
+    def pooled(self, batcher: DynamicBatcher) -> Brightest:
+        self.use_batcher(batcher)
+        return self
 
-    def infer(self, pixels: Frames) -> Sequence[Float]:
+    def brightest(self, pixels: Frames) -> Sequence[Float]:
         self.sizes.append(len(pixels))
         if len(pixels) > self.fits:
-            raise MemoryError("too many pictures")
+            raise MemoryError("too many images")
         time.sleep(self.seconds)
         grey = pixels.astype(int).sum(-1).reshape(len(pixels), -1)
         y, x = np.divmod(grey.argmax(-1), pixels.shape[2])
@@ -63,18 +61,18 @@ def found(poses: list[Poses]) -> np.ndarray:
 def test_out_of_memory_halves_and_loses_nothing(fits: int) -> None:
     frames, at = spots(11, 0)
     expert = Brightest(batch=8, fits=fits)
-    limit = Limit(expert.batch)
-    cuts = expert.cut(frames)
-    answers = limit.run(expert.infer, cuts.pixels)
-    assert np.abs(found(expert.read(answers, cuts)) - at).max() <= 2.5
-    assert limit.batch == {1: 1, 2: 2, 3: 2, 99: 8}[fits]
+    size = AdaptiveBatchSize(expert.batch)
+    inputs = expert.preprocess(frames)
+    answers = size.run(expert, inputs.pixels)
+    assert np.abs(found(expert.postprocess(answers, inputs)) - at).max() <= 2.5
+    assert size.batch == {1: 1, 2: 2, 3: 2, 99: 8}[fits]
     before = len(expert.sizes)
-    limit.run(expert.infer, cuts.pixels)
+    size.run(expert, inputs.pixels)
     assert max(expert.sizes[before:]) <= fits  # what was learnt is kept
 
 
 def test_a_picture_that_never_fits_is_a_typed_error() -> None:
-    with pytest.raises(ExpertError, match=r"one picture of 64 x 48 pixels does not fit: too many") as caught:
+    with pytest.raises(ExpertError, match=r"one image of 64 x 48 pixels does not fit: too many") as caught:
         Brightest(fits=0).predict(spots(3, 0)[0])
     assert (caught.value.kind, caught.value.retryable) == ("out_of_memory", True)
 
@@ -100,11 +98,12 @@ def test_torch_out_of_memory_is_recognised() -> None:
     assert is_out_of_memory(caught.value)
 
 
-def test_a_pool_fills_batches_from_several_clips() -> None:
-    expert, pool = Brightest(batch=8, seconds=0.005), Pool(age=0.05)
+def test_a_batcher_fills_batches_from_several_clips() -> None:
+    pool = DynamicBatcher(max_wait=0.05)
+    expert = Brightest(batch=8, seconds=0.005).pooled(pool)
     clips = [spots(3, seed) for seed in range(24)]
     with ThreadPoolExecutor(12) as threads:
-        answers = list(threads.map(lambda clip: Pooled(expert, pool).predict(clip[0]), clips))
+        answers = list(threads.map(lambda clip: expert.predict(clip[0]), clips))
     pool.close()
     for poses, (_, at) in zip(answers, clips):
         assert np.abs(found(poses) - at).max() <= 2.5
@@ -114,41 +113,41 @@ def test_a_pool_fills_batches_from_several_clips() -> None:
 
 
 def test_a_lone_request_waits_no_longer_than_the_age() -> None:
-    pool = Pool(age=0.05)
+    pool = DynamicBatcher(max_wait=0.05)
     begun = time.monotonic()
-    Pooled(Brightest(batch=64), pool).predict(spots(1, 0)[0])
+    Brightest(batch=64).pooled(pool).predict(spots(1, 0)[0])
     assert time.monotonic() - begun < 2
     pool.close()
     with pytest.raises(ExpertError, match="closed"):
-        Pooled(Brightest(), pool).predict(spots(1, 0)[0])
+        Brightest().pooled(pool).predict(spots(1, 0)[0])
 
 
 def test_a_request_larger_than_a_batch() -> None:
     frames, at = spots(21, 3)
-    pool = Pool(age=0.0)
-    assert np.abs(found(Pooled(Brightest(batch=4), pool).predict(frames)) - at).max() <= 2.5
-    assert Pooled(Brightest(), pool).predict(frames[:0]) == []
+    pool = DynamicBatcher(max_wait=0.0)
+    assert np.abs(found(Brightest(batch=4).pooled(pool).predict(frames)) - at).max() <= 2.5
+    assert Brightest().pooled(pool).predict(frames[:0]) == []
     pool.close()
 
 
 def test_one_clips_error_is_not_the_others() -> None:
     """A picture that the network cannot take fails its own clip only, though both were in one batch."""
 
-    @dataclass(frozen=True)
     class Choosy(Brightest):
         def infer(self, pixels: Frames) -> Sequence[Float]:
             if (pixels[:, 0, 0] == 77).any():
                 raise ValueError("I do not like this one")
             return super().infer(pixels)
 
-    expert, pool, together = Choosy(batch=8), Pool(age=0.2), threading.Barrier(2)
+    expert, pool, together = Choosy(batch=8), DynamicBatcher(max_wait=0.2), threading.Barrier(2)
+    expert.use_batcher(pool)
     good, at = spots(2, 5)
     bad = np.full((2, 96, 128, 3), 77, np.uint8)
 
     def one(frames: Frames) -> Any:
         together.wait()
         try:
-            return Pooled(expert, pool).predict(frames)
+            return expert.predict(frames)
         except ValueError as error:
             return str(error)
 
@@ -162,30 +161,32 @@ def test_one_clips_error_is_not_the_others() -> None:
 @pytest.mark.parametrize("name", ["synthetic_topdown", "synthetic_bottomup", "synthetic_regression"])
 def test_pooled_answers_are_the_experts_own(name: str) -> None:
     expert, detector = registry.create("experts", name), registry.create("detectors", "synthetic_detector")
-    assert isinstance(expert, Batched)
-    assert isinstance(detector, Batched)
+    own, finder = expert.load(), detector.load()
+    shared = expert.load(), detector.load()
     clips = [render_clip(seed, 4, condition="clean", num_people=1).frames for seed in (31, 32, 33)]
-    pool = Pool(age=0.05)
+    pool = DynamicBatcher(max_wait=0.05)
+    for session in shared:
+        session.use_batcher(pool)
 
     def both(frames: Frames) -> list[Poses]:
-        return Pooled(expert, pool).predict(frames, Pooled(detector, pool).detect(frames))
+        return shared[0].predict(frames, shared[1].detect(frames))
 
     with ThreadPoolExecutor(3) as threads:
         together = list(threads.map(both, clips))
     pool.close()
     for frames, poses in zip(clips, together):
-        alone = expert.predict(frames, detector.detect(frames))
+        alone = own.predict(frames, finder.detect(frames))
         for a, b in zip(alone, poses, strict=True):
             np.testing.assert_allclose(a.coords, b.coords, atol=0.05)
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(192, 256), (64, 48), (97, 33)])
-def test_moves_and_their_way_back(size: tuple[int, int]) -> None:
+def test_crops_centre_the_box(size: tuple[int, int]) -> None:
     box = np.array([10.0, 20.0, 90.0, 180.0])
-    move = crop_move(box, size, 1.25)
-    np.testing.assert_allclose(move[:, :2] @ [50, 100] + move[:, 2], np.array(size) / 2)
-    low, high = (move[:, :2] @ np.array(corner) + move[:, 2] for corner in (box[:2], box[2:]))
+    affine = crop_affine(box, size, 1.25)
+    np.testing.assert_allclose(affine[:, :2] @ [50, 100] + affine[:, 2], np.array(size) / 2)
+    low, high = (affine[:, :2] @ np.array(corner) + affine[:, 2] for corner in (box[:2], box[2:]))
     assert ((high - low) <= np.array(size) / 1.25 + 1e-9).all()
     assert np.isclose((high - low) / np.array(size), 1 / 1.25).any()
 
@@ -197,11 +198,11 @@ def test_whole_frames_keep_their_geometry(shape: tuple[int, int], centred: bool)
     height, width = shape
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     frames = np.stack([x * 255 / width, y * 255 / height, np.full(shape, 200)], -1)[None].astype(np.uint8)
-    cuts = whole_cuts(frames, (64, 48), centred, (0, 0, 0))
-    rows, cols = np.nonzero(cuts.pixels[0, :, :, 2] == 200)
+    inputs = letterbox(frames, (64, 48), centred, (0, 0, 0))
+    rows, cols = np.nonzero(inputs.pixels[0, :, :, 2] == 200)
     assert len(rows) > 0.2 * 48 * 64 * min(1, height / width * 64 / 48, width / height * 48 / 64)
     inner = (rows > rows.min()) & (rows < rows.max()) & (cols > cols.min()) & (cols < cols.max())
-    at = cuts.back(0, np.stack([cols, rows], -1)[inner].astype(float))
-    seen = cuts.pixels[0][rows[inner], cols[inner], :2] * np.array([width, height]) / 255
+    at = inputs.to_frame(0, np.stack([cols, rows], -1)[inner].astype(float))
+    seen = inputs.pixels[0][rows[inner], cols[inner], :2] * np.array([width, height]) / 255
     assert np.abs(at - seen).mean() < 0.02 * max(width, height) + 0.6
-    assert np.allclose(fit_move(width, height, (64, 48), centred), cuts.moves[0], atol=1.0)
+    assert np.allclose(letterbox_affine(width, height, (64, 48), centred), inputs.affines[0], atol=1.0)

@@ -30,6 +30,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteur\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[dataengine.experts]\nsaboteur = saboteur:Saboteur\n")
+    monkeypatch.syspath_prepend(str(SUPPORT))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(SUPPORT)]))
     registry.refresh()

@@ -289,19 +289,14 @@ def test_any_registered_expert_runs_isolated() -> None:
     )
     assert (there.skeleton, there.needs_boxes, there.weights()) == (here.skeleton, here.needs_boxes, here.weights())
     assert pickle.loads(pickle.dumps(there)) == there  # noqa: S301, bytes of our own making
-    here.load()
-    there.load()
-    for a, b in zip(here.predict(frames), there.predict(frames), strict=True):
-        np.testing.assert_array_equal(a.coords, b.coords)
-        np.testing.assert_array_equal(a.scores, b.scores)
-    assert there.predict(frames[:0]) == []
-    boxed = Isolated("synthetic_topdown")
-    assert [
-        len(p)
-        for p in boxed.predict(
-            frames, [np.array([[10, 10, 200, 200, 1.0]], np.float32), np.zeros((0, 5)), np.zeros((0, 5))]
-        )
-    ][1:] == [0, 0]
+    with here.load() as own, there.load() as isolated:
+        for a, b in zip(own.predict(frames), isolated.predict(frames), strict=True):
+            np.testing.assert_array_equal(a.coords, b.coords)
+            np.testing.assert_array_equal(a.scores, b.scores)
+        assert isolated.predict(frames[:0]) == []
+    boxes = [np.array([[10, 10, 200, 200, 1.0]], np.float32), np.zeros((0, 5)), np.zeros((0, 5))]
+    with Isolated("synthetic_topdown").load() as boxed:
+        assert [len(p) for p in boxed.predict(frames, boxes)][1:] == [0, 0]
 
 
 def test_experts_with_a_memory_and_unknown_ones_are_not_wrapped() -> None:

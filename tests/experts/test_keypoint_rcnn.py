@@ -13,9 +13,8 @@ pytest.importorskip("torchvision")
 
 from dataengine.core.errors import ComponentError
 from dataengine.experts import create
-from dataengine.experts.batching import Limit
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.keypoint_rcnn import build, decode
+from dataengine.experts.keypoint_rcnn import decode, empty_network
 from tests.support.torch_setup import one_thread, random_weights, scene
 
 WIDTH, HEIGHT = 320, 256
@@ -32,8 +31,8 @@ def test_as_torchvision(expert: Any) -> None:
     import torch
 
     picture = scene(WIDTH, HEIGHT)
-    (mine,) = Limit(1).run(expert.infer, picture[None])
-    network = build("the test").eval()
+    (mine,) = expert.load().infer(picture[None])
+    network = empty_network("the test").eval()
     network.load_state_dict(read_state(Path(expert.checkpoint)))
     network.roi_heads.score_thresh, network.roi_heads.detections_per_img = 0.6, 8
     network.transform.min_size, network.transform.max_size = (HEIGHT,), WIDTH

@@ -16,7 +16,7 @@ from dataengine.core.errors import ExpertError
 from dataengine.core.skeletons import BODY12, skeleton
 from dataengine.core.types import Frames, Poses
 from dataengine.experts import mediapipe
-from dataengine.experts.mediapipe import MediaPipe
+from dataengine.experts.mediapipe import MediaPipe, MediaPipeSession
 from dataengine.media.decode import PyAVDecoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -25,11 +25,10 @@ BODY = skeleton("blazepose33").indices(BODY12)
 
 
 @pytest.fixture(scope="module")
-def expert() -> Iterator[MediaPipe]:
-    made = MediaPipe()
-    made.load()
-    yield made
-    made.close()
+def expert() -> Iterator[MediaPipeSession]:
+    with MediaPipe().load() as session:
+        assert isinstance(session, MediaPipeSession)
+        yield session
 
 
 def read(path: Path, num_frames: int) -> Frames:
@@ -41,8 +40,8 @@ def read(path: Path, num_frames: int) -> Frames:
     return np.concatenate(parts)[:num_frames]
 
 
-def look(expert: MediaPipe, frames: Frames) -> list[Poses]:
-    expert.begin_clip()
+def look(expert: MediaPipeSession, frames: Frames) -> list[Poses]:
+    expert.start_clip()
     return expert.predict(frames)
 
 
@@ -65,14 +64,16 @@ def share(poses: list[Poses], people: int) -> float:
         ("street_crowd.avi", 1, 16),
     ],
 )
-def test_real_people_are_found(expert: MediaPipe, shared_data: Path, name: str, people: int, num_frames: int) -> None:
+def test_real_people_are_found(
+    expert: MediaPipeSession, shared_data: Path, name: str, people: int, num_frames: int
+) -> None:
     poses = look(expert, read(shared_data / "videos" / name, num_frames))
     assert share(poses, people) >= 0.85
     assert np.median([visible(p) for p in poses]) >= 8
 
 
 @pytest.mark.data
-def test_two_people_stand_beside_each_other(expert: MediaPipe, shared_data: Path) -> None:
+def test_two_people_stand_beside_each_other(expert: MediaPipeSession, shared_data: Path) -> None:
     """Both are upright, of like size, and the same two in every frame."""
     poses = look(expert, read(shared_data / "videos" / "ntu_two_people_demo.mp4", 16))
     middles = np.array([sorted(p.coords[:, BODY].mean(1)[:, 0]) for p in poses])
@@ -89,23 +90,25 @@ def test_two_people_stand_beside_each_other(expert: MediaPipe, shared_data: Path
 
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "most"), [("cleaning_pool_test.mp4", 0.4), ("edge/bt709_full_range.mp4", 0.0)])
-def test_hardly_anybody_is_found_where_nobody_is(expert: MediaPipe, shared_data: Path, name: str, most: float) -> None:
+def test_hardly_anybody_is_found_where_nobody_is(
+    expert: MediaPipeSession, shared_data: Path, name: str, most: float
+) -> None:
     poses = look(expert, read(shared_data / "videos" / name, 80))
     assert np.mean([visible(p) >= 8 for p in poses]) <= most
 
 
 @pytest.mark.data
-def test_a_clip_is_a_function_of_its_frames(expert: MediaPipe, shared_data: Path) -> None:
+def test_a_clip_is_a_function_of_its_frames(expert: MediaPipeSession, shared_data: Path) -> None:
     """Batches, other clips before, and a worker killed in between change nothing."""
     frames = read(shared_data / "videos" / "v_SoccerJuggling_g23_c01.avi", 21)
     whole = look(expert, frames)
     look(expert, read(shared_data / "videos" / "clean_and_jerk.mp4", 3))
-    expert.begin_clip()
+    expert.start_clip()
     parts: list[Poses] = []
     for start, stop in ((0, 1), (1, 1), (1, 6), (6, 20), (20, 21)):
         parts += expert.predict(frames[start:stop])
         if start == 6:
-            pid = expert._live["process"].pid
+            pid = expert.process.pid
             os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
     for a, b in zip(whole, parts, strict=True):
@@ -113,7 +116,7 @@ def test_a_clip_is_a_function_of_its_frames(expert: MediaPipe, shared_data: Path
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_frames_of_another_form_are_refused(expert: MediaPipe) -> None:
+def test_frames_of_another_form_are_refused(expert: MediaPipeSession) -> None:
     with pytest.raises(ExpertError, match="uint8") as caught:
         expert.predict(np.zeros((1, 8, 8, 3), np.float32))  # type: ignore[arg-type]
     assert not caught.value.retryable

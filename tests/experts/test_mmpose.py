@@ -12,8 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mmengine")
 
-from dataengine.experts.batching import Limit
-from dataengine.experts.mmpose import NETWORKS, build
+from dataengine.experts.mmpose import NETWORKS, empty_network
 from dataengine.experts.mmpose_shims import mmpose_importable
 from tests.support.torch_setup import BOXES, one_thread, random_weights, scene
 
@@ -37,7 +36,7 @@ def reference(expert: Any, picture: np.ndarray, boxes: np.ndarray | None) -> Any
         import mmpose.datasets
         from mmpose.registry import TRANSFORMS
 
-        model = build(expert.model).eval()
+        model = empty_network(expert.model).eval()
         model.load_state_dict(torch.load(expert.checkpoint, weights_only=True)["state_dict"])
         model.test_cfg["flip_test"] = False
         if network.kind == "rtmo":
@@ -73,9 +72,10 @@ def reference(expert: Any, picture: np.ndarray, boxes: np.ndarray | None) -> Any
 def test_topdown_as_mmpose(model: str, folder: Path) -> None:
     expert = random_weights.mmpose(folder, model, min_score=0.0, min_mean=0.0)
     picture = scene()
-    cuts = expert.cut(picture[None], [BOXES])
-    mine = np.stack(Limit(expert.batch).run(expert.infer, cuts.pixels))
-    coords = np.stack([cuts.back(n, one[:, :2]) for n, one in enumerate(mine)])
+    session = expert.load()
+    inputs = session.preprocess(picture[None], [BOXES])
+    mine = np.stack(session.infer(inputs.pixels))
+    coords = np.stack([inputs.to_frame(n, one[:, :2]) for n, one in enumerate(mine)])
     found = reference(expert, picture, BOXES)
     theirs, scores = np.concatenate([f.keypoints for f in found]), np.concatenate([f.keypoint_scores for f in found])
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_rtmo_as_mmpose(model: str, folder: Path) -> None:
     expert = random_weights.mmpose(folder, model, min_score=0.0, min_mean=0.0, threshold=0.02, max_people=20)
     # a picture of the network's size, so that both see the same pixels
     picture = scene(side, side)
-    got = expert.infer(picture[None])[0]
+    got = expert.load().infer(picture[None])[0]
     (theirs,) = reference(expert, picture, None)
     assert len(got) > 3
     num = len(got)

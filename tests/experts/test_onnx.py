@@ -15,11 +15,9 @@ pytest.importorskip("onnx")
 from dataengine import experts
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError, DataEngineError, ExpertError, WeightsError
-from dataengine.core.types import Detector, Expert
 from dataengine.experts import onnx_decode as decode
-from dataengine.experts.batching import Batched
 from dataengine.experts.isolation.isolated import Isolated
-from dataengine.experts.onnx import LOOKS, Onnx, OnnxDetector
+from dataengine.experts.onnx import NORMALISATIONS, Onnx, OnnxDetector
 from dataengine.experts.onnx_graphs import open_graph
 from tests.support import onnx_files
 
@@ -58,7 +56,7 @@ def spots(count: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def test_a_joint_comes_back_to_its_place_from_any_crop(tmp_path: Path, family: str, extent: tuple[int, int]) -> None:
     """As near as the brightest pixel or cell of the crop can tell."""
     build = onnx_files.brightest_simcc if family == "simcc" else onnx_files.brightest_heatmap
-    looker = expert(model=str(build(tmp_path / "net.onnx", SIZE, 17)), kind=family, min_mean=0.0)
+    looker = expert(model=str(build(tmp_path / "net.onnx", SIZE, 17)), kind=family, min_mean=0.0).load()
     scale = min(SIZE[0] / extent[0], SIZE[1] / extent[1]) / 1.25
     worst = 0.0
     for corner in RNG.integers(-10, 150, (8, 2)):
@@ -85,9 +83,9 @@ def test_a_person_comes_back_to_its_place_from_a_whole_frame(
     scale = min(WHOLE[0] / width, WHOLE[1] / height)
     every = spots(6, np.zeros(2), np.array([width - 1, height - 1]))
     frames = np.stack([blobs(width, height, points, max(2.0, 3 / scale)) for points in every])
-    poses = looker.predict(frames)
+    poses = looker.load().predict(frames)
     for pose, points in zip(poses, every, strict=True):
-        points = points[::-1] if LOOKS[looker.family].bgr else points
+        points = points[::-1] if NORMALISATIONS[looker.family].bgr else points
         np.testing.assert_allclose(pose.coords[0], points[np.arange(17) % 3], atol=max(0.5, 0.5 / scale) + 0.02)
         middle = (pose.boxes[0, :2] + pose.boxes[0, 2:4]) / 2
         np.testing.assert_allclose(middle, points[0], atol=max(0.5, 0.5 / scale) + 0.02)
@@ -98,12 +96,11 @@ def test_a_person_comes_back_to_its_place_from_a_whole_frame(
 @pytest.mark.parametrize(("width", "height"), [(320, 256), (640, 360), (90, 200)])
 def test_a_box_comes_back_to_its_place(tmp_path: Path, width: int, height: int) -> None:
     finder = detector(model=str(onnx_files.brightest_whole(tmp_path / "rtmdet.onnx", WHOLE, 3, "rtmdet")))
-    assert isinstance(finder, Detector) and isinstance(finder, Batched)
     scale = min(WHOLE[0] / width, WHOLE[1] / height)
     room = 12 / scale
     every = spots(6, np.full(2, room), np.array([width, height]) - room)
     frames = np.stack([blobs(width, height, points, max(2.0, 3 / scale)) for points in every])
-    for boxes, points in zip(finder.detect(frames), every, strict=True):
+    for boxes, points in zip(finder.load().detect(frames), every, strict=True):
         assert boxes.shape == (1, 5) and boxes.dtype == np.float32
         middle = (boxes[0, :2] + boxes[0, 2:4]) / 2
         np.testing.assert_allclose(middle, points[2], atol=max(0.5, 0.5 / scale) + 0.02)
@@ -264,11 +261,13 @@ def test_yolo(chosen: bool) -> None:
 def test_how_families_see_colours() -> None:
     pixels = RNG.integers(0, 256, (1, 2, 3, 3), dtype=np.uint8)
     red, green, blue = (pixels[0, ..., c].astype(float) for c in range(3))
-    np.testing.assert_allclose(LOOKS["simcc"](pixels, np.float32)[0, 0], (red - 123.675) / 58.395, rtol=1e-5)
-    np.testing.assert_allclose(LOOKS["rtmdet"](pixels, np.float32)[0, 2], (red - 123.675) / 58.395, rtol=1e-5)
-    np.testing.assert_allclose(LOOKS["yolox"](pixels, np.float32)[0], [blue, green, red])
-    np.testing.assert_allclose(LOOKS["rtmo"](pixels, np.float32)[0], [blue, green, red])
-    np.testing.assert_allclose(LOOKS["yolo"](pixels, np.float16)[0], np.array([red, green, blue]) / 255, atol=1e-3)
+    np.testing.assert_allclose(NORMALISATIONS["simcc"](pixels, np.float32)[0, 0], (red - 123.675) / 58.395, rtol=1e-5)
+    np.testing.assert_allclose(NORMALISATIONS["rtmdet"](pixels, np.float32)[0, 2], (red - 123.675) / 58.395, rtol=1e-5)
+    np.testing.assert_allclose(NORMALISATIONS["yolox"](pixels, np.float32)[0], [blue, green, red])
+    np.testing.assert_allclose(NORMALISATIONS["rtmo"](pixels, np.float32)[0], [blue, green, red])
+    np.testing.assert_allclose(
+        NORMALISATIONS["yolo"](pixels, np.float16)[0], np.array([red, green, blue]) / 255, atol=1e-3
+    )
 
 
 # what files are
@@ -302,9 +301,8 @@ def test_the_outputs_tell_what_a_pose_network_is(pose_file: tuple[str, Path]) ->
     looker = expert(model=str(path), min_mean=0.0)
     assert looker.family == kind
     assert looker.needs_boxes == (kind in ("simcc", "heatmap"))
-    assert isinstance(looker, Expert) and isinstance(looker, Batched)
     frames, boxes = frames_and_boxes()
-    poses = looker.predict(frames, boxes if looker.needs_boxes else None)
+    poses = looker.load().predict(frames, boxes if looker.needs_boxes else None)
     assert len(poses) == 5 and all(p.coords.shape[1:] == (17, 2) for p in poses)
     assert any(len(p) for p in poses)
     assert list(looker.weights()) == ["some.onnx"]
@@ -317,7 +315,7 @@ def test_files_of_a_fixed_batch_say_the_same(tmp_path: Path, kind: str, batch: i
     free = expert(model=str(onnx_files.random_network(tmp_path / "free.onnx", outputs, size)), min_mean=0.0)
     fixed = expert(model=str(onnx_files.random_network(tmp_path / "fixed.onnx", outputs, size, batch)), min_mean=0.0)
     frames, boxes = frames_and_boxes()
-    for a, b in zip(free.predict(frames, boxes), fixed.predict(frames, boxes), strict=True):
+    for a, b in zip(free.load().predict(frames, boxes), fixed.load().predict(frames, boxes), strict=True):
         np.testing.assert_allclose(a.coords, b.coords, atol=1e-3)
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 
@@ -331,7 +329,7 @@ def test_detectors(tmp_path: Path, kind: str) -> None:
     finder = detector(model=str(path), kind="rtmdet" if kind == "rtmdet" else "auto")
     assert finder.family == kind
     frames, _ = frames_and_boxes()
-    for boxes in finder.detect(frames):
+    for boxes in finder.load().detect(frames):
         assert boxes.shape[1:] == (5,)
         assert (np.diff(boxes[:, 4]) <= 0).all() and (boxes[:, 4] >= finder.threshold).all()
 
@@ -386,7 +384,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         dim.dim_param = "any"
     onnx_files.onnx.save(network, free)
     refused(r"give size = \[width, height\]", model=str(free))
-    assert expert(model=str(free), size=SIZE).picture == SIZE
+    assert expert(model=str(free), size=SIZE).load().processing.size == SIZE
     with pytest.raises(ComponentError, match="give kind"):
         detector(model=str(onnx_files.random_network(tmp_path / "f.onnx", *DETECTORS["rtmdet"]))).load()
     with pytest.raises(WeightsError, match="does not have the outputs of yolo"):
@@ -406,10 +404,10 @@ def test_configuration_travels(pose_file: tuple[str, Path]) -> None:
     _, path = pose_file
     looker = expert(model=str(path), min_mean=0.0, batch=2)
     frames, boxes = frames_and_boxes()
-    before = looker.predict(frames, boxes)
+    before = looker.load().predict(frames, boxes)
     again = pickle.loads(pickle.dumps(looker))  # noqa: S301, bytes of our own making
     assert again == looker
-    for a, b in zip(before, again.predict(frames, boxes), strict=True):
+    for a, b in zip(before, again.load().predict(frames, boxes), strict=True):
         np.testing.assert_array_equal(a.coords, b.coords)
 
 
@@ -424,7 +422,7 @@ def test_a_joint_nobody_sees_is_missing(tmp_path: Path) -> None:
             constant.CopyFrom(onnx_files.numpy_helper.from_array(values.reshape(-1), constant.name))
     onnx_files.onnx.save(network, path)
     frames, boxes = frames_and_boxes()
-    for pose in expert(model=str(path)).predict(frames, boxes):
+    for pose in expert(model=str(path)).load().predict(frames, boxes):
         assert np.isnan(pose.coords[:, 3]).all() and (pose.scores[:, 3] == 0).all()
         assert np.isfinite(np.delete(pose.coords, 3, 1)).any()
 
@@ -435,7 +433,6 @@ def test_a_process_of_its_own_needs_the_same_file(tmp_path: Path) -> None:
     outputs, size = POSES["heatmap"]
     options = {"model": str(onnx_files.random_network(tmp_path / "some.onnx", outputs, size)), "min_mean": 0.0}
     frames, boxes = frames_and_boxes(2)
-    for a, b in zip(
-        expert(**options).predict(frames, boxes), Isolated("onnx", options).predict(frames, boxes), strict=True
-    ):
-        np.testing.assert_array_equal(a.coords, b.coords)
+    with expert(**options).load() as own, Isolated("onnx", options).load() as isolated:
+        for a, b in zip(own.predict(frames, boxes), isolated.predict(frames, boxes), strict=True):
+            np.testing.assert_array_equal(a.coords, b.coords)

@@ -15,7 +15,7 @@ import pytest
 from dataengine import experts
 from dataengine.core.errors import ComponentError, ExpertError
 from dataengine.core.skeletons import skeleton
-from dataengine.core.types import Clip, Expert, Poses
+from dataengine.core.types import Clip, Poses
 from dataengine.experts.isolation.isolated import Isolated
 from dataengine.experts.precomputed import Precomputed
 
@@ -32,9 +32,9 @@ def clip(name: str = "a-v1-0-2", **more: Any) -> Clip:
     return Clip(**{"clip_id": name, "source": "a", "video_id": "v1", "media": "videos/some.mp4", **more})
 
 
-def recall(made: Precomputed, frames: int = 4, which: Clip | None = None, first: int = 0) -> list[Poses]:
+def lookup(made: Precomputed, frames: int = 4, which: Clip | None = None, first: int = 0) -> list[Poses]:
     indices = np.arange(first, first + frames)
-    return made.recall(which or clip(), indices, indices / 25, FPS)
+    return made.load().lookup(which or clip(), indices, indices / 25, FPS)
 
 
 def people(num: int = 2, joints: int = 17, frames: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -85,9 +85,8 @@ def test_openpose(tmp_path: Path, joints: int, layout: str, own_folder: bool) ->
     )
     made = expert(tmp_path)
     assert made.kind == "openpose" and made.skeleton == layout
-    assert isinstance(made, Expert)
-    check(recall(made), coords, scores)
-    assert [len(p) for p in recall(made, frames=6)] == [2, 2, 2, 2, 0, 0]
+    check(lookup(made), coords, scores)
+    assert [len(p) for p in lookup(made, frames=6)] == [2, 2, 2, 2, 0, 0]
 
 
 def test_openpose_of_old_versions_and_empty_frames(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_openpose_of_old_versions_and_empty_frames(tmp_path: Path) -> None:
     folder = tmp_path / clip().clip_id
     write_openpose(folder, "x", coords, scores, key="pose_keypoints")
     (folder / "x_000000000002_keypoints.json").write_text('{"version": 1.0, "people": []}')
-    assert [len(p) for p in recall(expert(tmp_path))] == [2, 2, 0, 2]
+    assert [len(p) for p in lookup(expert(tmp_path))] == [2, 2, 0, 2]
 
 
 def alphapose(coords: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
@@ -117,7 +116,7 @@ def test_alphapose(tmp_path: Path, place: str, joints: int) -> None:
     path.write_text(json.dumps(alphapose(coords, scores)))
     made = expert(tmp_path)
     assert made.skeleton == {17: "coco17", 26: "halpe26"}[joints]
-    poses = recall(made)
+    poses = lookup(made)
     check(poses, coords, scores)
     last = coords[0, 0][coords[0, 0].any(-1)]
     np.testing.assert_allclose(poses[0].boxes[0, :4], [*last.min(0), *last.max(0)], rtol=1e-5)
@@ -130,7 +129,7 @@ def test_coco_results_with_frame_numbers(tmp_path: Path) -> None:
     (tmp_path / f"{clip().clip_id}.json").write_text(json.dumps(listed))
     made = expert(tmp_path)
     assert made.kind == "coco"
-    check(recall(made), coords, scores)
+    check(lookup(made), coords, scores)
 
 
 def test_coco_with_its_images_in_the_file(tmp_path: Path) -> None:
@@ -138,11 +137,11 @@ def test_coco_with_its_images_in_the_file(tmp_path: Path) -> None:
     images = [{"id": 700 + t, "file_name": f"frames/{t:06d}.jpg"} for t in range(6)]
     rows = [dict(row, image_id=700 + int(row["image_id"][:-4])) for row in alphapose(coords, scores)]
     (tmp_path / f"{clip().clip_id}.json").write_text(json.dumps({"images": images, "annotations": rows}))
-    check(recall(expert(tmp_path)), coords, scores)
+    check(lookup(expert(tmp_path)), coords, scores)
     rows[0]["image_id"] = 5
     (tmp_path / f"{clip().clip_id}.json").write_text(json.dumps({"images": images, "annotations": rows}))
     with pytest.raises(ExpertError, match="image_id 5 is none of its images"):
-        recall(expert(tmp_path, layout="coco17"))
+        lookup(expert(tmp_path, layout="coco17"))
 
 
 def test_coco_results_of_all_clips(tmp_path: Path) -> None:
@@ -157,9 +156,9 @@ def test_coco_results_of_all_clips(tmp_path: Path) -> None:
     made = expert(tmp_path)
     assert made.kind == "coco" and made.skeleton == "coco17"
     for name, (coords, scores) in both.items():
-        check(recall(made, which=clip(name)), coords, scores)
+        check(lookup(made, which=clip(name)), coords, scores)
     with pytest.raises(ExpertError, match=r"holds nothing for three: no image of 'three'"):
-        recall(made, which=clip("three"))
+        lookup(made, which=clip("three"))
 
 
 def test_lcr(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_lcr(tmp_path: Path) -> None:
     (tmp_path / f"{clip().clip_id}.json").write_text(json.dumps({"K": 10, "njts": 13, "frames": frames}))
     made = expert(tmp_path)
     assert made.kind == "lcr" and made.skeleton == "lcr13"
-    check(recall(made), coords, np.tile(np.array([1.0, 0.7])[:, None], (4, 1, 13)))
+    check(lookup(made), coords, np.tile(np.array([1.0, 0.7])[:, None], (4, 1, 13)))
 
 
 @pytest.mark.parametrize("form", ["kpts", "pyskl", "positions_2d", "three columns"])
@@ -191,7 +190,7 @@ def test_arrays(tmp_path: Path, form: str) -> None:
     np.savez(tmp_path / f"{clip().clip_id}.npz", **saved)
     made = expert(tmp_path)
     assert made.kind == "npz" and made.skeleton == "coco17"
-    check(recall(made), coords, scores if form in ("pyskl", "three columns") else 1.0)
+    check(lookup(made), coords, scores if form in ("pyskl", "three columns") else 1.0)
 
 
 def test_python_objects_are_not_read(tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_python_objects_are_not_read(tmp_path: Path) -> None:
     positions[()] = {"S1": {"Walking": [np.zeros((4, 17, 2))]}}
     np.savez(tmp_path / f"{clip().clip_id}.npz", positions_2d=positions, metadata={"a": 1})
     with pytest.raises(ExpertError, match=r"holds Python objects, which run code when read; save plain arrays"):
-        recall(expert(tmp_path, layout="coco17"))
+        lookup(expert(tmp_path, layout="coco17"))
 
 
 # which frame is which
@@ -220,12 +219,12 @@ def first_joints(poses: list[Poses]) -> list[int]:
 def test_frames_of_a_clip(tmp_path: Path) -> None:
     numbered(tmp_path, clip().clip_id, 100)
     made = expert(tmp_path)
-    assert first_joints(recall(made)) == [0, 1, 2, 3]
-    assert first_joints(recall(made, first=7)) == [7, 8, 9, 10]
+    assert first_joints(lookup(made)) == [0, 1, 2, 3]
+    assert first_joints(lookup(made, first=7)) == [7, 8, 9, 10]
     thinned = np.array([0, 5, 10])
-    assert first_joints(made.recall(clip(), thinned, thinned / 25, FPS)) == [0, 5, 10]
-    assert first_joints(recall(expert(tmp_path, offset=1))) == [1, 2, 3, 4]
-    assert first_joints(recall(made, which=clip(span_start=2.0))) == [0, 1, 2, 3]
+    assert first_joints(made.load().lookup(clip(), thinned, thinned / 25, FPS)) == [0, 5, 10]
+    assert first_joints(lookup(expert(tmp_path, offset=1))) == [1, 2, 3, 4]
+    assert first_joints(lookup(made, which=clip(span_start=2.0))) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("start", "fps", "first"), [(2.0, Fraction(25), 50), (1.001, Fraction(30000, 1001), 30), (0.033, Fraction(30), 1), (0.5, Fraction(25), 13)])  # fmt: skip
@@ -233,28 +232,28 @@ def test_frames_of_a_whole_video(tmp_path: Path, start: float, fps: Fraction, fi
     numbered(tmp_path, "some", 100)
     made = expert(tmp_path, pattern="{stem}", start="media")
     indices = np.arange(4)
-    poses = made.recall(clip(span_start=start), indices, indices / float(fps), fps)
+    poses = made.load().lookup(clip(span_start=start), indices, indices / float(fps), fps)
     assert first_joints(poses) == [first, first + 1, first + 2, first + 3]
 
 
 def test_the_program_ran_at_another_rate(tmp_path: Path) -> None:
     numbered(tmp_path, "some", 100)
     made = expert(tmp_path, pattern="{stem}", start="media", fps=10)
-    assert first_joints(recall(made, frames=6, which=clip(span_start=2.0))) == [20, 20, 21, 21, 22, 22]
+    assert first_joints(lookup(made, frames=6, which=clip(span_start=2.0))) == [20, 20, 21, 21, 22, 22]
 
 
 @pytest.mark.parametrize("pattern", ["{video_id}", "{source}_{stem}", "{clip_id}"])
 def test_names(tmp_path: Path, pattern: str) -> None:
     numbered(tmp_path, {"{video_id}": "v1", "{source}_{stem}": "a_some", "{clip_id}": "a-v1-0-2"}[pattern], 4)
-    assert first_joints(recall(expert(tmp_path, pattern=pattern))) == [0, 1, 2, 3]
+    assert first_joints(lookup(expert(tmp_path, pattern=pattern))) == [0, 1, 2, 3]
 
 
 def test_output_that_ends_before_the_clip(tmp_path: Path) -> None:
     numbered(tmp_path, "some", 10)
     made = expert(tmp_path, pattern="{stem}", start="media")
     with pytest.raises(ExpertError, match="ends at frame 9, before the clip's first, 50"):
-        recall(made, which=clip(span_start=2.0))
-    assert [len(p) for p in recall(made, frames=12)] == [1] * 10 + [0] * 2
+        lookup(made, which=clip(span_start=2.0))
+    assert [len(p) for p in lookup(made, frames=12)] == [1] * 10 + [0] * 2
 
 
 # damage
@@ -282,7 +281,7 @@ def test_damaged_lists(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / f"{clip().clip_id}.json"
     path.write_text(text)
     with pytest.raises(ExpertError, match=says) as told:
-        recall(expert(tmp_path, format="alphapose", layout="coco17"))
+        lookup(expert(tmp_path, format="alphapose", layout="coco17"))
     assert told.value.kind == "expert_failed" and not told.value.retryable
     assert path.name in str(told.value)
 
@@ -308,7 +307,7 @@ def test_damaged_arrays(tmp_path: Path, damage: str) -> None:
         content[2000:2100] = b"\0" * 100
         path.write_bytes(content)
     with pytest.raises(ExpertError, match=r"torn|wanted|but scores") as told:
-        recall(expert(tmp_path, layout="coco17"))
+        lookup(expert(tmp_path, layout="coco17"))
     assert path.name in str(told.value)
 
 
@@ -317,16 +316,16 @@ def test_a_damaged_frame_of_openpose(tmp_path: Path) -> None:
     write_openpose(tmp_path / clip().clip_id, "x", coords, scores)
     (tmp_path / clip().clip_id / "x_000000000003_keypoints.json").write_text('{"version": 1.3, "peo')
     with pytest.raises(ExpertError, match=r"x_000000000003_keypoints\.json: is torn"):
-        recall(expert(tmp_path, layout="openpose25"))
+        lookup(expert(tmp_path, layout="openpose25"))
 
 
 def test_a_clip_without_saved_output(tmp_path: Path) -> None:
     numbered(tmp_path, "other", 4)
     with pytest.raises(ExpertError, match=r"a-v1-0-2\.npz: there is nothing for a-v1-0-2"):
-        recall(expert(tmp_path))
+        lookup(expert(tmp_path))
     write_openpose(tmp_path / "b" / "other", "x", *people(joints=25))
     with pytest.raises(ExpertError, match=r"holds no file \*_keypoints\.json"):
-        recall(expert(tmp_path / "b"))
+        lookup(expert(tmp_path / "b"))
 
 
 def test_a_damaged_first_file_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -337,9 +336,9 @@ def test_a_damaged_first_file_does_not_hide_the_others(tmp_path: Path) -> None:
     made = expert(tmp_path)
     made.check()
     assert (made.kind, made.skeleton) == ("coco", "coco17")
-    check(recall(made, which=clip("1")), coords, scores)
+    check(lookup(made, which=clip("1")), coords, scores)
     with pytest.raises(ExpertError, match="is torn"):
-        recall(made, which=clip("0"))
+        lookup(made, which=clip("0"))
     (tmp_path / "1.json").write_text("")
     with pytest.raises(ComponentError, match="give format"):
         expert(tmp_path).check()
@@ -362,8 +361,8 @@ def test_wrong_options(tmp_path: Path) -> None:
     refused("has 19 joints: give layout")
     np.savez(tmp_path / "x.npz", kpts=np.zeros((4, 17, 2)))
     refused("nobody is found in the first files")
-    with pytest.raises(ExpertError, match="recall"):
-        expert(tmp_path).predict(np.zeros((1, 8, 8, 3), np.uint8))
+    with pytest.raises(ExpertError, match="observe"):
+        expert(tmp_path, layout="coco17").load().predict(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 # what enters fingerprints
@@ -389,9 +388,11 @@ def test_it_travels_and_forgets_old_clips(tmp_path: Path) -> None:
     for n in range(20):
         numbered(tmp_path, f"c{n}", 4 + n)
     made = pickle.loads(pickle.dumps(expert(tmp_path)))  # noqa: S301, bytes of our own making
-    for n in [*range(20), 0]:
-        assert len(recall(made, 4 + n, clip(f"c{n}"))) == 4 + n
-    assert len(made._live.clips) <= 8
+    with made.load() as session:
+        for n in [*range(20), 0]:
+            indices = np.arange(4 + n)
+            assert len(session.lookup(clip(f"c{n}"), indices, indices / 25, FPS)) == 4 + n
+        assert session.num_kept <= 8
     assert skeleton(made.skeleton).num_joints == 17
 
 
@@ -402,7 +403,7 @@ def test_the_three_estimators_of_sstas_demo(shared_data: Path, tmp_path: Path) -
     found = {}
     for who in ("Alphapose2d", "LCRNet2d", "OP2d"):
         made = expert(shared_data / "fusion" / "ssta_demo", pattern=f"{{clip_id}}_{who}")
-        found[who] = recall(made, 1380, clip(name))
+        found[who] = lookup(made, 1380, clip(name))
     missing = {
         who: np.mean([np.isnan(p.coords).any(-1).mean() if len(p) else 1.0 for p in poses])
         for who, poses in found.items()

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError, ExpertError, WeightsError
 from dataengine.core.skeletons import skeleton
-from dataengine.experts.batching import Limit
+from dataengine.experts.batching import AdaptiveBatchSize, NetworkSession
 from dataengine.io import weights
 from tests.support.local_experts import make
 from tests.support.torch_setup import scene
@@ -89,7 +89,7 @@ def test_a_missing_library_names_its_extra(name: str, module: str, extra: str, t
     (tmp_path / "some.pt").write_bytes(b"")
     script = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from dataengine import registry\n"
+        "from dataengine.core import registry\n"
         "from dataengine.core.errors import MissingExtraError\n"
         "try:\n"
         f"    registry.create('experts', {name!r}, {{'checkpoint': 'some.pt'}}).load()\n"
@@ -106,11 +106,11 @@ def test_a_missing_library_names_its_extra(name: str, module: str, extra: str, t
 
 def test_threads_get_what_one_thread_gets(tmp_path: Path) -> None:
     made = make("ultralytics", tmp_path)
-    cuts = made.cut(np.stack([scene(), scene()[:, ::-1]]))
-    alone = made.infer(cuts.pixels)
-    fresh = registry.create("experts", "ultralytics", registry.config(made))
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: fresh.infer(cuts.pixels), range(4)))
+    with made.load() as session:
+        inputs = session.preprocess(np.stack([scene(), scene()[:, ::-1]]))
+        alone = session.infer(inputs.pixels)
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: session.infer(inputs.pixels), range(4)))
     for answer in answers:
         assert all(np.array_equal(a, b) for a, b in zip(alone, answer, strict=True))
 
@@ -118,22 +118,23 @@ def test_threads_get_what_one_thread_gets(tmp_path: Path) -> None:
 def test_out_of_memory_halves_the_batch_and_ends_in_a_typed_error(tmp_path: Path) -> None:
     import torch
 
-    made = make("mmpose", tmp_path)
-    pixels = made.cut(scene()[None].repeat(4, 0), [np.array([[20.0, 20, 150, 200]])] * 4).pixels
+    whole = make("mmpose", tmp_path).load()
+    pixels = whole.preprocess(scene()[None].repeat(4, 0), [np.array([[20.0, 20, 150, 200]])] * 4).pixels
     room = 2
 
     def infer(some: np.ndarray) -> Any:
         if len(some) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return made.infer(some)
+        return whole.infer(some)
 
-    limit = Limit(4)
-    got = limit.run(infer, pixels)
-    assert (limit.batch, limit.halvings) == (2, 1)
-    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(got, made.infer(pixels), strict=True))
+    small = NetworkSession(whole.processing, infer, 4)
+    size = AdaptiveBatchSize(4)
+    got = size.run(small, pixels)
+    assert (size.batch, size.halvings) == (2, 1)
+    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(got, whole.infer(pixels), strict=True))
     room = 0
     with pytest.raises(ExpertError, match="out_of_memory"):
-        Limit(4).run(infer, pixels)
+        AdaptiveBatchSize(4).run(small, pixels)
 
 
 @pytest.mark.data
@@ -155,8 +156,9 @@ def test_real_pictures_and_clips_go_through(name: str, tmp_path: Path, shared_da
     assert len(pictures) == 12
     assert len(clips) >= 10
     joints = skeleton(made.skeleton).num_joints
+    session = made.load()
     for frames in pictures + clips:
         whole = np.array([[0, 0, frames.shape[2], frames.shape[1], 1]], np.float32)
-        poses = made.predict(frames, [whole] * len(frames))
+        poses = session.predict(frames, [whole] * len(frames))
         assert len(poses) == len(frames)
         assert all(p.coords.shape[1:] == (joints, 2) and np.isfinite(p.boxes).all() for p in poses)

@@ -15,9 +15,8 @@ pytest.importorskip("torch")
 if not any((Path(p) / "ultralytics").is_dir() for p in sys.path):
     pytest.skip("ultralytics is not installed", allow_module_level=True)
 
-from dataengine.experts.batching import Limit
 from dataengine.experts.checkpoints import read_state
-from dataengine.experts.ultralytics import build, import_ultralytics
+from dataengine.experts.ultralytics import empty_network, import_ultralytics
 from tests.support.torch_setup import one_thread, random_weights, scene
 
 
@@ -32,7 +31,7 @@ def predicted(expert: Any, picture: np.ndarray) -> Any:
     import_ultralytics("the test")
     from ultralytics.models.yolo.pose import PosePredictor
 
-    network = build(expert.model, "the test")
+    network = empty_network(expert.model, "the test")
     network.load_state_dict(read_state(Path(expert.checkpoint)))
     network.names = {0: "person"}
     options = {
@@ -57,7 +56,7 @@ def test_as_ultralytics_predicts(model: str, folder: Path) -> None:
     # a picture of the network's size needs no letterbox: both see the same pixels
     expert = random_weights.ultralytics(folder, model, side=320, threshold=0.02, min_score=0.0, min_mean=0.0)
     picture = scene(320, 320)
-    (got,) = Limit(expert.batch).run(expert.infer, picture[None])
+    (got,) = expert.load().infer(picture[None])
     theirs = predicted(expert, picture)
     assert len(got) == len(theirs.boxes) > 3
     np.testing.assert_allclose(got[:, 4], theirs.boxes.conf.numpy(), atol=1e-4)
@@ -73,7 +72,7 @@ def test_a_letterboxed_frame_as_ultralytics_predicts(folder: Path) -> None:
     """Enlarged to twice its size; they put the middle of the first pixel half a pixel of the picture elsewhere."""
     expert = random_weights.ultralytics(folder, side=640, threshold=0.02, min_score=0.0, min_mean=0.0)
     picture = scene(320, 240)
-    (poses,) = expert.predict(picture[None])
+    (poses,) = expert.load().predict(picture[None])
     theirs = predicted(expert, picture)
     np.testing.assert_allclose(poses.boxes[:, 4], theirs.boxes.conf.numpy()[: len(poses)], atol=1e-3)
     points = theirs.keypoints.data.numpy()[: len(poses)]
@@ -94,8 +93,8 @@ os.environ.pop("OMP_NUM_THREADS", None)
 import cv2, numpy as np, torch
 cv2.setNumThreads(3)
 before = dict(os.environ), np.get_printoptions(), torch.save, cv2.getNumThreads()
-from dataengine.experts.ultralytics import build
-build("yolo11n-pose", "the test")
+from dataengine.experts.ultralytics import empty_network
+empty_network("yolo11n-pose", "the test")
 after = dict(os.environ), np.get_printoptions(), torch.save, cv2.getNumThreads()
 assert before == after, [(a, b) for a, b in zip(before, after) if a != b]
 """
@@ -111,7 +110,7 @@ def test_a_pickled_module_is_read_without_its_classes(folder: Path, tmp_path: Pa
     """As ultralytics saves: whole modules in half precision, the averaged one first."""
     import torch
 
-    network = build("yolo11n-pose", "the test").eval()
+    network = empty_network("yolo11n-pose", "the test").eval()
     path = tmp_path / "best.pt"
     torch.save({"epoch": -1, "model": None, "ema": network.half(), "train_args": {"imgsz": 640}, "date": "2026"}, path)
     got = read_state(path)

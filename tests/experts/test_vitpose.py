@@ -13,7 +13,6 @@ pytest.importorskip("transformers")
 
 from dataengine.core.errors import WeightsError
 from dataengine.experts import vitpose as module
-from dataengine.experts.batching import Limit
 from tests.support.torch_setup import BOXES, one_thread, random_weights, scene
 
 
@@ -33,19 +32,20 @@ def test_as_the_published_processing(model: str, folder: Path) -> None:
 
     expert: Any = random_weights.vitpose(folder, model, min_score=0.0, min_mean=0.0)
     picture = scene()
-    cuts = expert.cut(picture[None], [BOXES])
-    mine = np.stack(Limit(expert.batch).run(expert.infer, cuts.pixels))
-    coords = np.stack([cuts.back(n, one[:, :2]) for n, one in enumerate(mine)])
+    session = expert.load()
+    inputs = session.preprocess(picture[None], [BOXES])
+    mine = np.stack(session.infer(inputs.pixels))
+    coords = np.stack([inputs.to_frame(n, one[:, :2]) for n, one in enumerate(mine)])
 
     processor = VitPoseImageProcessor()
     boxes = np.concatenate([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], 1)
     pixels = processor(picture, boxes=[boxes], return_tensors="pt").pixel_values
-    given = (torch.from_numpy(cuts.pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(module.MEAN / 255).view(3, 1, 1)) / torch.tensor(module.STD / 255).view(3, 1, 1)  # fmt: skip
+    given = (torch.from_numpy(inputs.pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(module.MEAN / 255).view(3, 1, 1)) / torch.tensor(module.STD / 255).view(3, 1, 1)  # fmt: skip
     # theirs interpolates more finely than a 32nd of a pixel, ours does not
     assert float((given - pixels).abs().mean()) < 0.02
 
     which = {"dataset_index": torch.zeros(len(boxes), dtype=torch.long)} if "plus" in model else {}
-    network = expert._live.network
+    network = session.network.module
     with torch.inference_mode():
         outputs = network(pixel_values=given.float(), **which)
     (found,) = processor.post_process_pose_estimation(outputs, boxes=[boxes])
@@ -85,7 +85,8 @@ def test_mirrored_maps_are_averaged(folder: Path) -> None:
     """A network that sees a picture and its mirror image gives mirrored joints with left and right exchanged."""
     expert: Any = random_weights.vitpose(folder, "plus-small", flip=True)
     picture = scene(192, 256)[None]
-    there, back = expert.infer(picture)[0], expert.infer(np.ascontiguousarray(picture[:, :, ::-1]))[0]
+    session = expert.load()
+    there, back = session.infer(picture)[0], session.infer(np.ascontiguousarray(picture[:, :, ::-1]))[0]
     order = list(module.layout_of("coco17").flip)
     np.testing.assert_allclose(there[:, 2], back[order, 2], atol=1e-4)
 
@@ -102,18 +103,19 @@ def test_rtdetr_as_the_published_processing(folder: Path) -> None:
 
     detector: Any = random_weights.rtdetr(folder, threshold=0.0, max_people=5)
     picture = scene(400, 300)
-    cuts = detector.cut(picture[None])
-    (mine,) = Limit(detector.batch).run(detector.infer, cuts.pixels)
+    session = detector.load()
+    inputs = session.preprocess(picture[None])
+    (mine,) = session.infer(inputs.pixels)
     processor = RTDetrImageProcessor()
     pixels = processor(picture, return_tensors="pt").pixel_values
-    given = torch.from_numpy(cuts.pixels).permute(0, 3, 1, 2) / 255
+    given = torch.from_numpy(inputs.pixels).permute(0, 3, 1, 2) / 255
     assert float((given - pixels).abs().mean()) < 0.005
     with torch.no_grad():
-        outputs = detector._live.network(pixel_values=given)
+        outputs = session.network.module(pixel_values=given)
     outputs.logits[..., 1:] = -20
     (found,) = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(300, 400)])
     np.testing.assert_allclose(mine[:, 4], found["scores"][:5].numpy(), atol=1e-5)
-    corners = cuts.back(0, mine[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
+    corners = inputs.to_frame(0, mine[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
     # theirs counts from the edge of the first pixel
     np.testing.assert_allclose(corners + 0.5, found["boxes"][:5].numpy(), atol=0.01)
 
@@ -122,6 +124,6 @@ def test_rtdetr_as_the_published_processing(folder: Path) -> None:
 @pytest.mark.parametrize("model", ["v2_r18vd", "r34vd", "r50vd"])
 def test_the_other_detectors_load_and_look(model: str, folder: Path) -> None:
     detector: Any = random_weights.rtdetr(folder, model, threshold=0.0, max_people=3)
-    (boxes,) = detector.detect(scene()[None])
+    (boxes,) = detector.load().detect(scene()[None])
     assert boxes.shape[1] == 5
     assert len(boxes) <= 3

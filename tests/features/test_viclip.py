@@ -19,7 +19,7 @@ from dataengine import features
 from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.features import inference, viclip_towers
 from dataengine.features.component import sample_indices
-from dataengine.features.viclip import PUBLISHED, SIZES, ViCLIP, random_weights
+from dataengine.features.viclip import PUBLISHED, SIZES, ViCLIP, ViCLIPSession, random_weights
 from dataengine.io import weights
 from tests.support.drawn_towers import away, drawn_state, shapes_of, tower_pair, video_input
 
@@ -36,9 +36,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def tiny() -> ViCLIP:
-    component = ViCLIP("tiny")
-    component.load()
-    return component
+    return ViCLIP("tiny")
 
 
 def clip(seed=0, frames=20, height=36, width=48):
@@ -112,9 +110,9 @@ def test_pictures_reach_the_network_exactly_as_published():
             seen.append(pixels.numpy())
             return torch.ones(len(pixels), 512)
 
-    component._live.update(device="cpu", dtype=torch.float32, model=Recorder)
+    session = ViCLIPSession(component, Recorder, torch.float32, "cpu")
     given = [clip(1, 21), clip(2, 8, 300, 250), clip(3, 40)]
-    component.encode_video(given)
+    session.encode_video(given)
     for pixels, frames in zip(seen, given, strict=True):
         np.testing.assert_array_equal(pixels[0], published_input(frames))
 

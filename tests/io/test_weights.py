@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from dataengine.core import registry
+from dataengine.core.component import Component
 from dataengine.core.errors import WeightsError
 from dataengine.io import weights
 from dataengine.io.http_policy import HttpPolicy
@@ -375,11 +376,11 @@ def test_pins_of_a_build(listing: Listing) -> None:
 def test_what_components_miss(listing: Listing) -> None:
     del listing
 
-    class Needy:
+    class Needy(Component):
         def needs(self) -> list[str]:
             return ["file.bin"]
 
-    assert weights.missing([Needy(), object(), Needy()]) == ["file.bin"]
+    assert weights.missing([Needy(), Component(), Needy()]) == ["file.bin"]
     weights.download("file.bin")
     assert weights.missing([Needy()]) == []
 

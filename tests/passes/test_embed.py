@@ -15,7 +15,7 @@ pytest.importorskip("open_clip")
 
 from dataengine import builder
 from dataengine.core.types import Fail
-from dataengine.features.viclip import ViCLIP
+from dataengine.features.viclip import ViCLIP, ViCLIPSession
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
 from dataengine.passes import base as passes
@@ -108,9 +108,9 @@ def test_only_what_is_new_is_computed_and_the_rest_stays_as_it_is(build, monkeyp
     before = build.features()
     assert build.run("a") == {} and build.run("ba") == {}
     looked = []
-    encode = ViCLIP.encode_video
+    encode = ViCLIPSession.encode_video
     monkeypatch.setattr(
-        ViCLIP, "encode_video", lambda self, frames, view=0: looked.extend(frames) or encode(self, frames, view)
+        ViCLIPSession, "encode_video", lambda self, frames, view=0: looked.extend(frames) or encode(self, frames, view)
     )
     again = build.run("abce")
     assert again.pop(embed.TEXTS) == 1 and sum(again.values()) == 2 and len(looked) == 2 * 3
@@ -169,10 +169,10 @@ def test_a_clip_that_fails_is_told_and_the_others_are_embedded(build, videos, tm
 
 def test_memory_that_does_not_suffice_for_one_clip_is_that_clips_failure(build, monkeypatch):
     """As on an accelerator: clips go through together, then alone to find the one that is too much."""
-    encode, groups = ViCLIP.encode_video, []
+    encode, groups = ViCLIPSession.encode_video, []
     too_much = build.by_name["b"]
     build.job = dataclasses.replace(build.job, device="cuda")
-    monkeypatch.setattr(embed, "own_device", lambda device: "cpu")
+    monkeypatch.setattr(embed, "device_of_process", lambda device: "cpu")
     prepared = embed._prepared
     monkeypatch.setattr(
         embed,
@@ -188,7 +188,7 @@ def test_memory_that_does_not_suffice_for_one_clip_is_that_clips_failure(build, 
             raise torch.OutOfMemoryError("a clip too many")
         return encode(self, frames, view)
 
-    monkeypatch.setattr(ViCLIP, "encode_video", short_of_memory)
+    monkeypatch.setattr(ViCLIPSession, "encode_video", short_of_memory)
     build.run("abcde")
     outcomes = [o for unit in set(build.units.values()) for o in build.job.ledger("embed").read(unit).outcomes]
     failed = {build.ids[o.clip_id]: (o.kind, o.retryable) for o in outcomes if isinstance(o, Fail)}

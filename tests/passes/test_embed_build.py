@@ -19,7 +19,7 @@ from dataengine import builder
 from dataengine import dry_run as estimates
 from dataengine.core.errors import RecipeError
 from dataengine.dataset.verify import verify
-from dataengine.features.viclip import ViCLIP
+from dataengine.features.viclip import ViCLIP, ViCLIPSession
 from dataengine.inspect.explain import build_state, explain, to_text
 from dataengine.inspect.status import clean, status
 from dataengine.labels.prompts import text_of, texts
@@ -56,9 +56,9 @@ def copy(out, tmp_path) -> Path:
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
     """How many views are encoded from now on."""
-    seen, encode = [], ViCLIP.encode_video
+    seen, encode = [], ViCLIPSession.encode_video
     monkeypatch.setattr(
-        ViCLIP,
+        ViCLIPSession,
         "encode_video",
         lambda self, frames, view=0: seen.extend([1] * len(frames)) or encode(self, frames, view),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 import dataengine
 from dataengine.core import registry
+from dataengine.core.component import ClipFrames, DetectorSession
 from dataengine.core.errors import RecipeError, WeightsError
 from dataengine.core.skeletons import COMMON, convert
-from dataengine.core.types import Float, Frames
+from dataengine.core.types import Clip, Float, Frames
 from dataengine.fusion.calibration import Calibration
 from dataengine.media.encode import write_video
 from dataengine.passes.pose_estimation import PoseEstimator
@@ -19,18 +21,12 @@ from dataengine.pipeline.engine import Engine
 from dataengine.rendering import render_clip
 
 
-class Counting:
+class Counting(DetectorSession):
     """The built-in detector, and how often it was asked."""
 
     def __init__(self) -> None:
-        self.own = registry.create("detectors", "synthetic_detector")
+        self.own = registry.create("detectors", "synthetic_detector").load()
         self.frames = 0
-
-    def weights(self) -> dict[str, str]:
-        return {}
-
-    def load(self, device: str = "cpu") -> None:
-        pass
 
     def detect(self, frames: Frames) -> list[Float]:
         self.frames += len(frames)
@@ -38,25 +34,30 @@ class Counting:
         return found
 
 
+def whole(frames: Frames) -> ClipFrames:
+    """Frames as those of a clip."""
+    indices = np.arange(len(frames))
+    return ClipFrames(Clip("a-b-0-1", "a", "b", "b.mp4"), frames, indices, indices / 25, Fraction(25))
+
+
 @pytest.mark.parametrize("every", [1, 4, 8])
 def test_boxes_follow_people_between_detections(every: int) -> None:
     """Few detections cost little accuracy, and batches of any size give the same."""
-    experts = [
-        registry.create("experts", name) for name in ("synthetic_topdown", "synthetic_bottomup", "synthetic_regression")
-    ]
+    components = [registry.create("experts", f"synthetic_{name}") for name in ("topdown", "bottomup", "regression")]
+    experts = [(component.load(), component.needs_boxes) for component in components]
     right, count = 0, 0
     for seed in range(70, 73):
         clip = render_clip(seed, 24, condition="clean", num_people=1)
         detector = Counting()
-        answers = PoseEstimator(detector, every).predict(clip.frames, experts)
+        answers = PoseEstimator(detector, experts, every).predict(whole(clip.frames))
         assert detector.frames == 24 // every
-        estimator, parts = PoseEstimator(Counting(), every), [[], [], []]
+        estimator, parts = PoseEstimator(Counting(), experts, every), [[], [], []]
         for start, stop in ((0, 5), (5, 6), (6, 17), (17, 24)):
-            for part, more in zip(parts, estimator.predict(clip.frames[start:stop], experts)):
+            for part, more in zip(parts, estimator.predict(whole(clip.frames)[start:stop])):
                 part += more
-        for whole, part in zip(answers, parts):
-            assert [len(p) for p in whole] == [len(p) for p in part]
-            for a, b in zip(whole, part):
+        for one, part in zip(answers, parts):
+            assert [len(p) for p in one] == [len(p) for p in part]
+            for a, b in zip(one, part):
                 np.testing.assert_allclose(a.coords, b.coords, atol=0.1)
         truth, _ = convert(clip.joints[:, 0], None, "body14", COMMON)
         for t, poses in enumerate(answers[0]):

@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from dataengine.core.component import Expert, ExpertSession
 from dataengine.core.types import Float, Frames, Poses
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20)
@@ -21,19 +23,25 @@ STANDING = np.array(
 
 
 @dataclass(frozen=True)
-class Saboteur:
+class Saboteur(Expert):
     """Red crashes in native code, green hangs, blue runs out of memory, yellow does so the first time only."""
 
     marks: str = ""
 
-    skeleton = "body13"
-    needs_boxes = False
+    skeleton: ClassVar[str] = "body13"
 
     def weights(self) -> dict[str, str]:
         return {"none": "0" * 64}
 
-    def load(self, device: str = "cpu") -> None:
-        pass
+    def load(self, device: str = "cpu") -> ExpertSession:
+        return SaboteurSession(self.marks)
+
+
+class SaboteurSession(ExpertSession):
+    """Behaves as told by the colours."""
+
+    def __init__(self, marks: str) -> None:
+        self.marks = marks
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         colour = frames[0, :4, :4].reshape(-1, 3).mean(0)

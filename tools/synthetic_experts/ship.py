@@ -87,12 +87,12 @@ def ship(checkpoints: Path, num_clips: int, report: Callable[[str], None]) -> No
     for net in NETS:
         export(net, checkpoints / f"{net}.pt", weights / file_name(net))
     _write_manifest(weights)
-    detector = module.SyntheticDetector()
+    detector = module.SyntheticDetector().load()
     raw: dict[str, Any] = {"min_score": 0.0, "min_mean": 0.0}
     experts = {
-        "topdown": module.SyntheticTopDown(**raw),
-        "bottomup": module.SyntheticBottomUp(**raw),
-        "regression": module.SyntheticRegression(**raw),
+        "topdown": module.SyntheticTopDown(**raw).load(),
+        "bottomup": module.SyntheticBottomUp(**raw).load(),
+        "regression": module.SyntheticRegression(**raw).load(),
     }
 
     def look(frames: Array) -> dict[str, list[Poses]]:

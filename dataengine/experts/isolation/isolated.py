@@ -159,6 +159,7 @@ def main(name: str, options: str) -> None:
         session, num_joints = expert.load(given["device"]), skeleton(expert.skeleton).num_joints
 
         def answer(header: Header, arrays: Arrays, frames: Frames | None) -> serving.Answer:
+            assert frames is not None
             return join_poses(session.predict(frames, arrays if header["boxes"] else None), num_joints)
 
         return {}, answer
