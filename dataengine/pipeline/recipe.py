@@ -63,7 +63,7 @@ class PlanTable(Table):
     seed: int = 0
     """Seed of what is drawn: the videos or subjects of `splits`, and the clips that `curate.max_per_label` keeps."""
     splits: dict[Literal["val", "test"], float] = {}
-    """Shares of val and test to take from the clips of sources that have one split only, for example { val = 0.05 }."""
+    """Shares of val and test to take from the clips that sources put into train, for example { val = 0.05 }."""
     split_by: Literal["video", "subject"] = "video"
     """What `splits` keeps together: all clips of a video, or all clips of a subject."""
 
