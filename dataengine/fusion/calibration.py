@@ -1,10 +1,10 @@
-"""What is known of named experts: where they are off, and how far a observation of theirs is to be believed.
+"""Calibration of named experts: their bias, and the probability that an observation of theirs is right.
 
-A calibration is learned once from annotated poses and stored as one file of plain arrays. Before any fusion
-it moves every observation to where its expert mostly means, and replaces its score by the probability that it
-lies within half a unit of the truth, so that the scores of different experts mean the same::
+A calibration is learned once from annotated poses and stored as one file of plain arrays. Before any fusion it corrects
+the bias of every observation, and replaces the score by the probability that the observation lies within half a scale
+length of the truth. The scores of different experts then mean the same::
 
-    calibration = Calibration.fit(coords, truth, visible, unit, "mpii16", ["hourglass", "tompson"])
+    calibration = Calibration.fit(coords, truth, visible, scale, "mpii16", ["hourglass", "tompson"])
     calibration.save(path)
     coords, scores = Calibration.load(path).apply(coords, None, "mpii16", ["hourglass", "tompson"])
     dataengine.fuse(coords, scores, "mean_shift", "mpii16", score_power=4)
@@ -29,16 +29,17 @@ from dataengine.fusion._kernels.trees import BoostedTrees
 FORMAT = "dataengine calibration 1"
 
 RIGHT = 0.5
-"""A observation within this many units of the truth is right; with the unit of PCKh, half a head."""
+"""An observation within this many scale lengths of the truth is right; with the scale of PCKh, half a head."""
 
 _NEAR = 0.5
-"""Observations farther than this from the truth, in units, say nothing about where an expert is off."""
+"""Largest error that counts for the bias of an expert, in scale lengths."""
 
 _CLOSE, _PRIOR = 0.3, 10
-"""Observations within this many units of the truth tell how precise an expert is; and how many observations half as far off count as known before."""
+"""Largest error that counts for the precision of an expert, in scale lengths; and the number of errors half as large
+that every expert is given in advance."""
 
 _ROWS = 400_000
-"""Most observations learned from; of more, some are drawn."""
+"""Most observations that are learned from; of more, a random part."""
 
 _FOLDS = 5
 
@@ -58,33 +59,33 @@ _SHIFT = {
     "min_samples_leaf": 100,
     "l2_regularization": 5.0,
 }
-"""Of the trees; chosen by cross-validation within the first fold of MPII's validation persons."""
+"""Options of the trees, chosen by cross-validation within the first fold of the validation persons of MPII."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of named experts in one layout.
+    """Calibration of named experts in one layout.
 
-    Five things are learned, in this order, each from what comes before:
+    Five things are learned, each from those before:
 
-    * the size of a person: its unit of length (whatever unit was given to `fit`) from the lengths of its bones;
-    * bias: per expert and joint the median of its errors below half a unit, in units along the axes of the picture,
-      since most of it is the rounding and the offset of heat maps;
-    * precision: the inverse of the mean squared error of its observations within `_CLOSE` units of the truth;
-    * shift: what it takes from a observation to the truth: first to the mean of the observations near it, each weighing its precision, then
-      what boosted trees tell from all observations;
-    * chance: boosted trees tell the probability that it is right.
+    * size: the scale length of a person (whatever `scale` was given to `fit`), from the lengths of the bones;
+    * bias: per expert and joint the median of the errors below half a scale length, along the axes of the picture. Most
+      of the bias is the rounding and the offset of heat maps;
+    * precision: the inverse of the mean squared error of the observations within `_CLOSE` scale lengths of the truth;
+    * shift: the vector from an observation to the truth: first to the mean of the observations near it, weighed by
+      precision, then by boosted trees over the features of all observations;
+    * chance: the probability that an observation is right, by boosted trees.
 
-    What trees look at is in `dataengine.fusion.calibration_features`; nothing of it needs the truth or the picture. Trees are those of scikit-learn's
-    HistGradientBoosting, needed by `fit` alone.
+    `dataengine.fusion.calibration_features` makes the features of the trees, without the truth or the picture. `fit`
+    grows the trees with HistGradientBoosting of scikit-learn; everything else needs the core only.
 
     Attributes:
         skeleton: layout of the joints.
         experts: names, in the order of the arrays.
-        temporal: learned from sequences, and compares frames.
-        known: (V,) bool, joints that had annotations; others pass through as they are.
-        bias: (E, V, 2) float64 in units.
-        precision: (E, V) float64 in 1 / units^2.
+        temporal: whether the calibration was learned from sequences, and compares frames.
+        known: (V,) bool, joints that had annotations. Other joints pass through unchanged.
+        bias: (E, V, 2) float64 in scale lengths.
+        precision: (E, V) float64 in 1 / scale length^2.
         size, chance, shift_x, shift_y: trees.
     """
 
@@ -100,22 +101,23 @@ class Calibration:
     shift_y: BoostedTrees
 
     def apply(self, coords: Any, scores: Any, skeleton: str, experts: Sequence[str]) -> tuple[Float, Float]:
-        """Calibrate what experts saw of one person.
+        """Calibrate the observations of one person.
 
-        Experts that were not learned about pass through as they are, and are no evidence about the others; without scores theirs are
-        1. Experts that were learned about may be absent, at some cost in accuracy: best fit a calibration to those that are used together.
+        Experts that the calibration does not know pass through unchanged, with score 1 where none was given, and do not
+        influence the others. Experts of the calibration may be absent, at some cost in accuracy: it is best fitted to
+        the experts that are used together.
 
         Args:
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) own scores in [0, 1], or None.
-            skeleton: layout of the joints; the one of `fit`.
+            skeleton: layout of the joints, as given to `fit`.
             experts: E names.
 
         Returns:
             coords (E, T, V, 2) float32 and scores (E, T, V) float32, 0 where missing.
 
         Raises:
-            ComponentError: arrays of a wrong shape, another layout, or a name for each expert not given once.
+            ComponentError: arrays of a wrong shape, another layout, or names that are not one per expert.
         """
         points, given = check(coords, scores, skeleton)
         if skeleton != self.skeleton:
@@ -143,18 +145,19 @@ class Calibration:
         return out, chance
 
     def _calibrated(self, points: Float, scores: Float | None) -> tuple[Float, Float]:
-        """Coordinates and chances of all slots (E, T, V, 2), NaN and 0 where missing."""
+        """Coordinates (E, T, V, 2) and probabilities (E, T, V) of all experts of the calibration, NaN and 0 where
+        missing."""
         values, base = calibration_features.lengths(points, self.skeleton)
-        unit = base * float(np.exp(self.size(values[None])[0])) if np.isfinite(base) else 1.0
-        view = points / unit - self.bias[:, None]
-        seen = np.isfinite(view).all(-1) & self.known
-        rows = calibration_features.observation_features(view, scores, self.skeleton, self.temporal)[seen]
+        scale = base * float(np.exp(self.size(values[None])[0])) if np.isfinite(base) else 1.0
+        scaled = points / scale - self.bias[:, None]
+        seen = np.isfinite(scaled).all(-1) & self.known
+        rows = calibration_features.observation_features(scaled, scores, self.skeleton, self.temporal)[seen]
         moved, chance = np.full(points.shape, np.nan), np.zeros(points.shape[:3])
-        shift = calibration_features.pull(view, self.precision, self.skeleton)[seen] + np.stack(
+        shift = calibration_features.pull(scaled, self.precision, self.skeleton)[seen] + np.stack(
             [self.shift_x(rows), self.shift_y(rows)], axis=-1
         )
         shift[:, 0] *= calibration_features.sign(self.skeleton)[np.nonzero(seen)[2]]
-        moved[seen] = (view[seen] + shift) * unit
+        moved[seen] = (scaled[seen] + shift) * scale
         chance[seen] = 1 / (1 + np.exp(-self.chance(rows)))
         return moved, chance
 
@@ -164,36 +167,36 @@ class Calibration:
         coords: Sequence[Any],
         truth: Sequence[Any],
         visible: Sequence[Any],
-        unit: Sequence[float],
+        scale: Sequence[float],
         skeleton: str,
         experts: Sequence[str],
         scores: Sequence[Any] | None = None,
         groups: Sequence[Any] | None = None,
         seed: int = 0,
     ) -> Calibration:
-        """Learn from N annotated sequences; a still picture is a sequence of one frame.
+        """Learn a calibration from N annotated sequences; a still picture is a sequence of one frame.
 
         Args:
             coords: N times (E, T, V, 2) float pixels, NaN where missing.
             truth: N times (T, V, 2) float pixels.
             visible: N times (T, V) bool, joints whose truth is known.
-            unit: N lengths in pixels; those of PCKh, say.
+            scale: N lengths in pixels, such as those of PCKh.
             skeleton: layout of the joints.
             experts: E names.
             scores: N times (E, T, V) own scores in [0, 1], or None.
-            groups: N labels; sequences of one label (of one picture, one person) are never used to judge each other. None: all differ.
-            seed: of everything that is drawn.
+            groups: N labels. Sequences of one label (one picture, one person) never judge each other. None: all differ.
+            seed: seed of all random draws.
 
         Raises:
             ComponentError: arrays that do not belong together, or too little to learn from.
             MissingExtraError: scikit-learn is absent.
         """
-        data = _Annotated.gathered(coords, truth, visible, unit, skeleton, experts, scores, groups)
+        data = _Annotated.from_arrays(coords, truth, visible, scale, skeleton, experts, scores, groups)
         learner = _Learner(seed)
-        size, units = _learn_size(data, learner)
-        known, bias, precision = _bias(data, units)
+        size, scales = _learn_size(data, learner)
+        known, bias, precision = _bias(data, scales)
         temporal = max(sequence.shape[1] for sequence in data.coords) > 2
-        rows, off, pull, right = _rows(data, units, bias, precision, temporal, seed)
+        rows, off, pull, right = _rows(data, scales, bias, precision, temporal, seed)
         near = np.hypot(*off.T) <= _NEAR
         rest = (off - pull)[near]
         if right.all() or not right.any() or near.sum() < 100:
@@ -234,7 +237,7 @@ class Calibration:
         """Read what `save` wrote.
 
         Raises:
-            WeightsError: no such file, or not a calibration of this version, or its arrays do not belong together.
+            WeightsError: no such file, no calibration of this version, or arrays that do not fit each other.
         """
         try:
             file = np.load(path, allow_pickle=False)
@@ -286,23 +289,23 @@ _TREES = ("size", "chance", "shift_x", "shift_y")
 
 @dataclass(frozen=True)
 class _Annotated:
-    """What `Calibration.fit` was given, checked; lists of N."""
+    """The arguments of `Calibration.fit`, checked; lists of N."""
 
     coords: list[Float]
     truth: list[Float]
     visible: list[Bool]
-    unit: Float
+    scale: Float
     scores: list[Float | None]
     groups: Int
     skeleton: str
 
     @classmethod
-    def gathered(
+    def from_arrays(
         cls,
         coords: Sequence[Any],
         truth: Sequence[Any],
         visible: Sequence[Any],
-        unit: Sequence[float],
+        scale: Sequence[float],
         skeleton: str,
         experts: Sequence[str],
         scores: Sequence[Any] | None,
@@ -312,7 +315,7 @@ class _Annotated:
         for name, given in (
             ("truth", truth),
             ("visible", visible),
-            ("unit", unit),
+            ("scale", scale),
             ("scores", scores),
             ("groups", groups),
         ):
@@ -320,17 +323,18 @@ class _Annotated:
                 raise ComponentError(f"fit was given {number} sequences of coords and {len(given)} of {name}")
         if number < 2 * _FOLDS:
             raise ComponentError(f"fit takes {2 * _FOLDS} or more annotated sequences; given {number}")
-        units = np.asarray(unit, np.float64)
-        if not (np.isfinite(units).all() and (units > 0).all()):
-            raise ComponentError("fit takes one length > 0 in pixels for each sequence as unit")
+        scales = np.asarray(scale, np.float64)
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise ComponentError("fit takes one scale > 0 in pixels per sequence")
         labels = np.arange(number) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        data = cls([], [], [], units, [], labels, skeleton)
+        data = cls([], [], [], scales, [], labels, skeleton)
         for n in range(number):
             points, rated = check(coords[n], None if scores is None else scores[n], skeleton)
             goal, mask = np.asarray(truth[n], np.float64), np.asarray(visible[n], np.bool_)
             if len(points) != len(experts) or goal.shape != points.shape[1:] or mask.shape != goal.shape[:2]:
                 raise ComponentError(
-                    f"sequence {n}: {len(experts)} experts, coords {points.shape}, truth {goal.shape} and visible {mask.shape} do not belong together"
+                    f"sequence {n}: {len(experts)} experts, coords {points.shape}, truth {goal.shape} and "
+                    f"visible {mask.shape} do not fit each other"
                 )
             seen = np.isfinite(points).all(-1, keepdims=True)
             data.coords.append(np.where(seen, points.astype(np.float64), np.nan))
@@ -342,7 +346,7 @@ class _Annotated:
 
 @dataclass(frozen=True)
 class _Learner:
-    """Grows trees with scikit-learn, on one thread: sums of floats depend on the number of threads."""
+    """Fits trees with scikit-learn on one thread, as sums of floats depend on the number of threads."""
 
     seed: int
 
@@ -359,65 +363,73 @@ class _Learner:
         except ImportError as error:
             raise MissingExtraError("learning a calibration (scikit-learn)", "train") from error
         model = getattr(sklearn.ensemble, kind)(early_stopping=False, random_state=self.seed, **options)
-        rows = np.where(
-            np.isnan(rows).all(0), 0, rows
-        )  # it refuses values that are never known; of one that never changes it makes no use
+        # scikit-learn refuses a feature that is always NaN, and makes no use of a constant one
+        rows = np.where(np.isnan(rows).all(0), 0, rows)
         with threadpoolctl.threadpool_limits(1):
-            return BoostedTrees.grown(model.fit(rows, goal))
+            return BoostedTrees.from_sklearn(model.fit(rows, goal))
 
 
 def _learn_size(data: _Annotated, learner: _Learner) -> tuple[BoostedTrees, Float]:
-    """Trees for the size, and (N,) the unit of each sequence as trees tell it that were grown without its group."""
+    """Trees for the size, and (N,) the scale of each sequence, predicted by trees grown without the group of the
+    sequence."""
     found = [calibration_features.lengths(points, data.skeleton) for points in data.coords]
     rows, base = np.stack([values for values, _ in found]), np.array([length for _, length in found])
     fine = np.isfinite(base) & (base > 0)
-    goal = np.log(data.unit / np.where(fine, base, 1.0))
+    goal = np.log(data.scale / np.where(fine, base, 1.0))
     names = np.random.default_rng(learner.seed).permutation(data.groups.max() + 1)
     fold = names[data.groups] % _FOLDS
-    told = np.zeros(len(rows))
+    predicted = np.zeros(len(rows))
     for k in range(_FOLDS):
         mine = fold == k
         if mine.any():
-            told[mine] = learner.regress(rows[fine & ~mine], goal[fine & ~mine], _SIZE)(rows[mine])
-    return learner.regress(rows[fine], goal[fine], _SIZE), np.where(fine, base * np.exp(told), data.unit)
+            predicted[mine] = learner.regress(rows[fine & ~mine], goal[fine & ~mine], _SIZE)(rows[mine])
+    return learner.regress(rows[fine], goal[fine], _SIZE), np.where(fine, base * np.exp(predicted), data.scale)
 
 
-def _bias(data: _Annotated, units: Float) -> tuple[Bool, Float, Float]:
-    """(V,) joints with annotations; (E, V, 2) median of small errors in units; (E, V) precision of what is left of them."""
-    flat = [(points - truth) / unit for points, truth, unit in zip(data.coords, data.truth, units)]
+def _bias(data: _Annotated, scales: Float) -> tuple[Bool, Float, Float]:
+    """(V,) joints with annotations; (E, V, 2) median of small errors in scale lengths; (E, V) precision without that
+    bias."""
+    flat = [(points - truth) / length for points, truth, length in zip(data.coords, data.truth, scales)]
     off = np.concatenate(
         [np.where(mask[None, ..., None], one, np.nan) for one, mask in zip(flat, data.visible)], axis=1
     )
-    scale = np.repeat(units / data.unit, [len(truth) for truth in data.truth])
-    far = np.hypot(off[..., 0], off[..., 1]) * scale[:, None]
+    ratio = np.repeat(scales / data.scale, [len(truth) for truth in data.truth])
+    far = np.hypot(off[..., 0], off[..., 1]) * ratio[:, None]
     bias, squared = np.zeros((off.shape[0], off.shape[2], 2)), np.zeros((off.shape[0], off.shape[2]))
     for expert, joint in np.ndindex(*squared.shape):
         errors = off[expert, far[expert, :, joint] <= _NEAR, joint]
         if len(errors):
             bias[expert, joint] = np.median(errors, axis=0)
         left = ((off[expert, :, joint] - bias[expert, joint]) ** 2).sum(-1)
-        left = left[left * scale**2 <= _CLOSE**2]
+        left = left[left * ratio**2 <= _CLOSE**2]
         squared[expert, joint] = (left.sum() + _PRIOR * _CLOSE**2 / 4) / (len(left) + _PRIOR)
     return np.asarray(np.concatenate(data.visible).any(0)), bias, 1 / squared
 
 
 def _rows(
-    data: _Annotated, units: Float, bias: Float, precision: Float, temporal: bool, seed: int
+    data: _Annotated, scales: Float, bias: Float, precision: Float, temporal: bool, seed: int
 ) -> tuple[Float, Float, Float, Bool]:
-    """Of annotated observations: (R, F) evidence; (R, 2) from the observation to the truth and to its neighbours' mean, mirrored, in units; (R,) whether right."""
+    """Training rows of the annotated observations.
+
+    Returns:
+        (R, F) features; (R, 2) vectors to the truth and (R, 2) to the mean of the neighbours, both mirrored for joints
+        of the right, in scale lengths; (R,) bool, whether the observation is right.
+    """
     rng = np.random.default_rng(seed)
     masks = [np.isfinite(points).all(-1) & visible for points, visible in zip(data.coords, data.visible)]
     share = min(1.0, _ROWS / max(sum(int(mask.sum()) for mask in masks), 1))
     rows, offs, pulls, rights = [], [], [], []
-    for points, truth, unit, own, mask, scores in zip(data.coords, data.truth, units, data.unit, masks, data.scores):
-        view = points / unit - bias[:, None]
+    for points, truth, length, own, mask, scores in zip(
+        data.coords, data.truth, scales, data.scale, masks, data.scores
+    ):
+        scaled = points / length - bias[:, None]
         taken = mask & (rng.random(mask.shape) < share) if share < 1 else mask
-        off = (truth / unit - view)[taken]
+        off = (truth / length - scaled)[taken]
         rows.append(
-            calibration_features.observation_features(view, scores, data.skeleton, temporal)[taken].astype(np.float32)
+            calibration_features.observation_features(scaled, scores, data.skeleton, temporal)[taken].astype(np.float32)
         )
-        rights.append(np.hypot(off[:, 0], off[:, 1]) * unit <= RIGHT * own)
+        rights.append(np.hypot(off[:, 0], off[:, 1]) * length <= RIGHT * own)
         off[:, 0] *= calibration_features.sign(data.skeleton)[np.nonzero(taken)[2]]
         offs.append(off)
-        pulls.append(calibration_features.pull(view, precision, data.skeleton)[taken])
+        pulls.append(calibration_features.pull(scaled, precision, data.skeleton)[taken])
     return np.concatenate(rows), np.concatenate(offs), np.concatenate(pulls), np.concatenate(rights)

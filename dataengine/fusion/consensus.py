@@ -1,4 +1,4 @@
-"""Consensus: the best path over the experts, then a robust spline through what they agree on."""
+"""Fusion `consensus`: the best path over the experts, then a robust spline through what they agree on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataengine.fusion.spline import Spline, Start
 
 @dataclass(frozen=True)
 class Consensus(Spline):
-    """`ViterbiPath`, then `Spline` started from it, left and right put straight, and the spline again.
+    """`ViterbiPath`, then `Spline` from that path, then swapped limbs corrected, and the spline again.
 
-    Unlike a selection it blends: errors of several experts average out, and a joint that all experts get wrong for some
-    frames is carried by its neighbours in time. See `Spline` for how, and for what its options mean.
+    Unlike a selection, the consensus blends experts: their errors average out, and the frames before and after correct
+    a joint that all experts get wrong for a while. `Spline` describes the steps and the options.
     """
 
     start: Start = "viterbi_path"

@@ -1,7 +1,7 @@
-"""Left and right put straight in the poses of one expert, from one view alone.
+"""Correction of swapped left and right in the poses of one expert, from motion alone.
 
-Pose estimators that look at single pictures now and then take a person's left for the right: of the whole body, or of
-the arms or legs only, for some frames. A body does not do that, so which frames are exchanged follows from the motion.
+Pose estimators that process single pictures sometimes swap left and right of a person: of the whole body, or of arms or
+legs only, for some frames. A body does not move like that, so the motion shows which frames are swapped.
 """
 
 from __future__ import annotations
@@ -22,52 +22,53 @@ _ARMS, _LEGS = (
     ("elbow", "wrist", "pinky", "index", "thumb"),
     ("knee", "ankle", "heel", "foot_index", "big_toe", "small_toe"),
 )
-"""Joints that are exchanged with the elbows and with the knees; all others (face, shoulders, hips) are the trunk."""
+"""Joints that are swapped with the elbows and with the knees; all others (face, shoulders, hips) are the trunk."""
 
 _LINKS = (("shoulder", "elbow"), ("hip", "knee"))
-"""Bones between two groups: they grow long when one group alone is exchanged."""
+"""Bones between two groups, which grow long when one group alone is swapped."""
 
 _LAGS = 4
-"""A frame is compared with so many before it, the k-th counting 1 / k: a frame between two minds does not break the thread."""
+"""Earlier frames that a frame is compared with, the k-th with weight 1 / k. One undecided frame breaks no link."""
 
 _STEADY, _LOOSE = 0.01, 3.0
-"""Scale of a joint's deviation from steady motion: at least this share of the person's size, and this many times the
-median deviation in the sequence, so that fast or coarsely sampled motion is less telling."""
+"""Scale of the deviation of a joint from steady motion: at least this share of the size of the person, and this many
+times the median deviation in the sequence, so that fast or coarsely sampled motion counts less."""
 
 _INERTIA = 0.8
-"""Share of a step that is expected again in the next frame; of steps far beyond the usual ever less."""
+"""Share of a step that is expected again in the next frame; the share falls for steps far beyond the usual."""
 
 _FADE = 0.8
-"""How much less a joint tells for every frame that it was not seen before."""
+"""Factor of the weight of a joint per frame in which it was not seen before."""
 
 _SWITCH = 0.5
-"""Cost of beginning or ending an exchange; joints that are all out of place cost up to 1 against each frame before, times 1 / k."""
+"""Cost of beginning or ending a swap. Joints that are all out of place cost up to 1 / k against the k-th earlier
+frame."""
 
 _RARE = 0.02
-"""Cost of a frame that is exchanged: exchanges are the exception."""
+"""Cost of a swapped frame: swaps are the exception."""
 
 _STRETCH = 0.3
-"""Most that the two bones between the trunk and a group cost in a frame for being longer than usual; half of it when they
-are longer by a tenth of the person's size."""
+"""Highest cost per frame of the two bones between the trunk and a group for being longer than usual; half of it where
+they are longer by a tenth of the size of the person."""
 
 
 def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tuple[Float, Float | None, Bool]:
-    """Undo exchanges of left and right in time.
+    """Undo swaps of left and right over time.
 
-    Exact dynamic programming over which frames are exchanged, first for the whole body, then for arms and legs against
-    the trunk. The cost is the deviation of the joints from steady motion, saturating, in units of the person's size,
-    against each of several frames before; beginning and ending an exchange costs, exchanged frames cost a little, and
-    so do bones that grow long. Of the two complementary answers the one that changes fewer frames is taken: a sequence that is
-    exchanged throughout stays as it is.
+    Exact dynamic programming decides which frames are swapped, first for the whole body, then for arms and for legs
+    against the trunk. The cost of a frame is the deviation of its joints from steady motion, relative to the size of
+    the person and saturating, against each of several earlier frames. Beginning and ending a swap has a cost, and so
+    have swapped frames and bones that grow long. Of two complementary solutions the one that changes fewer frames is
+    taken: a sequence that is swapped throughout stays as it is.
 
     Args:
-        coords: (T, V, 2) pixels of one person as one expert saw them, NaN = missing.
+        coords: (T, V, 2) pixels of one person and one expert, NaN where missing.
         scores: (T, V) in [0, 1] or None.
         skeleton: layout of the joints.
 
     Returns:
-        coords (T, V, 2) float32 and scores (T, V) float32 (None without any) put straight, and (T, V) bool: joints that
-        were exchanged with their mirror.
+        Corrected coords (T, V, 2) float32 and scores (T, V) float32 (None without scores), and (T, V) bool: joints that
+        were swapped with their mirror.
 
     Raises:
         ComponentError: arrays of a wrong shape, or an unknown layout.
@@ -78,8 +79,8 @@ def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tup
     states = _states(own, None if given is None else given[0], layout)
     group = _layout(layout)[0]
     swapped: Bool = np.zeros(own.shape[:2], np.bool_)
-    sided = group >= 0
-    swapped[:, sided] = (states[:, None] >> group[sided]) & 1 == 1
+    paired = group >= 0
+    swapped[:, paired] = (states[:, None] >> group[paired]) & 1 == 1
     source = np.where(swapped, np.array(layout.flip), np.arange(layout.num_joints))
     rows = np.arange(len(own))[:, None]
     return own[rows, source], None if given is None else given[0][rows, source], swapped
@@ -87,23 +88,23 @@ def straighten(coords: Any, scores: Any = None, skeleton: str = "body13") -> tup
 
 @cache
 def _layout(layout: Skeleton) -> tuple[Int, Int]:
-    """Group of every joint (V,), 0 trunk, 1 arms, 2 legs, -1 without a side; links between groups (K, 2) as joints."""
+    """Group of every joint (V,): 0 trunk, 1 arms, 2 legs, -1 middle; and links between groups (K, 2) as joints."""
     group = np.full(layout.num_joints, -1)
     for v, joint in enumerate(layout.joints):
-        side, _, part = joint.partition("_")
-        if side in ("left", "right"):
+        half, _, part = joint.partition("_")
+        if half in ("left", "right"):
             group[v] = 1 if part in _ARMS else 2 if part in _LEGS else 0
     links = [
-        (layout.index(f"{side}_{a}"), layout.index(f"{side}_{b}"))
+        (layout.index(f"{half}_{a}"), layout.index(f"{half}_{b}"))
         for a, b in _LINKS
-        for side in ("left", "right")
+        for half in ("left", "right")
         if f"left_{a}" in layout.joints and f"left_{b}" in layout.joints
     ]
     return group, np.array(links, np.int64).reshape(-1, 2)
 
 
 def _states(points: Float, scores: Float | None, layout: Skeleton) -> Int:
-    """(T,) which groups are exchanged, as bits."""
+    """(T,) groups that are swapped, as bits."""
     frames = len(points)
     group, links = _layout(layout)
     states = np.zeros(frames, np.int64)
@@ -139,7 +140,7 @@ def _states(points: Float, scores: Float | None, layout: Skeleton) -> Int:
 
 
 def _sizes(points: Float) -> Float:
-    """(T,) the person's size in pixels: longer side of the joints' extent, middle of 31 frames."""
+    """(T,) size of the person in pixels: the longer edge of the box around the joints, median over 31 frames."""
     filled = np.isfinite(points).all(-1).sum(1) >= 4
     size = np.full(len(points), np.nan)
     for t in np.flatnonzero(filled):
@@ -151,7 +152,7 @@ def _sizes(points: Float) -> Float:
 
 
 def _held(points: Float, seen: Bool) -> tuple[Float, Int]:
-    """Every joint where it was seen last, and how many frames ago (-1: never)."""
+    """The last seen position of every joint, and its age in frames (-1: never seen)."""
     frames, joints = seen.shape
     last = np.maximum.accumulate(np.where(seen, np.arange(frames)[:, None], -1), axis=0)
     held = np.where(last[..., None] >= 0, points[np.maximum(last, 0), np.arange(joints)], 0.0)
@@ -159,7 +160,8 @@ def _held(points: Float, seen: Bool) -> tuple[Float, Int]:
 
 
 def _usual(held: Float, age: Int, size: Float, flip: Int) -> tuple[Float, Float]:
-    """Scale of deviations from steady motion by lag and joint (K, V), and usual steps of joints (V,), in sizes; alike for mirrors."""
+    """Scales of deviations from steady motion (K, V), by lag, and of steps (V,), relative to the size; equal for
+    mirrored joints."""
     speed = _typical(held[1:] - held[:-1], (age[1:] == 0) & (age[:-1] == 0), size[1:])
     scale = np.full((_LAGS, held.shape[1]), _STEADY)
     for k in range(1, min(_LAGS, len(held) - 2) + 1):
@@ -174,7 +176,7 @@ def _usual(held: Float, age: Int, size: Float, flip: Int) -> tuple[Float, Float]
 
 
 def _typical(steps: Float, known: Bool, size: Float) -> Float:
-    """(V,) median length of steps (T, V, 2) in sizes, over those that are known."""
+    """(V,) median length of the known steps (T, V, 2), relative to the size."""
     far = np.where(known, np.sqrt((steps**2).sum(-1)) / size[:, None], np.nan)
     out = np.zeros(far.shape[1])
     some = known.any(0)
@@ -196,7 +198,8 @@ def _motion(
     fade: float,
     cost: Any,
 ) -> None:
-    """Write into `cost` (K, T, 8) what the joints `chosen` cost at lag k for exchanges in frames t - k - 1, t - k, t (bits 4, 2, 1)."""
+    """Write the cost of the joints `chosen` at lag k into `cost` (K, T, 8), for swaps in frames t - k - 1, t - k, t
+    (bits 4, 2, 1)."""
     frames = len(age)
     ahead = 0.0
     for k in range(1, len(cost) + 1):
@@ -217,15 +220,15 @@ def _motion(
                     dx, dy = held[t, c, 0] - held[t - k, b, 0], held[t, c, 1] - held[t - k, b, 1]
                     if t > k and old == 0 and age[t - k - 1, a] == 0:
                         sx, sy = held[t - k, b, 0] - held[t - k - 1, a, 0], held[t - k, b, 1] - held[t - k - 1, a, 1]
-                        inertia_now = ahead / (1.0 + (sx * sx + sy * sy) / (speed[v] * size[t]) ** 2) ** 2
-                        dx -= inertia_now * sx
-                        dy -= inertia_now * sy
+                        expected = ahead / (1.0 + (sx * sx + sy * sy) / (speed[v] * size[t]) ** 2) ** 2
+                        dx -= expected * sx
+                        dy -= expected * sy
                     squared = (dx * dx + dy * dy) / (scale[k - 1, v] * size[t] * (1.0 + old)) ** 2
                     cost[k - 1, t, bits] += share * fade**old * squared / (1.0 + squared)
 
 
 def _stretch(points: Float, weight: Float, size: Float, group: Int, flip: Int, links: Int, member: int) -> Float:
-    """(T, 2) cost of long bones between the trunk and group `member`, as it is and exchanged."""
+    """(T, 2) cost of long bones between the trunk and group `member`, unchanged and swapped."""
     cost = np.zeros((len(points), 2))
     for a, b in links:
         if group[b] != member:
@@ -241,7 +244,8 @@ def _stretch(points: Float, weight: Float, size: Float, group: Int, flip: Int, l
 
 @compiled
 def _best(cost: Any, still: Any, switch: float, out: Any) -> None:
-    """Write the cheapest sequence of exchanged (1) and straight frames into `out` (T,), over all states of K + 1 frames."""
+    """Write the cheapest sequence of swapped (1) and unchanged (0) frames into `out` (T,), over all states of K + 1
+    frames."""
     lags, frames = cost.shape[0], still.shape[0]
     count = 1 << (lags + 1)  # bit n of a state: frame t - n
     total = np.full(count, np.inf)

@@ -1,4 +1,4 @@
-"""The mean of what the experts saw, frame by frame."""
+"""Fusion `mean`: the weighted mean of the experts, frame by frame."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dataengine.fusion.ssta import Norm
 
 @dataclass(frozen=True)
 class Mean(Fusion):
-    """Weighted mean over the experts that saw a joint: one of them far away pulls it as far as its weight goes.
+    """Weighted mean over the experts that saw a joint. One outlier moves the mean in proportion to its weight.
 
-    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; joints that no expert saw are NaN.
 
     Attributes:
-        gamma: C from which a frame is kept; sets `kept` alone.
-        norm: unit of length of C, as in `SSTA`.
-        score_power: a observation weighs its score to this power; 0 for all alike.
+        gamma: least C of a kept frame. Sets `kept` only.
+        norm: length that scales C, as in `SSTA`.
+        score_power: exponent of the score in the weight of an observation; 0 weighs all alike.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
@@ -38,7 +38,7 @@ class Mean(Fusion):
         skeleton: str | None = None,
         expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiply the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.

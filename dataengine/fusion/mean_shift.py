@@ -1,4 +1,4 @@
-"""Where the experts are densest, frame by frame."""
+"""Fusion `mean_shift`: the densest place of the experts (the mode), frame by frame."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from dataengine.fusion.observations import Observations
 from dataengine.fusion.ssta import Norm
 
 _STEPS, _SMALL, _SMALLEST, _THERE = 100, 0.03, 0.001, 0.2
-"""Most steps of a climb; the step in widths that ends it while peaks are compared and for the highest; a observation as many widths
-from the highest peak so far would climb the same one."""
+"""Most steps of a climb; the step that ends a climb while peaks are compared, and for the highest peak; and the
+distance from the highest peak so far within which an observation would climb the same peak. All lengths are in kernel
+widths."""
 
 
 @dataclass(frozen=True)
 class MeanShift(Fusion):
-    """The highest peak of the weighted sum of a Gaussian around every observation.
+    """The mode of the experts: the highest peak of a weighted sum of Gaussians, one around each observation.
 
-    Mean shift (Fukunaga and Hostetler 1975) climbs from every observation; of the peaks the highest is taken, of equal ones
-    that of the expert of lower index. A minority far away has no say, which it has in the mean and in the median.
+    Mean shift (Fukunaga and Hostetler 1975) climbs from every observation. The highest peak wins; ties go to the expert
+    of lower index. Outliers have no influence on the mode, unlike on the mean and the median.
 
-    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; joints that no expert saw are NaN.
 
     Attributes:
-        gamma: C from which a frame is kept; sets `kept` alone.
-        norm: unit of length of C, as in `SSTA`.
-        width: standard deviation of the Gaussian in units of length; half a head is 0.5 to 0.7 of them.
-        refine: how often the width is halved and the climb goes on from the peak: the finer, the more it is a choice.
-        score_power: a observation weighs its score to this power; 0 for all alike.
+        gamma: least C of a kept frame. Sets `kept` only.
+        norm: length that scales C, as in `SSTA`.
+        width: standard deviation of the Gaussian, in head-neck lengths; half a head is 0.5 to 0.7.
+        refine: how often the width is halved and the climb continues from the peak. The finer the width, the nearer the
+            result is to a single expert.
+        score_power: exponent of the score in the weight of an observation; 0 weighs all alike.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
@@ -50,7 +52,7 @@ class MeanShift(Fusion):
         skeleton: str | None = None,
         expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiply the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.

@@ -1,4 +1,4 @@
-"""The median of what the experts saw, frame by frame."""
+"""Fusion `median`: the median of the experts, frame by frame."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from dataengine.fusion.ssta import Norm
 
 
 @compiled
-def middle(values: Any, weight: Any, found: Any) -> None:
-    """Write the median over experts of `values` (E, T, W) where their weight is above 0 into `found` (T, W), which is left where there is none.
+def median(values: Any, weight: Any, found: Any) -> None:
+    """Write the median over experts of `values` (E, T, W) into `found` (T, W).
 
-    Of an even number it is the mean of the middle two.
+    Experts of weight 0 are left out. Without any expert `found` keeps its value. The median of an even number is the
+    mean of the middle two.
     """
     experts, frames, joints = values.shape
     row = np.empty(experts)
@@ -41,13 +42,13 @@ def middle(values: Any, weight: Any, found: Any) -> None:
 
 @dataclass(frozen=True)
 class Median(Fusion):
-    """Median of x and of y over the experts that saw a joint and are trusted at all; how high scores and expert_weights are does not count.
+    """Median of x and of y over the experts that saw a joint and have a weight above 0. Scores do not count.
 
-    Scores and winners are those of `Observations.fused`; frames in which nobody saw a joint are NaN.
+    Scores and winners are those of `Observations.fused`; joints that no expert saw are NaN.
 
     Attributes:
-        gamma: C from which a frame is kept; sets `kept` alone.
-        norm: unit of length of C, as in `SSTA`.
+        gamma: least C of a kept frame. Sets `kept` only.
+        norm: length that scales C, as in `SSTA`.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
@@ -67,6 +68,6 @@ class Median(Fusion):
         """
         observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, 0.0)
         pose = observations.empty_pose
-        middle(observations.x, observations.weight, pose[0])
-        middle(observations.y, observations.weight, pose[1])
+        median(observations.x, observations.weight, pose[0])
+        median(observations.y, observations.weight, pose[1])
         return observations.fused(pose, 0, self.gamma, self.norm)

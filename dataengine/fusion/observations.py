@@ -1,6 +1,6 @@
-"""What a fusion reads and how it ends: weighted observations in rows of joints, and the pose it found as `Fused`.
+"""Weighted observations of the experts, which every fusion but `SSTA` reads, and the `Fused` made from a pose.
 
-Shared by all fusions but the selection of `SSTA`, so that missing joints, scores, expert_weights, gaps and winners mean the same in each.
+Missing joints, scores, expert weights, gaps and winners therefore mean the same in all of these fusions.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from dataengine.fusion._kernels import ssta as kernels
 from dataengine.fusion.ssta import Norm, confidence, scale_joints
 
 LEAST_SCORE = 0.01
-"""A observation counts at least as if this were its score: where nobody is sure the least unsure one is still an answer."""
+"""Lowest score in the weight of an observation: joints of low scores alone still get a position."""
 
 _CLOSE, _NEAR = 0.5, 0.15
-"""In units of length: the distance at which a observation speaks for the result a quarter, and how near to the result the winner is."""
+"""Distance at which an observation supports the result a quarter, and largest distance of the winner, in head-neck
+lengths."""
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Observations of E experts over T frames, V joints padded to W, a multiple of 8: whole vectors have no slow remainder.
+    """Observations of E experts over T frames.
+
+    The V joints are padded to W, a multiple of 8, so that vector instructions have no slow remainder.
 
     Attributes:
         points: (E, T, V, 2) float32 pixels as given, NaN where missing.
         x, y: (E, T, W) float64 pixels, 0 where missing.
         weight: (E, T, W) float64, 0 where missing; mean 1 over the observations.
-        rated: (E, T, W) float64 scores, 1 without scores, -1 where missing.
-        scored: scores were given.
-        scale: length in pixels that stands for head to neck, one for the sequence; see `typical_scale`.
+        scores: (E, T, W) float64, 1 without scores, -1 where missing.
+        has_scores: whether scores were given.
+        scale: head-neck length of the sequence in pixels; see `typical_scale`.
         skeleton: layout of the joints or None.
     """
 
@@ -44,8 +47,8 @@ class Observations:
     x: Float
     y: Float
     weight: Float
-    rated: Float
-    scored: bool
+    scores: Float
+    has_scores: bool
     scale: float
     skeleton: str | None
 
@@ -53,46 +56,46 @@ class Observations:
     def from_arrays(
         cls, coords: Any, scores: Any, skeleton: str | None, expert_weights: Sequence[float] | None, score_power: float
     ) -> Observations:
-        """Bring what a fusion was given into rows.
+        """Check and pad the arrays given to a fusion.
 
-        A observation weighs its score to the power of `score_power`, times the trust in its expert.
+        The weight of an observation is its score to the power of `score_power`, times the weight of its expert.
 
         Raises:
-            ComponentError: arrays of a wrong shape, or expert_weights that is not one number >= 0 for every expert, one of them > 0.
+            ComponentError: arrays of a wrong shape, or `expert_weights` that are not E numbers >= 0, one of them > 0.
         """
         points, given = check(coords, scores, skeleton)
         experts, frames, joints, _ = points.shape
         shape = experts, frames, (joints + 7) // 8 * 8
-        x, y, weight, rated = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
-        trusted = np.ones(experts) if expert_weights is None else _checked(expert_weights, experts)
-        _spread(
-            points,
-            points[..., 0] if given is None else given,
-            given is not None,
-            score_power,
-            trusted,
-            x,
-            y,
-            weight,
-            rated,
-        )
-        return cls(points, x, y, weight, rated, given is not None, typical_scale(points, skeleton), skeleton)
+        x, y, weight, padded = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
+        factors = np.ones(experts) if expert_weights is None else _checked(expert_weights, experts)
+        given_scores = points[..., 0] if given is None else given
+        _spread(points, given_scores, given is not None, score_power, factors, x, y, weight, padded)
+        return cls(points, x, y, weight, padded, given is not None, typical_scale(points, skeleton), skeleton)
 
     @property
     def empty_pose(self) -> Float:
-        """A pose (2, T, W) without a joint, to write into."""
+        """A pose (2, T, W) of NaN, to write into."""
         return np.full((2, *self.x.shape[1:]), np.nan)
 
     def fused(self, pose: Float, max_gap: int, gamma: float, norm: Norm) -> Fused:
-        """The result about a pose (2, T, W), which is NaN where it says nothing.
+        """The `Fused` of a pose.
 
-        A joint is present where the pose has it and some expert saw it, and in inner gaps of up to `max_gap` frames where
-        the pose has it, with the nearest score halved a frame. The score is the chance that not every expert is
-        wrong: each one's score times its closeness to the result is taken as its chance to be right, and their errors
-        as independent. As experts err together more than that, joints are right a little less often than their
-        score says. Without scores it is the mean closeness. The winner is the nearest expert within 0.15 units, the
-        lower index first, -2 where all are farther and -1 where nobody saw the joint. C and support are those of
-        `SSTA`, about this pose.
+        A joint is present where the pose has it and some expert saw it. In inner gaps of up to `max_gap` frames the
+        pose alone is enough; the score is that of the nearest frame, halved per frame of the gap.
+
+        The score is the probability that not every expert is wrong. The score of an expert times its closeness to the
+        result counts as its probability of being right, and errors of experts as independent. As experts err together
+        more often than that, joints are right a little less often than their scores say. Without scores, the score is
+        the mean closeness.
+
+        The winner is the nearest expert within 0.15 head-neck lengths, ties to the lower index; -2 where all are
+        farther, -1 where no expert saw the joint. C and support are those of `SSTA` about this pose.
+
+        Args:
+            pose: (2, T, W) pixels, NaN where it says nothing.
+            max_gap: longest gap that is filled, in frames.
+            gamma: least C of a kept frame.
+            norm: length that scales C.
         """
         _, frames, joints, _ = self.points.shape
         coords, scores = np.empty((frames, joints, 2), np.float32), np.empty((frames, joints), np.float32)
@@ -100,8 +103,8 @@ class Observations:
         _finish(
             self.x,
             self.y,
-            self.rated,
-            self.scored,
+            self.scores,
+            self.has_scores,
             pose,
             _CLOSE * self.scale,
             _NEAR * self.scale,
@@ -115,19 +118,19 @@ class Observations:
 
 
 def _checked(expert_weights: Sequence[float], experts: int) -> Float:
-    """(E,) float64."""
+    """The weights of experts as (E,) float64; raises ComponentError where they are wrong."""
     given = np.asarray(expert_weights, np.float64)
     if given.shape != (experts,) or not np.isfinite(given).all() or given.min() < 0 or given.max() == 0:
         raise ComponentError(
-            f"expert_weights is one number >= 0 for each of {experts} experts, not all 0; given {expert_weights!r}"
+            f"expert_weights are {experts} numbers >= 0, one per expert, not all 0; given {expert_weights!r}"
         )
     return given
 
 
 def typical_scale(points: Float, skeleton: str | None) -> float:
-    """Unit of length of a sequence (E, T, V, 2) in pixels: upper quartile of head to neck over experts and frames.
+    """Head-neck length of a sequence (E, T, V, 2) in pixels: the upper quartile over experts and frames.
 
-    Without a layout, or where head and neck are never seen, it comes from the boxes around the joints.
+    Without a layout, or where head and neck are never seen, the boxes around the joints give the length.
     """
     ends = scale_joints(skeleton, "head_neck")
     lengths = np.zeros(0)
@@ -155,7 +158,8 @@ def _spread(
     weight: Any,
     rated: Any,
 ) -> None:
-    """Write the observations into rows of 0, 0, 0 and -1; `scores` (E, T, V) are read when `scored`."""
+    """Write the observations into x, y, weight (E, T, W) of 0 and padded scores of -1; `scores` (E, T, V) are read when
+    `scored`."""
     experts, frames, joints, _ = points.shape
     total = count = 0.0
     for e in range(experts):
@@ -175,7 +179,8 @@ def _spread(
 
 @compiled
 def bridge(pose: Any) -> None:
-    """Put joints that are NaN in `pose` (2, T, W) on the line between their neighbours in time, or on the only one; 0 without any."""
+    """Fill joints of `pose` (2, T, W) that are NaN linearly between their neighbours in time; 0 without any
+    neighbour."""
     frames, joints = pose.shape[1:]
     for v in range(joints):
         last = -1
@@ -207,7 +212,7 @@ def _finish(
     made: Any,
     winner: Any,
 ) -> None:
-    """Write coordinates (T, V, 2), scores and winners (T, V); what they mean is said in `Observations.fused`."""
+    """Write coordinates (T, V, 2), scores and winners (T, V) as `Observations.fused` defines them."""
     experts, frames, joints = x.shape[0], x.shape[1], coords.shape[1]
     last = np.full(joints, -1)
     for t in range(frames):

@@ -1,8 +1,8 @@
-"""SST-A: per joint and frame, the expert nearest to where the joint was before.
+"""Fusion `ssta`: per joint and frame, the expert nearest to the last position of the joint.
 
-Source: "Selective Spatio-Temporal Aggregation Based Pose Refinement System", eq. 1-4, written anew
-from the formulas; `compat=True` reproduces the arithmetic of the published script (github.com
-YangDi666/SSTA-PRS @ 7df39e4, tools/ssta.py, MIT) and is checked against its output.
+Source: "Selective Spatio-Temporal Aggregation Based Pose Refinement System", eq. 1-4, written anew from the formulas.
+`compat=True` reproduces the arithmetic of the published script (github.com YangDi666/SSTA-PRS @ 7df39e4, tools/ssta.py,
+MIT); a test compares it with the output of the script.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POINTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "left": (("left_shoulder",),),
     "right": (("right_shoulder",),),
 }
-"""End points of the units of length: the mean of the first of these groups of joints that a layout has."""
+"""End points of the lengths that scale C: the mean of the first of these groups of joints that a layout has."""
 
 _ENDS: dict[str, tuple[str, str]] = {
     "head_neck": ("head", "neck"),
@@ -43,9 +43,10 @@ _ENDS: dict[str, tuple[str, str]] = {
 
 @cache
 def scale_joints(skeleton: str | None, norm: Norm) -> Int:
-    """(2, 2) int64: joints whose means are the two end points of the unit; -1 everywhere where the unit is the box's.
+    """(2, 2) int64: two pairs of joints whose means are the end points of the length `norm`.
 
-    A layout without the joints of `norm`, or no layout, gives the box. Shared: not to be written to.
+    All are -1 where the box around the joints scales C: for "bbox", without a layout, and for a layout without the
+    joints of `norm`. Callers share the array and must not write to it.
     """
     ends = np.full((2, 2), -1, np.int64)
     if skeleton is None or norm == "bbox":
@@ -60,14 +61,14 @@ def scale_joints(skeleton: str | None, norm: Norm) -> Int:
 
 
 def confidence(coords: Float, fused: Float, skeleton: str | None = None, norm: Norm = "head_neck") -> tuple[Float, Int]:
-    """SST-A's C about any fused pose (eq. 4, missing joints left out), and its support.
+    """C of SST-A about any fused pose (eq. 4, without missing joints), and its support.
 
     Args:
         coords: (E, T, V, 2) float32 pixels of the experts, NaN where missing.
         fused: (T, V, 2) float32 pixels, NaN where missing.
 
     Returns:
-        C (T,) float32 in [0, 1] and the number of present (expert, joint) pairs (T,) int32; as in `SSTA`.
+        C (T,) float32 in [0, 1], and the number of present (expert, joint) pairs (T,) int32; see `SSTA`.
     """
     points, pose = np.ascontiguousarray(coords[None], np.float32), np.ascontiguousarray(fused[None], np.float32)
     certain, support = kernels.agreement(points, pose, scale_joints(skeleton, norm))
@@ -78,34 +79,35 @@ def confidence(coords: Float, fused: Float, skeleton: str | None = None, norm: N
 class SSTA(Fusion):
     """Selective spatio-temporal aggregation.
 
-    What the printed formulas leave open is decided so:
+    The printed formulas leave these cases open:
 
-    * A missing joint (NaN) is missing: it is never chosen and never counted. (0, 0) is a position.
-    * First frame of a joint: the closest pair among the experts that have it; of the two the one whose summed
-      distance to all present experts is least. One present expert: that one. Ties: the expert of lower index.
-    * Later: the expert nearest to the joint's last aggregate. Ties: the expert of lower index.
-    * No expert has the joint: it is held where it was for up to `max_gap` frames, its score halved with every frame
-      and its winner -1; then it is NaN, and the next observation of it counts as a first frame.
-    * `max_step` > 0: when every present expert lies farther than `max_step` units (and as much again for every frame of a
-      gap) from the last aggregate, continuity says nothing and the first-frame rule decides.
-      This lets a track leave a wrong person it was caught on; 0 is the printed rule.
-    * C = exp(-mean of distance / unit) over present (expert, joint) pairs. A joint that one expert alone has is at
-      distance 0 by construction and is left out of the mean; if no joint has two experts C is 1 and the support
-      tells how little that means; C is 0 where nothing is present.
-    * Unit: by default head to neck of the aggregate in the same frame (the neck is the middle of the shoulders
-      where the layout has none), at least 1 % of the diagonal of the pose's box. Where its joints are missing: the last
-      known one, and before there is any, `kernels.BOX_SCALE` of the diagonal. "bbox" and no skeleton use the latter always.
-    * Memory is the last aggregate whatever its C: `gamma` only sets `kept`, so that a threshold can be retuned
+    * Missing joints are NaN. They are never chosen and never counted. (0, 0) is a position.
+    * First frame of a joint: of the closest pair of experts, the one with the least summed distance to all present
+      experts. A single present expert is chosen. Ties go to the lower index.
+    * Later frames: the expert nearest to the last aggregate of the joint. Ties go to the lower index.
+    * No expert has the joint: the joint keeps its position for up to `max_gap` frames, its score halves per frame, and
+      its winner is -1. After that the joint is NaN, and the next observation counts as a first frame.
+    * `max_step` > 0: where every present expert is farther than `max_step` from the last aggregate (times one more per
+      frame of a gap), the first-frame rule decides. A track can so leave a wrong person. 0 is the printed rule.
+    * C = exp(-mean of distance / scale) over present (expert, joint) pairs. A joint of one expert alone has distance 0
+      by construction and does not count. Without a joint of two experts C is 1, and the support shows how little
+      that means. C is 0 where nothing is present.
+    * Scale: by default the head-neck length of the aggregate in the same frame (the neck is the middle of the shoulders
+      where the layout has no neck), at least 1 % of the diagonal of the box around the pose. Where its joints are
+      missing, the last known scale counts, and before any is known `kernels.BOX_SCALE` times the diagonal. "bbox" and
+      a missing skeleton always use the diagonal.
+    * The memory is the last aggregate, whatever its C. `gamma` sets `kept` only, so that a threshold can be retuned
       without changing a coordinate.
 
     Attributes:
-        gamma: C from which a frame is kept (0.18 as printed).
-        norm: unit of length of C.
-        max_gap: frames a joint nobody sees is held.
-        max_step: farthest step from frame to frame in units of length, 0 for none.
-        compat: the published script's arithmetic for three experts: missing joints are positions at (0, 0), shoulder
-            width + 1e-8 as unit, the twelve body joints in C, its order of ties; `norm`, `max_gap` and `max_step` do nothing.
-            The script's own threshold is gamma = 0.06. Its last frame, which it leaves empty, is computed.
+        gamma: least C of a kept frame (0.18 as printed). Sets `kept` only.
+        norm: length that scales C.
+        max_gap: longest gap in which a joint keeps its position, in frames.
+        max_step: longest step per frame, in the lengths of `norm`; 0 sets no limit.
+        compat: use the arithmetic of the published script, for three experts: missing joints are positions at (0, 0),
+            the shoulder width + 1e-8 scales C, the twelve body joints count, and ties go as in the script. `norm`,
+            `max_gap` and `max_step` have no effect. The threshold of the script is gamma = 0.06. The script leaves the
+            last frame empty; this fusion does not.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
@@ -127,7 +129,7 @@ class SSTA(Fusion):
             coords: (E, T, V, 2) float pixels, NaN where missing.
             scores: (E, T, V) float in [0, 1] or None.
             skeleton: layout of the joints or None.
-            expert_weights: not used; the rule treats experts alike.
+            expert_weights: not used: the rule treats all experts alike.
 
         Raises:
             ComponentError: arrays of a wrong shape, or `compat` with other than three experts of a body layout.
@@ -139,7 +141,8 @@ class SSTA(Fusion):
         )
 
     def fuse_batch(self, coords: Float, scores: Float | None = None, skeleton: str | None = None) -> Fused:
-        """Fuse B sequences of one length at once: coords (B, E, T, V, 2); every array of the result has B in front."""
+        """Fuse B sequences of equal length at once: coords (B, E, T, V, 2); every array of the result has a leading
+        axis B."""
         points, weights = check(coords, scores, skeleton, axes="BETV")
         return self._run(points, weights, skeleton)
 

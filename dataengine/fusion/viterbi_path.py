@@ -1,4 +1,4 @@
-"""The best path over the experts, joint by joint, by dynamic programming."""
+"""Fusion `viterbi_path`: the best path over the experts of each joint, by dynamic programming."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from dataengine.fusion.observations import Observations, bridge
 from dataengine.fusion.ssta import Norm
 
 WIDTH, REACH, CAP, AGREEMENT = 0.7, 0.365, 12.0, 2.0
-"""Width of the kernel in which experts agree and a likely step a frame, in units of length; the most a step may cost; how
-much agreement counts."""
+"""Defaults: width of the agreement kernel and likely step per frame, both in head-neck lengths; highest cost of a step;
+weight of agreement."""
 
 
 @dataclass(frozen=True)
 class ViterbiPath(Fusion):
-    """One expert for every joint and frame so that the whole sequence costs least, found exactly (Viterbi 1967).
+    """One expert for every joint and frame, so that the whole sequence costs least (exact, by Viterbi 1967).
 
-    A step from one observation to the next costs min((length / reach)^2, cap), `reach` growing with every frame in which nobody
-    saw the joint; a observation gains `agreement` times the weights of all observations of its frame, its own included, each times
-    (1 + (distance / width)^2)^-2. As in `SSTA` the result is always some expert's own joint, but later frames count as
-    well: a wrong start or a jump is not followed. A path costs the same from either end, so it has no beginning
-    that it depends on.
+    A step from one observation to the next costs min((length / reach)^2, cap). `reach` grows with every frame in which
+    no expert saw the joint. An observation gains `agreement` times the sum of the weights of all observations of its
+    frame, its own included, each times (1 + (distance / width)^2)^-2. As in `SSTA` the result is always the joint of
+    some expert, but later frames count as well: a wrong start or a jump is not followed. A path costs the same in both
+    directions of time.
 
-    Scores and winners are those of `Observations.fused`. Inner gaps of up to `max_gap` frames are bridged in a straight line.
+    Scores and winners are those of `Observations.fused`. Inner gaps of up to `max_gap` frames are bridged linearly.
 
     Attributes:
-        gamma: C from which a frame is kept; sets `kept` alone.
-        norm: unit of length of C, as in `SSTA`.
+        gamma: least C of a kept frame. Sets `kept` only.
+        norm: length that scales C, as in `SSTA`.
         max_gap: longest gap in frames that is bridged.
-        score_power: a observation weighs its score to this power; 0 for all alike.
-        width: distance in units of length at which another observation supports this one a quarter as much.
-        reach: units of length that a joint moves in a frame at a cost of 1.
-        cap: most that a step costs, however long.
-        agreement: how much the support of a frame's observations lowers the cost.
+        score_power: exponent of the score in the weight of an observation; 0 weighs all alike.
+        width: distance at which another observation supports this one a quarter as much, in head-neck lengths.
+        reach: step per frame that costs 1, in head-neck lengths.
+        cap: highest cost of a step, however long.
+        agreement: factor by which the support of other observations lowers the cost.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
@@ -60,33 +60,24 @@ class ViterbiPath(Fusion):
         skeleton: str | None = None,
         expert_weights: Sequence[float] | None = None,
     ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiplies the weights.
+        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiply the weights.
 
         Raises:
             ComponentError: arrays of a wrong shape.
         """
         observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
         pose = observations.empty_pose
-        unit = observations.scale
-        trace(
-            observations.x,
-            observations.y,
-            observations.weight,
-            self.width * unit,
-            self.reach * unit,
-            self.cap,
-            self.agreement,
-            pose,
-        )
+        x, y, weight, scale = observations.x, observations.y, observations.weight, observations.scale
+        trace(x, y, weight, self.width * scale, self.reach * scale, self.cap, self.agreement, pose)
         bridge(pose)
         return observations.fused(pose, self.max_gap, self.gamma, self.norm)
 
 
 @compiled
 def trace(x: Any, y: Any, weight: Any, width: float, reach: float, cap: float, agreement: float, pose: Any) -> None:
-    """Write the observations of the cheapest path of every joint into `pose` (2, T, W); frames without a observation are left as they are.
+    """Write the observations of the cheapest path of every joint into `pose` (2, T, W).
 
-    Of equal costs the expert of lower index is taken.
+    Frames without an observation keep their value. Ties go to the expert of lower index.
     """
     experts, frames, joints = x.shape
     narrow, short = 1.0 / width**2, 1.0 / reach**2

@@ -19,7 +19,8 @@ sklearn = pytest.importorskip("sklearn.ensemble", reason="needs the extra 'train
 
 EXPERTS = ("late", "blind", "plain")
 BODY = np.array(
-    [[0, 0.5], [0.8, 1.5], [-0.8, 1.5], [1, 2.7], [-1, 2.7], [1, 3.7], [-1, 3.7], [0.5, 3.8], [-0.5, 3.8], [0.5, 5.4], [-0.5, 5.4], [0.5, 7], [-0.5, 7]]
+    [[0, 0.5], [0.8, 1.5], [-0.8, 1.5], [1, 2.7], [-1, 2.7], [1, 3.7], [-1, 3.7]]
+    + [[0.5, 3.8], [-0.5, 3.8], [0.5, 5.4], [-0.5, 5.4], [0.5, 7], [-0.5, 7]]
 )  # fmt: skip
 BIAS = {"late": (0.15, -0.1), "plain": (-0.05, 0.0)}
 LEGS = range(9, 13)
@@ -94,7 +95,7 @@ def test_bias_is_found(calibration):
         np.testing.assert_allclose(np.median(calibration.bias[e], axis=0), BIAS.get(name, (0, 0)), atol=0.02)
 
 
-def test_sights_come_nearer_to_the_truth(unseen):
+def test_observations_come_nearer_to_the_truth(unseen):
     truth, unit, coords, moved, _ = unseen
     before, after = errors(coords, truth, unit), errors(moved, truth, unit)
     assert np.median(after[:, 0]) < 0.5 * np.median(before[:, 0])
@@ -122,9 +123,9 @@ def test_scores_are_probabilities(unseen):
 def test_every_fusion_gains(unseen, method):
     truth, unit, coords, moved, scores = unseen
 
-    def share(sights, rated):
+    def share(observations, rated):
         poses = np.stack(
-            [fuse(c, None if rated is None else rated[n], method, "body13").coords for n, c in enumerate(sights)]
+            [fuse(c, None if rated is None else rated[n], method, "body13").coords for n, c in enumerate(observations)]
         )
         return (norm(poses - truth, axis=-1) <= 0.15 * unit[:, None, None]).mean()
 
@@ -219,12 +220,12 @@ def test_trees_answer_as_scikit_learn_does(classes):
     other[rng.random(other.shape) < 0.2] = np.nan
     if classes:
         model = sklearn.HistGradientBoostingClassifier(max_iter=40, random_state=0).fit(rows[:, :6], goal > 0.3)
-        found, expected = 1 / (1 + np.exp(-BoostedTrees.grown(model)(other))), model.predict_proba(other)[:, 1]
+        found, expected = 1 / (1 + np.exp(-BoostedTrees.from_sklearn(model)(other))), model.predict_proba(other)[:, 1]
     else:
         model = sklearn.HistGradientBoostingRegressor(loss="absolute_error", max_iter=40, random_state=0).fit(
             rows, goal
         )
-        found, expected = BoostedTrees.grown(model)(other), model.predict(other)
+        found, expected = BoostedTrees.from_sklearn(model)(other), model.predict(other)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 

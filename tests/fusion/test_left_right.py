@@ -16,7 +16,8 @@ MIRROR = list(LAYOUT.flip)
 
 
 def walker(seed=0, frames=75, fps=25.0, heading=0.0, turns=0.0, noise=0.5, motion="walk"):
-    """(T, 13, 2) pixels of a person about 170 pixels tall, seen from the side, from the front (heading pi / 2) or turning."""
+    """(T, 13, 2) pixels of a person about 170 pixels tall, seen from the side, from the front (heading pi / 2) or
+    turning."""
     rng, t = np.random.default_rng(seed), np.arange(frames) / fps
     points = pose(Body.draw(rng), angles(motion, t, rng), (0.0, 0.0), 0.0).points[:, [0, *range(2, 14)]]
     angle = heading + 2 * np.pi * turns * t

@@ -11,7 +11,7 @@ from dataengine.fusion._kernels import smoothing
 from dataengine.fusion.observations import bridge
 
 
-def sights(frames, seed=0):
+def observations(frames, seed=0):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(0, 1, (2, 3, frames, 8))
     weight = rng.random((3, frames, 8)) * (rng.random((3, frames, 8)) < 0.7)
@@ -24,7 +24,7 @@ def sights(frames, seed=0):
 def test_a_stage_solves_its_equations(frames, speed, stiff):
     """One reweighted step against a dense solve of the same squares."""
     scale, quick, bend = 0.7, 0.4, 0.9
-    x, y, weight, pose = sights(frames)
+    x, y, weight, pose = observations(frames)
     before = pose.copy()
     smoothing.spline(x, y, weight, pose, np.array([[scale, quick, speed, stiff, bend]]))
     first, second = (
@@ -61,7 +61,7 @@ def loss(x, y, weight, pose, scale, quick, speed, stiff, bend):
 
 def test_every_stage_lowers_the_loss():
     stage = (0.7, 0.4, 2.5, 1.3, 0.9)
-    x, y, weight, pose = sights(30)
+    x, y, weight, pose = observations(30)
     losses = [loss(x, y, weight, pose, *stage)]
     for _ in range(20):
         smoothing.spline(x, y, weight, pose, np.array([stage]))
@@ -71,14 +71,15 @@ def test_every_stage_lowers_the_loss():
 
 @pytest.mark.parametrize("experts", [1, 2, 4])
 def test_wobble_is_the_noise_of_steps(experts):
-    """For white noise of deviation s: 8 s^2 in the plane, between two experts as from one expert's neighbours in time."""
+    """For white noise of deviation s: 8 s^2 in the plane, between two experts as from one expert's neighbours in
+    time."""
     rng = np.random.default_rng(0)
     x, y = np.arange(400)[:, None] * 2.0 + rng.normal(0, 3, (2, experts, 400, 8))
     weight = (rng.random(x.shape) < 0.8).astype(float)
-    assert smoothing.wobble(x, y, weight, 1e6) == pytest.approx(8 * 9, rel=0.1)
+    assert smoothing.step_noise(x, y, weight, 1e6) == pytest.approx(8 * 9, rel=0.1)
     shift = rng.normal(0, 50, (experts, 1, 1))
-    assert smoothing.wobble(x + shift, y, weight, 1e6) == pytest.approx(8 * 9, rel=0.1)
-    assert smoothing.wobble(x, y, 0 * weight, 1.0) == 0
+    assert smoothing.step_noise(x + shift, y, weight, 1e6) == pytest.approx(8 * 9, rel=0.1)
+    assert smoothing.step_noise(x, y, 0 * weight, 1.0) == 0
 
 
 def test_bridge():
@@ -89,7 +90,8 @@ def test_bridge():
 
 
 def offsets(seed=0, frames=120):
-    """A quick body seen by experts who are each wrong by a vector that holds for a while, two of them badly at times."""
+    """A quick body seen by experts who are each wrong by a vector that holds for a while, two of them badly at
+    times."""
     rng = np.random.default_rng(seed)
     t = np.arange(frames)[:, None]
     truth = (

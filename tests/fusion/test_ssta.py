@@ -22,7 +22,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def people(seed=0, experts=3, frames=40, joints=13, missing=0.1, noise=3.0, dtype=np.float32):
-    """A smooth random body and noisy views of it; coordinates are multiples of 1/64, so shifts and powers of 2 are exact."""
+    """A smooth random body and noisy views of it; coordinates are multiples of 1/64, so shifts and powers of 2 are
+    exact."""
     rng = np.random.default_rng(seed)
     body = rng.uniform(-80, 80, (1, joints, 2)) + np.cumsum(rng.normal(0, 2, (frames, joints, 2)), 0) + 300
     views = body + rng.normal(0, noise, (experts, frames, joints, 2))

@@ -1,6 +1,6 @@
-"""Compiled loops of the robust spline; what they are for is said in `dataengine.fusion.spline`.
+"""Compiled loops of the robust spline; `dataengine.fusion.spline` describes the method.
 
-All work on float64 rows of joints: x, y (E, T, V), weight (E, T, V) with 0 where missing, pose (2, T, V).
+Arrays are float64: x, y (E, T, V), weight (E, T, V) with 0 where missing, pose (2, T, V).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataengine.core.jit import compiled
 
 
 @compiled
-def wobble(x: Any, y: Any, weight: Any, scale: float) -> float:
-    """Mean squared difference of two experts' steps of one joint from a frame to the next, pixels^2.
+def step_noise(x: Any, y: Any, weight: Any, scale: float) -> float:
+    """Mean squared difference between the steps of two experts, from one frame to the next, pixels^2.
 
-    Differences beyond `scale` count ever less. Where no two experts took the same step, an expert's fourth
-    difference tells: for white noise it has 35/2 of that mean square, and next to nothing of a movement. 0 where there is
-    nothing to compare.
+    The weight of a difference falls beyond `scale`. Where no two experts have the same step, the fourth difference of
+    each expert replaces it: the mean square of white noise is 35/2 of that of a step, and movement adds next to
+        nothing.
+    Without anything to compare the result is 0.
     """
     experts, frames, joints = x.shape
     total = mass = 0.0
@@ -58,13 +59,14 @@ def wobble(x: Any, y: Any, weight: Any, scale: float) -> float:
 def spline(x: Any, y: Any, weight: Any, pose: Any, stages: Any) -> None:
     """Move `pose` towards the minimum of the sum of
 
-        scale^2 rho(distance of a observation to the pose / scale)
-        + speed * quick^2 rho(distance of an expert's step to the pose's step / quick)
-        + stiff * bend^2 log(1 + (length of the pose's second difference / bend)^2)
+        a^2 rho(distance of an observation to the pose / a)
+        + w * b^2 rho(distance of the step of an expert to the step of the pose / b)
+        + s * c^2 log(1 + (length of the second difference of the pose / c)^2)
 
-    with rho(r) = r^2 / (1 + r^2) (Geman and McClure), minimised by reweighting: every row (scale, quick, speed, stiff, bend)
-    of `stages` is one least-squares problem a joint, a matrix of five diagonals that x and y share, solved by LDL^T
-    for all joints at once. A step weighs as much as the lighter of its two observations.
+    with rho(r) = r^2 / (1 + r^2) (Geman and McClure). The loss is minimised by iterative reweighting. Every row of
+    `stages` holds the position scale a, step scale b, step weight w, stiffness s and bend scale c of one least-squares
+    problem per joint: a matrix of five diagonals, which x and y share, solved by LDL^T for all joints at once. The
+    weight of a step is the lower weight of its two observations.
     """
     experts, frames, joints = x.shape
     shape = (frames, joints)
@@ -77,15 +79,19 @@ def spline(x: Any, y: Any, weight: Any, pose: Any, stages: Any) -> None:
     )
     mass, px, py = np.empty(joints), np.empty(joints), np.empty(joints)
     link, lx, ly = np.zeros(joints), np.zeros(joints), np.zeros(joints)  # steps from this frame to the next
-    bent = np.zeros((frames + 2, joints))  # weight of the second difference in the middle of which frame t - 1 is
+    bent = np.zeros((frames + 2, joints))  # weight of the second difference centred on frame t - 1
     for stage in range(len(stages)):
-        narrow, short, curve = 1.0 / stages[stage, 0] ** 2, 1.0 / stages[stage, 1] ** 2, 1.0 / stages[stage, 4] ** 2
-        speed, stiff = stages[stage, 2], stages[stage, 3]
+        position_precision, step_precision, bend_precision = (
+            1.0 / stages[stage, 0] ** 2,
+            1.0 / stages[stage, 1] ** 2,
+            1.0 / stages[stage, 4] ** 2,
+        )
+        step_weight, stiffness = stages[stage, 2], stages[stage, 3]
         for t in range(1, frames - 1):
             for v in range(joints):
                 dx = pose[0, t - 1, v] - 2.0 * pose[0, t, v] + pose[0, t + 1, v]
                 dy = pose[1, t - 1, v] - 2.0 * pose[1, t, v] + pose[1, t + 1, v]
-                bent[t + 1, v] = stiff / (1.0 + (dx * dx + dy * dy) * curve)
+                bent[t + 1, v] = stiffness / (1.0 + (dx * dx + dy * dy) * bend_precision)
         for v in range(joints):
             link[v] = lx[v] = ly[v] = 0.0
         for t in range(frames):
@@ -98,17 +104,17 @@ def spline(x: Any, y: Any, weight: Any, pose: Any, stages: Any) -> None:
             for e in range(experts):
                 for v in range(joints):
                     dx, dy = x[e, t, v] - pose[0, t, v], y[e, t, v] - pose[1, t, v]
-                    far = 1.0 + (dx * dx + dy * dy) * narrow
+                    far = 1.0 + (dx * dx + dy * dy) * position_precision
                     share = weight[e, t, v] / (far * far)
                     mass[v] += share
                     px[v] += share * x[e, t, v]
                     py[v] += share * y[e, t, v]
-                if t + 1 < frames and speed > 0.0:
+                if t + 1 < frames and step_weight > 0.0:
                     for v in range(joints):
                         sx, sy = x[e, t + 1, v] - x[e, t, v], y[e, t + 1, v] - y[e, t, v]
                         dx, dy = sx - pose[0, t + 1, v] + pose[0, t, v], sy - pose[1, t + 1, v] + pose[1, t, v]
-                        far = 1.0 + (dx * dx + dy * dy) * short
-                        share = speed * min(weight[e, t, v], weight[e, t + 1, v]) / (far * far)
+                        far = 1.0 + (dx * dx + dy * dy) * step_precision
+                        share = step_weight * min(weight[e, t, v], weight[e, t + 1, v]) / (far * far)
                         link[v] += share
                         lx[v] += share * sx
                         ly[v] += share * sy
@@ -151,10 +157,17 @@ def spline(x: Any, y: Any, weight: Any, pose: Any, stages: Any) -> None:
 
 @compiled
 def unswap(x: Any, y: Any, weight: Any, pose: Any, scale: float, margin: float, limbs: Any, flip: Any) -> int:
-    """Exchange left and right of a limb of one expert in one frame where that fits `pose` better; the number of exchanges.
+    """Swap left and right of a limb of one expert in one frame where that fits `pose` better.
 
-    `limbs` (G, J) are the left joints of each limb. The misfit is the sum of r^2 / (1 + r^2), r = distance / scale,
-    over the joints of both sides, and must fall by more than `margin`.
+    The misfit is the sum of r^2 / (1 + r^2), r = distance / scale, over the left and right joints of the limb. A swap
+    must lower the misfit by more than `margin`.
+
+    Args:
+        limbs: (G, J) left joints of each limb.
+        flip: (V,) mirror of each joint.
+
+    Returns:
+        The number of swaps.
     """
     experts, frames, _ = x.shape
     narrow, count = 1.0 / scale**2, 0
@@ -163,14 +176,14 @@ def unswap(x: Any, y: Any, weight: Any, pose: Any, scale: float, margin: float, 
             for limb in limbs:
                 gain = 0.0
                 for left in limb:
-                    for side in (left, flip[left]):
-                        if weight[e, t, side] > 0:
-                            other = flip[side]
+                    for joint in (left, flip[left]):
+                        if weight[e, t, joint] > 0:
+                            other = flip[joint]
                             own = (
-                                (x[e, t, side] - pose[0, t, side]) ** 2 + (y[e, t, side] - pose[1, t, side]) ** 2
+                                (x[e, t, joint] - pose[0, t, joint]) ** 2 + (y[e, t, joint] - pose[1, t, joint]) ** 2
                             ) * narrow
                             far = (
-                                (x[e, t, side] - pose[0, t, other]) ** 2 + (y[e, t, side] - pose[1, t, other]) ** 2
+                                (x[e, t, joint] - pose[0, t, other]) ** 2 + (y[e, t, joint] - pose[1, t, other]) ** 2
                             ) * narrow
                             gain += own / (1.0 + own) - far / (1.0 + far)
                 if gain > margin:

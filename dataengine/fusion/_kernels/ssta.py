@@ -1,6 +1,6 @@
-"""Compiled loops of the selection fusion; what they compute is said in `dataengine.fusion.ssta`.
+"""Compiled loops of the fusion `ssta`; `dataengine.fusion.ssta` describes the method.
 
-All read (B, E, T, V, 2) float32 and do their arithmetic in float64.
+All read (B, E, T, V, 2) float32 and calculate in float64.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataengine.core.jit import compiled, inlined
 from dataengine.core.types import Float, Int
 
 BOX_SCALE = 0.127
-"""Head-to-neck length over the diagonal of the box of the joints: the unit where head or neck is unknown.
+"""Head-neck length over the diagonal of the box around the joints: the scale where head or neck is unknown.
 The median over 36,874 annotated poses of Penn Action (quartiles 0.102 and 0.153)."""
 
 FLOOR = 0.01
-"""Least unit as a share of the diagonal of the pose's box."""
+"""Least scale, as a share of the diagonal of the box around the pose."""
 
 
 @compiled
 def _scale(pose: Any, ends: Any, diagonal: float, last: float) -> float:
-    """Unit of length of one (2, V) pose before the floor; `last` where it cannot be measured (0: not known yet)."""
+    """Scale of one (2, V) pose before the floor; `last` where the pose does not show it (0: not known yet)."""
     if ends[0, 0] >= 0:
         ax = 0.5 * (pose[0, ends[0, 0]] + pose[0, ends[0, 1]])
         ay = 0.5 * (pose[1, ends[0, 0]] + pose[1, ends[0, 1]])
@@ -76,7 +76,7 @@ def _closest_pair(xs: Any, ys: Any, v: int) -> int:
 
 @inlined
 def _load(points: Any, b: int, t: int, xs: Any, ys: Any) -> None:
-    """Spread one frame into rows of x and of y, a row an expert, so that loops run over many joints at a time."""
+    """Copy one frame into rows of x and of y, one row per expert, so that loops run over many joints at a time."""
     for e in range(points.shape[1]):
         for v in range(points.shape[3]):
             xs[e, v] = points[b, e, t, v, 0]
@@ -85,7 +85,8 @@ def _load(points: Any, b: int, t: int, xs: Any, ys: Any) -> None:
 
 @inlined
 def _nearest(xs: Any, ys: Any, memory: Any, nearest: Any, chosen: Any) -> None:
-    """Per joint the squared distance to the expert nearest to `memory` and its index, inf and -1 where there is none."""
+    """Per joint the squared distance and the index of the expert nearest to `memory`; inf and -1 where there is
+    none."""
     for v in range(xs.shape[1]):
         nearest[v] = np.float32(np.inf)
         chosen[v] = np.int32(-1)
@@ -129,7 +130,7 @@ def _agree(xs: Any, ys: Any, pose: Any, length: float, here: Any, apart: Any) ->
 
 @compiled
 def _buffers(experts: int, joints: int) -> tuple[Any, Any, Any, Any, Any, Any]:
-    """Rows of one frame, NaN beyond the last joint: whole vectors of 16 have no slow remainder."""
+    """Rows of one frame, NaN beyond the last joint, padded to whole vectors of 16."""
     wide = (joints + 15) // 16 * 16
     xs = np.full((experts, wide), np.nan, np.float32)
     ys = np.full((experts, wide), np.nan, np.float32)
@@ -158,7 +159,7 @@ def _select(
     for b in range(batch):
         memory[:] = np.nan
         gap[:] = 0
-        unit = 0.0
+        scale = 0.0
         reach = math.inf
         for t in range(frames):
             _load(points, b, t, xs, ys)
@@ -183,8 +184,8 @@ def _select(
                     coords[b, t, v, 0], coords[b, t, v, 1] = memory[0, v], memory[1, v]
                     scores[b, t, v] = half * scores[b, t - 1, v] if held else zero
             diagonal = _diagonal(memory)
-            unit = _scale(memory, ends, diagonal, unit)
-            length = max(unit, FLOOR * diagonal)
+            scale = _scale(memory, ends, diagonal, scale)
+            length = max(scale, FLOOR * diagonal)
             certain[b, t], support[b, t] = _agree(xs, ys, memory, length, nearest, apart)
             if max_step > 0.0 and length > 0.0:
                 reach = max_step * length
@@ -195,13 +196,13 @@ def _agreement(points: Any, fused: Any, ends: Any, certain: Any, support: Any) -
     batch, experts, frames, joints, _ = points.shape
     xs, ys, pose, here, apart, _chosen = _buffers(experts, joints)
     for b in range(batch):
-        unit = 0.0
+        scale = 0.0
         for t in range(frames):
             _load(points, b, t, xs, ys)
             pose[:, :joints] = fused[b, t].T
             diagonal = _diagonal(pose)
-            unit = _scale(pose, ends, diagonal, unit)
-            certain[b, t], support[b, t] = _agree(xs, ys, pose, max(unit, FLOOR * diagonal), here, apart)
+            scale = _scale(pose, ends, diagonal, scale)
+            certain[b, t], support[b, t] = _agree(xs, ys, pose, max(scale, FLOOR * diagonal), here, apart)
 
 
 @compiled
@@ -231,7 +232,7 @@ def _select_published(
                 winner[b, t, v] = chosen
                 coords[b, t, v] = points[b, chosen, t, v]
                 scores[b, t, v] = weights[b, chosen, t, v] if weights.size else 1.0
-            unit = math.sqrt(
+            scale = math.sqrt(
                 (coords[b, t, body[0], 0] - coords[b, t, body[1], 0]) ** 2
                 + (coords[b, t, body[0], 1] - coords[b, t, body[1], 1]) ** 2
             )
@@ -243,7 +244,7 @@ def _select_published(
                         (points[b, e, t, v, 0] - coords[b, t, v, 0]) ** 2
                         + (points[b, e, t, v, 1] - coords[b, t, v, 1]) ** 2
                     )
-                total += one / len(body) / (unit + 1e-8)
+                total += one / len(body) / (scale + 1e-8)
             certain[b, t] = math.exp(-total / experts)
             support[b, t] = experts * joints
 
@@ -265,14 +266,14 @@ _NO_SCORES = np.zeros((0, 0, 0, 0), np.float32)
 def select(
     points: Float, weights: Float | None, ends: Int, max_gap: int, max_step: float
 ) -> tuple[Float, Float, Float, Int, Int]:
-    """Coordinates, scores, C, support and winner of the missing-aware rule; arrays with B in front."""
+    """Coordinates, scores, C, support and winner of the rule for missing joints; arrays with a leading axis B."""
     out = _outputs(points)
     _select(points, _NO_SCORES if weights is None else weights, ends, max_gap, max_step, *out)
     return out
 
 
 def select_published(points: Float, weights: Float | None, body: Int) -> tuple[Float, Float, Float, Int, Int]:
-    """The same of the published script's rule; missing joints become (0, 0)."""
+    """As `select`, by the rule of the published script; missing joints become (0, 0)."""
     out = _outputs(points)
     _select_published(np.nan_to_num(points, nan=0.0), _NO_SCORES if weights is None else weights, body, *out)
     return out

@@ -1,4 +1,5 @@
-"""Boosted trees as plain arrays: grown by scikit-learn, asked by a compiled loop that needs neither it nor pickle."""
+"""Boosted trees as plain arrays: fitted with scikit-learn, evaluated by a compiled loop without scikit-learn or
+pickle."""
 
 from __future__ import annotations
 
@@ -17,15 +18,18 @@ from dataengine.core.types import Bool, Float, Int
 class BoostedTrees:
     """A sum of regression trees.
 
-    A node sends a row to its left child where the row's value of `feature` is at most `threshold`, or is NaN and `lost` says
-    left, else to its right child. A leaf has feature -1 and adds its `value`.
+    A node sends a row to the left child where the value of `feature` is at most `threshold`, or is NaN and `lost` is
+    set. Other rows go to the right child. A leaf has feature -1 and adds its `value`.
 
     Attributes:
-        feature: (N,) int32. threshold: (N,) float64. left, right: (N,) int32, indices of nodes that come later. lost: (N,) bool.
-        value: (N,) float64, 0 but for leaves.
+        feature: (N,) int32, the value of a row that a node compares.
+        threshold: (N,) float64.
+        left, right: (N,) int32, indices of later nodes.
+        lost: (N,) bool, whether NaN goes left.
+        value: (N,) float64, 0 except in leaves.
         roots: (K,) int32, first node of every tree.
-        begin: () float64, what is added before any tree.
-        width: () int64, values a row has.
+        begin: () float64, the sum before any tree.
+        width: () int64, number of values per row.
     """
 
     feature: Int
@@ -39,10 +43,11 @@ class BoostedTrees:
     width: Int
 
     @classmethod
-    def grown(cls, model: Any) -> BoostedTrees:
-        """The trees of a fitted HistGradientBoostingRegressor or two-class HistGradientBoostingClassifier without categories.
+    def from_sklearn(cls, model: Any) -> BoostedTrees:
+        """The trees of a fitted HistGradientBoostingRegressor, or of a HistGradientBoostingClassifier of two classes.
 
-        Read are the attributes in which scikit-learn (1.6 to 1.9) keeps them: `_predictors`, `_baseline_prediction`.
+        Trees with categories are not supported. The attributes `_predictors` and `_baseline_prediction` of scikit-learn
+        (1.6 to 1.9) hold the trees.
         """
         trees = [predictor.nodes for (predictor,) in model._predictors]
         sizes = np.array([len(nodes) for nodes in trees], np.int32)
@@ -63,7 +68,7 @@ class BoostedTrees:
         )
 
     def __call__(self, rows: Float) -> Float:
-        """(N, width) -> (N,) float64 sums: the regressor's answers, the classifier's log-odds."""
+        """(N, width) -> (N,) float64 sums: predictions of a regressor, log-odds of a classifier."""
         out: Float = np.full(len(rows), self.begin)
         _sum(
             np.ascontiguousarray(rows, np.float64),
@@ -79,7 +84,7 @@ class BoostedTrees:
         return out
 
     def arrays(self, prefix: str) -> dict[str, Any]:
-        """Its arrays by name, each name after `prefix` and a dot."""
+        """The arrays by name, each name with `prefix` and a dot before it."""
         return {f"{prefix}.{f.name}": getattr(self, f.name) for f in fields(self)}
 
     @classmethod
@@ -98,7 +103,8 @@ class BoostedTrees:
 
     def _check(self, prefix: str) -> None:
         kinds = {
-            "feature": "i4", "threshold": "f8", "left": "i4", "right": "i4", "lost": "b1", "value": "f8", "roots": "i4", "begin": "f8", "width": "i8",
+            "feature": "i4", "threshold": "f8", "left": "i4", "right": "i4", "lost": "b1", "value": "f8",
+            "roots": "i4", "begin": "f8", "width": "i8",
         }  # fmt: skip
         nodes = len(self.feature) if self.feature.ndim else 0
         for name, kind in kinds.items():
