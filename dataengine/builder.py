@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras, registry
 from dataengine.core.errors import DataEngineError, RecipeError
+from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.io import weights
 from dataengine.io.storage import locked
@@ -33,19 +33,6 @@ from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
-
-
-class Progress:
-    """What a build tells while it runs; this one tells nothing."""
-
-    @contextmanager
-    def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
-        """A step of `total` clips or other units (None: unknown); the function given takes how many more are done."""
-        del name, total, unit
-        yield lambda count: None
-
-    def say(self, text: str) -> None:
-        """One line worth knowing."""
 
 
 @dataclass(frozen=True)

@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dataengine.core import registry
 from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError
+from dataengine.core.progress import ConsoleProgress, Progress
 
 app = application("dataengine", "Build human-motion datasets from video, look at them, and check them.")
 
 OutArgument = Annotated[Path, typer.Argument(help="Folder of a build (its --out), or of a dataset.", metavar="OUT")]
 ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or not.", metavar="CLIP_ID")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-
-
-def _console_progress() -> Any:
-    """Progress bars with rate and time left on stderr; plain lines where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from dataengine.builder import Progress as Silent
-
-    console = Console(stderr=True)
-
-    class Shown(Silent):
-        @contextmanager
-        def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
-            if total == 0:
-                yield lambda count: None
-                return
-            columns = (
-                TextColumn("{task.description:<8}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(unit + "  {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=console, transient=False) as bars:
-                task = bars.add_task(name, total=total, rate="")
-                done = [0]
-
-                def advance(count: int) -> None:
-                    done[0] += count
-                    elapsed = bars.tasks[task].elapsed or 0.0
-                    bars.update(task, advance=count, rate=f"{done[0] / elapsed:.1f}/s" if elapsed else "")
-
-                yield advance
-                if total is None:
-                    bars.update(task, total=max(done[0], 1), completed=max(done[0], 1))
-
-        def say(self, text: str) -> None:
-            console.print(text, highlight=False)
-
-    return Shown()
 
 
 @app.command()
@@ -124,7 +73,7 @@ def build(
     remarks = notes(layers)
     for remark in remarks:
         typer.echo(f"note: {remark}", err=True)
-    progress = building.Progress() if as_json else _console_progress()
+    progress = Progress() if as_json else ConsoleProgress()
     name = f"{resolved.recipe.name} v{resolved.recipe.version}" + (
         f" with overlay {resolved.overlay}" if resolved.overlay else ""
     )
@@ -270,7 +219,7 @@ def takedown(
         from dataengine.builder import rewrite as build_again
         from dataengine.inspect.status import clean
 
-        result = build_again(out, progress=None if as_json else _console_progress())
+        result = build_again(out, progress=None if as_json else ConsoleProgress())
         clean(out)
         record |= {"rewritten": result.changed, "dataset": result.dataset}
     show(record if as_json else acts.to_text(record, rewrite))
@@ -328,7 +277,7 @@ def weights(
         show(rows if as_json else "\n".join(files.line(entry) for entry in known.values()))
         return
     files.names_known(names)
-    get_weights(names, _console_progress())
+    get_weights(names, ConsoleProgress())
     where = {name: str(files.locate(name)) for name in names}
     show(where if as_json else "\n".join(where.values()))
 
@@ -342,7 +291,7 @@ def sample(
     """Render a small corpus of moving people with exact joints, laid out as a small Kinetics and a small CAP."""
     from dataengine.sources.synthetic import write_corpus
 
-    progress = _console_progress()
+    progress = ConsoleProgress()
     with progress.step("render", None):
         write_corpus(folder, clips, seed)
     show(f"try:  dataengine build posecap --overlay core --sources kinetics700={folder}/kinetics,cap={folder}/cap")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.core.extras import installed
+from dataengine.core.progress import Bar
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -75,71 +77,33 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
 
 
 class Shown:
-    """How a run goes: a bar on a terminal, else a line now and then; see `training.engine.loop.Watcher`."""
-
-    EVERY = 10.0
-    """Seconds between lines."""
+    """The progress of a run on stderr; see `training.engine.loop.Watcher`."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.console = Console(stderr=True)
-        columns = (
-            TextColumn("train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-        )
-        self.bar = Progress(
-            *columns, TextColumn("left"), TimeRemainingColumn(), console=self.console, speed_estimate_period=120
-        )
-        self.task: Any = None
-        self.said = ""
-        self.total = self.done = self.first = 0
-        self.begun = self.told = 0.0
+        self._stack = ExitStack()
+        self._bar = Bar("step", 0)
 
     def __enter__(self) -> Shown:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if self.task is not None:
-            self.bar.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def begin(self, total: int, done: int) -> None:
         """See `training.engine.loop.Watcher`."""
-        self.total, self.done, self.first, self.begun = total, done, done, time.monotonic()
         if done:
             _say(f"goes on at step {done} of {total}")
-        if self.console.is_terminal and done < total:
-            self.bar.start()
-            self.task = self.bar.add_task("train", total=total, completed=done, said="")
+        if done < total:
+            self._bar = self._stack.enter_context(Bar("step", total, done=done))
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
         """See `training.engine.loop.Watcher`."""
-        self.done += 1
-        said = None
+        text = ""
         if entry is not None:
-            said = f"epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {entry['clips_per_s']:.0f} clips/s"
-        if self.task is not None:
-            self.said = said or self.said
-            self.bar.update(self.task, completed=self.done, said=self.said)
-            if self.done == self.total:
-                self.bar.stop()
-        elif said is not None and (self.done == self.total or time.monotonic() - self.told > self.EVERY):
-            self.told = time.monotonic()
-            left = (self.told - self.begun) / max(self.done - self.first, 1) * (self.total - self.done)
-            _say(
-                f"step {self.done}/{self.total}  {said}  left {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}"
-            )
+            text = f"epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {entry['clips_per_s']:.0f} clips/s"
+        self._bar.advance(1, text)
 
 
 @app.command()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Progress: TypeAlias = Callable[[int, int | None], None]
+ByteProgress: TypeAlias = Callable[[int, int | None], None]
 """Gets the bytes that are here and the bytes of the whole file, None while that is unknown."""
 
 Accept: TypeAlias = Callable[[Path], Path]
@@ -74,7 +74,7 @@ class _Download:
     path: Path
     md5: str | None
     max_bytes: int | None
-    progress: Progress
+    progress: ByteProgress
     resumed: bool = False
 
     @property
@@ -144,7 +144,7 @@ class HttpClient:
         max_bytes: int | None = None,
         accept: Accept | None = None,
         tries: int = 2,
-        progress: Progress = lambda done, total: None,
+        progress: ByteProgress = lambda done, total: None,
     ) -> Path:
         """Bring the file of `url` to `path`, unless it is there.
 

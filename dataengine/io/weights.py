@@ -37,7 +37,7 @@ from typing import Any
 
 from dataengine.core.errors import MediaError, WeightsError
 from dataengine.core.settings import find_folder
-from dataengine.io.http import HttpClient, Progress
+from dataengine.io.http import ByteProgress, HttpClient
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.storage import locked, write_durably
 
@@ -268,7 +268,7 @@ def missing(components: Iterable[Any]) -> list[str]:
     return [name for name in dict.fromkeys(names) if not file_of(name).is_file()]
 
 
-def download(name: str, progress: Progress | None = None) -> Path:
+def download(name: str, progress: ByteProgress | None = None) -> Path:
     """Bring a file of the manifest here, unless it is; any number of processes may ask for it at once.
 
     A transfer that was cut goes on where it stopped, also in another process. What arrived is used
@@ -295,7 +295,7 @@ def download(name: str, progress: Progress | None = None) -> Path:
         ) from error
 
 
-def _download(entry: Entry, path: Path, progress: Progress) -> None:
+def _download(entry: Entry, path: Path, progress: ByteProgress) -> None:
     """Bring the file of an entry to `path`, with its hash beside it. The caller holds the lock of `path`."""
     member = path.with_name(f".{path.name}.member")
 

@@ -1,0 +1,134 @@
+"""Progress of long work: a bar on a terminal, lines elsewhere, nothing where nobody reads it; always to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+EVERY = 10.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+class Progress:
+    """What a command says while it runs; this base class says nothing."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
+        """Run one step inside the block.
+
+        Args:
+            name: of the step.
+            total: units of the step, None where unknown.
+            unit: what is counted.
+
+        Yields:
+            A function that takes how many more units are done.
+        """
+        del name, total, unit
+        yield lambda count: None
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+
+
+class ConsoleProgress(Progress):
+    """Shows each step as a `Bar`."""
+
+    @contextmanager
+    def step(self, name: str, total: int | None, unit: str = "clips") -> Iterator[Callable[[int], None]]:
+        if total == 0:
+            yield lambda count: None
+            return
+        with Bar(name, total, unit) as bar:
+            yield bar.advance
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+
+class Bar:
+    """Count, rate, elapsed and remaining time of one step.
+
+    Args:
+        name: of the step.
+        total: units of the step, None where unknown.
+        unit: what is counted.
+        done: units that an earlier run has done; they count for no rate.
+    """
+
+    def __init__(self, name: str, total: int | None, unit: str = "", done: int = 0) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done = self._first = done
+        self._begun = self._shown = time.monotonic()
+        self._text = ""
+        self._rich: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._rich = self._bars()
+            self._rich.start()
+            self._rich.add_task(self.name, total=self.total, completed=self.done, text="")
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._rich is not None:
+            if self.total is None:
+                self._rich.update(self._rich.task_ids[0], total=max(self.done, 1), completed=max(self.done, 1))
+            self._rich.stop()
+        elif kind is None and (self.total is None or self.done < self.total):
+            self._line()
+
+    def advance(self, count: int = 1, text: str = "") -> None:
+        """Count units as done.
+
+        Args:
+            count: units.
+            text: what to show in place of the rate; stays until another one comes.
+        """
+        self.done += count
+        self._text = text or self._text
+        if self._rich is not None:
+            self._rich.update(self._rich.task_ids[0], completed=self.done, text=self._text or self._rate())
+        elif self.done == self.total or time.monotonic() - self._shown > EVERY:
+            self._line()
+
+    def _bars(self) -> Any:
+        from rich import progress
+        from rich.console import Console
+
+        return progress.Progress(
+            progress.TextColumn("{task.description:<8}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(f"{self.unit}  {{task.fields[text]}}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            speed_estimate_period=120,
+        )
+
+    def _rate(self) -> str:
+        seconds = time.monotonic() - self._begun
+        return f"{(self.done - self._first) / seconds:.1f}/s" if seconds else ""
+
+    def _line(self) -> None:
+        self._shown = time.monotonic()
+        seconds = self._shown - self._begun
+        if self.total is None:
+            head = f"{self.name} {self.done} {self.unit}" if self.done else self.name
+            tail = f"after {clock(seconds)}"
+        else:
+            head = f"{self.name} {self.done}/{self.total} {self.unit}"
+            tail = f"left {clock(seconds / max(self.done - self._first, 1) * (self.total - self.done))}"
+        rate = self._text or (self._rate() if self.done else "")
+        print("  ".join(filter(None, (head.strip(), rate, tail))), file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A duration as hours:minutes:seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
