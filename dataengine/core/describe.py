@@ -1,7 +1,8 @@
 """What a class says about itself: its summary, and a description of each field or parameter.
 
-Tables of settings carry a string below each field, or a pydantic description. Components list their options in a section `Attributes:` or
-`Args:` of the docstring. Both are read here, for the command `list` and for the reference of the documentation.
+Tables of settings carry a string below each field, or a pydantic description. Components list their options in a
+section `Attributes:` or `Args:` of the docstring. All are read here, for the command `list` and for the reference of
+the documentation.
 """
 
 from __future__ import annotations

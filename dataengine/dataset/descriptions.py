@@ -11,7 +11,8 @@ TABLES: dict[str, str] = {
     "tracks": "One row per person of a clip. Also people whose poses are not in the dataset have a row.",
     "joints": "One row per joint of a kept track.",
     "rejects": "One row per planned clip that is not in the dataset.",
-    "accuracy": "One row per clip, expert and condition. Only rendered sources have this table: their joints are known exactly.",
+    "accuracy": "One row per clip, expert and condition. Only rendered sources have this table: their joints are known "
+    "exactly.",
     "signatures": "One row per clip: what near-duplicates are found by.",
     "review": "One row per clip that is nearer to the texts of another label than to those of its own. "
     "Only datasets with features have this table. A proposal never changes a label.",
@@ -47,7 +48,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "pose_coverage": "Share of frames that hold a pose, in [0, 1].",
         "confidence_mean": "Mean confidence C of the first person over frames, in [0, 1].",
         "confidence_p10": "Tenth percentile of that confidence.",
-        "expert_disagreement": "Mean distance of the experts to the fused joints of the first person, in head-neck lengths; "
+        "expert_disagreement": "Mean distance of the experts to the fused joints of the first person, in head-neck "
+        "lengths; "
         "smaller is better. Null with one expert.",
         "jitter": "Mean second difference of the first person's body joints, in body heights at 30 frames per second.",
         "motion": "Range of the first person's most moving joints about the middle of the body, in body heights.",
@@ -55,7 +57,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "bone_variation": "Robust coefficient of variation of the first person's bone lengths.",
         "label_cosine": "Cosine of the clip's video feature and the texts of its label; null without features.",
         "label_margin": "That cosine less the best cosine of all other labels; null without features.",
-        "label_rank": "1 where no other label is nearer to the video, 2 where one is, and so on; null without features.",
+        "label_rank": "1 where no other label is nearer to the video, 2 where one is, and so on; null without "
+        "features.",
         "duplicate_of": "Clip of which this one is a duplicate, where duplicates are kept and marked.",
         "generation": "Round of self-training that made the poses; 0 for the experts of the recipe.",
         "shard": "Path of the shard that holds the sample, relative to the dataset.",
@@ -79,7 +82,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "motion": "As in `clips`, of this person.",
         "jitter": "As in `clips`, of this person.",
         "bone_variation": "As in `clips`, of this person.",
-        "share_<expert>": "Share of the joints that the fusion took from this expert. One column per expert of the recipe.",
+        "share_<expert>": "Share of the joints that the fusion took from this expert. One column per expert of the "
+        "recipe.",
     },
     "joints": {
         "clip_id": _CLIP_ID,
@@ -138,7 +142,10 @@ ENTRIES: dict[str, str] = {
     "<feature>_views.npy": "(K, D) float16 of unit length, one video feature per temporal view",
     "mp4": "the clip's video, in a shard of `shards/video`",
 }
-"""Members of a sample by what follows the first dot of their name; M people, T frames, V joints, D numbers of a feature."""
+"""Members of a sample by what follows the first dot of their name.
+
+M people, T frames, V joints, D numbers of a feature.
+"""
 
 
 def entry_meaning(entry: str) -> str:

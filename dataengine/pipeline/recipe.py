@@ -58,8 +58,8 @@ class PlanTable(Table):
     """Clips in a unit: the smallest piece of work that is committed, and run again when it fails."""
     leak_guard: list[str] = []
     """Evaluation sets whose videos are left out: names of CSV files in manifests/, the data root or a source's
-    folder (column youtube_id or video_id), paths of such files, or paths of datasets built before. Near-duplicates of the
-    clips of a dataset are left out, too."""
+    folder (column youtube_id or video_id), paths of such files, or paths of datasets built before. Near-duplicates of
+    the clips of a dataset are left out, too."""
     seed: int = 0
     """Seed of what is drawn: the videos or subjects of `splits`, and the clips that `curate.max_per_label` keeps."""
     splits: dict[Literal["val", "test"], float] = {}

@@ -1,4 +1,4 @@
-"""Retired words are gone: no key, column, component, option or module has a former name, and users are told the new ones."""
+"""Retired words are gone from keys, columns, components, options and modules, and users are told the new ones."""
 
 from __future__ import annotations
 

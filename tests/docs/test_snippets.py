@@ -68,7 +68,7 @@ def test_marked_python_runs(block: Block, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_dotted_names_in_sentences_exist() -> None:
-    """`table.key` is a key of recipes or of training configurations; `dataengine.x` and `training.x` are Python names."""
+    """`table.key` is a key of a recipe or of a training configuration; `dataengine.x` is a Python name."""
     pytest.importorskip("torch")
     from tools.reference.api import find
     from tools.reference.recipes import models

@@ -13,16 +13,19 @@ from tools.reference.markdown import Pages, cell, code, join, kind, prose, table
 
 KINDS: dict[str, str] = {
     "sources": "A source finds the clips of one collection of videos. A recipe names sources in `[sources] use`.",
-    "fetchers": "A fetcher downloads media that a plan needs and that are missing. A recipe names fetchers in `[fetch] fetchers`.",
+    "fetchers": "A fetcher downloads media that a plan needs and that are missing. A recipe names fetchers in `[fetch] "
+    "fetchers`.",
     "decoders": "A decoder reads the frames of a video. A recipe names it in `[pose] decoder`.",
     "detectors": "A detector finds people in frames. A recipe names it in `[pose] detector`.",
     "experts": "An expert estimates poses. A recipe names experts in `[pose] experts`.",
     "trackers": "A tracker links the people of all frames and experts. A recipe names it in `[pose] tracker`.",
     "fusion": "A fusion makes one pose sequence of those of several experts. A recipe names it in `[pose] fusion`.",
-    "filters": "A filter measures a clip and compares the value with `min` and `max`. A recipe names filters in `[curate] filters`. "
+    "filters": "A filter measures a clip and compares the value with `min` and `max`. A recipe names filters in "
+    "`[curate] filters`. "
     "Every measure is stored, whether a recipe uses the filter or not.",
     "features": "Features put videos and texts into one space. A recipe names them in `[embed] features`.",
-    "relabel": "A label map turns the labels of sources into those of the dataset. A recipe names one in `[curate] relabel`.",
+    "relabel": "A label map turns the labels of sources into those of the dataset. A recipe names one in `[curate] "
+    "relabel`.",
 }
 """What a component of each kind does."""
 
@@ -42,7 +45,8 @@ def page(kind_name: str) -> str:
     parts = [
         f"# {kind_name.capitalize()}",
         KINDS.get(kind_name, ""),
-        f"`dataengine list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: {group}.",
+        f"`dataengine list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: "
+        f"{group}.",
     ]
     several: dict[type[Any], list[str]] = {}
     for name in registry.COMPONENTS[kind_name]:
@@ -86,7 +90,8 @@ def weights_page() -> str:
         lines.append((name, cell(entry.licence), users, size, cell(entry.note)))
     return join(
         "# Weights",
-        "Files that components ask for by name. None of them is part of the package. `dataengine weights NAME` downloads one; "
+        "Files that components ask for by name. None of them is part of the package. `dataengine weights NAME` "
+        "downloads one; "
         "a build downloads those that its recipe needs, unless `DATAENGINE_OFFLINE=1`. "
         "[Weights and machines without a network](../how-to/weights.md) says more.",
         table(("file", "licence", "used by", "size", "note"), lines),

@@ -31,7 +31,8 @@ def columns_page() -> str:
     """Every column of every table."""
     parts = [
         "# Index columns",
-        f"The index is a set of Parquet tables in `dataset/index`, format version {index.FORMAT_VERSION}. Tombstones lie "
+        f"The index is a set of Parquet tables in `dataset/index`, format version {index.FORMAT_VERSION}. Tombstones "
+        f"lie "
         "beside it, in `dataset/tombstones`. Any Parquet reader opens them; "
         "`dataengine audit OUT --sql` and `dataengine.open(OUT)` give the tables by name.",
     ]
@@ -66,7 +67,8 @@ def sample_page() -> str:
     keys = [(code(key), cell(text)) for key, text in descriptions.JSON_KEYS.items()]
     return join(
         "# Sample entries",
-        "A sample is a set of members of a tar file that share a key, in the convention of WebDataset. The key is the clip's id. "
+        "A sample is a set of members of a tar file that share a key, in the convention of WebDataset. The key is the "
+        "clip's id. "
         "M people, T frames, V joints. People are ranked: the first is the person the clip is about.",
         table(("member", "content"), entries),
         "## Keys of KEY.json",
@@ -88,7 +90,8 @@ def queries_page() -> str:
     """Every named query with its SQL."""
     parts = [
         "# Audit queries",
-        "`dataengine audit OUT NAME` answers a query of this list. `--sql` takes SQL of your own over the tables `clips`, "
+        "`dataengine audit OUT NAME` answers a query of this list. `--sql` takes SQL of your own over the tables "
+        "`clips`, "
         "`tracks`, `joints`, `rejects`, `accuracy` and `shares` (one row per track and expert).",
     ]
     for name, (about, sql) in queries.QUERIES.items():
@@ -101,7 +104,8 @@ def skeletons_page() -> str:
     """Every joint layout."""
     parts = [
         "# Joint layouts",
-        "A layout names its joints. Joints of the same name are the same point in every layout. `dataengine.convert` turns "
+        "A layout names its joints. Joints of the same name are the same point in every layout. `dataengine.convert` "
+        "turns "
         "one layout into another; joints that a layout lacks are interpolated from those it has.",
     ]
     for name, layout in skeletons.SKELETONS.items():

@@ -34,7 +34,8 @@ def former_page() -> str:
     rows = [(code(old), " or ".join(code(name) for name in new)) for old, new in FORMER_NAMES.items()]
     return join(
         "# Former names",
-        "Names of keys, components, options, passes and index columns that are called otherwise now. An error about such a name "
+        "Names of keys, components, options, passes and index columns that are called otherwise now. An error about "
+        "such a name "
         "says the new one. A word stands here only where it is a name no longer: `path` is still a key of sources.",
         table(("formerly", "now"), rows),
     )
@@ -44,8 +45,10 @@ def page() -> str:
     """All tables of a recipe."""
     parts = [
         "# Recipe keys",
-        "A recipe is one TOML file. Every key below can be overridden: `--set TABLE.KEY=VALUE`. An unknown key is an error "
-        "that names the nearest allowed one. Tables of components, such as `[filters.motion]`, hold the options of that "
+        "A recipe is one TOML file. Every key below can be overridden: `--set TABLE.KEY=VALUE`. An unknown key is an "
+        "error "
+        "that names the nearest allowed one. Tables of components, such as `[filters.motion]`, hold the options of "
+        "that "
         "component.",
     ]
     for name, model in models(recipes.Recipe).items():

@@ -40,7 +40,8 @@ def configuration_page() -> str:
     more = {"prepare": descriptions(Prepare), "view": descriptions(View)}
     parts = [
         "# Training configuration",
-        "A configuration is one TOML file. Every key below can be overridden: `--set TABLE.KEY=VALUE`. An unknown key is an "
+        "A configuration is one TOML file. Every key below can be overridden: `--set TABLE.KEY=VALUE`. An unknown key "
+        "is an "
         "error that names the nearest allowed one. The `run.toml` of a finished run is a configuration, too.",
     ]
     for name, model in models(Config).items():
@@ -62,7 +63,8 @@ def registry_page(kind_name: str, about: str) -> str:
     parts = [
         f"# {kind_name.capitalize()}",
         about,
-        f"`dataengine-train list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: {group}.",
+        f"`dataengine-train list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: "
+        f"{group}.",
     ]
     for name in registry.REGISTRY[kind_name]:
         parts += [f"## {name}", *describe(registry.find(kind_name, name))]
@@ -102,7 +104,8 @@ def formats_page() -> str:
     """Every format of training data."""
     parts = [
         "# Formats of training data",
-        "`--data` takes a path or url. Its format is found by looking at it. `data.split`, `data.where` and the keys of "
+        "`--data` takes a path or url. Its format is found by looking at it. `data.split`, `data.where` and the keys "
+        "of "
         "`[data.options]` go to the reader of the format.",
     ]
     for name, reader in formats().items():
@@ -116,7 +119,8 @@ def views_page() -> str:
 
     parts = [
         "# Steps of a view",
-        "A view is a random augmentation of a sequence. `[view] steps` is a list of steps, each a table with its `name` and its "
+        "A view is a random augmentation of a sequence. `[view] steps` is a list of steps, each a table with its "
+        "`name` and its "
         "options, or the name of a preset. `chance` is the probability that a step is applied.",
     ]
     for name, step in STEPS.items():
