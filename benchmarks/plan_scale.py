@@ -63,11 +63,11 @@ def signatures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def one_size(rows: int) -> dict[str, float]:
     """Plan `rows` clips, write drawn measures for them, and curate: seconds of each and peak memory."""
-    from dataengine.builder import make_job
-    from dataengine.passes import curate
+    from dataengine.passes.base import ALL, Job
     from dataengine.passes.measure import schema
     from dataengine.pipeline import plan as plans
     from dataengine.pipeline import recipe
+    from dataengine.pipeline.task import Task
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -85,11 +85,11 @@ def one_size(rows: int) -> dict[str, float]:
         plan = plans.make(chosen, work)
         plans.save(plan, work)
         planned = time.process_time() - begun
-        job = make_job(chosen, work, "cpu")
+        job = Job.of(chosen, work, "cpu")
         ledger = job.ledger("measure")
         hashes, words = signatures(plan.num_clips, 0)
         ids, units = plan.table.column("clip_id").to_pylist(), plan.table.column("unit").to_pylist()
-        commits, start = {}, 0
+        start = 0
         fields = [
             f
             for f in schema()
@@ -108,13 +108,12 @@ def one_size(rows: int) -> dict[str, float]:
             columns = [pa.array(part[f.name], f.type) if f.name != "hashes" and f.name in part else part.get(f.name, pa.array(np.full(stop - start, 0.9))) for f in fields]  # fmt: skip
             staged = ledger.stage(units[start], "parquet")
             pq.write_table(pa.table(dict(zip([f.name for f in fields], columns))), staged)
-            made = ledger.commit(units[start], "drawn", staged, (), 0.0) or ledger.read(units[start])
-            assert made is not None
-            commits[units[start]] = made
+            ledger.commit(units[start], "drawn", staged, (), 0.0)
             start = stop
         del hashes, words
         begun = time.process_time()
-        decisions = pq.read_table(curate.run(job, plan, commits))
+        job.passes["curate"].run(job, Task(ALL, tuple(ids), "drawn"))
+        decisions = pq.read_table(job.ledger("curate").artifact(ALL))
         curated = time.process_time() - begun
     near = sum(1 for detail in decisions.column("detail").to_pylist() if detail and detail.startswith("nearly"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,35 +1,32 @@
-"""The pass list, run to the end (knows nothing of pose).
+"""The list of passes, run to the end (knows nothing of any pass).
 
-A build plans, works out which units of which pass are not done under the present fingerprints,
-runs those, decides, packs, and puts the dataset in place. Running it again resumes.
+A build plans, downloads what the plan misses, and then runs each pass of its recipe in order: only the keys that are not
+done under the present fingerprints and inputs. The dataset is put in place when all shards are there. Running a build
+again resumes.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataengine.core import devices, extras, registry
+from dataengine.core import devices, extras
 from dataengine.core.errors import DataEngineError, RecipeError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.io import weights
-from dataengine.io.storage import locked
-from dataengine.passes import base as passes
-from dataengine.passes import curate, embed, pack, video
-from dataengine.passes import label_check as agree
-from dataengine.passes.base import Job, Pass
+from dataengine.passes.assemble import assemble
+from dataengine.passes.base import Job, Pass, heartbeat, passes_of, run_task
 from dataengine.passes.download import Downloads
-from dataengine.passes.progress import PassState, inspect, pending, rows_by_unit
+from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline import recipe as recipes
-from dataengine.pipeline import recipe_lock as lock
-from dataengine.pipeline.engine import Engine, Session
-from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline import recipe_lock
+from dataengine.pipeline.engine import Dispatcher, Engine
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
@@ -62,31 +59,8 @@ class BuildResult:
     def to_dict(self) -> dict[str, Any]:
         return {
             **{k: v for k, v in self.__dict__.items() if k != "states"},
-            "passes": [state_row(s) for s in self.states],
+            "passes": [state.row() for state in self.states],
         }
-
-
-def state_row(state: PassState) -> dict[str, Any]:
-    """The state of a pass for JSON."""
-    return {
-        "name": state.name,
-        "fingerprint": state.fingerprint,
-        "units": state.units,
-        "done": state.done,
-        "clips_left": state.clips_left,
-    }
-
-
-@dataclass
-class _Run:
-    """A build under way."""
-
-    out: Path
-    plan: Plan
-    job: Job
-    job_path: Path
-    progress: Progress
-    commits: dict[str, dict[str, Commit]] = field(default_factory=dict)
 
 
 def layers(
@@ -121,7 +95,13 @@ def resolve(
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that a build with these arguments runs; see `layers`."""
-    return recipes.merged(layers(recipe, sources, overlay, overrides))
+    return _merged(layers(recipe, sources, overlay, overrides))
+
+
+def _merged(given: Sequence[recipes.Layer]) -> Recipe:
+    loaded = recipes.merged(given)
+    passes_of(loaded)  # raises where a pass reads what no pass gives
+    return loaded
 
 
 def _used(recipe: Recipe) -> dict[str, Any]:
@@ -135,7 +115,8 @@ def _used(recipe: Recipe) -> dict[str, Any]:
     used += [("trackers", pose.tracker), ("fusion", pose.fusion)]
     used += [("filters", name) for name in recipe.curate.filters]
     used += [("features", name) for name in recipe.embed.features]
-    return {name: recipe.component(kind, name) for kind, name in used}
+    found = {name: recipe.component(kind, name) for kind, name in used}
+    return found | {f"passes.{name}": recipe.component("passes", name) for name in recipe.options.get("passes", {})}
 
 
 def check(recipe: Recipe) -> None:
@@ -199,14 +180,14 @@ def build(
     """
     begun = time.monotonic()
     given = layers(recipe, sources, overlay, overrides)
-    resolved = recipes.merged(given)
+    resolved = _merged(given)
     progress = progress or Progress()
     plans.check_places(resolved)
     extras.require(_used(resolved).items())
     get_weights(weights.missing(_used(resolved).values()), progress)
     check(resolved)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
-    lock.check(folder, _used(resolved))
+    recipe_lock.check(folder, _used(resolved))
     work = folder.absolute() / "work"
     plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
     result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
@@ -229,27 +210,45 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
 def _execute(
     recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, device: str, progress: Progress, begun: float
 ) -> BuildResult:
-    """Run every pass of a plan."""
+    """Run every pass of a plan, in order; the dataset is put in place before the passes that read it as a whole."""
     work = folder / "work"
     plans.save(plan, work)
-    job = make_job(recipe, work, devices.pick(device))
-    run = _Run(folder, plan, job, passes.save_job(job, work), progress)
-    lock.write(folder, recipe, job.fingerprints, _used(recipe))
-    states = states_of(plan, job)
+    job = Job.of(recipe, work, devices.pick(device))
+    recipe_lock.write(folder, recipe, job.fingerprints, _used(recipe))
+    build, states = BuildState(plan, job), list[PassState]()
     chosen = engine or Engine(clip_deadline=recipe.engine.clip_deadline)
     if job.device != "cpu":
         chosen = replace(chosen, gpus=devices.count())
-    with chosen.open() as session:
-        for p in passes.unit_passes().values():
-            _run_pass(run, session, p)
-        changed, rows = _pack(run, session)
-    result = _result(run, rows, states, changed, time.monotonic() - begun)
-    if recipe.report is not None:
-        from dataengine.passes import report
+    with chosen.open() as dispatcher:
+        for p in (p for p in build.passes if p.scope != "dataset"):
+            states.append(_run_pass(build, p, dispatcher, progress))
+    changed, tables = assemble(build, folder)
+    for p in (p for p in build.passes if p.scope == "dataset"):
+        states.append(_run_pass(build, p, Dispatcher(chosen, None), progress))
+    return _result(build, folder, tables, states, changed, time.monotonic() - begun)
 
-        with progress.step("report", None):
-            report.run(run.out, plan, job)
-    return result
+
+def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Progress) -> PassState:
+    """Run what is left of a pass; its state before that."""
+    state, job = build.state(p.name), build.job
+    before = replace(state, commits=dict(state.commits))
+    if p.scope in ("table", "dataset"):  # they see all clips at once: in this process, where nobody limits their memory
+        dispatcher = Dispatcher(dispatcher.engine, None)
+    clips = {task.key: len(task.clips) for task in state.tasks}
+    with progress.step(p.name, sum(clips.values())) as advance:
+        dispatcher.run(
+            run_task,
+            (job.save(), p.name),
+            state.tasks,
+            lambda receipt: advance(clips[receipt.key]),
+            (lambda key: heartbeat(job.work, key)) if p.scope == "unit" else None,
+            gpu=p.on_device and job.device != "cpu",
+        )
+    lost = build.record(p.name)
+    if lost:
+        folder = job.ledger(p.name).folder
+        raise DataEngineError(f"pass {p.name}: unit {lost[0]} ran but left no record in {folder}; build again")
+    return before
 
 
 def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | None, progress: Progress) -> Plan:
@@ -276,133 +275,28 @@ def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | Non
         return (make() if len(failures) < sum(map(len, missing.values())) else plan).with_failures(failures)
 
 
-def make_job(recipe: Recipe, work: Path, device: str) -> Job:
-    """The job of a recipe: with the fingerprints of all passes."""
-    found = passes.fingerprints(recipe)
-    found["curate"] = curate.pass_fingerprint(recipe, found["measure"])
-    if recipe.embed.features:
-        found["embed"] = embed.pass_fingerprint(recipe, recipe.embed.features)
-        found["agree"] = agree.pass_fingerprint(recipe, found["curate"], found["embed"])
-    found["pack"] = pack.pass_fingerprint(recipe, found["curate"], found.get("agree"))
-    if recipe.pack.keep_video:
-        found["video"] = video.pass_fingerprint(recipe, found["pack"])
-    return Job(work, recipe, device, found)
-
-
-def states_of(plan: Plan, job: Job) -> list[PassState]:
-    """How far each pass is that costs more than reading tables; failures worth another try count as left."""
-    return inspect(plan, job, retry=True) + ([embed.inspect(plan, job)] if job.recipe.embed.features else [])
-
-
-def _run_pass(run: _Run, session: Session, p: Pass) -> None:
-    rows = rows_by_unit(run.plan)
-    todo, done = pending(rows, run.job, p, retry=True)
-    members = {unit: [row["clip_id"] for row in rows[unit]] for unit in todo}
-    with run.progress.step(p.name, sum(map(len, members.values()))) as advance:
-        session.run(
-            passes.run_unit,
-            (run.job_path, p.name),
-            members,
-            lambda receipt: advance(len(members[receipt["unit"]])),
-            lambda unit: passes.pulse(run.job.work, unit),
-            gpu=p.name == "pose" and run.job.device != "cpu",
-        )
-    for unit in todo:
-        commit = run.job.ledger(p.name).read(unit)
-        if commit is None:
-            raise DataEngineError(
-                f"pass {p.name}: unit {unit} ran but left no record in {run.job.ledger(p.name).folder}; build again"
-            )
-        done[unit] = commit
-    run.commits[p.name] = {unit: done[unit] for unit in rows}
-
-
-def _embed(run: _Run, session: Session, decisions: Path) -> Path:
-    """Give the clips that are kept their features, and judge their labels by them: the decisions that hold from now on."""
-    wanted = embed.save_wanted(run.job, decisions, run.job.recipe.embed.features)
-    todo = embed.pending(run.job, wanted)
-    with run.progress.step("embed", sum(map(len, todo.values()))) as advance:
-        session.run(
-            embed.run_unit,
-            (run.job_path, wanted),
-            todo,
-            lambda receipt: advance(receipt["clips"]),
-            lambda unit: passes.pulse(run.job.work, unit),
-            gpu=run.job.device != "cpu",
-        )
-    run.commits["embed"] = embed.settled(run.job, wanted)
-    return agree.run(run.job, decisions)
-
-
-def _pack(run: _Run, session: Session) -> tuple[bool, dict[str, list[dict[str, Any]]]]:
-    job, measured, posed = run.job, run.commits["measure"], run.commits["pose"]
-    with run.progress.step("curate", None):
-        decisions = curate.run(job, run.plan, measured)
-    if job.recipe.embed.features:
-        decisions = _embed(run, session, decisions)
-    shard_plans = pack.plan_shards(job, run.plan, decisions, measured, posed)
-    plans_path = pack.save_plans(job, shard_plans, decisions)
-    for name, runner in (
-        ("pack", pack.run_shard),
-        *((("video", video.run_shard),) if job.recipe.pack.keep_video else ()),
-    ):
-        ledger = job.ledger(name)
-        todo = {
-            s.name: [c for _, c in s.clips]
-            for s in shard_plans
-            if (known := ledger.read(s.name)) is None or known.inputs != s.inputs
-        }
-        with run.progress.step(name, sum(len(clips) for clips in todo.values())) as advance:
-            session.run(runner, (run.job_path, plans_path), todo, lambda receipt: advance(receipt["clips"]))
-    rows = pack.index_rows(job, run.plan, decisions, shard_plans, measured)
-    rejects = [
-        r
-        for name, commits in run.commits.items()
-        for c in commits.values()
-        for o in c.outcomes
-        if (r := curate.rejected(o, name))
-    ]
-    rejects += agree.decisions_out(decisions)
-    rows["rejects"] = pack.reject_rows(run.plan, rejects)
-    if len(rows["clips"]) + len(rows["rejects"]) != run.plan.num_clips:
-        raise AssertionError(
-            f"{len(rows['clips'])} kept and {len(rows['rejects'])} out of {run.plan.num_clips} planned clips"
-        )
-    with locked(job.work / "finish.lock"):
-        changed = pack.finish(run.out, job, shard_plans, rows, _facts(run, rows))
-    return changed, rows
-
-
-def _facts(run: _Run, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """What the manifest says of a dataset beside its files."""
-    recipe, job = run.job.recipe, run.job
-    return {
-        "recipe": {"name": recipe.recipe.name, "version": recipe.recipe.version, "description": recipe.recipe.description},
-        "skeleton": recipe.pose.skeleton,
-        "experts": list(recipe.pose.experts),
-        "fusion": recipe.pose.fusion,
-        "features": list(recipe.embed.features),
-        "filters": {name: registry.config(recipe.component("filters", name)) for name in recipe.curate.filters},
-        "passes": dict(job.fingerprints),
-        "counts": {
-            "planned": run.plan.num_clips, "clips": len(rows["clips"]), "rejects": len(rows["rejects"]),
-            "tracks": len(rows["tracks"]), "joints": len(rows["joints"]),
-        },
-    }  # fmt: skip
-
-
 def _result(
-    run: _Run, rows: Mapping[str, list[dict[str, Any]]], states: list[PassState], changed: bool, seconds: float
+    build: BuildState, out: Path, tables: Mapping[str, Sized], states: list[PassState], changed: bool, seconds: float
 ) -> BuildResult:
     reasons: dict[str, int] = {}
-    for row in rows["rejects"]:
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
-    fails = [o for commits in run.commits.values() for c in commits.values() for o in c.outcomes if isinstance(o, Fail)]
-    retryable = sum(o.retryable for o in fails)
+    planned_out = [reason for reason in build.plan.table.column("reason").to_pylist() if reason is not None]
+    outcomes = [outcome for _, outcome in build.rejects()]
+    fails = [outcome for outcome in outcomes if isinstance(outcome, Fail)]
+    for reason in (*planned_out, *(o.kind if isinstance(o, Fail) else o.reason for o in outcomes)):
+        reasons[reason] = reasons.get(reason, 0) + 1
     return BuildResult(
-        str(run.out), run.plan.num_clips, len(rows["clips"]), len(rows["rejects"]) - len(fails), len(fails), retryable,
-        dict(sorted(reasons.items(), key=lambda kv: -kv[1])), states, str(run.out / "dataset"), changed, round(seconds, 2),
-    )  # fmt: skip
+        out=str(out),
+        planned=build.plan.num_clips,
+        kept=len(tables["clips"]),
+        rejected=len(tables["rejects"]) - len(fails),
+        failed=len(fails),
+        retryable=sum(fail.retryable for fail in fails),
+        reasons=dict(sorted(reasons.items(), key=lambda kv: (-kv[1], kv[0]))),
+        states=states,
+        dataset=str(out / "dataset"),
+        changed=changed,
+        seconds=round(seconds, 2),
+    )
 
 
 def result_text(result: BuildResult) -> str:

@@ -158,13 +158,10 @@ def audit(
 @app.command()
 def report(out: OutArgument) -> None:
     """Write dataset/report.html, self-contained, and the dataset card README.md."""
-    from dataengine.builder import make_job
-    from dataengine.inspect.explain import build_state
-    from dataengine.passes import report as page
-    from dataengine.pipeline.plan import load
+    from dataengine.inspect.build import job_of
+    from dataengine.passes.report import write_pages
 
-    recipe, _ = build_state(out)
-    page.run(out.absolute(), load(out / "work"), make_job(recipe, out.absolute() / "work", "cpu"))
+    write_pages(job_of(out))
     show(str(out / "dataset" / "report.html"))
 
 
@@ -188,7 +185,7 @@ def view(
     experts: Annotated[bool, typer.Option(help="Show every expert beside the fused pose.")] = False,
 ) -> None:
     """Draw a clip's skeletons on its video."""
-    from dataengine.report.view import view as draw
+    from dataengine.inspect.view import view as draw
 
     show(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
 

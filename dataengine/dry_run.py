@@ -1,7 +1,8 @@
-"""What a build would do and cost, reckoned before any of it is done.
+"""What a build would do and cost, estimated before any of it is done.
 
-Seconds a frame or a clip come from the units of the pass that this build has finished; else from `manifests/rates.toml`,
-where measured rates stand with the hardware they were measured on. What was never measured is said to be so.
+Seconds per frame or per clip come from the keys of the pass that this build has finished. Else they come from
+`manifests/rates.toml`, where measured rates stand with the hardware they were measured on. What was never measured is
+said to be so.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataengine.builder import check, make_job, state_row, states_of
+from dataengine.builder import check
 from dataengine.core import devices, registry
 from dataengine.core.errors import RecipeError
 from dataengine.core.settings import find_folder
-from dataengine.passes.base import Job
-from dataengine.passes.progress import PassState
+from dataengine.passes.base import Job, Pass
+from dataengine.passes.progress import BuildState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.recipe import Recipe
@@ -28,10 +29,6 @@ FPS = 30.0
 """Frames a second of a clip before its media is opened."""
 SECONDS = 10.0
 """Length of a clip when nothing tells the length of any: that of a Kinetics clip."""
-BY_CLIP = ("fetch", "embed", "pack")
-"""Passes whose work grows with clips, not frames."""
-ON_DEVICE = ("pose", "embed")
-"""Passes that run on the accelerator where there is one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Cost:
     Attributes:
         clips, frames: to go through, at most: earlier passes may throw some out.
         cpu_hours: of one core. gpu_hours: of one accelerator with the process that feeds it. None where not known.
-        basis: what the hours were reckoned from, or what was never measured.
+        basis: what the hours were estimated from, or what was never measured.
     """
 
     name: str
@@ -114,36 +111,21 @@ def clip_frames(rows: Sequence[Mapping[str, Any]], max_fps: float | None) -> dic
     return {clip_id: round((length or usual) * fps) for clip_id, length in lengths.items()}
 
 
-def _parts(recipe: Recipe, name: str) -> dict[str, float]:
-    """What one pass is made of, and how often each is asked a frame (or clip): the names of rates."""
-    pose = recipe.pose
-    if name == "embed":
-        return {f"features/{feature}": 1.0 for feature in recipe.embed.features}
-    if name != "pose":
-        return {name: 1.0}
-    parts = {f"decoders/{pose.decoder}": 1.0, f"trackers/{pose.tracker}": 1.0, f"fusion/{pose.fusion}": 1.0}
-    if recipe.detector is not None:
-        parts[f"detectors/{recipe.detector}"] = 1 / pose.detect_every
-    return parts | {f"experts/{expert}": 1.0 for expert in pose.experts}
-
-
-def _own_seconds(name: str, commits: Mapping[str, Commit], frames: Mapping[str, int]) -> float | None:
-    """Seconds a frame, or a clip, that finished units of this build took; None where there are none."""
+def _own_seconds(p: Pass, commits: Mapping[str, Commit], frames: Mapping[str, int]) -> float | None:
+    """Seconds per frame, or per clip, that finished keys of this build took; None where there are none."""
     clips = [o.clip_id for commit in commits.values() for o in commit.outcomes]
-    amount = len(clips) if name in BY_CLIP else sum(frames.get(clip_id, 0) for clip_id in clips)
+    amount = len(clips) if p.per == "clip" else sum(frames.get(clip_id, 0) for clip_id in clips)
     seconds = sum(commit.seconds for commit in commits.values())
     return seconds / amount if amount and seconds else None
 
 
-def _known_seconds(recipe: Recipe, name: str, device: str, rates: Sequence[Rate]) -> tuple[float | None, str]:
-    """Seconds a frame, or a clip, by the table, and where they are from, or what of it was never measured."""
+def _known_seconds(recipe: Recipe, p: Pass, device: str, rates: Sequence[Rate]) -> tuple[float | None, str]:
+    """Seconds per frame, or per clip, by the table, and where they are from, or what of it was never measured."""
     total, hardware, absent = 0.0, [], []
-    for what, times in _parts(recipe, name).items():
+    for what, times in p.rates(recipe).items():
         # what runs beside the networks runs on the processor, whatever the device
-        places = (
-            ("cpu",) if name not in ON_DEVICE or what.startswith(("decoders/", "trackers/", "fusion/")) else (device,)
-        )
-        rate = next((r for r in rates if r.fits(recipe, what, places)), None)
+        beside = not p.on_device or what.startswith(("decoders/", "trackers/", "fusion/"))
+        rate = next((r for r in rates if r.fits(recipe, what, ("cpu",) if beside else (device,))), None)
         if rate is None:
             absent.append(what)
         else:
@@ -155,37 +137,30 @@ def _known_seconds(recipe: Recipe, name: str, device: str, rates: Sequence[Rate]
 
 
 def cost(
-    recipe: Recipe, name: str, device: str, clips: int, frames: int, own: float | None, rates: Sequence[Rate]
+    recipe: Recipe, p: Pass, device: str, clips: int, frames: int, own: float | None, rates: Sequence[Rate]
 ) -> Cost:
     """What a pass over so many clips with so many frames costs; `own` is the rate of this build, if any."""
     if not clips:
-        return Cost(name, 0, 0, 0.0, 0.0, "nothing left")
+        return Cost(p.name, 0, 0, 0.0, 0.0, "nothing left")
     seconds, basis = (
-        (own, "finished units of this build") if own is not None else _known_seconds(recipe, name, device, rates)
+        (own, "finished units of this build") if own is not None else _known_seconds(recipe, p, device, rates)
     )
-    hours = None if seconds is None else seconds * (clips if name in BY_CLIP else frames) / 3600
-    on_gpu = device != "cpu" and name in ON_DEVICE
-    return Cost(name, clips, frames, 0.0 if on_gpu else hours, hours if on_gpu else 0.0, basis)
+    hours = None if seconds is None else seconds * (clips if p.per == "clip" else frames) / 3600
+    on_gpu = device != "cpu" and p.on_device
+    return Cost(p.name, clips, frames, 0.0 if on_gpu else hours, hours if on_gpu else 0.0, basis)
 
 
-def costs(plan: plans.Plan, job: Job, states: Sequence[PassState], rates: Sequence[Rate]) -> list[Cost]:
+def costs(build: BuildState, rates: Sequence[Rate]) -> list[Cost]:
     """What is left of each pass, in order."""
-    rows = [row for row in plan.rows() if row["reason"] is None]
-    frames = clip_frames(rows, job.recipe.pose.max_fps)
-    mean = sum(frames.values()) / max(len(frames), 1)
-    found, behind = [], 0  # clips that are left in the pass before
-    for state in states:
-        own = _own_seconds(state.name, state.commits, frames)
-        if state.name == "embed":
-            behind = min(state.clips_left + behind, len(rows))
-            found.append(cost(job.recipe, state.name, job.device, behind, round(behind * mean), own, rates))
-            continue
-        left = [row["clip_id"] for row in rows if row["unit"] not in state.commits]
-        behind = len(left)
-        found.append(cost(job.recipe, state.name, job.device, behind, sum(frames[c] for c in left), own, rates))
-    packed = next(job.ledger("pack").units(), None) is not None
-    count = behind if packed else len(rows)
-    return [*found, cost(job.recipe, "pack", job.device, count, round(count * mean), None, rates)]
+    recipe, device = build.job.recipe, build.job.device
+    rows = [row for rows in build.rows.values() for row in rows if row["reason"] is None]
+    frames = clip_frames(rows, recipe.pose.max_fps)
+    found = []
+    for p in build.passes:
+        state = build.state(p.name)
+        own, count = _own_seconds(p, state.commits, frames), sum(frames[clip_id] for clip_id in state.left)
+        found.append(cost(recipe, p, device, len(state.left), count, own, rates))
+    return found
 
 
 def free_bytes(path: Path) -> int:
@@ -200,21 +175,20 @@ def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None,
     check(recipe)
     work = out.absolute() / "work"
     plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
-    job = make_job(recipe, work, devices.pick(device))
-    states = states_of(plan, job)
-    found = costs(plan, job, states, known_rates())
+    build = BuildState(plan, Job.of(recipe, work, devices.pick(device)))
+    found = costs(build, known_rates())
     rows = plan.rows()
     sizes = {row["media"]: row["media_size"] for row in rows if row["media_size"] > 0}
     return {
         "out": str(out),
-        "device": job.device,
+        "device": build.job.device,
         "planned": plan.num_clips,
         "left_out_by_plan": sum(row["reason"] is not None for row in rows),
         "without_media": sum(row["media_size"] < 0 and row["reason"] is None for row in rows),
         "frames": sum(clip_frames([row for row in rows if row["reason"] is None], recipe.pose.max_fps).values()),
         "media_bytes": sum(sizes.values()),
         "free_bytes": free_bytes(out.absolute()),
-        "passes": [state_row(state) for state in states],
+        "passes": [state.row() for state in build.states()],
         "costs": [asdict(c) for c in found],
         "total": {name: _sum([getattr(c, name) for c in found]) for name in ("cpu_hours", "gpu_hours")},
     }
@@ -236,21 +210,23 @@ def hours_text(hours: float | None) -> str:
 
 def dry_run_text(report: Mapping[str, Any]) -> str:
     """The report of `dry_run` for people."""
-    units = {p["name"]: f"{p['units'] - p['done']} of {p['units']}" for p in report["passes"]}
+    units = {
+        p["name"]: "?" if p["units"] is None else f"{p['units'] - p['done']} of {p['units']}" for p in report["passes"]
+    }
     lines = [
         f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, {report['without_media']} without media, "
         f"about {report['frames']:,} frames; on {report['device']}",
-        f"{'pass':<9}{'units to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  reckoned from",
+        f"{'pass':<12}{'keys to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  estimated from",
     ]
     for c in report["costs"]:
         shown = [hours_text(c[k]) for k in ("cpu_hours", "gpu_hours")]
         lines.append(
-            f"{c['name']:<9}{units.get(c['name'], ''):>14}{c['clips']:>14}{shown[0]:>12}{shown[1]:>12}  {c['basis']}"
+            f"{c['name']:<12}{units.get(c['name'], ''):>14}{c['clips']:>14}{shown[0]:>12}{shown[1]:>12}  {c['basis']}"
         )
     shown = [
         hours_text(t["known"]) + ("" if t["complete"] else " +")
         for t in (report["total"][k] for k in ("cpu_hours", "gpu_hours"))
     ]
-    lines.append(f"{'total':<37}{shown[0]:>12}{shown[1]:>12}")
+    lines.append(f"{'total':<40}{shown[0]:>12}{shown[1]:>12}")
     lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
     return "\n".join(lines)

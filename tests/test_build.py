@@ -24,12 +24,14 @@ from dataengine import dry_run as estimates
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.reasons import REASONS
 from dataengine.dataset.verify import verify
-from dataengine.inspect.explain import build_state, explain, to_text
+from dataengine.inspect.build import job_of
+from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.status import clean, status
+from dataengine.inspect.view import view
 from dataengine.io import shards
+from dataengine.passes.base import Job
 from dataengine.pipeline import plan
 from dataengine.pipeline.engine import Engine
-from dataengine.report.view import view
 from dataengine.sources.synthetic import planted
 from tests.support.clocks import BusyClock
 from tests.support.commands import dataengine as command
@@ -127,7 +129,11 @@ def test_building_again_does_nothing(copy: Path, corpus: Path, out: Path) -> Non
 
 def test_a_changed_threshold_runs_no_model(copy: Path, corpus: Path, out: Path) -> None:
     result = build_sample(corpus, copy, "filters.motion.min=0.5")
-    assert all(state.done == state.units for state in result.states), "a threshold must not run fetch, pose or measure"
+    done = {state.name: state.done == state.units for state in result.states}
+    assert done == {
+        **dict.fromkeys(["probe", "pose", "measure"], True),
+        **dict.fromkeys(["curate", "pack", "report"], False),
+    }
     assert result.changed and result.reasons["motion"] > 1
     assert build_sample(corpus, copy).changed and content(copy) == content(out)
 
@@ -141,9 +147,8 @@ def test_a_changed_expert_recomputes_from_pose_down(out: Path, corpus: Path) -> 
         "cpu",
     )
     assert {p["name"]: p["done"] == p["units"] for p in report["passes"]} == {
-        "fetch": True,
-        "pose": False,
-        "measure": False,
+        "probe": True,
+        **dict.fromkeys(["pose", "measure", "curate", "pack", "report"], False),
     }
     assert "clips to run" in estimates.dry_run_text(report)
 
@@ -187,20 +192,21 @@ def test_added_clips_leave_finished_units_alone(tmp_path: Path, corpus: Path) ->
     dataengine.build("posecap", {"folder": str(videos)}, tmp_path / "out", **arguments)
     shutil.copy2(files[0], videos / ("0" + files[0].name))
     result = dataengine.build("posecap", {"folder": str(videos)}, tmp_path / "out", **arguments)
-    assert [(s.units, s.done) for s in result.states] == [(3, 2)] * 3
+    assert [(s.units, s.done) for s in result.states if s.scope == "unit"] == [(3, 2)] * 3
     assert verify(tmp_path / "out") == []
 
 
 def test_the_lock_is_a_recipe_of_the_same_dataset(out: Path, tmp_path: Path) -> None:
     resolved = builder.resolve(str(out / "recipe.lock.toml"))
-    assert builder.make_job(resolved, tmp_path, "cpu").fingerprints == build_state(out)[1]
+    assert Job.of(resolved, tmp_path, "cpu").fingerprints == job_of(out).fingerprints
 
 
 def test_explain_tells_kept_rejected_and_failed(out: Path) -> None:
     ds = dataengine.open(out)
     kept = explain(out, ds.clips.collect()["clip_id"][0])
     assert (
-        [step["outcome"] for step in kept["passes"]] == ["keep"] * 3
+        [(step["pass"], step["outcome"]) for step in kept["passes"]]
+        == [(name, "keep") for name in ("probe", "pose", "measure", "curate", "pack")]
         and kept["decision"]["kept"]
         and "motion" in to_text(kept)
     )

@@ -138,7 +138,7 @@ KINDS: dict[str, Kind] = {
         Kind("filters", "dataengine", f"{_CORE}:Filter"),
         Kind("features", "dataengine", f"{_CORE}:Features"),
         Kind("relabel", "dataengine", "dataengine.labels.label_table:LabelTable"),
-        Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES", instances=True),
+        Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES"),
         Kind("backbones", "training", "torch.nn:Module", "training.registry:BACKBONES"),
         Kind("methods", "training", "torch.nn:Module", "training.registry:METHODS"),
         Kind("formats", "training", "builtins:object", "training.registry:FORMATS"),

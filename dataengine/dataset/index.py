@@ -115,6 +115,16 @@ MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATU
 """Tables that a dataset may have: `accuracy` is there for rendered sources only, `review` where clips have features."""
 
 
+def clips_schema(added: Iterable[Mapping[str, Any]] = ()) -> pa.Schema:
+    """`CLIPS` with the columns that passes of other packages add.
+
+    Args:
+        added: what the manifest says under `columns`: name, type (an Arrow type by its name) and null of each.
+    """
+    fields = [pa.field(column["name"], pa.type_for_alias(column["type"])) for column in added]
+    return pa.schema([*CLIPS, *fields])
+
+
 def tracks_schema(experts: Iterable[str]) -> pa.Schema:
     """`TRACKS` with a column share_<expert> each: the fraction of the track's joints that the expert won."""
     return pa.schema([*TRACKS, *(pa.field(f"share_{expert}", _SINGLE) for expert in experts)])

@@ -1,1 +1,16 @@
-"""The passes of a build, one file each."""
+"""The passes of a build, one file each; `dataengine.passes.base` says what a pass is and how to add one."""
+
+from __future__ import annotations
+
+PASSES: dict[str, str] = {
+    "probe": "dataengine.passes.probe:Probe",
+    "pose": "dataengine.passes.pose:Pose",
+    "measure": "dataengine.passes.measure:Measure",
+    "curate": "dataengine.passes.curate:Curate",
+    "embed": "dataengine.passes.embed:Embed",
+    "label_check": "dataengine.passes.label_check:LabelCheck",
+    "pack": "dataengine.passes.pack:Pack",
+    "video": "dataengine.passes.video:Video",
+    "report": "dataengine.passes.report:Report",
+}
+"""The built-in passes in the order of a build: name -> "module:class". What other packages add is placed by what it reads."""

@@ -1,238 +1,376 @@
-"""The passes of a build: what each reads, what enters its fingerprint, and the unit function it runs.
+"""Pass: the one abstraction that a build is a list of.
 
-One file a pass. A unit function gets the clips that earlier passes kept and gives back exactly one
-outcome for each; what it makes of them goes into one artifact file.
+A build runs every pass that its recipe enables, in the order of the list. The builder, `status`, `explain`, `gc`,
+`--dry-run`, the report and the manifest (and through it `verify`) iterate over the same list and ask each pass the same
+questions. A pass that a recipe does not enable is asked nothing and leaves no trace.
+
+**The list** is `dataengine.passes.PASSES`, in the order of a build. Other packages add to it by an entry point of the
+group `dataengine.passes`, for example `brightness = "mypackage:Brightness"`. Such a pass is put behind the last pass that
+it reads.
+
+**Scopes.** What a pass works on at a time:
+
+=========  ====================================================================================  ======================
+scope      key of a piece of work                                                                base class
+=========  ====================================================================================  ======================
+`unit`     a unit of the plan: a fixed group of clips, run in a worker                            `UnitPass`
+`table`    `all`: a table of all clips at once, made in the driver's process                      `TablePass`
+`shard`    a shard of the dataset: a run of kept clips of one split, run in a worker              `Pass`
+`dataset`  `all`: the finished dataset, after it was put in place, in the driver's process        `Pass`
+=========  ====================================================================================  ======================
+
+**Reading.** `after` names what a pass reads: a pass, or what a pass gives (`gives`): `poses`, `measures` or `decisions`.
+A name such as `poses` stands for the last enabled pass before this one that gives poses. So a pass that refines poses
+says `after = ("poses",)` and `gives = "poses"`, and everything behind it reads its poses.
+
+**Adding a unit pass**: one file, and one line in the entry points (or in the registry). A subclass of `UnitPass` with
+`schema` makes a table with a row for each clip::
+
+    @dataclass(frozen=True)
+    class Brightness(UnitPass):
+        '''Mean brightness of a clip; clips that are too dark are left out.'''
+
+        min: float = 0.05                      # an option: [passes.brightness] min = 0.1
+
+        version = 1                            # raise it when results change
+        after = ("poses",)                     # its clips are those that these passes kept
+        schema = pa.schema([("clip_id", pa.string()), ("brightness", pa.float32())])
+        columns = (Column("brightness", pa.float32(), description="mean brightness, 0 to 1"),)
+        reasons = {"too_dark": "the clip is too dark"}
+
+        def examine(self, unit, clip):
+            value = ...                        # unit.arrays("poses"), unit.plan.media(clip), unit.recipe
+            if value < self.min:
+                return Reject(clip.clip_id, "too_dark", value, self.min)
+            return {"brightness": value}
+
+**Adding a table pass**: a subclass of `TablePass` sees the decisions of all clips and may leave clips out or add columns::
+
+    @dataclass(frozen=True)
+    class Balance(TablePass):
+        '''At most `most` clips of a video.'''
+
+        most: int = 10
+
+        version = 1
+        after = ("decisions",)
+        reasons = {"video_cap": "its video has as many clips as wanted"}
+
+        def decide(self, table):
+            for row in table.rows:
+                ...
+                if count > self.most:
+                    leave_out(row, "video_cap", "detail", count, self.most)
+            return table.rows
+
+**Options and being enabled.** The fields of the dataclass are the options of the pass. A recipe enables a pass of another
+package, and gives its options, by the table `[passes.NAME]`, which may be empty. An unknown option or a value of the
+wrong type is refused like that of any other component. An installed package alone changes no build, so a recipe stays
+the whole truth about its dataset. Built-in passes have tables of their own and override `enabled`.
+
+**What the base class does.** It finds the keys and clips that are left, compares digests of inputs, runs the loop over
+clips, turns exceptions into typed failures, checks that every clip given comes out exactly once and with a reason that
+is listed, commits, and counts. What a pass adds to the dataset it declares in `columns`, `tables` and `entries`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from dataengine.core.errors import ExpertError, LedgerError, MediaError
-from dataengine.core.types import Clip, Fail, Keep, Outcome
-from dataengine.experts.batching import is_out_of_memory
-from dataengine.io import shards
+from dataengine.core import registry
+from dataengine.core.component import Component
+from dataengine.core.errors import LedgerError, RecipeError, suggestion
+from dataengine.core.types import Fail, Keep, Outcome, Reject
 from dataengine.io.storage import write_durably
-from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import Commit, Ledger
 from dataengine.pipeline.recipe import Recipe, fingerprint, validate
+from dataengine.pipeline.task import Receipt, Task
+
+if TYPE_CHECKING:
+    from dataengine.passes.progress import BuildState, PassState
+
+Scope: TypeAlias = Literal["unit", "table", "shard", "dataset"]
+Row: TypeAlias = dict[str, Any]
+
+ALL = "all"
+"""The only key of passes over tables and over the dataset."""
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass over units.
+class Column:
+    """A column that a pass adds to index/clips.
 
     Attributes:
-        name, version: the version enters the fingerprint; raise it when results change.
-        after: passes whose artifacts it reads; the last one's kept clips are its clips.
-        columns: plan columns it reads; others may change without work.
-        extension: of its artifacts.
-        config: the part of the recipe (and weights) that its results depend on.
-        run: the unit function.
+        type: a primitive Arrow type, such as `pa.float32()`.
+        null: whether the column may be null in every row. `verify` names a column that is null in every row otherwise.
     """
 
     name: str
-    version: int
-    after: tuple[str, ...]
-    columns: tuple[str, ...]
-    extension: str
-    config: Callable[[Recipe], dict[str, Any]]
-    run: Callable[[Unit], list[Outcome]]
+    type: pa.DataType
+    null: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Pass(Component, ABC):
+    """One pass of a build; see the module for the whole picture. The fields of a subclass are its options.
+
+    Attributes:
+        name: the name that it goes by in the list or as an entry point; the registry fills it in.
+        version: part of the fingerprint; raise it when results change.
+        after: what it reads: names of passes, or of what passes give.
+        gives: what it gives to others under a common name (poses, measures, decisions); None for nothing of the kind.
+        reasons: reason -> meaning of reasons of its own, beside those of `dataengine.core.reasons.REASONS`.
+        columns: what it adds to index/clips. tables: index tables that it adds, by name, each with a column clip_id.
+        entries: what it adds to samples, as the documentation names it, such as 'NAME_video.npy'.
+        on_device: whether its work runs on the accelerator where there is one.
+        per: what its cost grows with, for `--dry-run`.
+    """
+
+    name: str = ""
+
+    version: ClassVar[int]
+    scope: ClassVar[Scope]
+    after: ClassVar[tuple[str, ...]] = ()
+    gives: ClassVar[str | None] = None
+    reasons: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[tuple[Column, ...]] = ()
+    tables: ClassVar[Mapping[str, pa.Schema]] = {}
+    entries: ClassVar[tuple[str, ...]] = ()
+    on_device: ClassVar[bool] = False
+    per: ClassVar[Literal["clip", "frame"]] = "clip"
+
+    def enabled(self, recipe: Recipe) -> bool:
+        """Whether a recipe runs this pass: when it has a table [passes.NAME]."""
+        return self.name in recipe.options.get("passes", {})
+
+    def reads(self, passes: Sequence[Pass]) -> tuple[str, ...]:
+        """Names of the passes whose results it reads, of the enabled ones."""
+        return tuple(dict.fromkeys(provider(passes, name, self.name).name for name in self.after))
+
+    def config(self, recipe: Recipe) -> Any:
+        """The part of the recipe (and hashes of weights) that results depend on, beside the pass's own options."""
+        del recipe
+        return {}
+
+    def fingerprint(self, recipe: Recipe, upstream: Mapping[str, str]) -> str:
+        """Digest of configuration, version and options, and of what the pass reads.
+
+        Args:
+            upstream: fingerprints of the passes that it reads, by name.
+        """
+        options = {k: v for k, v in registry.config(self).items() if k != "name"}
+        return fingerprint(
+            [self.name, self.version, options, self.weights(), self.config(recipe), list(upstream.values())]
+        )
+
+    @abstractmethod
+    def state(self, build: BuildState) -> PassState:
+        """What of this pass is done and what is left, given the states of the passes before it."""
+
+    @abstractmethod
+    def run(self, job: Job, task: Task) -> Receipt:
+        """Run one key and commit it, or only run it for a probe; called in a worker for units and shards."""
+
+    def commit_of(self, build: BuildState, key: str) -> Commit | None:
+        """The record of a finished key."""
+        return build.job.ledger(self.name).read(key)
+
+    def thrown_out(self, build: BuildState) -> Iterator[Reject | Fail]:
+        """What became of the clips that the pass was given and did not keep, as far as it is done."""
+        for commit in build.commits(self.name).values():
+            yield from (outcome for outcome in commit.outcomes if not isinstance(outcome, Keep))
+
+    def own_reasons(self, recipe: Recipe) -> Mapping[str, str]:
+        """Reason -> meaning of the reasons that it may give under a recipe and that are not built in."""
+        del recipe
+        return self.reasons
+
+    def rates(self, recipe: Recipe) -> Mapping[str, float]:
+        """What the pass is made of, and how often each is asked per frame (or clip): names in manifests/rates.toml."""
+        del recipe
+        return {self.name: 1.0}
+
+    def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
+        """What the pass decided about one clip.
+
+        Args:
+            row: the clip's row of the plan.
+
+        Returns:
+            outcome (keep, reject or fail); where there is one reason, value, threshold and detail; and `facts`, names
+            with values that are worth showing. None where the clip was not given to the pass, or it has not run.
+        """
+        commit = job.ledger(self.name).read(row["unit"])
+        outcome = next((o for o in commit.outcomes if o.clip_id == row["clip_id"]), None) if commit else None
+        return None if outcome is None else outcome_step(outcome)
+
+    def live_keys(self, out: Path, units: set[str]) -> set[str]:
+        """Keys whose records `gc` keeps. `out` is the build's folder, `units` the names of the plan's units."""
+        del out
+        return units if self.scope == "unit" else {ALL}
+
+    def clip_values(self, build: BuildState, unit: str) -> Mapping[str, Row]:
+        """clip_id -> column -> value of `columns`, for the clips of one unit."""
+        del build, unit
+        return {}
+
+    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, list[Row]]:
+        """Rows of each of `tables`. `kept` is clip_id -> decision of the clips of the dataset."""
+        del build, kept
+        return {}
+
+    def sample_entries(self, job: Job, unit: str, texts: Mapping[str, str | None]) -> Mapping[str, Row]:
+        """clip_id -> entry -> value that the pass adds to the samples of a unit. `texts` is clip_id -> its text."""
+        del job, unit, texts
+        return {}
+
+    def entries_digest(self, build: BuildState, decision: Mapping[str, Any]) -> Any:
+        """What tells whether the entries of a clip are the same as before; `decision` is its row of the decisions."""
+        return build.commits(self.name)[decision["unit"]].digest
+
+
+def outcome_step(outcome: Outcome) -> Row:
+    """An outcome as `Pass.explain` gives it."""
+    if isinstance(outcome, Keep):
+        return {"outcome": "keep"}
+    kind, reason = ("fail", outcome.kind) if isinstance(outcome, Fail) else ("reject", outcome.reason)
+    step = {"outcome": kind, "reason": reason, "value": outcome.value, "threshold": outcome.threshold}
+    return step | {"detail": outcome.detail or None}
+
+
+def passes_of(recipe: Recipe) -> list[Pass]:
+    """The enabled passes of a recipe, in the order of a build.
+
+    Raises:
+        RecipeError: a pass reads what no enabled pass gives.
+    """
+    built_in = [recipe.component("passes", name) for name in registry.KINDS["passes"].builtin]
+    passes: list[Pass] = [p for p in built_in if p.enabled(recipe)]
+    names = sorted(set(recipe.options.get("passes", {})) - registry.KINDS["passes"].builtin.keys())
+    left: list[Pass] = [recipe.component("passes", name) for name in names]
+    added: list[Pass] = []
+    while left:
+        placed = next((p for p in left if all(_place(passes, name) is not None for name in p.after)), None)
+        if placed is None:
+            wanted = next(name for name in left[0].after if _place(passes, name) is None)
+            known = [name for p in passes for name in (p.name, p.gives) if name]
+            raise RecipeError(f"[passes.{left[0].name}] reads {wanted!r}{suggestion(wanted, dict.fromkeys(known))}")
+        place = max((_place(passes, name) or 0 for name in placed.after), default=-1) + 1
+        while place < len(passes) and passes[place] in added:
+            place += 1
+        passes.insert(place, placed)
+        added.append(placed)
+        left.remove(placed)
+    return passes
+
+
+def _place(passes: Sequence[Pass], name: str) -> int | None:
+    """Where the last pass stands that is called `name`, or that gives what is called so."""
+    places = [n for n, p in enumerate(passes) if name in (p.name, p.gives)]
+    return places[-1] if places else None
+
+
+def provider(passes: Sequence[Pass], name: str, before: str | None = None) -> Pass:
+    """The pass that gives `name` (poses, measures, decisions, or the name of a pass): the last one in the list.
+
+    Args:
+        passes: enabled passes in order.
+        before: look only before this pass.
+
+    Raises:
+        RecipeError: no enabled pass gives it.
+    """
+    end = next((n for n, p in enumerate(passes) if p.name == before), len(passes))
+    place = _place(passes[:end], name)
+    if place is None:
+        raise RecipeError(f"no pass of this recipe gives {name!r}" + (f" to pass {before}" if before else ""))
+    return passes[place]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know about a build: written once to `work/`, read by path."""
+    """What every worker needs to know about a build: written once to `work/`, read by path.
+
+    Attributes:
+        fingerprints: pass -> fingerprint, of every enabled pass.
+    """
 
     work: Path
     recipe: Recipe
     device: str
     fingerprints: Mapping[str, str]
 
-    def ledger(self, pass_name: str) -> Ledger:
-        return Ledger(self.work, pass_name, self.fingerprints[pass_name])
+    @staticmethod
+    def of(recipe: Recipe, work: Path, device: str) -> Job:
+        """The job of a recipe."""
+        passes, fingerprints = passes_of(recipe), dict[str, str]()
+        for p in passes:
+            upstream = {name: fingerprints[name] for name in p.reads(passes)}
+            fingerprints[p.name] = p.fingerprint(recipe, upstream)
+        return Job(work, recipe, device, fingerprints)
 
+    @functools.cached_property
+    def passes(self) -> dict[str, Pass]:
+        """The enabled passes by name, in the order of a build."""
+        return {p.name: p for p in passes_of(self.recipe)}
 
-@dataclass
-class Unit:
-    """What a unit function sees."""
+    def ledger(self, name: str, before: str | None = None) -> Ledger:
+        """The ledger of a pass, or of the last pass (before another) that gives poses, measures or decisions."""
+        if name not in self.fingerprints:
+            name = provider(list(self.passes.values()), name, before).name
+        return Ledger(self.work, name, self.fingerprints[name])
 
-    job: Job
-    name: str
-    clips: list[Clip]
-    artifact: Path
-    plan: plans.Plan
-    before: Callable[[Clip], None] = field(default=lambda clip: None)
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.job.recipe
-
-    def arrays(self, pass_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(clip_id, decoded entries) of an earlier pass whose artifacts are shards."""
-        for key, entries in shards.iterate(self.job.ledger(pass_name).artifact(self.name)):
-            yield key, shards.decode(entries)
-
-    def rows(self, pass_name: str) -> dict[str, dict[str, Any]]:
-        """Rows by clip_id of an earlier pass whose artifacts are tables."""
-        return {
-            row["clip_id"]: row for row in pq.read_table(self.job.ledger(pass_name).artifact(self.name)).to_pylist()
+    def save(self) -> Path:
+        """Write the job where workers can read it; the name holds the content's hash."""
+        content = {
+            "recipe": self.recipe.to_toml(),
+            "overlay": self.recipe.overlay,
+            "device": self.device,
+            "fingerprints": dict(self.fingerprints),
         }
-
-    def each(
-        self, work: Callable[[Clip], Outcome], lanes: int = 1, then: Callable[[Clip], None] | None = None
-    ) -> list[Outcome]:
-        """Run `work` on every clip; whatever it raises becomes the clip's typed failure.
-
-        Args:
-            lanes: clips under way at once, each in a thread.
-            then: called for every clip in the caller's thread after its work, in the order of the clips.
-        """
-        with ThreadPoolExecutor(lanes, thread_name_prefix="clip") if lanes > 1 else nullcontext() as threads:
-            outcomes = []
-            for clip, outcome in zip(
-                self.clips, (map if threads is None else threads.map)(lambda c: self._one(work, c), self.clips)
-            ):
-                outcomes.append(outcome)
-                if then is not None:
-                    then(clip)
-        return outcomes
-
-    def _one(self, work: Callable[[Clip], Outcome], clip: Clip) -> Outcome:
-        self.before(clip)
-        try:
-            try:
-                return work(clip)
-            except Exception as error:
-                if not (is_out_of_memory(error) or (isinstance(error, ExpertError) and error.retryable)):
-                    raise
-            self.before(clip)
-            return work(clip)
-        except MediaError as error:
-            return Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold)
-        except ExpertError as error:
-            return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
-        except (LedgerError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                return Fail(clip.clip_id, "out_of_memory", True, str(error)[:500])
-            if isinstance(error, OSError) and error.errno == 28:  # a full disk is the build's failure, not the clip's
-                raise
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            return Fail(clip.clip_id, "internal_error", False, detail[:500])
-
-
-@functools.cache
-def unit_passes() -> dict[str, Pass]:
-    """The passes that run unit by unit, in order."""
-    from dataengine.passes import measure, pose
-    from dataengine.passes import probe as fetch
-
-    return {p.name: p for p in (fetch.PASS, pose.PASS, measure.PASS)}
-
-
-def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Fingerprint of every unit pass under a recipe: its configuration, version, and what it reads."""
-    found: dict[str, str] = {}
-    for name, p in unit_passes().items():
-        found[name] = fingerprint([name, p.version, p.config(recipe), [found[a] for a in p.after]])
-    return found
-
-
-def inputs_digest(p: Pass, rows: Sequence[Mapping[str, Any]], upstream: Sequence[Commit]) -> str:
-    """Digest of what one unit of a pass reads: its rows' columns, and the commits it builds on."""
-    return fingerprint(
-        [[[row[c] for c in ("clip_id", "reason", *p.columns)] for row in rows], [commit.digest for commit in upstream]]
-    )
-
-
-def save_job(job: Job, work: Path) -> Path:
-    """Write the job where workers can read it; the name holds the content's hash."""
-    content = {
-        "recipe": job.recipe.to_toml(),
-        "overlay": job.recipe.overlay,
-        "device": job.device,
-        "fingerprints": dict(job.fingerprints),
-    }
-    path = work / f"job-{fingerprint(content)[:12]}.json"
-    if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(content, sort_keys=True, indent=1).encode())
-    return path
+        path = self.work / f"job-{fingerprint(content)[:12]}.json"
+        if not path.exists():
+            self.work.mkdir(parents=True, exist_ok=True)
+            write_durably(path, json.dumps(content, sort_keys=True, indent=1).encode())
+        return path
 
 
 @functools.lru_cache(maxsize=8)
 def load_job(path: Path) -> Job:
-    """The job that `save_job` wrote."""
+    """The job that `Job.save` wrote."""
     content = json.loads(path.read_bytes())
     recipe = validate(content["recipe"], str(path), content["overlay"])
     return Job(path.parent, recipe, content["device"], content["fingerprints"])
 
 
-def run_unit(
-    job_path: Path, pass_name: str, unit: str, quarantine: Mapping[str, str], only: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Run one unit of one pass and commit it; called in a worker.
+def run_task(job_path: Path, pass_name: str, task: Task) -> Receipt:
+    """Run one task of a pass; called in a worker. `job_path` is what `Job.save` gave."""
+    job = load_job(job_path)
+    return job.passes[pass_name].run(job, task)
 
-    Args:
-        job_path: what `save_job` gave.
-        quarantine: clip_id -> reason of clips that must not be run again.
-        only: run just these clips and commit nothing: a probe for the clip that kills workers.
 
-    Returns:
-        A small receipt: unit, seconds, and counts of outcomes.
+def heartbeat(work: Path, key: str) -> Path:
+    """The file that a worker touches before each clip of a key."""
+    return work / "staging" / f"{key}.heartbeat"
+
+
+def finished(job: Job, name: str, key: str) -> Commit:
+    """The record of a key.
+
+    Raises:
+        LedgerError: the key is not finished.
     """
-    job, p = load_job(job_path), unit_passes()[pass_name]
-    path = job.work / "plan.parquet"
-    plan = plans.load_unit(job.work, unit, path.stat().st_mtime_ns)
-    upstream = [_commit(job, name, unit) for name in p.after]
-    digest = inputs_digest(p, plan.rows(), upstream)
-    ledger = job.ledger(pass_name)
-    begun = time.monotonic()
-    wanted = set(upstream[-1].kept) if upstream else {clip.clip_id for clip in plan.clips() if clip.reason is None}
-    clips = [clip for clip in plan.clips() if clip.clip_id in wanted]
-    held = [
-        Fail(c.clip_id, quarantine[c.clip_id], False, f"stands in quarantine since pass {pass_name}")
-        for c in clips
-        if c.clip_id in quarantine
-    ]
-    runnable = [c for c in clips if c.clip_id not in quarantine and (only is None or c.clip_id in only)]
-    staged, beat = ledger.stage(unit, p.extension), pulse(job.work, unit)
-    try:
-        outcomes = p.run(Unit(job, unit, runnable, staged, plan, lambda clip: beat.touch()))
-        if [o.clip_id for o in outcomes] != [c.clip_id for c in runnable]:
-            raise AssertionError(f"pass {pass_name}: unit {unit} lost or invented clips")
-        if only is None:
-            order = {c.clip_id: n for n, c in enumerate(clips)}
-            every = tuple(sorted([*outcomes, *held], key=lambda o: order[o.clip_id]))
-            ledger.commit(unit, digest, staged, every, time.monotonic() - begun)
-    finally:
-        for leftover in (staged, beat):
-            leftover.unlink(missing_ok=True)
-    kept = sum(isinstance(o, Keep) for o in outcomes)
-    return {"unit": unit, "clips": len(clips), "kept": kept, "seconds": time.monotonic() - begun}
-
-
-def pulse(work: Path, unit: str) -> Path:
-    """The file that a worker touches before each clip of a unit."""
-    return work / "staging" / f"{unit}.beat"
-
-
-def _commit(job: Job, pass_name: str, unit: str) -> Commit:
-    commit = job.ledger(pass_name).read(unit)
+    ledger = job.ledger(name)
+    commit = ledger.read(key)
     if commit is None:
-        raise LedgerError(f"pass {pass_name}: unit {unit} is not finished; build again")
+        raise LedgerError(f"pass {ledger.pass_name}: unit {key} is not finished; build again")
     return commit

@@ -1,18 +1,17 @@
-"""embed: features of kept clips and of their labels' texts, cached per clip and per text whatever curation decides.
+"""embed: features of kept clips and of their labels' texts, kept for each clip and each text whatever curation decides.
 
 A unit's artifact is a shard of every clip of the unit that was ever kept, with `NAME_video.npy` (K, D) float16 of
-unit length for K temporal views; when curation keeps more clips, only those are added. The unit `texts` holds
-every label's text that was ever in use, with `NAME_text.npy` (D,) float16. What is kept now is chosen when packing.
+unit length for K temporal views. When curation keeps more clips, only those are added. The key `texts` holds every
+label's text that was ever in use, with `NAME_text.npy` (D,) float16. What is kept now is chosen when packing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,168 +22,186 @@ from blake3 import blake3
 from dataengine.core import registry
 from dataengine.core.component import SESSIONS, Session
 from dataengine.core.devices import device_of_process
-from dataengine.core.errors import LedgerError, MediaError
+from dataengine.core.errors import MediaError
 from dataengine.core.types import Clip, Fail, Float, Frames, Keep, Outcome
 from dataengine.features import Features, FeaturesSession
 from dataengine.io import shards
-from dataengine.io.storage import write_durably
 from dataengine.labels.prompts import prompts
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.passes.base import Job, Unit, load_job, pulse
-from dataengine.passes.progress import PassState
+from dataengine.passes.base import ALL, Job, Row, heartbeat
+from dataengine.passes.progress import BuildState, PassState
+from dataengine.passes.unit_pass import Unit, UnitPass, quarantined, receipt
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import Commit
-from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe, fingerprint
+from dataengine.pipeline.task import Receipt, Task
 
-VERSION = 1
 TEXTS = "texts"
-"""Name of the unit that holds the features of texts."""
+"""The key that holds the features of texts."""
 UNRELATED = ("checkpoint", "batch")
 """Options of features that change no result: the weights' hashes tell which weights they are, wherever they lie."""
 Entries = dict[str, Any]
 
 
-def pass_fingerprint(recipe: Recipe, names: Sequence[str]) -> str:
-    """Fingerprint of the embed pass: the features with their weights, and how frames are read; nothing of curation or of poses."""
-    used = {name: recipe.component("features", name) for name in names}
-    options = {name: {k: v for k, v in registry.config(c).items() if k not in UNRELATED} for name, c in used.items()}
-    weights = {name: sorted(c.weights().values()) for name, c in used.items()}
-    decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
-    return fingerprint(["embed", VERSION, options, weights, recipe.pose.decoder, decoder, recipe.pose.max_fps])
+@dataclass(frozen=True)
+class Embed(UnitPass):
+    """Encodes the video of every kept clip and every text of every label in use."""
+
+    version = 1
+    after = ("decisions", "measures", "probe")
+    entries = ("NAME_video.npy", "NAME_views.npy", "NAME_text.npy")
+    extension = "tar"
+    on_device = True
+
+    def enabled(self, recipe: Recipe) -> bool:
+        return bool(recipe.embed.features)
+
+    def config(self, recipe: Recipe) -> list[Any]:
+        used = {name: recipe.component("features", name) for name in recipe.embed.features}
+        options = {n: {k: v for k, v in registry.config(c).items() if k not in UNRELATED} for n, c in used.items()}
+        weights = {name: sorted(c.weights().values()) for name, c in used.items()}
+        decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
+        return [options, weights, recipe.pose.decoder, decoder, recipe.pose.max_fps]
+
+    def fingerprint(self, recipe: Recipe, upstream: Mapping[str, str]) -> str:
+        """Digest of the features with their weights and of how frames are read; nothing of curation or of poses."""
+        del upstream
+        return fingerprint([self.name, self.version, self.config(recipe)])
+
+    def rates(self, recipe: Recipe) -> Mapping[str, float]:
+        return {f"features/{name}": 1.0 for name in recipe.embed.features}
+
+    def state(self, build: BuildState) -> PassState:
+        """Of the clips that curation keeps, or of all clips on their way where curation has not decided."""
+        ledger = build.job.ledger(self.name)
+        wanted = _wanted(build)
+        ready = all(build.state(name).finished for name in self.reads(build.passes))
+        state = PassState(self.name, self.scope, ledger.fingerprint, list(wanted) if ready else None)
+        left_out: list[str] = []
+        for key, clips in wanted.items():
+            inputs, commit = _inputs(build, key), ledger.read(key)
+            left = _left(commit, inputs, clips, build.retry)
+            if left:
+                left_out += left if key != TEXTS else []
+                state.tasks += [Task(key, tuple(left), inputs)] if ready else []
+            else:
+                assert commit is not None
+                state.commits[key] = _among(commit, clips)
+        state.left = left_out
+        return state
+
+    def commit_of(self, build: BuildState, key: str) -> Commit | None:
+        """The record of a unit with the outcomes of the clips that are kept now."""
+        commit = build.job.ledger(self.name).read(key)
+        return None if commit is None else _among(commit, _wanted(build)[key])
+
+    def run(self, job: Job, task: Task) -> Receipt:
+        """Embed what is left of one unit and commit it together with what was there."""
+        begun, ledger = time.monotonic(), job.ledger(self.name)
+        session = open_features(job, job.recipe.embed.features)
+        staged, beat = ledger.stage(task.key, self.extension), heartbeat(job.work, task.key)
+        commit = None
+        try:
+            if task.key == TEXTS:
+                texts = texts_in_use(job)
+                made, outcomes = _embed_texts(session, [texts[key] for key in task.clips])
+            else:
+                made, outcomes = self._embed_clips(job, task, session, staged, beat)
+            if not task.probe:
+                known = ledger.read(task.key)
+                before = known if known is not None and known.inputs == task.inputs else None
+                every = {o.clip_id: o for o in (*(before.outcomes if before else ()), *outcomes)}
+                with shards.ShardWriter(staged) as writer:
+                    old = dict(shards.iterate(ledger.artifact(task.key))) if before else {}
+                    for key, entries in sorted({**old, **made}.items()):
+                        writer.write(key, entries)
+                seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
+                ordered = tuple(every[key] for key in sorted(every))
+                commit = ledger.commit(task.key, task.inputs, staged, ordered, seconds)
+        finally:
+            for leftover in (staged, beat):
+                leftover.unlink(missing_ok=True)
+        return receipt(task, len(task.clips), len(made), begun, commit)
+
+    def _embed_clips(
+        self, job: Job, task: Task, session: EmbedSession, staged: Path, beat: Path
+    ) -> tuple[dict[str, Entries], list[Outcome]]:
+        """Decode and prepare every clip, then encode them: several at once on an accelerator, one by one on a CPU."""
+        plan = plans.load_unit(job.work, task.key, (job.work / "plan.parquet").stat().st_mtime_ns)
+        chosen, quarantine = set(task.clips), dict(task.quarantine)
+        clips = [clip for clip in plan.clips() if clip.clip_id in chosen]
+        runnable = [clip for clip in clips if clip.clip_id not in quarantine]
+        work = Unit(job, task.key, runnable, staged, plan, lambda clip: beat.touch())
+        table = pq.read_table(job.ledger("measures").artifact(task.key), columns=["clip_id", "num_frames"])
+        lengths = {row["clip_id"]: row["num_frames"] for row in table.to_pylist()}
+        prepared: dict[str, dict[str, list[Frames]]] = {}
+
+        def prepare(clip: Clip) -> Outcome:
+            prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], session.features)
+            return Keep(clip.clip_id)
+
+        in_flight = job.recipe.engine.clips_in_flight if job.device != "cpu" else 1
+        outcomes = {o.clip_id: o for o in work.each(prepare, in_flight)}
+        ready = [clip for clip in runnable if clip.clip_id in prepared]
+        made, failed = _encoded(replace(work, clips=ready), prepared, session)
+        return made, [*{**outcomes, **failed}.values(), *quarantined(self, clips, quarantine)]
+
+    def live_keys(self, out: Path, units: set[str]) -> set[str]:
+        return {*units, TEXTS}
+
+    def sample_entries(self, job: Job, unit: str, texts: Mapping[str, str | None]) -> Mapping[str, Row]:
+        return clip_entries(job, unit, texts)
+
+    def entries_digest(self, build: BuildState, decision: Mapping[str, Any]) -> Any:
+        return decision.get("features")
 
 
-def save_wanted(job: Job, decisions: Path, names: Sequence[str]) -> Path:
-    """Write which clips and texts are wanted of which features; the name holds the content's hash."""
-    content = wanted(job, decisions, names)
-    path = job.work / f"embed-{fingerprint(content)[:12]}.json"
-    if not path.exists():
-        write_durably(path, json.dumps(content).encode())
-    return path
+def _wanted(build: BuildState) -> dict[str, list[str]]:
+    """Key -> what it is to hold: clips on their way by unit, and the keys of the texts of the labels in use."""
+    wanted: dict[str, list[str]] = build.remember(("embed", "wanted"), lambda: _look_up_wanted(build))
+    return wanted
 
 
-def wanted(job: Job, decisions: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Kept clips unit by unit, and every text of every label of theirs: what is wanted of which features."""
-    rows = pq.read_table(decisions, columns=["clip_id", "unit", "label", "kept"]).to_pylist()
-    units: dict[str, list[str]] = {}
-    for row in rows:
-        if row["kept"]:
-            units.setdefault(row["unit"], []).append(row["clip_id"])
-    labels = {row["label"] for row in rows if row["kept"] and row["label"] is not None}
+def _look_up_wanted(build: BuildState) -> dict[str, list[str]]:
+    wanted = {unit: [row["clip_id"] for row in rows] for unit, rows in build.given("embed").items()}
+    decided = build.kept_rows(build.job.ledger("decisions", before="embed").pass_name) or {}
+    known = prompts(build.job.recipe.curate.prompts)
+    labels = {row["label"] for rows in decided.values() for row in rows if row["label"] is not None}
+    texts = sorted({text for label in labels for text in known.texts(label)})
+    return wanted | ({TEXTS: [text_key(text) for text in texts]} if texts else {})
+
+
+def texts_in_use(job: Job) -> dict[str, str]:
+    """Key -> text of every text of every label of kept clips."""
+    path = job.ledger("decisions", before="embed").artifact(ALL)
+    rows = pq.read_table(path, columns=["label", "kept"]).to_pylist()
     known = prompts(job.recipe.curate.prompts)
-    return {
-        "features": list(names),
-        "units": units,
-        "texts": sorted({text for label in labels for text in known.texts(label)}),
-    }
+    labels = {row["label"] for row in rows if row["kept"] and row["label"] is not None}
+    return {text_key(text): text for label in labels for text in known.texts(label)}
 
 
-def pending(job: Job, wanted_path: Path) -> dict[str, list[str]]:
-    """What is still to be done: unit -> clips without features; for the unit `texts` the keys of texts."""
-    return _pending(job, json.loads(wanted_path.read_bytes()))
-
-
-def _pending(job: Job, content: Mapping[str, Any]) -> dict[str, list[str]]:
-    todo = {
-        unit: _left(job.ledger("embed").read(unit), _inputs(job, unit), clips)
-        for unit, clips in content["units"].items()
-    }
-    todo[TEXTS] = _left(job.ledger("embed").read(TEXTS), "", [text_key(text) for text in content["texts"]])
-    return {unit: left for unit, left in todo.items() if left}
-
-
-def settled(job: Job, wanted_path: Path) -> dict[str, Commit]:
-    """The records of units of clips, each with the outcomes of the wanted clips alone.
-
-    Raises:
-        LedgerError: a unit is not finished.
-    """
-    found = {}
-    for unit, clips in json.loads(wanted_path.read_bytes())["units"].items():
-        commit, among = job.ledger("embed").read(unit), set(clips)
-        if commit is None:
-            raise LedgerError(f"pass embed: unit {unit} is not finished; build again")
-        found[unit] = replace(commit, outcomes=tuple(o for o in commit.outcomes if o.clip_id in among))
-    return found
-
-
-def inspect(plan: Plan, job: Job) -> PassState:
-    """How far the pass is: of the clips that curation keeps, or of all of the plan where it has not decided yet."""
-    decided = job.ledger("curate").read("all")
-    if decided is None:
-        units = plan.units()
-        return PassState("embed", job.fingerprints["embed"], len(units), 0, plan.num_clips, {})
-    content = wanted(job, job.ledger("curate").path(decided), job.recipe.embed.features)
-    left, ledger = _pending(job, content), job.ledger("embed")
-    commits = {unit: c for unit in content["units"] if unit not in left and (c := ledger.read(unit)) is not None}
-    clips_left = sum(len(clips) for unit, clips in left.items() if unit != TEXTS)
-    return PassState("embed", job.fingerprints["embed"], len(content["units"]), len(commits), clips_left, commits)
-
-
-def _left(commit: Commit | None, inputs: str, wanted: Sequence[str]) -> list[str]:
+def _left(commit: Commit | None, inputs: str, wanted: Sequence[str], retry: bool) -> list[str]:
     if commit is None or commit.inputs != inputs:
         return list(wanted)
-    settled = {o.clip_id for o in commit.outcomes if not (isinstance(o, Fail) and o.retryable)}
-    return [key for key in wanted if key not in settled]
+    finished = {o.clip_id for o in commit.outcomes if not (retry and isinstance(o, Fail) and o.retryable)}
+    return [key for key in wanted if key not in finished]
 
 
-def _inputs(job: Job, unit: str) -> str:
-    """Digest of what a unit's features are made of: the media as fetched; which clips are kept is no part of it."""
-    commit = job.ledger("fetch").read(unit)
+def _among(commit: Commit, clips: Sequence[str]) -> Commit:
+    """A record with the outcomes of some clips alone."""
+    chosen = set(clips)
+    return replace(commit, outcomes=tuple(o for o in commit.outcomes if o.clip_id in chosen))
+
+
+def _inputs(build: BuildState, key: str) -> str:
+    """Digest of what a unit's features are made of: the media as probed. Which clips are kept is no part of it."""
+    commit = None if key == TEXTS else build.commits("probe").get(key)
     return "" if commit is None else commit.digest
 
 
 def text_key(text: str) -> str:
     """The key of a text in the unit `texts`."""
     return blake3(text.encode()).hexdigest()[:32]
-
-
-def run_unit(
-    job_path: Path, wanted_path: Path, unit: str, quarantine: Mapping[str, str], only: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Embed what is left of one unit; called in a worker. `job_path` is what `save_job` gave, the rest as `embed_unit`."""
-    return embed_unit(load_job(job_path), wanted_path, unit, quarantine, only)
-
-
-def embed_unit(
-    job: Job, wanted_path: Path, unit: str, quarantine: Mapping[str, str], only: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Embed what is left of one unit and commit it together with what was there.
-
-    Args:
-        wanted_path: what `save_wanted` gave.
-        quarantine: clip_id -> reason of clips that must not be run again.
-        only: run just these clips and commit nothing: a probe for the clip that kills workers.
-
-    Returns:
-        A small receipt: unit, seconds, and counts of outcomes.
-    """
-    begun = time.monotonic()
-    content = json.loads(wanted_path.read_bytes())
-    session = open_features(job, content["features"])
-    ledger, inputs = job.ledger("embed"), "" if unit == TEXTS else _inputs(job, unit)
-    known = ledger.read(unit)
-    keys = [text_key(text) for text in content["texts"]] if unit == TEXTS else content["units"][unit]
-    left = [key for key in _left(known, inputs, keys) if only is None or key in only]
-    staged, beat = ledger.stage(unit, "tar"), pulse(job.work, unit)
-    try:
-        if unit == TEXTS:
-            made, outcomes = _embed_texts(session, [text for text in content["texts"] if text_key(text) in left])
-        else:
-            made, outcomes = _embed_clips(job, unit, session, left, quarantine, staged, beat)
-        if only is None:
-            before = known if known is not None and known.inputs == inputs else None
-            every = {o.clip_id: o for o in (*(before.outcomes if before else ()), *outcomes)}
-            with shards.ShardWriter(staged) as writer:
-                old = dict(shards.iterate(ledger.artifact(unit))) if before else {}
-                for key, entries in sorted({**old, **made}.items()):
-                    writer.write(key, entries)
-            seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
-            ledger.commit(unit, inputs, staged, tuple(every[key] for key in sorted(every)), seconds)
-    finally:
-        for leftover in (staged, beat):
-            leftover.unlink(missing_ok=True)
-    return {"unit": unit, "clips": len(left), "kept": len(made), "seconds": time.monotonic() - begun}
 
 
 class EmbedSession(Session):
@@ -226,42 +243,6 @@ def _embed_texts(session: EmbedSession, texts: Sequence[str]) -> tuple[dict[str,
     return made, [Keep(key) for key in made]
 
 
-def _embed_clips(
-    job: Job,
-    unit: str,
-    session: EmbedSession,
-    left: Sequence[str],
-    quarantine: Mapping[str, str],
-    staged: Path,
-    beat: Path,
-) -> tuple[dict[str, Entries], list[Outcome]]:
-    """Decode and prepare every clip, then encode them together: several at once on an accelerator, one by one on a CPU."""
-    path = job.work / "plan.parquet"
-    plan = plans.load_unit(job.work, unit, path.stat().st_mtime_ns)
-    clips = [clip for clip in plan.clips() if clip.clip_id in left]
-    held = [
-        Fail(c.clip_id, quarantine[c.clip_id], False, "stands in quarantine since pass embed")
-        for c in clips
-        if c.clip_id in quarantine
-    ]
-    runnable = [clip for clip in clips if clip.clip_id not in quarantine]
-    work = Unit(job, unit, runnable, staged, plan, lambda clip: beat.touch())
-    lengths = {row["clip_id"]: row["num_frames"] for row in _lengths(job, unit)}
-    prepared: dict[str, dict[str, list[Frames]]] = {}
-
-    def prepare(clip: Clip) -> Outcome:
-        prepared[clip.clip_id] = _prepared(work, clip, lengths[clip.clip_id], session.features)
-        return Keep(clip.clip_id)
-
-    outcomes = {
-        o.clip_id: o for o in work.each(prepare, job.recipe.engine.clips_in_flight if job.device != "cpu" else 1)
-    }
-    made, failed = _encoded(
-        replace(work, clips=[clip for clip in runnable if clip.clip_id in prepared]), prepared, session
-    )
-    return made, [*{**outcomes, **failed}.values(), *held]
-
-
 def _encoded(
     work: Unit, prepared: Mapping[str, Mapping[str, list[Frames]]], session: EmbedSession
 ) -> tuple[dict[str, Entries], dict[str, Fail]]:
@@ -290,13 +271,6 @@ def _encoded(
                     continue
             failed |= {o.clip_id: o for o in replace(work, clips=part).each(alone) if isinstance(o, Fail)}
     return {clip_id: entries for clip_id, entries in made.items() if clip_id not in failed}, failed
-
-
-def _lengths(job: Job, unit: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(
-        job.ledger("measure").artifact(unit), columns=["clip_id", "num_frames"]
-    ).to_pylist()
-    return rows
 
 
 def _prepared(unit: Unit, clip: Clip, num_frames: int, features: Mapping[str, Features]) -> dict[str, list[Frames]]:

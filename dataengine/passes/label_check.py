@@ -1,15 +1,17 @@
-"""agree: how well kept clips' labels fit their features; no model runs here, so a changed threshold costs this and packing.
+"""label_check: how well kept clips' labels fit their features.
 
-Its table is curation's with the clips that have no features taken out, and with what is added in JUDGED. A clip below a
-threshold of the recipe is left out; that another label lies nearer is written down for a person, and changes no label.
+No model runs here, so a changed threshold costs this pass and packing. A clip below a threshold of the recipe is left
+out. That another label lies nearer is written down for a person, and changes no label.
+
+Output: the decisions of the clips that have features, plus `columns` and `adds`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,49 +19,71 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dataengine.core.types import Float
+from dataengine.dataset import index
 from dataengine.features.agreement import Agreement, agreement, review
 from dataengine.labels.prompts import Prompts, prompts
-from dataengine.passes import curate, embed
-from dataengine.passes.base import Job
-from dataengine.pipeline.recipe import Recipe, fingerprint
-
-VERSION = 1
-
-JUDGED = pa.schema(
-    [*curate.DECISIONS, ("label_cosine", pa.float64()), ("label_margin", pa.float64()), ("label_rank", pa.int32())]
-    + [
-        ("proposed", pa.string()),
-        ("proposed_cosine", pa.float64()),
-        ("proposed_margin", pa.float64()),
-        ("features", pa.string()),
-    ]
-)
-"""DECISIONS and, of clips that curation kept: agreement with the label; a nearer label, its cosine and its lead; digest of the features."""
+from dataengine.passes import embed
+from dataengine.passes.base import ALL, Column, Job, Row
+from dataengine.passes.progress import BuildState
+from dataengine.passes.table_pass import Table, TablePass, leave_out
+from dataengine.pipeline.recipe import Recipe
 
 
-def pass_fingerprint(recipe: Recipe, curate: str, embed: str) -> str:
-    """Fingerprint of the pass: what it compares, its thresholds, the texts of labels, and the passes before it."""
-    templates = prompts(recipe.curate.prompts).templates
-    return fingerprint(["agree", VERSION, recipe.embed.model_dump(), recipe.embed.judge, templates, curate, embed])
+@dataclass(frozen=True)
+class LabelCheck(TablePass):
+    """Compares the features of every kept clip with those of its label's texts."""
 
-
-def run(job: Job, decisions: Path) -> Path:
-    """Judge and commit; the path of the table. Reuses the table of the same inputs."""
-    ledger, features = job.ledger("agree"), job.ledger("embed")
-    rows = pq.read_table(decisions).to_pylist()
-    units = sorted({row["unit"] for row in rows if row["kept"]})
-    used = [job.ledger("curate").read("all"), *(features.read(unit) for unit in (*units, embed.TEXTS))]
-    known_texts = prompts(job.recipe.curate.prompts)
-    labels = sorted({row["label"] for row in rows if row["label"] is not None})
-    inputs = fingerprint(
-        [[c.digest for c in used if c is not None], {label: known_texts.texts(label) for label in labels}]
+    version = 1
+    after = ("decisions", "embed")
+    columns = (
+        Column("label_cosine", pa.float64(), True, "cosine of the clip's features and its label's texts"),
+        Column("label_margin", pa.float64(), True, "that cosine less the best of all other labels"),
+        Column("label_rank", pa.int32(), True, "place of the label among all labels by cosine, from 1"),
     )
-    known = ledger.read("all")
-    if known is None or known.inputs != inputs:
-        staged = ledger.stage("all", "parquet")
-        pq.write_table(pa.Table.from_pylist(list(_judged(job, rows, known_texts)), JUDGED), staged, compression="zstd")
-        ledger.commit("all", inputs, staged, (), 0.0)
-    return ledger.artifact("all")
+    adds = (
+        pa.field("proposed", pa.string()),
+        pa.field("proposed_cosine", pa.float64()),
+        pa.field("proposed_margin", pa.float64()),
+        pa.field("features", pa.string()),
+    )
+    tables: ClassVar[Mapping[str, pa.Schema]] = {"review": index.REVIEW}
+
+    def enabled(self, recipe: Recipe) -> bool:
+        return bool(recipe.embed.features)
+
+    def config(self, recipe: Recipe) -> list[Any]:
+        return [recipe.embed.model_dump(), recipe.embed.judge, prompts(recipe.curate.prompts).templates]
+
+    def inputs(self, build: BuildState) -> dict[str, list[str]]:
+        """The texts of every label."""
+        known = prompts(build.job.recipe.curate.prompts)
+        decided = build.kept_rows(build.job.ledger("decisions", before=self.name).pass_name) or {}
+        labels = {row["label"] for rows in decided.values() for row in rows if row["label"] is not None}
+        return {label: list(known.texts(label)) for label in sorted(labels)}
+
+    def decide(self, table: Table) -> list[Row]:
+        job, known = table.job, prompts(table.job.recipe.curate.prompts)
+        classes = sorted({row["label"] for row in table.rows if row["label"] is not None})
+        text = class_features(job, classes, known) if classes else None
+        units: dict[str, list[Row]] = {}
+        for row in table.rows:
+            units.setdefault(row["unit"], []).append(row)
+        for unit, rows in units.items():
+            texts = {row["clip_id"]: row["label"] and known.text_of(row["clip_id"], row["label"]) for row in rows}
+            entries = embed.clip_entries(job, unit, texts)
+            if text is not None:
+                _compare(job.recipe, rows, entries, text, classes)
+            for row in rows:
+                row["features"] = _digest(entries[row["clip_id"]])
+        return table.rows
+
+    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, list[Row]]:
+        """Every clip with features that is nearer to another label, kept or not."""
+        del kept
+        columns = ["clip_id", "label", "proposed", "proposed_cosine", "proposed_margin"]
+        rows = pq.read_table(build.job.ledger(self.name).artifact(ALL), columns=columns).to_pylist()
+        names = {"proposed_cosine": "cosine", "proposed_margin": "margin"}
+        return {"review": [{names.get(k, k): row[k] for k in columns} for row in rows if row["proposed"] is not None]}
 
 
 def class_features(job: Job, labels: Sequence[str], known: Prompts) -> Float:
@@ -70,31 +94,6 @@ def class_features(job: Job, labels: Sequence[str], known: Prompts) -> Float:
     )
     found: Float = means / np.linalg.norm(means, axis=1, keepdims=True)
     return found
-
-
-def _judged(job: Job, rows: Sequence[dict[str, Any]], known: Prompts) -> Iterator[dict[str, Any]]:
-    """The rows of JUDGED, in the order of the decisions."""
-    classes = sorted({row["label"] for row in rows if row["kept"] and row["label"] is not None})
-    text = class_features(job, classes, known) if classes else None
-    units: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        units.setdefault(row["unit"], []).append(row)
-    for unit, members in units.items():
-        texts = {
-            row["clip_id"]: row["label"] and known.text_of(row["clip_id"], row["label"])
-            for row in members
-            if row["kept"]
-        }
-        entries = embed.clip_entries(job, unit, texts) if texts else {}
-        judged = [row for row in members if row["clip_id"] in entries]
-        if judged and text is not None:
-            _compare(job.recipe, judged, entries, text, classes)
-        for row in members:
-            if row["clip_id"] in entries:
-                row["features"] = _digest(entries[row["clip_id"]])
-                yield row
-            elif row["clip_id"] not in texts:  # curation left it out; a kept clip that is missing failed in pass embed
-                yield row
 
 
 def _compare(
@@ -136,7 +135,7 @@ def _threshold(recipe: Recipe, row: dict[str, Any], found: Agreement, n: int, cl
         if value is not None and least is not None and value < least:
             nearest = f"; nearest is {classes[int(found.nearest[n])]!r}" if row["label_rank"] != 1 else ""
             detail = f"{name} of the video and {row['label']!r} {value:.3f}, wanted at least {least:g}{nearest}"
-            row |= {"kept": False, "reason": "label_disagrees", "detail": detail, "value": value, "threshold": least}
+            leave_out(row, "label_disagrees", detail, value, least)
             return
 
 
@@ -149,20 +148,3 @@ def _digest(entries: Mapping[str, Any]) -> str:
     for name, value in sorted(entries.items()):
         hasher.update(name.encode() + b"\0" + np.ascontiguousarray(value).tobytes())
     return hasher.hexdigest()
-
-
-def decisions_out(judged: Path) -> list[dict[str, Any]]:
-    """Rows of index/rejects for the clips that curation or a threshold of this pass left out, without source and video id."""
-    rows = curate.decisions_out(judged)
-    return [{**row, "pass": "embed"} if row["reason"] == "label_disagrees" else row for row in rows]
-
-
-def review_rows(judged: Path) -> list[dict[str, Any]]:
-    """Rows of index/review: every clip with features that is nearer to another label, kept or not."""
-    columns = ["clip_id", "label", "proposed", "proposed_cosine", "proposed_margin"]
-    rows = pq.read_table(judged, columns=columns).to_pylist()
-    return [
-        {**{k: row[k] for k in columns[:3]}, "cosine": row["proposed_cosine"], "margin": row["proposed_margin"]}
-        for row in rows
-        if row["proposed"] is not None
-    ]

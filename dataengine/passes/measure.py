@@ -6,6 +6,9 @@ be changed and queried without looking at poses again.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,15 @@ from scipy.optimize import linear_sum_assignment
 
 from dataengine.core import registry
 from dataengine.core.skeletons import COMMON, convert, skeleton
-from dataengine.core.types import Clip, Float, Keep, Outcome, Sample
+from dataengine.core.types import Clip, Float, Sample
 from dataengine.dataset.near_duplicates import pose_words
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.confidence import confidence
 from dataengine.filters.jitter import jitter
 from dataengine.filters.motion import motion
 from dataengine.fusion import fuse
-from dataengine.passes.base import Pass, Unit
+from dataengine.passes.base import Job, Row
+from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 
 TRACK = pa.struct(
@@ -219,29 +223,54 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
         for name in registry.names("filters")
     }
     return {
-        "clip_id": clip.clip_id, **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
+        **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
         "confidence_p10": tracks[0]["confidence_p10"], "expert_disagreement": _mean(disagreement[0]), "tracks": tracks,
         "hashes": arrays["hashes"].tolist(), "words": pose_words(foremost).tobytes(),
         "joints": _joint_rows(arrays, meta, disagreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, meta),
     }  # fmt: skip
 
 
-def _run(unit: Unit) -> list[Outcome]:
-    poses = unit.arrays("pose")
-    rows: list[dict[str, Any]] = []
-    ahead: dict[str, dict[str, Any]] = {}
+@dataclass(frozen=True)
+class Measure(UnitPass):
+    """Measures every clip by every filter, and its tracks and joints."""
 
-    def one(clip: Clip) -> Outcome:
-        while clip.clip_id not in ahead:
-            key, arrays = next(poses)
-            ahead.clear()
-            ahead[key] = arrays
-        rows.append(_row(unit, clip, ahead.pop(clip.clip_id)))
-        return Keep(clip.clip_id)
+    version = 2
+    after = ("poses",)
+    gives = "measures"
+    plan_columns = ("media", "truth", "span_start")
+    per = "frame"
 
-    outcomes = unit.each(one)
-    pq.write_table(pa.Table.from_pylist(rows, schema()), unit.artifact, compression="zstd")
-    return outcomes
+    def enabled(self, recipe: Recipe) -> bool:
+        return True
+
+    def config(self, recipe: Recipe) -> dict[str, Any]:
+        return _config(recipe)
+
+    def table_schema(self, recipe: Recipe) -> pa.Schema:
+        return schema()
+
+    def examine(self, unit: Unit, clip: Clip) -> Mapping[str, Any]:
+        return _row(unit, clip, unit.arrays_of("poses", clip.clip_id))
+
+    def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
+        step = super().explain(job, row)
+        if step is not None and step["outcome"] == "keep":
+            path = job.ledger(self.name).artifact(row["unit"])
+            measured = pq.read_table(path, filters=[("clip_id", "==", row["clip_id"])]).to_pylist()[0]
+            step["measures"] = [_verdict(job.recipe, name, measured) for name in registry.names("filters")]
+        return step
 
 
-PASS = Pass("measure", 2, ("pose",), ("media", "truth", "span_start"), "parquet", _config, _run)
+def _verdict(recipe: Recipe, name: str, measured: Mapping[str, Any]) -> Row:
+    """The value of one filter beside its thresholds."""
+    component, value = recipe.component("filters", name), measured[f"filter_{name}"]
+    number, used = float("nan") if value is None else value, name in recipe.curate.filters
+    return {
+        "filter": name,
+        "value": None if math.isnan(number) else round(number, 5),
+        "unit": component.measured_in,
+        "used": used,
+        "min": component.min,
+        "max": component.max,
+        "keeps": component.keep(number) if used else None,
+    }

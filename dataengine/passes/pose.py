@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from dataengine.io import shards
 from dataengine.io.weights import digest
 from dataengine.media.frame_sampler import FrameSampler
 from dataengine.media.prefetch import ahead
-from dataengine.passes.base import Pass, Unit
 from dataengine.passes.frame_stats import FrameStats
 from dataengine.passes.pose_estimation import PoseEstimator
 from dataengine.passes.pose_session import PoseComponents, PoseSession
+from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
 
@@ -159,4 +160,30 @@ def _run(unit: Unit) -> list[Outcome]:
         return unit.each(one, recipe.engine.clips_in_flight if session.clips_in_flight else 1, then)
 
 
-PASS = Pass("pose", 3, ("fetch",), ("media", "span_start", "span_end", "actor"), "tar", _config, _run)
+@dataclass(frozen=True)
+class Pose(UnitPass):
+    """Decodes every clip once for all experts, tracks the people and fuses the experts joint by joint."""
+
+    version = 3
+    after = ("probe",)
+    gives = "poses"
+    plan_columns = ("media", "span_start", "span_end", "actor")
+    extension = "tar"
+    on_device = True
+    per = "frame"
+
+    def enabled(self, recipe: Recipe) -> bool:
+        return True
+
+    def config(self, recipe: Recipe) -> dict[str, Any]:
+        return _config(recipe)
+
+    def process(self, unit: Unit) -> list[Outcome]:
+        return _run(unit)
+
+    def rates(self, recipe: Recipe) -> dict[str, float]:
+        pose = recipe.pose
+        parts = {f"decoders/{pose.decoder}": 1.0, f"trackers/{pose.tracker}": 1.0, f"fusion/{pose.fusion}": 1.0}
+        if recipe.detector is not None:
+            parts[f"detectors/{recipe.detector}"] = 1 / pose.detect_every
+        return parts | {f"experts/{expert}": 1.0 for expert in pose.experts}

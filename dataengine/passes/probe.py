@@ -1,64 +1,60 @@
-"""fetch: a verified media file for every clip, or a typed failure. Media stay where they lie.
+"""probe: a verified media file for every clip, or a typed failure. Media stay where they lie.
 
-Files that could be downloaded were (see `obtain`) before the units run; why one could not stands in the plan.
+Files that could be downloaded were downloaded before the units run (`dataengine.passes.download`). The plan says why a
+file could not be.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataengine.core.errors import MediaError
-from dataengine.core.types import Clip, Keep, Outcome
+from dataengine.core.types import Clip
 from dataengine.media.files import digest
 from dataengine.media.probe import probe
-from dataengine.passes.base import Pass, Unit
+from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("size", pa.int64()),
-        ("blake3", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("codec", pa.string()),
-        ("duration", pa.float64()),
-    ]
-)
 
+@dataclass(frozen=True)
+class Probe(UnitPass):
+    """Opens the media file of every clip and takes its size, hash, picture size, codec and duration."""
 
-def _config(recipe: Recipe) -> dict[str, Any]:
-    return recipe.fetch.model_dump(include={"max_bytes", "max_pixels"})
+    version = 1
+    plan_columns = ("media", "media_size", "media_time", "failure")
+    schema = pa.schema(
+        [
+            ("clip_id", pa.string()),
+            ("size", pa.int64()),
+            ("blake3", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("codec", pa.string()),
+            ("duration", pa.float64()),
+        ]
+    )
 
+    def enabled(self, recipe: Recipe) -> bool:
+        return True
 
-def _run(unit: Unit) -> list[Outcome]:
-    rows: list[dict[str, Any]] = []
-    limits = unit.recipe.fetch
-    files: dict[str, tuple[int, str]] = {}
-    failures = {row["clip_id"]: row["failure"] for row in unit.plan.rows()}
+    def config(self, recipe: Recipe) -> dict[str, Any]:
+        return recipe.fetch.model_dump(include={"max_bytes", "max_pixels"})
 
-    def one(clip: Clip) -> Outcome:
-        if not clip.media and (failure := failures[clip.clip_id]):
-            kind, detail, retryable = json.loads(failure)
-            raise MediaError(kind, detail, retryable)
+    def examine(self, unit: Unit, clip: Clip) -> Mapping[str, Any]:
+        limits = unit.recipe.fetch
         if not clip.media:
+            failure = unit.plan.row(clip.clip_id)["failure"]
+            if failure:
+                kind, detail, retryable = json.loads(failure)
+                raise MediaError(kind, detail, retryable)
             raise MediaError("media_missing", f"no file for {clip.video_id} under the source's folder")
         path = unit.plan.media(clip)
         info = probe(path, max_pixels=limits.max_pixels, max_bytes=limits.max_bytes)
-        if clip.media not in files:
-            files[clip.media] = digest(path)
-        size, content = files[clip.media]
-        row = {"clip_id": clip.clip_id, "size": size, "blake3": content, "width": info.width, "height": info.height}
-        rows.append({**row, "codec": info.codec, "duration": info.duration})
-        return Keep(clip.clip_id)
-
-    outcomes = unit.each(one)
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unit.artifact, compression="zstd")
-    return outcomes
-
-
-PASS = Pass("fetch", 1, (), ("media", "media_size", "media_time", "failure"), "parquet", _config, _run)
+        size, content = unit.once(("digest", clip.media), lambda: digest(path))
+        picture = {"width": info.width, "height": info.height, "codec": info.codec, "duration": info.duration}
+        return {"size": size, "blake3": content, **picture}

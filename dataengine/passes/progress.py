@@ -1,65 +1,176 @@
-"""How far the passes of a build are: which units are done under the present fingerprints."""
+"""How far a build is: for each pass the keys that are done, the tasks that are left, and the clips on their way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from dataengine.passes.base import Job, Pass, inputs_digest, unit_passes
+import pyarrow.parquet as pq
+
+from dataengine.core.types import Fail, Reject
+from dataengine.passes.base import ALL, Job, Pass, Row, Scope
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.task import Task
+
+DECIDING = ("unit", "table")
+"""Scopes of the passes that may throw clips out."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PassState:
-    """One pass: units of the plan, how many are done under its fingerprint, the clips of the rest, and the records of the done ones."""
+    """One pass of a build.
+
+    Attributes:
+        keys: everything that the pass works on; None where that is decided by a pass that is not finished.
+        commits: key -> record of what is done under the present fingerprints and inputs.
+        tasks: what can run now.
+        left: ids of the clips that are to go through at most; passes before this one may throw some out.
+    """
 
     name: str
+    scope: Scope
     fingerprint: str
-    units: int
-    done: int
-    clips_left: int
-    commits: dict[str, Commit]
+    keys: Sequence[str] | None
+    commits: dict[str, Commit] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
+    left: Sequence[str] = ()
+
+    @property
+    def units(self) -> int | None:
+        """How many keys the pass has."""
+        return None if self.keys is None else len(self.keys)
+
+    @property
+    def done(self) -> int:
+        """How many keys are done."""
+        return len(self.commits)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every key is done."""
+        return self.keys is not None and all(key in self.commits for key in self.keys)
+
+    def row(self) -> Row:
+        """The state for JSON."""
+        names = ("name", "scope", "fingerprint", "units", "done")
+        return {**{name: getattr(self, name) for name in names}, "clips_left": len(self.left)}
 
 
-def rows_by_unit(plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """The plan's rows, unit by unit."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for row in plan.rows():
-        members.setdefault(row["unit"], []).append(row)
-    return members
+class BuildState:
+    """The state of every pass of a build, worked out when it is asked for.
 
-
-def pending(
-    members: dict[str, list[dict[str, Any]]], job: Job, p: Pass, retry: bool
-) -> tuple[list[str], dict[str, Commit]]:
-    """Units of a pass that are not done, and the records of those that are.
-
-    Args:
-        members: what `rows_by_unit` gives.
-        retry: count units with clips that failed for retryable reasons as not done.
+    Attributes:
+        retry: whether keys with clips that failed for retryable reasons count as left.
     """
-    todo, done = [], {}
-    for unit, rows in members.items():
-        upstream = [job.ledger(name).read(unit) for name in p.after]
-        commit = job.ledger(p.name).read(unit)
-        known = [c for c in upstream if c is not None]
-        fresh = commit is not None and len(known) == len(upstream) and commit.inputs == inputs_digest(p, rows, known)
-        if commit is None or not fresh or (retry and commit.retryable):
-            todo.append(unit)
-        else:
-            done[unit] = commit
-    return todo, done
 
+    def __init__(self, plan: Plan, job: Job, retry: bool = True) -> None:
+        self.plan = plan
+        self.job = job
+        self.retry = retry
+        self.passes: list[Pass] = list(job.passes.values())
+        self._states: dict[str, PassState] = {}
+        self._out: dict[str, dict[str, Reject | Fail]] = {}
+        self._memory: dict[tuple[str, ...], Any] = {}
+        self._lasting: dict[tuple[str, ...], Any] = {}
 
-def inspect(plan: Plan, job: Job, retry: bool) -> list[PassState]:
-    """How far each unit pass is; a unit whose earlier pass is to run again counts as not done."""
-    members = rows_by_unit(plan)
-    states, stale = [], set[str]()
-    for p in unit_passes().values():
-        todo, done = pending(members, job, p, retry)
-        stale |= set(todo)
-        left = sum(len(members[unit]) for unit in stale)
-        fresh = {unit: commit for unit, commit in done.items() if unit not in stale}
-        states.append(PassState(p.name, job.fingerprints[p.name], len(members), len(members) - len(stale), left, fresh))
-    return states
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """Unit -> rows of the plan, in the plan's order."""
+        members: dict[str, list[Row]] = {}
+        for row in self.plan.rows():
+            members.setdefault(row["unit"], []).append(row)
+        return members
+
+    def state(self, name: str) -> PassState:
+        """The state of a pass."""
+        if name not in self._states:
+            self._states[name] = self.job.passes[name].state(self)
+        return self._states[name]
+
+    def states(self) -> list[PassState]:
+        """The states of all passes, in order."""
+        return [self.state(p.name) for p in self.passes]
+
+    def commits(self, name: str) -> dict[str, Commit]:
+        """Records of the finished keys of a pass."""
+        return self.state(name).commits
+
+    def take(self, name: str, keys: Sequence[str], commits: Mapping[str, Commit]) -> None:
+        """Take a pass to be in a given state, whatever its ledger says."""
+        p = self.job.passes[name]
+        self._states[name] = PassState(name, p.scope, self.job.fingerprints[name], keys, dict(commits))
+
+    def record(self, name: str) -> list[str]:
+        """Take note that the tasks of a pass have run; the keys that left no record."""
+        state, p = self.state(name), self.job.passes[name]
+        lost = []
+        for task in state.tasks:
+            commit = p.commit_of(self, task.key)
+            if commit is None:
+                lost.append(task.key)
+            else:
+                state.commits[task.key] = commit
+        state.tasks, state.left = [], ()
+        self._out.pop(name, None)
+        self._memory.clear()
+        return lost
+
+    def out(self, name: str) -> Mapping[str, Reject | Fail]:
+        """clip_id -> outcome of the clips that a pass threw out, as far as it is done."""
+        if name not in self._out:
+            self._out[name] = {o.clip_id: o for o in self.job.passes[name].thrown_out(self)}
+        return self._out[name]
+
+    def rejects(self) -> Iterator[tuple[str, Reject | Fail]]:
+        """(pass, outcome) of every clip that a pass threw out; the first pass in order names it."""
+        named: set[str] = set()
+        for p in (p for p in self.passes if p.scope in DECIDING):
+            for clip_id, outcome in self.out(p.name).items():
+                if clip_id not in named:
+                    named.add(clip_id)
+                    yield p.name, outcome
+
+    def given(self, name: str) -> dict[str, list[Row]]:
+        """Unit -> rows of the plan of the clips that no pass before this one threw out."""
+        rows: dict[str, list[Row]] = self.remember(("given", name), lambda: self._given(name))
+        return rows
+
+    def _given(self, name: str) -> dict[str, list[Row]]:
+        gone: set[str] = set()
+        for p in self.passes:
+            if p.name == name:
+                break
+            if p.scope in DECIDING:
+                gone |= self.out(p.name).keys()
+        alive = {}
+        for unit, rows in self.rows.items():
+            kept = [row for row in rows if row["reason"] is None and row["clip_id"] not in gone]
+            if kept:
+                alive[unit] = kept
+        return alive
+
+    def kept_rows(self, name: str) -> dict[str, list[Row]] | None:
+        """Unit -> rows of decisions of the clips that a table pass keeps; None while the pass is not finished."""
+        commit = self.commits(name).get(ALL)
+        if commit is None:
+            return None
+
+        def read() -> dict[str, list[Row]]:
+            table = pq.read_table(self.job.ledger(name).path(commit))
+            found: dict[str, list[Row]] = {}
+            for row in table.filter(table.column("kept")).to_pylist():
+                found.setdefault(row["unit"], []).append(row)
+            return found
+
+        rows: dict[str, list[Row]] = self.remember((name, commit.artifact), read, lasting=True)
+        return rows
+
+    def remember(self, key: tuple[str, ...], make: Callable[[], Any], lasting: bool = False) -> Any:
+        """What `make()` gives, worked out once for `key`, until a pass has run; for good if `lasting`."""
+        memory = self._lasting if lasting else self._memory
+        if key not in memory:
+            memory[key] = make()
+        return memory[key]

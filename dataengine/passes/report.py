@@ -1,40 +1,112 @@
-"""report: the page and the card of a dataset, with pictures of kept and rejected clips."""
+"""report: the page and the card of the finished dataset, with pictures of kept and rejected clips."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from dataengine.core import registry
-from dataengine.core.errors import DataEngineError
+from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_dataset
+from dataengine.dataset.index import read_manifest
 from dataengine.io.storage import write_durably
-from dataengine.passes.base import Job
+from dataengine.passes.base import ALL, Job, Pass, Row
+from dataengine.passes.clip_frames import frames_of, pose_arrays
+from dataengine.passes.progress import BuildState, PassState
+from dataengine.passes.unit_pass import receipt
+from dataengine.pipeline import plan as plans
 from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import Recipe, fingerprint
+from dataengine.pipeline.task import Receipt, Task
 from dataengine.report.card import dataset_card
 from dataengine.report.overlay import draw_people, encode
 from dataengine.report.page import Picture, render_report
-from dataengine.report.view import frames_of, pose_arrays
 
 HEIGHT = 300
 """Pictures on the page are about this high, in pixels."""
+GALLERY = 12
+"""Pictures where a recipe does not say how many."""
 
 
-def run(out: Path, plan: Plan, job: Job) -> None:
-    """Write dataset/report.html and dataset/README.md.
+@dataclass(frozen=True)
+class Report(Pass):
+    """Writes dataset/report.html and dataset/README.md."""
+
+    version = 1
+    scope = "dataset"
+    after = ("pack",)
+
+    def enabled(self, recipe: Recipe) -> bool:
+        return recipe.report is not None
+
+    def config(self, recipe: Recipe) -> Any:
+        return None if recipe.report is None else recipe.report.model_dump()
+
+    def state(self, build: BuildState) -> PassState:
+        ledger, dataset = build.job.ledger(self.name), build.job.work.parent / "dataset"
+        state = PassState(self.name, self.scope, ledger.fingerprint, [ALL])
+        clips = [row["clip_id"] for rows in build.given(self.name).values() for row in rows]
+        commit = ledger.read(ALL)
+        if not all(build.state(name).finished for name in self.reads(build.passes)):
+            state.left = clips
+        elif commit is not None and commit.inputs == _inputs(dataset) and _there(dataset, commit.size):
+            state.commits = {ALL: commit}
+        else:
+            state.tasks, state.left = [Task(ALL, tuple(clips), _inputs(dataset))], clips
+        return state
+
+    def run(self, job: Job, task: Task) -> Receipt:
+        begun, ledger = time.monotonic(), job.ledger(self.name)
+        page = write_pages(job)
+        staged = ledger.stage(ALL, "html")
+        staged.write_bytes(page.encode())
+        commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun)
+        return receipt(task, len(task.clips), len(task.clips), begun, commit)
+
+    def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
+        """Nothing to tell: the page shows the dataset as a whole."""
+
+
+def _inputs(dataset: Path) -> str:
+    """Digest of what the page shows: the dataset, and which of its clips were taken down."""
+    try:
+        tombstones = sorted(path.name for path in (dataset / "tombstones").glob("*.parquet"))
+        return fingerprint([read_manifest(dataset)["fingerprint"], tombstones])
+    except DatasetError:
+        return ""
+
+
+def _there(dataset: Path, size: int) -> bool:
+    """Whether page and card lie in the dataset, the page with its length."""
+    try:
+        return (dataset / "report.html").stat().st_size == size and (dataset / "README.md").is_file()
+    except OSError:
+        return False
+
+
+def write_pages(job: Job) -> str:
+    """Write the page and the card of the dataset of a build: dataset/report.html and dataset/README.md.
+
+    Returns:
+        The page.
 
     Raises:
         DatasetError: the dataset is not complete.
     """
-    dataset = open_dataset(out)
-    gallery = job.recipe.report.gallery if job.recipe.report is not None else 12
-    pictures = list(_pictures(dataset, plan, job, gallery))
-    write_durably(out / "dataset" / "report.html", render_report(dataset, pictures, motions=gallery).encode())
-    write_durably(out / "dataset" / "README.md", dataset_card(dataset, _licences(job)).encode())
+    dataset = open_dataset(job.work.parent)
+    gallery = GALLERY if job.recipe.report is None else job.recipe.report.gallery
+    pictures = list(_pictures(dataset, plans.load(job.work), job, gallery))
+    page, card = render_report(dataset, pictures, motions=gallery), dataset_card(dataset, _licences(job))
+    write_durably(job.work.parent / "dataset" / "report.html", page.encode())
+    write_durably(job.work.parent / "dataset" / "README.md", card.encode())
+    return page
 
 
 def _spread(ids: list[str], count: int) -> list[str]:
@@ -79,7 +151,7 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
         return None
     unit = next(row["unit"] for row in plan.rows() if row["clip_id"] == clip_id)
     try:
-        arrays = pose_arrays(job.ledger("pose"), unit, clip_id)
+        arrays = pose_arrays(job.ledger("poses"), unit, clip_id)
         scores = np.nan_to_num(arrays["scores"].astype(np.float32))
         best = int(np.argmax(scores.sum((0, 2))))
         frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays["timestamps"])) if n == best)

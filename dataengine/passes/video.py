@@ -7,17 +7,15 @@ made unrecognisable before anything is written; people that no expert saw stay a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataengine.core import registry
 from dataengine.core.skeletons import convert
@@ -25,23 +23,69 @@ from dataengine.core.types import Clip, Float, Frames
 from dataengine.io import shards
 from dataengine.media.encode import write_video
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.passes.base import Job, load_job
+from dataengine.passes.base import Job, Pass, Row
 from dataengine.passes.measure import head_unit
-from dataengine.passes.pack import samples
+from dataengine.passes.pack import planned_rows, samples, shard_state, shards_in
+from dataengine.passes.progress import BuildState, PassState
+from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
-from dataengine.pipeline.recipe import Recipe, fingerprint
-
-VERSION = 1
+from dataengine.pipeline.recipe import Recipe
+from dataengine.pipeline.task import Receipt, Task
 
 HEAD = 1.1
 """Radius of what is blurred about the middle of the head, in lengths from the nose to the shoulders' middle: hair and chin
 lie within it, also of a face seen from the side."""
 
 
-def pass_fingerprint(recipe: Recipe, pack: str) -> str:
-    """Fingerprint of the video pass: decoder, quality, blur, and the shards it goes with."""
-    decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
-    return fingerprint(["video", VERSION, recipe.pose.decoder, decoder, recipe.pack.model_dump(), pack])
+@dataclass(frozen=True)
+class Video(Pass):
+    """Writes the pictures of kept clips into shards beside the poses; only with `pack.keep_video`."""
+
+    version = 1
+    scope = "shard"
+    after = ("pack",)
+    per = "frame"
+
+    def enabled(self, recipe: Recipe) -> bool:
+        return recipe.pack.keep_video
+
+    def config(self, recipe: Recipe) -> list[Any]:
+        decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
+        return [recipe.pose.decoder, decoder, recipe.pack.model_dump()]
+
+    def state(self, build: BuildState) -> PassState:
+        return shard_state(self, build)
+
+    def run(self, job: Job, task: Task) -> Receipt:
+        begun, ledger, pack = time.monotonic(), job.ledger(self.name), job.recipe.pack
+        plan = plans.load(job.work)
+        planned = planned_rows(plan, task.clips)
+        staged, count = ledger.stage(task.key, "tar"), 0
+        scratch = staged.with_suffix(".mp4")
+        commit = None
+        try:
+            with shards.ShardWriter(staged) as writer:
+                for clip_id, arrays in samples(job, planned):
+                    meta, clip = arrays["json"], plan.clip(clip_id)
+                    assert clip is not None
+                    circles = heads(arrays["keypoints"], meta["skeleton"]) if pack.blur_faces else None
+                    times = arrays["timestamps"].astype(np.float64).tolist()
+                    frames, fps = _frames(job, plan, clip, circles), Fraction(meta["fps"])
+                    write_video(scratch, frames, fps, timestamps=times, crf=pack.crf)
+                    writer.write(clip_id, {"mp4": scratch.read_bytes()})
+                    count += 1
+            if not task.probe:
+                commit = ledger.commit(task.key, task.inputs, staged, (), time.monotonic() - begun)
+        finally:
+            for leftover in (staged, scratch):
+                leftover.unlink(missing_ok=True)
+        return receipt(task, len(task.clips), count, begun, commit)
+
+    def live_keys(self, out: Path, units: set[str]) -> set[str]:
+        return shards_in(out)
+
+    def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
+        """Nothing to tell: the video lies beside the sample."""
 
 
 def heads(keypoints: Float, layout: str) -> Float:
@@ -83,7 +127,7 @@ def blurred(frame: Frames, circles: Float) -> Frames:
     return out
 
 
-def _pictures(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> Iterator[Frames]:
+def _frames(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> Iterator[Frames]:
     recipe = job.recipe
     sampler, count = FrameSampler(recipe.pose.max_fps), 0
     with recipe.component("decoders", recipe.pose.decoder).open(
@@ -93,39 +137,3 @@ def _pictures(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> 
             for n in sampler.pick(batch.timestamps):
                 yield batch.frames[n] if circles is None else blurred(batch.frames[n], circles[:, count])
                 count += 1
-
-
-def run_shard(
-    job_path: Path, plans_path: Path, name: str, quarantine: Mapping[str, str], only: Any = None
-) -> dict[str, Any]:
-    """Write the video shard of one pose shard and commit it; called in a worker."""
-    del quarantine
-    begun = time.monotonic()
-    job = load_job(job_path)
-    wanted = next(s for s in json.loads(plans_path.read_bytes())["shards"] if s["name"] == name)
-    ids = [clip_id for _, clip_id in wanted["clips"]]
-    plan = plans.load(job.work)
-    rows = plan.table.filter(pc.is_in(plan.table.column("clip_id"), value_set=pa.array(ids, pa.string())))
-    clips = {clip.clip_id: clip for clip in plans.Plan(rows, plan.roots).clips()}
-    ledger = job.ledger("video")
-    staged = ledger.stage(name, "tar")
-    scratch = staged.with_suffix(".mp4")
-    try:
-        with shards.ShardWriter(staged) as writer:
-            for clip_id, arrays in samples(job, [tuple(pair) for pair in wanted["clips"]]):
-                meta = arrays["json"]
-                circles = heads(arrays["keypoints"], meta["skeleton"]) if job.recipe.pack.blur_faces else None
-                times = arrays["timestamps"].astype(np.float64).tolist()
-                write_video(
-                    scratch,
-                    _pictures(job, plan, clips[clip_id], circles),
-                    Fraction(meta["fps"]),
-                    timestamps=times,
-                    crf=job.recipe.pack.crf,
-                )
-                writer.write(clip_id, {"mp4": scratch.read_bytes()})
-        if only is None:
-            ledger.commit(name, wanted["inputs"], staged, (), time.monotonic() - begun)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return {"unit": name, "clips": len(ids), "kept": len(ids), "seconds": time.monotonic() - begun}

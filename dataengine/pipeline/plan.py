@@ -71,6 +71,11 @@ class Plan:
         for batch in self.table.to_batches(max_chunksize=8192):
             yield from batch.to_pylist()
 
+    def row(self, clip_id: str) -> dict[str, Any]:
+        """The row of one clip, which is in the plan."""
+        found: dict[str, Any] = self.table.filter(pc.equal(self.table.column("clip_id"), clip_id)).to_pylist()[0]
+        return found
+
     def clip(self, clip_id: str) -> Clip | None:
         """One clip by id, or None."""
         rows = self.table.filter(pc.equal(self.table.column("clip_id"), clip_id)).to_pylist()

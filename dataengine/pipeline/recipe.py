@@ -32,6 +32,7 @@ COMPONENT_TABLES = (
     "fusion",
     "filters",
     "features",
+    "passes",
 )
 """Tables whose sub-tables are options of components of that kind."""
 

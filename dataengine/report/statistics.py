@@ -14,10 +14,8 @@ from dataengine.core.skeletons import Skeleton
 from dataengine.core.types import SPLITS, Float
 from dataengine.dataset.dataset import Dataset
 
-PASSES = ("plan", "fetch", "pose", "refine", "repose", "lift", "measure", "curate", "embed", "pack")
-"""Passes in the order clips go through them."""
-ALWAYS = ("fetch", "pose", "curate")
-"""Passes worth showing even where they threw nothing out."""
+DECIDING = ("unit", "table")
+"""Scopes of the passes that may throw clips out; they are shown even where they threw none out."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +86,13 @@ def planned(dataset: Dataset) -> int:
 def funnel(dataset: Dataset) -> list[tuple[str, int, list[tuple[str, int]]]]:
     """(pass, clips that left it, [(reason, clips it threw out)] most first), in the order of the passes."""
     lost = dataset.rejects.group_by("pass", "reason").len().collect().rows()
-    ran = set(dataset.manifest.get("passes", {})) & set(ALWAYS)
-    names = [p for p in PASSES if p in ran or any(row[0] == p for row in lost)] + sorted(
-        {str(row[0]) for row in lost} - set(PASSES)
-    )
+    at = {str(row[0]) for row in lost}
+    passes = [p["name"] for p in dataset.manifest.get("passes", []) if p["scope"] in DECIDING or p["name"] in at]
+    names = [*(["plan"] if "plan" in at else []), *passes, *sorted(at - {"plan", *passes})]
     left, steps = planned(dataset), []
     for name in names:
         reasons = sorted(
-            ((str(reason), int(n)) for at, reason, n in lost if at == name), key=lambda kv: (-kv[1], kv[0])
+            ((str(reason), int(n)) for where, reason, n in lost if where == name), key=lambda kv: (-kv[1], kv[0])
         )
         left -= sum(n for _, n in reasons)
         steps.append((name, left, reasons))

@@ -13,15 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
-from dataengine import builder
 from dataengine.core.types import Fail
 from dataengine.features.viclip import ViCLIP, ViCLIPSession
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
-from dataengine.passes import base as passes
-from dataengine.passes import curate, embed
-from dataengine.passes.base import Job
+from dataengine.passes import embed
+from dataengine.passes.base import ALL, Job, run_task
+from dataengine.passes.embed import Embed
+from dataengine.passes.progress import BuildState
+from dataengine.passes.table_pass import DECISIONS
 from dataengine.pipeline import plan, recipe
+from dataengine.pipeline.task import Task
 
 LENGTHS = {"a": 40, "b": 25, "c": 9, "d": 5, "e": 30}
 LABELS = {"a": "yoga", "b": "archery", "c": "yoga", "d": None, "e": "juggling"}
@@ -39,45 +41,57 @@ def videos(tmp_path_factory):
 
 
 class Build:
-    """A build up to curation, with what embed reads of it: the plan, the fetched media, lengths and decisions."""
+    """A build up to curation, with what embed reads of it: the plan, the probed media, lengths and decisions."""
 
     def __init__(self, videos: Path, work: Path, views: int = 1, max_fps: float | None = None) -> None:
         overrides = [
             "plan.clips_per_unit=3",
             'curate.prompts="label"',
+            'embed.features=["viclip"]',
+            'features.viclip.size="tiny"',
+            f"features.viclip.views={views}",
             *([] if max_fps is None else [f"pose.max_fps={max_fps}"]),
         ]
         loaded = recipe.load("posecap", "core", overrides, {"folder": str(videos)})
-        options = {**loaded.options, "features": {"viclip": {"size": "tiny", "views": views}}}
-        loaded = loaded.model_copy(update={"options": options})
         self.plan = plan.make(loaded, work)
         plan.save(self.plan, work)
-        made = builder.make_job(loaded, work, "cpu")
-        self.job = Job(work, loaded, "cpu", {**made.fingerprints, "embed": embed.pass_fingerprint(loaded, ["viclip"])})
+        self.job = Job.of(loaded, work, "cpu")
         self.ids = {row["clip_id"]: Path(row["media"]).stem for row in self.plan.rows()}
         self.by_name = {name: clip_id for clip_id, name in self.ids.items()}
         self.units = {row["clip_id"]: row["unit"] for row in self.plan.rows()}
+        for task in BuildState(self.plan, self.job).state("probe").tasks:
+            run_task(self.job.save(), "probe", task)
+        self.measured = {}
         for unit in sorted(set(self.units.values())):
-            passes.run_unit(passes.save_job(made, work), "fetch", unit, {})
             clips = [clip_id for clip_id, u in self.units.items() if u == unit]
             frames = [-(-LENGTHS[self.ids[c]] // 2) if max_fps else LENGTHS[self.ids[c]] for c in clips]
             staged = self.job.ledger("measure").stage(unit, "parquet")
             pq.write_table(pa.table({"clip_id": clips, "num_frames": frames}), staged)
-            self.job.ledger("measure").commit(unit, "", staged, (), 0.0)
+            self.measured[unit] = self.job.ledger("measure").commit(unit, "", staged, (), 0.0)
 
-    def wanted(self, kept: str) -> Path:
+    def decided(self, kept: str) -> BuildState:
+        """The build after curation has kept some clips."""
         rows = []
         for clip_id, name in self.ids.items():
-            row = dict.fromkeys(curate.DECISIONS.names) | {"clip_id": clip_id, "unit": self.units[clip_id]}
+            row = dict.fromkeys(DECISIONS.names) | {"clip_id": clip_id, "unit": self.units[clip_id]}
             rows.append(row | {"kept": name in kept, "label": LABELS[name]})
-        path = self.job.work / f"decisions-{kept}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, curate.DECISIONS), path)
-        return embed.save_wanted(self.job, path, ["viclip"])
+        ledger = self.job.ledger("curate")
+        staged = ledger.stage(ALL, "parquet")
+        pq.write_table(pa.Table.from_pylist(rows, DECISIONS), staged)
+        build = BuildState(self.plan, self.job)
+        build.take("pose", list(self.measured), {})
+        build.take("measure", list(self.measured), self.measured)
+        build.take("curate", [ALL], {ALL: ledger.commit(ALL, "", staged, (), 0.0)})
+        return build
 
-    def run(self, kept: str, quarantine=None) -> dict[str, int]:
-        path = self.wanted(kept)
-        receipts = [embed.embed_unit(self.job, path, unit, quarantine or {}) for unit in embed.pending(self.job, path)]
-        return {r["unit"]: r["clips"] for r in receipts}
+    def tasks(self, kept: str) -> list[Task]:
+        return self.decided(kept).state("embed").tasks
+
+    def run(self, kept: str, quarantine: dict[str, str] | None = None) -> dict[str, int]:
+        held = tuple((quarantine or {}).items())
+        tasks = [dataclasses.replace(task, quarantine=held) for task in self.tasks(kept)]
+        receipts = [self.job.passes["embed"].run(self.job, task) for task in tasks]
+        return {receipt.key: receipt.clips for receipt in receipts}
 
     def features(self) -> dict[str, np.ndarray]:
         units = sorted(set(self.units.values()) & set(self.job.ledger("embed").units()))
@@ -104,7 +118,7 @@ def test_features_are_those_of_the_clips_frames(build, videos):
 
 def test_only_what_is_new_is_computed_and_the_rest_stays_as_it_is(build, monkeypatch):
     first = build.run("ab")
-    assert sum(first.values()) == 4 and not embed.pending(build.job, build.wanted("ab"))
+    assert sum(first.values()) == 4 and not build.tasks("ab")
     before = build.features()
     assert build.run("a") == {} and build.run("ba") == {}
     looked = []
@@ -141,7 +155,7 @@ def test_the_fingerprint_is_of_features_and_media_alone(build):
         ({"options": {**job.recipe.options, "features": {"viclip": {"size": "tiny", "batch": 2, "views": 3}}}}, True),
         ({"options": {**job.recipe.options, "features": {"viclip": {"size": "tiny"}}}}, False),
     ):
-        changed = embed.pass_fingerprint(job.recipe.model_copy(update=change), ["viclip"])
+        changed = Embed("embed").fingerprint(job.recipe.model_copy(update=change), {})
         assert (changed == job.fingerprints["embed"]) == same, change
 
 
@@ -197,10 +211,11 @@ def test_memory_that_does_not_suffice_for_one_clip_is_that_clips_failure(build, 
 
 
 def test_a_probe_commits_nothing(build):
-    path = build.wanted("abc")
-    unit = build.units[build.by_name["a"]]
-    assert embed.embed_unit(build.job, path, unit, {}, only=[build.by_name["a"]])["kept"] == 1
-    assert build.job.ledger("embed").read(unit) is None and not list((build.job.work / "staging").glob("embed-*"))
+    clip = build.by_name["a"]
+    task = next(task for task in build.tasks("abc") if task.key == build.units[clip])
+    probe = dataclasses.replace(task, clips=(clip,), probe=True)
+    assert build.job.passes["embed"].run(build.job, probe).kept == 1
+    assert build.job.ledger("embed").read(task.key) is None and not list((build.job.work / "staging").glob("embed-*"))
 
 
 def test_entries_of_a_packed_sample():

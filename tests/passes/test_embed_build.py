@@ -20,14 +20,16 @@ from dataengine import dry_run as estimates
 from dataengine.core.errors import RecipeError
 from dataengine.dataset.verify import verify
 from dataengine.features.viclip import ViCLIP, ViCLIPSession
-from dataengine.inspect.explain import build_state, explain, to_text
+from dataengine.inspect.build import job_of
+from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.status import clean, status
 from dataengine.labels.prompts import text_of, texts
 from dataengine.media.decode import read_frames
 from dataengine.passes import embed
+from dataengine.passes.embed import Embed
+from dataengine.passes.pose import Pose
 from dataengine.pipeline import plan
 from dataengine.pipeline.engine import Engine
-from dataengine.pipeline.ledger import Ledger
 from tests.support.shared import SETTINGS, build_sample, copied
 
 SMALL = [*SETTINGS, "pose.max_fps=30.0", "report.gallery=1", 'pose.experts=["synthetic_regression"]']
@@ -87,7 +89,9 @@ def test_features_come_back_and_are_those_of_the_clips(out):
             frames = np.stack(read_frames(planned.media(clip), range(row["num_frames"])))
             np.testing.assert_array_equal(video, component.encode_video(frames)[0].astype(np.float16))
     assert verify(out) == []
-    assert ds.manifest["features"] == ["viclip"] and {"embed", "agree"} <= ds.manifest["passes"].keys()
+    assert ds.manifest["features"] == ["viclip"] and {"embed", "label_check"} <= {
+        p["name"] for p in ds.manifest["passes"]
+    }
 
 
 def test_the_index_tells_how_labels_agree_and_review_what_lies_nearer(out):
@@ -117,7 +121,7 @@ def test_a_changed_threshold_embeds_nothing_and_leaves_out_what_disagrees(copy, 
     result = again(copy, f"embed.min_margin={least}")
     lost = dataengine.open(copy).rejects.filter(pl.col("reason") == "label_disagrees").collect()
     assert result.reasons["label_disagrees"] == len(lost) == (margins < least).sum() and not encoded
-    assert set(lost["pass"]) == {"embed"} and set(lost["threshold"]) == {least} and (lost["value"] < least).all()
+    assert set(lost["pass"]) == {"label_check"} and set(lost["threshold"]) == {least} and (lost["value"] < least).all()
     assert result.kept + result.rejected + result.failed == result.planned and verify(copy) == []
     assert set(lost["clip_id"]) <= set(dataengine.open(copy).table("review").collect()["clip_id"]) | set(
         ds.clips.collect()["clip_id"]
@@ -129,10 +133,10 @@ def test_a_changed_threshold_embeds_nothing_and_leaves_out_what_disagrees(copy, 
 
 
 def test_only_what_is_missing_is_embedded_again(copy, out, encoded, again):
-    ledger = Ledger(copy / "work", "embed", build_state(copy)[1]["embed"])
+    ledger = job_of(copy).ledger("embed")
     unit = next(name for name in ledger.units() if name != embed.TEXTS)
     clips = len(ledger.read(unit).outcomes)
-    state = status(copy)["passes"][-1]
+    state = next(p for p in status(copy)["passes"] if p["pass"] == "embed")
     units = state["units"]
     assert clips and (state["pass"], state["done"], state["clips_left"], state["seconds_left"]) == (
         "embed",
@@ -141,7 +145,7 @@ def test_only_what_is_missing_is_embedded_again(copy, out, encoded, again):
         0.0,
     )
     ledger.artifact(unit).unlink()
-    state = status(copy)["passes"][-1]
+    state = next(p for p in status(copy)["passes"] if p["pass"] == "embed")
     assert (state["pass"], state["done"], state["clips_left"]) == ("embed", units - 1, clips)
     result = again(copy)
     assert len(encoded) == clips * 2 and not result.changed and content(copy) == content(out)
@@ -150,15 +154,15 @@ def test_only_what_is_missing_is_embedded_again(copy, out, encoded, again):
 
 @pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(copy, out, again):
-    for name in ("embed", "agree", "pack"):
-        shutil.rmtree(Ledger(copy / "work", name, build_state(copy)[1][name]).folder)
+    for name in ("embed", "label_check", "pack"):
+        shutil.rmtree(job_of(copy).ledger(name).folder)
     again(copy, engine=Engine(workers=2))
     assert content(copy) == content(out)
 
 
 def test_a_clip_that_cannot_be_embedded_is_a_reject_and_comes_back(copy, out, monkeypatch, again):
     before = again(copy)
-    shutil.rmtree(Ledger(copy / "work", "embed", build_state(copy)[1]["embed"]).folder)
+    shutil.rmtree(job_of(copy).ledger("embed").folder)
     lost = dataengine.open(copy).clips.collect()["clip_id"][0]
     prepared = embed._prepared
 
@@ -235,16 +239,16 @@ def test_a_threshold_without_features_is_a_mistake():
 
 def test_the_cost_of_what_is_left_is_about_what_it_took(copy):
     """One unit of two taken away: the other's rate tells what it cost."""
-    fingerprints = build_state(copy)[1]
+    job = job_of(copy)
     gone, taken = "u000000", {}
-    for name in ("fetch", "pose", "measure", "embed"):
-        ledger = Ledger(copy / "work", name, fingerprints[name])
+    for name in ("probe", "pose", "measure", "embed"):
+        ledger = job.ledger(name)
         taken[name] = ledger.read(gone).seconds
         (ledger.folder / "commits" / f"{gone}.json").unlink()
     resolved = builder.resolve(str(copy / "recipe.lock.toml"))
     report = estimates.dry_run(resolved, copy, None, None, "cpu")
     found = {c["name"]: c for c in report["costs"]}
-    assert list(found) == ["fetch", "pose", "measure", "embed", "pack"]
+    assert list(found) == ["probe", "pose", "measure", "curate", "embed", "label_check", "pack", "report"]
     assert 1 / 3 < found["pose"]["cpu_hours"] * 3600 / taken["pose"] < 3, (found, taken)
     assert (
         found["pose"]["clips"] <= 7 and found["pose"]["gpu_hours"] == 0 and "finished units" in found["pose"]["basis"]
@@ -264,7 +268,7 @@ def test_a_new_build_is_reckoned_by_measured_rates_or_said_not_to_be(corpus, tmp
     assert found["pose"]["cpu_hours"] * 3600 > each * found["pose"]["frames"] > 0
     assert found["embed"]["cpu_hours"] is None and "features/viclip" in found["embed"]["basis"]
     assert not report["total"]["cpu_hours"]["complete"] and "not measured" in estimates.dry_run_text(report)
-    on_gpu = estimates.cost(resolved, "pose", "cuda", 10, 3000, None, estimates.known_rates())
+    on_gpu = estimates.cost(resolved, Pose("pose"), "cuda", 10, 3000, None, estimates.known_rates())
     assert on_gpu.gpu_hours is None and "not measured on cuda" in on_gpu.basis
 
 
@@ -275,7 +279,7 @@ def test_a_rate_of_other_options_is_none(tmp_path):
     rates = estimates.known_rates(tmp_path / "rates.toml")
     for size, hours in (("tiny", None), ("B/16", 0.5)):
         resolved = builder.resolve("posecap", "sample", "core", [FEATURES[0], f'features.viclip.size="{size}"'])
-        found = estimates.cost(resolved, "embed", "cuda", 3600, 10, None, rates)
+        found = estimates.cost(resolved, Embed("embed"), "cuda", 3600, 10, None, rates)
         assert (found.gpu_hours, found.cpu_hours) == (hours, 0.0)
     (tmp_path / "rates.toml").write_text('[[rate]]\nwhat = "measure"\n')
     with pytest.raises(RecipeError, match="a \\[\\[rate\\]\\] has what, device, seconds"):

@@ -7,33 +7,33 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 import pytest
 
 from dataengine.core.errors import DataEngineError
-from dataengine.pipeline.engine import STRIKES, Casebook, Engine, Ticket
+from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.quarantine import STRIKES, CrashBisector
+from dataengine.pipeline.task import Receipt, Task
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def play(clips: list[str], killers: set[str], reason: str = "worker_killed") -> tuple[dict[str, str], int]:
-    """Run one unit against a casebook with workers that die on any of `killers`; the quarantine it ends with, and tickets run."""
-    casebook, waiting, count = Casebook(), [Ticket("u", tuple(clips))], 0
+    """Run one task with workers that die on any of `killers`; the quarantine it ends with, and how many tasks ran."""
+    bisector, waiting, count = CrashBisector(), [Task("u", tuple(clips), "inputs")], 0
     while waiting:
-        ticket = waiting.pop(0)
-        members = ticket.clips or tuple(clips)
-        ticket = Ticket(ticket.unit, members, ticket.quarantine, ticket.probe)
+        task = waiting.pop(0)
         count += 1
-        assert count < 200
-        if killers & (set(members) - {name for name, _ in ticket.quarantine}):
-            waiting = casebook.died(ticket, reason) + waiting
+        assert count < 200 and task.inputs == "inputs"
+        if killers & (set(task.clips) - dict(task.quarantine).keys()):
+            waiting = bisector.lost(task, reason) + waiting
         else:
-            if not ticket.probe:
-                return dict(ticket.quarantine), count
-            waiting = casebook.done(ticket) + waiting
-    raise AssertionError("the unit was lost")
+            if not task.probe:
+                assert task.clips == tuple(clips)
+                return dict(task.quarantine), count
+            waiting = bisector.finished(task) + waiting
+    raise AssertionError("the task was lost")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
@@ -51,66 +51,64 @@ def test_two_killers_are_both_found() -> None:
 
 
 def test_a_unit_that_dies_without_a_culprit_ends_the_build() -> None:
-    casebook, ticket = Casebook(), Ticket("u", ("a", "b"))
+    bisector, task = CrashBisector(), Task("u", ("a", "b"))
     with pytest.raises(DataEngineError, match="no single clip"):
         for _ in range(40):
-            probes = casebook.died(ticket, "worker_killed")
-            for probe in probes:
+            for probe in bisector.lost(task, "worker_killed"):
                 if probe.probe:
-                    casebook.done(probe)
+                    bisector.finished(probe)
 
 
-def runner(folder: Path, unit: str, quarantine: dict[str, str], only: list[str] | None) -> dict[str, Any]:
-    clips = only if only is not None else (folder / unit).read_text().split()
-    for clip in clips:
+def runner(folder: Path, task: Task) -> Receipt:
+    quarantine = dict(task.quarantine)
+    for clip in task.clips:
         if clip not in quarantine:
             if clip == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if clip == "hang":
                 time.sleep(3600)
+            if clip == "fail":
+                raise FileNotFoundError(clip)
             if clip == "once" and not (folder / "once.done").exists():
                 (folder / "once.done").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-    if only is None:
-        (folder / f"{unit}.done").write_text(repr(sorted(quarantine.items())))
-    return {"unit": unit}
+    if not task.probe:
+        (folder / f"{task.key}.done").write_text(repr(sorted(quarantine.items())))
+    return Receipt(task.key, len(task.clips), len(task.clips) - len(quarantine), 0.0)
 
 
-def units_in(folder: Path, units: dict[str, list[str]]) -> dict[str, list[str]]:
-    for unit, clips in units.items():
-        (folder / unit).write_text(" ".join(clips))
-    return units
+def tasks(units: dict[str, str]) -> list[Task]:
+    return [Task(key, tuple(clips.split())) for key, clips in units.items()]
 
 
 def test_serial_runs_every_unit(tmp_path: Path) -> None:
-    units, got = units_in(tmp_path, {"u0": ["a"], "u1": ["b", "c"]}), []
-    with Engine(serial=True).open() as session:
-        session.run(runner, (tmp_path,), units, got.append)
-    assert [r["unit"] for r in got] == ["u0", "u1"]
+    got: list[Receipt] = []
+    with Engine(serial=True).open() as dispatcher:
+        dispatcher.run(runner, (tmp_path,), tasks({"u0": "a", "u1": "b c"}), got.append)
+    assert [(r.key, r.clips) for r in got] == [("u0", 1), ("u1", 2)]
 
 
 def test_dask_survives_kills_and_quarantines_by_name(tmp_path: Path) -> None:
-    units = units_in(tmp_path, {"u0": ["a", "b"], "u1": ["c", "kill", "d", "e"], "u2": ["once", "f"], "u3": ["g"]})
-    got: list[dict[str, Any]] = []
-    with Engine(workers=2).open() as session:
-        session.run(runner, (tmp_path,), units, got.append)
-    assert sorted(r["unit"] for r in got) == ["u0", "u1", "u2", "u3"]
+    units = {"u0": "a b", "u1": "c kill d e", "u2": "once f", "u3": "g"}
+    got: list[Receipt] = []
+    with Engine(workers=2).open() as dispatcher:
+        dispatcher.run(runner, (tmp_path,), tasks(units), got.append)
+    assert sorted(r.key for r in got) == ["u0", "u1", "u2", "u3"]
     assert (tmp_path / "u1.done").read_text() == "[('kill', 'worker_killed')]"
     assert all((tmp_path / f"{u}.done").read_text() == "[]" for u in ("u0", "u2", "u3"))
 
 
 def test_a_hung_worker_is_restarted_and_the_clip_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataengine.pipeline.engine.GRACE", 5.0)
-    units = units_in(tmp_path, {"u0": ["a"], "u1": ["hang"]})
-    with Engine(workers=1, clip_deadline=1.0).open() as session:
-        session.run(runner, (tmp_path,), units, lambda receipt: None)
+    with Engine(workers=1, clip_deadline=1.0).open() as dispatcher:
+        dispatcher.run(runner, (tmp_path,), tasks({"u0": "a", "u1": "hang"}), lambda receipt: None)
     assert (tmp_path / "u1.done").read_text() == "[('hang', 'unit_timeout')]"
     assert (tmp_path / "u0.done").exists()
 
 
 def test_an_error_in_a_unit_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), Engine(workers=1).open() as session:
-        session.run(runner, (tmp_path,), {"absent": ["a"]}, lambda receipt: None)
+    with pytest.raises(FileNotFoundError), Engine(workers=1).open() as dispatcher:
+        dispatcher.run(runner, (tmp_path,), tasks({"u0": "fail"}), lambda receipt: None)
 
 
 def test_an_absent_scheduler_is_one_line() -> None:
@@ -121,19 +119,19 @@ def test_an_absent_scheduler_is_one_line() -> None:
         pass
 
 
-def where(folder: Path, unit: str, quarantine: dict[str, str], only: list[str] | None) -> dict[str, Any]:
+def where(folder: Path, task: Task) -> Receipt:
     from distributed import get_worker
 
-    if unit == "u0" and not (folder / "mark").exists():
+    if task.key == "u0" and not (folder / "mark").exists():
         (folder / "mark").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"unit": unit, "worker": get_worker().name}
+    return Receipt(task.key, 0, 0, 0.0, artifact=str(get_worker().name))
 
 
 def test_units_for_accelerators_stay_on_their_workers(tmp_path: Path) -> None:
     """One of two workers has the only GPU; it is killed once and comes back under its name."""
-    got: list[dict[str, Any]] = []
-    with Engine(workers=2, gpus=1).open() as session:
-        session.run(where, (tmp_path,), {f"u{n}": ["a"] for n in range(6)}, got.append, gpu=True)
-    assert [r["unit"] for r in got] == [f"u{n}" for n in range(6)]
-    assert {r["worker"] for r in got} == {0}
+    got: list[Receipt] = []
+    with Engine(workers=2, gpus=1).open() as dispatcher:
+        dispatcher.run(where, (tmp_path,), tasks({f"u{n}": "a" for n in range(6)}), got.append, gpu=True)
+    assert [r.key for r in got] == [f"u{n}" for n in range(6)]
+    assert {r.artifact for r in got} == {"0"}

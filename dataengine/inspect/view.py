@@ -11,40 +11,13 @@ import numpy as np
 
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.skeletons import COMMON, convert
-from dataengine.core.types import Clip, Frames
-from dataengine.inspect.explain import build_state, explain, find_clip
-from dataengine.io import shards
+from dataengine.core.types import Frames
+from dataengine.inspect.build import find_clip, job_of
+from dataengine.inspect.explain import explain
 from dataengine.media.encode import write_video
-from dataengine.pipeline.ledger import Ledger
-from dataengine.pipeline.plan import Plan, load
-from dataengine.pipeline.recipe import Recipe
+from dataengine.passes.clip_frames import frames_of, pose_arrays
+from dataengine.pipeline.plan import load
 from dataengine.report.overlay import draw_people, panels
-
-
-def pose_arrays(ledger: Ledger, unit: str, clip_id: str) -> dict[str, Any]:
-    """The pose pass's arrays of one clip.
-
-    Raises:
-        DatasetError: the clip has none.
-    """
-    for key, entries in shards.iterate(ledger.artifact(unit)):
-        if key == clip_id:
-            return shards.decode(entries)
-    raise DatasetError(f"clip {clip_id} has no poses")
-
-
-def frames_of(recipe: Recipe, plan: Plan, clip: Clip, timestamps: Any) -> Iterator[Frames]:
-    """The clip's pictures that poses were estimated in, in order."""
-    decoder = recipe.component("decoders", recipe.pose.decoder)
-    wanted, first = np.asarray(timestamps, np.float64), None
-    place = 0
-    with decoder.open(plan.media(clip), clip.span_start, clip.span_end) as stream:
-        for batch in stream:
-            for frame, time in zip(batch.frames, batch.timestamps):
-                first = float(time) if first is None else first
-                if place < len(wanted) and time - first >= wanted[place] - 1e-3:
-                    place += 1
-                    yield frame
 
 
 def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
@@ -58,20 +31,20 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
     """
     if to.suffix not in (".mp4", ".png"):
         raise DataEngineError(f"view writes .mp4 or .png; given {to.name!r}")
-    recipe, fingerprints = build_state(out)
-    plan = load(out / "work")
+    job = job_of(out)
+    plan = load(job.work)
     row = find_clip(plan, clip_id)
     clip = plan.clip(clip_id)
     assert clip is not None
     try:
-        arrays = pose_arrays(Ledger(out / "work", "pose", fingerprints["pose"]), row["unit"], clip_id)
+        arrays = pose_arrays(job.ledger("poses"), row["unit"], clip_id)
     except DataEngineError:
         steps = explain(out, clip_id)["passes"]
         last = steps[-1] if steps else {"pass": "plan", "outcome": "not run"}
         raise DatasetError(
             f"clip {clip_id} has no poses: {last['pass']} {last['outcome']} {last.get('reason', '')} {last.get('detail', '')}".rstrip()
         ) from None
-    pictures = _drawn(frames_of(recipe, plan, clip, arrays["timestamps"]), arrays, experts)
+    pictures = _drawn(frames_of(job.recipe, plan, clip, arrays["timestamps"]), arrays, experts)
     to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".mp4":
         write_video(to, pictures, Fraction(arrays["json"]["fps"]))

@@ -1,0 +1,41 @@
+"""Frames and poses of single clips, read from the work of a build: for pictures on pages and in videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dataengine.core.errors import DatasetError
+from dataengine.core.types import Clip, Frames
+from dataengine.io import shards
+from dataengine.pipeline.ledger import Ledger
+from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.recipe import Recipe
+
+
+def pose_arrays(ledger: Ledger, unit: str, clip_id: str) -> dict[str, Any]:
+    """The arrays of one clip of the pass that gives the poses.
+
+    Raises:
+        DatasetError: the clip has none.
+    """
+    for key, entries in shards.iterate(ledger.artifact(unit)):
+        if key == clip_id:
+            return shards.decode(entries)
+    raise DatasetError(f"clip {clip_id} has no poses")
+
+
+def frames_of(recipe: Recipe, plan: Plan, clip: Clip, timestamps: Any) -> Iterator[Frames]:
+    """The frames of a clip that poses were estimated in, in order."""
+    decoder = recipe.component("decoders", recipe.pose.decoder)
+    wanted, first = np.asarray(timestamps, np.float64), None
+    place = 0
+    with decoder.open(plan.media(clip), clip.span_start, clip.span_end) as stream:
+        for batch in stream:
+            for frame, time in zip(batch.frames, batch.timestamps):
+                first = float(time) if first is None else first
+                if place < len(wanted) and time - first >= wanted[place] - 1e-3:
+                    place += 1
+                    yield frame

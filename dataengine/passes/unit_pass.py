@@ -1,0 +1,296 @@
+"""Passes over units: the base class owns the loop over clips, the typed failures, the quarantine and the commit."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataengine.core.errors import ExpertError, LedgerError, MediaError
+from dataengine.core.reasons import REASONS
+from dataengine.core.types import Clip, Fail, Keep, Outcome, Reject
+from dataengine.experts.batching import is_out_of_memory
+from dataengine.io import shards
+from dataengine.passes.base import Job, Pass, Row, heartbeat
+from dataengine.passes.progress import BuildState, PassState
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.recipe import Recipe, fingerprint
+from dataengine.pipeline.task import Receipt, Task
+
+DISK_FULL = 28
+"""errno of a full disk, which is the build's failure, not the clip's."""
+
+
+@dataclass
+class Unit:
+    """What a unit pass sees: the clips of one unit that it is to run, and what earlier passes made of them.
+
+    Attributes:
+        clips: to run, in the plan's order.
+        artifact: where the pass writes what it makes.
+        plan: the rows of this unit.
+        before: called before each clip.
+    """
+
+    job: Job
+    name: str
+    clips: list[Clip]
+    artifact: Path
+    plan: plans.Plan
+    before: Callable[[Clip], None] = field(default=lambda clip: None)
+    _reading: dict[str, Any] = field(default_factory=dict, repr=False)
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.job.recipe
+
+    def arrays(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(clip_id, decoded entries) of an earlier pass whose artifacts are shards, such as `poses`."""
+        for key, entries in shards.iterate(self.job.ledger(name).artifact(self.name)):
+            yield key, shards.decode(entries)
+
+    def arrays_of(self, name: str, clip_id: str) -> dict[str, Any]:
+        """Decoded entries of one clip of an earlier pass whose artifacts are shards, such as `poses`.
+
+        Clips are asked for in the order of the unit, so that the artifact is read once.
+
+        Raises:
+            LedgerError: the artifact does not hold the clip behind the one asked for before.
+        """
+        reader, latest = self._reading.get(name, (None, None))
+        if reader is None:
+            reader = self.arrays(name)
+        while latest is None or latest[0] != clip_id:
+            latest = next(reader, None)
+            if latest is None:
+                raise LedgerError(f"pass {name}: unit {self.name} holds no {clip_id} behind those asked for before")
+            self._reading[name] = (reader, latest)
+        return dict(latest[1])
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make()` gives, made once for `key` in this unit: what clips of one file, or all clips, share."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def rows(self, name: str) -> dict[str, Row]:
+        """Rows by clip_id of an earlier pass whose artifacts are tables, such as `measures`."""
+        table = pq.read_table(self.job.ledger(name).artifact(self.name))
+        return {row["clip_id"]: row for row in table.to_pylist()}
+
+    def each(
+        self, work: Callable[[Clip], Outcome], in_flight: int = 1, then: Callable[[Clip], None] | None = None
+    ) -> list[Outcome]:
+        """Run `work` on every clip; whatever it raises becomes the clip's typed failure.
+
+        Args:
+            in_flight: clips under way at once, each in a thread.
+            then: called for every clip in the caller's thread after its work, in the order of the clips.
+        """
+        with ThreadPoolExecutor(in_flight, thread_name_prefix="clip") if in_flight > 1 else nullcontext() as threads:
+            outcomes = []
+            running = (map if threads is None else threads.map)(functools.partial(self._one, work), self.clips)
+            for clip, outcome in zip(self.clips, running):
+                outcomes.append(outcome)
+                if then is not None:
+                    then(clip)
+        return outcomes
+
+    def _one(self, work: Callable[[Clip], Outcome], clip: Clip) -> Outcome:
+        self.before(clip)
+        try:
+            try:
+                return work(clip)
+            except Exception as error:
+                if not (is_out_of_memory(error) or (isinstance(error, ExpertError) and error.retryable)):
+                    raise
+            self.before(clip)
+            return work(clip)
+        except MediaError as error:
+            return Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold)
+        except ExpertError as error:
+            return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
+        except (LedgerError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                return Fail(clip.clip_id, "out_of_memory", True, str(error)[:500])
+            if isinstance(error, OSError) and error.errno == DISK_FULL:
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+            return Fail(clip.clip_id, "internal_error", False, detail[:500])
+
+
+@dataclass(frozen=True)
+class UnitPass(Pass):
+    """A pass over units. A subclass has `examine` and `schema` for a table with a row for each clip, or `process`.
+
+    Attributes:
+        plan_columns: columns of the plan that it reads, beside clip_id; others may change without work.
+        extension: of its artifacts.
+        schema: of its table, with a column clip_id, where its artifacts are tables.
+    """
+
+    scope = "unit"
+    plan_columns: ClassVar[tuple[str, ...]] = ()
+    extension: ClassVar[str] = "parquet"
+    schema: ClassVar[pa.Schema | None] = None
+
+    def examine(self, unit: Unit, clip: Clip) -> Mapping[str, Any] | Reject:
+        """What the pass makes of one clip: its row of the table without clip_id, or why the clip is left out.
+
+        What it raises becomes the clip's typed failure: `MediaError` and `ExpertError` by their kind, running out of
+        memory is tried once more, and all else is an `internal_error`.
+        """
+        raise NotImplementedError(f"pass {self.name} has neither `examine` nor `process`")
+
+    def process(self, unit: Unit) -> list[Outcome]:
+        """Run all clips of a unit and write `unit.artifact`; one outcome for each clip, in order."""
+        rows: list[Row] = []
+
+        def one(clip: Clip) -> Outcome:
+            found = self.examine(unit, clip)
+            if isinstance(found, Reject):
+                return found
+            rows.append({"clip_id": clip.clip_id, **found})
+            return Keep(clip.clip_id)
+
+        outcomes = unit.each(one)
+        pq.write_table(pa.Table.from_pylist(rows, self.table_schema(unit.recipe)), unit.artifact, compression="zstd")
+        return outcomes
+
+    def table_schema(self, recipe: Recipe) -> pa.Schema:
+        """The schema of the table of a unit."""
+        del recipe
+        assert self.schema is not None, f"pass {self.name} makes tables and needs a schema"
+        return self.schema
+
+    def state(self, build: BuildState) -> PassState:
+        ledger, read = build.job.ledger(self.name), self.reads(build.passes)
+        state = PassState(self.name, self.scope, ledger.fingerprint, list(build.rows))
+        left: list[str] = []
+        for unit, rows in build.rows.items():
+            given = _given(build, read, unit)
+            if given is None:
+                left += [row["clip_id"] for row in rows if row["reason"] is None]
+                continue
+            kept, upstream = given
+            inputs = inputs_digest(self.plan_columns, rows, upstream)
+            commit = ledger.read(unit)
+            if commit is not None and commit.inputs == inputs and not (build.retry and commit.retryable):
+                state.commits[unit] = commit
+            else:
+                clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
+                state.tasks.append(Task(unit, clips, inputs))
+                left += clips
+        state.left = left
+        return state
+
+    def run(self, job: Job, task: Task) -> Receipt:
+        begun, ledger = time.monotonic(), job.ledger(self.name)
+        plan = plans.load_unit(job.work, task.key, (job.work / "plan.parquet").stat().st_mtime_ns)
+        chosen, quarantine = set(task.clips), dict(task.quarantine)
+        clips = [clip for clip in plan.clips() if clip.clip_id in chosen]
+        runnable = [clip for clip in clips if clip.clip_id not in quarantine]
+        staged, beat = ledger.stage(task.key, self.extension), heartbeat(job.work, task.key)
+        commit = None
+        try:
+            outcomes = self.process(Unit(job, task.key, runnable, staged, plan, lambda clip: beat.touch()))
+            check_outcomes(self, job.recipe, task.key, [clip.clip_id for clip in runnable], outcomes)
+            if not task.probe:
+                every = in_order(clips, [*outcomes, *quarantined(self, clips, quarantine)])
+                commit = ledger.commit(task.key, task.inputs, staged, every, time.monotonic() - begun)
+        finally:
+            for leftover in (staged, beat):
+                leftover.unlink(missing_ok=True)
+        return receipt(task, len(clips), sum(isinstance(o, Keep) for o in outcomes), begun, commit)
+
+    def clip_values(self, build: BuildState, unit: str) -> Mapping[str, Row]:
+        if not self.columns or unit not in build.commits(self.name):
+            return {}
+        names = [column.name for column in self.columns]
+        table = pq.read_table(build.job.ledger(self.name).artifact(unit), columns=["clip_id", *names])
+        return {row["clip_id"]: {name: row[name] for name in names} for row in table.to_pylist()}
+
+    def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
+        step = super().explain(job, row)
+        if step is not None and step["outcome"] == "keep" and self.columns:
+            names = [column.name for column in self.columns]
+            path = job.ledger(self.name).artifact(row["unit"])
+            found = pq.read_table(path, columns=["clip_id", *names], filters=[("clip_id", "==", row["clip_id"])])
+            step["facts"] = {name: found.column(name)[0].as_py() for name in names} if found.num_rows else {}
+        return step
+
+
+def _given(build: BuildState, read: Sequence[str], unit: str) -> tuple[set[str], list[Any]] | None:
+    """The clips of a unit that the passes read have kept, and digests of what they gave; None while one is unfinished."""
+    kept: set[str] = {row["clip_id"] for row in build.rows[unit]}
+    digests: list[Any] = []
+    for name in read:
+        p = build.job.passes[name]
+        if p.scope == "table":
+            rows = build.kept_rows(name)
+            if rows is None:
+                return None
+            mine = rows.get(unit, [])
+            kept &= {row["clip_id"] for row in mine}
+            digests.append([[row["clip_id"], row["label"]] for row in mine])
+        else:
+            commit = build.commits(name).get(unit)
+            if commit is None:
+                return None
+            kept &= set(commit.kept)
+            digests.append(commit.digest)
+    return kept, digests
+
+
+def inputs_digest(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], upstream: Sequence[Any]) -> str:
+    """Digest of what one unit of a pass reads: columns of its rows of the plan, and digests of what it builds on."""
+    return fingerprint([[[row[c] for c in ("clip_id", "reason", *columns)] for row in rows], list(upstream)])
+
+
+def quarantined(p: Pass, clips: Sequence[Clip], quarantine: Mapping[str, str]) -> list[Fail]:
+    """The failures of the clips that must not be run again."""
+    detail = f"stands in quarantine since pass {p.name}"
+    return [Fail(c.clip_id, quarantine[c.clip_id], False, detail) for c in clips if c.clip_id in quarantine]
+
+
+def in_order(clips: Sequence[Clip], outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Outcomes in the order of the clips."""
+    order = {clip.clip_id: n for n, clip in enumerate(clips)}
+    return tuple(sorted(outcomes, key=lambda outcome: order[outcome.clip_id]))
+
+
+def check_outcomes(p: Pass, recipe: Recipe, key: str, given: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+    """Hold a pass to its word: every clip given comes out once, in order, with a reason that is listed."""
+    if [o.clip_id for o in outcomes] != list(given):
+        raise AssertionError(f"pass {p.name}: unit {key} lost or invented clips")
+    check_reasons(p, recipe, {o.kind if isinstance(o, Fail) else o.reason for o in outcomes if not isinstance(o, Keep)})
+
+
+def check_reasons(p: Pass, recipe: Recipe, given: set[str]) -> None:
+    """Refuse reasons that neither the built-in list nor the pass's own names."""
+    unknown = given - REASONS.keys() - p.own_reasons(recipe).keys()
+    if unknown:
+        raise AssertionError(f"pass {p.name} gives the reason {min(unknown)!r}; name it in its `reasons`")
+
+
+def receipt(task: Task, clips: int, kept: int, begun: float, commit: Commit | None) -> Receipt:
+    """The receipt of a task that began at `begun` (monotonic seconds)."""
+    seconds, host = time.monotonic() - begun, socket.gethostname()
+    if commit is None:
+        return Receipt(task.key, clips, kept, seconds, host=host)
+    return Receipt(task.key, clips, kept, seconds, commit.inputs, commit.artifact, commit.digest, host)

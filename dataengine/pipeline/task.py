@@ -1,0 +1,45 @@
+"""What travels between the driver and its workers: a task there, a receipt back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Task:
+    """One key of a pass to run, or a probe of some of its clips.
+
+    Attributes:
+        key: what is run: a unit, a shard, or `all`.
+        clips: ids of the clips to run, in order; what a deadline is reckoned by.
+        inputs: digest of everything that the key reads. The record of the key holds only for these inputs.
+        quarantine: (clip_id, reason) of clips that must not be run again.
+        probe: run the clips and commit nothing. A probe searches for the clip that kills workers.
+    """
+
+    key: str
+    clips: tuple[str, ...] = ()
+    inputs: str = ""
+    quarantine: tuple[tuple[str, str], ...] = ()
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished task tells.
+
+    Attributes:
+        clips: how many clips the task was given. kept: how many of them go on.
+        seconds: wall time of the task.
+        inputs, artifact, digest: what the record says; empty for a probe.
+        host: name of the machine that ran the task.
+    """
+
+    key: str
+    clips: int
+    kept: int
+    seconds: float
+    inputs: str = ""
+    artifact: str = ""
+    digest: str = ""
+    host: str = field(default="", compare=False)
