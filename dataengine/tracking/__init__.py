@@ -1,4 +1,4 @@
-"""Who is who: people matched across experts in every frame, then linked over time into tracks."""
+"""Tracking: people are matched across experts in every frame, then linked over time into tracks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""People of one frame matched across experts, by Hungarian on one affinity of two poses.
+"""Association: people of one frame matched across experts, by the Hungarian algorithm on an affinity of two poses.
 
-The affinity is object keypoint similarity (OKS, with the per-joint constants of the COCO keypoint task)
-mixed with the overlap of boxes; linking over time uses the same.
+The affinity is object keypoint similarity (OKS, with the per-joint constants of the COCO keypoint task) mixed with the
+overlap of boxes. Linking over time uses the same affinity.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dataengine.core.types import Float, Int, Poses
 NUM_JOINTS = skeleton(COMMON).num_joints
 
 _SIGMAS = np.array([0.026, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089])
-"""COCO's per-joint standard deviations over the square root of the person's area, in the order of body13."""
+"""Per-joint standard deviations of COCO over the square root of the area of the person, in the order of body13."""
 
 _SPREAD = (2 * _SIGMAS) ** 2 * 0.53
-"""Twice the squared constant of every joint in units of the box area; a person fills about 0.53 of the box."""
+"""Twice the squared constant of every joint, relative to the area of the box; a person fills about 0.53 of the box."""
 
 _FLIP = np.array(skeleton(COMMON).flip, np.int64)
 
@@ -44,8 +44,8 @@ def _affinities(
 ) -> Any:
     """(N, M) affinity in [0, 1] of N poses (N, V, 2) with boxes (N, 4) to M others.
 
-    `weight` is the share of OKS, less where few joints are shared; the better of OKS and OKS of the
-    mirrored names times `mirror` counts, because experts confuse left and right. `ease` (N,) widens the tolerance.
+    `weight` is the share of OKS, lower where few joints are shared. Experts confuse left and right, so the better of
+    OKS and `mirror` times the OKS of the mirrored joints counts. `ease` (N,) widens the tolerance.
     """
     count, joints, num = poses.shape[0], poses.shape[1], others.shape[0]
     out = np.zeros((count, num))
@@ -90,7 +90,8 @@ def affinities(
     ease: Float | None = None,
     mirror: float = 1.0,
 ) -> Float:
-    """(N, M) affinity of N poses and boxes to M others; see `_affinities`. Without `ease` the tolerance is plain."""
+    """(N, M) affinity of N poses and boxes to M others; see `_affinities`. Without `ease` the tolerance is that of
+    COCO."""
     wide = np.ones(len(poses)) if ease is None else ease
     found: Float = _affinities(poses, boxes, others, other_boxes, _SPREAD, _FLIP, weight, wide, mirror)
     return found
@@ -98,7 +99,7 @@ def affinities(
 
 @compiled
 def _medians(values: Any, rows: Any, ends: Any) -> Any:
-    """(G, K) median over groups of rows of `values` (N, K), NaN left out; group g is rows[ends[g - 1]:ends[g]]."""
+    """(G, K) median over groups of rows of `values` (N, K), without NaN; group g is rows[ends[g - 1]:ends[g]]."""
     out = np.full((len(ends), values.shape[1]), np.nan)
     sorted_values = np.empty(len(rows))
     start = 0
@@ -120,15 +121,15 @@ def _medians(values: Any, rows: Any, ends: Any) -> Any:
     return out
 
 
-def middles(sight: Sight, groups: Sequence[Sequence[int]]) -> tuple[Float, Float]:
+def median_people(people: FramePeople, groups: Sequence[Sequence[int]]) -> tuple[Float, Float]:
     """Median poses (G, V, 2) and boxes (G, 4) of the people in `groups`."""
     rows, ends = np.array([n for group in groups for n in group]), np.cumsum([len(group) for group in groups])
-    poses = _medians(sight.coords.reshape(len(sight.coords), -1), rows, ends)
-    return poses.reshape(len(groups), -1, 2), _medians(sight.boxes, rows, ends)
+    poses = _medians(people.coords.reshape(len(people.coords), -1), rows, ends)
+    return poses.reshape(len(groups), -1, 2), _medians(people.boxes, rows, ends)
 
 
 def match(affinity: Float, least: float) -> list[tuple[int, int]]:
-    """Hungarian pairs (row, column) of most total affinity, those below `least` left out."""
+    """Pairs (row, column) of highest total affinity, by the Hungarian algorithm, without pairs below `least`."""
     if affinity.shape == (1, 1):
         return [(0, 0)] if affinity[0, 0] >= least else []
     if not affinity.size:
@@ -138,8 +139,15 @@ def match(affinity: Float, least: float) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """All people of one frame, experts one after another: coords (N, V, 2), scores (N, V), boxes (N, 4), expert (N,)."""
+class FramePeople:
+    """All people of one frame, sorted by expert.
+
+    Attributes:
+        coords: (N, V, 2) float64 pixels.
+        scores: (N, V) float64.
+        boxes: (N, 4) float64 xyxy.
+        expert: (N,) index of the expert.
+    """
 
     coords: Float
     scores: Float
@@ -147,27 +155,29 @@ class Sight:
     expert: Int
 
 
-def group_sights(sight: Sight, num_experts: int, weight: float, least: float) -> list[list[int]]:
-    """People of one frame that several experts saw, as lists of rows of `sight`; each expert at most once in a list.
+def group_people(people: FramePeople, num_experts: int, weight: float, least: float) -> list[list[int]]:
+    """Groups of rows of `people` that are one person; each expert occurs at most once in a group.
 
-    Every two experts are matched; the matches are then joined, strongest first, unless that would put
-    two people of one expert together. The order of experts decides ties only.
+    Every two experts are matched. Matches are then merged, strongest first, unless that would put two people of one
+    expert into one group. The order of experts decides ties only.
     """
-    count = len(sight.expert)
+    count = len(people.expert)
     if count == 0:
         return []
     owner = list(range(count))
     groups = {n: [n] for n in range(count)}
     if num_experts > 1 and count > 1:
-        affinity = affinities(sight.coords, sight.boxes, sight.coords, sight.boxes, weight)
-        rows = [np.flatnonzero(sight.expert == e) for e in range(num_experts)]
+        affinity = affinities(people.coords, people.boxes, people.coords, people.boxes, weight)
+        rows = [np.flatnonzero(people.expert == e) for e in range(num_experts)]
         found = []
         for a, b in itertools.combinations([r for r in rows if len(r)], 2):
             block = affinity[a[0] : a[-1] + 1, b[0] : b[-1] + 1]
             found += [(-float(block[i, j]), int(a[i]), int(b[j])) for i, j in match(block, least)]
         for _, i, j in sorted(found):
             one, two = owner[i], owner[j]
-            if one == two or {int(sight.expert[n]) for n in groups[one]} & {int(sight.expert[n]) for n in groups[two]}:
+            if one == two or {int(people.expert[n]) for n in groups[one]} & {
+                int(people.expert[n]) for n in groups[two]
+            }:
                 continue
             keep, drop = min(one, two), max(one, two)
             groups[keep] = sorted(groups[keep] + groups.pop(drop))
@@ -176,15 +186,17 @@ def group_sights(sight: Sight, num_experts: int, weight: float, least: float) ->
     return [groups[n] for n in sorted(groups)]
 
 
-def gather(per_expert: Sequence[Poses]) -> Sight:
-    """What all experts saw in one frame, in one `Sight`."""
+def stack_experts(per_expert: Sequence[Poses]) -> FramePeople:
+    """The people of all experts in one frame."""
     filled = [(e, p) for e, p in enumerate(per_expert) if len(p)]
     if not filled:
-        return Sight(np.zeros((0, NUM_JOINTS, 2)), np.zeros((0, NUM_JOINTS)), np.zeros((0, 4)), np.zeros(0, np.int64))
+        return FramePeople(
+            np.zeros((0, NUM_JOINTS, 2)), np.zeros((0, NUM_JOINTS)), np.zeros((0, 4)), np.zeros(0, np.int64)
+        )
     coords = np.concatenate([p.coords for _, p in filled]).astype(np.float64)
     scores = np.concatenate([p.scores for _, p in filled]).astype(np.float64)
     boxes = np.concatenate([np.asarray(p.boxes)[:, :4] for _, p in filled]).astype(np.float64)
-    return Sight(coords, scores, boxes, np.repeat(np.array([e for e, _ in filled]), [len(p) for _, p in filled]))
+    return FramePeople(coords, scores, boxes, np.repeat(np.array([e for e, _ in filled]), [len(p) for _, p in filled]))
 
 
 def associate(
@@ -194,17 +206,17 @@ def associate(
     min_score: float = 0.0,
     min_joints: int = 0,
 ) -> Int:
-    """Match the people that several experts saw in one frame.
+    """Match people across the experts in one frame.
 
     Args:
-        per_expert: what each expert saw, all in the layout body13.
+        per_expert: poses of each expert in the layout body13.
         oks_weight: share of OKS in the affinity; the rest is the overlap of boxes.
-        min_affinity: least affinity of two sights of one person.
-        min_score, min_joints: a person whom one expert alone saw is left out when the mean score of the seen joints
-            is below `min_score`, or fewer than `min_joints` are seen.
+        min_affinity: least affinity of two poses of one person.
+        min_score, min_joints: a person of one expert alone is left out when the mean score of the seen joints is below
+            `min_score`, or fewer than `min_joints` joints are seen.
 
     Returns:
-        (G, E) int64: index of the person in every expert's `Poses`, -1 where that expert missed them.
+        (G, E) int64: index of the person in the `Poses` of each expert, -1 where the expert missed the person.
 
     Raises:
         ComponentError: poses in another layout.
@@ -212,23 +224,24 @@ def associate(
     for poses in per_expert:
         if poses.coords.shape[1:] != (NUM_JOINTS, 2):
             raise ComponentError(
-                f"associate takes poses in {COMMON} ({NUM_JOINTS} joints); given {poses.coords.shape[1:]}: convert them first"
+                f"associate takes poses in {COMMON} ({NUM_JOINTS} joints); "
+                f"given {poses.coords.shape[1:]}: convert them first"
             )
-    sight = gather(per_expert)
-    first = np.searchsorted(sight.expert, np.arange(len(per_expert)))
+    people = stack_experts(per_expert)
+    first = np.searchsorted(people.expert, np.arange(len(per_expert)))
     kept = []
-    for group in group_sights(sight, len(per_expert), oks_weight, min_affinity):
-        if len(group) > 1 or not is_ghost(sight, group, min_score, min_joints):
+    for group in group_people(people, len(per_expert), oks_weight, min_affinity):
+        if len(group) > 1 or not is_weak(people, group, min_score, min_joints):
             row = np.full(len(per_expert), -1, np.int64)
-            row[sight.expert[group]] = np.array(group) - first[sight.expert[group]]
+            row[people.expert[group]] = np.array(group) - first[people.expert[group]]
             kept.append(row)
     return np.stack(kept) if kept else np.zeros((0, len(per_expert)), np.int64)
 
 
-def is_ghost(sight: Sight, group: list[int], min_score: float, min_joints: int) -> bool:
-    """Seen by one expert alone, and either with few joints or with low scores."""
+def is_weak(people: FramePeople, group: list[int], min_score: float, min_joints: int) -> bool:
+    """Whether one expert alone saw the person of a group, with few joints or with low scores."""
     if len(group) > 1:
         return False
-    seen = np.isfinite(sight.coords[group[0], :, 0])
+    seen = np.isfinite(people.coords[group[0], :, 0])
     joints = int(seen.sum())
-    return joints < max(min_joints, 1) or float(sight.scores[group[0]].sum()) / joints < min_score
+    return joints < max(min_joints, 1) or float(people.scores[group[0]].sum()) / joints < min_score

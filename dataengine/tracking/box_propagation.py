@@ -1,4 +1,4 @@
-"""Person boxes carried along between the frames in which people are detected."""
+"""Box propagation: person boxes that follow people between the frames in which people are detected."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataengine.core.errors import ComponentError
 from dataengine.core.types import Bool, Float, Poses
 
 _PAD = 0.12
-"""Of the longer side of the joints' extent, on all sides; the median of a detector's boxes on rendered people, 0.12 to 0.13."""
+"""Padding of the box around the joints, as a share of its longer edge: the median of detected boxes, 0.12 to 0.13."""
 
 _MIN_SCORE, _MIN_JOINTS = 0.2, 4
-"""Joints and people that a box may follow."""
+"""Least score of a joint that counts, and least such joints of a person that a box follows."""
 
 _STEP = 0.25
-"""Of the longer side of a box: the most that one of its edges may move in a frame."""
+"""Most that an edge of a box moves per frame, as a share of the longer edge."""
 
 _SAME, _TWINS = 0.8, 0.05
-"""Overlap from which two boxes hold the same person, unless people were found in both whose joints lie further apart than
-this share of the box (median)."""
+"""Overlap from which two boxes hold the same person, unless both hold people whose joints lie further apart than this
+share of the box (median)."""
 
 
 def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float:
-    """Where to look for people in the next frame, from where they are in this one.
+    """The person boxes of the next frame, predicted from the poses of this frame.
 
-    Every box moves to the person found in it, grown around the joints, and on by the person's last step. A box in
-    which nobody was found stays where it is, and of two boxes that come to hold the same person the better one stays.
+    Every box moves to the padded extent of the person in it, and on by the last step of the person. A box without a
+    person stays where it is. Of two boxes that come to hold the same person, the one of higher score stays.
 
     Args:
-        poses: people found in this frame inside `boxes`, in any layout and order.
-        boxes: (M, 4 or 5) xyxy pixels, and a score, that this frame was looked at in.
-        before: people of the frame before in the same layout; without them nothing moves on.
+        poses: people estimated in this frame inside `boxes`, in any layout and order.
+        boxes: (M, 4 or 5) xyxy pixels, and a score, in which the poses of this frame were estimated.
+        before: people of the previous frame in the same layout; without them no step is added.
 
     Returns:
         (K, 4 or 5) float32, K <= M, in the order of `boxes`; scores are kept.
@@ -52,32 +52,33 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float
     here = _owners(poses, moved)
     gone = _owners(before, moved) if before is not None else {}
     for m, person in here.items():
-        seen = _sure(poses)[person]
+        seen = _visible(poses)[person]
         joints = poses.coords[person]
         low, high = joints[seen].min(0), joints[seen].max(0)
         pad = _PAD * float((high - low).max())
         step = np.zeros(2)
         if before is not None and m in gone:
-            both = seen & _sure(before)[gone[m]]
+            both = seen & _visible(before)[gone[m]]
             if both.sum() >= _MIN_JOINTS:
                 step = np.median(joints[both] - before.coords[gone[m]][both], axis=0)
-        wanted = np.concatenate([low - pad + step, high + pad + step])
+        target = np.concatenate([low - pad + step, high + pad + step])
         most = _STEP * float((moved[m, 2:4] - moved[m, :2]).max())
-        moved[m, :4] += np.clip(wanted - moved[m, :4], -most, most)
-    found = np.full((len(moved), *poses.coords.shape[1:]), np.nan)
+        moved[m, :4] += np.clip(target - moved[m, :4], -most, most)
+    people = np.full((len(moved), *poses.coords.shape[1:]), np.nan)
     for m, person in here.items():
-        found[m] = poses.coords[person]
-    return moved[_apart(moved, found)].astype(np.float32)
+        people[m] = poses.coords[person]
+    return moved[_distinct(moved, people)].astype(np.float32)
 
 
-def _sure(poses: Poses) -> Bool:
-    """(M, V) joints that count."""
+def _visible(poses: Poses) -> Bool:
+    """(M, V) bool, joints with a position and a high enough score."""
     return np.asarray(np.isfinite(poses.coords).all(-1) & (poses.scores >= _MIN_SCORE))
 
 
 def _owners(poses: Poses, boxes: Float) -> dict[int, int]:
-    """Index of the person in every box that holds one: Hungarian on the overlap of the boxes with the joints' extents."""
-    sure = _sure(poses)
+    """Index of the person in every box that holds one, by the Hungarian algorithm on overlap with the boxes around
+    joints."""
+    sure = _visible(poses)
     people = np.flatnonzero(sure.sum(1) >= _MIN_JOINTS)
     if not len(people) or not len(boxes):
         return {}
@@ -89,15 +90,15 @@ def _owners(poses: Poses, boxes: Float) -> dict[int, int]:
     return {int(m): int(people[p]) for m, p in zip(rows, columns, strict=True) if overlap[m, p] > 0.1}
 
 
-def _apart(boxes: Float, found: Float) -> list[int]:
-    """Rows of boxes that hold somebody else than all better boxes; `found` (M, V, 2) are the people in them, NaN where none."""
+def _distinct(boxes: Float, people: Float) -> list[int]:
+    """Rows of boxes that hold another person than all better boxes; `people` (M, V, 2) are in them, NaN where none."""
     overlap = _overlaps(boxes[:, :4], boxes[:, :4])
     scores = boxes[:, 4] if boxes.shape[1] == 5 else np.zeros(len(boxes))
     kept: list[int] = []
     for m in np.argsort(-scores, kind="stable").tolist():
         for k in kept:
             if overlap[m, k] >= _SAME:
-                gaps = np.linalg.norm(found[m] - found[k], axis=-1)
+                gaps = np.linalg.norm(people[m] - people[k], axis=-1)
                 gaps = gaps[np.isfinite(gaps)]
                 if not len(gaps) or np.median(gaps) <= _TWINS * (boxes[k, 2:4] - boxes[k, :2]).max():
                     break
@@ -108,12 +109,12 @@ def _apart(boxes: Float, found: Float) -> list[int]:
 
 def _overlaps(boxes: Float, others: Float) -> Float:
     """(N, M) intersection over union of boxes (N, 4) and (M, 4)."""
-    sides = np.clip(
+    extent = np.clip(
         np.minimum(boxes[:, None, 2:4], others[None, :, 2:4]) - np.maximum(boxes[:, None, :2], others[None, :, :2]),
         0,
         None,
     )
-    shared = sides[..., 0] * sides[..., 1]
+    shared = extent[..., 0] * extent[..., 1]
     areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, others)]
     union = areas[0][:, None] + areas[1][None] - shared
     return np.asarray(np.where(union > 0, shared / np.where(union > 0, union, 1), 0.0))

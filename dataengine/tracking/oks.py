@@ -1,4 +1,4 @@
-"""The tracker `oks`: what all experts saw, linked over time and over gaps."""
+"""Tracker `oks`: the people of all experts, linked over time and over gaps."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from dataengine.core.skeletons import COMMON, convert, skeleton
 from dataengine.core.types import Float, Poses, Track
 from dataengine.tracking.association import (
     NUM_JOINTS,
-    Sight,
+    FramePeople,
     affinities,
-    gather,
-    group_sights,
-    is_ghost,
+    group_people,
+    is_weak,
     match,
-    middles,
+    median_people,
+    stack_experts,
 )
 
 _SURE, _LATE = 0.4, 0.2
-"""Affinity of links made before all others, and least one of a link after a gap."""
+"""Affinity of links that are made before all others, and least affinity of a link after a gap."""
 
 _EASE, _MIRROR = 2.0, 0.6
-"""How much wider than COCO's the tolerance of OKS is from one frame to the next, and what a pose with left and right
-exchanged counts; chosen with the other numbers on the training videos of Multi-Person PoseTrack."""
+"""Factor of the tolerance of OKS from one frame to the next, and of the affinity of a pose with left and right swapped.
+All constants were chosen on the training videos of Multi-Person PoseTrack."""
 
 _FRESH = 0.3
-"""Share of the newest step in a track's velocity."""
+"""Share of the newest step in the velocity of a track."""
 
 
 @dataclass
-class _Path:
-    """A track while it grows: where every joint was last, how fast the body moves, and the sights so far."""
+class _Candidate:
+    """A track while it grows: the last position of every joint, the velocity of the body, and the people so far."""
 
     pose: Float
     box: Float
     time: float
     certain: bool = False
-    """Whether a strong sight has ever been in it; only then it becomes a track."""
+    """Whether the candidate holds a strong group, and so becomes a track."""
     velocity: Float = field(default_factory=lambda: np.zeros(2))
-    sights: list[tuple[int, list[int]]] = field(default_factory=list)
+    members: list[tuple[int, list[int]]] = field(default_factory=list)
+    """Frames and the rows of their people."""
     total: float = 0.0
     """Sum of the scores of all joints of all experts."""
     joints: int = 0
 
-    def add(self, frame: int, time: float, rows: list[int], sight: Sight, pose: Float, box: Float) -> None:
-        """Go on with the people `rows` of `sight`, whose median is `pose` (V, 2) and `box` (4,)."""
-        if self.sights:
+    def add(self, frame: int, time: float, rows: list[int], people: FramePeople, pose: Float, box: Float) -> None:
+        """Add the group `rows` of `people`, whose median is `pose` (V, 2) and `box` (4,)."""
+        if self.members:
             moved = pose - self.pose
             moved = moved[moved[:, 0] == moved[:, 0]]
             step = (
@@ -64,31 +65,30 @@ class _Path:
                 self.velocity = (1 - _FRESH) * self.velocity + _FRESH * step / (time - self.time)
             self.pose = np.where(pose == pose, pose, self.pose + step)
         self.box, self.time = box, time
-        self.sights.append((frame, rows))
-        self.total += float(sight.scores[rows].sum())
-        self.joints += int((sight.scores[rows] > 0).sum())
+        self.members.append((frame, rows))
+        self.total += float(people.scores[rows].sum())
+        self.joints += int((people.scores[rows] > 0).sum())
 
 
 @dataclass(frozen=True)
 class OksTracker(Tracker):
-    """Links what all experts saw into tracks, Hungarian on OKS and overlap, over gaps.
+    """Links the people of all experts into tracks, by the Hungarian algorithm on OKS and box overlap, over gaps.
 
-    In every frame the sights of one person by several experts are grouped (`associate`), then groups are matched to
-    tracks moved on at constant velocity: first strong groups, those of two or more experts or of one strong sight, then
-    the others, which is ByteTrack's order (arXiv 2110.06864, section 3); in each, first the pairs that surely belong
-    together, then what is left. Whoever was seen weakly before a strong sight
-    is part of the track too, but a track without any strong sight is none, and neither is a second sight of a person
-    who is already there. The result does not depend on anything but the input; the order of experts decides ties only.
+    In every frame the people of all experts are grouped (`associate`). Groups are then matched to tracks that move on
+    at constant velocity: strong groups first (two or more experts, or one expert with high scores), then weak ones.
+    This is the order of ByteTrack (arXiv 2110.06864, section 3). Within each, pairs of high affinity are linked first.
+    A track may begin with weak groups, but needs a strong one. A group that doubles a person of the frame begins no
+    track. The result depends on the input only; the order of experts decides ties.
 
     Attributes:
-        max_gap: seconds a track survives unseen.
-        min_frames: a track seen in fewer frames is dropped (in clips shorter than twice that: in less than half of the frames).
+        max_gap: longest time in which a track may miss, in seconds.
+        min_frames: least frames of a track. In clips shorter than twice that: half of the frames.
         oks_weight: share of OKS in the affinity; the rest is the overlap of boxes.
-        min_affinity: least affinity of two experts' sights of one person.
-        min_link: least affinity of a sight to a track; higher after a gap.
-        min_score: mean joint score from which a person whom one expert alone saw is a strong sight.
-        min_joints: number of joints from which such a person is one.
-        duplicate: a lone sight that is this similar to another group is a second sight of the same person.
+        min_affinity: least affinity of two poses of one person by two experts.
+        min_link: least affinity of a group to a track; higher after a gap.
+        min_score: least mean joint score of a strong group of one expert.
+        min_joints: least joints of a strong group of one expert.
+        duplicate: affinity to another group from which a group is a duplicate of the same person.
     """
 
     max_gap: Annotated[float, Field(ge=0)] = 0.7
@@ -104,9 +104,9 @@ class OksTracker(Tracker):
         """Make tracks of one clip.
 
         Args:
-            frames: for every frame, what each expert saw, in that expert's own layout.
+            frames: for every frame the poses of each expert, in the layout of the expert.
             timestamps: (T,) seconds, increasing.
-            experts: name of each expert's layout.
+            experts: name of the layout of each expert.
 
         Returns:
             Tracks in the layout body13, best first: by mean score of the seen joints times number of frames, ties by
@@ -118,44 +118,47 @@ class OksTracker(Tracker):
         times = np.asarray(timestamps, np.float64)
         if times.shape != (len(frames),) or any(len(frame) != len(experts) for frame in frames):
             raise ComponentError(
-                f"track takes {len(experts)} experts' poses and a timestamp a frame; given {len(frames)} frames, timestamps {times.shape}"
+                f"track takes poses of {len(experts)} experts and a timestamp per frame; "
+                f"given {len(frames)} frames, timestamps {times.shape}"
             )
-        sights = _gather(frames, experts)
-        paths: list[_Path] = []
-        for t, sight in enumerate(sights):
-            alive = [p for p in paths if times[t] - p.time <= self.max_gap + 1e-9]
-            paths += self._step(alive, t, float(times[t]), sight, len(experts))
+        per_frame = _in_common_layout(frames, experts)
+        candidates: list[_Candidate] = []
+        for t, people in enumerate(per_frame):
+            alive = [p for p in candidates if times[t] - p.time <= self.max_gap + 1e-9]
+            candidates += self._step(alive, t, float(times[t]), people, len(experts))
         least = min(self.min_frames, (len(frames) + 1) // 2)
-        paths = [p for p in paths if p.certain and len(p.sights) >= least]
+        candidates = [p for p in candidates if p.certain and len(p.members) >= least]
 
-        def place(path: _Path) -> tuple[float, ...]:
-            first, rows = path.sights[0]
+        def order(candidate: _Candidate) -> tuple[float, ...]:
+            first, rows = candidate.members[0]
             return (
-                -round(path.total / max(path.joints, 1) * len(path.sights), 6),
+                -round(candidate.total / max(candidate.joints, 1) * len(candidate.members), 6),
                 first,
-                *middles(sights[first], [rows])[1][0],
+                *median_people(per_frame[first], [rows])[1][0],
             )
 
-        paths.sort(key=place)
-        return [_finish(i, path, sights, len(experts)) for i, path in enumerate(paths)]
+        candidates.sort(key=order)
+        return [_finish(i, candidate, per_frame, len(experts)) for i, candidate in enumerate(candidates)]
 
-    def _step(self, alive: list[_Path], t: int, time: float, sight: Sight, num_experts: int) -> list[_Path]:
-        """Prolong the tracks `alive` with what is seen at frame t and return the tracks that start there."""
-        groups = group_sights(sight, num_experts, self.oks_weight, self.min_affinity)
+    def _step(
+        self, alive: list[_Candidate], t: int, time: float, people: FramePeople, num_experts: int
+    ) -> list[_Candidate]:
+        """Extend the tracks `alive` with the people of frame t; returns the tracks that start there."""
+        groups = group_people(people, num_experts, self.oks_weight, self.min_affinity)
         if not groups:
             return []
-        poses, boxes = middles(sight, groups)
-        weak = [is_ghost(sight, rows, self.min_score, self.min_joints) for rows in groups]
+        poses, boxes = median_people(people, groups)
+        weak = [is_weak(people, rows, self.min_score, self.min_joints) for rows in groups]
         taken: set[int] = set()
         turns = [
             (True, weakness, max(least, self.min_link)) for least in (_SURE, 0.0) for weakness in ({False}, {True})
         ]
-        for certain, wanted, least in (*turns, (False, {False, True}, self.min_link)):
+        for certain, strengths, least in (*turns, (False, {False, True}, self.min_link)):
             free = [p for p in alive if p.certain == certain and p.time < time]
-            columns = [g for g in range(len(groups)) if g not in taken and weak[g] in wanted]
+            columns = [g for g in range(len(groups)) if g not in taken and weak[g] in strengths]
             for i, j in self._linked(free, t, time, poses[columns], boxes[columns], least):
                 g = columns[j]
-                free[i].add(t, time, groups[g], sight, poses[g], boxes[g])
+                free[i].add(t, time, groups[g], people, poses[g], boxes[g])
                 free[i].certain |= not weak[g]
                 taken.add(g)
         starts = []
@@ -165,29 +168,29 @@ class OksTracker(Tracker):
                 similar = affinities(poses[g : g + 1], boxes[g : g + 1], poses[others], boxes[others], self.oks_weight)
                 if similar.max() >= self.duplicate:
                     continue
-            path = _Path(poses[g], boxes[g], time, not weak[g])
-            path.add(t, time, groups[g], sight, poses[g], boxes[g])
-            starts.append(path)
+            candidate = _Candidate(poses[g], boxes[g], time, not weak[g])
+            candidate.add(t, time, groups[g], people, poses[g], boxes[g])
+            starts.append(candidate)
             taken.add(g)
         return starts
 
     def _linked(
-        self, free: list[_Path], t: int, time: float, poses: Float, boxes: Float, least: float
+        self, free: list[_Candidate], t: int, time: float, poses: Float, boxes: Float, least: float
     ) -> list[tuple[int, int]]:
-        """Pairs of a free track and a sight of frame t."""
+        """Pairs of a free track and a group of frame t."""
         if not free or not len(poses):
             return []
         shifts = np.stack([p.velocity * (time - p.time) for p in free])
         before = np.stack([p.pose for p in free]) + shifts[:, None]
         around = np.stack([p.box for p in free]) + np.tile(shifts, 2)
-        waited = np.array([max(t - p.sights[-1][0], 1) for p in free], np.float64)
+        waited = np.array([max(t - p.members[-1][0], 1) for p in free], np.float64)
         affinity = affinities(before, around, poses, boxes, self.oks_weight, _EASE * waited, _MIRROR)
         affinity[(affinity < _LATE) & (waited > 1)[:, None]] = 0.0
         return match(affinity, least)
 
 
-def _gather(frames: Sequence[Sequence[Poses]], experts: Sequence[str]) -> list[Sight]:
-    """All frames in the common layout; every expert is converted once."""
+def _in_common_layout(frames: Sequence[Sequence[Poses]], experts: Sequence[str]) -> list[FramePeople]:
+    """The people of all frames in the common layout; every expert is converted once."""
     columns = []
     for e, layout in enumerate(experts):
         found = [frame[e] for frame in frames]
@@ -203,15 +206,15 @@ def _gather(frames: Sequence[Sequence[Poses]], experts: Sequence[str]) -> list[S
         columns.append(
             [Poses(coords[b - n : b], scores[b - n : b], p.boxes) for b, n, p in zip(ends, counts, found, strict=True)]
         )
-    return [gather([column[t] for column in columns]) for t in range(len(frames))]
+    return [stack_experts([column[t] for column in columns]) for t in range(len(frames))]
 
 
-def _finish(track_id: int, path: _Path, sights: Sequence[Sight], num_experts: int) -> Track:
-    coords = np.full((num_experts, len(sights), NUM_JOINTS, 2), np.nan, np.float32)
-    scores = np.zeros((num_experts, len(sights), NUM_JOINTS), np.float32)
-    boxes = np.full((len(sights), 4), np.nan, np.float32)
-    for t, rows in path.sights:
-        coords[sights[t].expert[rows], t] = sights[t].coords[rows]
-        scores[sights[t].expert[rows], t] = sights[t].scores[rows]
-        boxes[t] = middles(sights[t], [rows])[1][0]
+def _finish(track_id: int, candidate: _Candidate, per_frame: Sequence[FramePeople], num_experts: int) -> Track:
+    coords = np.full((num_experts, len(per_frame), NUM_JOINTS, 2), np.nan, np.float32)
+    scores = np.zeros((num_experts, len(per_frame), NUM_JOINTS), np.float32)
+    boxes = np.full((len(per_frame), 4), np.nan, np.float32)
+    for t, rows in candidate.members:
+        coords[per_frame[t].expert[rows], t] = per_frame[t].coords[rows]
+        scores[per_frame[t].expert[rows], t] = per_frame[t].scores[rows]
+        boxes[t] = median_people(per_frame[t], [rows])[1][0]
     return Track(track_id, coords, scores, boxes)

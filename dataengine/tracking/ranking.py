@@ -1,4 +1,4 @@
-"""Which track is the clip's: people ranked for use."""
+"""Ranking: the order of the people of a clip, the person that the clip is about first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from dataengine.core.types import Float, Track
 def rank(
     tracks: Sequence[Track], actor: Sequence[Sequence[float]] | None = None, timestamps: Any = None
 ) -> list[Track]:
-    """Order tracks for use and number them anew from 0.
+    """Order tracks and number them from 0.
+
+    The track that overlaps the key boxes of the actor most comes first. The overlap is the mean over the frames between
+    the first and the last key box, with key boxes interpolated; a frame without the track counts 0. Without key boxes,
+    or without any overlap, the order stays as it is.
 
     Args:
-        tracks: in the tracker's order.
-        actor: key boxes [[seconds, x0, y0, x1, y1], ...] of the person the clip is about: the track that overlaps
-            them most (mean overlap over the frames between the first and the last key, boxes interpolated, a frame
-            without the track counting 0) comes first. None, or no overlap at all, leaves the order as it is.
-        timestamps: (T,) seconds of the tracks' frames on the clock of the keys; needed with `actor`.
+        tracks: in the order of the tracker.
+        actor: key boxes [[seconds, x0, y0, x1, y1], ...] of the person that the clip is about.
+        timestamps: (T,) seconds of the frames of the tracks, on the clock of the key boxes; needed with `actor`.
 
     Raises:
         ComponentError: `actor` without timestamps, or not rows of five numbers.
@@ -33,7 +35,8 @@ def rank(
         times = np.asarray(timestamps if timestamps is not None else [], np.float64)
         if keys.ndim != 2 or keys.shape[1] != 5 or times.shape != order[0].boxes.shape[:1]:
             raise ComponentError(
-                f"rank takes [seconds, x0, y0, x1, y1] rows and a timestamp a frame; given {keys.shape} and timestamps {times.shape}"
+                "rank takes [seconds, x0, y0, x1, y1] rows and a timestamp per frame; "
+                f"given {keys.shape} and timestamps {times.shape}"
             )
         shares = [_overlap(track.boxes, times, keys) for track in order]
         best = int(np.argmax(shares))
@@ -49,8 +52,8 @@ def _overlap(boxes: Float, times: Float, keys: Float) -> float:
         inside = np.abs(times - keys[:, 0].mean()) == np.abs(times - keys[:, 0].mean()).min()
     target = np.stack([np.interp(times[inside], keys[:, 0], keys[:, c]) for c in range(1, 5)], axis=1)
     own = boxes[inside].astype(np.float64)
-    sides = np.clip(np.minimum(own[:, 2:], target[:, 2:]) - np.maximum(own[:, :2], target[:, :2]), 0, None)
-    shared = sides[:, 0] * sides[:, 1]
+    extent = np.clip(np.minimum(own[:, 2:], target[:, 2:]) - np.maximum(own[:, :2], target[:, :2]), 0, None)
+    shared = extent[:, 0] * extent[:, 1]
     union = (
         (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
         + (target[:, 2] - target[:, 0]) * (target[:, 3] - target[:, 1])

@@ -285,7 +285,7 @@ def test_user_mistakes_are_told(calibration):
         Calibration.fit(list(coords), truth[1:], seen, unit, "body13", EXPERTS)
     with pytest.raises(ComponentError, match="10 or more"):
         Calibration.fit(list(coords[:4]), truth[:4], seen[:4], unit[:4], "body13", EXPERTS)
-    with pytest.raises(ComponentError, match="length > 0"):
+    with pytest.raises(ComponentError, match="scale > 0"):
         Calibration.fit(list(coords), truth, seen, unit * 0, "body13", EXPERTS)
     with pytest.raises(ComponentError, match="sequence 0: 2 experts"):
         Calibration.fit(list(coords), truth, seen, unit, "body13", EXPERTS[:2])

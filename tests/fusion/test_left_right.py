@@ -121,7 +121,7 @@ def test_little_to_go_by():
 def test_user_mistakes_are_told():
     with pytest.raises(ComponentError, match="13 joints"):
         straighten(np.zeros((5, 17, 2)))
-    with pytest.raises(ComponentError, match="one score a joint"):
+    with pytest.raises(ComponentError, match="one score per joint"):
         straighten(np.zeros((5, 13, 2)), np.zeros((5, 12)))
 
 

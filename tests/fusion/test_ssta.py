@@ -268,7 +268,7 @@ def test_batch_equals_one_by_one():
         (np.zeros((0, 4, 13, 2)), None, {}, "1 to 127 experts"),
         (np.full((3, 4, 13, 2), np.inf), None, {}, "infinite"),
         ("abc", None, {}, "real numbers"),
-        (np.zeros((3, 4, 13, 2)), np.zeros((3, 4)), {}, "one score a joint"),
+        (np.zeros((3, 4, 13, 2)), np.zeros((3, 4)), {}, "one score per joint"),
         (np.zeros((3, 4, 13, 2)), np.full((3, 4, 13), 7.0), {}, "scores lie in"),
         (np.zeros((3, 4, 13, 2)), None, {"skeleton": "coco17"}, "17 joints"),
         (np.zeros((3, 4, 13, 2)), None, {"skeleton": "body31"}, "did you mean"),

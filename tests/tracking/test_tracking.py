@@ -347,7 +347,8 @@ def test_fast_enough():
 
 @pytest.mark.data
 def test_real_crowds_keep_their_identities(shared_data):
-    """Annotated visible joints of 15 street and sport scenes as the sights of one expert; identity switches are counted."""
+    """Annotated visible joints of 15 street and sport scenes as the sights of one expert; identity switches are
+    counted."""
     data = np.load(shared_data / "tracks" / "bonn_posetrack.npz")
     joints = list(data["joint_names"])
     points = np.where((data["state"] == 2)[..., None], data["points"], np.nan)
