@@ -241,10 +241,11 @@ def list_components(
     as_json: JsonOption = False,
 ) -> None:
     """List recipes, sources, experts, filters and other components."""
-    from dataengine.inspect.catalogue import catalogue, to_text
+    from dataengine.core.catalogue import to_text
+    from dataengine.inspect.catalogue import catalogue
 
     found = catalogue(kind, verbose)
-    show(found if as_json else to_text(found, verbose))
+    show(found if as_json else to_text(found))
 
 
 @app.command()

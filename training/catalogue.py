@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
+from functools import partial
 from typing import Any
 
+from dataengine.core.catalogue import entry
 from training import registry
 from training.config import available
 from training.data.formats import FORMATS
@@ -24,29 +25,13 @@ def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
             for name, path in available().items()
         ]
     if kind == "formats":
-        return [{"name": name, **(_described(_located(place)) if verbose else {})} for name, place in FORMATS.items()]
-    return [
-        {"name": name, **(_described(registry.find(kind, name)) if verbose else {})} for name in registry.names(kind)
-    ]
-
-
-def to_text(entries: list[dict[str, Any]]) -> str:
-    """Entries as lines."""
-    lines = []
-    for entry in entries:
-        lines.append(entry["name"] if "summary" not in entry else f"{entry['name']:<16} {entry['summary']}")
-        lines += [f"{'':<16}   {name} = {value}" for name, value in entry.get("options", {}).items()]
-    return "\n".join(lines)
+        return [entry(name, partial(_located, place), verbose) for name, place in FORMATS.items()]
+    return [entry(name, partial(registry.find, kind, name), verbose) for name in registry.names(kind)]
 
 
 def _located(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _described(made: Any) -> dict[str, Any]:
-    summary = (inspect.getdoc(made) or "").split("\n\n")[0].replace("\n", " ")
-    return {"summary": summary, "options": {name: repr(p.default) for name, p in registry.options(made).items()}}
 
 
 def _first_comment(text: str) -> str:

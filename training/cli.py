@@ -319,7 +319,8 @@ def list_names(
         lines = compare(under)
         show([line.to_dict() for line in lines] if as_json else to_table(lines))
         return
-    from training.catalogue import catalogue, to_text
+    from dataengine.core.catalogue import to_text
+    from training.catalogue import catalogue
 
     found = catalogue(kind, verbose)
     show(found if as_json else to_text(found))
