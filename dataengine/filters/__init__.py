@@ -1,6 +1,6 @@
-"""Filters: what a clip's poses are measured by, and the thresholds that keep it.
+"""Filters: measures of the poses of a clip, and the thresholds that keep the clip.
 
-A filter is a frozen dataclass on `dataengine.filters.base.Between`: it adds `measure(sample)`, says
-what its value is measured in, and names the reason of `dataengine.core.reasons.REASONS` it rejects with. The numbers behind the
-measures are pure functions on arrays in the same file, so that an index can be filled with them a track.
+A filter is a frozen dataclass on `dataengine.filters.base.Between`. It adds `measure(sample)`, says what the value is
+measured in, and names the reason that it rejects with. The measures themselves are pure functions on arrays in the same
+file, so that the index holds them for every track, too.
 """

@@ -1,4 +1,4 @@
-"""What all filters share: inclusive thresholds around one measured number."""
+"""Base class of all filters: inclusive thresholds around one measured number."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataengine.core.reasons import REASONS
 class Between(Filter):
     """A filter that keeps a clip whose value lies in [min, max].
 
-    A threshold of None is not applied. A value of NaN means that the clip gives nothing to measure
-    (no bone seen often enough, nobody there); it is kept, because whether anybody is there is asked
-    by `pose_coverage` and `body_visible`, whose values are never NaN for a clip with frames.
+    A threshold of None is not applied. A value of NaN means that the clip gives nothing to measure, such as no person,
+    or no bone in enough frames. Such a clip is kept: the filters `pose_coverage` and `body_visible` decide whether
+    enough of a person is seen, and their values are never NaN for a clip with frames.
 
     Attributes:
         min: smallest value kept.
@@ -41,11 +41,11 @@ class Between(Filter):
             raise ValueError(f"min = {self.min} is above max = {self.max}, which would keep nothing; swap them")
 
     def keep(self, value: float) -> bool:
-        """True when `value` misses no threshold."""
+        """Whether `value` lies within the thresholds."""
         return self.missed(value) is None
 
     def missed(self, value: float) -> float | None:
-        """The threshold that `value` misses, None when it is kept."""
+        """The threshold that `value` misses, or None."""
         if self.min is not None and value < self.min:
             return self.min
         if self.max is not None and value > self.max:

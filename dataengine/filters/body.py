@@ -1,6 +1,6 @@
-"""What the measures of a pose sequence share: the body's joints and size, and statistics that skip NaN.
+"""Functions that the measures share: joints and size of the body, and statistics that skip NaN.
 
-Sizes are in body heights, so that values of near and far, tall and short people can be compared.
+Lengths are in body heights, so that values of near and far, tall and short people can be compared.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataengine.core.skeletons import BODY12, skeleton
 from dataengine.core.types import Bool, Float, Int
 
 SEGMENTS: tuple[tuple[str, str, float], ...] = (
-    ("left_shoulder", "left_hip", 0.288), ("right_shoulder", "right_hip", 0.288), ("left_shoulder", "right_shoulder", 0.259),
+    ("left_shoulder", "left_hip", 0.288), ("right_shoulder", "right_hip", 0.288),
+    ("left_shoulder", "right_shoulder", 0.259),
     ("left_shoulder", "left_elbow", 0.186), ("right_shoulder", "right_elbow", 0.186),
     ("left_elbow", "left_wrist", 0.146), ("right_elbow", "right_wrist", 0.146),
     ("left_hip", "left_knee", 0.245), ("right_hip", "right_knee", 0.245),
     ("left_knee", "left_ankle", 0.246), ("right_knee", "right_ankle", 0.246),
 )  # fmt: skip
-"""Body segments and their share of a standing person's height: Drillis and Contini 1966, as drawn in
-Winter, Biomechanics and Motor Control of Human Movement, figure 4.1 (trunk: height of the shoulders
-less that of the hips, 0.818 - 0.530)."""
+"""Body segments and their share of the height of a standing person: Drillis and Contini 1966, as drawn in Winter,
+Biomechanics and Motor Control of Human Movement, figure 4.1 (trunk: height of the shoulders less height of the hips,
+0.818 - 0.530)."""
 
 
 def body_joints(layout: str) -> list[int]:
@@ -29,36 +30,37 @@ def body_joints(layout: str) -> list[int]:
 
 
 def seen(coords: Float, scores: Float) -> Bool:
-    """(..., V) bool: the joint has a position and a score above 0."""
+    """(..., V) bool, whether a joint has a position and a score above 0."""
     return np.isfinite(coords).all(-1) & (np.asarray(scores) > 0)
 
 
 def blanked(coords: Float, scores: Float) -> Float:
-    """(..., V, 2) float64 pixels with NaN for every joint not seen."""
+    """(..., V, 2) float64 pixels, NaN for joints that are not seen."""
     return np.where(seen(coords, scores)[..., None], np.asarray(coords, np.float64), np.nan)
 
 
 def quantile(values: Float, share: float, axis: int = 0) -> Float:
-    """Linear quantile along one axis over what is not NaN; NaN where there is nothing."""
+    """Linear quantile along one axis, NaN skipped; NaN where all values are."""
     ordered = np.moveaxis(np.sort(values, axis=axis), axis, -1)
     count: Int = np.isfinite(ordered).sum(-1)
-    place = np.maximum(count - 1, 0) * share
-    low = np.floor(place).astype(np.intp)
+    position = np.maximum(count - 1, 0) * share
+    low = np.floor(position).astype(np.intp)
     high = np.minimum(low + 1, np.maximum(count - 1, 0))
     first = np.take_along_axis(ordered, low[..., None], -1)[..., 0]
     last = np.take_along_axis(ordered, high[..., None], -1)[..., 0]
-    result: Float = first + (last - first) * (place - low)
+    result: Float = first + (last - first) * (position - low)
     return result
 
 
 def mean(values: Float) -> float:
-    """Mean over what is not NaN; NaN where there is nothing."""
+    """Mean, NaN skipped; NaN without any value."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
 
 
 def running_median(values: Float, radius: int) -> Float:
-    """Median over frames t - radius ... t + radius of (T, ...) values, NaN skipped, window cut at the ends."""
+    """Median over frames t - radius ... t + radius of (T, ...) values, NaN skipped, with shorter windows at the
+    ends."""
     if radius < 1 or len(values) == 0:
         return values
     edge = np.full((radius, *values.shape[1:]), np.nan)
@@ -67,19 +69,19 @@ def running_median(values: Float, radius: int) -> Float:
 
 
 def body_height(coords: Float, layout: str, fps: float) -> Float:
-    """How tall the person would stand in the picture, a frame.
+    """Height of the standing person in the picture, per frame.
 
-    Every seen segment of `SEGMENTS` gives an estimate; foreshortening only makes segments shorter, so
-    the upper quartile of them is taken, then the median over half a second. Frames without a segment
-    get the median of the others.
+    Every seen segment of `SEGMENTS` gives an estimate. Foreshortening only makes segments shorter, so the upper
+    quartile of the estimates counts, then the median over half a second. Frames without a segment get the median of the
+    others.
 
     Args:
         coords: (T, V, 2) float pixels, NaN where unseen.
         layout: name of the joint layout.
-        fps: frames a second.
+        fps: frames per second.
 
     Returns:
-        (T,) float64 pixels, NaN when no segment is ever seen or all have no length.
+        (T,) float64 pixels; NaN when no segment is ever seen, or all have length 0.
     """
     joints = skeleton(layout)
     starts = joints.indices(tuple(a for a, _, _ in SEGMENTS))
@@ -92,5 +94,5 @@ def body_height(coords: Float, layout: str, fps: float) -> Float:
 
 
 def percentile_range(values: Float, low: float, high: float) -> Float:
-    """Difference of two quantiles over frames, (T, ...) -> (...), NaN where there is nothing."""
+    """Difference of two quantiles over frames, (T, ...) -> (...); NaN where all values are."""
     return quantile(values, high) - quantile(values, low)

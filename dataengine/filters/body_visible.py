@@ -1,4 +1,4 @@
-"""How much of a clip shows enough of a body."""
+"""Filter `body_visible`: share of frames that show enough of a body."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from dataengine.filters.body import body_joints
 def body_visible(
     keypoints: Float, scores: Float, layout: str, width: int, height: int, joints: int = 8, score: float = 0.5
 ) -> float:
-    """Share of frames in which one and the same person shows enough body joints.
+    """Share of frames in which the same person shows enough body joints.
 
-    A joint counts when it lies inside the picture with a score above `score`. A person whose skeleton
-    is guessed from two feet, or sits half outside the picture, has poses in every frame and still
-    fails here.
+    A joint counts when it lies inside the picture with a score above `score`. A person who sits half outside the
+    picture, or whose skeleton is guessed from two feet, has a pose in every frame and still gets a low share.
 
     Args:
         keypoints: (M, T, V, 2) float pixels, NaN where unseen; M may be 0.
         scores: (M, T, V) float in [0, 1].
         layout: name of the joint layout.
         width, height: pixels.
-        joints: how many of the twelve body joints are enough.
+        joints: number of the twelve body joints that is enough.
         score: a joint with a higher score counts.
 
     Returns:
-        The share in [0, 1] of the best person; 0 for nobody, NaN for no frames.
+        The share in [0, 1] of the best person; 0 without people, NaN without frames.
     """
     if keypoints.shape[1] == 0:
         return float("nan")
     if len(keypoints) == 0:
         return 0.0
-    places = body_joints(layout)
-    x, y = keypoints[:, :, places, 0], keypoints[:, :, places, 1]
+    body = body_joints(layout)
+    x, y = keypoints[:, :, body, 0], keypoints[:, :, body, 1]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)  # False for NaN
-    enough = (inside & (scores[:, :, places] > score)).sum(-1) >= joints
+    enough = (inside & (scores[:, :, body] > score)).sum(-1) >= joints
     return float(enough.mean(1).max())
 
 

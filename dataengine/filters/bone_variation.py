@@ -1,4 +1,4 @@
-"""How much the lengths of bones vary against the size of the body."""
+"""Filter `bone_variation`: variation of bone lengths relative to the size of the body."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataengine.filters.base import Between
 from dataengine.filters.body import SEGMENTS, blanked, body_height, mean, percentile_range
 
 MIN_FRAMES = 8
+"""Frames in which a bone must be seen to count."""
 QUARTILES_OF_NORMAL = 1.349
 """Interquartile range of a normal distribution of standard deviation 1."""
 
@@ -20,19 +21,18 @@ QUARTILES_OF_NORMAL = 1.349
 def bone_variation(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
     """Robust coefficient of variation of bone lengths, mean over bones.
 
-    A bone's length is taken against the body height of its frame, so that coming closer and zooming
-    change nothing; its spread is the interquartile range / 1.349, divided by the length the bone has in
-    a body of that height (its share in `SEGMENTS`; a median would vanish for a bone that points at the
-    camera). What remains of a real body is foreshortening.
+    The length of a bone is relative to the body height of its frame, so that approaching and zooming have no effect.
+    The spread is the interquartile range / 1.349, divided by the length of the bone in a body of that height (its share
+    in `SEGMENTS`; a median would vanish for a bone that points at the camera). For a real body, foreshortening remains.
 
     Args:
         coords: (T, V, 2) float pixels, NaN where unseen.
         scores: (T, V) float, 0 where unseen.
         skeleton: name of the joint layout.
-        fps: frames a second.
+        fps: frames per second.
 
     Returns:
-        A coefficient of variation; NaN when no bone is seen in 8 frames.
+        A coefficient of variation; NaN when no bone is seen in `MIN_FRAMES` frames.
     """
     points = blanked(coords, scores)
     if len(points) < MIN_FRAMES:
@@ -49,7 +49,7 @@ def bone_variation(coords: Float, scores: Float, skeleton: str, fps: float) -> f
 class BoneVariation(Between):
     """Robust coefficient of variation of the first-ranked person's bone lengths.
 
-    People annotated by hand stay below 0.24 in 99 % of the tracks of Penn Action and Bonn's PoseTrack.
+    99 % of the hand-annotated tracks of Penn Action and Multi-Person PoseTrack (Bonn) stay below 0.24.
     """
 
     max: float | None = 0.35

@@ -1,4 +1,4 @@
-"""Whether the camera cuts within a clip."""
+"""Filter `camera_cut`: whether the camera cuts within a clip."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
 
 REACH = 4
-"""Frames looked at on either side: a cut changes one frame, movement, a pan or a flash several."""
+"""Frames compared before and after: a cut changes one frame; movement, a pan or a flash changes several."""
 
 
 def camera_cut(change: Float) -> float:
-    """How far the largest frame change stands out from those around it.
+    """Largest frame difference, less the largest difference of the frames around it.
 
-    The largest over t of change(t) - max(change(t-4 ... t-1), change(t+1 ... t+4)). Fast movement and
-    a panning camera change all frames alike, a flash changes two, repeated frames change every other
-    one: none of them stands out from its neighbours.
+    The maximum over t of change(t) - max(change(t-4 ... t-1), change(t+1 ... t+4)). Fast movement and a panning camera
+    change all frames alike, a flash changes two frames, and repeated frames change every other frame: none of these
+    stands out from its neighbours.
 
     Args:
-        change: (T,) float in [0, 1], difference of each frame to the one before, 0 for the first.
+        change: (T,) float in [0, 1], difference of each frame to the previous one, 0 for the first.
 
     Returns:
-        A difference in [0, 1], 0 where nothing stands out; NaN for fewer than three frames.
+        A difference in [0, 1], 0 where no frame stands out; NaN for fewer than three frames.
     """
     if len(change) < 3:
         return float("nan")
@@ -41,8 +41,8 @@ def camera_cut(change: Float) -> float:
 class CameraCut(Between):
     """How far the largest frame change stands out from its neighbours, in [0, 1].
 
-    The default lies between what 14 real videos without a cut reach (0.039 at most, a pan) and what
-    98 % of joined pairs of them exceed (0.13); jump cuts within one scene reach 0.01 to 0.27.
+    The default lies between the values of 14 real videos without a cut (at most 0.039, a pan) and those of joined pairs
+    of them (98 % exceed 0.13). Jump cuts within one scene reach 0.01 to 0.27.
     """
 
     max: float | None = 0.06

@@ -1,4 +1,4 @@
-"""How far the experts agree on the first-ranked person."""
+"""Filter `confidence`: agreement of the experts on the first-ranked person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataengine.filters.body import mean
 
 
 def confidence(values: Float, support: Int) -> float:
-    """Mean of SST-A's C over the frames in which any expert gave a joint.
+    """Mean of the C of SST-A over the frames in which any expert gave a joint.
 
     Args:
         values: (T,) float C in [0, 1].
@@ -27,10 +27,10 @@ def confidence(values: Float, support: Int) -> float:
 
 @dataclass(frozen=True)
 class Confidence(Between):
-    """Mean of SST-A's C of the first-ranked person, in [0, 1].
+    """Mean of the C of SST-A of the first-ranked person, in [0, 1].
 
-    The default is the gamma below which SST-A discards a pose (the thesis behind SST-A, section on
-    aggregation: 0.18). One expert alone agrees with itself: its C is 1.
+    The default is the gamma below which SST-A discards a pose (the thesis behind SST-A, section on aggregation: 0.18).
+    A single expert agrees with itself, so its C is 1.
     """
 
     min: float | None = 0.18

@@ -1,4 +1,4 @@
-"""How much joints tremble from frame to frame."""
+"""Filter `jitter`: trembling of joints from frame to frame."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ REFERENCE_FPS = 30.0
 
 
 def jitter(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
-    """Mean size of the second difference of body joints, in body heights at 30 frames a second.
+    """Mean length of the second difference of body joints, in body heights at 30 frames per second.
 
-    |x(t-k) - 2 x(t) + x(t+k)| / height(t), with k the number of frames nearest to 1/30 s and the value
-    scaled by (fps / 30 k)^2 for what remains: a smooth movement then has the same value at 30 and at
-    60 frames a second, and so has noise. White noise of standard deviation s in x and y gives
-    s sqrt(6) sqrt(pi / 2), about 3.07 s.
+    |x(t-k) - 2 x(t) + x(t+k)| / height(t), where k is the number of frames nearest to 1/30 s. The factor (fps / 30 k)^2
+    corrects the rest, so that smooth movement has the same value at 30 and at 60 frames per second, and so has noise.
+    White noise of standard deviation s in x and y gives s sqrt(6) sqrt(pi / 2), about 3.07 s.
 
     Args:
         coords: (T, V, 2) float pixels, NaN where unseen.
         scores: (T, V) float, 0 where unseen.
         skeleton: name of the joint layout.
-        fps: frames a second.
+        fps: frames per second.
 
     Returns:
-        Body heights; NaN when no joint is seen at three instants in a row.
+        Body heights; NaN when no joint is seen at three consecutive instants.
     """
     points = blanked(coords, scores)
     step = max(1, round(fps / REFERENCE_FPS))
@@ -43,9 +42,9 @@ def jitter(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
 
 @dataclass(frozen=True)
 class Jitter(Between):
-    """Mean second difference of the first-ranked person's body joints, in body heights at 30 frames a second.
+    """Mean second difference of the first-ranked person's body joints, in body heights at 30 frames per second.
 
-    People annotated by hand stay below 0.04 in 99 % of the tracks of Penn Action and Bonn's PoseTrack.
+    99 % of the hand-annotated tracks of Penn Action and Multi-Person PoseTrack (Bonn) stay below 0.04.
     """
 
     max: float | None = 0.06

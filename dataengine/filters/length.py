@@ -1,4 +1,4 @@
-"""How many frames a clip has."""
+"""Filter `length`: number of frames of a clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataengine.filters.base import Between
 
 @dataclass(frozen=True)
 class Length(Between):
-    """Number of frames that the clip has."""
+    """Number of frames of the clip."""
 
     min: float | None = 16
 

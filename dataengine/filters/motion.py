@@ -1,4 +1,4 @@
-"""How far the body moves in itself."""
+"""Filter `motion`: movement of the body, without the movement of the camera."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from dataengine.filters.base import Between
 from dataengine.filters.body import blanked, body_height, body_joints, percentile_range, quantile, running_median
 
 MIN_FRAMES = 3
+"""Frames in which a joint must be seen to count."""
 
 
 def motion(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
-    """Range of the joints that move most, seen from the body's middle, in body heights.
+    """Range of the joints that move most, relative to the middle of the body, in body heights.
 
-    Joints are taken relative to the median of the body's joints in the same frame (a camera that pans
-    moves nobody) and to the body height (nor does one that zooms), smoothed by a running median of
-    0.2 s (nor does trembling). The range of a joint is the diagonal of its 5th to 95th percentile in x
-    and y; the value is the upper quartile over the joints, so that moving one arm is a movement.
+    Positions are relative to the median of the body joints of the same frame, which removes pans of the camera, and to
+    the body height, which removes zooms. A running median of 0.2 s removes trembling. The range of a joint is the
+    diagonal from its 5th to its 95th percentile in x and y. The value is the upper quartile over joints, so that the
+    movement of one arm counts.
 
     Args:
         coords: (T, V, 2) float pixels, NaN where unseen.
         scores: (T, V) float, 0 where unseen.
         skeleton: name of the joint layout.
-        fps: frames a second.
+        fps: frames per second.
 
     Returns:
-        Body heights; NaN when no joint is seen in 3 frames.
+        Body heights; NaN when no joint is seen in `MIN_FRAMES` frames.
     """
     points = blanked(coords, scores)
     if len(points) < MIN_FRAMES:
@@ -47,8 +48,8 @@ def motion(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
 class Motion(Between):
     """Range of the first-ranked person's most moving joints about the body's middle, in body heights.
 
-    95 % of the tracks annotated by hand of Penn Action and Bonn's PoseTrack exceed 0.039; somebody who
-    sits and watches television measures 0.05 to 0.12.
+    95 % of the hand-annotated tracks of Penn Action and Multi-Person PoseTrack (Bonn) exceed 0.039. A person who sits
+    and watches television measures 0.05 to 0.12.
     """
 
     min: float | None = 0.03

@@ -1,4 +1,4 @@
-"""How many people a clip shows."""
+"""Filter `num_people`: number of people in a clip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dataengine.filters.base import Between
 
 @dataclass(frozen=True)
 class NumPeople(Between):
-    """Median over frames of the number of tracked people, those ranked out included; NaN for no frames."""
+    """Median over frames of the number of tracked people, also of those beyond `pose.max_people`; NaN without
+    frames."""
 
     min: float | None = 1
 

@@ -1,4 +1,4 @@
-"""How much of a clip shows anybody."""
+"""Filter `pose_coverage`: share of frames with a pose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pose_coverage(keypoints: Float, scores: Float) -> float:
         scores: (M, T, V) float.
 
     Returns:
-        A share in [0, 1]; 0 for nobody, NaN for no frames.
+        A share in [0, 1]; 0 without people, NaN without frames.
     """
     if keypoints.shape[1] == 0:
         return float("nan")
@@ -29,7 +29,7 @@ def pose_coverage(keypoints: Float, scores: Float) -> float:
 
 @dataclass(frozen=True)
 class PoseCoverage(Between):
-    """Share of frames that hold a pose of anybody kept, in [0, 1]."""
+    """Share of frames that hold a pose of a kept person, in [0, 1]."""
 
     min: float | None = 0.5
 

@@ -1,1 +1,1 @@
-"""From the labels that sources give to the labels of a dataset."""
+"""Labels: label maps from the labels of sources to those of a dataset, prompts, and the taxonomy."""

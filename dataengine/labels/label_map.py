@@ -1,9 +1,9 @@
-"""The files that may say which label a clip gets: our CSV, and the two forms in which Posetics is given out by its authors.
+"""Label maps: files that say which label a clip gets. Formats: our CSV, and the two formats of the authors of Posetics.
 
-Posetics (D. Yang et al., UNIK, 2021) comes as `posetics_train_label.json` and `posetics_val_label.json`,
-`{youtube_id: {"label": name, "label_index": number, "has_skeleton": bool}}` as Kinetics-skeleton has
-them, and as `classes.txt`, one class a line, in which `(p)` follows the name of a class that several
-Kinetics-400 classes were merged into.
+Posetics (D. Yang et al., UNIK, 2021) is published as `posetics_train_label.json` and `posetics_val_label.json`, with
+`{youtube_id: {"label": name, "label_index": number, "has_skeleton": bool}}` as in Kinetics-skeleton, and as
+`classes.txt` with one class per line. `(p)` follows the name of a class that several Kinetics-400 classes were merged
+into.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ RULES = {
     "merge_object": "the same motion with another object, instrument, animal, or part of the body worked on",
     "merge_place": "the same motion at another place, in another setting, or on another piece of furniture",
     "merge_synonym": "the same motion in other words, often of another source",
-    "merge_detail": "told apart only by fingers, face, tool in the hand or direction, which joints of a body hardly show",
-    "leave_out": "not in the data set; the reason says why",
+    "merge_detail": "told apart only by fingers, face, tool in the hand or direction, which body joints hardly show",
+    "leave_out": "not in the dataset; the reason says why",
 }
-"""Every rule of a label map, and what it means for a source's class."""
+"""Rules of a label map, and what each means for a class of a source."""
 
 POSETICS_SOURCE = "kinetics400"
 """The source that Posetics relabels."""
 
 UNKNOWN = "the table does not know it"
-"""Why a clip is left out whose source is in the table, but not its label."""
+"""Why a clip is left out when its source is in the table and its label is not."""
 
 Decision = tuple[str | None, str | None]
 """(label, None), or (None, why it is left out)."""
@@ -47,14 +47,15 @@ _MERGED = re.compile(r"\s*\(p\)\s*$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What a file says.
+    """The content of a label map.
 
     Attributes:
-        sources: the sources that it speaks for.
+        sources: sources whose labels the map decides.
         rules: (source, source label as written) -> decision.
-        videos: video id -> label, for a file that labels videos and not classes; else None.
+        videos: video id -> label, for a file that labels videos instead of classes; else None.
         ids: label -> number.
         files: all files that were read.
+        keyed: (source, key of the source label) -> decision; made from `rules`.
     """
 
     sources: frozenset[str]
@@ -69,10 +70,10 @@ class LabelMap:
 
 
 def read(path: Path) -> LabelMap:
-    """Read a label map, in the form that the file's ending tells.
+    """Read a label map in the format of its file extension.
 
     Raises:
-        ComponentError: it cannot be read, or something in it is wrong; names the line and the column.
+        ComponentError: the file cannot be read, or is wrong; the message names the line and the column.
     """
     try:
         if path.suffix == ".json":
@@ -85,7 +86,7 @@ def read(path: Path) -> LabelMap:
 
 
 def numbers(labels: Iterator[str | None]) -> dict[str, int]:
-    """Labels numbered in alphabetical order."""
+    """label -> number, in alphabetical order."""
     return {label: number for number, label in enumerate(sorted({label for label in labels if label is not None}))}
 
 
@@ -108,8 +109,8 @@ def _read_csv(path: Path) -> LabelMap:
             same = (row["source"], key(row["source_label"]))
             if same in lines:
                 raise ComponentError(
-                    f"{where}, column source_label: {row['source']} {row['source_label']!r} is already there in line {lines[same]} "
-                    "(case and punctuation make no difference); give each source label once"
+                    f"{where}, column source_label: {row['source']} {row['source_label']!r} is already in line "
+                    f"{lines[same]} (case and punctuation make no difference); give each source label once"
                 )
             lines[same] = reader.line_num
             rules[row["source"], row["source_label"]] = (row["label"] or None, None if row["label"] else row["reason"])
@@ -118,7 +119,7 @@ def _read_csv(path: Path) -> LabelMap:
 
 
 def _wrong(row: dict[str, str]) -> tuple[str, str] | None:
-    """The column that is wrong in a row of our CSV, and what is."""
+    """The wrong column of a row of our CSV, and the mistake; None where the row is right."""
     for column in ("source", "source_label"):
         if not row[column].strip():
             return column, "it is empty; every row names a source and one of its labels"
@@ -143,24 +144,25 @@ def _wrong(row: dict[str, str]) -> tuple[str, str] | None:
 
 
 def _class_names(path: Path) -> list[str]:
-    """The classes of a `classes.txt`, in the order of their numbers; `(p)` removed."""
+    """The classes of a `classes.txt` in the order of their numbers, without `(p)`."""
     names: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         name = _MERGED.sub("", line).strip()
         if not name:
-            raise ComponentError(
-                f"{path} line {number}: it is empty; want one class a line, the first of them number 0"
-            )
+            raise ComponentError(f"{path} line {number}: it is empty; want one class per line, the first with number 0")
         if name in names:
-            raise ComponentError(f"{path} line {number}: {name!r} is already there in line {names.index(name) + 1}")
+            raise ComponentError(f"{path} line {number}: {name!r} is already in line {names.index(name) + 1}")
         names.append(name)
     if not names:
-        raise ComponentError(f"{path}: it names no class; want one a line")
+        raise ComponentError(f"{path}: it names no class; want one per line")
     return names
 
 
 def _read_classes(path: Path) -> LabelMap:
-    """Classes without what was merged into them: a Kinetics-400 class is looked for by its name, then by the one `posetics_labels.csv` gives."""
+    """The rules of a `classes.txt`, which does not say which classes were merged.
+
+    A Kinetics-400 class is searched by its own name, then by its label in `posetics_labels.csv`.
+    """
     names = _class_names(path)
     by_key = {key(name): name for name in names}
     ours = find_manifest("posetics_labels.csv")
@@ -175,7 +177,10 @@ def _read_classes(path: Path) -> LabelMap:
 
 
 def _read_videos(path: Path) -> LabelMap:
-    """Labels of videos, of this file and of the `*_label.json` beside it; `classes.txt` beside it gives the names where they give numbers only."""
+    """Labels of videos, from this file and every `*_label.json` in its folder.
+
+    A `classes.txt` in the folder names the classes where the files give numbers only.
+    """
     beside = sorted(path.parent.glob("*_label.json")) if path.name.endswith("_label.json") else [path]
     listed = path.parent / "classes.txt"
     names = _class_names(listed) if listed.is_file() else None
@@ -191,7 +196,8 @@ def _read_videos(path: Path) -> LabelMap:
             label, number = _entry(file, video, entry, names)
             if videos.setdefault(video, label) != label:
                 raise ComponentError(
-                    f"{file}: video {video!r} is {label!r} here and {videos[video]!r} in another file; give it one label"
+                    f"{file}: video {video!r} is {label!r} here and {videos[video]!r} in another file; give it one "
+                    "label"
                 )
             if number is not None and ids.setdefault(label, number) != number:
                 raise ComponentError(
@@ -215,7 +221,9 @@ def _entry(file: Path, video: str, entry: Any, names: list[str] | None) -> tuple
     if number is None:
         raise ComponentError(f"{where}: it has neither label nor label_index")
     if names is None:
-        raise ComponentError(f"{where}: it has a label_index only; put classes.txt, one class a line, beside the file")
+        raise ComponentError(
+            f"{where}: it has a label_index only; put classes.txt, one class per line, beside the file"
+        )
     if number >= len(names):
         raise ComponentError(
             f"{where}: label_index is {number}, and classes.txt names {len(names)} classes (0 to {len(names) - 1})"

@@ -1,4 +1,4 @@
-"""A label map kept as a file, so that people can read, discuss and change it."""
+"""Component `table` of the kind `relabel`: a label map in a file that people can read, discuss and change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _FORMS = (".csv", ".json", ".txt")
 
 
 def find_table(name: str) -> Path | None:
-    """The file of a label map: `name` is a path to a .csv, .json or .txt, or names NAME.csv in a folder of manifests."""
+    """The file of a label map: `name` is the path of a .csv, .json or .txt, or names NAME.csv in a folder of
+    manifests."""
     if name.endswith(_FORMS):
         return path if (path := Path(name)).is_file() else None
     return find_manifest(f"{name}.csv") if Path(name).name == name else None
@@ -26,11 +27,11 @@ def find_table(name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class LabelTable(Component):
-    """A label map. It speaks for the sources it names and for no others.
+    """A label map. It decides the labels of the sources it names, and of no others.
 
     Attributes:
-        table: name of a manifest; or path of a CSV with the columns source, source_label, label, rule, reason, or of
-            the `*_label.json` or `classes.txt` of Posetics' authors, which both speak for `kinetics400`.
+        table: name of a manifest; or path of a CSV with the columns source, source_label, label, rule, reason; or path
+            of the `*_label.json` or `classes.txt` of the authors of Posetics, which decide the labels of `kinetics400`.
 
     Raises:
         ComponentError: the file is not found, or a line of it is wrong.
@@ -64,23 +65,23 @@ class LabelTable(Component):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that the table was read from."""
+        """Every file that the map was read from."""
         return self._map.files
 
     @property
     def by_video(self) -> bool:
-        """Whether the table labels videos by their ids, and not classes by their names."""
+        """Whether the map labels videos by their ids instead of classes by their names."""
         return self._map.videos is not None
 
     def label_ids(self) -> dict[str, int]:
-        """The labels that the table gives, numbered in alphabetical order; those of Posetics' authors as they number them."""
+        """label -> number, in alphabetical order, or as the authors of Posetics number them."""
         return dict(self._map.ids)
 
     def apply(self, source: str, source_label: str | None, video_id: str | None = None) -> Decision:
-        """The label of a clip and None, or None and why the clip is left out.
+        """(label of a clip, None), or (None, why the clip is left out).
 
-        A source that the table does not name keeps its label; so does a clip without one. Case, underscores,
-        quotes and brackets of `source_label` make no difference.
+        Sources that the map does not name keep their labels. A clip without a label stays without one. Case,
+        underscores, quotes and brackets of `source_label` make no difference.
 
         Raises:
             ComponentError: the table labels videos, and `video_id` is not given.

@@ -1,4 +1,4 @@
-"""How names of classes are compared."""
+"""Comparison of class names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 
 @lru_cache(maxsize=65536)
 def key(name: str) -> str:
-    """What is compared of a class name: its words, without case, underscores, quotes, brackets and other punctuation.
+    """The words of a class name, without case, underscores, quotes, brackets and other punctuation; names are equal by
+    this key.
 
-    Editions and mirrors of one data set spell its classes differently (`massaging_persons_head`,
-    `Passing American football in game`).
+    Editions and mirrors of one dataset spell its classes differently (`massaging_persons_head`, `Passing American
+    football in game`).
     """
     return _NOT_WORDS.sub(" ", _QUOTES.sub("", name.casefold())).strip() or name

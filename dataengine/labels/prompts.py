@@ -1,7 +1,7 @@
 """Texts of labels: from sets of templates or from a table; and the one text of a clip.
 
-T-MOR (D. Yang, thesis of the PoseCap data set, chapter 6; arXiv 2606.21607) pairs a clip with its action
-name or a description made of it and gives no templates; the set `label` is the first, the others are ours.
+T-MOR (D. Yang, thesis of the PoseCap dataset, chapter 6; arXiv 2606.21607) pairs a clip with its action name, or with a
+description made from it, and gives no templates. The set `label` is the action name; the other sets are ours.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _GERUND = re.compile(r"[a-z]*[aeiouy][a-z]*ing", re.IGNORECASE)  # a vowel befor
 
 
 def template_sets(path: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Name of a set -> its templates; without a path, of the nearest `manifests/prompts.toml`.
+    """Name of a set -> its templates; default: those of the nearest `manifests/prompts.toml`.
 
     Raises:
-        ComponentError: the file is not found, or something in it is wrong; names the set and the template.
+        ComponentError: the file is not found, or is wrong; the message names the set and the template.
     """
     found = path or find_manifest("prompts.toml")
     if found is None or not found.is_file():
@@ -62,8 +62,8 @@ class Prompts:
     """One set of templates and the phrases of labels; made once for many clips.
 
     Attributes:
-        name: of the set.
-        templates: each with `{label}` or `{phrase}`.
+        name: name of the set.
+        templates: texts with `{label}` or `{phrase}`.
         known: taxonomy with the phrases, or phrases by label.
     """
 
@@ -77,9 +77,10 @@ class Prompts:
         return [_SLOT.sub(lambda slot: words[slot[1]], template) for template in self.templates]
 
     def text_of(self, clip_id: str, label: str) -> str:
-        """The text of one clip: of the texts of its label, the one that a hash of the clip's id picks.
+        """The text of one clip: a hash of the clip id picks one text of its label.
 
-        The same on every machine and in every run; over many clips each template comes about as often.
+        The text is the same on every machine and in every run. Over many clips all templates are about equally
+        frequent.
         """
         digest = hashlib.blake2b(f"{self.name}\0{clip_id}".encode(), digest_size=8).digest()
         return self.texts(label)[int.from_bytes(digest, "big") % len(self.templates)]
@@ -121,10 +122,9 @@ def class_prompts(labels: Sequence[str], template_set: str = "motion") -> list[l
 
 
 def described(labels: Sequence[str], table: str | Path) -> list[list[str]]:
-    """The texts that a table has of each class, one or more.
+    """The texts of each class in a table, one or more.
 
-    A description of what the limbs do separates motions better than the name of a sport: names are close to
-    each other for other reasons than movements are.
+    Descriptions of limb movement separate motions better than names of sports do.
 
     Args:
         labels: names of classes.

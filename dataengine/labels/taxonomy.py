@@ -1,4 +1,4 @@
-"""What is known of each label: its verb, the phrase for texts, what of the body moves, the posture, and the group above it."""
+"""Taxonomy of labels: verb, phrase for texts, moving parts of the body, posture, and parent group of each label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTS = {
     "head": "the head turns or nods",
     "face": "mouth, eyes; no joint of the body moves",
 }
-"""What may move mostly."""
+"""Parts of the body that a label may move."""
 
 POSTURES = {
     "upright": "standing, walking, running",
@@ -35,28 +35,30 @@ POSTURES = {
     "airborne": "in free fall, in a jump, without weight",
     "varied": "changing, or no posture that is usual",
 }
-"""The posture in which a label is mostly seen."""
+"""Usual postures of a label."""
 
 PARENTS = (
-    "animals", "arts and crafts", "athletics and throwing", "ball sports", "building and repair", "cleaning", "climbing and heights",
-    "clothes", "communication", "cooking", "dancing", "eating and drinking", "face and head", "falling and bumping", "fitness", "games",
-    "garden and land", "gestures", "gymnastics", "hair", "hands", "household", "martial arts and fighting", "moving objects", "music",
-    "opening and closing", "personal care", "posture", "racket and bat sports", "reading, writing, devices", "riding and driving",
-    "snow and ice", "touching oneself", "touching people", "tricks", "walking and running", "water",
+    "animals", "arts and crafts", "athletics and throwing", "ball sports", "building and repair", "cleaning",
+    "climbing and heights", "clothes", "communication", "cooking", "dancing", "eating and drinking", "face and head",
+    "falling and bumping", "fitness", "games", "garden and land", "gestures", "gymnastics", "hair", "hands",
+    "household", "martial arts and fighting", "moving objects", "music", "opening and closing", "personal care", "posture",
+    "racket and bat sports", "reading, writing, devices", "riding and driving", "snow and ice", "touching oneself",
+    "touching people", "tricks", "walking and running", "water",
 )  # fmt: skip
-"""The groups of labels."""
+"""Parent groups of labels."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One label.
+    """One label of the taxonomy.
 
     Attributes:
-        verb: what is done, in its base form ("throw").
-        phrase: what is done, to follow "a person" ("throwing a ball").
-        parts: what mostly moves, of `PARTS`; most first.
-        posture: of `POSTURES`.
-        parent: the group, of `PARENTS`.
+        label: the label.
+        verb: verb of the action in its base form ("throw").
+        phrase: the action as a text that follows "a person" ("throwing a ball").
+        parts: keys of `PARTS` that move most, in order.
+        posture: a key of `POSTURES`.
+        parent: a group of `PARENTS`.
     """
 
     label: str
@@ -69,14 +71,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Labels and what is known of them."""
+    """Labels and their entries."""
 
     entries: dict[str, Entry]
 
     def select(
         self, *, verb: str | None = None, part: str | None = None, posture: str | None = None, parent: str | None = None
     ) -> list[str]:
-        """The labels that have all that is given, in alphabetical order.
+        """The labels that have every given property, in alphabetical order.
 
         Raises:
             ComponentError: no label at all has such a verb, part, posture or parent.
@@ -94,8 +96,8 @@ class Taxonomy:
     def roll_up(self, counts: Mapping[str, int], by: str = "parent") -> dict[str, int]:
         """Counts of labels summed by `verb`, `parts`, `posture` or `parent`, largest first.
 
-        A label that the taxonomy lacks counts as "(unknown)". By `parts`, a label counts once for each
-        of its parts, so that the sums exceed the total.
+        A label that is not in the taxonomy counts as "(unknown)". By `parts`, a label counts once for each of its
+        parts, so the sums exceed the total.
 
         Raises:
             ComponentError: `by` is something else.
@@ -112,15 +114,15 @@ class Taxonomy:
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def without(self, labels: Iterable[str]) -> list[str]:
-        """Those of `labels` that the taxonomy lacks."""
+        """Those of `labels` that are not in the taxonomy."""
         return sorted(set(labels) - self.entries.keys())
 
 
 def taxonomy(path: Path | None = None) -> Taxonomy:
-    """The taxonomy of a CSV with the columns of `COLUMNS`; without a path, the nearest `manifests/verbs.csv`.
+    """The taxonomy of a CSV with the columns of `COLUMNS`; default: the nearest `manifests/verbs.csv`.
 
     Raises:
-        ComponentError: the file is not found, or something in it is wrong; names the line and the column.
+        ComponentError: the file is not found, or is wrong; the message names the line and the column.
     """
     found = path or find_manifest("verbs.csv")
     if found is None or not found.is_file():

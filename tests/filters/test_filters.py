@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from dataengine.core import registry
+from dataengine.core.component import Filter
 from dataengine.core.errors import ComponentError
 from dataengine.core.reasons import REASONS
 from dataengine.core.skeletons import SKELETONS, convert
-from dataengine.core.types import Filter, Float, Sample
+from dataengine.core.types import Float, Sample
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.camera_cut import camera_cut
 from dataengine.filters.jitter import jitter
@@ -60,9 +61,18 @@ def sample(
         keypoints, scores = one[None], seen[None]
     present = (scores > 0).sum(-1).astype(np.int32)
     return Sample(
-        640, 480, 30.0, layout, keypoints, scores, (present > 0) * np.float32(0.7), present, np.full(scores.shape, np.nan),
-        np.full(frames, people if coords is not None else 0, np.int32), np.zeros(frames, np.float32) if change is None else change,
-    )  # fmt: skip
+        width=640,
+        height=480,
+        fps=30.0,
+        skeleton=layout,
+        keypoints=keypoints,
+        scores=scores,
+        confidence=(present > 0) * np.float32(0.7),
+        support=present,
+        disagreement=np.full(scores.shape, np.nan),
+        people=np.full(frames, people if coords is not None else 0, np.int32),
+        change=np.zeros(frames, np.float32) if change is None else change,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,7 +231,8 @@ def scene(seed: int, size: int = 700) -> Float:
 
 
 def shot(kind: str, seed: int = 1, frames: int = 40) -> list[Float]:
-    """One take of 320 x 240: a camera that stands, pans or shakes, a body that jumps about, a flash, repeated frames."""
+    """One take of 320 x 240: a camera that stands, pans or shakes, a body that jumps about, a flash, repeated
+    frames."""
     world, rng, out = scene(seed), np.random.default_rng(seed), []
     for t in range(frames):
         x, y = {

@@ -1,4 +1,5 @@
-"""The label maps of Posetics and PoseCap: their sizes, that they cover their sources, and that they agree with each other."""
+"""The label maps of Posetics and PoseCap: their sizes, that they cover their sources, and that they agree with each
+other."""
 
 from __future__ import annotations
 
@@ -84,9 +85,12 @@ def test_examples_of_the_published_principle() -> None:
         ]
         assert len({made.apply(source, name)[0] for name in apart}) == len(apart)
     for kinetics, cap in (
-        ("jumping jacks", "person_exercises_with_jumping_jacks"), ("shaking hands", "hand_interacts_with_person_shakehands"),
-        ("vacuuming floor", "person_vacuums_carpet"), ("squat", "person_squats"), ("reading book", "person_reads_magazine"),
-    ):  # fmt: skip
+        ("jumping jacks", "person_exercises_with_jumping_jacks"),
+        ("shaking hands", "hand_interacts_with_person_shakehands"),
+        ("vacuuming floor", "person_vacuums_carpet"),
+        ("squat", "person_squats"),
+        ("reading book", "person_reads_magazine"),
+    ):
         assert posecap.apply("kinetics700", kinetics) == posecap.apply("cap", cap) != (None, None)
     assert posecap.apply("cap", "car_turns_left")[0] is None and "nobody" in str(
         posecap.apply("cap", "car_turns_left")[1]

@@ -29,7 +29,8 @@ def created(path: Path) -> LabelTable:
 def test_it_speaks_for_the_sources_it_names_only(tmp_path: Path) -> None:
     made = table(
         tmp_path / "m.csv",
-        'a,wave,waving,reword,\na,"kick, high",kicking,merge_object,seen from behind\na,sleep,,leave_out,no motion\nb,hello,waving,merge_synonym,\n',
+        'a,wave,waving,reword,\na,"kick, high",kicking,merge_object,seen from behind\na,sleep,,leave_out,no '
+        "motion\nb,hello,waving,merge_synonym,\n",
     )
     assert made.apply("a", "wave") == ("waving", None) and made.apply("b", "hello") == ("waving", None)
     assert made.apply("a", "kick, high") == ("kicking", None)
@@ -72,7 +73,7 @@ def test_names_without_letters_stay_apart() -> None:
         ("a,wave, waving,keep,\n", "line 2, column label: ' waving' begins or ends with a space"),
         (
             "a,wave,waving,reword,\na,Wave,hello,reword,\n",
-            "line 3, column source_label: a 'Wave' is already there in line 2",
+            "line 3, column source_label: a 'Wave' is already in line 2",
         ),
         ("a,wave,waving\n", "line 2: want 5 fields"),
         (",wave,waving,reword,\n", "line 2, column source: it is empty"),
@@ -175,7 +176,7 @@ def test_a_list_of_classes_keeps_its_numbers(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match="line 2: it is empty"):
         created(tmp_path / "classes.txt")
     (tmp_path / "classes.txt").write_text("eating\neating (p)\n")
-    with pytest.raises(ComponentError, match="line 2: 'eating' is already there in line 1"):
+    with pytest.raises(ComponentError, match="line 2: 'eating' is already in line 1"):
         created(tmp_path / "classes.txt")
 
 

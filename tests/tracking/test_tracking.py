@@ -316,7 +316,7 @@ def test_absent_frames_count_against_the_actor():
 
 
 def test_user_mistakes_are_told():
-    with pytest.raises(ComponentError, match="timestamp a frame"):
+    with pytest.raises(ComponentError, match="timestamp per frame"):
         OksTracker().track(scene([lambda t: 100]), [0.0], ["body13"] * 3)
     with pytest.raises(ComponentError, match="2 experts"):
         OksTracker().track(scene([lambda t: 100]), np.arange(40), ["body13"] * 2)
