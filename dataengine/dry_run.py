@@ -18,7 +18,7 @@ from typing import Any
 from dataengine.builder import check
 from dataengine.core import devices, registry
 from dataengine.core.errors import RecipeError
-from dataengine.core.settings import find_folder
+from dataengine.core.settings import find_manifest
 from dataengine.passes.base import Job, Pass
 from dataengine.passes.progress import BuildState
 from dataengine.pipeline import plan as plans
@@ -83,7 +83,7 @@ def known_rates(path: Path | None = None) -> list[Rate]:
     Raises:
         RecipeError: the file cannot be read, or a rate in it is not whole.
     """
-    found = path or next((p for folder in find_folder("manifests") if (p := folder / "rates.toml").is_file()), None)
+    found = path or find_manifest("rates.toml")
     if found is None:
         return []
     try:

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 from dataengine.core.errors import MediaError
 from dataengine.io.disk_budget import DiskBudget
-from dataengine.io.storage import Stopped, fsync_folder
+from dataengine.io.storage import Stopped, fsync_file, fsync_folder
 
 _CHUNK = 1 << 20
 _HEADER = 1 << 20
@@ -172,8 +172,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, rules: _Rules, number:
             wrote(len(chunk))
         if file.tell() != member.size:
             raise tarfile.ReadError("it breaks off within a member")
-        file.flush()
-        os.fsync(file.fileno())
+    fsync_file(path)
     return path
 
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dataengine.core.errors import MediaError, RecipeError, SourceError
-from dataengine.core.settings import find_folder
+from dataengine.core.settings import find_manifest
 from dataengine.core.types import Clip
 from dataengine.fetch import Fetcher, Site
 from dataengine.fetch.mirror import annotate
@@ -28,7 +28,7 @@ from dataengine.fetch.transfers import Transfers
 from dataengine.io.disk_budget import DiskBudget
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.storage import locked
-from dataengine.pipeline.plan import Plan
+from dataengine.pipeline.plan import Plan, guard_list
 from dataengine.pipeline.recipe import FetchTable, Recipe
 
 EVALUATION_LISTS = "evaluation_lists"
@@ -129,15 +129,9 @@ class Downloads(AbstractContextManager["Downloads"]):
         assert self._transfers is not None and self.data_root is not None
         _, tables = mirror_tables(self.recipe.fetch.mirrors)
         root, urls = Path(self.data_root), tables.get(EVALUATION_LISTS, {})
-        places = [
-            root,
-            *find_folder("manifests"),
-            *(Path(p) for n in self.recipe.use if (p := self.recipe.source_path(n))),
-        ]
+        paths = [path for name in self.recipe.use if (path := self.recipe.source_path(name))]
         for name in self.recipe.plan.leak_guard:
-            if name in urls and not any(
-                (place / f"{name}{end}").is_file() for place in places for end in (".csv", ".csv.gz")
-            ):
+            if name in urls and guard_list(name, paths, self.data_root) is None:
                 try:
                     with locked(root / ".fetch" / f"{name}.lock", self._transfers.stop):
                         self._transfers.download(str(urls[name]), root / f"{name}.csv")
@@ -190,9 +184,8 @@ class Downloads(AbstractContextManager["Downloads"]):
 
 def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
     """A mirror list, by path or by its name in manifests/: (where it lies, its tables)."""
-    tried = [Path(name)] if name.endswith(".toml") else [folder / f"{name}.toml" for folder in find_folder("manifests")]
-    path = next((path for path in tried if path.is_file()), None)
-    if path is None:
+    path = Path(name) if name.endswith(".toml") else find_manifest(f"{name}.toml")
+    if path is None or not path.is_file():
         raise RecipeError(
             f"[fetch] mirrors = {name!r}: no such list; give the path of a .toml, or the name of one in manifests/"
         )

@@ -154,6 +154,19 @@ def guard_datasets(recipe: Recipe) -> list[tuple[str, str]]:
     return [(Path(name).name, locate(name)) for name in recipe.plan.leak_guard if Path(name).is_dir()]
 
 
+def guard_list(name: str, roots: Iterable[str], data_root: str | None) -> Path | None:
+    """The file of a list of `plan.leak_guard`, by path or by name; None where there is none.
+
+    Args:
+        name: path of a .csv or .csv.gz file, or its name in manifests/, the data root or a source's root.
+        roots: of the sources.
+        data_root: folder of all media, if any.
+    """
+    places = [*find_folder("manifests"), *([Path(data_root)] if data_root else []), *map(Path, roots)]
+    tried = [Path(name), *(place / f"{name}{end}" for place in places for end in (".csv", ".csv.gz"))]
+    return next((path for path in tried if path.suffix in (".csv", ".gz") and path.is_file()), None)
+
+
 def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) -> frozenset[str]:
     """Video ids of the evaluation sets that the recipe keeps out.
 
@@ -164,14 +177,12 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
         RecipeError: a set is not found or has no such column.
     """
     ids: set[str] = set()
-    places = [*find_folder("manifests"), *([Path(data_root)] if data_root else []), *(Path(r) for r in roots.values())]
     for _, folder in guard_datasets(recipe):
         ids.update(Dataset(folder).clips.select("video_id").collect()["video_id"])
     for name in recipe.plan.leak_guard:
         if Path(name).is_dir():
             continue
-        tried = [Path(name), *(place / f"{name}{end}" for place in places for end in (".csv", ".csv.gz"))]
-        path = next((p for p in tried if p.suffix in (".csv", ".gz") and p.is_file()), None)
+        path = guard_list(name, roots.values(), data_root)
         if path is None:
             raise RecipeError(
                 f"[plan] leak_guard: the list {name!r} was not found; put {name}.csv (column youtube_id) in the data root, "
