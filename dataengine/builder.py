@@ -37,9 +37,17 @@ class BuildResult:
     """What a build did.
 
     Attributes:
-        planned = kept + rejected + failed, always. retryable: failed clips worth another try.
-        states: each pass before this build ran. reasons: clips out, by reason.
+        out: folder of the build.
+        planned: clips of the plan; always kept + rejected + failed.
+        kept: clips in the dataset.
+        rejected: clips that were judged and left out.
+        failed: clips that could not be judged.
+        retryable: failed clips worth another try.
+        reasons: number of clips left out, by reason.
+        states: each pass before this build ran.
+        dataset: folder of the dataset.
         changed: whether the dataset in `out` is another one than before.
+        seconds: wall time of the build.
         notes: options of the recipe that have no effect, one line each.
     """
 

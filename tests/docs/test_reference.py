@@ -13,6 +13,7 @@ from dataengine.core.describe import descriptions, section, summary
 from dataengine.core.reasons import REASONS
 from dataengine.dataset import descriptions as described
 from dataengine.pipeline.recipe import Recipe
+from tests.support.documents import ROOT
 from tools.reference import api, components, datasets, recipes
 
 pytest.importorskip("torch")
@@ -108,3 +109,12 @@ def test_samples_hold_what_is_described(tmp_path: Any) -> None:
 
     assert {f"<feature>{ending}" for ending in FEATURES} <= set(described.ENTRIES)
     assert described.entry_meaning("viclip_video.npy") and not described.entry_meaning("other.npy")
+
+
+def test_the_chain_of_passes_in_the_explanation_is_the_list() -> None:
+    text = (ROOT / "docs" / "explanation" / "build.md").read_text(encoding="utf-8")
+    chain = re.search(r"```text\n(plan -> .*)\n```", text)
+    assert chain
+    names = [name for name in chain[1].split(" -> ") if name not in ("plan", "download")]
+    assert names == list(registry.kind("passes").builtin)
+    assert all(f"\n| {name} | " in text for name in names)

@@ -36,6 +36,7 @@ def pages() -> Pages:
         f"reference/components/{kind}.md": (f"Components/{kind.capitalize()}", page(kind))
         for kind in registry.COMPONENTS
     }
+    made["reference/components/passes.md"] = ("Components/Passes", passes_page())
     return made | {"reference/weights.md": ("Components/Weights", weights_page())}
 
 
@@ -53,6 +54,33 @@ def page(kind_name: str) -> str:
         several.setdefault(registry.component_class(kind_name, name), []).append(name)
     for cls, names in several.items():
         parts += [f"## {', '.join(names)}", *describe(cls)]
+    return join(*parts)
+
+
+def passes_page() -> str:
+    """Every pass: what it works on, what it reads, and what it adds to the dataset."""
+    parts = [
+        "# Passes",
+        "A build runs the passes of this list, in this order, after the plan was made and missing media were downloaded. "
+        "A pass that a recipe does not enable leaves no trace.",
+        "`after` names passes, or what passes give: `poses` stands for the last enabled pass that gives poses. A package of "
+        'your own adds a pass by an entry point: `[project.entry-points."dataengine.passes"]`. A recipe enables it by the '
+        "table `[passes.NAME]`, which holds its options.",
+    ]
+    for name in registry.kind("passes").builtin:
+        cls = registry.component_class("passes", name)
+        facts = (
+            ("works on", f"one {cls.scope}" if cls.scope in ("unit", "shard") else f"the {cls.scope} as a whole"),
+            ("version", str(cls.version)),
+            ("after", ", ".join(code(each) for each in cls.after)),
+            ("gives", code(cls.gives or "")),
+            ("reasons of its own", ", ".join(code(reason) for reason in cls.reasons)),
+            ("adds columns", ", ".join(code(column.name) for column in cls.columns)),
+            ("adds tables", ", ".join(code(each) for each in cls.tables)),
+            ("adds entries", ", ".join(code(each) for each in cls.entries)),
+        )
+        parts += [f"## {name}", prose(summary(cls)), prose(details(cls))]
+        parts.append("\n".join(f"- {key}: {value}" for key, value in facts if value))
     return join(*parts)
 
 
