@@ -1,12 +1,12 @@
-"""A finished dataset, read: its tables as Polars frames, its samples by id or as a stream.
+"""Reading a finished dataset: its tables as Polars frames, its samples by id or as a stream.
 
     ds = dataengine.open("builds/sample")
     ds.clips.group_by("label").len().collect()
     for sample in ds.samples(where="split = 'train' AND confidence_mean > 0.8", shuffle_seed=0):
         sample["keypoints"]
 
-Samples are read by the byte ranges that the index gives, so entries that nobody asked for cost
-nothing and any order is as fast as the file's. Clips that were taken down are absent everywhere.
+Samples are read by the byte ranges of the index: entries that are not asked for cost nothing, and any order is as fast
+as the order of the file. Clips that were taken down are absent everywhere.
 """
 
 from __future__ import annotations
@@ -35,28 +35,29 @@ Numbers: TypeAlias = NDArray[np.int64]
 Places: TypeAlias = dict[str, tuple[str, Numbers, Numbers]]
 
 MAPS = 128
-"""Shards kept mapped at once; below the 256 open files that the strictest common limit allows."""
+"""Most shards that are mapped at once; below 256, the strictest common limit of open files."""
 GAP, SPAN = 1 << 18, 1 << 24
-"""Remote ranges of consecutive samples are read in one request where at most GAP bytes between them are wasted, up to SPAN bytes."""
+"""Consecutive remote samples share a request of up to SPAN bytes where at most GAP bytes between them are not
+needed."""
 CANDIDATES = 2000
-"""Clip ids that are looked at for a suggestion."""
+"""Clip ids that are compared for a suggestion."""
 
 
 def open(path: str | os.PathLike[str]) -> Dataset:
     """Open the dataset at a build's OUT, its `dataset` folder, or a url of either (http://, s3://, file:// and others).
 
     Raises:
-        DatasetError: there is none, it is incomplete, or its format is another version's.
+        DatasetError: there is no dataset, it is incomplete, or it has another format version.
     """
     return Dataset(locate(path))
 
 
 class Dataset:
-    """A sealed dataset. Made by `open`.
+    """A sealed dataset; `open` makes it.
 
     Attributes:
         root: folder or url that holds MANIFEST.json.
-        manifest: what MANIFEST.json says.
+        manifest: the content of MANIFEST.json.
     """
 
     def __init__(self, root: str) -> None:
@@ -71,22 +72,22 @@ class Dataset:
 
     @property
     def clips(self) -> pl.LazyFrame:
-        """One row a clip (`dataengine.dataset.index.CLIPS`)."""
+        """One row per clip (`dataengine.dataset.index.CLIPS`)."""
         return self.table("clips")
 
     @property
     def tracks(self) -> pl.LazyFrame:
-        """One row a person of a clip (`dataengine.dataset.index.TRACKS` and share_<expert>)."""
+        """One row per person of a clip (`dataengine.dataset.index.TRACKS` and share_<expert>)."""
         return self.table("tracks")
 
     @property
     def joints(self) -> pl.LazyFrame:
-        """One row a joint of a track (`dataengine.dataset.index.JOINTS`)."""
+        """One row per joint of a track (`dataengine.dataset.index.JOINTS`)."""
         return self.table("joints")
 
     @property
     def rejects(self) -> pl.LazyFrame:
-        """One row a planned clip that is not in the dataset (`dataengine.dataset.index.REJECTS`)."""
+        """One row per planned clip that is not in the dataset (`dataengine.dataset.index.REJECTS`)."""
         return self.table("rejects")
 
     @property
@@ -129,7 +130,7 @@ class Dataset:
         return pl.concat(frames).unique(maintain_order=True)
 
     def _fetch(self, file: dict[str, Any]) -> pl.DataFrame:
-        """A remote Parquet file, kept; one the manifest names is checked against it."""
+        """A remote Parquet file, kept in memory; its digest is compared with the manifest."""
         name = file["path"]
         if name not in self._fetched:
             data = read_range(f"{self.root}/{name}")
@@ -186,7 +187,8 @@ class Dataset:
             shuffle_seed: a seed for a full random order; without, samples come in the order they lie in the shards.
 
         Yields:
-            clip_id and the given entries of each sample that has them; arrays are read-only views, copy one to change it.
+            clip_id and the given entries of each sample that has them. Arrays are read-only views: copy them to change
+            them.
 
         Raises:
             DatasetError: the condition is no SQL, no clip has a given entry, or a shard is torn.
@@ -196,12 +198,12 @@ class Dataset:
     def places(
         self, where: str | None = None, entries: Sequence[str] = ("keypoints", "scores"), columns: Sequence[str] = ()
     ) -> tuple[pl.DataFrame, Places]:
-        """Where the chosen clips' entries lie, for readers of their own.
+        """Where the entries of the chosen clips lie, for readers of other packages.
 
         Args:
             where: an SQL condition over the clips table.
-            entries: what of each sample is wanted.
-            columns: what else of the clips table to give.
+            entries: entries of each sample.
+            columns: further columns of the clips table.
 
         Returns:
             The chosen clips (clip_id, shard and `columns`) in the order they lie in the shards, and by wanted entry its
@@ -263,13 +265,15 @@ class Dataset:
                     piece = data[start : start + size]
                     if len(piece) != size:
                         raise DatasetError(
-                            f"{self.root}/{shards[row]}: torn: it ends before {name} of {ids[row]}; run dataengine verify"
+                            f"{self.root}/{shards[row]}: torn: it ends before {name} of {ids[row]}; "
+                            "run dataengine verify"
                         )
                     sample[key] = decode_entry(name, piece)
             yield sample
 
     def _ranges(self, shards: list[str], places: Places, order: Numbers) -> Iterator[tuple[int, memoryview, int]]:
-        """(row, bytes, offset of these bytes in the shard) in the given order; neighbours in a shard share one request."""
+        """(row, bytes, offset of these bytes in the shard) in the given order; neighbours in a shard share one
+        request."""
         offsets = np.stack([offsets for _, offsets, _ in places.values()])
         ends = offsets + np.stack([sizes for _, _, sizes in places.values()])
         first = np.where(offsets < 0, np.iinfo(np.int64).max, offsets).min(axis=0)

@@ -1,8 +1,7 @@
 """The index of a dataset: Parquet tables of clips, tracks, joints and rejects, and the manifest that seals it.
 
-Tables are sorted, split and compressed in one fixed way, so their bytes are a function of their
-rows. `MANIFEST.json` is written last and names every file with its length and BLAKE3: a folder
-without it is not a dataset yet.
+Tables are sorted, split and compressed in one fixed way, so their bytes are a function of their rows. `MANIFEST.json`
+is written last and names every file with its length and BLAKE3. A folder without a manifest is not a dataset yet.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from dataengine.io.remote import MissingFileError, read_range
 from dataengine.io.storage import clear_partials, file_hash, staged
 
 FORMAT_VERSION = 3
-"""Raised when a reader of older datasets could misread a new one."""
+"""Increased when a reader of older datasets could misread a new one."""
 MANIFEST = "MANIFEST.json"
 APART = (MANIFEST, "README.md", "report.html", "tombstones/")
-"""What may change after the dataset is sealed, and is therefore not in the manifest."""
+"""Files that may change after the dataset is sealed, and are therefore not in the manifest."""
 PART_ROWS = 1 << 19
 GROUP_ROWS = 1 << 15
 
@@ -68,9 +67,7 @@ CLIPS: pa.Schema = _schema(
     ("blake3", _STRING),
     ("entries", pa.list_(pa.struct([("name", _STRING), ("offset", _BYTES), ("size", _BYTES)]))),
 )
-"""One row a clip. `start`, `end` seconds; `fps` a fraction such as '30000/1001'; `shard` relative to the dataset; `label_cosine`,
-`label_margin`, `label_rank` of the clip's features and its label's texts (`dataengine.features.agreement`), null without features;
-`offset` and `size` bytes of the sample, `entries` of each member's data, all from the shard's start."""
+"""One row per clip; `dataengine.dataset.descriptions` says what each column means."""
 
 TRACKS: pa.Schema = _schema(
     ("clip_id", _STRING),
@@ -80,13 +77,12 @@ TRACKS: pa.Schema = _schema(
     ("num_frames", _INT),
     ("coverage score_mean confidence_mean confidence_p10 area motion jitter bone_variation", _SINGLE),
 )
-"""One row a person of a clip; `tracks_schema` adds the experts' shares."""
+"""One row per person of a clip; `tracks_schema` adds the shares of the experts."""
 
 JOINTS: pa.Schema = _schema(
     ("clip_id", _STRING), ("track_id", _INT), ("joint", _STRING), ("visible score_mean disagreement", _SINGLE)
 )
-"""One row a joint of a track: its name, the fraction of frames it is visible in, the mean of its score,
-and the experts' mean distance to the fused joint in head-neck lengths."""
+"""One row per joint of a kept track."""
 
 REJECTS: pa.Schema = _schema(
     ("clip_id source video_id pass reason detail", _STRING),
@@ -96,23 +92,23 @@ REJECTS: pa.Schema = _schema(
 """One row a planned clip that is not in the dataset; `reason` is a key of `dataengine.core.reasons.REASONS`."""
 
 ACCURACY: pa.Schema = _schema(("clip_id expert condition", _STRING), ("num_joints num_right", _INT))
-"""Of rendered sources, whose joints are known exactly: how many of an expert's joints are right."""
+"""One row per clip of a rendered source, expert and condition: how many joints of the expert are right."""
 
 SIGNATURES: pa.Schema = _schema(("clip_id", _STRING), ("hashes", pa.list_(pa.uint64())), ("words", pa.binary()))
-"""One row a clip: what near-duplicates are found by, every half second (`dataengine.dataset.near_duplicates`)."""
+"""One row per clip: its signature for finding near-duplicates (`dataengine.dataset.near_duplicates`)."""
 
 REVIEW: pa.Schema = _schema(("clip_id label proposed", _STRING), ("cosine margin", _SINGLE))
-"""Of datasets with features: clips nearer to another label's texts than to their own's, in the dataset or rejected. `cosine` is of
-the clip and the proposed label, `margin` its lead; proposals change no label."""
+"""Only in datasets with features: one row per clip, kept or rejected, that is nearer to the texts of another label than
+to those of its own. Proposals change no label."""
 
 TOMBSTONES: pa.Schema = _schema(("clip_id reason", _STRING))
-"""Clips taken down after the dataset was sealed; readers leave them out at once."""
+"""One row per clip that was taken down after the dataset was sealed; readers skip these clips at once."""
 
 TABLES: dict[str, pa.Schema] = {"clips": CLIPS, "tracks": TRACKS, "joints": JOINTS, "rejects": REJECTS}
-"""The tables every dataset has."""
+"""Tables of every dataset."""
 
 MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATURES, "review": REVIEW}
-"""Tables that a dataset may have: `accuracy` is there for rendered sources only, `review` where clips have features."""
+"""Tables of some datasets: `accuracy` of those with rendered sources, `review` of those with features."""
 
 
 def clips_schema(added: Iterable[Mapping[str, Any]] = ()) -> pa.Schema:
@@ -126,15 +122,15 @@ def clips_schema(added: Iterable[Mapping[str, Any]] = ()) -> pa.Schema:
 
 
 def tracks_schema(experts: Iterable[str]) -> pa.Schema:
-    """`TRACKS` with a column share_<expert> each: the fraction of the track's joints that the expert won."""
+    """`TRACKS` with a column share_<expert> per expert: the share of the joints of a track that the expert won."""
     return pa.schema([*TRACKS, *(pa.field(f"share_{expert}", _SINGLE) for expert in experts)])
 
 
 def write_table(folder: str | os.PathLike[str], rows: Rows, schema: pa.Schema) -> list[Path]:
     """Write a table as `part-00000.parquet` and so on into `folder`, replacing the parts that lie there.
 
-    Rows are sorted by clip_id, then track_id where there is one; equal ones stay in their order.
-    A key that a row lacks is null, and so is NaN. No rows make one empty part.
+    Rows are sorted by clip_id, then by track_id where the table has it; equal rows keep their order. A key that a row
+    lacks is null, and so is NaN. A table without rows is one empty part.
 
     Raises:
         DatasetError: a row has a column that the schema lacks, or a value of another type.
@@ -191,8 +187,8 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mapping[str, Any] | None = None) -> Path:
     """Add a file of clips (clip_id, reason) to leave out from now on, under the next free number.
 
-    Two writers at once never lose a row: each number is given once. `record`, JSON, says who asked for it and why; it is
-    kept in the file with the BLAKE3 of the file before, so that records can be neither changed nor left out unseen.
+    Each number is given once, so concurrent writers lose no row. `record` (JSON) says who asked for it and why. The
+    file holds the record and the BLAKE3 of the file before, so that no record can be changed or removed unnoticed.
     """
     folder = Path(dataset) / "tombstones"
     table = _table(rows, TOMBSTONES, folder).sort_by("clip_id")
@@ -201,8 +197,8 @@ def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mappin
         if path.exists():
             continue
         before = folder / tombstone_name(number - 1)
-        told = {**(record or {}), "previous": file_hash(before) if number else None}
-        signed = table.replace_schema_metadata({"record": json.dumps(told, sort_keys=True)})
+        chained = {**(record or {}), "previous": file_hash(before) if number else None}
+        signed = table.replace_schema_metadata({"record": json.dumps(chained, sort_keys=True)})
         with contextlib.suppress(FileExistsError), staged(path, replace=False) as partial:
             _write_parquet(partial, signed)
             return path
@@ -210,7 +206,7 @@ def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mappin
 
 
 def read_records(dataset: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of the takedowns of a dataset's folder, in order, each with its file and the clip ids it names."""
+    """The records of the takedowns in the folder of a dataset, in order, each with its file and its clip ids."""
     found = []
     for path in sorted((Path(dataset) / "tombstones").glob("*.parquet")):
         table = pq.read_table(path)
@@ -220,7 +216,8 @@ def read_records(dataset: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def tombstone_name(number: int) -> str:
-    """The name of a file of tombstones; numbers start at 0 and leave no gap, so that a reader without listing finds all."""
+    """The name of a file of tombstones. Numbers start at 0 without gaps, so that readers need no listing of the
+    folder."""
     return f"part-{number:05d}.parquet"
 
 
@@ -231,14 +228,15 @@ def build_manifest(
     known: Mapping[str, tuple[int, str]] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Describe the dataset in the folder `dataset` as it lies there; nothing may be writing into it, what killed writers left is removed.
+    """The manifest of the dataset in a folder. Nothing may write into the folder; leftovers of killed writers are
+    removed.
 
     Args:
         dataset: the folder.
-        counts: rows by table, and 'planned' clips; whatever else is counted.
-        fingerprint: what the dataset is a function of, hashed.
-        known: (bytes, blake3) by path relative to `dataset` of files hashed already, such as shards.
-        facts: more to say, such as skeleton and experts.
+        counts: rows by table, 'planned' clips, and other counts.
+        fingerprint: digest of everything that the dataset is a function of.
+        known: (bytes, blake3) by path relative to `dataset` of files that are hashed already, such as shards.
+        facts: further entries, such as skeleton and experts.
 
     Returns:
         format_version, fingerprint, counts, the facts, and files: a list of {path, bytes, blake3}, sorted by path.
@@ -262,14 +260,14 @@ def build_manifest(
 
 
 def data_files(dataset: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files under `dataset` that belong into the manifest, by relative path with forward slashes."""
+    """The files under `dataset` that belong in the manifest, by relative path with forward slashes."""
     root = Path(dataset)
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file() or path.is_symlink()}
     return {name: path for name, path in found.items() if not name.startswith(APART[-1]) and name not in APART}
 
 
 def write_manifest(dataset: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Path:
-    """Seal the dataset: from now on readers believe it."""
+    """Write the manifest, which makes the folder a dataset for readers."""
     path = Path(dataset) / MANIFEST
     with staged(path) as partial:
         partial.write_text(
@@ -282,7 +280,7 @@ def locate(path: str | os.PathLike[str]) -> str:
     """The folder or url of the dataset that `path` means: a build's OUT, its `dataset` folder, or a url of either.
 
     Raises:
-        DatasetError: there is none, or it is incomplete.
+        DatasetError: there is no dataset, or it is incomplete.
     """
     text = os.fspath(path).rstrip("/") or "/"
     for root in (text, f"{text}/dataset"):
@@ -300,7 +298,7 @@ def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of the dataset at a folder or url.
 
     Raises:
-        DatasetError: it is absent (the dataset is incomplete), damaged, or of another format version.
+        DatasetError: the manifest is absent (the dataset is incomplete), damaged, or of another format version.
     """
     where = f"{os.fspath(dataset)}/{MANIFEST}"
     try:
@@ -314,7 +312,8 @@ def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise DatasetError(
-            f"{where}: format version {version}; this dataengine reads {FORMAT_VERSION}: build the dataset again with it"
+            f"{where}: format version {version}; this dataengine reads {FORMAT_VERSION}: "
+            "build the dataset again with it"
         )
     if missing := {"fingerprint", "counts", "files"} - manifest.keys():
         raise DatasetError(f"{where}: damaged: it lacks {', '.join(sorted(missing))}; run dataengine build again")

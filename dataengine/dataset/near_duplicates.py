@@ -1,9 +1,8 @@
-"""Near-duplicate clips: the same pictures at other sizes, codecs and cuts, found without comparing all with all.
+"""Near-duplicate clips: the same pictures at other sizes, codecs and cuts, found without comparing all pairs.
 
-A clip's signature is one 64-bit hash of the picture and one normalised pose every half second. Two
-clips are near-duplicates when, laid over each other at some offset, most of the pictures have hashes
-that differ in few bits and the poses agree. Pictures alone would call two takes before a fixed camera
-the same; the poses tell them apart.
+The signature of a clip is one 64-bit hash of the picture and one normalised pose per half second. Two clips are
+near-duplicates when, at some offset, most pictures have hashes that differ in few bits, and the poses agree. Pictures
+alone cannot tell two takes of a fixed camera apart; poses can.
 """
 
 from __future__ import annotations
@@ -25,19 +24,20 @@ LONGEST = 120
 """Most entries of a signature."""
 
 FLAT = 3.0
-"""Grey levels of standard deviation below which a picture says nothing and has hash 0."""
+"""Standard deviation of grey levels below which a picture is flat and has hash 0."""
 
 FEW_BITS = 10
-"""Bits in which hashes of the same picture differ at most, of 64."""
+"""Most bits, of 64, in which hashes of the same picture differ."""
 
 SAME_POSE = 0.2
-"""Mean distance of joints, in units of the body's size, up to which two poses are the same."""
+"""Highest mean distance of joints between two equal poses, relative to the size of the body."""
 
 _BANDS = ((0, 21), (21, 21), (42, 22))
-"""Places and widths of the bits that a bucket shares: hashes that differ in up to two bits meet in one of the three."""
+"""First bit and number of the bits that a bucket shares: hashes that differ in up to two bits share one of three
+buckets."""
 
 _CROWD = 128
-"""Buckets with more hashes than this are of pictures that say nothing (logos, fades)."""
+"""Most hashes of a bucket. Larger buckets hold logos and fades, and are skipped."""
 
 Hashes = NDArray[np.uint64]
 
@@ -58,9 +58,16 @@ def picture_hash(grey: NDArray[np.uint8]) -> int:
 
 
 def pose_words(coords: Float) -> NDArray[np.int8]:
-    """Poses (K, V, 2) in pixels, NaN unseen -> (K, 2 V) int8: joints about their mean in 1/100 of the body's size; -128 unseen.
+    """Normalised poses as bytes: joints relative to their mean, in steps of `_WORD` of the size of the body.
 
-    The body's size is the root mean square distance of its joints from their mean; fewer than five joints are no pose.
+    The size of a body is the root mean square distance of its joints from their mean. Fewer than five joints are no
+    pose.
+
+    Args:
+        coords: (K, V, 2) pixels, NaN where unseen.
+
+    Returns:
+        (K, 2 V) int8, -128 where unseen.
     """
     seen: Bool = np.asarray(np.isfinite(coords).all(-1))
     count = seen.sum(-1)
@@ -75,7 +82,7 @@ def pose_words(coords: Float) -> NDArray[np.int8]:
 
 
 _WORD = 2.5 / 100
-"""Units of the body's size in one step of a pose word."""
+"""One step of a pose word, relative to the size of the body."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,9 @@ class Signatures:
     """Signatures of many clips, one after another.
 
     Attributes:
-        hashes: (K,) uint64, 0 where the picture says nothing.
+        hashes: (K,) uint64, 0 where the picture is flat.
         words: (K, 2 V) int8, see `pose_words`.
-        start: (clips + 1,) int64, entries of clip n are start[n] to start[n + 1].
+        start: (clips + 1,) int64; clip n has the entries start[n] to start[n + 1].
     """
 
     hashes: Hashes
@@ -117,7 +124,7 @@ class Signatures:
         flat = np.concatenate(hashes)
         poses, filled = np.empty(sum(map(len, words)), np.int8), 0
         words.reverse()
-        while words:  # parts are let go as they are copied
+        while words:  # each part is freed once it is copied
             part = words.pop()
             poses[filled : filled + len(part)] = part
             filled += len(part)
@@ -130,26 +137,27 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
     """Pairs of clips that are near-duplicates.
 
     Args:
-        share: of the entries laid over each other, how many must have like hashes.
-        entries: how many must lie over each other, and at least half of the shorter clip.
+        found: signatures of the clips.
+        share: least share of similar hashes among the overlapping entries.
+        entries: least number of overlapping entries; at least half of the shorter clip must overlap, too.
 
     Returns:
-        Structured array with fields a, b (indices of clips, a < b), offset (entries that b starts after a) and
-        share; one row a pair, sorted; linear time in the number of entries but for what buckets hold, which is bounded.
+        Structured array with fields a, b (indices of clips, a < b), offset (entries that b starts after a) and share;
+        one row per pair, sorted. The time is linear in the number of entries, as buckets are bounded.
     """
     kind = np.dtype([("a", np.int64), ("b", np.int64), ("offset", np.int32), ("share", np.float32)])
     lengths = np.diff(found.start)
     owner = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(owner)) - found.start[owner]
-    telling = np.flatnonzero(found.hashes != 0)
-    met = [np.zeros((0, 3), np.int64)]
+    position = np.arange(len(owner)) - found.start[owner]
+    textured = np.flatnonzero(found.hashes != 0)
+    candidates = [np.zeros((0, 3), np.int64)]
     for shift, width in _BANDS:
-        keys = (found.hashes[telling] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+        keys = (found.hashes[textured] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
         rank = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[rank], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63)))
-        met.append(np.unique(_meet(found.hashes, owner, place, telling[rank], edges, _CROWD), axis=0))
+        candidates.append(np.unique(_similar(found.hashes, owner, position, textured[rank], edges, _CROWD), axis=0))
     rows: dict[tuple[int, int], tuple[float, int]] = {}
-    for a, b, offset in np.unique(np.concatenate(met), axis=0).tolist():
+    for a, b, offset in np.unique(np.concatenate(candidates), axis=0).tolist():
         part, over = _compare(found.hashes, found.words, found.start, a, b, offset, FEW_BITS, SAME_POSE / _WORD)
         shorter = int(min(lengths[a], lengths[b]))
         if (
@@ -170,8 +178,8 @@ def _bits(x: Any) -> int:
 
 
 @compiled
-def _meet(hashes: Any, owner: Any, place: Any, order: Any, edges: Any, crowd: int) -> Any:
-    """Rows (a, b, offset) of clips with like hashes in one bucket; buckets are runs of `order` between `edges`."""
+def _similar(hashes: Any, owner: Any, position: Any, order: Any, edges: Any, crowd: int) -> Any:
+    """Rows (a, b, offset) of clips with similar hashes in one bucket; buckets are runs of `order` between `edges`."""
     out = np.empty((0, 3), np.int64)
     for counting in (True, False):
         count = 0
@@ -187,7 +195,7 @@ def _meet(hashes: Any, owner: Any, place: Any, order: Any, edges: Any, crowd: in
                             if owner[one] > owner[two]:
                                 one, two = two, one
                             out[count, 0], out[count, 1] = owner[one], owner[two]
-                            out[count, 2] = place[one] - place[two]
+                            out[count, 2] = position[one] - position[two]
                         count += 1
         if counting:
             out = np.empty((count, 3), np.int64)
@@ -196,10 +204,11 @@ def _meet(hashes: Any, owner: Any, place: Any, order: Any, edges: Any, crowd: in
 
 @compiled
 def _compare(hashes: Any, words: Any, start: Any, a: int, b: int, offset: int, few: int, far: float) -> Any:
-    """Share of like entries of clip b laid over clip a from its entry `offset` on, and how many lie over each other.
+    """Share of similar entries of clips a and b, where b starts at the entry `offset` of a; and the number of
+    overlapping entries.
 
-    Entries of pictures that say nothing do not count. A pair whose poses, where both have one, are mostly farther apart
-    than `far` steps of a word has share 0.
+    Flat pictures do not count. The share is 0 where most poses, of entries with two poses, are farther apart than `far`
+    steps of a word.
     """
     first, last = max(start[a], start[a] + offset), min(start[a + 1], start[a] + offset + start[b + 1] - start[b])
     over, like, posed, same = 0, 0, 0, 0

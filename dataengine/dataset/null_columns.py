@@ -53,7 +53,8 @@ def no_body(tables: Tables) -> bool:
 
 
 MEASURED_FRAMES = 8
-"""Frames with a pose from which every measure over time has a value (`dataengine.filters.bone_variation.MIN_FRAMES`)."""
+"""Frames with a pose from which every measure over time has a value
+(`dataengine.filters.bone_variation.MIN_FRAMES`)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""audit: questions about a dataset as SQL over its tables, the usual ones by name."""
+"""audit: queries over the tables of a dataset, by name or as SQL."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ FORMATS = ("table", "json", "csv", "parquet")
 QUERIES: dict[str, tuple[str, str]] = {
     "labels": (
         "clips, videos and seconds by label, most clips first",
-        """SELECT label, label_id, COUNT(*) AS clips, COUNT(DISTINCT video_id) AS videos, ROUND(SUM("end" - start), 1) AS seconds,
-           ROUND(AVG(confidence_mean), 4) AS confidence, ROUND(AVG(pose_coverage), 4) AS coverage
+        """SELECT label, label_id, COUNT(*) AS clips, COUNT(DISTINCT video_id) AS videos,
+           ROUND(SUM("end" - start), 1) AS seconds, ROUND(AVG(confidence_mean), 4) AS confidence,
+           ROUND(AVG(pose_coverage), 4) AS coverage
            FROM clips GROUP BY label, label_id ORDER BY clips DESC, label""",
     ),
     "splits": (
@@ -36,30 +37,36 @@ QUERIES: dict[str, tuple[str, str]] = {
     "experts": (
         "share of the joints each expert won, mean over kept tracks; right_share where the true joints are known",
         """SELECT COALESCE(s.expert, a.expert) AS expert, s.tracks, s.share, a.right_share FROM
-           (SELECT expert, COUNT(share) AS tracks, ROUND(AVG(share), 4) AS share FROM shares WHERE kept GROUP BY expert) AS s
+           (SELECT expert, COUNT(share) AS tracks, ROUND(AVG(share), 4) AS share
+            FROM shares WHERE kept GROUP BY expert) AS s
            FULL JOIN
-           (SELECT expert, ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share FROM accuracy GROUP BY expert) AS a
+           (SELECT expert, ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share
+            FROM accuracy GROUP BY expert) AS a
            ON s.expert = a.expert ORDER BY share DESC NULLS LAST, expert""",
     ),
     "accuracy": (
         "share of right joints by expert and condition, of rendered sources whose true joints are known",
-        """SELECT condition, expert, SUM(num_joints) AS joints, ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share
+        """SELECT condition, expert, SUM(num_joints) AS joints,
+           ROUND(CAST(SUM(num_right) AS DOUBLE) / SUM(num_joints), 4) AS right_share
            FROM accuracy GROUP BY condition, expert ORDER BY condition, right_share DESC, expert""",
     ),
     "confidence_by_label": (
         "confidence and the experts' distance by label, least confident first",
-        """SELECT label, COUNT(*) AS clips, ROUND(AVG(confidence_mean), 4) AS mean, ROUND(MEDIAN(confidence_mean), 4) AS median,
+        """SELECT label, COUNT(*) AS clips, ROUND(AVG(confidence_mean), 4) AS mean,
+           ROUND(MEDIAN(confidence_mean), 4) AS median,
            ROUND(AVG(confidence_p10), 4) AS p10, ROUND(AVG(expert_disagreement), 4) AS disagreement
            FROM clips GROUP BY label ORDER BY mean, label""",
     ),
     "joints": (
         "visibility, score and the experts' distance (head-neck lengths) by joint, most disputed first",
         """SELECT joint, COUNT(*) AS tracks, ROUND(AVG(visible), 4) AS visible, ROUND(AVG(score_mean), 4) AS score,
-           ROUND(AVG(disagreement), 4) AS disagreement FROM joints GROUP BY joint ORDER BY disagreement DESC NULLS LAST, joint""",
+           ROUND(AVG(disagreement), 4) AS disagreement
+           FROM joints GROUP BY joint ORDER BY disagreement DESC NULLS LAST, joint""",
     ),
     "worst": (
         "the hundred kept clips of least confidence",
-        """SELECT clip_id, label, confidence_mean, confidence_p10, expert_disagreement, pose_coverage, jitter, truncation, bone_variation
+        """SELECT clip_id, label, confidence_mean, confidence_p10, expert_disagreement, pose_coverage, jitter,
+           truncation, bone_variation
            FROM clips ORDER BY confidence_mean NULLS LAST, clip_id LIMIT 100""",
     ),
     "licences": (
@@ -70,13 +77,16 @@ QUERIES: dict[str, tuple[str, str]] = {
     "duplicates": (
         "clips that show the same pictures as another: left out, or kept and marked",
         """SELECT clip_id, source, 'kept' AS state, duplicate_of AS detail FROM clips WHERE duplicate_of IS NOT NULL
-           UNION ALL SELECT clip_id, source, 'rejected' AS state, detail FROM rejects WHERE reason = 'duplicate' ORDER BY clip_id""",
+           UNION ALL SELECT clip_id, source, 'rejected' AS state, detail FROM rejects WHERE reason = 'duplicate'
+           ORDER BY clip_id""",
     ),
     "people": (
         "clips by number of people, with the tracks found and kept",
-        """SELECT c.num_people, COUNT(*) AS clips, SUM(t.tracks) AS tracks, SUM(t.kept) AS kept, ROUND(AVG(t.coverage), 4) AS coverage
+        """SELECT c.num_people, COUNT(*) AS clips, SUM(t.tracks) AS tracks, SUM(t.kept) AS kept,
+           ROUND(AVG(t.coverage), 4) AS coverage
            FROM clips AS c LEFT JOIN
-           (SELECT clip_id, COUNT(*) AS tracks, SUM(CAST(kept AS INT)) AS kept, AVG(coverage) AS coverage FROM tracks GROUP BY clip_id) AS t
+           (SELECT clip_id, COUNT(*) AS tracks, SUM(CAST(kept AS INT)) AS kept, AVG(coverage) AS coverage
+            FROM tracks GROUP BY clip_id) AS t
            ON c.clip_id = t.clip_id GROUP BY c.num_people ORDER BY c.num_people""",
     ),
     "subjects": (
@@ -85,11 +95,12 @@ QUERIES: dict[str, tuple[str, str]] = {
            FROM clips GROUP BY subject ORDER BY clips DESC, subject""",
     ),
 }
-"""By name: what it tells, and its SQL."""
+"""name -> (what the query answers, its SQL)."""
 
 
 def tables(dataset: Dataset) -> dict[str, pl.LazyFrame]:
-    """What SQL can name: clips, tracks, joints, rejects, accuracy, and shares (one row a track and expert)."""
+    """The tables that SQL can name: those of the dataset, accuracy (empty where absent), and shares (one row per track
+    and expert)."""
     frames = {name: dataset.table(name) for name in dataset.tables}
     frames.setdefault("accuracy", pl.LazyFrame(pl.from_arrow(ACCURACY.empty_table())))
     columns = [name for name in frames["tracks"].collect_schema().names() if name.startswith("share_")]

@@ -1,8 +1,8 @@
-"""takedown: clips leave a dataset for good: readers honour it at once, a record says who asked and why.
+"""takedown: removes clips from a dataset for good. Readers skip them at once; a record says who asked and why.
 
-The tombstone hides the clips from every reader of ours from the moment it is written, wherever the
-dataset lies; the next build, or `rewrite` at once, makes shards without them and keeps them out of
-every later build, also clips of a video that appear later.
+A tombstone hides clips from all readers of this package from the moment it is written, wherever the dataset lies. The
+next build, or `rewrite` at once, makes shards without the clips. Later builds keep them out, also clips of a taken-down
+video that appear later.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataengine.dataset.index import locate, write_tombstones
 
 
 def read_list(path: Path) -> list[str]:
-    """Ids from a text file, one a line; empty lines and those that begin with # are left out.
+    """Ids from a text file, one per line; empty lines and lines that begin with # are skipped.
 
     Raises:
-        DatasetError: it cannot be read or names nothing.
+        DatasetError: the file cannot be read, or names nothing.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not a list of ids, one a line: {error}") from error
+        raise DatasetError(f"{path}: not a list of ids, one per line: {error}") from error
     ids = [line for line in lines if line and not line.startswith("#")]
     if not ids:
         raise DatasetError(f"{path}: names no clip or video")
@@ -40,14 +40,14 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
     Args:
         out: a build's OUT or a dataset's folder.
         ids: clip ids or video ids, as the index has them, kept clips or rejected ones.
-        reason: recorded with it.
-        by: who did it; the user's name by default.
+        reason: why, for the record.
+        by: who did it; default: the name of the user.
 
     Returns:
         The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset, and its file.
 
     Raises:
-        DatasetError: no dataset, no reason, or an id that is in neither clips nor rejects; then nothing was done.
+        DatasetError: no dataset, no reason, or an id that is in neither clips nor rejects. Nothing is changed then.
     """
     root = locate(out)
     if "://" in root:
@@ -72,7 +72,8 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
             clip_ids.update(videos[given])
         else:
             raise DatasetError(
-                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {out} --sql` lists them"
+                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {out} --sql` lists "
+                "them"
             )
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

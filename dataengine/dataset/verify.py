@@ -1,7 +1,7 @@
-"""verify: is a dataset what its manifest and its index say? Every file, hash, count and cross-reference.
+"""verify: checks every file, digest, count and cross-reference of a dataset.
 
-One pass over the shards; the index is compared as tables. Damage is reported, never raised, and
-one damage does not hide another: what can still be looked at is looked at.
+The shards are read once; the index is compared as tables. Damage is reported, never raised, and one damage does not
+hide another: everything that can be read is checked.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SHARED: tuple[str, ...] = (
     ),
     *("generation", "licence"),
 )
-"""What KEY.json and the clip's row both say."""
+"""Facts that KEY.json and the row of the clip share."""
 ARRAYS: dict[str, tuple[str, Callable[[int, int, int], tuple[int, ...]]]] = {
     "keypoints.npy": ("float32", lambda m, t, v: (m, t, v, 2)),
     "scores.npy": ("float16", lambda m, t, v: (m, t, v)),
@@ -63,15 +63,15 @@ ARRAYS: dict[str, tuple[str, Callable[[int, int, int], tuple[int, ...]]]] = {
     "timestamps.npy": ("float32", lambda m, t, v: (t,)),
     "keypoints3d.npy": ("float16", lambda m, t, v: (m, t, v, 3)),
 }
-"""dtype and shape of the arrays of a sample, of M people, T frames and V joints."""
+"""dtype and shape of the arrays of a sample with M people, T frames and V joints."""
 FEATURES = ("_video.npy", "_text.npy", "_views.npy")
-"""How entries of features end, after the name of the model."""
+"""Endings of the entries of features, after the name of the model."""
 ALWAYS = {"json", "keypoints.npy", "scores.npy", "confidence.npy", "timestamps.npy"}
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong: in which file (relative to the dataset), and what."""
+    """One mistake: the file (relative to the dataset), and what is wrong with it."""
 
     path: str
     what: str
@@ -81,7 +81,7 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
     """Check the dataset of a build's OUT, or a dataset folder.
 
     Returns:
-        What is wrong, sorted; nothing when all holds.
+        All mistakes, sorted; empty for a sound dataset.
 
     Raises:
         DatasetError: there is no such folder.
@@ -94,7 +94,7 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
             raise
         return [Problem("MANIFEST.json", str(error))]
     problems = list(_check_files(root, manifest))
-    # a table that is damaged is told once, as a file; comparing it would only repeat that
+    # a damaged table is reported once, as a file; comparing its rows would only repeat that
     damaged = {problem.path for problem in problems}
     tables: dict[str, pl.DataFrame] = {}
     for name in sorted({*TABLES, *(path.split("/")[1] for path in _named(manifest) if path.startswith("index/"))}):
@@ -133,7 +133,7 @@ def _check_files(root: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _read_table(root: Path, name: str, paths: list[str], damaged: set[str]) -> pl.DataFrame | Problem | None:
-    """The table, None where a damaged file of it is told already, or what keeps it from being read."""
+    """The table; None where a damaged file of it is reported already; or the mistake that keeps it from being read."""
     folder = f"index/{name}"
     if damaged.intersection(paths):
         return None
@@ -338,7 +338,7 @@ def _check_shard(
 def _check_sample(
     entries: Mapping[str, memoryview], row: Mapping[str, Any] | None, tracks: list[int] | None
 ) -> Iterator[str]:
-    """What is wrong in one sample, seen beside its row and the ids of its kept tracks where these are known."""
+    """Mistakes in one sample, compared with its row and the ids of its kept tracks where these are known."""
     if missing := ALWAYS - entries.keys():
         yield f"lacks {', '.join(sorted(missing))}"
         return
@@ -365,7 +365,8 @@ def _check_sample(
     for name, (dtype, shape) in ARRAYS.items():
         if name in values and (values[name].dtype != dtype or values[name].shape != shape(people, frames, joints)):
             wrong = True
-            yield f"{name} is {values[name].dtype} {values[name].shape}, must be {dtype} {shape(people, frames, joints)}"
+            needed = f"{dtype} {shape(people, frames, joints)}"
+            yield f"{name} is {values[name].dtype} {values[name].shape}, must be {needed}"
     if not wrong:
         yield from _check_values(values)
 
@@ -390,11 +391,12 @@ def _check_values(values: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _check_features(values: Mapping[str, Array]) -> Iterator[str]:
-    """NAME_video and NAME_text (D,), NAME_views (K, D): of one model, of unit length; view 0 is NAME_video."""
+    """Mistakes in features: NAME_video and NAME_text (D,), NAME_views (K, D), of unit length; view 0 is NAME_video."""
     features = {name: value for name, value in values.items() if name.endswith(FEATURES)}
     for name, value in sorted(features.items()):
         if value.dtype != "float16" or value.ndim != 1 + name.endswith("_views.npy"):
-            yield f"{name} is {value.dtype} {value.shape}, must be float16 {'(K, D)' if name.endswith('_views.npy') else '(D,)'}"
+            needed = "(K, D)" if name.endswith("_views.npy") else "(D,)"
+            yield f"{name} is {value.dtype} {value.shape}, must be float16 {needed}"
         elif not (np.abs(np.linalg.norm(value.astype(np.float32), axis=-1) - 1) < 0.01).all():
             yield f"{name} is not of unit length"
         video = features.get(f"{name.rsplit('_', 1)[0]}_video.npy")
@@ -407,7 +409,7 @@ def _check_features(values: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _check_tombstones(root: Path) -> Iterator[Problem]:
-    """Readers without a listing count the files up, so that a gap would hide what lies behind it."""
+    """Mistakes in tombstones. Readers without a listing count the files up, so a gap would hide later files."""
     folder = root / "tombstones"
     previous = None
     for number, path in enumerate(sorted(folder.glob("*"))):

@@ -39,11 +39,11 @@ POSTURES = {
 
 PARENTS = (
     "animals", "arts and crafts", "athletics and throwing", "ball sports", "building and repair", "cleaning",
-    "climbing and heights", "clothes", "communication", "cooking", "dancing", "eating and drinking", "face and head",
-    "falling and bumping", "fitness", "games", "garden and land", "gestures", "gymnastics", "hair", "hands",
-    "household", "martial arts and fighting", "moving objects", "music", "opening and closing", "personal care", "posture",
-    "racket and bat sports", "reading, writing, devices", "riding and driving", "snow and ice", "touching oneself",
-    "touching people", "tricks", "walking and running", "water",
+    "climbing and heights", "clothes", "communication", "cooking", "dancing", "eating and drinking",
+    "face and head", "falling and bumping", "fitness", "games", "garden and land", "gestures", "gymnastics", "hair",
+    "hands", "household", "martial arts and fighting", "moving objects", "music", "opening and closing",
+    "personal care", "posture", "racket and bat sports", "reading, writing, devices", "riding and driving",
+    "snow and ice", "touching oneself", "touching people", "tricks", "walking and running", "water",
 )  # fmt: skip
 """Parent groups of labels."""
 

@@ -1,4 +1,5 @@
-"""Takedown: readers at once, no later build brings clips back, shards and intermediates without them, a record that holds."""
+"""Takedown: readers at once, no later build brings clips back, shards and intermediates without them, a record that
+holds."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_thresholds_are_inclusive_and_told() -> None:
         ("length", {"min": 20, "max": 10}, "swap them"),
         ("length", {"min": float("nan")}, "finite"),
         ("body_visible", {"joints": 13}, "12 joints"),
-        ("truncation", {"margin": 0.7}, "shorter side"),
+        ("truncation", {"margin": 0.7}, "shorter edge"),
         ("motion", {"minimum": 1}, "did you mean 'min'"),
     ],
 )
