@@ -288,7 +288,8 @@ class Features(Component, ABC):
     """A video and a text encoder with one embedding space (frozen dataclass; its fields are its configuration)."""
 
     views: int
-    """Temporal views of a clip that are embedded; view 0 is the encoder's own sampling, the others are shifted in time."""
+    """Temporal views of a clip that are embedded; view 0 is the encoder's own sampling, the others are shifted in
+    time."""
     batch: int
     """Most clips that are encoded at once on an accelerator."""
 

@@ -1,4 +1,4 @@
-"""What both commands do at the edge: say their version, print a result, end with one line and a code where something failed."""
+"""The frame of both commands: version, printed results, and one line with an exit code for an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataengine.core.errors import DataEngineError
 
 
 def application(name: str, about: str) -> typer.Typer:
-    """A command without verbs yet."""
+    """A command, yet without subcommands."""
     app = typer.Typer(
         help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -28,12 +28,12 @@ def application(name: str, about: str) -> typer.Typer:
 
 
 def show(value: Any) -> None:
-    """Text as it is, anything else as one JSON object, to stdout."""
+    """Print text as it is, anything else as one JSON object, to stdout."""
     typer.echo(value if isinstance(value, str) else json.dumps(value, indent=1, default=str, ensure_ascii=False))
 
 
 def execute(app: typer.Typer, name: str) -> None:
-    """Run a command and exit: our errors are one line and exit 1; Ctrl-C is 130."""
+    """Run a command and exit: 1 after one line for errors of this package, 130 after Ctrl-C."""
     try:
         code = app(standalone_mode=False)
     except DataEngineError as error:
@@ -41,11 +41,11 @@ def execute(app: typer.Typer, name: str) -> None:
         code = 1
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except Exception as error:  # typer's own usage errors: their class depends on its version
+    except Exception as error:  # usage errors of typer, whose class depends on its version
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
         error.show()
         code = error.exit_code
-    if code == 130:  # typer makes this of Ctrl-C itself, or leaves it to us, by its version
-        typer.echo(f"{name}: interrupted; run the same command again to go on", err=True)
+    if code == 130:  # by its version, typer turns Ctrl-C into this code or leaves that to us
+        typer.echo(f"{name}: interrupted; run the same command again to continue", err=True)
     sys.exit(code if isinstance(code, int) else 0)

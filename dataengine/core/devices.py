@@ -1,4 +1,4 @@
-"""What may compute here: the CPU, or NVIDIA GPUs through torch or onnxruntime."""
+"""Devices: the CPU, or NVIDIA GPUs through torch or onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataengine.core.errors import RecipeError, suggestion
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs the driver reports; none without a driver."""
+    """Names of the NVIDIA GPUs that the driver reports; empty without a driver."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return ()
@@ -27,7 +27,7 @@ def gpus() -> tuple[str, ...]:
 
 @cache
 def able() -> bool:
-    """Whether torch or onnxruntime can use a GPU; torch is imported only where a GPU is."""
+    """Whether torch or onnxruntime can use a GPU. Without a GPU, torch is not imported."""
     if not gpus():
         return False
     import onnxruntime
@@ -42,7 +42,7 @@ def able() -> bool:
 
 
 def count() -> int:
-    """How many GPUs this process may use, at least 1."""
+    """Number of GPUs that this process may use, at least 1."""
     if importlib.util.find_spec("torch") is not None:
         import torch
 
@@ -52,7 +52,7 @@ def count() -> int:
 
 
 def pick(name: str) -> str:
-    """'cuda' where a runtime can use it and it was asked for or left open, else 'cpu'.
+    """The device for 'auto', 'cpu' or 'cuda': 'auto' is 'cuda' where a runtime can use a GPU, else 'cpu'.
 
     Raises:
         RecipeError: an unknown name, or 'cuda' where nothing can use a GPU.
@@ -72,7 +72,8 @@ def pick(name: str) -> str:
 
 
 def device_of_process(device: str) -> str:
-    """The device of this process for 'cpu', 'cuda' or 'cuda:N': local workers named 0, 1, ... take one GPU each."""
+    """The device of this process for 'cpu', 'cuda' or 'cuda:N'. Local workers are named 0, 1, ... and take one GPU
+    each."""
     if device != "cuda":
         return device
     from distributed import get_worker

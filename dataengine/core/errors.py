@@ -26,7 +26,7 @@ from dataengine.core.former_names import new_name
 
 
 class DataEngineError(Exception):
-    """Base of all errors raised on purpose; the command line prints its message and exits 1."""
+    """Base of all errors of this package; the command line prints the message and exits 1."""
 
 
 class RecipeError(DataEngineError):

@@ -1,4 +1,4 @@
-"""The optional parts of the package: what each brings, and whether it is here; nothing is imported for asking."""
+"""Extras: the optional parts of the package, and whether each is installed. Nothing is imported to find out."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def installed(extra: str) -> bool:
 
 
 def require(components: Iterable[tuple[str, Any]]) -> None:
-    """Raise one error that names every extra that the (name, component) pairs lack; a component says its own as `extra`.
+    """Raise one error that names every missing extra of the (name, component) pairs; `component.extra` names it.
 
     Raises:
-        MissingExtraError: some extra is absent.
+        MissingExtraError: an extra is not installed.
     """
     lacking: dict[str, list[str]] = {}
     for name, component in components:

@@ -41,7 +41,8 @@ FORMER_NAMES: dict[str, tuple[str, ...]] = {
     "changed": ("vary_speed",),
     "spliced": ("loop_at_speed_1",),
 }
-"""former name -> what it may be called now. A new name counts where it is allowed, so that one word may have had two meanings."""
+"""former name -> what it may be called now. A new name counts where it is allowed, so that one word may have had two
+meanings."""
 
 
 def new_name(former: str, allowed: Container[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Loops compiled by numba on first use."""
+"""Functions that numba compiles on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def compiled(function: _F, inline: str = "never") -> _F:
-    """Compile on first use; keep the machine code on disk where some folder for it can be written."""
+    """Compile on first use, and cache the machine code on disk where a folder can be written."""
     options = {"nogil": True, "error_model": "numpy", "inline": inline}
     try:
         jitted: _F = numba.njit(cache=True, **options)(function)
@@ -21,5 +21,5 @@ def compiled(function: _F, inline: str = "never") -> _F:
 
 
 def inlined(function: _F) -> _F:
-    """Compile into the callers: a call would count references of every array it is given, which costs more than the loop."""
+    """Compile into the callers, as a call counts references of every array, which costs more than a short loop."""
     return compiled(function, inline="always")

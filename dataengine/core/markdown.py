@@ -1,4 +1,4 @@
-"""Markdown of cards: tables, and texts of others that cannot break them."""
+"""Markdown of cards: tables, and escaped text from sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def plain(value: object) -> str:
-    """Text that others wrote, for a Markdown table: one line without markup."""
+    """Text from a source for a Markdown table: one line without markup."""
     text = re.sub(
         r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
     ).strip()
@@ -15,6 +15,6 @@ def plain(value: object) -> str:
 
 
 def rows(headers: Sequence[str], cells: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; cells are taken as they are."""
+    """A Markdown table; cells are not escaped."""
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(headers)}"]
     return "\n".join([*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in cells)])

@@ -1,8 +1,8 @@
 """Why clips are left out of a dataset: the built-in reasons, and those that components of other packages bring.
 
-The list of reasons is closed. A filter names its reason in `reason` and, where that reason is not built in, says what it
-means in `meaning`. A pass lists its own reasons in `reasons`. The manifest of a dataset carries the reasons that are not
-built in, so that `verify`, the report and the card know them wherever the dataset goes.
+The list of reasons is closed. A filter names its reason in `reason` and, where that reason is not built in, says what
+it means in `meaning`. A pass lists its own reasons in `reasons`. The manifest of a dataset carries the reasons that are
+not built in, so that `verify`, the report and the card know them wherever the dataset goes.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ _KINECT = (
     *(f"{side}_{part}" for side in ("left", "right") for part in ("shoulder", "elbow", "wrist", "hand")),
     *(f"{side}_{part}" for side in ("left", "right") for part in ("hip", "knee", "ankle", "foot")),
 )  # fmt: skip
-"""The first Kinect's 20 joints in its order; its centre of the hips lies above the middle of the hip joints and is the pelvis here.
-NTU RGB+D's 25 (second Kinect; Shahroudy et al. 2016, figure 1) begin alike: the 21st, between the shoulders, is the neck here, the
-third the upper neck."""
+"""The first Kinect's 20 joints in its order; its centre of the hips lies above the middle of the hip joints and is the
+pelvis here. NTU RGB+D's 25 (second Kinect; Shahroudy et al. 2016, figure 1) begin alike: the 21st, between the
+shoulders, is the neck here, the third the upper neck."""
 _KINECT_TRUNK = (("neck", "head"), ("neck", "spine"), ("spine", "pelvis"))
 _KINECT_LIMBS = tuple(
     (f"{begin}" if begin in ("neck", "pelvis") else f"{side}_{begin}", f"{side}_{end}")
@@ -102,15 +102,19 @@ _HDM = {
     "pelvis": "", "left_hip": "pelvis", "right_hip": "pelvis", "lower_back": "pelvis",
     "left_knee": "left_hip", "left_ankle": "left_knee", "left_foot": "left_ankle", "left_toes": "left_foot",
     "right_knee": "right_hip", "right_ankle": "right_knee", "right_foot": "right_ankle", "right_toes": "right_foot",
-    "upper_back": "lower_back", "neck": "upper_back", "lower_neck": "neck", "left_shoulder": "neck", "right_shoulder": "neck",
+    "upper_back": "lower_back", "neck": "upper_back", "lower_neck": "neck",
+    "left_shoulder": "neck", "right_shoulder": "neck",
     "upper_neck": "lower_neck", "head": "upper_neck",
-    "left_elbow": "left_shoulder", "left_forearm": "left_elbow", "left_wrist": "left_forearm", "left_hand": "left_wrist",
+    "left_elbow": "left_shoulder", "left_forearm": "left_elbow",
+    "left_wrist": "left_forearm", "left_hand": "left_wrist",
     "left_thumb": "left_wrist", "left_fingers": "left_hand",
-    "right_elbow": "right_shoulder", "right_forearm": "right_elbow", "right_wrist": "right_forearm", "right_hand": "right_wrist",
+    "right_elbow": "right_shoulder", "right_forearm": "right_elbow",
+    "right_wrist": "right_forearm", "right_hand": "right_wrist",
     "right_thumb": "right_wrist", "right_fingers": "right_hand",
 }  # fmt: skip
-"""Joint -> parent of HDM05's skeletons (Mueller et al. 2007) in the order of its ASF files. A point is the lower end of the bone of
-the file: `lfemur` ends at the left knee, `thorax` at the base of the neck, `lradius` halfway down the forearm, which `lwrist` ends."""
+"""Joint -> parent of HDM05's skeletons (Mueller et al. 2007) in the order of its ASF files. A point is the lower end of
+the bone of the file: `lfemur` ends at the left knee, `thorax` at the base of the neck, `lradius` halfway down the
+forearm, which `lwrist` ends."""
 
 SKELETONS: dict[str, Skeleton] = {
     s.name: s

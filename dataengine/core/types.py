@@ -1,12 +1,12 @@
-"""The data that rooms hand to each other: clips, poses, tracks, and what became of a clip.
+"""The data that rooms exchange: clips, poses, tracks, and outcomes of clips.
 
-Axes by letter: N batch, C coordinates, T frames, V joints, M people, E experts. Boxes are
-xyxy pixels. A joint that was not seen is NaN with score 0, never (0, 0).
+Axes by letter: N batch, C coordinates, T frames, V joints, M people, E experts. Boxes are xyxy pixels. A joint that was
+not seen is NaN with score 0, never (0, 0).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,18 +23,17 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Clip:
-    """One planned clip: where it comes from, where its media lies, and the rights that travel with it.
+    """One planned clip: its origin, its media file, and its rights.
 
-    `start` and `end` are what the annotation says (seconds in the original video) and are part of
-    the id; `span_start` and `span_end` are seconds within the media file to decode (None: from
-    the first frame, to the last).
+    `start` and `end` are seconds in the original video, as the annotation gives them, and are part of the id.
+    `span_start` and `span_end` are the seconds of the media file to decode (None: from the first frame, to the last).
     """
 
     clip_id: str
     source: str
     video_id: str
     media: str
-    """Path of the media file relative to the source's root, with forward slashes; '' when none was found."""
+    """Path of the media file relative to the root of the source, with forward slashes; '' where none was found."""
     start: float | None = None
     end: float | None = None
     span_start: float | None = None
@@ -47,14 +46,14 @@ class Clip:
     url: str | None = None
     subject: str | None = None
     actor: str | None = None
-    """JSON [[seconds in the file, x0, y0, x1, y1], ...]: key boxes of the person the clip is about."""
+    """JSON [[seconds in the file, x0, y0, x1, y1], ...]: key boxes of the person that the clip is about."""
     truth: str | None = None
-    """Path of exact joints relative to the source's root (rendered sources only)."""
+    """Path of exact joints relative to the root of the source (rendered sources only)."""
     reason: str | None = None
-    """A key of `dataengine.core.reasons.REASONS` when the clip is out before any work; then `detail` says more."""
+    """A key of `dataengine.core.reasons.REASONS` for a clip that is out before any work; `detail` says more."""
     detail: str | None = None
     file: str | None = None
-    """Name of the media file as the annotation gives it, relative; what a fetcher looks for where `media` is ''."""
+    """Relative name of the media file in the annotation, which fetchers search for where `media` is ''."""
 
 
 CLIP_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Clip))
@@ -62,14 +61,14 @@ CLIP_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Clip))
 
 @dataclass(frozen=True)
 class Keep:
-    """The clip goes on."""
+    """The clip goes on to the next pass."""
 
     clip_id: str
 
 
 @dataclass(frozen=True)
 class Reject:
-    """The clip was judged and is out: its `value` missed the `threshold`."""
+    """The clip is out: its `value` missed the `threshold`."""
 
     clip_id: str
     reason: str
@@ -80,7 +79,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Fail:
-    """The clip could not be judged."""
+    """The clip could not be processed."""
 
     clip_id: str
     kind: str
@@ -121,10 +120,10 @@ class Poses:
 
 @dataclass(frozen=True)
 class Track:
-    """One person over a clip, as every expert saw them.
+    """One person over a clip, with the poses of every expert.
 
     Attributes:
-        coords: (E, T, V, 2) float32 pixels in the common layout, NaN where the expert gave nothing.
+        coords: (E, T, V, 2) float32 pixels in the common layout, NaN where the expert gave no joint.
         scores: (E, T, V) float32.
         boxes: (T, 4) float32 xyxy, NaN in frames without the person.
     """
@@ -137,15 +136,15 @@ class Track:
 
 @dataclass(frozen=True)
 class Fused:
-    """One pose sequence made of several experts' (see `dataengine.fuse`).
+    """One pose sequence, made from those of several experts (see `dataengine.fuse`).
 
     Attributes:
         coords: (T, V, 2) float32, NaN where no expert gave the joint.
         scores: (T, V) float32 in [0, 1].
-        confidence: (T,) float32, SST-A's C in [0, 1]; 0 where nothing is present.
+        confidence: (T,) float32, C of SST-A in [0, 1]; 0 where nothing is present.
         support: (T,) int32, number of present (expert, joint) pairs.
         kept: (T,) bool, confidence >= gamma.
-        winner: (T, V) int8, index of the expert whose joint was taken, -1 where none, -2 where blended of several.
+        winner: (T, V) int8, index of the expert whose joint was taken; -1 for none, -2 for a blend of several.
     """
 
     coords: Float
@@ -158,15 +157,19 @@ class Fused:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a clip's filters look at, measured on the poses of one clip.
+    """The input of filters: the poses of one clip and what is measured on its frames.
 
     Attributes:
-        width, height: pixels. fps: frames a second.
-        keypoints: (M, T, V, 2) float32 in layout `skeleton`, people ranked, NaN unseen.
-        scores: (M, T, V) float32. confidence: (M, T) float32. support: (M, T) int32.
+        width, height: pixels.
+        fps: frames per second.
+        skeleton: layout of the joints.
+        keypoints: (M, T, V, 2) float32 pixels, people ranked, NaN where unseen.
+        scores: (M, T, V) float32 in [0, 1].
+        confidence: (M, T) float32, C of SST-A.
+        support: (M, T) int32, number of present (expert, joint) pairs.
         disagreement: (M, T, V) mean distance of the experts to the fused joint in head-neck lengths, NaN where unknown.
-        people: (T,) int32 number of tracked people a frame, ranked out ones included.
-        change: (T,) float32 difference of each frame to the one before, in [0, 1] (0 for the first), for cuts.
+        people: (T,) int32, number of tracked people, also of those beyond `pose.max_people`.
+        change: (T,) float32 in [0, 1], difference of each frame to the previous one, 0 for the first.
     """
 
     width: int
@@ -180,4 +183,3 @@ class Sample:
     disagreement: Float
     people: Int
     change: Float
-    extra: dict[str, Any] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Page, card and pictures of a dataset."""
+"""Report: the page, the card and the pictures of a dataset."""

@@ -1,4 +1,4 @@
-"""The dataset card: a README.md that says what a dataset holds, under which rights, and how to read it."""
+"""The dataset card: a README.md about the content, the rights and the reading of a dataset."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TOP_LABELS = 30
 
 
 def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) -> str:
-    """The card as Markdown text; equal datasets give equal text.
+    """The card as Markdown; equal datasets give equal text.
 
     Args:
         dataset: an open dataset.
-        licences: what is to be said of the licence of each expert and its weights, by expert.
+        licences: expert -> text about the licence of its code and weights.
     """
     manifest = dataset.manifest
     recipe = manifest.get("recipe", {})
@@ -42,8 +42,9 @@ def _about(dataset: Dataset) -> str:
     recipe, total = dataset.manifest.get("recipe", {}), tallies.totals(dataset)
     first = f"{plain(recipe['description'])}\n\n" if recipe.get("description") else ""
     return (
-        f"{first}{total['clips']:,} clips of human motion from {total['videos']:,} videos ({sections.hours(total['seconds'])}, "
-        f"{total['frames'] or 0:,} frames) with 2D skeletons, {total['labels']:,} labels. `report.html` beside this file shows them."
+        f"{first}{total['clips']:,} clips of human motion from {total['videos']:,} videos "
+        f"({sections.hours(total['seconds'])}, {total['frames'] or 0:,} frames) with 2D skeletons, "
+        f"{total['labels']:,} labels. `report.html` beside this file shows them."
     )
 
 
@@ -75,7 +76,9 @@ def _holds(dataset: Dataset) -> str:
         if rest > 0
         else ""
     )
-    return f"## What it holds\n\n{rows(('split', 'clips', 'video', 'frames', 'labels', 'subjects'), splits)}\n\n{rows(('label', *used, 'clips'), counts)}{more}"
+    by_split = rows(("split", "clips", "video", "frames", "labels", "subjects"), splits)
+    by_label = rows(("label", *used, "clips"), counts)
+    return f"## What it holds\n\n{by_split}\n\n{by_label}{more}"
 
 
 def _reading(dataset: Dataset) -> str:
@@ -138,7 +141,8 @@ def _made(dataset: Dataset, licences: Mapping[str, str]) -> str:
     manifest = dataset.manifest
     recipe = manifest.get("recipe", {})
     lines = [
-        f"Recipe `{plain(recipe.get('name', 'unknown'))}`, version {recipe.get('version', '–')}; dataset fingerprint `{manifest['fingerprint']}`."
+        f"Recipe `{plain(recipe.get('name', 'unknown'))}`, version {recipe.get('version', '–')}; "
+        f"dataset fingerprint `{manifest['fingerprint']}`."
     ]
     if manifest.get("fusion"):
         lines.append(f"Poses of the experts are fused joint by joint with `{plain(manifest['fusion'])}`.")
@@ -167,7 +171,8 @@ def _left_out(dataset: Dataset) -> str:
     ]
     kept = tallies.totals(dataset)["clips"]
     table = f"\n\n{rows(('reason', 'pass', 'clips', 'meaning'), cells)}" if cells else ""
-    return f"## What was left out\n\nOf {planned:,} planned clips {kept:,} are here ({percent(kept, planned)}); `index/rejects` has a row for every other one.{table}"
+    summary = f"Of {planned:,} planned clips {kept:,} are here ({percent(kept, planned)}). "
+    return f"## What was left out\n\n{summary}`index/rejects` has one row for every other clip.{table}"
 
 
 def _rights(dataset: Dataset) -> str:
@@ -184,18 +189,24 @@ def _rights(dataset: Dataset) -> str:
     )
     gone = len(dataset.tombstones())
     taken = f"\n\n{gone:,} clips were taken down since the dataset was built; readers leave them out." if gone else ""
-    return f"## Licences and consent\n\nAs the sources state them, a clip at a time (columns `licence` and `consent` of `index/clips`).\n\n{rows(('source', 'licence', 'consent', 'clips'), cells)}{warning}{taken}"
+    lead = "As the sources state them per clip (columns `licence` and `consent` of `index/clips`)."
+    table = rows(("source", "licence", "consent", "clips"), cells)
+    return f"## Licences and consent\n\n{lead}\n\n{table}{warning}{taken}"
 
 
 def _limits(dataset: Dataset) -> str:
     experts = dataset.manifest.get("experts", [])
     lines = [
-        "Poses are estimates, not annotations. Left and right are the likeliest thing to be wrong; a joint nobody saw is NaN.",
+        "Poses are estimates, not annotations. Swaps of left and right are the most likely mistake. "
+        "A joint that no expert saw is NaN.",
         "`confidence` says how far the experts agree, not whether they are right: experts of one family err together."
-        if len(experts) > 1 else "A single expert was used, so `confidence` is 1 wherever it saw anything.",
-        "Labels are the sources' own, by way of the recipe's label table; nobody watched every clip.",
-        "Filters favour clips in which one person is large and whole; crowds, close-ups and cut-off bodies are rarer here than in the sources.",
-    ]  # fmt: skip
+        if len(experts) > 1
+        else "A single expert was used, so `confidence` is 1 wherever it saw a joint.",
+        "Labels are those of the sources, by way of the label table of the recipe. No person watched every clip.",
+        "Filters favour clips in which one person is large and whole. Crowds, close-ups and cut-off bodies are rarer "
+        "here "
+        "than in the sources.",
+    ]
     conditions, found = tallies.accuracy(dataset)
     measured = ""
     if found:
@@ -203,5 +214,6 @@ def _limits(dataset: Dataset) -> str:
             (plain(e), *(f"{100 * c[k][0] / c[k][1]:.1f}" if c.get(k, (0, 0))[1] else "–" for k in conditions))
             for e, c in found
         ]
-        measured = f"\n\nMeasured on the rendered clips, whose joints are known exactly (PCKh@0.5, per cent):\n\n{rows(('', *conditions), cells)}"
+        lead = "Measured on the rendered clips, whose joints are known exactly (PCKh@0.5, per cent):"
+        measured = f"\n\n{lead}\n\n{rows(('', *conditions), cells)}"
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines) + measured

@@ -1,4 +1,4 @@
-"""Charts of the report page: bars, histograms and a body, as HTML and inline SVG without a script."""
+"""Charts of the report page: bars, histograms and a body, as HTML and inline SVG without scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BINS = 28
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a bar: its length, the CSS class that colours it, what hovering says."""
+    """A segment of a bar: length, CSS class for the colour, and text on hovering."""
 
     length: float
     look: str = "c0"
@@ -25,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart: what it is, its parts, what is written behind and what below them."""
+    """One row of a bar chart: name, segments, note behind and text below them."""
 
     name: object
     parts: Sequence[Part]
@@ -39,7 +39,7 @@ def count(value: float | int | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: up to `digits` significant digits, no exponent for what is written plainly."""
+    """A number for people: up to `digits` significant digits, an exponent only for very small numbers."""
     if value is None or not np.isfinite(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
@@ -54,7 +54,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """`part` of `whole` in per cent; what is there at all is never written as 0."""
+    """`part` of `whole` in per cent; a positive part is never written as 0."""
     if not whole:
         return "–"
     share = 100 * part / whole
@@ -70,12 +70,12 @@ def percent(part: float, whole: float) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` decimals, for columns of numbers of one kind."""
+    """A number with `digits` decimals, for columns of similar numbers."""
     return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
 def bars(rows: Sequence[Bar], longest: float | None = None) -> Html:
-    """Horizontal bars, one a row, of a common scale."""
+    """Horizontal bars, one per row, with a common scale."""
     whole = longest or max((sum(p.length for p in row.parts) for row in rows), default=0) or 1
     written = []
     for row in rows:
@@ -94,7 +94,7 @@ def bars(rows: Sequence[Bar], longest: float | None = None) -> Html:
 
 
 def legend(names: Mapping[str, str]) -> Html:
-    """What the colours mean: CSS class -> name."""
+    """The legend of colours: CSS class -> name."""
     return el(
         "p", [el("span", el("i", class_=f"swatch {look}"), name) for look, name in names.items()], class_="legend"
     )
@@ -103,7 +103,7 @@ def legend(names: Mapping[str, str]) -> Html:
 def table(
     headers: Sequence[object], rows: Sequence[Sequence[object]], numeric: Sequence[int] = (), look: str = ""
 ) -> Html:
-    """A table; the columns in `numeric` are set right."""
+    """A table; the columns in `numeric` are aligned right."""
     head = el("tr", [el("th", h, class_="num" if n in numeric else None, scope="col") for n, h in enumerate(headers)])
     body = [
         el("tr", [el("td", cell, class_="num" if n in numeric else None) for n, cell in enumerate(row)]) for row in rows
@@ -112,7 +112,7 @@ def table(
 
 
 def extent(values: Float, marks: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis: all but the outermost half per cent of the values, the marks, and 0 where it is near."""
+    """The ends of an axis: all values except the outermost half per cent, the marks, and 0 where it is near."""
     low, high = (float(v) for v in np.quantile(values, [0.005, 0.995]))
     low, high = min([low, *marks]), max([high, *marks])
     low = min(low, 0.0) if 0 <= low < 0.35 * high else low
@@ -120,14 +120,15 @@ def extent(values: Float, marks: Sequence[float]) -> tuple[float, float]:
 
 
 def _columns(kept: Float, out: Float, edges: Float) -> list[Html]:
-    """The columns of a histogram, kept below and thrown out on top; values beyond the ends are in the outermost."""
+    """The columns of a histogram, kept clips below and rejected ones on top; the outermost hold values beyond the
+    ends."""
     stacks = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in (kept, out)]
     top = max(int((stacks[0] + stacks[1]).max()), 1)
     shapes = []
-    for place, (inside, thrown) in enumerate(zip(*stacks, strict=True)):
-        span = f"{number(float(edges[place]))} … {number(float(edges[place + 1]))}"
+    for column, (inside, rejected) in enumerate(zip(*stacks, strict=True)):
+        span = f"{number(float(edges[column]))} … {number(float(edges[column + 1]))}"
         base = 100.0
-        for amount, look, what in ((inside, "f0", "kept"), (thrown, "fx", "rejected")):
+        for amount, look, what in ((inside, "f0", "kept"), (rejected, "fx", "rejected")):
             if amount:
                 tall = max(100 * float(amount) / top, 1.2)
                 base -= tall
@@ -136,7 +137,7 @@ def _columns(kept: Float, out: Float, edges: Float) -> list[Html]:
                     el(
                         "rect",
                         hint,
-                        x=f"{place * 10 + 0.6:.1f}",
+                        x=f"{column * 10 + 0.6:.1f}",
                         y=f"{base:.2f}",
                         width="8.8",
                         height=f"{tall:.2f}",
@@ -162,18 +163,18 @@ def histogram(
     kept: Float,
     out: Float,
     title: str,
-    unit: str,
+    measured_in: str,
     meaning: str,
     bounds: tuple[float | None, float | None] = (None, None),
     share: bool = False,
 ) -> Html:
-    """How often values occur among kept clips (and clips thrown out for this very value), with thresholds.
+    """A histogram of the values of kept clips, and of clips rejected for this value, with thresholds.
 
     Args:
         kept, out: (N,) float64 without NaN.
-        title, unit, meaning: what it is; written around it.
+        title, measured_in, meaning: texts around the histogram.
         bounds: thresholds min and max.
-        share: the axis is 0 to 1; else it holds all but the outermost half per cent of the values.
+        share: whether the axis is 0 to 1; else it spans all values except the outermost half per cent.
     """
     values = np.concatenate([kept, out])
     marks = [b for b in bounds if b is not None]
@@ -197,26 +198,31 @@ def histogram(
         el("span", number(high)),
         class_="axis",
     )
-    caption = (el("b", title), el("span", ", ".join(limits), class_="limit"), el("span", unit, class_="unit"))
+    caption = (
+        el("b", title),
+        el("span", ", ".join(limits), class_="limit"),
+        el("span", measured_in, class_="measured"),
+    )
     return el("figure", el("figcaption", caption), drawing, axis, el("p", meaning, class_="small"), class_="histogram")
 
 
-PLACES: dict[str, tuple[float, float]] = {
-    "head_top": (0, 4), "nose": (0, 14), "left_eye": (3, 11), "right_eye": (-3, 11), "left_ear": (7, 13), "right_ear": (-7, 13),
-    "mouth": (0, 21), "upper_neck": (0, 24), "neck": (0, 30), "chest": (0, 49), "mid_hip": (0, 72),
+JOINT_POSITIONS: dict[str, tuple[float, float]] = {
+    "head_top": (0, 4), "nose": (0, 14), "left_eye": (3, 11), "right_eye": (-3, 11),
+    "left_ear": (7, 13), "right_ear": (-7, 13), "mouth": (0, 21), "upper_neck": (0, 24),
+    "neck": (0, 30), "chest": (0, 49), "mid_hip": (0, 72),
     "left_shoulder": (15, 32), "right_shoulder": (-15, 32), "left_elbow": (24, 52), "right_elbow": (-24, 52),
     "left_wrist": (29, 72), "right_wrist": (-29, 72), "left_hip": (9, 73), "right_hip": (-9, 73),
     "left_knee": (11, 102), "right_knee": (-11, 102), "left_ankle": (12, 131), "right_ankle": (-12, 131),
 }  # fmt: skip
-"""Where joints are drawn in a figure that faces the reader."""
+"""Positions of joints in a figure that faces the reader."""
 
 
 def warmth(value: float | None, low: float, high: float) -> str:
-    """CSS colour between good (green) and bad (red); grey where nothing is known."""
+    """CSS colour between good (green) and bad (red); grey for unknown values."""
     if value is None or not np.isfinite(value):
         return "var(--line)"
-    place = float(np.clip((value - low) / (high - low) if high > low else 0.0, 0, 1))
-    return f"hsl({145 - 140 * place:.0f} 62% 45%)"
+    share = float(np.clip((value - low) / (high - low) if high > low else 0.0, 0, 1))
+    return f"hsl({145 - 140 * share:.0f} 62% 45%)"
 
 
 def body(
@@ -225,12 +231,12 @@ def body(
     """A body whose joints are coloured from `low` (good) to `high` (bad)."""
     shapes = []
     for a, b in layout.bones:
-        if layout.joints[a] in PLACES and layout.joints[b] in PLACES:
-            (x1, y1), (x2, y2) = PLACES[layout.joints[a]], PLACES[layout.joints[b]]
+        if layout.joints[a] in JOINT_POSITIONS and layout.joints[b] in JOINT_POSITIONS:
+            (x1, y1), (x2, y2) = JOINT_POSITIONS[layout.joints[a]], JOINT_POSITIONS[layout.joints[b]]
             shapes.append(el("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="bone"))
     for joint in layout.joints:
-        if joint in PLACES:
-            x, y = PLACES[joint]
+        if joint in JOINT_POSITIONS:
+            x, y = JOINT_POSITIONS[joint]
             hint = el("title", hints.get(joint, joint))
             shapes.append(el("circle", hint, cx=x, cy=y, r="4", style=f"fill:{warmth(values.get(joint), low, high)}"))
     return el(

@@ -1,4 +1,4 @@
-"""HTML made of elements whose text is always escaped: what a source wrote can never become markup."""
+"""HTML elements whose text is always escaped: text from sources can never become markup."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SPACES = "\n\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is markup, and is not escaped again."""
 
     __slots__ = ()
 
 
 def escape(value: object) -> Html:
-    """`value` as text of a page; markup stays markup."""
+    """`value` as text of a page; `Html` stays as it is."""
     if isinstance(value, Html):
         return value
     text = "".join(c if c.isprintable() or c in SPACES else "\N{REPLACEMENT CHARACTER}" for c in str(value))
@@ -53,7 +53,7 @@ def joined(children: Iterable[object]) -> Html:
 
 
 def data_block(identifier: str, value: Any) -> Html:
-    """JSON that a page's script reads; nothing in it can end the element."""
+    """JSON for the script of a page; no value can end the element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")

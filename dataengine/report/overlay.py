@@ -1,4 +1,4 @@
-"""Skeletons drawn on pictures: one frame, a grid of frames, several experts side by side."""
+"""Skeletons drawn on pictures: one frame, a grid of frames, or several experts next to each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataengine.core.types import Bool, Float, Frames
 
 
 class Hues(NamedTuple):
-    """RGB colours of one person: the body's left side, its right side, and what lies in the middle."""
+    """RGB colours of one person: joints of the left, joints of the right, and joints of the middle."""
 
     left: tuple[int, int, int]
     right: tuple[int, int, int]
@@ -28,11 +28,11 @@ PEOPLE: tuple[Hues, ...] = (
     Hues((167, 139, 250), (250, 204, 21), (224, 231, 255)),
     Hues((45, 212, 191), (248, 113, 113), (255, 228, 230)),
 )
-"""Colours of the first-ranked person, the second, ...; more people begin again. Left is cool, right is
-warm, so that swapped sides are seen at once."""
+"""Colours of the first-ranked person, the second, and so on, repeated for more people. Left is cool and right is warm,
+so that swaps are seen at once."""
 
 FAINT_BELOW = 0.3
-"""Joints with a lower score are drawn faint."""
+"""Score below which joints are drawn faint."""
 FAINT = 0.35
 SUBPIXEL = 4
 """Bits after the binary point of drawn positions."""
@@ -55,25 +55,25 @@ def stroke(coords: Float) -> float:
 
 
 def _at(point: Float) -> tuple[int, int]:
-    """A position in fixed point, kept within what OpenCV can draw."""
+    """A position in fixed point, within the limits of OpenCV."""
     x, y = np.clip(np.round(np.asarray(point, np.float64) * (1 << SUBPIXEL)), -(1 << 26), 1 << 26)
     return int(x), int(y)
 
 
 def _bones(canvas: Frames, coords: Float, which: Sequence[int], layout: Skeleton, hues: Hues, width: float) -> None:
-    """Bones in their sides' colours on a dark outline, so that they stand out of any background."""
+    """Draw bones in their colours on a dark outline, which stands out from any background."""
     thick = max(1, round(width))
     for outline in (True, False):
         for number in which:
             a, b = layout.bones[number]
-            side = (
+            coloured = (
                 a
                 if layout.joints[a].startswith(("left_", "right_"))
                 and not layout.joints[b].startswith(("left_", "right_"))
                 else b
             )
             crossing = {layout.joints[a].split("_")[0], layout.joints[b].split("_")[0]} == {"left", "right"}
-            colour = (12, 14, 18) if outline else hues.middle if crossing else hue(layout, side, hues)
+            colour = (12, 14, 18) if outline else hues.middle if crossing else hue(layout, coloured, hues)
             cv2.line(
                 canvas, _at(coords[a]), _at(coords[b]), colour, thick + (2 if outline else 0), cv2.LINE_AA, SUBPIXEL
             )
@@ -102,18 +102,18 @@ def _tag(canvas: Frames, text: str, coords: Float, hues: Hues, width: float) -> 
 def draw(
     frame: Frames, coords: Float, scores: Float | None, layout: str, person: int = 0, label: str | None = None
 ) -> Frames:
-    """One person's skeleton on a copy of a frame.
+    """Draw the skeleton of one person on a copy of a frame.
 
-    Joints that are NaN are left out with their bones, and those of a low score drawn faint; lines are as
-    thick as the body is large.
+    Joints that are NaN are left out with their bones, and joints of a low score are drawn faint. The width of lines
+    follows the size of the body.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        coords: (V, 2) float pixels, NaN where unseen; they may lie outside the picture.
+        coords: (V, 2) float pixels, NaN where unseen. Joints may lie outside the picture.
         scores: (V,) float in [0, 1]; None draws all alike.
         layout: name of the joint layout.
-        person: chooses the colours.
-        label: written above the head.
+        person: rank of the person, which chooses the colours.
+        label: text above the head.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -153,15 +153,15 @@ def draw_people(
     labels: Sequence[str] | None = None,
     scale: float = 1.0,
 ) -> Frames:
-    """All people of a frame, the first-ranked on top, on a picture enlarged `scale` times.
+    """Draw all people of a frame, the first-ranked on top, on a picture enlarged `scale` times.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         keypoints: (M, V, 2) float pixels of the given frame, NaN where unseen; M may be 0.
         scores: (M, V) float in [0, 1]; None draws all alike.
         layout: name of the joint layout.
-        labels: one a person.
-        scale: factor; small videos are easier to judge when enlarged.
+        labels: one text per person.
+        scale: factor of the size of the picture.
 
     Returns:
         (H * scale, W * scale, 3) uint8 RGB.
@@ -182,7 +182,7 @@ def draw_people(
 
 
 def captioned(frame: Frames, text: str) -> Frames:
-    """The frame with a line of text on a bar above it."""
+    """The frame below a bar with a line of text."""
     size = 0.5 if frame.shape[1] >= 240 else 0.38
     (_, up), down = cv2.getTextSize(text, FONT, size, 1)
     bar = np.full((up + down + 10, frame.shape[1], 3), BAR, np.uint8)
@@ -193,12 +193,12 @@ def captioned(frame: Frames, text: str) -> Frames:
 def sheet(
     frames: Sequence[Frames], columns: int | None = None, captions: Sequence[str] | None = None, gap: int = 6
 ) -> Frames:
-    """Frames in a grid, row by row; smaller ones are centred in their cell.
+    """Frames in a grid, row by row; smaller frames are centred in their cells.
 
     Args:
         frames: (H, W, 3) uint8 RGB each.
-        columns: how many in a row; None makes the grid about as wide as a screen.
-        captions: a line above each frame.
+        columns: frames per row; None makes the grid about as wide as a screen.
+        captions: one line of text above each frame.
         gap: pixels between frames.
 
     Raises:
@@ -225,13 +225,13 @@ def panels(
     columns: int | None = None,
     scale: float = 1.0,
 ) -> Frames:
-    """One frame many times, each with what another estimator saw in it and that estimator's name.
+    """One frame several times, each with the poses and the name of another estimator.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         poses: name -> coords (V, 2) or (M, V, 2) and scores (V,) or (M, V) or None.
         layout: name of the joint layout of all of them.
-        columns: how many in a row; None gives up to four.
+        columns: panels per row; None gives up to four.
         scale: factor of every panel.
     """
     drawn = []
@@ -246,7 +246,7 @@ def panels(
 
 
 def encode(frame: Frames, form: str = ".jpg", quality: int = 86) -> bytes:
-    """A picture file's bytes: '.jpg' or '.png'.
+    """The bytes of a picture file: '.jpg' or '.png'.
 
     Raises:
         DataEngineError: OpenCV cannot write that form.

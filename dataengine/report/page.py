@@ -1,7 +1,7 @@
-"""The report page of a dataset: one HTML file that needs nothing else and says what is in it, what is not, and why.
+"""The report page of a dataset: one self-contained HTML file about what is in the dataset, what is not, and why.
 
-Everything on it comes from the dataset's tables; text that sources wrote is escaped (`markup`), and the
-page's own policy lets no script run but its own. It holds no date, so equal datasets give equal bytes.
+Everything on the page comes from the tables of the dataset. Text from sources is escaped, and the policy of the page
+lets only its own script run. The page holds no date, so equal datasets give equal bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dataengine.report.overlay import PEOPLE
 
 @dataclass(frozen=True)
 class Picture:
-    """A still picture for the page, drawn by the caller.
+    """A still picture for the page, which the caller draws.
 
     Attributes:
-        clip_id: whose it is.
-        label: the clip's label; None shows none.
+        clip_id: clip of the picture.
+        label: label of the clip; None shows none.
         data: JPEG or PNG bytes.
-        caption: a line below it.
+        caption: line below the picture.
         reason: why the clip is out (a key of `dataengine.core.reasons.REASONS`); None for a kept clip.
     """
 
@@ -51,11 +51,11 @@ def render_report(
     Args:
         dataset: an open dataset.
         pictures: stills of kept and of rejected clips, in the order to show them.
-        title: headline; default the recipe's name.
-        motions: how many kept clips are shown moving.
+        title: headline; default: the name of the recipe.
+        motions: number of kept clips that are shown moving.
 
     Raises:
-        DataEngineError: the dataset's skeleton is unknown, or its samples cannot be read.
+        DataEngineError: the skeleton of the dataset is unknown, or its samples cannot be read.
     """
     recipe = dataset.manifest.get("recipe", {})
     headline = title or str(recipe.get("name", "Dataset"))
@@ -86,7 +86,8 @@ def render_report(
     return template.substitute(title=escape(headline), script_hash=digest, script=script, body=page)
 
 
-def _side(layout: Skeleton, joint: int) -> int:
+def _left_right(layout: Skeleton, joint: int) -> int:
+    """0 for joints of the left, 1 for joints of the right, 2 for joints of the middle."""
     name = layout.joints[joint]
     return 0 if name.startswith("left_") else 1 if name.startswith("right_") else 2
 
@@ -106,20 +107,23 @@ def _motions(dataset: Dataset, layout: Skeleton, wanted: int) -> Html | None:
         row = rows[clip_id]
         clips.append(tallies.motion_data(dataset.sample(clip_id), row))
         cards.append(_motion_card(number, row, clips[-1]))
-    bones = [[a, b, _bone_side(layout, a, b)] for a, b in layout.bones]
+    bones = [[a, b, _bone_left_right(layout, a, b)] for a, b in layout.bones]
     hues = [["#" + bytes(colour).hex() for colour in person] for person in PEOPLE]
     head = layout.joints.index("nose") if "nose" in layout.joints else -1
-    sides = [_side(layout, joint) for joint in range(layout.num_joints)]
+    left_right = [_left_right(layout, joint) for joint in range(layout.num_joints)]
     shared = {
         "bones": bones,
-        "sides": sides,
+        "left_right": left_right,
         "head": head,
         "hues": hues,
         "missing": tallies.MISSING,
         "fine": tallies.FINE,
         "size": tallies.SIZE,
     }
-    lead = "A fair draw: labels in turn, evenly spaced clips of each, none picked for its looks. Cool colours are the body's left, warm its right."
+    lead = (
+        "A fair draw: labels in turn, evenly spaced clips of each. No person chose them. "
+        "Cool colours are the left of the body, warm colours the right."
+    )
     button = el(
         "div",
         el("button", "Play all", id="toggle", type="button"),
@@ -137,9 +141,10 @@ def _motions(dataset: Dataset, layout: Skeleton, wanted: int) -> Html | None:
     )
 
 
-def _bone_side(layout: Skeleton, a: int, b: int) -> int:
-    sides = {_side(layout, a), _side(layout, b)} - {2}
-    return sides.pop() if len(sides) == 1 else 2
+def _bone_left_right(layout: Skeleton, a: int, b: int) -> int:
+    """As `_left_right`, for a bone; 2 for a bone from left to right."""
+    halves = {_left_right(layout, a), _left_right(layout, b)} - {2}
+    return halves.pop() if len(halves) == 1 else 2
 
 
 def _motion_card(number: int, row: dict[str, Any], clip: dict[str, Any]) -> Html:

@@ -2,7 +2,7 @@
 (() => {
   const block = document.getElementById("motion-data");
   if (!block) return;
-  const { clips, bones, sides, head, hues, missing, fine, size } = JSON.parse(block.textContent);
+  const { clips, bones, left_right: leftRight, head, hues, missing, fine, size } = JSON.parse(block.textContent);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const toggle = document.getElementById("toggle");
   let running = !still;
@@ -17,7 +17,7 @@
       Object.assign(this, clip);
       this.canvas = canvas;
       this.points = unpack(clip.data);
-      this.joints = sides.length;
+      this.joints = leftRight.length;
       this.time = 0;
       this.visible = false;
       this.paused = false;
@@ -70,7 +70,7 @@
       for (let person = this.people - 1; person >= 0; person--) {
         const colours = hues[person % hues.length];
         this.trails(pen, person, position, colours);
-        const now = sides.map((_, joint) => this.between(person, joint, position));
+        const now = leftRight.map((_, joint) => this.between(person, joint, position));
         bones.forEach(([a, b, side]) => {
           if (!now[a] || !now[b]) return;
           pen.strokeStyle = colours[side];
@@ -86,7 +86,7 @@
           pen.beginPath();
           pen.arc(point[0], point[1], joint === head ? 11 : 5, 0, 7);
           pen.fill();
-          pen.fillStyle = colours[sides[joint]];
+          pen.fillStyle = colours[leftRight[joint]];
           pen.beginPath();
           pen.arc(point[0], point[1], joint === head ? 9 : 3.4, 0, 7);
           pen.fill();
@@ -109,7 +109,7 @@
           const a = this.at(person, frame, joint), b = this.at(person, frame + 1, joint);
           if (!a || !b) continue;
           pen.globalAlpha = 0.4 * (frame - first + 1) / (now - first + 1);
-          pen.strokeStyle = colours[sides[joint]];
+          pen.strokeStyle = colours[leftRight[joint]];
           pen.lineWidth = 2.5;
           pen.beginPath();
           pen.moveTo(...a);
@@ -121,7 +121,7 @@
     }
   }
 
-  const ends = sides.map((_, joint) => joint).filter((joint) => bones.some((b) => b[1] === joint) && !bones.some((b) => b[0] === joint));
+  const ends = leftRight.map((_, joint) => joint).filter((joint) => bones.some((b) => b[1] === joint) && !bones.some((b) => b[0] === joint));
   const players = clips.map((clip, number) => new Player(document.getElementById(`motion-${number}`), { ...clip, ends }));
   toggle.addEventListener("click", () => {
     running = !running;

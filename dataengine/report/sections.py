@@ -1,4 +1,4 @@
-"""The sections of the report page, each from an open dataset; None where there is nothing to say."""
+"""The sections of the report page, each from an open dataset; None for a section without content."""
 
 from __future__ import annotations
 
@@ -32,33 +32,42 @@ def hours(seconds: float | None) -> str:
 
 def size(octets: float | None) -> str:
     """Bytes for people."""
-    value, unit = float(octets or 0), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
+    value, prefix = float(octets or 0), ""
+    for prefix in ("", "Ki", "Mi", "Gi", "Ti"):
+        if value < 1024 or prefix == "Ti":
             break
         value /= 1024
-    return f"{number(value, 3)} {unit}"
+    return f"{number(value, 3)} {prefix}B"
 
 
 def titled(title: str, lead: str | Html, *content: object) -> Html:
-    """A section's head and content."""
+    """The heading and the content of a section."""
     return joined([el("h2", title), el("p", lead, class_="lead") if lead else None, content])
 
 
 def header(dataset: Dataset, headline: str) -> Html:
-    """Name, fingerprint and the numbers that matter."""
+    """Name, fingerprint and main numbers."""
     manifest, total, planned = dataset.manifest, tallies.totals(dataset), tallies.planned(dataset)
     recipe, crowd = manifest.get("recipe", {}), tallies.people(dataset)
-    facts = [("clips kept", count(total["clips"]), f"{percent(total['clips'], planned)} of {count(planned)} planned"),
-             ("video", hours(total["seconds"]), f"{count(total['frames'])} frames"), ("people", count(crowd["kept"]), "tracks kept"),
-             ("labels", count(total["labels"]), f"{count(total['videos'])} videos"),
-             ("mean confidence", number(total["confidence"]), "agreement, 0 to 1"), ("samples", size(total["bytes"]), "poses in shards")]  # fmt: skip
+    facts = [
+        ("clips kept", count(total["clips"]), f"{percent(total['clips'], planned)} of {count(planned)} planned"),
+        ("video", hours(total["seconds"]), f"{count(total['frames'])} frames"),
+        ("people", count(crowd["kept"]), "tracks kept"),
+        ("labels", count(total["labels"]), f"{count(total['videos'])} videos"),
+        ("mean confidence", number(total["confidence"]), "agreement, 0 to 1"),
+        ("samples", size(total["bytes"]), "poses in shards"),
+    ]
     tiles = [
         el("div", el("b", value), el("span", f"{name}"), el("br"), el("span", note), class_="tile")
         for name, value, note in facts
     ]
-    chips = [("fingerprint", str(manifest["fingerprint"])[:16]), ("skeleton", manifest.get("skeleton")), ("fusion", manifest.get("fusion")),
-             ("experts", ", ".join(manifest.get("experts", []))), ("sources", ", ".join(str(s) for s, _ in tallies.tally(dataset, "source")))]  # fmt: skip
+    chips = [
+        ("fingerprint", str(manifest["fingerprint"])[:16]),
+        ("skeleton", manifest.get("skeleton")),
+        ("fusion", manifest.get("fusion")),
+        ("experts", ", ".join(manifest.get("experts", []))),
+        ("sources", ", ".join(str(s) for s, _ in tallies.tally(dataset, "source"))),
+    ]
     tags = [el("span", name, " ", el("b", value), class_="chip") for name, value in chips if value]
     version = el("small", f"version {recipe['version']}") if "version" in recipe else None
     about = el("p", recipe["description"], class_="lead") if recipe.get("description") else None
@@ -71,15 +80,15 @@ def header(dataset: Dataset, headline: str) -> Html:
 
 
 def funnel(dataset: Dataset) -> Html:
-    """From planned to kept, pass by pass."""
+    """Clips from planned to kept, pass by pass."""
     planned = tallies.planned(dataset)
     rows = [Bar("planned", [Part(planned, "c6", f"{count(planned)} clips planned")], count(planned))]
     before = planned
     for name, left, lost in tallies.funnel(dataset):
         parts = [Part(left, "c0", f"{count(left)} clips go on")]
         parts += [
-            Part(n, "bad" if place % 2 == 0 else "c1", f"{reason}: {count(n)}")
-            for place, (reason, n) in enumerate(lost)
+            Part(n, "bad" if index % 2 == 0 else "c1", f"{reason}: {count(n)}")
+            for index, (reason, n) in enumerate(lost)
         ]
         rows.append(
             Bar(
@@ -99,18 +108,21 @@ def funnel(dataset: Dataset) -> Html:
             count(kept),
         )
     )
-    lead = f"{count(kept)} of {count(planned)} planned clips are in the dataset ({percent(kept, planned)}). Every other clip has a reason below."
+    lead = (
+        f"{count(kept)} of {count(planned)} planned clips are in the dataset ({percent(kept, planned)}). "
+        "Every other clip has a reason below."
+    )
     taken = (
         el("p", f"{count(gone)} clips were taken down after the dataset was built.", class_="warn")
         if gone > 0
         else None
     )
-    key = charts.legend({"c0": "go on", "bad": "thrown out here, a stretch a reason", "c3": "kept"})
+    key = charts.legend({"c0": "go on", "bad": "rejected here, one segment per reason", "c3": "kept"})
     return titled("Funnel", lead, el("div", charts.bars(rows, planned), class_="funnel"), key, taken)
 
 
 def reasons(dataset: Dataset) -> Html | None:
-    """Why clips are out."""
+    """Reasons of clips that are not in the dataset."""
     found, planned, meanings = tallies.reasons(dataset), tallies.planned(dataset), of_manifest(dataset.manifest)
     if not found:
         return titled("Reasons", "No clip was left out.")
@@ -123,11 +135,18 @@ def reasons(dataset: Dataset) -> Html | None:
             if row["retryable"]
             else None
         )
-        rows.append([
-            el("b", row["reason"]), row["pass"], count(row["clips"]), (percent(row["clips"], planned)),
-            joined([meanings.get(row["reason"], ""), again]), joined([value, el("div", f"threshold {limits}", class_="small") if limits else None]),
-            _examples(row["examples"]),
-        ])  # fmt: skip
+        threshold = el("div", f"threshold {limits}", class_="small") if limits else None
+        rows.append(
+            [
+                el("b", row["reason"]),
+                row["pass"],
+                count(row["clips"]),
+                percent(row["clips"], planned),
+                joined([meanings.get(row["reason"], ""), again]),
+                joined([value, threshold]),
+                _examples(row["examples"]),
+            ]
+        )
     headers = ("reason", "pass", "clips", "of planned", "what it means", "value", "examples")
     lead = joined(
         ["The list of reasons is closed. One clip's whole story: ", el("code", "dataengine explain OUT CLIP_ID")]
@@ -145,7 +164,7 @@ def _examples(examples: Sequence[dict[str, Any]]) -> Html:
 
 
 def quality(dataset: Dataset) -> Html | None:
-    """Distributions of the measures with the recipe's thresholds, and the clips nearest to them."""
+    """Distributions of the measures with the thresholds of the recipe, and the clips nearest to rejection."""
     limits, figures, values = dataset.manifest.get("filters", {}), [], tallies.values(dataset)
     for measure in tallies.MEASURES:
         kept, out = values[measure.column]
@@ -158,20 +177,20 @@ def quality(dataset: Dataset) -> Html | None:
     if not figures:
         return None
     nearest = []
-    for title, unit, best in tallies.edges(dataset):
+    for title, measured_in, best in tallies.edges(dataset):
         rows = [
             [joined([el("code", clip_id), el("div", label or "", class_="small")]), number(value)]
             for clip_id, label, value in best
         ]
-        nearest.append(el("div", el("h3", title), charts.table(("clip", unit), rows, (1,))))
-    lead = "What clips measure, whether a filter uses it or not. Thresholds are dashed; what they threw out is red."
+        nearest.append(el("div", el("h3", title), charts.table(("clip", measured_in), rows, (1,))))
+    lead = "Measures of the clips, used by a filter or not. Thresholds are dashed; clips rejected by them are red."
     key = charts.legend({"c0": "kept", "bad": "rejected for this value"})
     more = joined([el("h3", "Kept, but worth a look"), el("div", nearest, class_="quads")]) if nearest else None
     return titled("Quality", lead, key, el("div", figures, class_="hists"), more)
 
 
 def labels(dataset: Dataset) -> Html | None:
-    """How many clips a label."""
+    """Clips per label."""
     found = tallies.labels(dataset)
     if not found:
         return None
@@ -184,7 +203,8 @@ def labels(dataset: Dataset) -> Html | None:
         rows.append(Bar(label if label is not None else el("i", "no label"), parts, count(sum(clips.values()))))
     amounts = [sum(c.values()) for label, c in found if label is not None]
     lead = (
-        f"{count(len(amounts))} labels; the most frequent has {number(max(amounts) / min(amounts))} times the clips of the rarest."
+        f"{count(len(amounts))} labels; the most frequent has {number(max(amounts) / min(amounts))} times "
+        "the clips of the rarest."
         if amounts
         else ""
     )
@@ -205,15 +225,20 @@ def labels(dataset: Dataset) -> Html | None:
 
 
 def people(dataset: Dataset, layout: Skeleton) -> Html | None:
-    """How many people, and how well each joint is seen."""
+    """People per clip, and visibility of each joint."""
     crowd, found = tallies.people(dataset), tallies.joints(dataset, layout)
     amounts = sorted(tallies.tally(dataset, "num_people"), key=lambda row: (row[0] is None, row[0]))
     rows = [
         Bar("unknown" if n is None else f"{n} {'person' if n == 1 else 'people'}", [Part(c)], count(c))
         for n, c in amounts
     ]
-    facts = [("tracks found", count(crowd["tracks"])), ("kept in samples", count(crowd["kept"])), ("of their clip's frames", _share(crowd["coverage"])),
-             ("mean joint score", number(crowd["score_mean"])), ("expert joints behind a pose", number(crowd["support_mean"]))]  # fmt: skip
+    facts = [
+        ("tracks found", count(crowd["tracks"])),
+        ("kept in samples", count(crowd["kept"])),
+        ("frames with the person", _share(crowd["coverage"])),
+        ("mean joint score", number(crowd["score_mean"])),
+        ("expert joints per pose", number(crowd["support_mean"])),
+    ]
     left = el("div", el("h3", "People in a clip"), charts.bars(rows))
     right = el("div", el("h3", "Tracks"), charts.table(("", ""), facts, (1,)))
     content = [el("div", left, right, class_="halves")]
@@ -228,15 +253,15 @@ def _share(value: float | None) -> str:
 
 def _joints(layout: Skeleton, found: list[dict[str, Any]]) -> Html:
     measured = [row["disagreement"] for row in found if row["disagreement"] is not None]
-    column, unit = ("disagreement", "head-neck lengths") if measured else ("score_mean", "score")
+    column, measured_in = ("disagreement", "head-neck lengths") if measured else ("score_mean", "score")
     known = measured or [1 - row["score_mean"] for row in found if row["score_mean"] is not None] or [0.0]
     low, high = min(known), max(known)
-    worth = {row["joint"]: row[column] if measured or row[column] is None else 1 - row[column] for row in found}
-    hints = {row["joint"]: f"{row['joint']}: {number(row[column])} {unit}" for row in found}
+    shown = {row["joint"]: row[column] if measured or row[column] is None else 1 - row[column] for row in found}
+    hints = {row["joint"]: f"{row['joint']}: {number(row[column])} {measured_in}" for row in found}
     longest = max(measured, default=1.0) or 1.0
     rows = []
     for row in found:
-        dot = el("i", class_="heat", style=f"background:{charts.warmth(worth[row['joint']], low, high)}")
+        dot = el("i", class_="heat", style=f"background:{charts.warmth(shown[row['joint']], low, high)}")
         away = row["disagreement"]
         bar = el(
             "span",
@@ -258,11 +283,14 @@ def _joints(layout: Skeleton, found: list[dict[str, Any]]) -> Html:
         )
     figure = el(
         "div",
-        charts.body(layout, worth, low, high, hints),
+        charts.body(layout, shown, low, high, hints),
         el("p", f"coloured by {column.replace('_mean', '')}, green is best", class_="small"),
     )
     headers = ("joint", "visible", "score", "disagreement", "")
-    lead = "Disagreement is the experts' mean distance to the fused joint, in head-neck lengths; interpolated joints have none."
+    lead = (
+        "Disagreement is the mean distance of the experts to the fused joint, in head-neck lengths. "
+        "Interpolated joints have none."
+    )
     return joined(
         [
             el("h3", "Joints"),
@@ -273,7 +301,7 @@ def _joints(layout: Skeleton, found: list[dict[str, Any]]) -> Html:
 
 
 def experts(dataset: Dataset) -> Html | None:
-    """Whose joints the fused poses are made of."""
+    """Shares of the experts in the fused poses."""
     found = tallies.shares(dataset)
     if not found:
         return None
@@ -289,7 +317,7 @@ def experts(dataset: Dataset) -> Html | None:
 
 
 def accuracy(dataset: Dataset) -> Html | None:
-    """How many joints are right where exact ones are known."""
+    """Share of right joints where exact joints are known."""
     conditions, found = tallies.accuracy(dataset)
     if not found:
         return None
@@ -315,8 +343,11 @@ def accuracy(dataset: Dataset) -> Html | None:
         )
         rows.append([name, *marks, bar])
     total = max(cells["all"][1] for _, cells in found)
-    lead = (f"PCKh@0.5 in per cent: joints within half a head-neck length of the exact joint, of {count(total)} joints of rendered clips. "
-            "A person nobody found counts as wrong. Experts are grey, what is fused of them green.")  # fmt: skip
+    lead = (
+        "PCKh@0.5 in per cent: joints within half a head-neck length of the exact joint, "
+        f"of {count(total)} joints of rendered clips. A person that was not found counts as wrong. "
+        "Experts are grey, fused poses green."
+    )
     return titled(
         "Accuracy", lead, charts.table(("", *conditions, ""), rows, tuple(range(1, len(conditions) + 1)), "wide")
     )
@@ -324,8 +355,17 @@ def accuracy(dataset: Dataset) -> Html | None:
 
 def media(dataset: Dataset) -> Html:
     """Splits, sources, picture sizes and frame rates."""
-    rows = [[row["split"], count(row["clips"]), hours(row["seconds"]), count(row["frames"]), count(row["labels"]), count(row["subjects"]) if row["subjects"] else "–"]
-            for row in tallies.splits(dataset)]  # fmt: skip
+    rows = [
+        [
+            row["split"],
+            count(row["clips"]),
+            hours(row["seconds"]),
+            count(row["frames"]),
+            count(row["labels"]),
+            count(row["subjects"]) if row["subjects"] else "–",
+        ]
+        for row in tallies.splits(dataset)
+    ]
 
     def listed(title: str, found: Sequence[tuple[Any, ...]]) -> Html:
         shown = [Bar(name, [Part(n)], count(n)) for name, n in found[:8]]
@@ -337,14 +377,14 @@ def media(dataset: Dataset) -> Html:
     blocks = [
         listed("Sources", tallies.tally(dataset, "source")),
         listed("Picture sizes", sizes),
-        listed("Frames a second", tallies.tally(dataset, "fps")),
+        listed("Frames per second", tallies.tally(dataset, "fps")),
     ]
     table = charts.table(("split", "clips", "video", "frames", "labels", "subjects"), rows, (1, 2, 3, 4, 5))
     return titled("Splits and media", "", table, el("div", blocks, class_="halves"))
 
 
 def rights(dataset: Dataset) -> Html:
-    """Licences and consent, as sources state them."""
+    """Licences and consent, as the sources state them."""
     found = tallies.tally(dataset, "source", "licence", "consent")
     unknown = sum(row[-1] for row in found if row[1] is None)
     missing = el("b", "unknown")
@@ -370,7 +410,7 @@ def rights(dataset: Dataset) -> Html:
 
 
 def footer(dataset: Dataset) -> Html:
-    """Where to go on."""
+    """Next commands."""
     commands = (
         'dataengine audit OUT --sql "SELECT label, count(*) FROM clips GROUP BY label"',
         "dataengine explain OUT CLIP_ID",

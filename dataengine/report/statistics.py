@@ -1,4 +1,4 @@
-"""The numbers of the report page and the dataset card, aggregated from a dataset's tables."""
+"""The numbers of the report page and the dataset card, aggregated from the tables of a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECIDING = ("unit", "table")
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of clips that the page draws: its column, the filter that judges it, and how to read it."""
+    """A measure that the page draws: column, filter with thresholds for it, and texts."""
 
     column: str
     filter: str | None
@@ -36,7 +36,7 @@ MEASURES: tuple[Measure, ...] = (
         "pose_coverage",
         "Pose coverage",
         "share of frames",
-        "Frames that hold a pose of anybody.",
+        "Frames that hold a pose of a kept person.",
         True,
     ),
     Measure(
@@ -48,9 +48,7 @@ MEASURES: tuple[Measure, ...] = (
         True,
     ),
     Measure("jitter", "jitter", "Jitter", "body heights", "Second difference of the joints: trembling and jumps."),
-    Measure(
-        "motion", "motion", "Motion", "body heights", "Range of the joints that move most, seen from the body's middle."
-    ),
+    Measure("motion", "motion", "Motion", "body heights", "Range of the joints that move most, relative to the body."),
     Measure(
         "bone_variation",
         "bone_variation",
@@ -63,7 +61,7 @@ MEASURES: tuple[Measure, ...] = (
         "truncation",
         "Truncation",
         "share of joints",
-        "Seen joints at or beyond the picture's edge.",
+        "Seen joints at or beyond the edge of the picture.",
         True,
     ),
     Measure(
@@ -78,13 +76,13 @@ MEASURES: tuple[Measure, ...] = (
 
 
 def planned(dataset: Dataset) -> int:
-    """How many clips were planned."""
+    """Number of planned clips."""
     counts = dataset.manifest["counts"]
     return int(counts.get("planned", counts["clips"] + counts["rejects"]))
 
 
 def funnel(dataset: Dataset) -> list[tuple[str, int, list[tuple[str, int]]]]:
-    """(pass, clips that left it, [(reason, clips it threw out)] most first), in the order of the passes."""
+    """(pass, clips that remain, [(reason, rejected clips)] most first), in the order of the passes."""
     lost = dataset.rejects.group_by("pass", "reason").len().collect().rows()
     at = {str(row[0]) for row in lost}
     passes = [p["name"] for p in dataset.manifest.get("passes", []) if p["scope"] in DECIDING or p["name"] in at]
@@ -100,7 +98,8 @@ def funnel(dataset: Dataset) -> list[tuple[str, int, list[tuple[str, int]]]]:
 
 
 def reasons(dataset: Dataset, examples: int = 5) -> list[dict[str, Any]]:
-    """One row a (pass, reason), most frequent first: clips, median value, thresholds, and a few clips with their values."""
+    """One row per pass and reason, most frequent first: clips, median value, thresholds, and a few clips as
+    examples."""
     grouped = dataset.rejects.sort("clip_id").group_by("pass", "reason", maintain_order=True)
     rows = grouped.agg(
         pl.len().alias("clips"),
@@ -113,7 +112,7 @@ def reasons(dataset: Dataset, examples: int = 5) -> list[dict[str, Any]]:
 
 
 def durations() -> pl.Expr:
-    """Seconds of a clip, from its frames and its rate such as '30000/1001'."""
+    """Seconds of a clip, from its frames and its frame rate such as '30000/1001'."""
     parts = pl.col("fps").str.split("/")
     rate = parts.list.get(0).cast(pl.Float64, strict=False) / parts.list.get(1, null_on_oob=True).cast(
         pl.Float64, strict=False
@@ -155,7 +154,7 @@ def splits(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def labels(dataset: Dataset) -> list[tuple[str | None, dict[str, int]]]:
-    """(label, clips a split), most frequent first; None for clips without a label."""
+    """(label, clips per split), most frequent first; the label is None for clips without one."""
     found: dict[str | None, dict[str, int]] = {}
     for label, split, n in dataset.clips.group_by("label", "split").len().sort("label", "split").collect().rows():
         found.setdefault(label, {})[str(split)] = int(n)
@@ -169,7 +168,7 @@ def tally(dataset: Dataset, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def values(dataset: Dataset) -> dict[str, tuple[Float, Float]]:
-    """For each measure's column: its values of kept clips, and of clips rejected for it; (N,) float64 without NaN."""
+    """column of a measure -> values of kept clips, and of clips rejected for it; (N,) float64 without NaN."""
     kept = dataset.clips.select(pl.col(m.column).cast(pl.Float64) for m in MEASURES).collect()
     out = dataset.rejects.select("reason", pl.col("value").cast(pl.Float64)).drop_nulls().collect()
 
@@ -184,7 +183,7 @@ def values(dataset: Dataset) -> dict[str, tuple[Float, Float]]:
 
 
 def joints(dataset: Dataset, layout: Skeleton) -> list[dict[str, Any]]:
-    """visible, score and disagreement a joint, means over kept tracks, in the layout's order."""
+    """Visibility, score and disagreement per joint, means over kept tracks, in the order of the layout."""
     found = (
         dataset.joints.group_by("joint")
         .agg(pl.col("visible", "score_mean", "disagreement").mean())
@@ -196,7 +195,7 @@ def joints(dataset: Dataset, layout: Skeleton) -> list[dict[str, Any]]:
 
 
 def people(dataset: Dataset) -> dict[str, Any]:
-    """tracks, how many were kept, and what the kept ones are like on average."""
+    """Number of tracks and of kept tracks, and mean measures of the kept ones."""
     kept = pl.col("kept").fill_null(True)
     means = [
         pl.col(name).filter(kept).mean().alias(name)
@@ -206,7 +205,7 @@ def people(dataset: Dataset) -> dict[str, Any]:
 
 
 def shares(dataset: Dataset) -> list[tuple[str, float]]:
-    """(expert, share of the joints of kept tracks it won), weighted by frames; the rest was blended of several."""
+    """(expert, share of the joints of kept tracks that it won), weighted by frames; the rest is blended of several."""
     names = [name for name in dataset.tracks.collect_schema().names() if name.startswith("share_")]
     weight = pl.col("num_frames").cast(pl.Float64)
     frame = dataset.tracks.filter(pl.col("kept").fill_null(True))
@@ -225,7 +224,7 @@ def shares(dataset: Dataset) -> list[tuple[str, float]]:
 
 
 def accuracy(dataset: Dataset) -> tuple[list[str], list[tuple[str, dict[str, tuple[int, int]]]]]:
-    """Conditions, and for each expert its right and all joints by condition ('all' last); nothing without exact joints."""
+    """Conditions ('all' last), and (expert, condition -> right and all joints); empty without exact joints."""
     if "accuracy" not in dataset.tables:
         return [], []
     frame = dataset.table("accuracy").group_by("expert", "condition").agg(pl.col("num_right", "num_joints").sum())
@@ -241,20 +240,24 @@ def accuracy(dataset: Dataset) -> tuple[list[str], list[tuple[str, dict[str, tup
 
 
 def edges(dataset: Dataset, rows: int = 5) -> list[tuple[str, str, list[tuple[str, str | None, float]]]]:
-    """(title, unit, [(clip_id, label, value)]): kept clips that come nearest to being thrown out."""
-    asked = (("confidence_mean", "Least agreement", "mean C", False), ("jitter", "Most jitter", "body heights", True),
-             ("bone_variation", "Most bone variation", "variation", True), ("motion", "Least motion", "body heights", False))  # fmt: skip
+    """(title, what the value is measured in, [(clip_id, label, value)]) of the kept clips nearest to rejection."""
+    tables = (
+        ("confidence_mean", "Least agreement", "mean C", False),
+        ("jitter", "Most jitter", "body heights", True),
+        ("bone_variation", "Most bone variation", "variation", True),
+        ("motion", "Least motion", "body heights", False),
+    )
     found = []
-    for column, title, unit, descending in asked:
+    for column, title, measured_in, descending in tables:
         frame = dataset.clips.select("clip_id", "label", column).drop_nulls(column)
         best = frame.sort(column, "clip_id", descending=[descending, False]).head(rows).collect().rows()
         if best:
-            found.append((title, unit, best))
+            found.append((title, measured_in, best))
     return found
 
 
 def drawn(dataset: Dataset, wanted: int) -> list[str]:
-    """Clip ids to show: labels in turn, most frequent first, evenly spaced ids of each; no clip is picked for its looks."""
+    """Clip ids to show: labels in turn, most frequent first, with evenly spaced ids of each. No person chooses."""
     grouped = dataset.clips.select("label", "clip_id").sort("clip_id").group_by("label").agg("clip_id").collect().rows()
     groups = [ids for _, ids in sorted(grouped, key=lambda row: (-len(row[1]), row[0] is None, str(row[0])))]
     if not groups or wanted < 1:
@@ -271,13 +274,17 @@ def drawn(dataset: Dataset, wanted: int) -> list[str]:
 
 
 FRAMES = 120
+"""Most frames of a clip in the player."""
 SIZE = (480, 360)
+"""Width and height of the player, pixels."""
 FINE = 16
+"""Steps per pixel of a position in the player."""
 MISSING = -32768
+"""Position of a joint that is not seen."""
 
 
 def motion_data(sample: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """One clip as the page's player reads it: at most 120 frames around the middle, cropped to the people.
+    """One clip for the player of the page: at most 120 frames around the middle, cropped to the people.
 
     Positions are int16 in sixteenths of a pixel of a 480 x 360 view, -32768 where unseen, (M, T, V, 2),
     little-endian, base64.
@@ -302,6 +309,10 @@ def motion_data(sample: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         float(round(row[name] * scale, 1)) for name in ("width", "height")
     ]
     return {
-        "people": int(shown.shape[0]), "frames": int(shown.shape[1]), "fps": round(fps / step, 3), "start": round(start / fps, 2),
-        "picture": frame, "data": base64.b64encode(packed.tobytes()).decode(),
-    }  # fmt: skip
+        "people": int(shown.shape[0]),
+        "frames": int(shown.shape[1]),
+        "fps": round(fps / step, 3),
+        "start": round(start / fps, 2),
+        "picture": frame,
+        "data": base64.b64encode(packed.tobytes()).decode(),
+    }

@@ -33,7 +33,8 @@ PIXEL = base64.b64decode(
 )
 FACTS = {
     "skeleton": "posetics17", "experts": list(tiny_dataset.EXPERTS), "fusion": "ssta",
-    "recipe": {"name": "tiny", "version": 3, "description": "A tiny dataset."}, "filters": {"jitter": {"min": None, "max": 0.5}},
+    "recipe": {"name": "tiny", "version": 3, "description": "A tiny dataset."},
+    "filters": {"jitter": {"min": None, "max": 0.5}},
 }  # fmt: skip
 
 
@@ -294,10 +295,10 @@ def test_shares_never_pretend() -> None:
 
 
 def test_every_joint_of_every_body_layout_has_a_place() -> None:
-    from dataengine.report.charts import PLACES
+    from dataengine.report.charts import JOINT_POSITIONS
 
     for name in ("posetics17", "coco17", "body13", "body14", "lcr13", "mpii16", "openpose18"):
-        assert set(SKELETONS[name].joints) <= set(PLACES)
+        assert set(SKELETONS[name].joints) <= set(JOINT_POSITIONS)
 
 
 def test_the_card_says_what_is_in_it(dataset: Dataset) -> None:
