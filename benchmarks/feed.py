@@ -33,7 +33,8 @@ from dataengine.core.skeletons import SKELETONS
 from dataengine.dataset import index
 from dataengine.io.shards import ShardWriter
 from tests.support.tiny_dataset import rows_of
-from training.data.loader import Feed, Fixed, open_sources
+from training.data.batch import PadOrCrop
+from training.data.loader import DataLoader, open_datasets
 
 torch.set_num_threads(1)
 
@@ -91,9 +92,11 @@ def write(folder: Path, count: int, per_shard: int = 500) -> None:
 
 
 def ours(folder: Path, entries: tuple[str, ...] = ("keypoints",)) -> Batches:
-    feed = Feed(open_sources(folder, entries=entries), Fixed(FRAMES, PEOPLE, 2), batch_size=BATCH, drop_last=False)
+    loader = DataLoader(
+        open_datasets(folder, entries=entries), PadOrCrop(FRAMES, PEOPLE, 2), batch_size=BATCH, drop_last=False
+    )
     while True:
-        yield from feed
+        yield from loader
 
 
 def turned(poses: np.ndarray) -> torch.Tensor:
@@ -206,18 +209,19 @@ def speeds(folder: Path, count: int, rounds: int) -> dict[str, list[float]]:
 RESUMED = """
 import hashlib, json, sys, torch
 from pathlib import Path
-from training.data.loader import Feed, Fixed, open_sources
+from training.data.batch import PadOrCrop
+from training.data.loader import DataLoader, open_datasets
 torch.set_num_threads(1)
 folder, place, out, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-feed = Feed(open_sources(folder, entries=("keypoints",)), Fixed(32, 2, 2), batch_size=8, seed=7, workers=2)
+loader = DataLoader(open_datasets(folder, entries=("keypoints",)), PadOrCrop(32, 2, 2), batch_size=8, seed=7, workers=2)
 if place.exists():
-    feed.load_state_dict(json.loads(place.read_text()))
+    loader.load_state_dict(json.loads(place.read_text()))
 with open(out, "a") as log:
     while count > 0:
-        for batch in feed:
+        for batch in loader:
             digest = hashlib.sha256(b"".join(batch[name].numpy().tobytes() for name in sorted(batch))).hexdigest()
             part = place.with_suffix(".new")
-            part.write_text(json.dumps(feed.state_dict()))
+            part.write_text(json.dumps(loader.state_dict()))
             log.write(digest + "\\n")
             log.flush()
             part.replace(place)

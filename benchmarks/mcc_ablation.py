@@ -22,8 +22,8 @@ from seeds import accuracy, difference, network, seeds, spread, supervise, told,
 from skeletons import penn, ten_percent
 
 from training import create_method
-from training.engine.loop import Plan
-from training.transforms.preprocess import Prepare
+from training.engine.settings import OptimSettings, TrainSettings
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 ROWS: dict[str, dict[str, float]] = {
@@ -61,34 +61,58 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     """One seed of all rows: the same drawn network, the same labelled clips."""
     whole, test = penn()
     few = ten_percent(whole, seed)
-    prepare, view = Prepare(whole.skeleton), View(PROTOCOL["frames"], STEPS, whole.skeleton)
+    preprocess, view = Preprocess(whole.skeleton), View(PROTOCOL["frames"], STEPS, whole.skeleton)
     found = {}
     for row, weights in ROWS.items():
         backbone = network(few, seed, len(whole.labels), channels_base=PROTOCOL["base"], name="stgcn")
         if weights:
             pretext = network(whole, seed, channels_base=PROTOCOL["base"], name="stgcn")
             method = create_method(
-                "mcc", backbone=pretext, frames=PROTOCOL["frames"], queue=PROTOCOL["queue"], **weights
+                "mcc",
+                backbone=pretext,
+                playback={"frames": PROTOCOL["frames"]},
+                queue={"size": PROTOCOL["queue"], "momentum": 0.0},
+                **{"interpolation" if name == "between" else name: weight for name, weight in weights.items()},
             )
-            plan = Plan(
-                PROTOCOL["pretrain_epochs"],
-                PROTOCOL["pretrain_lr"],
-                clip=1.0,
-                warmup=1,
+            settings = TrainSettings(
+                epochs=PROTOCOL["pretrain_epochs"],
+                optim=OptimSettings(lr=PROTOCOL["pretrain_lr"], warmup=1),
+                grad_clip=1.0,
                 seed=seed,
                 log_every=39,
                 save_every=60,
             )
-            train(method, whole, prepare, view, plan, seed, folder / row.replace(" ", ""), PROTOCOL["pretrain_batch"])
+            train(
+                method,
+                whole,
+                preprocess,
+                view,
+                settings,
+                seed,
+                folder / row.replace(" ", ""),
+                PROTOCOL["pretrain_batch"],
+            )
             backbone.load_weights(pretext.state_dict(), classifier=False)
-        plan = Plan(
-            PROTOCOL["finetune_epochs"], PROTOCOL["finetune_lr"], warmup=2, seed=seed, log_every=7, save_every=60
+        settings = TrainSettings(
+            epochs=PROTOCOL["finetune_epochs"],
+            optim=OptimSettings(lr=PROTOCOL["finetune_lr"], warmup=2),
+            seed=seed,
+            log_every=7,
+            save_every=60,
         )
         place = folder / f"{row.replace(' ', '')}-finetuned"
         supervise(
-            few, prepare, view, plan, seed, place, PROTOCOL["finetune_batch"], PROTOCOL["smoothing"], backbone=backbone
+            few,
+            preprocess,
+            view,
+            settings,
+            seed,
+            place,
+            PROTOCOL["finetune_batch"],
+            PROTOCOL["smoothing"],
+            backbone=backbone,
         )
-        found[row] = accuracy(told(backbone, test, prepare, PROTOCOL["frames"]), test.label_ids)
+        found[row] = accuracy(told(backbone, test, preprocess, PROTOCOL["frames"]), test.label_ids)
     return found
 
 

@@ -21,8 +21,8 @@ from harness import main
 from seeds import accuracy, difference, seeds, spread, supervise, told
 from skeletons import one_nn, penn, ridge
 
-from training.engine.loop import Plan
-from training.transforms.preprocess import Prepare
+from training.engine.settings import OptimSettings, TrainSettings
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 STEPS = (
@@ -52,29 +52,27 @@ def job(base: int) -> Any:
     def run(seed: int, folder: Path) -> dict[str, Any]:
         answers = {}
         for stream in ("joint", "bone"):
-            prepare = Prepare(train.skeleton, stream=stream)
+            preprocess = Preprocess(train.skeleton, stream=stream)
             view = View(PROTOCOL["frames"], STEPS, train.skeleton)
-            plan = Plan(
-                PROTOCOL["epochs"],
-                PROTOCOL["lr"],
-                decay=PROTOCOL["decay"],
-                warmup=1,
+            settings = TrainSettings(
+                epochs=PROTOCOL["epochs"],
+                optim=OptimSettings(lr=PROTOCOL["lr"], weight_decay=PROTOCOL["decay"], warmup=1),
                 seed=seed,
                 log_every=39,
                 save_every=60,
             )
             backbone = supervise(
                 train,
-                prepare,
+                preprocess,
                 view,
-                plan,
+                settings,
                 seed,
                 folder / stream,
                 PROTOCOL["batch"],
                 PROTOCOL["smoothing"],
                 channels_base=base,
             )
-            answers[stream] = told(backbone, test, prepare, PROTOCOL["frames"])
+            answers[stream] = told(backbone, test, preprocess, PROTOCOL["frames"])
         answers["both"] = answers["joint"] + answers["bone"]
         return {name: accuracy(values, test.label_ids) for name, values in answers.items()}
 

@@ -17,9 +17,9 @@ from skeletons import Memory, penn
 from track_protocol import LAYOUT, clips, residuals, simulate
 
 from dataengine.core import registry
-from training.data.types import Clip
-from training.engine.loop import Plan
-from training.transforms.preprocess import Prepare
+from training.data.types import SkeletonSequence
+from training.engine.settings import OptimSettings, TrainSettings
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 FUSIONS = ("ssta", "consensus")
@@ -39,7 +39,7 @@ def estimated(side: str, annotated: Memory, fusion: str | None, seed: int = 0) -
         if component is not None:
             coords = simulate(track, errors, np.random.default_rng([seed, track.index]))
             fused = component.fuse(coords, None, LAYOUT).coords.astype(np.float32)
-            clip = Clip(clip.key, fused[None], None, clip.label, clip.size, clip.fps)
+            clip = SkeletonSequence(clip.key, fused[None], None, clip.label, clip.size, clip.fps)
         made.append(clip)
     name = f"{side} {fusion or 'annotated'} {seed}"
     return Memory(name, annotated.skeleton, annotated.labels, tuple(made), f"{annotated.fingerprint}-{name}")
@@ -53,19 +53,21 @@ def job(protocol: dict[str, Any], steps: Any) -> Any:
         found = {}
         for fusion in (None, *FUSIONS):
             train, test = (estimated(side, sides[side], fusion, seed) for side in ("train", "test"))
-            prepare, view = Prepare(train.skeleton), View(protocol["frames"], steps, train.skeleton)
-            plan = Plan(
-                protocol["epochs"],
-                protocol["lr"],
-                decay=protocol["decay"],
-                warmup=1,
+            preprocess, view = Preprocess(train.skeleton), View(protocol["frames"], steps, train.skeleton)
+            settings = TrainSettings(
+                epochs=protocol["epochs"],
+                optim=OptimSettings(lr=protocol["lr"], weight_decay=protocol["decay"], warmup=1),
                 seed=seed,
                 log_every=39,
                 save_every=60,
             )
             place = folder / (fusion or "annotated")
-            backbone = supervise(train, prepare, view, plan, seed, place, protocol["batch"], protocol["smoothing"])
-            found[fusion or "annotated"] = accuracy(told(backbone, test, prepare, protocol["frames"]), test.label_ids)
+            backbone = supervise(
+                train, preprocess, view, settings, seed, place, protocol["batch"], protocol["smoothing"]
+            )
+            found[fusion or "annotated"] = accuracy(
+                told(backbone, test, preprocess, protocol["frames"]), test.label_ids
+            )
         return found
 
     return run

@@ -17,13 +17,14 @@ from harness import RESULTS, commit, cpu_seconds, hardware
 
 from training import create_backbone, create_method
 from training.backbones.base import Backbone
-from training.data.loader import Feed
-from training.data.types import Numbers, Source
-from training.engine.loop import Plan, fit
+from training.data.loader import DataLoader
+from training.data.types import Numbers, SkeletonDataset
+from training.engine.loop import fit
+from training.engine.settings import TrainSettings
 from training.evaluate.confidence_intervals import over_seeds, paired
 from training.methods.base import Method
-from training.runs.features import THREE, encode
-from training.transforms.preprocess import Prepare
+from training.runs.features import THREE_CROPS, extract_features
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 WORK = Path(os.environ.get("DATAENGINE_BENCHMARKS", Path(tempfile.gettempdir()) / "dataengine-benchmarks"))
@@ -83,20 +84,37 @@ def difference(runs: Sequence[Mapping[str, Any]], first: str, second: str) -> di
 
 
 def network(
-    source: Source, seed: int, num_classes: int = 0, channels: int = 2, channels_base: int = 32, name: str = "unik"
+    dataset: SkeletonDataset,
+    seed: int,
+    num_classes: int = 0,
+    channels: int = 2,
+    channels_base: int = 32,
+    name: str = "unik",
 ) -> Backbone:
     """A network of the benchmarks, drawn by the seed; UNIK of half width where nothing else is said."""
     torch.manual_seed(seed)
     options = {"people": 1, "channels_base": channels_base}
-    made: Backbone = create_backbone(name, num_classes, source.skeleton, channels, **options)  # type: ignore[arg-type,assignment]
+    made: Backbone = create_backbone(name, num_classes, dataset.skeleton, channels, **options)
     return made
 
 
+def tmor_options(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of T-MOR from the flat table of a protocol, whose names are part of the names of result files."""
+    groups = {"queue": {"queue": "size", "momentum": "momentum"}}
+    groups["projector"] = {name: name for name in ("hidden", "width", "layers")}
+    moved = {old: (group, new) for group, names in groups.items() for old, new in names.items()}
+    options: dict[str, Any] = {name: value for name, value in table.items() if name not in moved}
+    for old, (group, new) in moved.items():
+        if old in table:
+            options.setdefault(group, {})[new] = table[old]
+    return options
+
+
 def supervise(
-    source: Source,
-    prepare: Prepare,
+    dataset: SkeletonDataset,
+    preprocess: Preprocess,
     view: View,
-    plan: Plan,
+    settings: TrainSettings,
     seed: int,
     folder: Path,
     batch: int = 32,
@@ -104,36 +122,43 @@ def supervise(
     **options: Any,
 ) -> Backbone:
     """A network trained with labels; `options` of `network`, or `backbone=` one to go on with."""
-    backbone = options.pop("backbone", None) or network(source, seed, len(source.labels), **options)
+    backbone = options.pop("backbone", None) or network(dataset, seed, len(dataset.labels), **options)
     method = create_method("supervised", backbone=backbone, smoothing=smoothing)
-    train(method, source, prepare, view, plan, seed, folder, batch)
+    train(method, dataset, preprocess, view, settings, seed, folder, batch)
     return backbone
 
 
 def train(
-    method: Method, source: Source, prepare: Prepare, view: View, plan: Plan, seed: int, folder: Path, batch: int = 32
+    method: Method,
+    dataset: SkeletonDataset,
+    preprocess: Preprocess,
+    view: View,
+    settings: TrainSettings,
+    seed: int,
+    folder: Path,
+    batch: int = 32,
 ) -> Method:
-    """A method trained on a source, from its checkpoint in the folder where there is one; the last epoch is what counts."""
-    feed = Feed(source, method.draw(prepare, view), batch, seed=seed)
-    fit(method, feed, plan, folder)
+    """A method trained on a dataset, from its checkpoint in the folder where there is one; the last epoch is what counts."""
+    loader = DataLoader(dataset, method.sample_transform(preprocess, view), batch, seed=seed)
+    fit(method, loader, settings, folder)
     return method
 
 
-def mirrored(source: Source, motion: torch.Tensor) -> torch.Tensor:
+def mirrored(dataset: SkeletonDataset, motion: torch.Tensor) -> torch.Tensor:
     """Motions (N, C, T, V, M) as in a mirror: sides exchanged, x turned round."""
-    found = motion[:, :, :, list(source.skeleton.flip)]
+    found = motion[:, :, :, list(dataset.skeleton.flip)]
     found[:, 0] = -found[:, 0]
     return found
 
 
-def told(backbone: Backbone, source: Source, prepare: Prepare, frames: int) -> np.ndarray:
+def told(backbone: Backbone, dataset: SkeletonDataset, preprocess: Preprocess, frames: int) -> np.ndarray:
     """Probabilities (N, K), the mean over three fixed parts of each clip and their mirror images."""
 
     def both(motion: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(torch.stack([backbone(motion), backbone(mirrored(source, motion))]), 2).mean(0)
+        return torch.softmax(torch.stack([backbone(motion), backbone(mirrored(dataset, motion))]), 2).mean(0)
 
     backbone.eval()
-    return encode(both, source, prepare, frames, THREE)[0]
+    return extract_features(both, dataset, preprocess, frames, THREE_CROPS)[0]
 
 
 def accuracy(probabilities: np.ndarray, labels: Numbers) -> float:

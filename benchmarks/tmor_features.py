@@ -27,22 +27,23 @@ from skeletons import hdm05, nw_ucla
 from torch import Tensor
 
 from dataengine.core.errors import MissingExtraError, WeightsError
-from dataengine.core.skeletons import Skeleton, convert, skeleton
+from dataengine.core.skeletons import convert, skeleton
 from dataengine.rendering.body import Body, pose, random_color
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, polygon
 from dataengine.rendering.scene import Camera, draw_camera
 from training import create_backbone
 from training.backbones.base import Backbone
-from training.data.loader import Feed
+from training.data.loader import DataLoader
 from training.data.sampler import joined_labels
-from training.data.types import Array, Clip, Draw, Numbers, Source
+from training.data.types import Array, Numbers, SampleTransform, SkeletonDataset, SkeletonSequence
 from training.distributed import unit
-from training.engine.loop import Plan, fit
+from training.engine.loop import fit
+from training.engine.settings import OptimSettings, TrainSettings
 from training.evaluate import text
-from training.methods.base import Batch, Method, Outcome
+from training.methods.base import Batch, LossOutput, Method
 from training.methods.losses import info_nce
-from training.transforms.preprocess import Prepare, interpolate
+from training.transforms.preprocess import Preprocess, interpolate
 from training.transforms.temporal import sample
 from training.transforms.view import View
 
@@ -120,59 +121,49 @@ def encoder() -> text.TextEncoder:
     return made
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A source of clips that are made when they are read: joints of people as a camera sees them.
+class Filmed(SkeletonDataset):
+    """A dataset of clips that are made when they are read: joints of people as a camera sees them.
 
-    Attributes:
+    Args:
         count: clips.
-        first: number of the first; another number is another camera, and another person where people are made.
+        first: number of the first clip; another number is another camera, and another person where people are made.
     """
 
-    count: int
-    first: int = 0
+    def __init__(self, count: int, first: int = 0) -> None:
+        self.count, self.first = count, first
+        self.skeleton = skeleton(LAYOUT)
+        self.fingerprint = f"{type(self).__name__} {first} {count} {SECONDS} {RATE}"
+        self.keys = [str(first + number) for number in range(count)]
+        self.label_ids = self.labels_of(count)
 
-    @property
-    def skeleton(self) -> Skeleton:
-        return skeleton(LAYOUT)
+    def labels_of(self, count: int) -> Numbers:
+        """(count,) labels of the clips."""
+        raise NotImplementedError
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{type(self).__name__} {self.first} {self.count} {SECONDS} {RATE}"
-
-    @property
-    def keys(self) -> list[str]:
-        return [str(self.first + number) for number in range(self.count)]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips with these numbers, in pixels of a square picture."""
         return [self.clip(index) for index in indices]
 
-    def clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> SkeletonSequence:
         """One clip."""
         raise NotImplementedError
 
-    def filmed(self, index: int, joints: Array, label: int, camera: Camera) -> Clip:
+    def filmed(self, index: int, joints: Array, label: int, camera: Camera) -> SkeletonSequence:
         """Joints (T, 13, 3) in metres as the camera sees them."""
         points = camera.project(joints).astype(np.float32)[None]
-        return Clip(str(self.first + index), points, None, label, (SIDE, SIDE), float(RATE))
+        return SkeletonSequence(str(self.first + index), points, None, label, (SIDE, SIDE), float(RATE))
 
 
-@dataclass(frozen=True)
-class Rendered(Seen):
+class Rendered(Filmed):
     """People of `dataengine.rendering` who do something that has a name, one motion after the other."""
 
     name = "rendered"
     labels = NAMED
 
-    @property
-    def label_ids(self) -> Numbers:
-        return np.arange(self.count, dtype=np.int64) % len(NAMED)
+    def labels_of(self, count: int) -> Numbers:
+        return np.arange(count, dtype=np.int64) % len(NAMED)
 
-    def clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> SkeletonSequence:
         rng = np.random.default_rng((self.first + index, 7))
         label = index % len(NAMED)
         t = np.arange(int(SECONDS * RATE)) / RATE
@@ -192,11 +183,11 @@ class Rendered(Seen):
 def _recordings() -> tuple[tuple[str, Array], ...]:
     """(label, joints (T, 13, 3) in metres, y up, feet on the ground, middle of the path at the origin) of recorded people."""
     found = []
-    for source in (nw_ucla()[0], hdm05()[0]):
-        for clip in source.clips:
-            label = source.labels[clip.label]
+    for dataset in (nw_ucla()[0], hdm05()[0]):
+        for clip in dataset.clips:
+            label = dataset.labels[clip.label]
             if label in RECORDED and clip.keypoints.shape[1] > 1:
-                joints, _ = convert(interpolate(clip.keypoints[:1])[0], None, source.skeleton.name, LAYOUT)
+                joints, _ = convert(interpolate(clip.keypoints[:1])[0], None, dataset.skeleton.name, LAYOUT)
                 low, high = joints.min((0, 1)), joints.max((0, 1))
                 found.append(
                     (label, joints - np.array(((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2), np.float32))
@@ -204,19 +195,17 @@ def _recordings() -> tuple[tuple[str, Array], ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class Recorded(Seen):
+class Recorded(Filmed):
     """People of NW-UCLA and HDM05, one recording after the other, each time turned and filmed anew."""
 
     name = "recorded"
     labels = tuple(RECORDED)
 
-    @property
-    def label_ids(self) -> Numbers:
+    def labels_of(self, count: int) -> Numbers:
         own = np.array([self.labels.index(label) for label, _ in _recordings()], np.int64)
-        return own[np.arange(self.count) % len(own)]
+        return own[np.arange(count) % len(own)]
 
-    def clip(self, index: int) -> Clip:
+    def clip(self, index: int) -> SkeletonSequence:
         rng = np.random.default_rng((self.first + index, 8))
         label, joints = _recordings()[index % len(_recordings())]
         turn = rng.uniform(0, 2 * np.pi)
@@ -277,7 +266,7 @@ def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Draws clips: `shown`, a float32 picture sequence laid out so that the feed makes (N, 3, T, H, W) of it.
+    """Draws clips: `shown`, a float32 picture sequence laid out so that the loader makes (N, 3, T, H, W) of it.
 
     Attributes:
         share: least share of the clip that is shown, anywhere in it.
@@ -287,11 +276,11 @@ class Drawn:
     share: float = 1.0
     flip: bool = False
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
+    def __call__(self, clip: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         frames = self.frames(clip, rng)
         return {"shown": (frames.transpose(2, 0, 1, 3) / np.float32(127.5) - 1).astype(np.float32)}
 
-    def frames(self, clip: Clip, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def frames(self, clip: SkeletonSequence, rng: np.random.Generator) -> NDArray[np.uint8]:
         """(SHOWN, SIDE, SIDE, 3) uint8."""
         joints = interpolate(clip.keypoints[:1])
         part = rng.uniform(self.share, 1)
@@ -314,22 +303,22 @@ class Watching(Method):
         self.register_buffer("texts", torch.as_tensor(texts), persistent=False)
         self.temperature = temperature
 
-    def draw(self, prepare: Prepare, view: Any) -> Draw:
+    def sample_transform(self, preprocess: Preprocess, view: Any) -> SampleTransform:
         return Drawn(VIDEO["share"], flip=True)
 
-    def loss(self, batch: Batch) -> Outcome:
+    def loss(self, batch: Batch) -> LossOutput:
         texts: Tensor = self.texts  # type: ignore[assignment]
         seen = unit(self.backbone(batch["shown"]))
         logits = seen @ texts.flatten(0, 1).T / self.temperature
         own = torch.nn.functional.one_hot(batch["label"], len(texts)).bool().repeat_interleave(texts.shape[1], 1)
         loss = info_nce(logits, own, form="each").mean()
-        return Outcome(loss, {"vt": loss}, seen)
+        return LossOutput(loss, {"vt": loss}, seen)
 
 
 def _network(width: int) -> Backbone:
     torch.manual_seed(0)
     options: dict[str, Any] = {"channels_base": VIDEO["base"], "depths": VIDEO["depths"], "dropout": 0.0}
-    made: Backbone = create_backbone("slow_r50", width, LAYOUT, 3, **options)  # type: ignore[assignment]
+    made: Backbone = create_backbone("slow_r50", width, LAYOUT, 3, **options)
     return made
 
 
@@ -342,23 +331,28 @@ def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = 
     folder = work / f"tmor-video-{mark}"
     weights = folder / "model.safetensors"
     if not weights.exists():
-        sources: list[Source] = [Rendered(tables["clips"]["rendered"]), Recorded(tables["clips"]["recorded"])]
-        rows = texts.encode([(RECORDED | SAID)[label] for label in joined_labels(sources)[0]])[:, None]
+        datasets: list[SkeletonDataset] = [Rendered(tables["clips"]["rendered"]), Recorded(tables["clips"]["recorded"])]
+        rows = texts.encode([(RECORDED | SAID)[label] for label in joined_labels(datasets)[0]])[:, None]
         method = Watching(network, rows, tables["temperature"])
-        draw = method.draw(Prepare(LAYOUT), View(SHOWN, (), LAYOUT))
-        plan = Plan(1, tables["lr"], "adamw", decay=tables["decay"], warmup=0.05, log_every=20, save_every=30)
-        fit(method, Feed(sources, draw, tables["batch"]), plan, folder)
+        draw = method.sample_transform(Preprocess(LAYOUT), View(SHOWN, (), LAYOUT))
+        settings = TrainSettings(
+            epochs=1,
+            optim=OptimSettings(lr=tables["lr"], optimizer="adamw", weight_decay=tables["decay"], warmup=0.05),
+            log_every=20,
+            save_every=30,
+        )
+        fit(method, DataLoader(datasets, draw, tables["batch"]), settings, folder)
     network.load_weights(load_file(weights))
     return network.eval()
 
 
 @torch.no_grad()
-def watched(network: Backbone, source: Any, views: int = 1) -> Array:
+def watched(network: Backbone, dataset: Any, views: int = 1) -> Array:
     """(N, views, D) float32 unit vectors: what the network says of drawn views of clips; the first view shows the whole clip."""
     seen = []
     for number in range(views):
-        feed = Feed(source, Drawn(1.0 if number == 0 else VIDEO["share"]), 64, seed=number, shuffle=False)
-        seen.append(torch.cat([unit(network(batch["shown"])) for batch in feed]).numpy())
+        loader = DataLoader(dataset, Drawn(1.0 if number == 0 else VIDEO["share"]), 64, seed=number, shuffle=False)
+        seen.append(torch.cat([unit(network(batch["shown"])) for batch in loader]).numpy())
     return np.stack(seen, 1)
 
 

@@ -5,42 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from training.data.loader import Feed
+    from dataengine.core.skeletons import Skeleton
+    from training.backbones.base import Backbone
+    from training.data.loader import DataLoader
     from training.methods.base import Method
 
 
 def create_backbone(
-    name: str, num_classes: int = 0, skeleton: str = "posetics17", channels: int = 2, **options: Any
-) -> nn.Module:
-    """A network over motions (N, C, T, V, M) by its name; `num_classes` 0 leaves out the classifier.
+    name: str, num_classes: int = 0, skeleton: str | Skeleton = "posetics17", channels: int = 2, **options: Any
+) -> Backbone:
+    """A network over motions (N, C, T, V, M) by its name.
+
+    Args:
+        name: see `dataengine-train list backbones`.
+        num_classes: K; 0 leaves out the classifier.
+        skeleton: name of a joint layout, or a layout of your own.
+        channels: C, coordinates per joint.
+        options: of the network.
 
     Raises:
         TrainingError: unknown name or option, or a skeleton that no layout has.
     """
     from training import registry
 
-    made: nn.Module = registry.create(
+    backbone: Backbone = registry.create(
         "backbones", name, num_classes=num_classes, skeleton=skeleton, channels=channels, **options
     )
-    return made
+    return backbone
 
 
 def create_method(name: str, **options: Any) -> Method:
-    """A pretext or supervised method by its name, around `backbone=` a network.
+    """A pretext or supervised method by its name, around the network `backbone`.
 
     Raises:
         TrainingError: unknown name or option.
     """
     from training import registry
 
-    made: Method = registry.create("methods", name, **options)
-    return made
+    method: Method = registry.create("methods", name, **options)
+    return method
 
 
-def feed(dataset: Any, **options: Any) -> Feed:
-    """Batches of a dataset (path, url, list of urls, or open source); see `training.data.loader.Feed`."""
-    from training.data.loader import Feed, open_sources
+def feed(dataset: Any, **options: Any) -> DataLoader:
+    """Batches of a dataset: a path, url, list of urls, or an open dataset; see `training.data.loader.DataLoader`."""
+    from training.data.loader import DataLoader, open_datasets
 
-    return Feed(open_sources(dataset), **options)
+    return DataLoader(open_datasets(dataset), **options)

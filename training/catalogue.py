@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 from typing import Any
 
 from dataengine.core.catalogue import entry
 from training import registry
 from training.config import available
-from training.data.formats import FORMATS
 
 
 def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
@@ -17,21 +15,14 @@ def catalogue(kind: str, verbose: bool = False) -> list[dict[str, Any]]:
 
     Args:
         kind: backbones, methods, configs or formats.
-        verbose: imports every network and method.
+        verbose: imports every network, method or format.
     """
     if kind == "configs":
         return [
             {"name": name, **({"summary": _first_comment(path.read_text()), "path": str(path)} if verbose else {})}
             for name, path in available().items()
         ]
-    if kind == "formats":
-        return [entry(name, partial(_located, place), verbose) for name, place in FORMATS.items()]
     return [entry(name, partial(registry.find, kind, name), verbose) for name in registry.names(kind)]
-
-
-def _located(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _first_comment(text: str) -> str:

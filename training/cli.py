@@ -18,9 +18,9 @@ from dataengine.core.progress import Bar
 
 if TYPE_CHECKING:
     from training.config import Config
-    from training.data.types import Source
-    from training.runs.probe import Report
-    from training.runs.train import Run
+    from training.data.types import SkeletonDataset
+    from training.runs.report import Report
+    from training.runs.run import Run
 
 app = application("dataengine-train", "Train networks on what dataengine builds, and measure what they know.")
 
@@ -76,14 +76,14 @@ def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
         _say(f"note: {message}")
 
 
-class Shown:
-    """The progress of a run on stderr; see `training.engine.loop.Watcher`."""
+class RunProgress:
+    """The progress of a run on stderr; see `training.engine.loop.ProgressCallback`."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._bar = Bar("step", 0)
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> RunProgress:
         return self
 
     def __exit__(
@@ -92,14 +92,14 @@ class Shown:
         self._stack.__exit__(kind, error, trace)
 
     def begin(self, total: int, done: int) -> None:
-        """See `training.engine.loop.Watcher`."""
+        """See `training.engine.loop.ProgressCallback`."""
         if done:
             _say(f"goes on at step {done} of {total}")
         if done < total:
             self._bar = self._stack.enter_context(Bar("step", total, done=done))
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
-        """See `training.engine.loop.Watcher`."""
+        """See `training.engine.loop.ProgressCallback`."""
         text = ""
         if entry is not None:
             text = f"epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {entry['clips_per_s']:.0f} clips/s"
@@ -155,20 +155,20 @@ def _train(config: Config, out: Path | None, as_json: bool) -> None:
     from training.runs import train as runs
 
     folder = out or Path("runs") / config.run.name
-    with Shown() as shown:
+    with RunProgress() as shown:
         result = runs.train(config, folder, shown)
     if rank() != 0:
         return
     if as_json:
         show(result.to_dict())
         return
-    said = result.to_dict()
+    summary = result.to_dict()
     lines = [
-        f"{folder}: {said['steps']} steps, {said['epochs']:g} epochs"
-        + (f", loss {said['loss']:.4f}" if said["loss"] is not None else "")
+        f"{folder}: {summary['steps']} steps, {summary['epochs']:g} epochs"
+        + (f", loss {summary['loss']:.4f}" if summary["loss"] is not None else "")
     ]
     lines += [table(result.results)] if result.results else []
-    show("\n".join([*lines, *map(str, result.pictures), f"next     dataengine-train probe {folder}"]))
+    show("\n".join([*lines, *map(str, result.plots), f"next     dataengine-train probe {folder}"]))
 
 
 @app.command()
@@ -178,10 +178,11 @@ def probe(
     val: ValOption = None,
     split: Annotated[str | None, typer.Option(help="What the probe is fitted on; '' all. Default: train.")] = None,
     val_split: SplitOption = None,
-    share: Annotated[
-        list[float] | None, typer.Option(help="Also with this share of the training labels, such as 0.1; repeatable.")
+    label_fraction: Annotated[
+        list[float] | None,
+        typer.Option(help="Also with this fraction of the training labels, for example 0.1; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Parts of the labels that each share is tried on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Subsets of the labels for each fraction.")] = 5,
     knn: Annotated[bool, typer.Option("--knn", help="Also nearest neighbours.")] = False,
     fuse: Annotated[
         Path | None, typer.Option(help="A second classifier, such as one on bones: both streams added.", metavar="RUN")
@@ -191,11 +192,11 @@ def probe(
 ) -> None:
     """Measure frozen features by a linear probe, beside a random network of the same shape."""
     loaded, where = _load(run), _device(device)
-    from training.runs import probe as assess
+    from training.runs import probe as probing
 
-    train, test = _side(loaded, data, val, "train", split), _side(loaded, data, val, "val", val_split)
-    beside = None if fuse is None else _load(fuse)
-    _report(assess.probe(loaded, train, test, share or (), seeds, knn, where, beside), as_json)
+    train, test = _open(loaded, data, val, "train", split), _open(loaded, data, val, "val", val_split)
+    second = None if fuse is None else _load(fuse)
+    _report(probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second), as_json)
 
 
 @app.command()
@@ -213,12 +214,11 @@ def zeroshot(
 ) -> None:
     """Name motions by the nearest text, with classes that were never trained."""
     loaded, where = _load(run), _device(device)
-    from training.runs import zero_shot as naming
+    from training.runs import zero_shot
 
-    wants = naming.stored(naming.wording(loaded, text, prompts), fuse)
-    _report(
-        naming.zeroshot(loaded, _side(loaded, data, None, "val", split, wants), text, prompts, fuse, where), as_json
-    )
+    features = zero_shot.zeroshot_features(zero_shot.class_text(loaded, text, prompts), fuse)
+    test = _open(loaded, data, None, "val", split, features)
+    _report(zero_shot.zeroshot(loaded, test, text, prompts, fuse, where), as_json)
 
 
 @app.command()
@@ -236,13 +236,10 @@ def retrieve(
 ) -> None:
     """Find motions by texts or videos and the other way round, and choose one of fifteen."""
     loaded, where = _load(run), _device(device)
-    from training.runs import zero_shot as naming
+    from training.runs import zero_shot
 
-    wants = naming.sought(loaded, by, text, prompts)
-    _report(
-        naming.retrieve(loaded, _side(loaded, data, None, "val", split, wants), by, text, prompts, ways, seeds, where),
-        as_json,
-    )
+    test = _open(loaded, data, None, "val", split, zero_shot.retrieval_features(loaded, by, text, prompts))
+    _report(zero_shot.retrieve(loaded, test, by, text, prompts, ways, seeds, where), as_json)
 
 
 @app.command()
@@ -258,7 +255,7 @@ def embed(
     loaded, where = _load(run), _device(device)
     from training.runs.embed import embed as write
 
-    path = write(loaded, _side(loaded, data, None, "train", split or ""), to, device=where)
+    path = write(loaded, _open(loaded, data, None, "train", split or ""), to, device=where)
     show({"features": str(path)} if as_json else str(path))
 
 
@@ -328,7 +325,7 @@ def list_names(
 
 def _load(run: Path) -> Run:
     _ready()
-    from training.runs.train import load_run
+    from training.runs.run import load_run
 
     loaded = load_run(run)
     if not loaded.done:
@@ -347,18 +344,18 @@ def _device(name: str) -> str:
     return "cuda" if there and name != "cpu" else "cpu"
 
 
-def _side(
+def _open(
     run: Run,
     data: list[str] | None,
     val: list[str] | None,
-    side: Literal["train", "val"],
+    which: Literal["train", "val"],
     split: str | None,
-    wants: tuple[str, ...] = (),
-) -> list[Source]:
-    """One side of the given data, or of the run's own, in the run's joints."""
-    from training.runs import probe as assess
+    features: tuple[str, ...] = (),
+) -> list[SkeletonDataset]:
+    """Clips of the named data, or of the run's own, in the joints of the run."""
+    from training.runs.report import open_split_of
 
-    return assess.side(run, data or (), val or (), side, split, wants)
+    return open_split_of(run, data or (), val or (), which, split, features)
 
 
 def _report(report: Report, as_json: bool) -> None:

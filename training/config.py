@@ -1,19 +1,19 @@
 """The configuration of a training run: TOML -> `Config`, strict and complete.
 
-    [run]       seed, epochs, batch, precision, devices ...
-    [data]      train, val, split, where, skeleton ...
-    [prepare]   people, normalise, stream ...       (`training.transforms.preprocess.Prepare`)
-    [view]      frames, steps                       (`training.transforms.view.View`)
-    [backbone]  name and its options                (`training.backbones`)
-    [method]    name and its options                (`training.methods`)
-    [optim]     lr, schedule ...
+    [run]         seed, epochs, batch, precision, devices ...
+    [data]        train, val, split, where, skeleton ...
+    [preprocess]  people, normalise, stream ...       (`training.transforms.preprocess.Preprocess`)
+    [view]        frames, steps                       (`training.transforms.view.View`)
+    [backbone]    name and its options                (`training.backbones`)
+    [method]      name and its options                (`training.methods`)
+    [optim]       lr, schedule ...
 
-A finished run keeps its configuration as run.toml, which is itself one that trains the same.
+A run keeps its configuration as run.toml in its folder. Training with that file gives the same network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,119 +24,126 @@ from dataengine.core.errors import RecipeError, TrainingError, suggestion
 from dataengine.core.settings import Table, find_folder
 from training import registry
 
+FORMER: dict[str, dict[str, str]] = {
+    "run": {"clip": "grad_clip"},
+    "data": {"share": "label_fraction"},
+    "optim": {"decay": "weight_decay"},
+}
+"""Keys by the names they once had, by table."""
+FORMER_TABLES = {"prepare": "preprocess"}
+
+
+def _field(default: Any, description: str, **limits: Any) -> Any:
+    return pydantic.Field(default=default, description=description, **limits)
+
 
 class RunTable(Table):
-    """[run]
+    """[run]: how long the run is, and what it leaves."""
 
-    Attributes:
-        start: what the network starts from, its classifier aside: the folder of a finished run, or a file of weights; default drawn by the seed.
-        batch: clips a step, of all devices together; at most all there are.
-        accumulate: steps whose gradients are added before the optimiser moves.
-        clip: largest norm of the gradients; 0: as they are.
-        workers: processes that read ahead, for each device; 0: none.
-        log_every: steps; save_every: seconds between checkpoints; probe_every: epochs between kNN probes of the validation clips, 0: none.
-        probe_clips: at most so many clips of each side of a probe.
-        wandb: whether Weights & Biases is told, where it is installed; nothing leaves the machine otherwise.
-    """
-
-    name: str = pydantic.Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
-    seed: int = pydantic.Field(default=0, ge=0)
-    start: str | None = None
-    epochs: int = pydantic.Field(default=65, ge=1)
-    batch: int = pydantic.Field(default=64, ge=1)
-    accumulate: int = pydantic.Field(default=1, ge=1)
-    clip: float = pydantic.Field(default=5.0, ge=0)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    devices: int | Literal["auto"] = 1
-    compile: bool = False
-    workers: int = pydantic.Field(default=2, ge=0, le=64)
-    log_every: int = pydantic.Field(default=10, ge=1)
-    save_every: float = pydantic.Field(default=300.0, ge=0)
-    probe_every: int = pydantic.Field(default=0, ge=0)
-    probe_clips: int = pydantic.Field(default=5000, ge=2)
-    tensorboard: bool = True
-    wandb: bool = False
+    name: str = _field("run", "Name of the run; its folder is runs/NAME by default.", pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = _field(0, "Decides the first weights, the order of clips and all random views.", ge=0)
+    start: str | None = _field(
+        None,
+        "Folder of a finished run, or a file of weights, that the network starts from, without its classifier. "
+        "Default: weights drawn by the seed.",
+    )
+    epochs: int = _field(65, "Passes over the training clips.", ge=1)
+    batch: int = _field(64, "Clips per step, of all devices together; at most all clips.", ge=1)
+    accumulate: int = _field(1, "Batches whose gradients are added up before the optimiser makes a step.", ge=1)
+    grad_clip: float = _field(5.0, "Largest norm of the gradients; 0 leaves them as they are.", ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = _field("32-true", "Precision of the network.")
+    devices: int | Literal["auto"] = _field(1, "Number of devices; one process runs on each.")
+    compile: bool = _field(False, "Whether the network is compiled by torch.compile.")
+    workers: int = _field(2, "Processes per device that make batches ahead; 0: none.", ge=0, le=64)
+    log_every: int = _field(10, "Steps between lines of log.jsonl.", ge=1)
+    save_every: float = _field(300.0, "Seconds between checkpoints.", ge=0)
+    probe_every: int = _field(0, "Epochs between kNN probes of the validation clips; 0: no probes.", ge=0)
+    probe_clips: int = _field(5000, "Most clips of each split in a probe.", ge=2)
+    tensorboard: bool = _field(True, "Whether the log is written for TensorBoard, where it is installed.")
+    wandb: bool = _field(
+        False,
+        "Whether the log is sent to Weights & Biases, where it is installed. Nothing leaves the machine otherwise.",
+    )
 
 
 class DataTable(Table):
-    """[data]
+    """[data]: what the network learns from, and what it is measured on."""
 
-    Attributes:
-        train: datasets, each a path or url of whatever `training.data.formats` reads; val: what is measured on, default those of train.
-        weights: share of each dataset in an epoch; default by size.
-        split, val_split: which clips; "" all. Of val and test the one there is is measured on.
-        where: an SQL condition over the index, such as "confidence_mean > 0.4".
-        skeleton: layout to convert to; default the data's own.
-        options: handed to the format.
-        share: how much of every class's clips is learnt from, as `probe --share` of seed `run.seed` takes them; default all, unlabelled too.
-        balance: whether rare classes are drawn as often as frequent ones.
-        epoch_size: clips an epoch; default all.
-    """
-
-    train: list[str] = []
-    val: list[str] = []
-    weights: list[float] | None = None
-    split: str = "train"
-    val_split: str = "val"
-    where: str | None = None
-    skeleton: str | None = None
-    options: dict[str, Any] = {}
-    share: float | None = pydantic.Field(default=None, gt=0, le=1)
-    balance: bool = False
-    epoch_size: int | None = pydantic.Field(default=None, ge=1)
+    train: list[str] = _field([], "Training datasets: paths or urls of any format of `training.data.formats`.")
+    val: list[str] = _field([], "Datasets to measure on. Default: those of `train`.")
+    weights: list[float] | None = _field(None, "Share of each dataset in an epoch. Default: by size.")
+    split: str = _field("train", 'Split of the training clips; "" takes all clips.')
+    val_split: str = _field(
+        "val", 'Split to measure on; "" takes all clips. Of val and test the one that exists is used.'
+    )
+    where: str | None = _field(None, 'SQL condition over the index, for example "confidence_mean > 0.4".')
+    skeleton: str | None = _field(None, "Joint layout to convert to. Default: the layout of the data.")
+    options: dict[str, Any] = _field({}, "Options of the format.")
+    label_fraction: float | None = _field(
+        None,
+        "Fraction of the labelled clips of every class to learn from, chosen by `run.seed` as "
+        "`dataengine-train probe --label-fraction` chooses them. Default: all clips, also unlabelled ones.",
+        gt=0,
+        le=1,
+    )
+    balance: bool = _field(False, "Whether every class is drawn equally often.")
+    epoch_size: int | None = _field(None, "Clips per epoch. Default: all clips.", ge=1)
 
 
-class PrepareTable(Table):
-    """[prepare]: see `training.transforms.preprocess.Prepare`."""
+class PreprocessTable(Table):
+    """[preprocess]: from stored joints to the input of the network; see `training.transforms.preprocess.Preprocess`."""
 
-    people: int = pydantic.Field(default=2, ge=1, le=32)
-    rank: str = "score"
-    channels: list[int] | None = None
-    fill: str = "interpolate"
-    normalise: str = "body"
-    stream: str = "joint"
-    score: bool = False
-    keep_root: bool = False
-    up: str = "y"
-    size: tuple[int, int] | None = None
+    people: int = _field(2, "People of the input; absent people are zeros.", ge=1, le=32)
+    rank: str = _field("score", 'How people are chosen: "score", "motion", or "given" for their order in the clip.')
+    channels: list[int] | None = _field(None, "Channels of the clip that are coordinates. Default: all.")
+    fill: str = _field("interpolate", 'Unseen joints: "interpolate" over time, "zero", or "loop" as UNIK does.')
+    normalise: str = _field(
+        "body", 'Origin and scale: "body", "view", "view_body", "screen", "none", "pyskl2d" or "pyskl3d".'
+    )
+    stream: str = _field("joint", 'Input of the network: "joint", "bone", "motion" or "bone_motion".')
+    score: bool = _field(False, "Whether scores are one more channel, 0 where a joint is unseen.")
+    keep_root: bool = _field(False, "Whether the root of bones keeps its position instead of being zero.")
+    up: str = _field("y", 'Upright axis of joints in space: "y" or "z".')
+    size: tuple[int, int] | None = _field(
+        None, 'Width and height for "screen" and "pyskl2d". Default: those of the clip.'
+    )
 
 
 class ViewTable(Table):
-    """[view]: see `training.transforms.view.View`."""
+    """[view]: the random views that the network learns from; see `training.transforms.view.View`."""
 
-    frames: int = pydantic.Field(default=64, ge=1)
-    steps: str | list[dict[str, Any]] = "weak"
+    frames: int = _field(64, "Frames of a view.", ge=1)
+    steps: str | list[dict[str, Any]] = _field(
+        "weak", 'Augmentations: tables with `name` and options, or a preset: "none", "weak" or "strong".'
+    )
 
 
 class OptimTable(Table):
-    """[optim]
+    """[optim]: the optimiser and the schedule of its learning rate."""
 
-    Attributes:
-        schedule: "cosine" to `min_lr`, or "step": times `gamma` at each of `milestones` (epochs).
-        warmup: epochs of a linear rise from 0.
-        decay_all: whether weight decay is on norms and biases too, as published code does.
-        backbone_scale: learning rate of the network in parts of that of the classifier and heads; 0 keeps it frozen.
-    """
-
-    name: Literal["sgd", "adamw", "adam"] = "sgd"
-    lr: float = pydantic.Field(default=0.1, gt=0)
-    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
-    decay: float = pydantic.Field(default=1e-4, ge=0)
-    decay_all: bool = True
-    schedule: Literal["cosine", "step"] = "cosine"
-    min_lr: float = pydantic.Field(default=0.0, ge=0)
-    milestones: list[int] = []
-    gamma: float = pydantic.Field(default=0.1, gt=0)
-    warmup: float = pydantic.Field(default=0.0, ge=0)
-    backbone_scale: float = pydantic.Field(default=1.0, ge=0)
+    name: Literal["sgd", "adamw", "adam"] = _field("sgd", "The optimiser.")
+    lr: float = _field(0.1, "Learning rate after the warm-up.", gt=0)
+    momentum: float = _field(0.9, "Momentum of SGD.", ge=0, lt=1)
+    nesterov: bool = _field(True, "Whether the momentum of SGD is Nesterov's.")
+    weight_decay: float = _field(1e-4, "Weight decay.", ge=0)
+    decay_all: bool = _field(True, "Whether weight decay is on norms and biases too, as in published code.")
+    schedule: Literal["cosine", "step"] = _field(
+        "cosine", 'Schedule of the learning rate: "cosine" falls to `min_lr`, "step" multiplies by `gamma`.'
+    )
+    min_lr: float = _field(0.0, "Learning rate at the end of the cosine schedule.", ge=0)
+    milestones: list[int] = _field([], "Epochs at which the step schedule multiplies the learning rate.")
+    gamma: float = _field(0.1, "Factor of the step schedule at each milestone.", gt=0)
+    warmup: float = _field(0.0, "Epochs in which the learning rate rises from 0.", ge=0)
+    backbone_scale: float = _field(
+        1.0, "Learning rate of the network relative to that of its classifier and heads; 0 keeps it frozen.", ge=0
+    )
 
 
-class Named(pydantic.BaseModel):
+class ComponentTable(pydantic.BaseModel):
     """[backbone] and [method]: a name and its options."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: str = pydantic.Field(description="Name of the network or method; see `dataengine-train list`.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -149,10 +156,10 @@ class Config(Table):
 
     run: RunTable = RunTable()
     data: DataTable = DataTable()
-    prepare: PrepareTable = PrepareTable()
+    preprocess: PreprocessTable = PreprocessTable()
     view: ViewTable = ViewTable()
-    backbone: Named
-    method: Named
+    backbone: ComponentTable = pydantic.Field(description="The network and its options.")
+    method: ComponentTable = pydantic.Field(description="The method and its options.")
     optim: OptimTable = OptimTable()
 
     @property
@@ -244,29 +251,44 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
 
 
 def _classifies(method: str) -> bool:
-    from training.methods.supervised import Supervised
+    classifies: bool = registry.find("methods", method).classifies
+    return classifies
 
-    return issubclass(registry.find("methods", method), Supervised)
+
+def _check_keys(tables: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown tables, and former names of tables and keys, with the names of today.
+
+    Raises:
+        RecipeError: such a name.
+    """
+    for name, table in tables.items():
+        if name not in Config.model_fields:
+            now = FORMER_TABLES.get(name)
+            hint = f"; it is called [{now}] now" if now else suggestion(name, Config.model_fields)
+            raise RecipeError(f"{where}: unknown table [{name}]{hint}")
+        for key in table if isinstance(table, Mapping) else ():
+            if now := FORMER.get(name, {}).get(key):
+                raise RecipeError(f"{where}: unknown key {key!r} in [{name}]; it is called {now!r} now")
 
 
 def validate(tables: dict[str, Any], where: str) -> Config:
-    """The configuration of these tables; `where` names them in errors.
+    """The configuration of these tables.
+
+    Args:
+        tables: by name.
+        where: names the tables in errors.
 
     Raises:
         RecipeError, TrainingError: as `load`.
     """
-    for key in tables:
-        if key not in Config.model_fields:
-            raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, Config.model_fields)}")
+    _check_keys(tables, where)
     try:
         config = Config(**tables)
     except pydantic.ValidationError as error:
         raise RecipeError(f"{where}: {settings.explain(error, Config)}") from error
-    for kind, named in (("backbones", config.backbone), ("methods", config.method)):
-        allowed = registry.options(registry.find(kind, named.name))
-        for key in named.options:
-            if key not in allowed:
-                raise TrainingError(
-                    f"{where}: [{kind[:-1]}] {named.name} has no option {key!r}{suggestion(key, allowed)}"
-                )
+    for kind, table in (("backbone", config.backbone), ("method", config.method)):
+        cls = registry.find(f"{kind}s", table.name)
+        if decided := next((name for name in table.options if name in registry.DATA_OPTIONS), None):
+            raise TrainingError(f"{where}: [{kind}] {decided} is decided by the data; leave it out")
+        registry.checked(f"{where}: [{kind}] {table.name}", cls, table.options)
     return config

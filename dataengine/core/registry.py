@@ -139,9 +139,9 @@ KINDS: dict[str, Kind] = {
         Kind("features", "dataengine", f"{_CORE}:Features"),
         Kind("relabel", "dataengine", "dataengine.labels.label_table:LabelTable"),
         Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES"),
-        Kind("backbones", "training", "torch.nn:Module", "training.registry:BACKBONES"),
-        Kind("methods", "training", "torch.nn:Module", "training.registry:METHODS"),
-        Kind("formats", "training", "builtins:object", "training.registry:FORMATS"),
+        Kind("backbones", "training", "training.backbones.base:Backbone", "training.registry:BACKBONES"),
+        Kind("methods", "training", "training.methods.base:Method", "training.registry:METHODS"),
+        Kind("formats", "training", "training.data.formats.base:Format", "training.registry:FORMATS"),
     )
 }
 """Every kind of component. Tables of `training` are read when they are asked for."""

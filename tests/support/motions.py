@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataengine.core.skeletons import skeleton
-from training.data.types import Clip
+from training.data.types import SkeletonDataset, SkeletonSequence
 
 CLASSES = ("wave left", "wave right", "squat", "walk")
 
 
-class Motions:
+class Motions(SkeletonDataset):
     """`count` clips of a standing body of 13 joints, each class with its own movement, in random places and sizes."""
 
     def __init__(self, count: int, seed: int = 0, name: str = "motions", video: int = 0, classes: int = 4) -> None:
@@ -23,7 +23,7 @@ class Motions:
         self.fingerprint = f"{name}-{count}-{seed}"
         self.clips = [self._clip(k, rng, video) for k in range(count)]
 
-    def _clip(self, number: int, rng: np.random.Generator, video: int) -> Clip:
+    def _clip(self, number: int, rng: np.random.Generator, video: int) -> SkeletonSequence:
         frames = int(rng.integers(30, 70))
         time = np.arange(frames) / 25 * rng.uniform(0.7, 1.4) * 2 * np.pi + rng.uniform(0, 6)
         x = np.tile(
@@ -50,10 +50,10 @@ class Motions:
                 "video": np.eye(video, dtype=np.float32)[[label]] + rng.normal(0, 0.05, (2, video)).astype(np.float32)
             }
         )
-        return Clip(self.keys[number], array, None, label, (640, 480), 25.0, told)
+        return SkeletonSequence(self.keys[number], array, None, label, (640, 480), 25.0, told)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         return [self.clips[index] for index in indices]

@@ -22,7 +22,7 @@ SMALL = {
     "unik": {"channels_base": 8},
 }
 GRAPH = {"channels_base": 8, "blocks": (1, 1, 1)}
-NETWORKS = sorted(set(registry.REGISTRY["backbones"]) - OF_PICTURES)
+NETWORKS = sorted(set(registry.BACKBONES) - OF_PICTURES)
 OWN = Skeleton(
     "kite",
     ("root", "spine", "top", "left_tip", "right_tip", "left_string", "right_string", "knot", "bow"),
@@ -147,7 +147,7 @@ def test_an_input_of_another_layout_is_refused(name: str) -> None:
             model(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", registry.REGISTRY["backbones"])
+@pytest.mark.parametrize("name", registry.BACKBONES)
 def test_strict_options(name: str) -> None:
     with pytest.raises(TrainingError, match="has no option 'channel_base'"):
         create_backbone(name, 3, "coco17", 2, channel_base=8)

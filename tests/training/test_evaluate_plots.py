@@ -142,10 +142,10 @@ def test_attention_over_joints(tmp_path: Path) -> None:
         ("posetics17", rng.random(17)),
         ("lcr13", np.zeros((13, 13))),
     ):
-        assert min(size_of(joints.attention(weights, SKELETONS[name], tmp_path / f"{name}.png"))) > 600
+        assert min(size_of(joints.draw_attention(weights, SKELETONS[name], tmp_path / f"{name}.png"))) > 600
     for wrong in (np.ones(16), -np.ones(17), np.full(17, np.nan)):
         with pytest.raises(TrainingError, match=r"attention over coco17 is \(17,\) or \(17, 17\)"):
-            joints.attention(wrong, SKELETONS["coco17"], tmp_path / "a.png")
+            joints.draw_attention(wrong, SKELETONS["coco17"], tmp_path / "a.png")
 
 
 def test_heights_of_names_keep_their_order_and_distance() -> None:

@@ -13,7 +13,7 @@ from dataengine.core.errors import TrainingError
 from training.evaluate import collapse, logistic, probes
 from training.evaluate import retrieval as matching
 from training.evaluate.metrics import top_k
-from training.evaluate.probes import Labelled
+from training.evaluate.probes import LabelledFeatures
 from training.evaluate.result import Result, of_seeds, plain, table
 
 
@@ -23,13 +23,13 @@ def one_thread():
         yield
 
 
-def clouds(num: int, dim: int = 24, classes: int = 6, noise: float = 1.0, seed: int = 0) -> Labelled:
+def clouds(num: int, dim: int = 24, classes: int = 6, noise: float = 1.0, seed: int = 0) -> LabelledFeatures:
     """Classes around random centres that are the same for every seed, in directions of very different length."""
     centres = np.random.default_rng(99).standard_normal((classes, dim))
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=num)
     features = (centres[labels] + noise * rng.standard_normal((num, dim))) * np.geomspace(1, 0.01, dim) + 0.3
-    return Labelled(features.astype(np.float32), labels)
+    return LabelledFeatures(features.astype(np.float32), labels)
 
 
 @pytest.mark.parametrize("strength", [0.03, 3.0])
@@ -44,7 +44,7 @@ def test_logistic_regression_equals_scikit_learn(strength: float) -> None:
     assert np.abs(logistic_shares(fast, test) - logistic_shares(ours, test)).max() < 0.01
 
 
-def logistic_shares(model: logistic.Logistic, side: Labelled) -> np.ndarray:
+def logistic_shares(model: logistic.Logistic, side: LabelledFeatures) -> np.ndarray:
     return matching.softmax(model.scores(side.features))
 
 
@@ -84,9 +84,9 @@ def test_strength_is_chosen_on_the_training_side() -> None:
 
 
 def test_linear_probe_learns_and_says_what_it_is_compared_with() -> None:
-    result = probes.linear_probe(clouds(300), clouds(200, seed=1), 6).against(random_network=0.4)
+    result = probes.linear_probe(clouds(300), clouds(200, seed=1), 6).with_baselines(random_network=0.4)
     assert result.value > 0.9 and result.interval.low < result.value < result.interval.high
-    assert set(result.floors) == {"chance", "largest class", "random network"}
+    assert set(result.baselines) == {"chance", "largest class", "random network"}
     assert {"top-5", "mean class accuracy", "strength", "clips"} <= set(result.details)
 
 
@@ -132,13 +132,14 @@ def test_big_k_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_runs_of_several_seeds_are_joined() -> None:
     runs = [
-        Result("probe", "top-1", v, floors={"chance": 0.1}, details={"seed": n}) for n, v in enumerate((0.5, 0.6, 0.7))
+        Result("probe", "top-1", v, baselines={"chance": 0.1}, details={"seed": n})
+        for n, v in enumerate((0.5, 0.6, 0.7))
     ]
     joined = probes.over_runs(runs)
     assert (
         joined.value == pytest.approx(0.6)
         and joined.per_seed == (0.5, 0.6, 0.7)
-        and joined.floors == {"chance": pytest.approx(0.1)}
+        and joined.baselines == {"chance": pytest.approx(0.1)}
     )
     with pytest.raises(TrainingError, match="results of one evaluation"):
         probes.over_runs([*runs, Result("other", "top-1", 0.5)])
@@ -149,7 +150,7 @@ def test_results_are_strict_json_and_come_back(tmp_path) -> None:
         "probe",
         "top-1",
         [0.5, 0.75],
-        floors={"chance": 0.1},
+        baselines={"chance": 0.1},
         details={"each": np.array([0.5, np.nan]), 1: (np.int64(3),)},
     )
     path = tmp_path / "a" / "result.json"

@@ -10,7 +10,7 @@ threadpoolctl = pytest.importorskip("threadpoolctl")
 
 from dataengine.core.errors import TrainingError
 from training.evaluate import retrieval as matching
-from training.evaluate.retrieval import Aid
+from training.evaluate.retrieval import ExtraScores
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def test_retrieval_of_pairs_equals_a_loop_in_both_directions(monkeypatch: pytest
     ):
         assert result.value == np.mean(np.array(slow) == 1) and result.details["R@5"] == np.mean(np.array(slow) <= 5)
         assert result.details["median rank"] == np.median(slow)
-        assert result.floors == {"chance": pytest.approx(1 / 300)} and result.details["chance R@10"] == pytest.approx(
-            10 / 300
-        )
+        assert result.baselines == {"chance": pytest.approx(1 / 300)} and result.details[
+            "chance R@10"
+        ] == pytest.approx(10 / 300)
     assert there.value != back.value
 
 
@@ -89,7 +89,7 @@ def test_one_of_fifteen() -> None:
     by_motion = matching.multiple_choice(motions, labels, classes, direction="motion to text")
     for result in (by_text, by_motion):
         assert 0.3 < result.value < result.details["top-3"] < 1 and len(set(result.per_seed)) > 1
-        assert result.floors["chance"] == pytest.approx(1 / 15)
+        assert result.baselines["chance"] == pytest.approx(1 / 15)
     easier = matching.multiple_choice(motions, labels, classes, ways=3)
     assert easier.value > by_text.value + 0.1
     # with as many ways as classes each motion meets every text: the plain accuracy, for every seed
@@ -114,10 +114,10 @@ def test_zero_shot_alone_and_with_another_modality() -> None:
     motions, videos = (classes[labels] + 0.6 * rng.standard_normal((500, 6)) for _ in range(2))
     seen = matching.similarities(videos, classes)
     alone = matching.zero_shot(motions, labels, classes)
-    fused = matching.zero_shot(motions, labels, classes, Aid(seen, temperature=0.1))
-    assert fused.value > max(fused.floors["motion alone"], fused.floors["other alone"]) + 0.03
-    assert fused.floors["motion alone"] == alone.value and alone.floors["chance"] == pytest.approx(1 / 6)
-    assert matching.zero_shot(motions, labels, classes, Aid(seen, weight=0)).value == alone.value
+    fused = matching.zero_shot(motions, labels, classes, ExtraScores(seen, temperature=0.1))
+    assert fused.value > max(fused.baselines["motion alone"], fused.baselines["other alone"]) + 0.03
+    assert fused.baselines["motion alone"] == alone.value and alone.baselines["chance"] == pytest.approx(1 / 6)
+    assert matching.zero_shot(motions, labels, classes, ExtraScores(seen, weight=0)).value == alone.value
 
 
 def test_two_streams() -> None:
@@ -161,14 +161,14 @@ def test_a_new_class_is_told_through_known_ones() -> None:
     truth = rng.integers(3, size=200)
     parts = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]])[truth]
     motions = parts @ projected + 0.5 * rng.standard_normal((200, 32))
-    rows, columns = matching.through_known(motions, projected, known, new)
+    rows, columns = matching.through_known_classes(motions, projected, known, new)
     assert rows.shape == (200, 4) and columns.shape == (3, 4)
     assert matching.zero_shot(rows, truth, columns).value > 0.95
     # with a temperature near 0 a motion is the one known class that is nearest
-    rows, _ = matching.through_known(projected, projected, known, new, 1e-3)
+    rows, _ = matching.through_known_classes(projected, projected, known, new, 1e-3)
     unit = known / np.linalg.norm(known, axis=1, keepdims=True)
     np.testing.assert_allclose(rows, unit - unit.mean(0), atol=1e-12)
     with pytest.raises(TrainingError, match="two known classes"):
-        matching.through_known(motions, projected[:1], known[:1], new)
+        matching.through_known_classes(motions, projected[:1], known[:1], new)
     with pytest.raises(TrainingError, match="in the space of those asked for"):
-        matching.through_known(motions, projected, known, new[:, :3])
+        matching.through_known_classes(motions, projected, known, new[:, :3])

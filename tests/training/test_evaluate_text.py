@@ -15,7 +15,7 @@ from dataengine.core.errors import ComponentError, DataEngineError, WeightsError
 from dataengine.labels import prompts
 from training.evaluate import minilm, text
 from training.evaluate.retrieval import class_embeddings
-from training.runs.class_text import Wording
+from training.runs.class_text import ClassText
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_own_templates_and_phrases(tmp_path: Path) -> None:
 def test_descriptions_of_classes(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("label,text\nhop,one leg\nsit, on a chair \nhop,up and down\nrun,fast\n")
     assert prompts.described(["sit", "hop"], tmp_path / "d.csv") == [["on a chair"], ["one leg", "up and down"]]
-    rows = Wording("ngrams", str(tmp_path / "d.csv")).vectors(["sit", "hop"], [])
+    rows = ClassText("ngrams", str(tmp_path / "d.csv")).vectors(["sit", "hop"], [])
     assert rows.shape[:2] == (2, 1) and rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1, atol=1e-6)
     encode = text.create("ngrams").encode

@@ -27,16 +27,17 @@ from training import create_backbone, create_method, registry
 from training.backbones.base import read_weights
 from training.backbones.stgcn import STGCN
 from training.config import validate
-from training.data.loader import open_sources
+from training.data.loader import open_datasets
 from training.evaluate.result import of_seeds
 from training.runs.embed import embed
-from training.runs.export import FORMATS, SEEDS, Bare, export, metadata, motions
-from training.runs.features import encode
+from training.runs.export import FORMATS, SEEDS, BareNetwork, export, metadata, motions
+from training.runs.features import extract_features
 from training.runs.model_card import card
-from training.runs.train import load_run, train
-from training.transforms.preprocess import Prepare
+from training.runs.run import load_run
+from training.runs.train import train
+from training.transforms.preprocess import Preprocess
 
-NETWORKS = sorted(set(registry.REGISTRY["backbones"]) - {"slow_r50"})
+NETWORKS = sorted(set(registry.BACKBONES) - {"slow_r50"})
 SMALL = {
     "unik": {"channels_base": 4},
     "asgcn": {"channels_base": 4, "blocks": (1, 1, 1), "link_width": 4},
@@ -81,7 +82,11 @@ def test_a_file_says_what_the_network_says(name, format, tmp_path) -> None:
     model = network(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     done = export(
-        Bare(model, labels=CLASSES, facts={"data": "f00"}), tmp_path / "model", format, frames=FRAMES, licence="CC0"
+        BareNetwork(model, labels=CLASSES, facts={"data": "f00"}),
+        tmp_path / "model",
+        format,
+        frames=FRAMES,
+        licence="CC0",
     )
     assert done.difference <= 1e-5 and done.spread > 1e-3 and "batch" in done.dynamic
     assert ("time" in done.dynamic) == (name != "asgcn")  # whose links are inferred from frames that it picks by number
@@ -184,7 +189,9 @@ def test_what_is_asked_for_must_be_there(tmp_path) -> None:
 
 
 def tmor(backbone):
-    return create_method("tmor", backbone=backbone, text=np.eye(3, 5), video=None, queue=8, hidden=6, width=4)
+    return create_method(
+        "tmor", backbone=backbone, text=np.eye(3, 5), video=None, queue={"size": 8}, projector={"hidden": 6, "width": 4}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +206,13 @@ def run(built, tmp_path_factory):
     tables = {
         "run": {"name": "little", "epochs": 1, "batch": 4, "workers": 0, "tensorboard": False},
         "data": {"train": [str(built)]},
-        "prepare": {"normalise": "screen"},
+        "preprocess": {"normalise": "screen"},
         "view": {"frames": FRAMES},
         "backbone": {"name": "stgcn", "channels_base": 4, "blocks": [1, 1]},
         "method": {"name": "supervised"},
     }
     train(validate(tables, "here"), out)
-    of_seeds("linear probe", "top-1", [0.5, 0.625], floors={"chance": 0.333}).to_json(out / "seeds.json")
+    of_seeds("linear probe", "top-1", [0.5, 0.625], baselines={"chance": 0.333}).to_json(out / "seeds.json")
     (out / "other.json").write_text("[{}]")
     return load_run(out)
 
@@ -220,7 +227,7 @@ def chosen(run, **data):
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_other_outputs(output, format, tmp_path) -> None:
     method = tmor(network("stgcn"))
-    done = export(Bare(method.backbone, method), tmp_path / "model", format, output=output, frames=FRAMES)
+    done = export(BareNetwork(method.backbone, method), tmp_path / "model", format, output=output, frames=FRAMES)
     motion = torch.randn(3, 2, 11, 13, 2)
     method.eval()
     with torch.no_grad():
@@ -233,13 +240,13 @@ def test_runs_say_more_and_equal_ones_give_equal_files(run, tmp_path) -> None:
     paths = [export(run, tmp_path / name).path for name in ("a.onnx", "b.onnx")]
     assert (
         paths[0].read_bytes() == paths[1].read_bytes()
-        and str(Path(__file__).parents[2]).encode() not in paths[0].read_bytes()
+        and str(Path(__file__).parents[2]).extract_features() not in paths[0].read_bytes()
     )
     note = metadata(paths[0])
     assert (
         note["frames"] == FRAMES
-        and note["prepare"]["normalise"] == "screen"
-        and note["prepare"]["skeleton"] == "posetics17"
+        and note["preprocess"]["normalise"] == "screen"
+        and note["preprocess"]["skeleton"] == "posetics17"
     )
     assert note["backbone"]["blocks"] == [1, 1] and note["method"] == "supervised" and note["data"] == run.facts["data"]
     assert {p.key: json.loads(p.value) for p in onnx.load(str(paths[0])).metadata_props} == note
@@ -274,7 +281,7 @@ def test_the_card_is_complete_and_its_examples_run(run, built, tmp_path, monkeyp
     for suffix in ("onnx", "pt", "safetensors"):
         assert f"| `model.{suffix}` | logits |" in text
     monkeypatch.chdir(out)
-    names = {"clip": open_sources(str(built))[0].read([0])[0]}
+    names = {"clip": open_datasets(str(built))[0].read([0])[0]}
     for block in blocks(text, "python"):
         exec(block, names)
     assert names["logits"].shape == (1, 3) and names["about"]["labels"] == list(tiny_dataset.LABELS)
@@ -307,7 +314,7 @@ def test_a_card_says_what_is_not_known(run, tmp_path) -> None:
     own = yaml.safe_load(card(run, tmp_path, "Our Own 1.0").read_text().split("---\n")[1])
     assert (own["license"], own["license_name"], own["license_link"]) == ("other", "our-own-1.0", "README.md")
     with pytest.raises(TrainingError, match="how a network was trained"):
-        card(Bare(run.backbone), tmp_path)
+        card(BareNetwork(run.backbone), tmp_path)
     every = card(chosen(run, split=""), tmp_path).read_text()
     assert "| CC0 | not stated | 4 |" in every and "| CC-BY-4.0 | not stated | 4 |" in every
     assert "| CC0 | not stated | 1 |" in card(chosen(run, where="video_id = 'video002'"), tmp_path).read_text()
@@ -323,14 +330,19 @@ def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
         and (joined["label"] == joined["label_here"]).all()
         and (joined["split"] == joined["split_here"]).all()
     )
-    (source,) = open_sources(str(built))
-    wanted, _ = encode(run.backbone.features, source, run.prepare, FRAMES, batch=3)
+    (dataset,) = open_datasets(str(built))
+    wanted, _ = extract_features(run.backbone.features, dataset, run.preprocess, FRAMES, batch=3)
     table = pl.read_parquet(path)
-    assert table["clip_id"].to_list() == list(source.keys) and table.columns == ["clip_id", "label", "split", "feature"]
+    assert table["clip_id"].to_list() == list(dataset.keys) and table.columns == [
+        "clip_id",
+        "label",
+        "split",
+        "feature",
+    ]
     assert table.schema["feature"] == pl.List(pl.Float32) and np.array_equal(
         np.array(table["feature"].to_list(), np.float32), wanted
     )
-    assert json.loads(pq.read_schema(path).metadata[b"dataengine"])["data"] == source.fingerprint
+    assert json.loads(pq.read_schema(path).metadata[b"dataengine"])["data"] == dataset.fingerprint
     duckdb = pytest.importorskip("duckdb")
     found = duckdb.sql(
         f"SELECT label, len(feature) AS width FROM '{built}/index/clips/*.parquet' JOIN '{path}' USING (clip_id, label) ORDER BY clip_id"
@@ -340,10 +352,12 @@ def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
 
 def test_the_space_of_texts_is_written_too(tmp_path) -> None:
     method = tmor(network("stgcn", num_classes=0, people=1))
-    run = Bare(method.backbone, method, None, Prepare("body13"))
+    run = BareNetwork(method.backbone, method, None, Preprocess("body13"))
     path = embed(run, [Motions(5, 1), Motions(4, 2, "others")], tmp_path / "f.parquet", batch=4, frames=FRAMES)
     table = pl.read_parquet(path)
-    wanted, _ = encode(method.embed_motion, [Motions(5, 1), Motions(4, 2, "others")], run.prepare, FRAMES, batch=4)
+    wanted, _ = extract_features(
+        method.embed_motion, [Motions(5, 1), Motions(4, 2, "others")], run.preprocess, FRAMES, batch=4
+    )
     np.testing.assert_allclose(np.array(table["projection"].to_list()), wanted, rtol=1e-5, atol=1e-6)
     assert table["split"].null_count() == 9 and table["label"].to_list() == [
         CLASSES[k % 4] for k in (*range(5), *range(4))
@@ -354,9 +368,9 @@ def test_embedding_whole_or_not_at_all(tmp_path) -> None:
     model = network("stgcn", num_classes=0, people=1)
     path = tmp_path / "f.parquet"
     with pytest.raises(TrainingError, match="'motions-0000' is given twice"):
-        embed(Bare(model, prepare=Prepare("body13")), [Motions(5), Motions(5)], path)
-    with pytest.raises(TrainingError, match="how clips are prepared"):
-        embed(Bare(model), Motions(5), path)
+        embed(BareNetwork(model, preprocess=Preprocess("body13")), [Motions(5), Motions(5)], path)
+    with pytest.raises(TrainingError, match="how clips are preprocessed"):
+        embed(BareNetwork(model), Motions(5), path)
     with pytest.raises(TrainingError, match="STGCN takes"):
-        embed(Bare(model, prepare=Prepare("body13", people=2)), Motions(5), path)
+        embed(BareNetwork(model, preprocess=Preprocess("body13", people=2)), Motions(5), path)
     assert not list(tmp_path.iterdir()) and model.training

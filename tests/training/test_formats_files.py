@@ -1,4 +1,4 @@
-"""Single-file formats as sources: pyskl's pickle, UNIK's arrays, npz; and what their joints are."""
+"""Single-file formats as datasets: pyskl's pickle, UNIK's arrays, npz; and what their joints are."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
-from training.data.formats import open_source
+from training.data.batch import PadOrCrop
+from training.data.formats import open_dataset
 from training.data.formats.joints import with_sides
-from training.data.loader import Feed, Fixed
-from training.data.types import Source
+from training.data.loader import DataLoader
+from training.data.types import SkeletonDataset
 
 
 def note(number: int, joints: int = 17, people: int = 2, kind: Any = np.float16, channels: int = 2) -> dict[str, Any]:
@@ -48,10 +49,10 @@ def write_pyskl(path: Path, notes: list[dict[str, Any]], protocol: int = 4, **mo
 def test_a_pyskl_pickle_is_read(tmp_path: Path, protocol: int) -> None:
     notes = [note(k) for k in range(7)]
     notes[4]["keypoint"][1], notes[4]["keypoint_score"][1] = 0, 0
-    source = open_source(write_pyskl(tmp_path / "a.pkl", notes, protocol))
-    assert isinstance(source, Source) and len(source) == 7 and source.skeleton == SKELETONS["coco17"]
-    assert source.labels == ("0", "1", "2") and source.label_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    for number, clip in enumerate(source.read(range(7))):
+    dataset = open_dataset(write_pyskl(tmp_path / "a.pkl", notes, protocol))
+    assert isinstance(dataset, SkeletonDataset) and len(dataset) == 7 and dataset.skeleton == SKELETONS["coco17"]
+    assert dataset.labels == ("0", "1", "2") and dataset.label_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    for number, clip in enumerate(dataset.read(range(7))):
         given = notes[number]
         assert clip.key == f"v{number}" and clip.label == number % 3 and clip.size == (320, 240)
         assert clip.keypoints.dtype == clip.scores.dtype == np.float32
@@ -59,11 +60,11 @@ def test_a_pyskl_pickle_is_read(tmp_path: Path, protocol: int) -> None:
         seen = ~np.isnan(clip.keypoints).any(-1)
         assert (~seen).sum() == 1 and not seen[0, 2, 3] and clip.scores[0, 2, 3] == 0
         assert np.array_equal(clip.keypoints[seen], given["keypoint"][: len(seen)][seen].astype(np.float32))
-    val = open_source(
+    val = open_dataset(
         tmp_path / "a.pkl", split="val", where="num_frames < 9 AND label = 'jump'", labels=["run", "jump", "sit"]
     )
-    assert val.keys == ["v1"] and val.labels == ("run", "jump", "sit") and val.fingerprint != source.fingerprint
-    batch = next(iter(Feed(source, Fixed(12, 2, 3), batch_size=7)))
+    assert val.keys == ["v1"] and val.labels == ("run", "jump", "sit") and val.fingerprint != dataset.fingerprint
+    batch = next(iter(DataLoader(dataset, PadOrCrop(12, 2, 3), batch_size=7)))
     assert batch["motion"].shape == (7, 3, 12, 17, 2) and torch.isfinite(batch["motion"]).all()
 
 
@@ -72,12 +73,12 @@ def test_the_layout_follows_the_number_of_joints(tmp_path: Path, joints: int, la
     notes = [note(k, joints, kind=np.float32, channels=3) for k in range(3)]
     for one in notes:
         del one["keypoint_score"]
-    source = open_source(write_pyskl(tmp_path / "a.pkl", notes))
-    assert source.skeleton.name == layout and source.skeleton.num_joints == joints
-    clip = source.read([0])[0]
+    dataset = open_dataset(write_pyskl(tmp_path / "a.pkl", notes))
+    assert dataset.skeleton.name == layout and dataset.skeleton.num_joints == joints
+    clip = dataset.read([0])[0]
     assert clip.scores is None and np.isnan(clip.keypoints[0, 2, 3]).all() and clip.keypoints.shape == (2, 5, joints, 3)
     mine = Skeleton("mine", tuple(f"p{k}" for k in range(joints)), ((0, 1),))
-    assert open_source(tmp_path / "a.pkl", layout=mine).skeleton == mine
+    assert open_dataset(tmp_path / "a.pkl", layout=mine).skeleton == mine
 
 
 class Evil:
@@ -102,7 +103,7 @@ def test_anything_but_plain_data_is_refused_by_name(tmp_path: Path, extra: Any, 
     with pytest.raises(
         TrainingError, match=rf"it holds {name}.*, which is not loaded; a pickle may hold builtin containers"
     ) as raised:
-        open_source(path)
+        open_dataset(path)
     assert "\n" not in str(raised.value)
 
 
@@ -120,7 +121,7 @@ def test_plain_containers_are_admitted(tmp_path: Path) -> None:
         bytearray(b"x"),
     ]
     for protocol in (2, 4, 5):
-        assert len(open_source(write_pyskl(tmp_path / "a.pkl", [note(0)], protocol, extra=extra))) == 1
+        assert len(open_dataset(write_pyskl(tmp_path / "a.pkl", [note(0)], protocol, extra=extra))) == 1
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_what_is_wrong_with_a_pickle_is_told(
 ) -> None:
     path = write_pyskl(tmp_path / "a.pkl", [note(k) for k in range(3)], **change)
     with pytest.raises(TrainingError, match=message) as raised:
-        open_source(path, **options)
+        open_dataset(path, **options)
     assert "\n" not in str(raised.value)
 
 
@@ -163,7 +164,7 @@ def test_a_torn_pickle_is_told(tmp_path: Path, cut: int) -> None:
     path = write_pyskl(tmp_path / "a.pkl", [note(0)])
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(TrainingError, match=r"a\.pkl: no pickle of plain data, or a torn one") as raised:
-        open_source(path)
+        open_dataset(path)
     assert "\n" not in str(raised.value)
 
 
@@ -185,27 +186,27 @@ def write_unik(folder: Path, channels: int = 5, joints: int = 17, frames: int = 
 
 def test_uniks_arrays_are_mapped(tmp_path: Path) -> None:
     arrays = write_unik(tmp_path)
-    source = open_source(tmp_path)
+    dataset = open_dataset(tmp_path)
     assert (
-        source.keys == ["train0", "train1", "train2", "train3", "val0", "val1", "val2"]
-        and source.skeleton.name == "posetics17"
+        dataset.keys == ["train0", "train1", "train2", "train3", "val0", "val1", "val2"]
+        and dataset.skeleton.name == "posetics17"
     )
-    assert source.label_ids.tolist() == [0, 1, 0, 1, 0, 1, 0]
-    clips = source.read(range(7))
+    assert dataset.label_ids.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    clips = dataset.read(range(7))
     assert [clip.keypoints.shape for clip in clips[:3]] == [(2, 6, 17, 2), (2, 9, 17, 2), (1, 9, 17, 2)]
     assert np.isnan(clips[1].keypoints[0, 2, 3]).all() and np.isnan(clips[1].keypoints).sum() == 2
     assert np.array_equal(clips[6].keypoints[0], arrays["val"][2, :2, :, :, 0].transpose(1, 2, 0))
-    val = open_source(tmp_path / "val_data_joint.npy", coordinates="3d")
+    val = open_dataset(tmp_path / "val_data_joint.npy", coordinates="3d")
     assert np.array_equal(val.read([0])[0].keypoints[1], arrays["val"][0, 2:, :6, :, 1].transpose(1, 2, 0))
-    assert open_source(tmp_path, split="val", where="key != 'val1'").keys == ["val0", "val2"]
-    assert pickle.loads(pickle.dumps(source)).read([3])[0].keypoints.shape == (2, 9, 17, 2)  # noqa: S301
+    assert open_dataset(tmp_path, split="val", where="key != 'val1'").keys == ["val0", "val2"]
+    assert pickle.loads(pickle.dumps(dataset)).read([3])[0].keypoints.shape == (2, 9, 17, 2)  # noqa: S301
 
 
 def test_openposes_third_channel_is_the_score(tmp_path: Path) -> None:
     arrays = write_unik(tmp_path, channels=3, joints=18)
-    clip = open_source(tmp_path, split="train").read([3])[0]
+    clip = open_dataset(tmp_path, split="train").read([3])[0]
     assert clip.keypoints.shape == (2, 9, 18, 2) and np.array_equal(clip.scores[0], arrays["train"][3, 2, :, :, 0])
-    assert open_source(tmp_path, coordinates="xyz").read([3])[0].keypoints.shape == (2, 9, 18, 3)
+    assert open_dataset(tmp_path, coordinates="xyz").read([3])[0].keypoints.shape == (2, 9, 18, 3)
 
 
 def test_what_is_wrong_with_uniks_arrays_is_told(tmp_path: Path) -> None:
@@ -218,21 +219,21 @@ def test_what_is_wrong_with_uniks_arrays_is_told(tmp_path: Path) -> None:
         ({"where": "label = '9'"}, "matches none of 7 clips"),
     ):
         with pytest.raises(TrainingError, match=message) as raised:
-            open_source(tmp_path, **options)
+            open_dataset(tmp_path, **options)
         assert "\n" not in str(raised.value)
     (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a"], [0])))
     with pytest.raises(TrainingError, match=r"must hold \(names, labels\) of the 3 clips"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     (tmp_path / "val_label.pkl").unlink()
     with pytest.raises(TrainingError, match=r"its labels val_label\.pkl are absent"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     data = tmp_path / "val_data_joint.npy"
     data.write_bytes(data.read_bytes()[:-7])
     with pytest.raises(TrainingError, match=r"val_data_joint\.npy: cannot be read, or is torn"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     np.save(data, np.zeros((3, 2, 4)))
     with pytest.raises(TrainingError, match=r"it holds float64 \(3, 2, 4\); allowed: floats \(N, C, T, V, M\)"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 RAGGED: dict[str, Any] = {
@@ -262,22 +263,24 @@ def test_a_ragged_npz_is_read(tmp_path: Path) -> None:
         ["head", *(f"{s}_{j}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "rl")]
     )
     path = write_npz(tmp_path / "a.npz", keypoints=keypoints, visible=visible, joint_names=names)
-    source = open_source(path, entries=("boxes", "view"))
-    assert source.labels == ("sit", "run") and source.keys == ["a", "b", "c"] and source.label_ids.tolist() == [1, 0, 1]
-    clip = source.read([1])[0]
-    assert clip.keypoints.shape == (1, 5, 13, 2) and clip.fps == 30 and source.read([0])[0].size == (320, 240)
+    dataset = open_dataset(path, entries=("boxes", "view"))
+    assert (
+        dataset.labels == ("sit", "run") and dataset.keys == ["a", "b", "c"] and dataset.label_ids.tolist() == [1, 0, 1]
+    )
+    clip = dataset.read([1])[0]
+    assert clip.keypoints.shape == (1, 5, 13, 2) and clip.fps == 30 and dataset.read([0])[0].size == (320, 240)
     assert np.array_equal(np.isnan(clip.keypoints[0]).all(-1), ~visible[4:9]) and np.array_equal(
         clip.scores[0], visible[4:9]
     )
     assert clip.features["boxes"].tolist() == [4, 5, 6, 7] and clip.features["view"] == 2
-    assert open_source(path, split="test").keys == ["b"] and open_source(
+    assert open_dataset(path, split="test").keys == ["b"] and open_dataset(
         path, where="subject = 'mm' AND view > 1"
     ).keys == ["c"]
-    guessed = open_source(path, invisible="guess").read([1])[0]
+    guessed = open_dataset(path, invisible="guess").read([1])[0]
     assert np.isnan(guessed.keypoints[0, 0, 0]).all() and np.isnan(guessed.keypoints).sum() == 2
     assert np.array_equal(guessed.scores, clip.scores)
-    assert source.skeleton.joints[:3] == ("head", "right_shoulder", "left_shoulder") and source.skeleton.flip[1] == 2
-    turned = open_source(path, skeleton="posetics17", invisible="guess").read([1])[0]
+    assert dataset.skeleton.joints[:3] == ("head", "right_shoulder", "left_shoulder") and dataset.skeleton.flip[1] == 2
+    turned = open_dataset(path, skeleton="posetics17", invisible="guess").read([1])[0]
     body13 = guessed.keypoints[:, :, [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11]]
     assert np.array_equal(turned.keypoints, convert(body13, None, "body13", "posetics17")[0], equal_nan=True)
 
@@ -287,17 +290,17 @@ def test_a_dense_npz_is_read(tmp_path: Path) -> None:
     path = write_npz(
         tmp_path / "a.npz", joints=keypoints, offsets=None, split=np.array(["a", "b", "a"]), parents=np.arange(-1, 19)
     )
-    source = open_source(path, split="a")
-    assert len(source) == 2 and source.skeleton.bones[0] == (0, 1) and len(source.skeleton.bones) == 19
+    dataset = open_dataset(path, split="a")
+    assert len(dataset) == 2 and dataset.skeleton.bones[0] == (0, 1) and len(dataset.skeleton.bones) == 19
     assert (
-        np.array_equal(source.read([1])[0].keypoints, keypoints[2].astype(np.float32))
-        and source.read([1])[0].scores is None
+        np.array_equal(dataset.read([1])[0].keypoints, keypoints[2].astype(np.float32))
+        and dataset.read([1])[0].scores is None
     )
     named = SKELETONS["coco17"]
     path = write_npz(
         tmp_path / "b.npz", keypoints=keypoints[..., :17, :2], offsets=None, joint_names=np.array(named.joints)
     )
-    assert open_source(path).skeleton == named
+    assert open_dataset(path).skeleton == named
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,7 @@ def test_what_is_wrong_with_an_npz_is_told(
 ) -> None:
     path = write_npz(tmp_path / "a.npz", **({"keypoints": np.zeros((10, 5, 2))} | arrays))
     with pytest.raises(TrainingError, match=message) as raised:
-        open_source(path, **options)
+        open_dataset(path, **options)
     assert "\n" not in str(raised.value)
 
 
@@ -340,7 +343,7 @@ def test_a_torn_npz_is_told(tmp_path: Path) -> None:
     for content in (whole[:-30], whole[:200], b"", b"PK", whole[:400] + b"xxxx" + whole[404:]):
         path.write_bytes(content)
         with pytest.raises(TrainingError, match=r"a\.npz: no npz file of plain arrays, or a torn one") as raised:
-            open_source(path)
+            open_dataset(path)
         assert "\n" not in str(raised.value)
 
 
@@ -365,7 +368,7 @@ def test_python_twos_label_files_are_read(tmp_path: Path) -> None:
         b"((lp0\nS'train0'\np1\naS'train1'\np2\naS'train2'\np3\naS'train3'\np4\na(lp5\nI0\naI1\naI0\naI1\natp6\n."
     )
     (tmp_path / "train_label.pkl").write_bytes(out.getvalue())
-    assert open_source(tmp_path, split="train").keys == ["train0", "train1", "train2", "train3"]
+    assert open_dataset(tmp_path, split="train").keys == ["train0", "train1", "train2", "train3"]
 
 
 @pytest.mark.data
@@ -374,7 +377,7 @@ def test_python_twos_label_files_are_read(tmp_path: Path) -> None:
 )
 def test_shared_sets_are_read(shared_data: Path, name: str, clips: int, joints: int) -> None:
     path = shared_data / "skeleton" / f"{name}.npz"
-    source, train, test = open_source(path), open_source(path, split="train"), open_source(path, split="test")
-    assert len(source) == clips == len(train) + len(test) and source.skeleton.num_joints == joints
-    flip = np.array(source.skeleton.flip)
+    dataset, train, test = open_dataset(path), open_dataset(path, split="train"), open_dataset(path, split="test")
+    assert len(dataset) == clips == len(train) + len(test) and dataset.skeleton.num_joints == joints
+    flip = np.array(dataset.skeleton.flip)
     assert (flip[flip] == np.arange(joints)).all() and (flip != np.arange(joints)).sum() >= 12

@@ -1,4 +1,4 @@
-"""Built datasets and plain WebDataset shards as sources, from a folder and over HTTP."""
+"""BuiltDataset datasets and plain WebDataset shards as datasets, from a folder and over HTTP."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from dataengine.dataset import index
 from dataengine.io.shards import ShardWriter
 from tests.support.range_server import Server, serving
 from tests.support.tiny_dataset import LABELS, build, poses
-from training.data.formats import open_source
+from training.data.batch import PadOrCrop
+from training.data.formats import open_dataset
 from training.data.formats.ranges import BLOCK, Ranges
 from training.data.formats.webdataset import expand
-from training.data.loader import Feed, Fixed
-from training.data.types import Clip, Source
+from training.data.loader import DataLoader
+from training.data.types import SkeletonDataset, SkeletonSequence
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def same(one: Clip, other: Clip) -> bool:
+def same(one: SkeletonSequence, other: SkeletonSequence) -> bool:
     arrays = all(
         np.array_equal(a, b, equal_nan=True) for a, b in ((one.keypoints, other.keypoints), (one.scores, other.scores))
     )
@@ -65,31 +66,31 @@ def shards_of(out: Path) -> list[Path]:
 
 
 def test_clips_are_the_datasets_samples(out: Path) -> None:
-    source, ds = open_source(out), dataengine.open(out)
-    assert isinstance(source, Source) and len(source) == 24
-    assert source.labels == LABELS and source.skeleton == SKELETONS["posetics17"]
+    dataset, ds = open_dataset(out), dataengine.open(out)
+    assert isinstance(dataset, SkeletonDataset) and len(dataset) == 24
+    assert dataset.labels == LABELS and dataset.skeleton == SKELETONS["posetics17"]
     order = np.random.default_rng(0).permutation(24).tolist()
-    for place, clip in zip(order, source.read(order), strict=True):
+    for place, clip in zip(order, dataset.read(order), strict=True):
         sample = ds.sample(clip.key)
-        assert clip.key == source.keys[place] and clip.label == source.label_ids[place] == sample["json"]["label_id"]
+        assert clip.key == dataset.keys[place] and clip.label == dataset.label_ids[place] == sample["json"]["label_id"]
         assert (
             np.array_equal(clip.keypoints, sample["keypoints"], equal_nan=True) and clip.keypoints.dtype == np.float32
         )
         assert np.array_equal(clip.scores, sample["scores"].astype(np.float32)) and clip.scores.dtype == np.float32
         assert (clip.size, clip.fps, clip.features) == ((320, 240), 25.0, {})
-    assert all(same(a, b) for a, b in zip(source.read(order), pickle.loads(pickle.dumps(source)).read(order)))  # noqa: S301
+    assert all(same(a, b) for a, b in zip(dataset.read(order), pickle.loads(pickle.dumps(dataset)).read(order)))  # noqa: S301
 
 
 def test_split_and_condition_choose(out: Path) -> None:
     clips = dataengine.open(out).clips.collect()
-    chosen = open_source(out, split="val", where="label IN ('jump', 'wave') AND confidence_mean > 0.85")
+    chosen = open_dataset(out, split="val", where="label IN ('jump', 'wave') AND confidence_mean > 0.85")
     wanted = clips.filter(
         (clips["split"] == "val") & clips["label"].is_in(["jump", "wave"]) & (clips["confidence_mean"] > 0.85)
     )
     assert sorted(chosen.keys) == sorted(wanted["clip_id"].to_list()) and 0 < len(chosen) < 12
     assert chosen.labels == LABELS
     fingerprints = {
-        open_source(out, **options).fingerprint for options in ({}, {"split": "val"}, {"where": "label = 'jump'"}, {})
+        open_dataset(out, **options).fingerprint for options in ({}, {"split": "val"}, {"where": "label = 'jump'"}, {})
     }
     assert len(fingerprints) == 3
 
@@ -112,13 +113,13 @@ def test_wrong_choices_are_told_in_one_line(
     out: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as raised:
-        open_source(out, **options)
+        open_dataset(out, **options)
     assert "\n" not in str(raised.value)
 
 
 def test_other_entries_and_columns_are_features(out: Path) -> None:
-    source, ds = open_source(out, entries=("keypoints", "confidence", "json", "text")), dataengine.open(out)
-    for clip in source.read([3, 7]):
+    dataset, ds = open_dataset(out, entries=("keypoints", "confidence", "json", "text")), dataengine.open(out)
+    for clip in dataset.read([3, 7]):
         sample = ds.sample(clip.key)
         assert clip.scores is None and sorted(clip.features) == ["confidence", "json", "text"]
         assert np.array_equal(clip.features["confidence"], sample["confidence"])
@@ -127,21 +128,21 @@ def test_other_entries_and_columns_are_features(out: Path) -> None:
 
 def test_clips_taken_down_are_absent_and_change_the_fingerprint(tmp_path: Path) -> None:
     root = build(tmp_path, clips=10)
-    before = open_source(root)
+    before = open_dataset(root)
     index.write_tombstones(root, [{"clip_id": before.keys[4], "reason": "asked"}])
-    after = open_source(root)
+    after = open_dataset(root)
     assert set(before.keys) - set(after.keys) == {before.keys[4]} and len(after) == 9
     assert after.fingerprint != before.fingerprint
 
 
 def test_another_skeleton_is_converted(out: Path) -> None:
-    plain, turned = open_source(out), open_source(out, skeleton="coco17")
+    plain, turned = open_dataset(out), open_dataset(out, skeleton="coco17")
     assert turned.skeleton.name == "coco17" and turned.fingerprint != plain.fingerprint
     for one, other in zip(plain.read([5, 0, 9]), turned.read([5, 0, 9])):
         coords, scores = convert(one.keypoints, one.scores, "posetics17", "coco17")
         assert np.array_equal(other.keypoints, coords, equal_nan=True) and np.array_equal(other.scores, scores)
         assert other.key == one.key and other.label == one.label
-    assert open_source(out, skeleton="posetics17").fingerprint == plain.fingerprint
+    assert open_dataset(out, skeleton="posetics17").fingerprint == plain.fingerprint
 
 
 def test_torn_shards_are_told_when_opening(tmp_path: Path) -> None:
@@ -152,31 +153,31 @@ def test_torn_shards_are_told_when_opening(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=rf"{shard.name}: torn: it has {len(whole) - 100} bytes, {len(whole)} were written"
     ) as raised:
-        open_source(root)
+        open_dataset(root)
     assert "\n" not in str(raised.value)
     shard.write_bytes(bytes(len(whole)))
     with pytest.raises(DatasetError, match=rf"{shard.name}: keypoints.npy of random-.* is damaged: no npy file"):
-        open_source(root).read(range(10))
+        open_dataset(root).read(range(10))
     shard.unlink()
     with pytest.raises(DatasetError, match=rf"{shard.name}: cannot be read: No such file"):
-        open_source(root)
+        open_dataset(root)
 
 
 def test_a_served_dataset_is_the_local_one(out: Path, server: Server) -> None:
-    local, remote = open_source(out), open_source(server.url)
+    local, remote = open_dataset(out), open_dataset(server.url)
     order = np.random.default_rng(1).permutation(24).tolist()
     assert all(same(a, b) for a, b in zip(local.read(order), remote.read(order), strict=True))
     assert remote.fingerprint == local.fingerprint
     asked = len(server.asked)
     assert asked <= len(shards_of(out))  # small shards: neighbours share one request
-    again = open_source(f"{server.url}/dataset")
+    again = open_dataset(f"{server.url}/dataset")
     assert all(same(a, b) for a, b in zip(local.read(order), again.read(order), strict=True))
     assert len(server.asked) == asked  # all of it lies in the cache folder
 
 
 def test_a_served_dataset_feeds_workers(out: Path, server: Server) -> None:
     def batches(path: Any, workers: int) -> list[Any]:
-        return list(Feed(open_source(path), Fixed(5), batch_size=6, workers=workers))
+        return list(DataLoader(open_dataset(path), PadOrCrop(5), batch_size=6, workers=workers))
 
     for one, other in zip(batches(out, 0), batches(server.url, 2), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -263,33 +264,33 @@ def test_patterns_are_expanded() -> None:
 
 
 def test_our_shards_are_plain_webdatasets(out: Path, cache: Path) -> None:
-    built, plain = open_source(out), open_source(out / "dataset" / "shards" / "pose")
-    assert isinstance(plain, Source) and plain.labels == LABELS and plain.skeleton == built.skeleton
+    built, plain = open_dataset(out), open_dataset(out / "dataset" / "shards" / "pose")
+    assert isinstance(plain, SkeletonDataset) and plain.labels == LABELS and plain.skeleton == built.skeleton
     places = [plain.keys.index(key) for key in built.keys]
     assert all(same(a, b) for a, b in zip(built.read(range(24)), plain.read(places), strict=True))
-    chosen = open_source(
+    chosen = open_dataset(
         str(out / "dataset" / "shards" / "pose" / "{train,val}-00000{0..1}.tar"), split="train", where="label = 'jump'"
     )
     assert set(chosen.keys) <= set(built.keys) and len(chosen) > 0
     stored = list(cache.glob("webdataset-*.parquet"))
     assert len(stored) == 2
     stamps = [path.stat().st_mtime_ns for path in stored]
-    again = open_source(out / "dataset" / "shards" / "pose")
+    again = open_dataset(out / "dataset" / "shards" / "pose")
     assert again.fingerprint == plain.fingerprint and [path.stat().st_mtime_ns for path in stored] == stamps
     with pytest.raises(TrainingError, match="no clip of split 'test'"):
-        open_source(shards_of(out), split="test")
+        open_dataset(shards_of(out), split="test")
 
 
 def test_served_shards_are_the_local_ones(out: Path, server: Server) -> None:
     names = [path.name for path in shards_of(out)]
-    local = open_source(shards_of(out))
-    remote = open_source([f"{server.url}/dataset/shards/pose/{name}" for name in names])
+    local = open_dataset(shards_of(out))
+    remote = open_dataset([f"{server.url}/dataset/shards/pose/{name}" for name in names])
     assert remote.keys == local.keys
     asked = len(server.asked)
     assert all(same(a, b) for a, b in zip(local.read(range(24)), remote.read(range(24)), strict=True))
     assert len(server.asked) == asked  # reading the headers has brought them
     with pytest.raises(DatasetError, match=r"none.tar: there is no such file"):
-        open_source([f"{server.url}/none.tar"])
+        open_dataset([f"{server.url}/none.tar"])
 
 
 def sample(rng: np.random.Generator, number: int) -> dict[str, Any]:
@@ -333,13 +334,13 @@ def test_archives_of_other_writers_are_read(kind: str, tmp_path: Path) -> None:
                     member = tarfile.TarInfo(f"{key}.{name}")
                     member.size, member.mtime = len(encoded(value)), 1.5
                     archive.addfile(member, io.BytesIO(encoded(value)))
-    source = open_source(path)
-    assert sorted(source.keys) == sorted(samples) and source.labels == ("run", "sit")
-    for clip in source.read(range(5)):
+    dataset = open_dataset(path)
+    assert sorted(dataset.keys) == sorted(samples) and dataset.labels == ("run", "sit")
+    for clip in dataset.read(range(5)):
         entries = samples[clip.key]
         assert np.array_equal(clip.keypoints, entries["keypoints.npy"], equal_nan=True)
         assert np.array_equal(clip.scores, entries["scores.npy"].astype(np.float32))
-        assert source.labels[clip.label] == entries["json"]["label"] and (clip.fps, clip.size) == (30.0, (9, 7))
+        assert dataset.labels[clip.label] == entries["json"]["label"] and (clip.fps, clip.size) == (30.0, (9, 7))
 
 
 def test_shards_of_one_joint_set_of_ones_own(tmp_path: Path) -> None:
@@ -349,23 +350,23 @@ def test_shards_of_one_joint_set_of_ones_own(tmp_path: Path) -> None:
             writer.write(
                 f"k{number}", {"keypoints.npy": keypoints, "cls": str(number % 2), "viclip_video.npy": np.ones(3)}
             )
-    source = open_source(tmp_path / "a.tar", entries=("viclip_video",), labels=["up", "down"])
-    assert source.skeleton.num_joints == 5 and source.skeleton.name == "custom5" and source.labels == ("up", "down")
-    clip = source.read([2])[0]
+    dataset = open_dataset(tmp_path / "a.tar", entries=("viclip_video",), labels=["up", "down"])
+    assert dataset.skeleton.num_joints == 5 and dataset.skeleton.name == "custom5" and dataset.labels == ("up", "down")
+    clip = dataset.read([2])[0]
     assert (
         clip.keypoints.dtype == np.float32 and (clip.keypoints == 2).all() and clip.scores is None and clip.label == 0
     )
     assert clip.features["viclip_video"].tolist() == [1, 1, 1]
     with pytest.raises(TrainingError, match="its clips have 5 joints, layout 'coco17' has 17"):
-        open_source(tmp_path / "a.tar", layout="coco17")
+        open_dataset(tmp_path / "a.tar", layout="coco17")
     with pytest.raises(DatasetError, match=r"no sample has the entry 'viclip_text' .did you mean 'viclip_video'"):
-        open_source(tmp_path / "a.tar", entries=("viclip_text",))
+        open_dataset(tmp_path / "a.tar", entries=("viclip_text",))
     with pytest.raises(
         TrainingError, match=r"custom5. are no layout that can be converted to 'coco17'; say what they are with layout="
     ):
-        open_source(tmp_path / "a.tar", skeleton="coco17")
+        open_dataset(tmp_path / "a.tar", skeleton="coco17")
     with pytest.raises(TrainingError, match="1 label names were given, its labels go up to 1"):
-        open_source(tmp_path / "a.tar", labels=["up"])
+        open_dataset(tmp_path / "a.tar", labels=["up"])
 
 
 @pytest.mark.parametrize("cut", [512, 700, 3000, -512, -1024, -1500])
@@ -374,10 +375,10 @@ def test_torn_archives_are_told(out: Path, tmp_path: Path, cut: int) -> None:
     whole = shards_of(out)[0].read_bytes()
     path.write_bytes(whole[:cut])
     if cut == -512:
-        assert len(open_source(path)) == 5  # one block of zeros still ends it
+        assert len(open_dataset(path)) == 5  # one block of zeros still ends it
         return
     with pytest.raises(DatasetError, match=r"torn\.tar: torn") as raised:
-        open_source(path)
+        open_dataset(path)
     assert "\n" not in str(raised.value)
 
 
@@ -387,25 +388,25 @@ def test_other_bad_archives_are_told(out: Path, tmp_path: Path) -> None:
     whole[0:1] = b"X"
     path.write_bytes(whole)
     with pytest.raises(DatasetError, match="torn or damaged at byte 0: a header's checksum does not hold"):
-        open_source(path)
+        open_dataset(path)
     path.write_bytes(bytes(1024))
     with pytest.raises(DatasetError, match="no sample has the entry 'keypoints'"):
-        open_source(path)
+        open_dataset(path)
     with pytest.raises(DatasetError, match=r"nothing\.tar: there is no such file"):
-        open_source([tmp_path / "nothing.tar"])
+        open_dataset([tmp_path / "nothing.tar"])
     twice = tmp_path / "twice.tar"
     twice.write_bytes(shards_of(out)[0].read_bytes())
     with pytest.raises(DatasetError, match="stands in more than one place"):
-        open_source([shards_of(out)[0], twice])
+        open_dataset([shards_of(out)[0], twice])
 
 
 def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(TrainingError, match=r"allowed: a built dataset .folder or url., WebDataset tars, a pyskl"):
-            open_source(path)
+            open_dataset(path)
     (tmp_path / "dataset").mkdir()
     with pytest.raises(DatasetError, match="dataset incomplete"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(TrainingError, match="a list of shards may hold tar files only"):
-        open_source([os.fspath(tmp_path / "a.pkl")])
+        open_dataset([os.fspath(tmp_path / "a.pkl")])

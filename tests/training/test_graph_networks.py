@@ -92,7 +92,11 @@ def test_weights_of_self_supervised_programs() -> None:
     peer = STGCN(4, "nturgbd25", 3, channels_base=16, feature_width=256)
     assert peer.width == 256 and sum(p.numel() for p in peer.parameters()) < 1_000_000
     query = {f"encoder_q.{k}": v for k, v in peer.state_dict().items() if not k.startswith("fcn.")}
-    query |= {"encoder_q.fc.0.weight": torch.zeros(256, 256), "encoder_k.A": peer.A, "queue": torch.zeros(128, 8)}
+    query |= {
+        "encoder_q.fc.0.weight": torch.zeros(256, 256),
+        "encoder_k.A": peer.A,
+        "queue": {"size": torch.zeros(128, 8)},
+    }
     model = STGCN(0, "nturgbd25", 3, channels_base=16, feature_width=256)
     model.load_weights(query)
     x = torch.randn(2, 3, 20, 25, 2)

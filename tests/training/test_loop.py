@@ -19,16 +19,22 @@ from dataengine.core.errors import TrainingError
 from tests.support.motions import Motions
 from training import create_backbone, create_method
 from training.backbones.base import Backbone
-from training.data.loader import Feed
+from training.data.loader import DataLoader
 from training.distributed import GlobalBatchNorm, synchronise
 from training.engine import checkpoint
-from training.engine.loop import Plan, fabric_of, fit
-from training.transforms.preprocess import Prepare
+from training.engine.loop import fabric_of, fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 ROOT = Path(__file__).parents[2]
-PREPARE = Prepare("body13")
-TMOR = {"video": "video", "video_width": 6, "queue": 24, "momentum": 0.9, "hidden": 16, "width": 8}
+PREPROCESS = Preprocess("body13")
+TMOR = {
+    "video": "video",
+    "video_width": 6,
+    "queue": {"size": 24, "momentum": 0.9},
+    "projector": {"hidden": 16, "width": 8},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,10 +49,14 @@ def make(name="tmor", seed=0, workers=0, batch=8, **options):
     torch.manual_seed(seed)
     backbone = create_backbone("stgcn", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)
     method = create_method(name, backbone=backbone, **{**(TMOR if name == "tmor" else {}), **options})
-    feed = Feed(
-        Motions(40, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), batch, seed=5, workers=workers
+    loader = DataLoader(
+        Motions(40, 1, video=6),
+        method.sample_transform(PREPROCESS, View(16, "weak", "body13")),
+        batch,
+        seed=5,
+        workers=workers,
     )
-    return method, feed
+    return method, loader
 
 
 def same(a, b) -> bool:
@@ -60,19 +70,22 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "plan",
-    [Plan(epochs=4, lr=0.05, log_every=1), Plan(epochs=4, lr=0.001, optimizer="adamw", log_every=1, accumulate=2)],
+    "settings",
+    [
+        TrainSettings(epochs=4, optim=OptimSettings(lr=0.05), log_every=1),
+        TrainSettings(epochs=4, optim=OptimSettings(lr=0.001, optimizer="adamw"), log_every=1, accumulate=2),
+    ],
 )
-def test_stopped_anywhere_and_gone_on_is_the_same_run(tmp_path, plan):
-    whole, feed = make()
-    fit(whole, feed, plan, tmp_path / "whole")
-    total = plan.epochs * (5 // plan.accumulate)
+def test_stopped_anywhere_and_gone_on_is_the_same_run(tmp_path, settings):
+    whole, loader = make()
+    fit(whole, loader, settings, tmp_path / "whole")
+    total = settings.epochs * (5 // settings.accumulate)
     for stop in (1, total // 2 + 1, total - 1):
         folder = tmp_path / f"stopped{stop}"
-        method, feed = make()
-        assert fit(method, feed, plan, folder, stop_after=stop).steps == stop
-        method, feed = make(seed=9, workers=2 * (stop == 1))  # drawn anew: everything comes from the checkpoint
-        fit(method, feed, plan, folder)
+        method, loader = make()
+        assert fit(method, loader, settings, folder, stop_after=stop).steps == stop
+        method, loader = make(seed=9, workers=2 * (stop == 1))  # drawn anew: everything comes from the checkpoint
+        fit(method, loader, settings, folder)
         assert same(method.state_dict(), whole.state_dict())
         assert losses(folder) == losses(tmp_path / "whole") and len(losses(folder)) == total
 
@@ -83,9 +96,10 @@ sys.path[:0] = {paths!r}
 import torch
 torch.set_num_threads(1)
 from tests.training.test_loop import make
-from training.engine.loop import Plan, fabric_of, fit
-method, feed = make(workers={workers})
-fit(method, feed, Plan(epochs={epochs}, lr=0.05, log_every=1, save_every=0.0), {folder!r})
+from training.engine.loop import fabric_of, fit
+from training.engine.settings import OptimSettings, TrainSettings
+method, loader = make(workers={workers})
+fit(method, loader, TrainSettings(epochs={epochs}, lr=0.05, log_every=1, save_every=0.0), {folder!r})
 """
 
 
@@ -104,10 +118,15 @@ def test_killed_at_any_moment_and_started_again_is_the_same_run(tmp_path):
         time.sleep(rng.uniform(0, 0.2))
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    method, feed = make()
-    fit(method, feed, Plan(epochs=6, lr=0.05, log_every=1, save_every=0.0), tmp_path / "run")
-    whole, feed = make()
-    fit(whole, feed, Plan(epochs=6, lr=0.05, log_every=1), tmp_path / "whole")
+    method, loader = make()
+    fit(
+        method,
+        loader,
+        TrainSettings(epochs=6, optim=OptimSettings(lr=0.05), log_every=1, save_every=0.0),
+        tmp_path / "run",
+    )
+    whole, loader = make()
+    fit(whole, loader, TrainSettings(epochs=6, optim=OptimSettings(lr=0.05), log_every=1), tmp_path / "whole")
     assert same(method.state_dict(), whole.state_dict()) and losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
@@ -115,14 +134,18 @@ def epoch(name, fabric, world, folder):
     """An epoch of a method in double precision, as one of `world` processes."""
     torch.manual_seed(0)
     backbone = create_backbone("unik", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)
-    options = {"tmor": TMOR, "mcc": {"queue": 24, "frames": 8, "hidden": 8}, "supervised": {}}[name]
+    options = {
+        "tmor": TMOR,
+        "mcc": {"decoder_width": 8, "playback": {"frames": 8}, "queue": {"size": 24}},
+        "supervised": {},
+    }[name]
     method = create_method(name, backbone=backbone, **options).double()
-    draw = method.draw(PREPARE, View(16, "weak", "body13"))
-    feed = Feed(Motions(24, 1, video=6), draw, 8 // world, seed=5, rank=fabric.global_rank, world=world)
+    draw = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
+    loader = DataLoader(Motions(24, 1, video=6), draw, 8 // world, seed=5, shard=(fabric.global_rank, world))
     fit(
         method,
-        feed,
-        Plan(epochs=1, lr=0.05, log_every=1, clip=None, precision="64-true"),
+        loader,
+        TrainSettings(epochs=1, optim=OptimSettings(lr=0.05), log_every=1, grad_clip=None, precision="64-true"),
         f"{folder}/{name}{world}",
         fabric,
     )
@@ -172,26 +195,30 @@ def test_batch_norm_with_one_process_is_torchs_own():
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
-    method, feed = make()
-    fit(method, feed, Plan(epochs=2, lr=0.05), tmp_path, stop_after=3)
-    method, feed = make()
-    with pytest.raises(TrainingError, match="holds a run with another plan"):
-        fit(method, feed, Plan(epochs=2, lr=0.06), tmp_path)
+    method, loader = make()
+    fit(method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05)), tmp_path, stop_after=3)
+    method, loader = make()
+    with pytest.raises(TrainingError, match="holds a run with another settings"):
+        fit(method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.06)), tmp_path)
     method, _ = make()
-    other = Feed(Motions(44, 2, "others", video=6), method.draw(PREPARE, View(16, "weak", "body13")), 8, seed=5)
+    other = DataLoader(
+        Motions(44, 2, "others", video=6), method.sample_transform(PREPROCESS, View(16, "weak", "body13")), 8, seed=5
+    )
     with pytest.raises(TrainingError, match="holds a run with another data"):
-        fit(method, other, Plan(epochs=2, lr=0.05), tmp_path)
-    method, feed = make()
-    fit(method, feed, Plan(epochs=2, lr=0.05, log_every=3), tmp_path)  # how often it logs is nobody's business
+        fit(method, other, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05)), tmp_path)
+    method, loader = make()
+    fit(
+        method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05), log_every=3), tmp_path
+    )  # how often it logs is nobody's business
 
 
 def test_torn_and_foreign_checkpoints_are_refused(tmp_path):
-    method, feed = make()
-    fit(method, feed, Plan(epochs=1, lr=0.05), tmp_path)
+    method, loader = make()
+    fit(method, loader, TrainSettings(epochs=1, optim=OptimSettings(lr=0.05)), tmp_path)
     path = tmp_path / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(TrainingError, match="not a whole checkpoint"):
-        fit(*make(), Plan(epochs=1, lr=0.05), tmp_path)
+        fit(*make(), TrainSettings(epochs=1, optim=OptimSettings(lr=0.05)), tmp_path)
     with pytest.raises(TrainingError, match="no such checkpoint"):
         checkpoint.read(tmp_path / "none.safetensors")
     from safetensors.torch import save_file
@@ -202,38 +229,43 @@ def test_torn_and_foreign_checkpoints_are_refused(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    method, feed = make("supervised")
+    method, loader = make("supervised")
     with torch.no_grad():
         next(method.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1 .*lower optim.lr"):
-        fit(method, feed, Plan(epochs=1), tmp_path)
+        fit(method, loader, TrainSettings(epochs=1), tmp_path)
     assert not (tmp_path / "last.safetensors").exists()
 
 
 def test_rates_follow_their_schedule():
-    cosine = Plan(epochs=10, lr=1.0, warmup=2, min_lr=0.1)
+    cosine = TrainSettings(epochs=10, optim=OptimSettings(lr=1.0, warmup=2, min_lr=0.1))
     assert [cosine.rate(epoch) for epoch in (0, 1, 2, 6, 10)] == pytest.approx([0, 0.5, 1.0, 0.55, 0.1])
-    steps = Plan(epochs=10, lr=1.0, schedule="step", milestones=(3, 6), gamma=0.1)
+    steps = TrainSettings(epochs=10, optim=OptimSettings(lr=1.0, schedule="step", milestones=(3, 6), gamma=0.1))
     assert [steps.rate(epoch) for epoch in (0, 2.9, 3, 5.9, 6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
     logs = []
     for batch, accumulate in ((16, 1), (8, 2)):
-        method, feed = make("supervised", batch=batch)
+        method, loader = make("supervised", batch=batch)
         method.eval()
         method.train = lambda mode=True, method=method: method  # batch statistics differ by batch; compare without
-        fit(method, feed, Plan(epochs=2, lr=0.05, accumulate=accumulate, log_every=1), tmp_path / str(batch))
+        fit(
+            method,
+            loader,
+            TrainSettings(epochs=2, optim=OptimSettings(lr=0.05), accumulate=accumulate, log_every=1),
+            tmp_path / str(batch),
+        )
         logs.append(losses(tmp_path / str(batch)))
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
 def test_the_log_tells_times_collapse_and_probes(tmp_path):
-    method, feed = make()
+    method, loader = make()
     history = fit(
         method,
-        feed,
-        Plan(epochs=2, lr=0.05, log_every=1, probe_every=1, tensorboard=True),
+        loader,
+        TrainSettings(epochs=2, optim=OptimSettings(lr=0.05), log_every=1, probe_every=1, tensorboard=True),
         tmp_path,
         probe=lambda method: {"knn": 0.5},
     )
@@ -256,9 +288,9 @@ def test_the_log_tells_times_collapse_and_probes(tmp_path):
 
 
 def test_a_frozen_network_stays_as_it_is():
-    method, feed = make("supervised")
+    method, loader = make("supervised")
     before = {name: value.clone() for name, value in method.backbone.named_parameters()}
-    fit(method, feed, Plan(epochs=1, lr=0.1, backbone_scale=0.0))
+    fit(method, loader, TrainSettings(epochs=1, optim=OptimSettings(lr=0.1, backbone_scale=0.0)))
     moved = {name for name, value in method.backbone.named_parameters() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("fcn") for name in moved)
 
@@ -282,7 +314,11 @@ def test_a_compiled_network_learns_the_same():
         counters.clear()
         torch.manual_seed(0)
         method = create_method("tmor", backbone=Small(0), **TMOR)
-        feed = Feed(Motions(16, 1, video=6), method.draw(PREPARE, View(16, "weak", "body13")), 8, seed=5)
-        told[compiled] = fit(method, feed, Plan(epochs=2, lr=0.05, compile=compiled)).losses
+        loader = DataLoader(
+            Motions(16, 1, video=6), method.sample_transform(PREPROCESS, View(16, "weak", "body13")), 8, seed=5
+        )
+        told[compiled] = fit(
+            method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05), compile=compiled)
+        ).losses
         assert (counters["stats"]["unique_graphs"] > 0) == compiled
     np.testing.assert_allclose(told[True], told[False], rtol=1e-4)

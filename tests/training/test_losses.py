@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.distributed import unit
-from training.methods.losses import against_queue, in_batch, info_nce, triplet, two_views
+from training.methods.losses import batch_info_nce, info_nce, queue_info_nce, triplet, two_view_info_nce
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "infonce.npz"
 
@@ -37,7 +37,7 @@ def test_forms_equal_the_golden_numbers(golden, temperature):
     each = info_nce(logits, alone)
     torch.testing.assert_close(each, golden[f"infonce_each_T{temperature}"], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
-        against_queue(golden["q"], golden["k"], golden["queue"], temperature), each, rtol=1e-12, atol=0
+        queue_info_nce(golden["q"], golden["k"], golden["queue"], temperature), each, rtol=1e-12, atol=0
     )
     for form, name in (
         ("sum", "multi_sum_inside_log"),
@@ -46,10 +46,10 @@ def test_forms_equal_the_golden_numbers(golden, temperature):
     ):
         loss = info_nce(logits, positive, form=form).mean()
         torch.testing.assert_close(loss, golden[f"{name}_T{temperature}"], rtol=1e-10, atol=1e-12)
-    rows, columns = in_batch(golden["q"], golden["k"], temperature)
+    rows, columns = batch_info_nce(golden["q"], golden["k"], temperature)
     torch.testing.assert_close(rows.mean(), golden[f"clip_rows_T{temperature}"], rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(columns.mean(), golden[f"clip_columns_T{temperature}"], rtol=1e-10, atol=1e-14)
-    both = two_views(golden["q"], golden["k"], temperature).mean()
+    both = two_view_info_nce(golden["q"], golden["k"], temperature).mean()
     torch.testing.assert_close(both, golden[f"two_view_T{temperature}"], rtol=1e-10, atol=1e-14)
 
 
@@ -65,9 +65,9 @@ def test_gradients_equal_the_golden_numbers(golden, form):
 def test_known_entries_take_no_part(golden):
     known = torch.zeros(6, 40, dtype=torch.bool)
     known[:, 10:] = True
-    left = against_queue(golden["q"], golden["k"], golden["queue"][:10], 0.1)
-    torch.testing.assert_close(against_queue(golden["q"], golden["k"], golden["queue"], 0.1, known), left)
-    nobody = against_queue(golden["q"], golden["k"], golden["queue"], 0.1, torch.ones_like(known))
+    left = queue_info_nce(golden["q"], golden["k"], golden["queue"][:10], 0.1)
+    torch.testing.assert_close(queue_info_nce(golden["q"], golden["k"], golden["queue"], 0.1, known), left)
+    nobody = queue_info_nce(golden["q"], golden["k"], golden["queue"], 0.1, torch.ones_like(known))
     torch.testing.assert_close(nobody, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
 
 

@@ -15,16 +15,18 @@ from torch import nn
 from dataengine.core.errors import TrainingError
 from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method
-from training.data.loader import Feed
+from training.data.loader import DataLoader
 from training.distributed import unit
-from training.engine.loop import Plan, fit
-from training.methods.base import Method, Queue
+from training.engine.loop import fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.methods.base import Method
 from training.methods.mcc import play
-from training.transforms.preprocess import Prepare
+from training.methods.queue import Queue
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "infonce.npz"
-PREPARE = Prepare("body13", normalise="body")
+PREPROCESS = Preprocess("body13", normalise="body")
 TEXTS = np.eye(4, 6, dtype=np.float32)
 
 
@@ -46,17 +48,22 @@ def network(num_classes: int = 0, name: str = "stgcn") -> nn.Module:
     return create_backbone(name, num_classes, "body13", 2, people=1, channels_base=8)
 
 
-def trained(method: Method, source, view: str = "weak", epochs: int = 12, lr: float = 0.02, batch: int = 16) -> Method:
-    feed = Feed(source, method.draw(PREPARE, View(24, view, "body13")), batch, seed=3)
-    fit(method, feed, Plan(epochs=epochs, lr=lr, clip=1.0, warmup=2))
+def trained(method: Method, dataset, view: str = "weak", epochs: int = 12, lr: float = 0.02, batch: int = 16) -> Method:
+    loader = DataLoader(dataset, method.sample_transform(PREPROCESS, View(24, view, "body13")), batch, seed=3)
+    fit(method, loader, TrainSettings(epochs=epochs, optim=OptimSettings(lr=lr, warmup=2), grad_clip=1.0))
     return method
 
 
 @torch.no_grad()
-def embedded(method: Method, source, what: str = "embed") -> tuple[np.ndarray, np.ndarray]:
+def embedded(method: Method, dataset, what: str = "embed") -> tuple[np.ndarray, np.ndarray]:
     method.eval()
-    feed = Feed(source, Method.draw(method, PREPARE, View(24, "none")) if not method.needs else None, 64, shuffle=False)
-    rows = [(getattr(method, what)(batch["motion"]), batch["label"]) for batch in feed]
+    loader = DataLoader(
+        dataset,
+        Method.sample_transform(method, PREPROCESS, View(24, "none")) if not method.needs else None,
+        64,
+        shuffle=False,
+    )
+    rows = [(getattr(method, what)(batch["motion"]), batch["label"]) for batch in loader]
     return tuple(torch.cat(column).numpy() for column in zip(*rows))
 
 
@@ -78,19 +85,24 @@ def test_supervised_learns(sides, name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("mcc", {"frames": 16, "queue": 64, "hidden": 16}),
-        ("mcc", {"frames": 16, "queue": 64, "hidden": 16, "momentum": 0.9, "spliced": False}),
-        ("tmor", {"video": None, "queue": 64, "momentum": 0.9, "hidden": 64, "width": 16}),
+        ("mcc", {"decoder_width": 16, "playback": {"frames": 16}, "queue": {"size": 64}}),
+        (
+            "mcc",
+            {
+                "decoder_width": 16,
+                "playback": {"frames": 16, "loop_at_speed_1": False},
+                "queue": {"size": 64, "momentum": 0.9},
+            },
+        ),
+        ("tmor", {"video": None, "queue": {"size": 64, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}),
         (
             "tmor",
             {
                 "video": "video",
                 "video_width": 6,
-                "queue": 64,
-                "momentum": 0.9,
-                "hidden": 64,
-                "width": 16,
                 "symmetric": True,
+                "queue": {"size": 64, "momentum": 0.9},
+                "projector": {"hidden": 64, "width": 16},
             },
         ),
     ],
@@ -107,10 +119,8 @@ def test_tmor_names_classes_it_was_told(sides):
         "text": TEXTS,
         "video": "video",
         "video_width": 6,
-        "queue": 64,
-        "momentum": 0.9,
-        "hidden": 64,
-        "width": 16,
+        "queue": {"size": 64, "momentum": 0.9},
+        "projector": {"hidden": 64, "width": 16},
     }
     method = trained(create_method("tmor", backbone=network(), **options), sides[0], epochs=25)
     motions, labels = embedded(method, sides[1], "embed_motion")
@@ -121,12 +131,18 @@ def test_tmor_names_classes_it_was_told(sides):
 
 
 def test_tmor_may_have_one_projector_for_video_and_text(sides):
-    options = {"video": "video", "video_width": 6, "queue": 16, "hidden": 8, "width": 8, "shared": True}
+    options = {
+        "video": "video",
+        "video_width": 6,
+        "shared": True,
+        "queue": {"size": 16},
+        "projector": {"hidden": 8, "width": 8},
+    }
     method = create_method("tmor", backbone=network(), text=TEXTS, **options)
     rows = torch.from_numpy(TEXTS)
     torch.testing.assert_close(method.embed_text(rows), method.embed_video(rows))
     assert not any("project_text" in key for key in method.state_dict())
-    batch = next(iter(Feed(sides[0], method.draw(PREPARE, View(24, "none")), 8)))
+    batch = next(iter(DataLoader(sides[0], method.sample_transform(PREPROCESS, View(24, "none")), 8)))
     outcome = method.loss(batch)
     assert set(outcome.parts) == {"mm", "mv", "mt"}
     outcome.parts["mt"].backward()
@@ -138,7 +154,12 @@ def test_tmor_may_have_one_projector_for_video_and_text(sides):
 
 def test_classes_are_looked_for_where_their_videos_would_lie(sides):
     """Of a linear phi: phi(text - mean text); motions and videos have the means of the queues."""
-    options = {"video": "video", "video_width": 6, "queue": 64, "hidden": 8, "width": 8, "layers": 1, "momentum": 0.9}
+    options = {
+        "video": "video",
+        "video_width": 6,
+        "queue": {"size": 64, "momentum": 0.9},
+        "projector": {"hidden": 8, "width": 8, "layers": 1},
+    }
     method = create_method("tmor", backbone=network(), text=TEXTS, shared=True, **options)
     trained(method, sides[0], epochs=25)
     rows = torch.from_numpy(TEXTS)
@@ -151,7 +172,7 @@ def test_classes_are_looked_for_where_their_videos_would_lie(sides):
     assert (((motions - middle.numpy()) @ classes.numpy().T).argmax(1) == labels).mean() > 0.85
     without = create_method("tmor", backbone=network(), **options)
     torch.testing.assert_close(without.classes_by_video(rows, rows[:2])[1], torch.zeros(8))
-    assert not create_method("tmor", backbone=network(), text=TEXTS, **options).by_video
+    assert not create_method("tmor", backbone=network(), text=TEXTS, **options).knows_videos_of_texts
     with pytest.raises(TrainingError, match="classes by video want a T-MOR with motion"):
         create_method("tmor", backbone=network(), text=TEXTS, video=None).classes_by_video(rows)
 
@@ -168,16 +189,22 @@ def test_what_a_method_was_not_trained_for_is_said(sides):
         create_method("mmc", backbone=network())
     with pytest.raises(TrainingError, match="needs a network with a classifier"):
         create_method("supervised", backbone=network())
-    wide = create_method("tmor", backbone=network(), video="video", video_width=9, queue=8)
+    wide = create_method("tmor", backbone=network(), video="video", video_width=9, queue={"size": 8})
     with pytest.raises(TrainingError, match="video has 6 numbers; the method was made for 9"):
-        next(iter(Feed(sides[0], wide.draw(PREPARE, View(24, "none")), 4)))
+        next(iter(DataLoader(sides[0], wide.sample_transform(PREPROCESS, View(24, "none")), 4)))
 
 
 def test_queued_videos_are_seen_by_phi_as_it_is_now(sides):
     """Keys that phi made before it moved would say when they were made; loss and gradient are those of all videos seen now."""
-    options = {"motion": False, "video": "video", "video_width": 6, "queue": 16, "hidden": 8, "width": 4}
+    options = {
+        "motion": False,
+        "video": "video",
+        "video_width": 6,
+        "queue": {"size": 16},
+        "projector": {"hidden": 8, "width": 4},
+    }
     method = create_method("tmor", backbone=network(), **options)
-    first, second = itertools.islice(Feed(sides[0], method.draw(PREPARE, View(24, "none")), 8), 2)
+    first, second = itertools.islice(DataLoader(sides[0], method.sample_transform(PREPROCESS, View(24, "none")), 8), 2)
     method.loss(first)
     with torch.no_grad():
         for parameter in method.project_video.parameters():
@@ -197,9 +224,11 @@ def test_queued_videos_are_seen_by_phi_as_it_is_now(sides):
 
 
 def test_clips_without_video_or_label_do_not_count(sides):
-    method = create_method("tmor", backbone=network(), text=TEXTS, motion=False, video="video", video_width=6, queue=8)
+    method = create_method(
+        "tmor", backbone=network(), text=TEXTS, motion=False, video="video", video_width=6, queue={"size": 8}
+    )
     bare = Motions(8, 5)
-    batch = next(iter(Feed(bare, method.draw(PREPARE, View(24, "none")), 8)))
+    batch = next(iter(DataLoader(bare, method.sample_transform(PREPROCESS, View(24, "none")), 8)))
     outcome = method.loss(batch | {"label": torch.full((8,), -1)})
     assert float(outcome.loss) == 0 and (method.videos.owners == Queue.EMPTY).all()
 
@@ -209,18 +238,18 @@ def test_the_queue_is_a_ring_as_in_the_golden_states():
         queue = Queue(8, 3).double()
         queue.keys.copy_(torch.from_numpy(golden["ring_start"]))
         for keys, state, pointer in zip(golden["ring_keys"], golden["ring_states"], golden["ring_pointers"]):
-            queue.push(torch.from_numpy(keys), torch.arange(2), torch.zeros(2, dtype=torch.long))
+            queue.enqueue(torch.from_numpy(keys), torch.arange(2), torch.zeros(2, dtype=torch.long))
             assert (queue.keys.numpy() == state).all() and int(queue.pointer) == pointer
 
 
 def test_the_queue_knows_its_own_clips_and_classes():
     queue = Queue(6, 2)
-    queue.push(unit(torch.randn(4, 2)), torch.tensor([7, 8, 7, 9]), torch.tensor([0, 1, 0, -1]))
-    known = queue.known(torch.tensor([7, 5]))
+    queue.enqueue(unit(torch.randn(4, 2)), torch.tensor([7, 8, 7, 9]), torch.tensor([0, 1, 0, -1]))
+    known = queue.not_negative_mask(torch.tensor([7, 5]))
     assert known.tolist() == [[True, False, True, False, True, True], [False] * 4 + [True] * 2]
-    by_label = queue.known(torch.tensor([5, 5]), torch.tensor([1, -1]))
+    by_label = queue.not_negative_mask(torch.tensor([5, 5]), torch.tensor([1, -1]))
     assert by_label.tolist() == [[False, True, False, False, True, True], [False] * 4 + [True] * 2]
-    queue.push(torch.ones(9, 2), torch.arange(9), torch.zeros(9, dtype=torch.long))
+    queue.enqueue(torch.ones(9, 2), torch.arange(9), torch.zeros(9, dtype=torch.long))
     assert sorted(queue.owners.tolist()) == [3, 4, 5, 6, 7, 8]
 
 
@@ -230,21 +259,21 @@ def test_shadows_follow_as_in_the_golden_states():
         method = Method(network(), momentum=0.999)
         with torch.no_grad():
             online.weight.copy_(torch.from_numpy(golden["momentum_start"]))
-        target = method.shadow(online)
+        target = method.momentum_copy(online)
         assert not any(parameter.requires_grad for parameter in target.parameters())
         for step, state in enumerate(golden["momentum_states"]):
             with torch.no_grad():
                 online.weight.copy_(torch.from_numpy(golden["momentum_online"]) * (step + 1))
-            method.finish(step / 3)
+            method.after_step(step / 3)
             np.testing.assert_allclose(target.weight.detach().numpy(), state, rtol=1e-12)
     annealed = Method(network(), momentum=0.9, anneal=True)
-    source = nn.Linear(1, 1)
-    shadow = annealed.shadow(source)
-    before = shadow.weight.clone()
+    dataset = nn.Linear(1, 1)
+    momentum_copy = annealed.momentum_copy(dataset)
+    before = momentum_copy.weight.clone()
     with torch.no_grad():
-        source.weight.add_(1)
-    annealed.finish(1.0)
-    assert torch.equal(shadow.weight, before), "at the end of the run the momentum is 1"
+        dataset.weight.add_(1)
+    annealed.after_step(1.0)
+    assert torch.equal(momentum_copy.weight, before), "at the end of the run the momentum is 1"
 
 
 def test_clips_are_played_at_speeds_and_between_frames():
@@ -255,11 +284,11 @@ def test_clips_are_played_at_speeds_and_between_frames():
 
 
 def test_mcc_draws_what_the_paper_says(sides):
-    method = create_method("mcc", backbone=network(), frames=16, queue=8)
-    draw = method.draw(PREPARE, View(16, "none"))
+    method = create_method("mcc", backbone=network(), playback={"frames": 16}, queue={"size": 8})
+    draw = method.sample_transform(PREPROCESS, View(16, "none"))
     for k in range(20):
         drawn = draw(sides[0].clips[k], np.random.default_rng(k))
-        array = PREPARE(sides[0].clips[k])
+        array = PREPROCESS(sides[0].clips[k])
 
         def speed(name, drawn=drawn, array=array):
             at = [int(np.abs(array[0] - frame).sum((1, 2)).argmin()) for frame in drawn[name][0]]
@@ -285,10 +314,18 @@ def test_mcc_as_printed_drives_positives_apart(sides):
     """Equations 1 and 2: both printed terms fall when the positive moves away; the default rises."""
     for variant, sign in (("standard", 1), ("paper", -1)):
         torch.manual_seed(0)
-        method = create_method("mcc", backbone=network(), frames=16, queue=8, between=0, triplet=0, variant=variant)
+        method = create_method(
+            "mcc",
+            backbone=network(),
+            interpolation=0,
+            triplet=0,
+            variant=variant,
+            playback={"frames": 16},
+            queue={"size": 8},
+        )
         method.eval()
-        method.queue.push(unit(torch.randn(8, 128)), torch.arange(100, 108), torch.zeros(8, dtype=torch.long))
-        batch = next(iter(Feed(sides[0], method.draw(PREPARE, View(16, "none")), 8)))
+        method.queue.enqueue(unit(torch.randn(8, 128)), torch.arange(100, 108), torch.zeros(8, dtype=torch.long))
+        batch = next(iter(DataLoader(sides[0], method.sample_transform(PREPROCESS, View(16, "none")), 8)))
         near = method.loss(batch | {"positive": batch["anchor"]}).loss
         far = method.loss(batch | {"positive": batch["negative"].flip(0)}).loss
         assert sign * float(far - near) > 0, variant

@@ -1,4 +1,4 @@
-"""Whole sources through a network: order, parts, and which joints decide."""
+"""Whole datasets through a network: order, parts, and which joints decide."""
 
 from __future__ import annotations
 
@@ -9,46 +9,51 @@ torch = pytest.importorskip("torch")
 
 from tests.support.motions import Motions
 from training import create_backbone, create_method
-from training.data.loader import Feed
-from training.engine.loop import Plan, fit
-from training.runs.features import THREE, encode, joint_weights
-from training.transforms.preprocess import Prepare
+from training.data.loader import DataLoader
+from training.engine.loop import fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.runs.features import THREE_CROPS, extract_features, joint_weights
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
-PREPARE = Prepare("body13")
+PREPROCESS = Preprocess("body13")
 
 
 def test_rows_stand_in_the_order_of_the_source_whatever_the_batch():
-    source = Motions(10, 3)
+    dataset = Motions(10, 3)
     torch.manual_seed(0)
     network = create_backbone("stgcn", 0, "body13", 2, people=1, channels_base=4).train()
-    one, labels = encode(network, source, PREPARE, 16, batch=3)
-    other, _ = encode(network.features, source, PREPARE, 16, batch=10)
-    assert network.training and (labels == source.label_ids).all()
+    one, labels = extract_features(network, dataset, PREPROCESS, 16, batch=3)
+    other, _ = extract_features(network.features, dataset, PREPROCESS, 16, batch=10)
+    assert network.training and (labels == dataset.label_ids).all()
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_parts_are_averaged():
-    source = Motions(4, 3)
+    dataset = Motions(4, 3)
 
     def first(motion):
         return motion[:, :, 0, :, 0].flatten(1)
 
-    parts = [encode(first, source, PREPARE, 8, (span,))[0] for span in THREE]
-    np.testing.assert_allclose(encode(first, source, PREPARE, 8, THREE)[0], np.mean(parts, 0), rtol=1e-5)
+    parts = [extract_features(first, dataset, PREPROCESS, 8, (span,))[0] for span in THREE_CROPS]
+    np.testing.assert_allclose(
+        extract_features(first, dataset, PREPROCESS, 8, THREE_CROPS)[0], np.mean(parts, 0), rtol=1e-5
+    )
     assert np.abs(parts[0] - parts[2]).max() > 0.01, "parts begin at different frames"
-    chances, _ = encode(first, source, PREPARE, 8, THREE, softmax=True)
+    chances, _ = extract_features(first, dataset, PREPROCESS, 8, THREE_CROPS, softmax=True)
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
 
 
 def test_random_views_are_drawn_by_the_seed_whatever_the_batch():
-    source = Motions(6, 3)
+    dataset = Motions(6, 3)
     turned = View(8, ({"name": "rotate", "degrees": 90},), "body13")
-    one, labels = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, THREE, batch=2, view=turned, seed=1)
-    again, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, batch=6, view=turned, seed=1)
-    other, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8, view=turned, seed=2)
-    plain, _ = encode(lambda motion: motion.flatten(1), source, PREPARE, 8)
-    assert (one == again).all() and (labels == source.label_ids).all() and (np.abs(one - other).max(1) > 0.01).all()
+    one, labels = extract_features(
+        lambda motion: motion.flatten(1), dataset, PREPROCESS, 8, THREE_CROPS, batch=2, view=turned, seed=1
+    )
+    again, _ = extract_features(lambda motion: motion.flatten(1), dataset, PREPROCESS, 8, batch=6, view=turned, seed=1)
+    other, _ = extract_features(lambda motion: motion.flatten(1), dataset, PREPROCESS, 8, view=turned, seed=2)
+    plain, _ = extract_features(lambda motion: motion.flatten(1), dataset, PREPROCESS, 8)
+    assert (one == again).all() and (labels == dataset.label_ids).all() and (np.abs(one - other).max(1) > 0.01).all()
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), np.linalg.norm(plain, axis=1), rtol=1e-5)
 
 
@@ -58,8 +63,12 @@ def test_joints_that_decide_weigh_more():
     torch.manual_seed(0)
     network = create_backbone("stgcn", 2, "body13", 2, people=1, channels_base=8)
     method = create_method("supervised", backbone=network)
-    fit(method, Feed(arms, method.draw(PREPARE, View(16, "none")), 16), Plan(epochs=10, lr=0.05))
-    weights = joint_weights(network, arms, PREPARE, 16)
+    fit(
+        method,
+        DataLoader(arms, method.sample_transform(PREPROCESS, View(16, "none")), 16),
+        TrainSettings(epochs=10, optim=OptimSettings(lr=0.05)),
+    )
+    weights = joint_weights(network, arms, PREPROCESS, 16)
     assert weights.shape == (13,) and weights.sum() == pytest.approx(1)
     wrists, feet = weights[[5, 6]].mean(), weights[[11, 12]].mean()
     assert wrists > 1.5 * feet, weights

@@ -10,9 +10,9 @@ import pytest
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton, skeleton
-from training.data.types import Clip, Source
+from training.data.types import SkeletonDataset, SkeletonSequence
 from training.transforms import normalise
-from training.transforms.preprocess import CHOICES, Prepare, interpolate, loop, ranked
+from training.transforms.preprocess import CHOICES, Preprocess, interpolate, loop, ranked
 from training.transforms.streams import bones, motion, parents, stream
 from training.transforms.view import View
 
@@ -26,11 +26,11 @@ def clip(people=1, total=20, layout="body13", axes=2, seed=0, missing=0.0, **opt
     keypoints = (rng.standard_normal((people, total, skeleton(layout).num_joints, axes)) * 40 + 200).astype(np.float32)
     keypoints[rng.random(keypoints.shape[:3]) < missing] = np.nan
     scores = np.where(np.isnan(keypoints[..., 0]), 0, rng.uniform(0.2, 1, keypoints.shape[:3])).astype(np.float32)
-    return Clip("c", keypoints, scores, size=(640, 480), **options)
+    return SkeletonSequence("c", keypoints, scores, size=(640, 480), **options)
 
 
 def without_scores(given):
-    return Clip(given.key, given.keypoints, None, size=given.size)
+    return SkeletonSequence(given.key, given.keypoints, None, size=given.size)
 
 
 # ---------------------------------------------------------------- published numbers
@@ -93,13 +93,13 @@ def test_the_screen_agrees_with_unik():
 
 def test_the_whole_way_agrees_with_pyskl():
     points = PYSKL["keypoint"].copy()
-    given = Clip("c", points, PYSKL["score"], size=(320, 240))
-    got = Prepare("coco17", 2, "given", fill="zero", normalise="pyskl2d", score=True)(given)
+    given = SkeletonSequence("c", points, PYSKL["score"], size=(320, 240))
+    got = Preprocess("coco17", 2, "given", fill="zero", normalise="pyskl2d", score=True)(given)
     np.testing.assert_allclose(got, PYSKL["prenormalize_fix"], atol=1e-6)
-    bone = Prepare("coco17", 2, "given", fill="zero", normalise="pyskl2d", score=True, stream="bone")(given)
+    bone = Preprocess("coco17", 2, "given", fill="zero", normalise="pyskl2d", score=True, stream="bone")(given)
     np.testing.assert_allclose(bone, PYSKL["bone_coco_3"], atol=1e-6)
-    space = Prepare("nturgbd25", 2, "given", fill="zero", normalise="pyskl3d")(
-        Clip(
+    space = Preprocess("nturgbd25", 2, "given", fill="zero", normalise="pyskl3d")(
+        SkeletonSequence(
             "c",
             np.where(
                 (PYSKL["prenormalize3d_input"] == 0).all((2, 3), keepdims=True), np.nan, PYSKL["prenormalize3d_input"]
@@ -129,20 +129,20 @@ def test_people_are_ranked():
 def test_absent_people_are_zero_and_take_no_part():
     given = clip(people=3)
     given.keypoints[1] = np.nan
-    got = Prepare("body13", people=4)(given)
+    got = Preprocess("body13", people=4)(given)
     assert got.shape == (4, 20, 13, 2) and got[:2].any((1, 2, 3)).all() and not got[2:].any()
 
 
 def test_frames_at_the_ends_without_anybody_are_left_out():
     given = clip(people=2, total=30)
     given.keypoints[0, :5] = given.keypoints[0, 20:] = given.keypoints[1, :7] = given.keypoints[1, 26:] = np.nan
-    assert Prepare("body13", 2)(given).shape == (2, 21, 13, 2)
+    assert Preprocess("body13", 2)(given).shape == (2, 21, 13, 2)
     one = clip(total=9)
     one.keypoints[0, :4] = one.keypoints[0, 5:] = np.nan
     for name in CHOICES["stream"]:
-        got = Prepare("body13", stream=name)(one)
+        got = Preprocess("body13", stream=name)(one)
         assert got.shape == (1, 1, 13, 2) and got.any() == ("motion" not in name)
-    assert not Prepare("body13")(clip(missing=1.0)).any() and Prepare("body13")(clip(missing=1.0)).shape == (
+    assert not Preprocess("body13")(clip(missing=1.0)).any() and Preprocess("body13")(clip(missing=1.0)).shape == (
         1,
         20,
         13,
@@ -173,17 +173,17 @@ def test_filling_is_interpolation_over_time():
 @pytest.mark.parametrize("axes", [2, 3])
 def test_the_body_is_centred_once_whatever_the_picture(missing, axes):
     given = clip(missing=missing, axes=axes)
-    got = Prepare("body13")(given)
+    got = Preprocess("body13")(given)
     assert abs(got.mean((0, 1, 2))).max() < 1e-4 and abs(np.sqrt(np.square(got).mean()) - 1) < 1e-4
-    moved = Clip("c", given.keypoints * 3 + np.float32(70), given.scores)
-    np.testing.assert_allclose(Prepare("body13")(moved), got, atol=1e-3)
-    pair = Clip("c", np.concatenate([given.keypoints, given.keypoints + 50]))
-    apart = Prepare("body13", 2, "given")(pair)
+    moved = SkeletonSequence("c", given.keypoints * 3 + np.float32(70), given.scores)
+    np.testing.assert_allclose(Preprocess("body13")(moved), got, atol=1e-3)
+    pair = SkeletonSequence("c", np.concatenate([given.keypoints, given.keypoints + 50]))
+    apart = Preprocess("body13", 2, "given")(pair)
     np.testing.assert_allclose(
         apart[1] - apart[0], np.broadcast_to((apart[1] - apart[0])[0, 0], apart[0].shape), atol=1e-3
     )
-    still = Clip("c", np.full((1, 3, 13, axes), 7, np.float32))
-    assert not Prepare("body13")(still).any()
+    still = SkeletonSequence("c", np.full((1, 3, 13, axes), 7, np.float32))
+    assert not Preprocess("body13")(still).any()
 
 
 @pytest.mark.parametrize("up", ["y", "z"])
@@ -191,8 +191,8 @@ def test_the_body_is_centred_once_whatever_the_picture(missing, axes):
 def test_facing_undoes_a_turn_about_the_upright_axis(layout, up):
     given = clip(axes=3, layout=layout)
     flat = [0, 2] if up == "y" else [0, 1]
-    prepare = Prepare(layout, normalise="view", up=up)
-    got = prepare(given)
+    preprocess = Preprocess(layout, normalise="view", up=up)
+    got = preprocess(given)
     joints = skeleton(layout)
     side = got[0, 0, joints.index("left_shoulder")] - got[0, 0, joints.index("right_shoulder")]
     side = side + got[0, 0, joints.index("left_hip")] - got[0, 0, joints.index("right_hip")]
@@ -201,7 +201,7 @@ def test_facing_undoes_a_turn_about_the_upright_axis(layout, up):
     cos, sin = np.cos(1.1), np.sin(1.1)
     turned[..., flat] = turned[..., flat] @ np.array([[cos, sin], [-sin, cos]])
     turned = (turned + [5, 6, 7]).astype(np.float32)
-    np.testing.assert_allclose(prepare(Clip("c", turned)), got, atol=2e-3)
+    np.testing.assert_allclose(preprocess(SkeletonSequence("c", turned)), got, atol=2e-3)
     np.testing.assert_allclose(
         np.linalg.norm(np.diff(got, axis=1), axis=-1),
         np.linalg.norm(np.diff(given.keypoints, axis=1), axis=-1),
@@ -210,15 +210,15 @@ def test_facing_undoes_a_turn_about_the_upright_axis(layout, up):
 
 
 def test_facing_and_size_undo_a_turn_a_move_and_a_scale():
-    given, prepare = clip(axes=3), Prepare("body13", normalise="view_body")
+    given, preprocess = clip(axes=3), Preprocess("body13", normalise="view_body")
     turned = given.keypoints @ np.float32([[0, 0, -1], [0, 1, 0], [1, 0, 0]]) * 2.5 - np.float32(30)
-    np.testing.assert_allclose(prepare(Clip("c", turned)), prepare(given), atol=1e-4)
+    np.testing.assert_allclose(preprocess(SkeletonSequence("c", turned)), preprocess(given), atol=1e-4)
 
 
 def test_facing_without_the_needed_joints_only_centres():
     given = clip(axes=3)
     given.keypoints[:, :, 1] = np.nan
-    got = Prepare("body13", fill="zero", normalise="view")(given)
+    got = Preprocess("body13", fill="zero", normalise="view")(given)
     assert np.isfinite(got).all() and abs(np.delete(got, 1, 2).mean((0, 1, 2))).max() < 1e-3
 
 
@@ -267,7 +267,9 @@ def test_never_nan_always_float32(normalised, fill, name, score):
     given = clip(people=3, missing=0.5)
     given.keypoints[1, :8] = np.nan
     before = given.keypoints.copy()
-    made = pickle.loads(pickle.dumps(Prepare("body13", 2, fill=fill, normalise=normalised, stream=name, score=score)))  # noqa: S301
+    made = pickle.loads(  # noqa: S301 - our own bytes
+        pickle.dumps(Preprocess("body13", 2, fill=fill, normalise=normalised, stream=name, score=score))
+    )
     for each in (given, without_scores(given)):
         got = made(each)
         assert got.shape == (2, 20, 13, 2 + score) and got.dtype == np.float32 and np.isfinite(got).all()
@@ -279,11 +281,11 @@ def test_never_nan_always_float32(normalised, fill, name, score):
 def test_bones_are_made_after_the_view():
     given = clip(missing=0.2)
     view = View(24, ({"name": "shift", "range": 5.0}, {"name": "rotate", "degrees": 40}), "body13")
-    bone = Prepare("body13", stream="bone")(given, view, np.random.default_rng(3))
-    joint = Prepare("body13")(given, view, np.random.default_rng(3))
+    bone = Preprocess("body13", stream="bone")(given, view, np.random.default_rng(3))
+    joint = Preprocess("body13")(given, view, np.random.default_rng(3))
     np.testing.assert_allclose(bone, bones(joint, skeleton("body13")), atol=1e-5)
     length = np.linalg.norm(
-        Prepare("body13", stream="bone")(given, View(24, "none"), np.random.default_rng(3)), axis=-1
+        Preprocess("body13", stream="bone")(given, View(24, "none"), np.random.default_rng(3)), axis=-1
     )
     np.testing.assert_allclose(np.linalg.norm(bone, axis=-1), length, atol=1e-4)
 
@@ -291,11 +293,11 @@ def test_bones_are_made_after_the_view():
 def test_views_with_scores_leave_them():
     given = clip(missing=0.2)
     view = View(20, ({"name": "rotate", "degrees": 40}, {"name": "shift", "range": 3}), "body13", score=True)
-    got = Prepare("body13", score=True)(given, view, np.random.default_rng(1))
+    got = Preprocess("body13", score=True)(given, view, np.random.default_rng(1))
     np.testing.assert_allclose(got[..., 2], given.scores)
     np.testing.assert_array_equal(
-        Prepare("body13", score=True).finish(
-            view(Prepare("body13", score=True).joints(given), np.random.default_rng(1))
+        Preprocess("body13", score=True).finish(
+            view(Preprocess("body13", score=True).joints(given), np.random.default_rng(1))
         ),
         got,
     )
@@ -303,24 +305,29 @@ def test_views_with_scores_leave_them():
 
 def test_channels_are_chosen():
     given = clip(axes=5)
-    np.testing.assert_array_equal(Prepare("body13", channels=(0, 1), normalise="none")(given), given.keypoints[..., :2])
     np.testing.assert_array_equal(
-        Prepare("body13", channels=(2, 3, 4), normalise="none")(given), given.keypoints[..., 2:]
+        Preprocess("body13", channels=(0, 1), normalise="none")(given), given.keypoints[..., :2]
+    )
+    np.testing.assert_array_equal(
+        Preprocess("body13", channels=(2, 3, 4), normalise="none")(given), given.keypoints[..., 2:]
     )
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Prepare("boddy13"), "did you mean 'body13'"),
-        (lambda: Prepare("body13", normalise="boddy"), "normalise 'boddy' is unknown.*did you mean 'body'"),
-        (lambda: Prepare("body13", people=0), "at least 1; given 0"),
-        (lambda: Prepare("coco17")(clip()), "has 13 joints; layout 'coco17' has 17"),
-        (lambda: Prepare("body13", channels=(0, 7))(clip()), r"has 2 channels; given channels \(0, 7\)"),
-        (lambda: Prepare("body13", normalise="view")(clip()), "works on 3 coordinates"),
-        (lambda: Prepare("body13", normalise="screen")(Clip("x", clip().keypoints)), "clip 'x' has no picture size"),
-        (lambda: Prepare("nturgbd25", normalise="pyskl3d", score=True), "leaves out frames"),
-        (lambda: Prepare("coco17", normalise="pyskl3d"), "coco17.*has no .*spine"),
+        (lambda: Preprocess("boddy13"), "did you mean 'body13'"),
+        (lambda: Preprocess("body13", normalise="boddy"), "normalise 'boddy' is unknown.*did you mean 'body'"),
+        (lambda: Preprocess("body13", people=0), "at least 1; given 0"),
+        (lambda: Preprocess("coco17")(clip()), "has 13 joints; layout 'coco17' has 17"),
+        (lambda: Preprocess("body13", channels=(0, 7))(clip()), r"has 2 channels; given channels \(0, 7\)"),
+        (lambda: Preprocess("body13", normalise="view")(clip()), "works on 3 coordinates"),
+        (
+            lambda: Preprocess("body13", normalise="screen")(SkeletonSequence("x", clip().keypoints)),
+            "clip 'x' has no picture size",
+        ),
+        (lambda: Preprocess("nturgbd25", normalise="pyskl3d", score=True), "leaves out frames"),
+        (lambda: Preprocess("coco17", normalise="pyskl3d"), "coco17.*has no .*spine"),
         (lambda: stream(clip().keypoints, "bones", skeleton("body13")), "did you mean 'bone'"),
     ],
 )
@@ -335,7 +342,7 @@ def test_labelled_sets_and_what_is_reached_without_learning(shared_data, monkeyp
     import skeletons as sets
 
     train, test = sets.penn(shared_data)
-    assert (len(train), len(test), len(train.labels)) == (1258, 1068, 15) and isinstance(train, Source)
+    assert (len(train), len(test), len(train.labels)) == (1258, 1068, 15) and isinstance(train, SkeletonDataset)
     assert train.fingerprint != test.fingerprint != sets.nw_ucla(shared_data)[0].fingerprint
     part = sets.ten_percent(train, 0)
     assert len(part) == 127 and part.fingerprint != sets.ten_percent(train, 1).fingerprint
@@ -349,9 +356,9 @@ def test_labelled_sets_and_what_is_reached_without_learning(shared_data, monkeyp
 
     train, test = sets.nw_ucla(shared_data)
     assert (len(train), len(test)) == (1020, 464)
-    facing = Prepare("kinect20", normalise="view")
+    facing = Preprocess("kinect20", normalise="view")
     assert (
-        abs(sets.one_nn(train, test, prepare=facing) - 69.61)
+        abs(sets.one_nn(train, test, preprocess=facing) - 69.61)
         < 0.3
         > abs(sets.one_nn(train, test, True, facing) - 74.57)
     )

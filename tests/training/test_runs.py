@@ -15,14 +15,15 @@ from dataengine.core.errors import DataEngineError, RecipeError, TrainingError
 from tests.support import motion_files
 from tests.support.motion_files import TABLES, TMOR
 from training import config
-from training.data.loader import open_sources
+from training.data.loader import open_datasets
+from training.data.subsets import label_subset, label_subsets
 from training.engine import checkpoint
-from training.evaluate.probes import subsets
-from training.runs import probe as assess
-from training.runs import splits as sides
-from training.runs import zero_shot as naming
-from training.runs.features import encode
-from training.runs.train import load_run, start_file, train
+from training.runs import probe as probing
+from training.runs import splits, zero_shot
+from training.runs.features import THREE_CROPS, extract_features
+from training.runs.report import open_split_of
+from training.runs.run import load_run, start_file
+from training.runs.train import train
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,9 @@ def tmor(data, tmp_path_factory):
 def test_a_run_learns_and_says_so(supervised):
     folder, result = supervised
     classifier, neighbours = result.results
-    assert classifier.value > 0.8 and classifier.floors["chance"] == 0.25 and neighbours.value > 0.8
+    assert classifier.value > 0.8 and classifier.baselines["chance"] == 0.25 and neighbours.value > 0.8
     assert {path.name for path in result.pictures} == {"curves.png", "confusion.png"}
-    assert all(path.stat().st_size > 5000 for path in result.pictures)
+    assert all(path.stat().st_size > 5000 for path in result.plots)
     told = json.loads((folder / "summary.json").read_text())
     assert told["steps"] == 48 and told["results"][0]["value"] == classifier.value
     assert [entry["epoch"] for entry in told["probes"]] == [4, 8] and told["loss"] == result.history.losses[-1]
@@ -94,9 +95,9 @@ def test_a_folder_is_a_network_again_without_its_data(data, supervised, tmp_path
     assert run.labels == ("wave left", "wave right", "squat", "walk") and run.skeleton.name == "body13"
     assert (run.channels, run.frames, run.step, run.done) == (2, 16, 1, False) and not run.method.training
     assert run.facts["data"] and run.config.data.train == [str(moved)]
-    run, source = load_run(supervised[0]), open_sources(data, split="val")
-    said = encode(run.backbone, source, run.prepare, run.frames, assess.THREE, softmax=True)[0]
-    assert (said.argmax(1) == source[0].label_ids).mean() == supervised[1].results[0].value
+    run, dataset = load_run(supervised[0]), open_datasets(data, split="val")
+    said = extract_features(run.backbone, dataset, run.preprocess, run.frames, THREE_CROPS, softmax=True)[0]
+    assert (said.argmax(1) == dataset[0].label_ids).mean() == supervised[1].results[0].value
 
 
 def test_another_run_is_refused_and_its_configuration_kept(data, tmp_path):
@@ -145,21 +146,23 @@ def test_of_val_and_test_the_one_there_is(data, tmp_path):
     with np.load(data) as arrays:
         np.savez(tmp_path / "tested.npz", **{**arrays, "split": np.where(arrays["split"] == "val", "test", "train")})
         np.savez(tmp_path / "whole.npz", **{name: array for name, array in arrays.items() if name != "split"})
-    assert sides.open_val(made(tmp_path / "tested.npz").data)[1] == "test"
-    assert sides.open_val(made(tmp_path / "whole.npz").data) is None
+    assert splits.open_validation(made(tmp_path / "tested.npz").data)[1] == "test"
+    assert splits.open_validation(made(tmp_path / "whole.npz").data) is None
     with pytest.raises(TrainingError, match="no clip of split 'train'"):
-        sides.open_side(made(tmp_path / "whole.npz").data, "train")
-    assert len(sides.open_side(made(tmp_path / "whole.npz", data={"split": ""}).data, "train")[0]) == 72
+        splits.open_split(made(tmp_path / "whole.npz").data, "train")
+    assert len(splits.open_split(made(tmp_path / "whole.npz", data={"split": ""}).data, "train")[0]) == 72
     with pytest.raises(TrainingError, match="no clip of split 'dev'"):
-        sides.open_val(made(data, data={"val_split": "dev"}).data)
+        splits.open_validation(made(data, data={"val_split": "dev"}).data)
 
 
 def test_probes_stand_beside_a_random_network(supervised):
     run = load_run(supervised[0])
-    report = assess.probe(run, assess.side(run, (), (), "train"), assess.side(run, (), (), "val"), (0.25,), 3, True)
+    report = probing.probe(
+        run, open_split_of(run, (), (), "train"), open_split_of(run, (), (), "val"), (0.25,), 3, True
+    )
     by_name = {result.name: result for result in report.results}
     assert set(by_name) == {"linear probe", "20 nearest neighbours", "linear probe, 25 % of labels", "classifier"}
-    assert all("random network" in result.floors for name, result in by_name.items() if name != "classifier")
+    assert all("random network" in result.baselines for name, result in by_name.items() if name != "classifier")
     assert by_name["linear probe"].value > 0.7 and len(by_name["linear probe, 25 % of labels"].per_seed) == 3
     assert by_name["classifier"].value == supervised[1].results[0].value
     told = json.loads(report.write().read_text())
@@ -170,26 +173,26 @@ def test_probes_stand_beside_a_random_network(supervised):
 def test_two_streams_are_added(supervised, tmor, data, tmp_path):
     """The same network twice is itself; joints and bones together are another answer; other runs are refused."""
     joints = load_run(supervised[0])
-    test = assess.side(joints, (), (), "val")
-    assert assess.two_streams(joints, joints, test).value == supervised[1].results[0].value
-    train(made(data, run={"epochs": 4}, prepare={"stream": "bone"}), tmp_path / "bones")
-    both = assess.two_streams(joints, load_run(tmp_path / "bones"), test)
+    test = open_split_of(joints, (), (), "val")
+    assert probing.two_streams(joints, joints, test).value == supervised[1].results[0].value
+    train(made(data, run={"epochs": 4}, preprocess={"stream": "bone"}), tmp_path / "bones")
+    both = probing.two_streams(joints, load_run(tmp_path / "bones"), test)
     assert both.name == "classifier and bones" and both.value > 0.7
     with pytest.raises(TrainingError, match="not two classifiers of the same classes"):
-        assess.two_streams(joints, load_run(tmor), test)
+        probing.two_streams(joints, load_run(tmor), test)
 
 
 def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):
     run = load_run(tmor)
     assert run.config.method.options["video_width"] == 6
-    test = assess.side(run, (), (), "val", None, ("video",))
-    shown = naming.zeroshot(run, test)
+    test = open_split_of(run, (), (), "val", None, ("video",))
+    shown = zero_shot.zeroshot(run, test)
     assert [result.name.split(",")[0] for result in shown.results] == ["zero-shot", "zero-shot through known classes"]
     assert min(result.value for result in shown.results) > 0.6 and "ngrams" in shown.results[0].name
-    by_text = {result.name: result for result in naming.retrieve(run, test).results}
+    by_text = {result.name: result for result in zero_shot.retrieve(run, test).results}
     assert set(by_text) == {"motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"}
     assert by_text["4-way, motion to text"].value > 0.6
-    by_video = {result.name: result.details["R@5"] for result in naming.retrieve(run, test, "video").results}
+    by_video = {result.name: result.details["R@5"] for result in zero_shot.retrieve(run, test, "video").results}
     assert set(by_video) == {"motion to video", "video to motion"} and min(by_video.values()) > 0.4
 
 
@@ -199,10 +202,10 @@ def test_scores_of_another_modality_are_added(tmor, data, tmp_path):
         one = np.eye(4, dtype=np.float32)[arrays["label"]]
         np.savez(tmp_path / "more.npz", **arrays, viclip_video=one, viclip_text=one)
     run = load_run(tmor)
-    wants = naming.stored(naming.wording(run, None, None), "viclip_video")
-    test = assess.side(run, [str(tmp_path / "more.npz")], (), "val", None, wants)
-    result = naming.zeroshot(run, test, fuse="viclip_video").results[0]
-    assert result.value == 1.0 and result.floors["other alone"] == 1.0 and result.floors["motion alone"] > 0.6
+    wants = zero_shot.zeroshot_features(zero_shot.class_text(run, None, None), "viclip_video")
+    test = open_split_of(run, [str(tmp_path / "more.npz")], (), "val", None, wants)
+    result = zero_shot.zeroshot(run, test, fuse="viclip_video").results[0]
+    assert result.value == 1.0 and result.baselines["other alone"] == 1.0 and result.baselines["motion alone"] > 0.6
 
 
 def test_videos_and_texts_of_one_space_say_where_classes_lie(data, tmp_path):
@@ -215,7 +218,7 @@ def test_videos_and_texts_of_one_space_say_where_classes_lie(data, tmp_path):
         tmp_path / "run",
     )
     run = load_run(tmp_path / "run")
-    results = naming.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",))).results
+    results = zero_shot.zeroshot(run, open_split_of(run, (), (), "val", None, ("viclip_text",))).results
     assert [result.name.split(",")[0] for result in results] == [
         "zero-shot",
         "zero-shot through known classes",
@@ -234,7 +237,7 @@ def test_texts_may_be_those_that_are_stored(data, tmp_path):
     run = load_run(tmp_path / "run")
     assert torch.equal(run.method.texts, torch.eye(5)[:4])
     with pytest.raises(TrainingError, match="ngrams gives 1024 numbers a text, the run learnt with 5"):
-        naming.zeroshot(run, assess.side(run, (), (), "val", None, ("viclip_text",)), text="ngrams")
+        zero_shot.zeroshot(run, open_split_of(run, (), (), "val", None, ("viclip_text",)), text="ngrams")
 
 
 def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp_path):
@@ -255,17 +258,19 @@ def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp
 
 def test_a_share_of_the_labels_is_the_one_that_probes_take(data, tmp_path):
     table = config.DataTable(train=[str(data)])
-    whole = sides.open_side(table, "train")
-    part = sides.few(whole, 0.25, seed=3)
-    chosen = subsets(whole[0].label_ids, (0.25,), 3)[0.25]
+    whole = splits.open_split(table, "train")
+    part = label_subset(whole, 0.25, seed=3)
+    chosen = label_subsets(whole[0].label_ids, (0.25,), 3)[0.25]
     assert part[0].keys == [whole[0].keys[place] for place in chosen] and len(chosen) < len(whole[0]) / 2
     assert [clip.key for clip in part[0].read(range(len(chosen)))] == part[0].keys
-    assert sides.few(whole, 0.25, seed=4)[0].fingerprint != part[0].fingerprint
-    few = made(data, data={"share": 0.25}, run={"epochs": 2, "batch": 4})
+    assert label_subset(whole, 0.25, seed=4)[0].fingerprint != part[0].fingerprint
+    few = made(data, data={"label_fraction": 0.25}, run={"epochs": 2, "batch": 4})
     assert train(few, tmp_path / "few").to_dict()["steps"] == 2 * (len(chosen) // 4)
-    with pytest.raises(TrainingError, match=r"data\.share is one of every class's clips, and no clip has a label"):
+    with pytest.raises(
+        TrainingError, match=r"data\.label_fraction is one of every class's clips, and no clip has a label"
+    ):
         bare = motion_files.write(tmp_path / "bare.npz", 16, labels=False)
-        sides.few(sides.open_side(config.DataTable(train=[str(bare)]), "train"), 0.1, 0)
+        label_subset(splits.open_split(config.DataTable(train=[str(bare)]), "train"), 0.1, 0)
 
 
 def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
@@ -273,14 +278,14 @@ def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
         load_run(tmp_path)
     run = load_run(supervised[0])
     with pytest.raises(TrainingError, match="learnt beside no texts"):
-        naming.zeroshot(run, assess.side(run, (), (), "val"))
+        zero_shot.zeroshot(run, open_split_of(run, (), (), "val"))
     with pytest.raises(TrainingError, match="neither texts nor videos"):
-        naming.retrieve(run, assess.side(run, (), (), "val"))
+        zero_shot.retrieve(run, open_split_of(run, (), (), "val"))
     with pytest.raises(TrainingError, match="finds motions by text and video; given 'sound'"):
-        naming.retrieve(load_run(tmor), [], "sound")
+        zero_shot.retrieve(load_run(tmor), [], "sound")
     bare = motion_files.write(tmp_path / "bare.npz", 16, video=0, labels=False)
     with pytest.raises(TrainingError, match=r"bare.npz: no clip has a label, and this is measured by labels"):
-        assess.probe(run, *(assess.side(run, [str(bare)], (), side) for side in ("train", "val")))
+        probing.probe(run, *(open_split_of(run, [str(bare)], (), side) for side in ("train", "val")))
 
 
 @pytest.mark.parametrize("name", ["unik", "unik_small", "mcc", "tmor", "tmor_text"])
@@ -289,7 +294,7 @@ def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
     assert given.run.name == name
     if name == "unik":
         assert (given.optim.lr, given.optim.milestones, given.run.epochs, given.run.batch) == (0.1, [45, 55], 65, 64)
-        assert (given.view.frames, given.optim.decay, given.run.clip) == (150, 1e-4, 0)
+        assert (given.view.frames, given.optim.weight_decay, given.run.grad_clip) == (150, 1e-4, 0)
     small = [
         "run.epochs=2",
         "run.batch=8",
@@ -299,7 +304,8 @@ def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
         "view.frames=16",
     ]
     small += ["data.epoch_size=8", "backbone.channels_base=4"]
-    small += ["method.hidden=8", "method.queue=16"] if given.method.name != "supervised" else []
+    small += ["method.queue.size=16"] if given.method.name != "supervised" else []
+    small += {"mcc": ["method.decoder_width=8"], "tmor": ["method.projector.hidden=8"]}.get(given.method.name, [])
     small += ['method.video="video"'] if "tmor" in name else []
     small += ['method.text="ngrams"'] if name == "tmor_text" else []
     result = train(config.load(name, small).on([str(data)]), tmp_path, stop_after=1)

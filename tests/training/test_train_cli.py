@@ -55,14 +55,14 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     assert code == 0 and told["steps"] == 2 and "goes on at step 2 of 2" in err
     code, _, err = call("pretrain", "small.toml", "--data", "motions.npz")
     assert code == 1 and "runs/small holds a run with another data" in err and "give another --out" in err
-    code, out, _ = call("probe", "runs/small", "--share", "0.5", "--seeds", "2", "--json", "--device", "cpu")
+    code, out, _ = call("probe", "runs/small", "--label-fraction", "0.5", "--seeds", "2", "--json", "--device", "cpu")
     told = json.loads(out)
     assert code == 0 and [result["name"] for result in told["results"]] == [
         "linear probe",
         "linear probe, 50 % of labels",
         "classifier",
     ]
-    assert {"chance", "largest class", "random network"} <= told["results"][0]["floors"].keys()
+    assert {"chance", "largest class", "random network"} <= told["results"][0]["baselines"].keys()
     assert (
         told["results"][0]["interval"]["low"] is not None
         and json.loads(Path("runs/small/probe.json").read_text()) == told

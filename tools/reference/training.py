@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import typing
 from typing import Any
@@ -34,10 +33,10 @@ METHODS = (
 def configuration_page() -> str:
     """All tables of a training configuration."""
     from training.config import Config
-    from training.transforms.preprocess import Prepare
+    from training.transforms.preprocess import Preprocess
     from training.transforms.view import View
 
-    more = {"prepare": descriptions(Prepare), "view": descriptions(View)}
+    more = {"preprocess": descriptions(Preprocess), "view": descriptions(View)}
     parts = [
         "# Training configuration",
         "A configuration is one TOML file. Every key below can be overridden: `--set TABLE.KEY=VALUE`. An unknown key "
@@ -66,7 +65,7 @@ def registry_page(kind_name: str, about: str) -> str:
         f"`dataengine-train list {kind_name} -v` prints this list. A package of your own adds to it by an entry point: "
         f"{group}.",
     ]
-    for name in registry.REGISTRY[kind_name]:
+    for name in registry.names(kind_name):
         parts += [f"## {name}", *describe(registry.find(kind_name, name))]
     return join(*parts)
 
@@ -91,13 +90,9 @@ def rows(made: Any) -> list[tuple[str, str, str, str]]:
 
 def formats() -> dict[str, Any]:
     """The reader of every format of training data."""
-    from training.data.formats import FORMATS
+    from training import registry
 
-    found = {}
-    for name, place in FORMATS.items():
-        module, _, attribute = place.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)
-    return found
+    return {name: registry.find("formats", name) for name in registry.names("formats")}
 
 
 def formats_page() -> str:

@@ -192,9 +192,9 @@ class ActionLinks(nn.Module):
         rows = edges.shape[0] * self.joints
         prior = probability.new_full((self.types,), (1 - NO_LINK) / (self.types - 1))
         prior[0] = NO_LINK
-        # the floor is the smallest normal number, so that a probability of zero gives zero
-        floor = torch.finfo(probability.dtype).tiny
-        distance = probability * (probability.clamp(min=floor).log() - prior.log())
+        # the bound is the smallest normal number, so that a probability of zero gives zero
+        smallest = torch.finfo(probability.dtype).tiny
+        distance = probability * (probability.clamp(min=smallest).log() - prior.log())
         return away.square().sum() / (2 * VARIANCE * rows) + distance.sum() / rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,10 @@ class Backbone(nn.Module):
         stride: input frames for each step of `sequence`.
         people: M at most; fewer people are allowed where the network says so.
         classifier: name of the layer that makes logits of features.
+        former_options: options by the names they once had.
     """
 
+    former_options: ClassVar[Mapping[str, str]] = {}
     num_classes: int
     skeleton: Skeleton
     channels: int

@@ -1,4 +1,4 @@
-"""Which clip stands where in an epoch, and the random numbers it is drawn with: pure functions of seed, epoch and position."""
+"""Which clip is at which position of an epoch, and its random numbers: pure functions of seed, epoch and position."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dataengine.core.errors import TrainingError
-from training.data.types import Numbers, Source
+from training.data.types import Numbers, SkeletonDataset
 
-Token: TypeAlias = tuple[int, int, Numbers]
-"""Epoch, first position, and the places of a batch's clips."""
+BatchSpec: TypeAlias = tuple[int, int, Numbers]
+"""Of a batch: epoch, position of its first clip, and (n,) int64 indices of its clips."""
 
 ORDER, MIX, DRAW = 1, 2, 3
-"""What random numbers are for; each purpose has its own stream."""
+"""What random numbers are for; each purpose has a stream of its own."""
 
 
 def philox(seed: int, purpose: int, first: int, second: int) -> np.random.Generator:
@@ -24,8 +24,11 @@ def philox(seed: int, purpose: int, first: int, second: int) -> np.random.Genera
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
 
-class Dice:
-    """`philox(seed, DRAW, epoch, position)` clip after clip, without the cost of a new generator each; valid until the next call."""
+class SampleRng:
+    """`philox(seed, DRAW, epoch, position)` for clip after clip, without the cost of new generators.
+
+    A generator is valid until the next call.
+    """
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.Philox(key=np.array([seed, DRAW], np.uint64))
@@ -39,100 +42,105 @@ class Dice:
 
 
 @dataclass(frozen=True)
-class Order:
-    """Which clip stands where in an epoch.
+class SampleOrder:
+    """Which clip is at which position of an epoch.
 
     Attributes:
-        groups: places of clips, (n,) int64 each; within a group every clip comes equally often.
-        shares: how many positions of an epoch each group has.
+        groups: indices of clips, (n,) int64 each; within a group every clip comes equally often.
+        counts: positions of an epoch that each group has.
         seed: of all permutations.
-        shuffled: whether there are any.
+        shuffled: whether clips are permuted.
     """
 
     groups: tuple[Numbers, ...]
-    shares: tuple[int, ...]
+    counts: tuple[int, ...]
     seed: int
     shuffled: bool
 
     def __len__(self) -> int:
-        return sum(self.shares)
+        return sum(self.counts)
 
     def epoch(self, number: int) -> Numbers:
-        """Places by position, (len,) int64.
+        """Indices of clips by position, (len,) int64.
 
-        A group's clips come in one endless row of permutations, from which each epoch takes the next piece: so also over
-        epochs none comes twice before all came once.
+        The clips of a group come in an endless row of permutations, from which each epoch takes the next piece. So, over
+        epochs too, no clip comes twice before all came once.
         """
         if not self.shuffled:
             return self.groups[0]
-        pieces = [self._piece(group, number * share, share) for group, share in enumerate(self.shares)]
+        pieces = [self._piece(group, number * count, count) for group, count in enumerate(self.counts)]
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces)[philox(self.seed, MIX, 0, number).permutation(len(self))]
 
     def _piece(self, group: int, start: int, count: int) -> Numbers:
-        places = self.groups[group]
-        size = len(places)
+        indices = self.groups[group]
+        size = len(indices)
         turns = range(start // size, -(-(start + count) // size))
         drawn = [philox(self.seed, ORDER, group, turn).permutation(size) for turn in turns]
         whole: Numbers = np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
-        return places[whole[start - turns.start * size :][:count]]
+        return indices[whole[start - turns.start * size :][:count]]
 
 
-def shares_of(weights: Sequence[float], total: int) -> tuple[int, ...]:
+def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
     """Whole numbers in the weights' proportion that sum to `total` (largest remainders first)."""
     exact = np.asarray(weights, np.float64) / np.sum(weights) * total
     whole = np.floor(exact).astype(np.int64)
-    for place in np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]:
-        whole[place] += 1
+    for index in np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]:
+        whole[index] += 1
     return tuple(whole.tolist())
 
 
-def share_of(count: int, batch_size: int, rank: int, world: int) -> range:
-    """Which of the `count` clips of a batch of all processes are this one's."""
+def shard_of(count: int, batch_size: int, rank: int, world: int) -> range:
+    """Which of the `count` clips of a batch of all processes belong to the process `rank` of `world`."""
     if count == batch_size * world:
         return range(rank * batch_size, (rank + 1) * batch_size)
     return range(count * rank // world, count * (rank + 1) // world)
 
 
-def tokens(order: Order, epoch: int, steps: range, batch_size: int, rank: int, world: int) -> Iterator[Token]:
-    """One process's tokens of these steps of an epoch."""
-    places, common = order.epoch(epoch), batch_size * world
+def batch_specs(
+    order: SampleOrder, epoch: int, steps: range, batch_size: int, rank: int, world: int
+) -> Iterator[BatchSpec]:
+    """The batches of one process in these steps of an epoch."""
+    indices, common = order.epoch(epoch), batch_size * world
     for first in range(steps.start * common, steps.stop * common, common):
-        share = share_of(min(common, len(places) - first), batch_size, rank, world)
-        yield epoch, first + share.start, places[first + share.start : first + share.stop]
+        part = shard_of(min(common, len(indices) - first), batch_size, rank, world)
+        yield epoch, first + part.start, indices[first + part.start : first + part.stop]
 
 
-def joined_labels(sources: Sequence[Source]) -> tuple[tuple[str, ...], Numbers]:
-    """Class names of all sources and each clip's index into them: classes of one name are one class."""
-    names = list(dict.fromkeys(label for source in sources for label in source.labels))
+def joined_labels(datasets: Sequence[SkeletonDataset]) -> tuple[tuple[str, ...], Numbers]:
+    """Class names of all datasets, and labels (N,) int64 as indices into them; classes of one name are one class."""
+    names = list(dict.fromkeys(label for dataset in datasets for label in dataset.labels))
     numbers = {name: number for number, name in enumerate(names)}
     parts = []
-    for source in sources:
-        table = np.array([*(numbers[label] for label in source.labels), -1], np.int64)
-        parts.append(table[np.asarray(source.label_ids, np.int64)])
+    for dataset in datasets:
+        table = np.array([*(numbers[label] for label in dataset.labels), -1], np.int64)
+        parts.append(table[np.asarray(dataset.label_ids, np.int64)])
     return tuple(names), np.concatenate(parts)
 
 
 def groups_of(
-    sources: Sequence[Source], label_ids: Numbers, weights: Sequence[float] | Mapping[str, float] | None, balance: bool
+    datasets: Sequence[SkeletonDataset],
+    label_ids: Numbers,
+    weights: Sequence[float] | Mapping[str, float] | None,
+    balance: bool,
 ) -> tuple[tuple[Numbers, ...], list[float]]:
-    """Groups of clips that are drawn equally often, and how often each group is."""
-    sizes = [len(source) for source in sources]
-    owners = np.repeat(np.arange(len(sources)), sizes)
+    """Groups of clips that are drawn equally often, and how often each group is drawn relative to the others."""
+    sizes = [len(dataset) for dataset in datasets]
+    owners = np.repeat(np.arange(len(datasets)), sizes)
     if weights is None:
         parts, shares = [np.arange(len(owners))], [1.0]
     else:
         if isinstance(weights, Mapping):
-            if set(weights) != {source.name for source in sources}:
+            if set(weights) != {dataset.name for dataset in datasets}:
                 raise TrainingError(
-                    f"weights of {', '.join(map(repr, weights))}; allowed: one each of {', '.join(s.name for s in sources)}"
+                    f"weights of {', '.join(map(repr, weights))}; allowed: one each of {', '.join(s.name for s in datasets)}"
                 )
-            weights = [weights[source.name] for source in sources]
+            weights = [weights[dataset.name] for dataset in datasets]
         shares = [float(weight) for weight in weights]
-        if len(shares) != len(sources) or not all(0 < share < np.inf for share in shares):
-            raise TrainingError(f"weights={shares} of {len(sources)} sources; allowed: one positive number a source")
-        parts = [np.flatnonzero(owners == owner) for owner in range(len(sources))]
+        if len(shares) != len(datasets) or not all(0 < share < np.inf for share in shares):
+            raise TrainingError(f"weights={shares} of {len(datasets)} datasets; allowed: one positive number a dataset")
+        parts = [np.flatnonzero(owners == owner) for owner in range(len(datasets))]
     if not balance:
         return tuple(parts), shares
     groups, split = [], []

@@ -1,4 +1,4 @@
-"""What training reads: clips of people's joints over time, and the sources they come from.
+"""What training reads: sequences of people's joints over time, and datasets of them.
 
 Axes by letter: N batch, C coordinates, T frames, V joints, M people. A clip is (M, T, V, C) wherever
 numpy handles it; `training.data.loader` alone makes (N, C, T, V, M) of it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,18 @@ Numbers: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One sequence as it was stored.
+class SkeletonSequence:
+    """The joints of the people of one clip over time, as they were stored.
 
     Attributes:
-        key: its id in its source.
-        keypoints: (M, T, V, C) float32 in the source's unit (pixels from the top-left, metres), NaN where a joint was not seen.
-        scores: (M, T, V) float32 in [0, 1], or None where the source has none.
-        label: index into the source's `labels`, -1 for none.
-        size: width and height of the picture in pixels, or None.
-        fps: frames a second, or None.
-        features: other arrays stored with the clip, such as viclip_video (K, D), and facts such as text.
+        key: id of the sequence in its dataset.
+        keypoints: (M, T, V, C) float32 in the unit of the dataset (pixels from the top-left, or metres); NaN where a joint
+            was not seen.
+        scores: (M, T, V) float32 in [0, 1]; None where the dataset has none.
+        label: index into the `labels` of the dataset, -1 for none.
+        size: width and height of the image in pixels, or None.
+        fps: frames per second, or None.
+        features: other arrays stored with the clip, for example viclip_video (K, D), and facts, for example text.
     """
 
     key: str
@@ -42,43 +43,35 @@ class Clip:
     features: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Sequences with random access.
+class SkeletonDataset:
+    """The base of all datasets: sequences with random access.
+
+    Subclasses set the attributes and implement `read`.
 
     Attributes:
-        name: what it is called in messages and records.
-        skeleton: the joints of its clips.
-        labels: class names; a clip's label indexes them.
+        name: how messages and records call the dataset.
+        skeleton: the joints of its sequences.
+        labels: names of the classes; the label of a sequence is an index into them.
         fingerprint: changes when the content does.
-        keys: ids of the clips.
+        keys: ids of the sequences.
         label_ids: (N,) int64, -1 for none.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    skeleton: Skeleton
+    labels: tuple[str, ...]
+    fingerprint: str
+    keys: Sequence[str]
+    label_ids: Numbers
 
-    @property
-    def skeleton(self) -> Skeleton: ...
+    def __len__(self) -> int:
+        """N, the number of sequences."""
+        return len(self.keys)
 
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def keys(self) -> Sequence[str]: ...
-
-    @property
-    def label_ids(self) -> Numbers: ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> list[Clip]:
-        """The clips at these places, in this order."""
-        ...
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
+        """The sequences with these numbers, in this order."""
+        raise NotImplementedError
 
 
-Draw: TypeAlias = Callable[[Clip, np.random.Generator], dict[str, Any]]
-"""What a method takes of a clip: named arrays; those of four axes are motions (M, T, V, C). Can be pickled."""
+SampleTransform: TypeAlias = Callable[[SkeletonSequence, np.random.Generator], dict[str, Any]]
+"""Makes named arrays of a sequence; arrays of four axes are motions (M, T, V, C). Can be pickled."""

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, with everything a run needs to go on bit for bit.
 
 Tensors of the method (weights, buffers, queues, momentum encoders) lie under `method.`, those of the
-optimiser under `optim.`; facts (step, place of the feed, configuration, fingerprints of the data) are
+optimiser under `optim.`; facts (step, place of the loader, configuration, fingerprints of the data) are
 JSON in the header. A file is written beside its name, made durable, and renamed: none is ever half there.
 """
 

@@ -1,10 +1,10 @@
-"""The training loop: a method, a feed, and how long; on one device or several, killed and gone on with at will.
+"""The training loop: trains a method on one device or several; a run that was killed goes on.
 
-    result = fit(method, feed, Plan(epochs=65, lr=0.1), out="runs/unik")
+    result = fit(method, loader, TrainSettings(epochs=65, optim=OptimSettings(lr=0.1)), out="runs/unik")
 
 Everything that decides a step is a function of the seed, the step and the checkpoint, random numbers
-included: a run that was killed and started again ends with the same bytes as one that was not (on one
-kind of device). `out` holds:
+included. A run that was killed and started again ends with the same bytes as one that was not, on one
+kind of device. `out` holds:
 
     run.toml          the configuration, when the run came from one
     last.safetensors  the latest checkpoint
@@ -18,77 +18,46 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
-from training.data.loader import Feed
+from training.data.loader import DataLoader
 from training.distributed import average, rank, synchronise
 from training.engine import checkpoint
+from training.engine.loggers import loggers_of
+from training.engine.settings import TrainSettings
 from training.evaluate.collapse import statistics
 from training.methods.base import Method
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a method is trained; see the tables [run] and [optim] of `training.config` for each."""
-
-    epochs: int = 65
-    lr: float = 0.1
-    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = True
-    decay: float = 1e-4
-    decay_all: bool = True
-    schedule: Literal["cosine", "step"] = "cosine"
-    min_lr: float = 0.0
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    warmup: float = 0.0
-    backbone_scale: float = 1.0
-    accumulate: int = 1
-    clip: float | None = 5.0
-    precision: str = "32-true"
-    compile: bool = False
-    seed: int = 0
-    log_every: int = 10
-    save_every: float = 300.0
-    probe_every: int = 0
-    tensorboard: bool = False
-    wandb: bool = False
-
-    def rate(self, epoch: float) -> float:
-        """The learning rate at a time counted in epochs."""
-        if epoch < self.warmup:
-            return self.lr * epoch / self.warmup
-        if self.schedule == "step":
-            return self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
-        share = min(1.0, (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9))
-        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes; `dataengine-train` shows it."""
+class ProgressCallback(Protocol):
+    """Is called as a run goes on; `dataengine-train` shows a progress bar."""
 
     def begin(self, total: int, done: int) -> None:
-        """The run has so many steps, so many of them done."""
+        """The run begins: its number of steps, and how many of them are done."""
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
-        """A step was made; with a line of the log where one is due."""
+        """A step was made; `entry` is a line of the log, at the steps that are logged."""
 
 
 @dataclass
 class History:
-    """What a run left: its log, and how far it came."""
+    """What a run left.
+
+    Attributes:
+        log: lines of log.jsonl.
+        steps: steps of the optimiser, of the whole run.
+        epochs: `steps` in epochs.
+    """
 
     log: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
@@ -105,31 +74,32 @@ Probe = Callable[[Method], Mapping[str, float]]
 
 def fit(
     method: Method,
-    feed: Feed,
-    plan: Plan,
+    loader: DataLoader,
+    settings: TrainSettings,
     out: str | Path | None = None,
     fabric: Any = None,
     facts: Mapping[str, Any] | None = None,
     probe: Probe | None = None,
-    watcher: Watcher | None = None,
+    progress: ProgressCallback | None = None,
     stop_after: int | None = None,
 ) -> History:
-    """Train until the plan is done, from the checkpoint in `out` where there is one.
+    """Train to the end of the settings, from the checkpoint in `out` where there is one.
 
     Args:
-        method: what is learnt; trained in place.
-        feed: its batches, drawn by the method's draw, of this process's share.
+        method: what learns; trained in place.
+        loader: batches of this process, made by the method's `sample_transform`.
+        settings: hyper-parameters.
         out: folder of checkpoints and log; None keeps nothing.
-        fabric: a launched `lightning_fabric.Fabric`; default one of this device.
-        facts: put into checkpoints, such as the configuration; a checkpoint with others is refused.
-        probe: measures the method every `plan.probe_every` epochs.
-        watcher: told of every step.
-        stop_after: ends early after so many steps of the whole run, with a checkpoint.
+        fabric: a launched `lightning_fabric.Fabric`. Default: one of this device.
+        facts: kept in checkpoints, for example the configuration; a checkpoint with other facts is refused.
+        probe: measures the method every `settings.probe_every` epochs.
+        progress: called at every step.
+        stop_after: stops after so many steps of the whole run, with a checkpoint.
 
     Raises:
-        TrainingError: the checkpoint is of another run, the loss is no number, or the plan cannot be used.
+        TrainingError: the checkpoint is of another run, the loss is not finite, or the settings cannot be used.
     """
-    return _Run(method, feed, plan, out, fabric, dict(facts or {}), probe, watcher).go(stop_after)
+    return _Run(method, loader, settings, out, fabric, dict(facts or {}), probe, progress).run(stop_after)
 
 
 def fabric_of(precision: str = "32-true", devices: int | str = 1) -> Any:
@@ -141,80 +111,80 @@ def fabric_of(precision: str = "32-true", devices: int | str = 1) -> Any:
 
 
 class _Run:
-    """One run and everything that moves in it."""
+    """One run: its method, optimiser, position and log."""
 
     def __init__(
         self,
         method: Method,
-        feed: Feed,
-        plan: Plan,
+        loader: DataLoader,
+        settings: TrainSettings,
         out: str | Path | None,
         fabric: Any,
         facts: dict[str, Any],
         probe: Probe | None,
-        watcher: Watcher | None,
+        progress: ProgressCallback | None,
     ) -> None:
-        self.fabric = fabric or fabric_of(plan.precision)
-        self.method, self.feed, self.plan, self.probe, self.watcher = method, feed, plan, probe, watcher
+        self.fabric = fabric or fabric_of(settings.precision)
+        self.method, self.loader, self.settings, self.probe, self.progress = method, loader, settings, probe, progress
         self.out = None if out is None else Path(out)
-        self.facts = {"plan": asdict(plan), "data": feed.fingerprint, **facts}
+        self.facts = {"settings": asdict(settings), "data": loader.fingerprint, **facts}
         if self.fabric.world_size > 1:
             synchronise(method)
-        if plan.compile:
+        if settings.compile:
             for network in method.modules():
                 if isinstance(network, Backbone):
                     network.features = torch.compile(network.features)  # type: ignore[method-assign]
-        self.optimizer = _optimizer(method, plan)
+        self.optimizer = _optimizer(method, settings)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(method, self.optimizer)
-        self.steps_per_epoch = max(1, len(feed) // plan.accumulate)
-        self.total = plan.epochs * self.steps_per_epoch
+        self.steps_per_epoch = max(1, len(loader) // settings.accumulate)
+        self.total = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.history = History()
         self.saved = time.monotonic()
-        self.writers = _writers(self.out, plan) if rank() == 0 else []
+        self.loggers = loggers_of(settings, self.out) if rank() == 0 else []
 
-    def go(self, stop_after: int | None) -> History:
+    def run(self, stop_after: int | None) -> History:
         self._resume()
-        if self.watcher is not None:
-            self.watcher.begin(self.total, self.step)
+        if self.progress is not None:
+            self.progress.begin(self.total, self.step)
         limit = self.total if stop_after is None else min(self.total, stop_after)
         self.method.train()
         while self.step < limit:
             self._epoch(limit)
         self._save(limit == self.total)
-        for writer in self.writers:
-            writer.close()
+        for logger in self.loggers:
+            logger.close()
         self.history.steps, self.history.epochs = self.step, self.step / self.steps_per_epoch
         return self.history
 
     def _epoch(self, limit: int) -> None:
         """The rest of an epoch; gradients are gathered over `accumulate` batches, a rest that fills no step is left out."""
-        epoch = self.feed.epoch
+        epoch = self.loader.epoch
         group: list[Any] = []
         begun = waited = time.perf_counter()
         waiting = 0.0
-        for batch in self.feed:
+        for batch in self.loader:
             waiting += time.perf_counter() - waited
             group.append(self.fabric.to_device(batch))
-            if len(group) == self.plan.accumulate:
+            if len(group) == self.settings.accumulate:
                 self._update(group, begun, waiting)
                 group, waiting, begun = [], 0.0, time.perf_counter()
                 if self.step >= limit:
                     break
             waited = time.perf_counter()
-        if self.feed.step >= len(self.feed):  # left by break at the very end
-            self.feed.set_epoch(epoch + 1)
+        if self.loader.step >= len(self.loader):  # left by break at the very end
+            self.loader.set_epoch(epoch + 1)
         if (
             self.probe is not None
-            and self.plan.probe_every
-            and self.feed.epoch > epoch
-            and self.feed.epoch % self.plan.probe_every == 0
+            and self.settings.probe_every
+            and self.loader.epoch > epoch
+            and self.loader.epoch % self.settings.probe_every == 0
         ):
             self.method.eval()
             self._log(
                 {
                     "step": self.step,
-                    "epoch": self.feed.epoch,
+                    "epoch": self.loader.epoch,
                     **{f"probe_{k}": v for k, v in self.probe(self.method).items()},
                 }
             )
@@ -222,10 +192,10 @@ class _Run:
 
     def _update(self, group: list[Any], begun: float, waiting: float) -> None:
         """One step of the optimiser over a group of batches."""
-        rate = self.plan.rate(self.step / self.steps_per_epoch)
+        rate = self.settings.rate(self.step / self.steps_per_epoch)
         for table in self.optimizer.param_groups:
             table["lr"] = rate * table["scale"]
-        torch.manual_seed((self.plan.seed << 32) + (self.step << 8) + rank())
+        torch.manual_seed((self.settings.seed << 32) + (self.step << 8) + rank())
         answers = []
         for number, batch in enumerate(group):
             with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(group)):
@@ -233,19 +203,19 @@ class _Run:
                 self.fabric.backward(answer["loss"] / len(group))
             answers.append({name: value.detach() for name, value in answer.items()})
         norm = None
-        if self.plan.clip is not None:
+        if self.settings.grad_clip is not None:
             norm = self.fabric.clip_gradients(
-                self.wrapped, self.wrapped_optimizer, max_norm=self.plan.clip, error_if_nonfinite=False
+                self.wrapped, self.wrapped_optimizer, max_norm=self.settings.grad_clip, error_if_nonfinite=False
             )
         self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.method.finish(self.step / self.total)
-        due = self.step % self.plan.log_every == 0 or self.step == 1 or self.step == self.total
+        self.method.after_step(self.step / self.total)
+        due = self.step % self.settings.log_every == 0 or self.step == 1 or self.step == self.total
         entry = self._entry(answers, group, rate, norm, begun, waiting) if due else None
-        if self.watcher is not None:
-            self.watcher.step(entry)
-        if self.out is not None and time.monotonic() - self.saved > self.plan.save_every:
+        if self.progress is not None:
+            self.progress.step(entry)
+        if self.out is not None and time.monotonic() - self.saved > self.settings.save_every:
             self._save(False)
 
     def _entry(
@@ -258,7 +228,7 @@ class _Run:
         values = average(scalars)
         if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is {values['loss']} at step {self.step} (epoch {self.feed.epoch}); lower optim.lr (now {rate:.3g}), set run.clip, "
+                f"the loss is {values['loss']} at step {self.step} (epoch {self.loader.epoch}); lower optim.lr (now {rate:.3g}), set run.grad_clip, "
                 f"or look at the data: nothing was saved since step {self._saved_step()}"
             )
         spent = time.perf_counter() - begun
@@ -288,8 +258,8 @@ class _Run:
                 self.out.mkdir(parents=True, exist_ok=True)
                 with (self.out / "log.jsonl").open("a") as file:
                     file.write(json.dumps(entry) + "\n")
-            for writer in self.writers:
-                writer.write(entry)
+            for logger in self.loggers:
+                logger.write(entry)
 
     def _saved_step(self) -> int:
         path = None if self.out is None else self.out / "last.safetensors"
@@ -304,7 +274,7 @@ class _Run:
         tensors |= {
             f"optim.{name}": value for name, value in checkpoint.optimizer_tensors(self.optimizer, self.method).items()
         }
-        facts = {**self.facts, "step": self.step, "feed": self.feed.state_dict(), "done": done}
+        facts = {**self.facts, "step": self.step, "loader": self.loader.state_dict(), "done": done}
         checkpoint.write(self.out / "last.safetensors", tensors, facts)
         if done:
             checkpoint.write(
@@ -332,7 +302,7 @@ class _Run:
             {name[6:]: value for name, value in tensors.items() if name.startswith("optim.")},
         )
         self.step = int(facts["step"])
-        self.feed.load_state_dict(facts["feed"])
+        self.loader.load_state_dict(facts["loader"])
         self.history.log = list(_kept(self.out / "log.jsonl", self.step)) if self.out is not None else []
         if rank() == 0 and self.out is not None:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
@@ -359,7 +329,7 @@ def _kept(path: Path, step: int) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _optimizer(method: Method, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optimizer:
     """Parameters in groups: the network and what stands around it, with weight decay and without."""
     bare = {id(p) for module in method.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
     classifier = dict(method.backbone.named_modules()).get(
@@ -373,12 +343,12 @@ def _optimizer(method: Method, plan: Plan) -> torch.optim.Optimizer:
     for name, parameter in method.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = plan.backbone_scale if id(parameter) in inner else 1.0
+        scale = settings.optim.backbone_scale if id(parameter) in inner else 1.0
         if scale == 0:
             parameter.requires_grad_(False)
             continue
-        free = not plan.decay_all and (id(parameter) in bare or name.endswith("bias"))
-        groups.setdefault((scale, 0.0 if free else plan.decay), []).append(parameter)
+        free = not settings.optim.decay_all and (id(parameter) in bare or name.endswith("bias"))
+        groups.setdefault((scale, 0.0 if free else settings.optim.weight_decay), []).append(parameter)
     if not groups:
         raise TrainingError(
             "nothing is left to train: optim.backbone_scale 0 freezes the network, and the method has no parameters of its own"
@@ -386,46 +356,13 @@ def _optimizer(method: Method, plan: Plan) -> torch.optim.Optimizer:
     tables = [
         {"params": parameters, "weight_decay": decay, "scale": scale} for (scale, decay), parameters in groups.items()
     ]
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(tables, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov and plan.momentum > 0)
-    return (torch.optim.AdamW if plan.optimizer == "adamw" else torch.optim.Adam)(tables, lr=plan.lr)
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-
-    def write(self, entry: Mapping[str, Any]) -> None:
-        for name, value in entry.items():
-            if name not in ("step", "epoch"):
-                self.writer.add_scalar(name, value, entry["step"])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class _Wandb:
-    def __init__(self, folder: Path) -> None:
-        import wandb
-
-        self.run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
-
-    def write(self, entry: Mapping[str, Any]) -> None:
-        self.run.log(dict(entry), step=entry["step"])
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-def _writers(out: Path | None, plan: Plan) -> list[Any]:
-    """Who else is told the log; one that is wanted and not installed is a warning, not the end of the run."""
-    made: list[Any] = []
-    for wanted, maker, folder in ((plan.tensorboard, _TensorBoard, "tensorboard"), (plan.wandb, _Wandb, "wandb")):
-        if wanted and out is not None:
-            try:
-                made.append(maker(out / folder))
-            except ImportError as error:
-                warnings.warn(f"{error.name} is not installed: its log is left out", stacklevel=3)
-    return made
+    if settings.optim.optimizer == "sgd":
+        return torch.optim.SGD(
+            tables,
+            lr=settings.optim.lr,
+            momentum=settings.optim.momentum,
+            nesterov=settings.optim.nesterov and settings.optim.momentum > 0,
+        )
+    return (torch.optim.AdamW if settings.optim.optimizer == "adamw" else torch.optim.Adam)(
+        tables, lr=settings.optim.lr
+    )

@@ -123,7 +123,7 @@ def _spread(places: Array, apart: Array, rounds: int = 300) -> Array:
     return places
 
 
-def attention(
+def draw_attention(
     weights: ArrayLike,
     skeleton: Skeleton,
     path: str | os.PathLike[str],

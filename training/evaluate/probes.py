@@ -1,7 +1,7 @@
 """What frozen features know: linear probe, few labels, and nearest neighbours.
 
-Floors are the caller's to give and are printed beside every figure: a random network's probe and a
-nearest neighbour on plain coordinates say how much of it was learnt (`Result.against`).
+Baselines are the caller's to give and are printed beside every figure: a random network's probe and a
+nearest neighbour on plain coordinates say how much of it was learnt (`Result.with_baselines`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dataengine.core.errors import TrainingError, suggestion
+from training.data.subsets import label_subsets
 from training.data.types import Array, Numbers
-from training.evaluate import confidence_intervals as intervals
+from training.evaluate import confidence_intervals
 from training.evaluate.logistic import STRENGTHS, choose_strength, fit, unit
 from training.evaluate.metrics import class_scores, hits, labelled, mean_class_accuracy, top_k
 from training.evaluate.result import Result, of_seeds
@@ -28,7 +29,7 @@ CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFeatures:
     """Features (N, D) and labels (N,) of one side of a split; clips labelled -1 are left out."""
 
     features: Array
@@ -39,12 +40,14 @@ class Labelled:
         object.__setattr__(self, "features", rows)
         object.__setattr__(self, "labels", ids)
 
-    def take(self, indices: ArrayLike) -> Labelled:
+    def take(self, indices: ArrayLike) -> LabelledFeatures:
         """Some of its clips."""
-        return Labelled(self.features[np.asarray(indices)], self.labels[np.asarray(indices)])
+        return LabelledFeatures(self.features[np.asarray(indices)], self.labels[np.asarray(indices)])
 
 
-def scored(name: str, scores: ArrayLike, labels: ArrayLike, level: float = 0.95, **details: Any) -> Result:
+def classification_result(
+    name: str, scores: ArrayLike, labels: ArrayLike, level: float = 0.95, **details: Any
+) -> Result:
     """Top-1 of one run, its bootstrap interval over clips, and top-5, mean class accuracy and chance beside it.
 
     Args:
@@ -63,15 +66,21 @@ def scored(name: str, scores: ArrayLike, labels: ArrayLike, level: float = 0.95,
         "clips": len(ids),
         "classes": num_classes,
     }
-    floors = {"chance": 1 / num_classes}
+    baselines = {"chance": 1 / num_classes}
     return Result(
-        name, "top-1", float(right.mean()), (), intervals.bootstrap(right, level=level), floors, {**more, **details}
+        name,
+        "top-1",
+        float(right.mean()),
+        (),
+        confidence_intervals.bootstrap(right, level=level),
+        baselines,
+        {**more, **details},
     )
 
 
 def linear_probe(
-    train: Labelled,
-    test: Labelled,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
     num_classes: int,
     strength: float | None = 0.3,
     strengths: Sequence[float] = STRENGTHS,
@@ -98,50 +107,19 @@ def linear_probe(
     more: dict[str, Any] = {"strength": strength, "training clips": len(train.labels)}
     if tried:
         more["cross-validation"] = tried
-    return scored(name, model.scores(test.features), test.labels, **more).against(largest_class=_largest(train, test))
+    return classification_result(name, model.scores(test.features), test.labels, **more).with_baselines(
+        largest_class=_largest(train, test)
+    )
 
 
-def _largest(train: Labelled, test: Labelled) -> float:
+def _largest(train: LabelledFeatures, test: LabelledFeatures) -> float:
     """Top-1 of always naming the class that most training clips have."""
     return float((test.labels == np.bincount(train.labels).argmax()).mean())
 
 
-def subsets(labels: ArrayLike, amounts: Sequence[float], seed: int = 0, by: str = "share") -> dict[float, Numbers]:
-    """Which clips a training side with few labels keeps, for each amount; smaller amounts lie inside larger ones.
-
-    Every class gives its share, rounded, and one clip at least; so few labels stay balanced as all were.
-
-    Args:
-        labels: (N,), -1 for none.
-        amounts: shares in (0, 1], or clips a class.
-        seed: of the order in which the clips of a class are taken.
-        by: "share" or "shots".
-
-    Returns:
-        Ascending indices by amount.
-
-    Raises:
-        TrainingError: an amount that is none.
-    """
-    if by not in ("share", "shots"):
-        raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
-    for amount in amounts:
-        if (by == "share" and not 0 < amount <= 1) or (by == "shots" and (amount < 1 or amount != int(amount))):
-            raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
-    ids = np.asarray(labels, np.int64)
-    rng = np.random.default_rng(seed)
-    taken: dict[float, list[Numbers]] = {amount: [] for amount in amounts}
-    for label in np.unique(ids[ids >= 0]):
-        order = rng.permutation(np.flatnonzero(ids == label))
-        for amount in amounts:
-            count = max(1, round(amount * len(order))) if by == "share" else int(amount)
-            taken[amount].append(order[:count])
-    return {amount: np.sort(np.concatenate(parts)) for amount, parts in taken.items()}
-
-
 def few_shot(
-    train: Labelled,
-    test: Labelled,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
     num_classes: int,
     amounts: Sequence[float] = (0.05, 0.1),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
@@ -157,20 +135,20 @@ def few_shot(
     Args:
         train, test: the two sides.
         num_classes: K.
-        amounts, by: see `subsets`.
+        amounts, by: see `label_subsets`.
         seeds: one part each.
         classifier: "linear", or "knn" with the one nearest neighbour.
         strength: C of the linear one, fixed: few labels are too few to choose it.
         device: where the linear one is computed.
 
     Raises:
-        TrainingError: an unknown classifier, or amounts as for `subsets`.
+        TrainingError: an unknown classifier, or amounts as for `label_subsets`.
     """
     if classifier not in ("linear", "knn"):
         raise TrainingError(f"classifier {classifier!r}{suggestion(classifier, ('linear', 'knn'))}")
     found: dict[float, list[tuple[float, float, int]]] = {amount: [] for amount in amounts}
     for seed in seeds:
-        for amount, indices in subsets(train.labels, amounts, seed, by).items():
+        for amount, indices in label_subsets(train.labels, amounts, seed, by).items():
             part = train.take(indices)
             if classifier == "linear":
                 scores = fit(part.features, part.labels, num_classes, strength, device).scores(test.features)
@@ -191,13 +169,13 @@ def few_shot(
         }
         name = f"{classifier} probe, {shown}"
         results.append(
-            of_seeds(name, "top-1", [row[0] for row in rows], floors={"chance": 1 / num_classes}, details=more)
+            of_seeds(name, "top-1", [row[0] for row in rows], baselines={"chance": 1 / num_classes}, details=more)
         )
     return results
 
 
 def knn_scores(
-    train: Labelled, features: ArrayLike, num_classes: int, k: int = 20, temperature: float = TEMPERATURE
+    train: LabelledFeatures, features: ArrayLike, num_classes: int, k: int = 20, temperature: float = TEMPERATURE
 ) -> Array:
     """(N, K) votes of the k most similar training clips, each counting exp(cosine / temperature); a row sums to 1."""
     if k < 1 or temperature <= 0:
@@ -219,8 +197,8 @@ def knn_scores(
 
 
 def knn(
-    train: Labelled,
-    test: Labelled,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
     num_classes: int,
     k: int = 20,
     temperature: float = TEMPERATURE,
@@ -230,7 +208,7 @@ def knn(
     scores = knn_scores(train, test.features, num_classes, k, temperature)
     more = {"k": k, "temperature": temperature, "training clips": len(train.labels)}
     shown = name or ("nearest neighbour" if k == 1 else f"{k} nearest neighbours")
-    return scored(shown, scores, test.labels, **more).against(largest_class=_largest(train, test))
+    return classification_result(shown, scores, test.labels, **more).with_baselines(largest_class=_largest(train, test))
 
 
 def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:
@@ -247,8 +225,10 @@ def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:
     joined = of_seeds(
         first.name, first.metric, [result.value for result in results], level, details=more, unit=first.unit
     )
-    shared = set.intersection(*(set(result.floors) for result in results))
+    shared = set.intersection(*(set(result.baselines) for result in results))
     means = {
-        name: float(np.mean([result.floors[name] for result in results])) for name in first.floors if name in shared
+        name: float(np.mean([result.baselines[name] for result in results]))
+        for name in first.baselines
+        if name in shared
     }
-    return dataclasses.replace(joined, floors=means)
+    return dataclasses.replace(joined, baselines=means)

@@ -28,7 +28,7 @@ class Result:
         value: the figure; a share in [0, 1] where `unit` is "%", and shown times 100.
         per_seed: one figure a seed, where there are several.
         interval: how sure it is, or None.
-        floors: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on coordinates.
+        baselines: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on coordinates.
         details: everything else that can be written as JSON: other metrics, options, counts.
         unit: "%" or what the value counts.
     """
@@ -38,19 +38,21 @@ class Result:
     value: float
     per_seed: tuple[float, ...] = ()
     interval: Interval | None = None
-    floors: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "%"
 
     def __post_init__(self) -> None:
-        wrong = {name: float(v) for name, v in {self.metric: self.value, **self.floors}.items() if not math.isfinite(v)}
+        wrong = {
+            name: float(v) for name, v in {self.metric: self.value, **self.baselines}.items() if not math.isfinite(v)
+        }
         if wrong:
             raise TrainingError(f"{self.name}: a result wants finite figures; given {wrong}")
 
-    def against(self, **floors: float) -> Result:
-        """The same with more floors beside it; underscores in their names become spaces."""
-        named = {name.replace("_", " "): float(value) for name, value in floors.items()}
-        return dataclasses.replace(self, floors={**self.floors, **named})
+    def with_baselines(self, **baselines: float) -> Result:
+        """The same with more baselines beside it; underscores in their names become spaces."""
+        named = {name.replace("_", " "): float(value) for name, value in baselines.items()}
+        return dataclasses.replace(self, baselines={**self.baselines, **named})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: numbers that are not finite in `details` become None, arrays lists."""
@@ -65,16 +67,16 @@ class Result:
         return text
 
     @staticmethod
-    def from_json(source: str | os.PathLike[str]) -> Result:
+    def from_json(dataset: str | os.PathLike[str]) -> Result:
         """A result from a file that `to_json` wrote.
 
         Raises:
             TrainingError: the file is not there, or holds something else.
         """
         try:
-            return Result.of_dict(json.loads(Path(source).read_text(encoding="utf-8")))
+            return Result.of_dict(json.loads(Path(dataset).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{os.fspath(source)}: no result can be read: {error}") from error
+            raise TrainingError(f"{os.fspath(dataset)}: no result can be read: {error}") from error
 
     @staticmethod
     def of_dict(given: Mapping[str, Any]) -> Result:
@@ -90,12 +92,12 @@ class Result:
             raise ValueError(f"no result: {error!r}") from error
 
     def cells(self) -> tuple[str, str, str]:
-        """Value, interval and floors as a table shows them."""
+        """Value, interval and baselines as a table shows them."""
         interval, span = self.interval, "-"
         if interval is not None and interval.low is not None and interval.high is not None:
             span = f"{self._shown(interval.low)} to {self._shown(interval.high)} ({interval.method}, n {interval.n})"
-        floors = ", ".join(f"{name} {self._shown(value)}" for name, value in self.floors.items()) or "-"
-        return f"{self._shown(self.value)} {self.unit}", span, floors
+        baselines = ", ".join(f"{name} {self._shown(value)}" for name, value in self.baselines.items()) or "-"
+        return f"{self._shown(self.value)} {self.unit}", span, baselines
 
     def __str__(self) -> str:
         """Such as `linear probe  top-1 95.5 %  [94.9, 96.1] t over seeds, n 5  |  chance 8.0, random network 89.3`."""
@@ -106,9 +108,9 @@ class Result:
         elif self.interval is not None:
             parts.append(self.interval.method)
         line = "  ".join(parts)
-        if not self.floors:
+        if not self.baselines:
             return line
-        return line + "  |  " + ", ".join(f"{name} {self._shown(value)}" for name, value in self.floors.items())
+        return line + "  |  " + ", ".join(f"{name} {self._shown(value)}" for name, value in self.baselines.items())
 
     def _shown(self, value: float) -> str:
         return f"{100 * value:.1f}" if self.unit == "%" else f"{value:.3g}"
@@ -123,7 +125,7 @@ def of_seeds(name: str, metric: str, values: Iterable[float], level: float = 0.9
 
 def table(results: Iterable[Result]) -> str:
     """Results under each other as a Markdown table."""
-    lines = ["| evaluation | metric | value | interval | floors |", "|---|---|---|---|---|"]
+    lines = ["| evaluation | metric | value | interval | baselines |", "|---|---|---|---|---|"]
     for result in results:
         lines.append(f"| {result.name} | {result.metric} | {' | '.join(result.cells())} |")
     return "\n".join(lines) + "\n"

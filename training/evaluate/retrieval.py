@@ -18,7 +18,7 @@ from training.data.types import Array, Numbers
 from training.evaluate.confidence_intervals import bootstrap
 from training.evaluate.logistic import unit
 from training.evaluate.metrics import labelled
-from training.evaluate.probes import CELLS, scored
+from training.evaluate.probes import CELLS, classification_result
 from training.evaluate.result import Result, of_seeds
 
 TOP = (1, 5, 10)
@@ -95,7 +95,7 @@ def fuse_scores(
 
 
 @dataclass(frozen=True)
-class Aid:
+class ExtraScores:
     """Another modality's scores for zero-shot: (N, K), its weight, and the temperature of its softmax."""
 
     scores: Array
@@ -107,7 +107,7 @@ def zero_shot(
     features: ArrayLike,
     labels: ArrayLike,
     classes: ArrayLike,
-    aid: Aid | None = None,
+    aid: ExtraScores | None = None,
     temperature: float = 0.1,
     name: str = "zero-shot",
 ) -> Result:
@@ -126,15 +126,17 @@ def zero_shot(
     """
     scores = similarities(features, classes)
     if aid is None:
-        return scored(name, scores, labels)
-    alone = scored(name, scores, labels).value
-    other = scored(name, aid.scores, labels).value
+        return classification_result(name, scores, labels)
+    alone = classification_result(name, scores, labels).value
+    other = classification_result(name, aid.scores, labels).value
     joined = fuse_scores(scores, aid.scores, aid.weight, temperature, aid.temperature)
     more = {"weight": aid.weight, "motion alone": alone, "other alone": other}
-    return scored(f"{name}, fused", joined, labels, **more).against(motion_alone=alone, other_alone=other)
+    return classification_result(f"{name}, fused", joined, labels, **more).with_baselines(
+        motion_alone=alone, other_alone=other
+    )
 
 
-def through_known(
+def through_known_classes(
     features: ArrayLike, projected: ArrayLike, known: ArrayLike, classes: ArrayLike, temperature: float = 0.1
 ) -> tuple[Array, Array]:
     """Motions and new classes in the text encoder's own space, where each motion is the mixture of the known classes that it looks like.
@@ -318,7 +320,7 @@ def multiple_choice(
         "questions": questions if direction == "text to motion" else len(ids),
     }
     shown = name or f"{ways}-way, {direction}"
-    return of_seeds(shown, "top-1", [row[0] for row in reached], floors={"chance": 1 / ways}, details=more)
+    return of_seeds(shown, "top-1", [row[0] for row in reached], baselines={"chance": 1 / ways}, details=more)
 
 
 def _by_text(

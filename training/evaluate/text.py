@@ -97,7 +97,7 @@ class NGrams:
     """Hashed n-grams of characters of the words, in small letters, with marks at both ends of a word.
 
     The hash is CRC-32, whose last bits name the place and whose first bit the sign (Weinberger et al. 2009); counts
-    enter as 1 + log. Similar spelling gives similar vectors. A learning-free floor for every encoder that knows words.
+    enter as 1 + log. Similar spelling gives similar vectors. A baseline without learning for every encoder that knows words.
 
     Attributes:
         size: D.

@@ -1,4 +1,4 @@
-"""What methods share: draws of views, a projector, a queue of keys, a momentum encoder."""
+"""What methods share: their declaration of needs, random views, a projector, momentum encoders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError, suggestion
 from training.backbones.base import Backbone
-from training.data.types import Array, Clip, Draw
-from training.distributed import gather, unit
-from training.transforms.preprocess import Prepare
+from training.data.types import Array, SampleTransform, SkeletonSequence
+from training.distributed import unit
+from training.transforms.preprocess import Preprocess
 
 View: TypeAlias = Callable[[Array, np.random.Generator], Array]
 Batch: TypeAlias = Mapping[str, Any]
@@ -25,43 +25,60 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Views:
-    """Independent random views of a clip, by name, and stored features that go with it.
+class RandomViews:
+    """Independent random views of a sequence by name, and the stored features that go with the clip.
 
     Attributes:
-        prepare: makes joints (M, T, V, C) of a clip, and the stream that the network sees of a view of them.
+        preprocess: makes joints (M, T, V, C) of a sequence, and the stream that the network sees of a view of them.
         views: name -> view of the joints.
-        features: names of stored features; of several cached ones (K, D) one is chosen at random, the only one is taken as it is.
+        features: names of stored features. Of a feature (K, D) with several views one is chosen at random; a feature (D,)
+            is taken as it is.
     """
 
-    prepare: Prepare
+    preprocess: Preprocess
     views: Mapping[str, View]
     features: tuple[str, ...] = ()
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        joints = self.prepare.joints(clip)
-        drawn: dict[str, Any] = {name: self.prepare.finish(view(joints, rng)) for name, view in self.views.items()}
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        joints = self.preprocess.joints(sequence)
+        sample: dict[str, Any] = {name: self.preprocess.finish(view(joints, rng)) for name, view in self.views.items()}
         for name in self.features:
-            if name not in clip.features:
-                raise TrainingError(f"clip {clip.key!r} has no feature {name!r}{suggestion(name, clip.features)}")
-            stored = np.asarray(clip.features[name], np.float32)
-            drawn[name] = stored[rng.integers(len(stored))] if stored.ndim == 2 else stored
-        return drawn
+            if name not in sequence.features:
+                hint = suggestion(name, sequence.features)
+                raise TrainingError(f"clip {sequence.key!r} has no feature {name!r}{hint}")
+            stored = np.asarray(sequence.features[name], np.float32)
+            sample[name] = stored[rng.integers(len(stored))] if stored.ndim == 2 else stored
+        return sample
+
+
+@dataclass(frozen=True)
+class ProjectorOptions:
+    """Sizes of a projector.
+
+    Attributes:
+        hidden: width of the hidden layers.
+        width: D of the output.
+        layers: linear layers, with ReLU between them; 0 is the identity.
+    """
+
+    hidden: int = 2048
+    width: int = 128
+    layers: int = 2
 
 
 class Projector(nn.Sequential):
-    """An MLP (N, D) -> (N, width): layers - 1 of Linear and ReLU, then Linear; 0 layers is the identity."""
+    """An MLP (N, features) -> (N, width): layers - 1 of Linear and ReLU, then Linear; 0 layers are the identity."""
 
     def __init__(self, features: int, hidden: int, width: int, layers: int) -> None:
         sizes = [features, *[hidden] * (layers - 1)]
         steps: list[nn.Module] = []
-        for a, b in itertools.pairwise(sizes):
-            steps += [nn.Linear(a, b), nn.ReLU(inplace=True)]
+        for inputs, outputs in itertools.pairwise(sizes):
+            steps += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         super().__init__(*steps, *([nn.Linear(sizes[-1], width)] if layers else []))
 
 
 class Encoder(nn.Module):
-    """A network and its projector: motions to unit vectors."""
+    """A network and its projector: motions (N, C, T, V, M) to unit vectors (N, D)."""
 
     def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
         super().__init__()
@@ -71,72 +88,63 @@ class Encoder(nn.Module):
         return unit(self.projector(self.backbone.features(motion)))
 
 
-class Queue(nn.Module):
-    """The latest keys of all processes, oldest overwritten first; part of the checkpoint.
+@dataclass
+class LossOutput:
+    """The loss of a batch.
 
     Attributes:
-        keys: (Q, D), rows of unit length; owners: (Q,) index of the clip each came from, EMPTY where none is yet; labels: (Q,).
+        loss: () float.
+        parts: terms of the loss by name, for the log.
+        features: (N, D), on which collapse is watched; None: not at all.
     """
-
-    EMPTY = -2
-    keys: Tensor
-    owners: Tensor
-    labels: Tensor
-    pointer: Tensor
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        if size < 1:
-            raise TrainingError(f"a queue holds at least 1 key; given {size}")
-        self.register_buffer("keys", torch.zeros(size, width))
-        self.register_buffer("owners", torch.full((size,), self.EMPTY))
-        self.register_buffer("labels", torch.full((size,), -1))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
-
-    def known(self, owners: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(N, Q) bool: entries that are no negatives of these clips: empty, of the same clip, or of the same label where labels are given."""
-        same = (self.owners == self.EMPTY) | (self.owners == owners[:, None])
-        return same if labels is None else same | ((self.labels == labels[:, None]) & (labels >= 0)[:, None])
-
-    @property
-    def mean(self) -> Tensor:
-        """(D,) of the keys that are there; zeros where none is yet."""
-        here = self.owners != self.EMPTY
-        return self.keys[here].sum(0) / here.sum().clamp(min=1)
-
-    @torch.no_grad()
-    def push(self, keys: Tensor, owners: Tensor, labels: Tensor) -> None:
-        """Put the keys (N, D) of all processes in, in the order of ranks."""
-        keys, owners, labels = (gather(values)[-len(self.keys) :] for values in (keys, owners, labels))
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
-        self.keys[places] = keys.to(self.keys.dtype)
-        self.owners[places] = owners
-        self.labels[places] = labels
-        self.pointer.copy_((self.pointer + len(keys)) % len(self.keys))
-
-
-@dataclass
-class Outcome:
-    """What a method says of a batch: the loss, its parts to be logged, and features (N, D) that collapse is watched on."""
 
     loss: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     features: Tensor | None = None
 
 
-class Method(nn.Module):
-    """A method around a network: one small class says what it draws and the loss.
-
-    The base owns momentum encoders: what `shadow` is given follows by an exponential moving average
-    after every step. Queues, projectors and shadows are modules, so that checkpoints hold them.
+@dataclass(frozen=True)
+class Needs:
+    """What a method with certain options needs of the data and of the run.
 
     Attributes:
-        backbone: the network that is learnt.
-        needs: names of stored features that every clip must have.
-        momentum: of shadows; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
+        features: names of stored features that are read with each clip.
+        labels: whether at least one clip must have a label.
+        texts: option -> encoder of texts. The run encodes the texts of the classes and gives the vectors (K, P, D), P
+            texts per class, to the constructor under this option.
+        widths: option -> stored feature. The run measures the width of the feature, unless the option is given.
+        without: how a configuration does without the features, for messages.
     """
 
-    needs: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    labels: bool = False
+    texts: Mapping[str, Any] = field(default_factory=dict)
+    widths: Mapping[str, str] = field(default_factory=dict)
+    without: str = ""
+
+
+class Method(nn.Module):
+    """The base of methods: a subclass says what it needs, which views it takes, and the loss of a batch.
+
+    Momentum encoders belong to the base: a `momentum_copy` of a module follows the module by an exponential
+    moving average after every step. Queues, projectors and momentum copies are modules, so checkpoints hold them.
+
+    Subclasses whose motions share a space with texts or videos implement `embed_motion`, and `embed_text` or
+    `embed_video`, and name these in `modalities`.
+
+    Attributes:
+        classifies: whether the method trains the network's own classifier.
+        has_projection: whether motions have a projection of their own beside the network's features; see `project`.
+        former_options: options by the names they once had.
+        backbone: the network that learns.
+        momentum: of momentum copies; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
+        temperature: of similarities in the shared space.
+    """
+
+    classifies: ClassVar[bool] = False
+    has_projection: ClassVar[bool] = False
+    former_options: ClassVar[Mapping[str, str]] = {}
+    temperature: float = 0.1
 
     def __init__(self, backbone: Backbone, momentum: float = 0.0, anneal: bool = False) -> None:
         super().__init__()
@@ -146,30 +154,35 @@ class Method(nn.Module):
         self.momentum, self.anneal = momentum, anneal
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
 
-    def shadow(self, module: Module) -> Module:
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Needs:
+        """What the method needs with these options, which include the defaults. Default: labels if it classifies."""
+        return Needs(labels=cls.classifies)
+
+    def momentum_copy(self, module: Module) -> Module:
         """A copy without gradients that follows `module` by the momentum."""
         made = copy.deepcopy(module).requires_grad_(False)
         self._pairs.append((module, made))
         return made
 
-    def draw(self, prepare: Prepare, view: View) -> Draw:
-        """What the feed takes of a clip."""
-        return Views(prepare, {"motion": view}, self.needs)
+    def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
+        """What the loader takes of each sequence. Default: one random view, "motion"."""
+        return RandomViews(preprocess, {"motion": view})
 
-    def loss(self, batch: Batch) -> Outcome:
+    def loss(self, batch: Batch) -> LossOutput:
         """The loss of a batch."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` as tensors by name, which wrappers for several processes can pass on."""
-        outcome = self.loss(batch)
-        named = {f"part_{name}": value for name, value in outcome.parts.items()}
-        features = {} if outcome.features is None else {"features": outcome.features.detach()}
-        return {"loss": outcome.loss, **named, **features}
+        output = self.loss(batch)
+        parts = {f"part_{name}": value for name, value in output.parts.items()}
+        features = {} if output.features is None else {"features": output.features.detach()}
+        return {"loss": output.loss, **parts, **features}
 
     @torch.no_grad()
-    def finish(self, progress: float) -> None:
-        """After an optimiser step, `progress` of the run in [0, 1]: shadows follow."""
+    def after_step(self, progress: float) -> None:
+        """Move the momentum copies after a step of the optimiser; `progress` of the run is in [0, 1]."""
         keep = self.momentum if not self.anneal else 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for online, target in self._pairs:
             for new, old in zip(online.parameters(), target.parameters()):
@@ -179,3 +192,62 @@ class Method(nn.Module):
         """Features (N, D) of motions, for probes and search."""
         features: Tensor = self.backbone.features(motion)
         return features
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What shares a space with the motions: "text", "video", both or nothing."""
+        return ()
+
+    @property
+    def class_texts(self) -> Tensor | None:
+        """(K, D) texts of the training classes that the method learnt with; None: it learnt without texts."""
+        return None
+
+    @property
+    def video_feature(self) -> str | None:
+        """Name of the stored video feature that the method learnt with."""
+        return None
+
+    @property
+    def knows_videos_of_texts(self) -> bool:
+        """Whether `classes_by_video` can be asked."""
+        return False
+
+    def project(self, features: Tensor) -> Tensor | None:
+        """Features (N, D) of the network in the shared space, (N, width) of unit length; None without `has_projection`."""
+        return None
+
+    def embed_motion(self, motion: Tensor) -> Tensor:
+        """Motions in the shared space, (N, width) of unit length.
+
+        Raises:
+            TrainingError: the method learns no such space.
+        """
+        projected = self.project(self.backbone.features(motion))
+        if projected is None:
+            raise TrainingError(f"{type(self).__name__} learns no space that motions share with texts or videos")
+        return projected
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text features (K, D) in the shared space, (K, width) of unit length.
+
+        Raises:
+            TrainingError: the method was trained without texts.
+        """
+        raise TrainingError(f"{type(self).__name__} was trained without texts")
+
+    def embed_video(self, video: Tensor) -> Tensor:
+        """Video features (N, D) in the shared space, (N, width) of unit length.
+
+        Raises:
+            TrainingError: the method was trained without videos.
+        """
+        raise TrainingError(f"{type(self).__name__} was trained without videos")
+
+    def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where videos of classes (K, D) would lie, (K, width), and the mean (width,) to subtract from motions.
+
+        Raises:
+            TrainingError: texts and videos do not share a projector.
+        """
+        raise TrainingError(f"{type(self).__name__} has no projector that texts and videos share")

@@ -1,11 +1,14 @@
-"""MCC: consistency and continuity of motion (Su, Lin, Wu: Self-supervised 3D Skeleton Action Representation Learning
-with Motion Consistency and Continuity, ICCV 2021)."""
+"""MCC: motion consistency and continuity.
+
+Source: Su, Lin and Wu, Self-supervised 3D Skeleton Action Representation Learning with Motion Consistency and
+Continuity, ICCV 2021.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,73 +16,101 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
-from training.data.types import Array, Clip, Draw
+from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
-from training.methods.base import Batch, Encoder, Method, Outcome, Projector, Queue, View
-from training.methods.losses import against_queue, triplet
-from training.transforms.preprocess import Prepare
+from training.methods.base import Batch, Encoder, LossOutput, Method, Projector, ProjectorOptions, View
+from training.methods.losses import queue_info_nce, triplet
+from training.methods.queue import Queue, QueueOptions
+from training.transforms.preprocess import Preprocess
 
 SPEEDS = (1, 2, 4, 8)
 """Playback speeds (section 3.1)."""
+JITTER = 0.1
+"""Standard deviation of the normal noise on joints of a jittered negative, in the unit of the preprocessed clip."""
 
 
 def play(array: Array, start: float, step: float, frames: int) -> Array:
-    """`frames` frames of (M, T, V, C) from `start`, `step` frames apart; between frames linear, beyond the end from the first again."""
-    at = (start + step * np.arange(frames)) % array.shape[1]
-    before = at.astype(np.int64)
-    share = (at - before).astype(np.float32)[:, None, None]
-    if not share.any():
+    """`frames` frames of a looped clip from `start`, `step` frames apart, linear between frames.
+
+    Args:
+        array: (M, T, V, C).
+        start: first position, in frames.
+        step: frames between two positions; a fraction falls between frames.
+        frames: how many.
+
+    Returns:
+        (M, frames, V, C) of the dtype given.
+    """
+    positions = (start + step * np.arange(frames)) % array.shape[1]
+    before = positions.astype(np.int64)
+    fraction = (positions - before).astype(np.float32)[:, None, None]
+    if not fraction.any():
         return array[:, before]
     after = (before + 1) % array.shape[1]
-    between: Array = array[:, before] * (1 - share) + array[:, after] * share
+    between: Array = array[:, before] * (1 - fraction) + array[:, after] * fraction
     return between
 
 
 @dataclass(frozen=True)
-class Triplet:
-    """Three clips of a sequence at playback speeds, and what two of them are to be interpolated to.
-
-    `anchor` b = S(r_i), `positive` p = S(r_j) with r_j != r_i, `negative` n = S(r_i) with its frames shuffled, each of `frames`
-    frames from its own random start; `anchor_between`, `positive_between` are S(r / rate) of `rate` times as many frames.
-    At speed 1 the paper splices the clip `rate` times (section 3.2); `spliced` False interpolates the frames between instead.
+class PlaybackOptions:
+    """How the three clips of a sequence are made (section 3.1 and table 2).
 
     Attributes:
-        changed: whether the positive has another speed; False is the paper's ablation without.
-        broken: how the negative is broken: its frames shuffled, its joints jittered, or the view turned (table 2).
-        spatial: a view of `frames` frames applied to each clip, or None.
+        frames: of each clip.
+        rate: how many times more frames the interpolation targets have.
+        loop_at_speed_1: whether the target at speed 1 is the clip `rate` times over, as printed; otherwise it has the
+            frames between the frames of the clip.
+        vary_speed: whether the positive has another speed than the anchor; False is the paper's ablation.
+        negative: how the negative differs: its frames shuffled, its joints jittered, or the view turned.
     """
 
-    prepare: Prepare
-    frames: int
-    rate: int
-    spliced: bool
-    changed: bool
-    broken: Literal["shuffled", "jittered", "turned"]
+    frames: int = 32
+    rate: int = 2
+    loop_at_speed_1: bool = True
+    vary_speed: bool = True
+    negative: Literal["shuffled", "jittered", "turned"] = "shuffled"
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        array = self.prepare(clip)
+
+@dataclass(frozen=True)
+class PlaybackSampling:
+    """Three clips of a sequence at playback speeds, and the interpolation targets of two of them.
+
+    `anchor` is S(r_i), `positive` is S(r_j) with r_j != r_i, and `negative` is S(r_i) changed. Each has `frames` frames
+    from a random start of its own. `anchor_target` and `positive_target` are S(r / rate) with `rate` times as many frames.
+
+    Attributes:
+        preprocess: makes the input of the network of a sequence.
+        options: how the clips are made.
+    """
+
+    preprocess: Preprocess
+    options: PlaybackOptions
+
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        array, frames = self.preprocess(sequence), self.options.frames
         first, second = rng.choice(len(SPEEDS), 2, replace=False)
-        if not self.changed:
+        if not self.options.vary_speed:
             second = first
-        drawn: dict[str, Any] = {}
+        sample: dict[str, Any] = {}
         for name, speed in (("anchor", SPEEDS[first]), ("positive", SPEEDS[second])):
             start = int(rng.integers(array.shape[1]))
-            drawn[name] = play(array, start, speed, self.frames)
-            drawn[f"{name}_between"] = self._between(array, drawn[name], start, speed)
-        negative = play(array, int(rng.integers(array.shape[1])), SPEEDS[first], self.frames)
-        drawn["negative"] = self._break(negative, rng)
-        return drawn
+            sample[name] = play(array, start, speed, frames)
+            sample[f"{name}_target"] = self._target(array, sample[name], start, speed)
+        negative = play(array, int(rng.integers(array.shape[1])), SPEEDS[first], frames)
+        sample["negative"] = self._negative(negative, rng)
+        return sample
 
-    def _between(self, array: Array, played: Array, start: int, speed: int) -> Array:
-        if speed == 1 and self.spliced:
-            return np.concatenate([played] * self.rate, axis=1)
-        return play(array, start, speed / self.rate, self.rate * self.frames)
+    def _target(self, array: Array, clip: Array, start: int, speed: int) -> Array:
+        rate = self.options.rate
+        if speed == 1 and self.options.loop_at_speed_1:
+            return np.concatenate([clip] * rate, axis=1)
+        return play(array, start, speed / rate, rate * self.options.frames)
 
-    def _break(self, array: Array, rng: np.random.Generator) -> Array:
-        if self.broken == "shuffled":
+    def _negative(self, array: Array, rng: np.random.Generator) -> Array:
+        if self.options.negative == "shuffled":
             return array[:, rng.permutation(array.shape[1])]
-        if self.broken == "jittered":
-            return array + rng.normal(0, 0.1, array.shape).astype(np.float32)
+        if self.options.negative == "jittered":
+            return array + rng.normal(0, JITTER, array.shape).astype(np.float32)
         angle = rng.uniform(-np.pi, np.pi)
         turned = array.copy()
         x, y = array[..., 0], array[..., 1]
@@ -87,25 +118,31 @@ class Triplet:
         return turned
 
 
-class Decoder(nn.Module):
-    """Joints (N, C, rate T, V, M) of features a time step (N, D, T').
+PLAYBACK = PlaybackOptions()
+QUEUE = QueueOptions(6536, 0.0)
+PROJECTOR = ProjectorOptions(0, 128, 1)
 
-    Four convolutions over time, each with a norm, then a transposed one that reaches the length. The
-    paper's decoder is in a supplement that cannot be had; it says four spatio-temporal blocks and a deconvolution.
+
+class Decoder(nn.Module):
+    """Joints (N, C, rate T, V, M) of features per time step (N, D, T').
+
+    Four convolutions over time, each with a norm, then a transposed one that reaches the length. The paper's decoder
+    is in a supplement that is not available; the paper says four spatio-temporal blocks and a deconvolution.
     """
 
-    def __init__(self, width: int, hidden: int, factor: int, channels: int, joints: int, people: int) -> None:
+    def __init__(self, backbone: Backbone, hidden: int, rate: int) -> None:
         super().__init__()
-        self.shape = (channels, joints, people)
+        self.shape = (backbone.channels, backbone.skeleton.num_joints, backbone.people)
         blocks: list[nn.Module] = []
-        for before in (width, hidden, hidden, hidden):
+        for inputs in (backbone.width, hidden, hidden, hidden):
             blocks += [
-                nn.Conv1d(before, hidden, 5, padding=2, bias=False),
+                nn.Conv1d(inputs, hidden, 5, padding=2, bias=False),
                 nn.BatchNorm1d(hidden),
                 nn.ReLU(inplace=True),
             ]
         self.blocks = nn.Sequential(*blocks)
-        self.rise = nn.ConvTranspose1d(hidden, channels * joints * people, factor, factor)
+        factor = backbone.stride * rate
+        self.rise = nn.ConvTranspose1d(hidden, int(np.prod(self.shape)), factor, factor)
 
     def forward(self, sequence: Tensor, frames: int) -> Tensor:
         c, v, m = self.shape
@@ -116,103 +153,110 @@ class Decoder(nn.Module):
 class MCC(Method):
     """Triplet loss within a sequence, InfoNCE across sequences, and interpolation between frames (equation 4).
 
-    Two printed formulas are inverted and not the default. Equation 1 has the distances exchanged, so that
-    its minimum drives positives apart; equation 2 takes exp(+distance / tau), which rewards distance: here
-    the margin is on d(b, p) - d(b, n) of unit vectors, and similarity is the cosine. `variant="paper"` takes
-    both as printed. The bank of K keys is printed as 6536. One encoder makes both sides, as in the paper;
-    with `momentum` above 0 keys come from its exponential moving average.
+    Two printed formulas are inverted and are not the default. Equation 1 has the distances exchanged, so that its
+    minimum drives positives apart. Equation 2 takes exp(+distance / tau), which rewards distance. Here the margin is on
+    d(anchor, positive) - d(anchor, negative) of unit vectors, and similarity is the cosine. `variant="paper"` takes both
+    as printed. The bank of K keys is printed as 6536. One encoder makes both sides, as in the paper; with a momentum
+    above 0 keys come from a momentum encoder.
 
     Args:
-        triplet, nce, between: the weights lambda 1 to 3; 0 leaves a term out.
-        margin: gamma. temperature: tau. queue: K. frames: of a clip. rate: l of the interpolation.
-        spliced: the target at speed 1 is the clip `rate` times over, as printed; otherwise frames between its frames.
-        changed, broken: how pairs are made (table 2).
-        width: of the projected embedding; layers: of the projector, 0 compares features as they are.
-        hidden: width of the decoder.
+        backbone: the network.
+        triplet: lambda 1, the weight of the triplet loss; 0 leaves the term out.
+        nce: lambda 2, the weight of InfoNCE; 0 leaves the term out.
+        interpolation: lambda 3, the weight of the interpolation loss; 0 leaves the term out.
+        margin: gamma of the triplet loss.
+        temperature: tau of InfoNCE.
+        playback: how clips are made.
+        queue: the bank of keys.
+        projector: of the compared embedding; 0 layers compare the network's features. `hidden` 0: the network's width.
+        decoder_width: channels of the decoder's hidden layers.
+        variant: "standard", or the formulas of the "paper" as printed.
     """
+
+    former_options: ClassVar[Mapping[str, str]] = {
+        "between": "interpolation",
+        "frames": "playback.frames",
+        "rate": "playback.rate",
+        "spliced": "playback.loop_at_speed_1",
+        "changed": "playback.vary_speed",
+        "broken": "playback.negative",
+        "momentum": "queue.momentum",
+        "width": "projector.width",
+        "layers": "projector.layers",
+        "hidden": "decoder_width",
+    }
 
     def __init__(
         self,
         backbone: Backbone,
         triplet: float = 1.0,
         nce: float = 1.0,
-        between: float = 1.0,
+        interpolation: float = 1.0,
         margin: float = 0.15,
         temperature: float = 0.5,
-        queue: int = 6536,
-        momentum: float = 0.0,
-        frames: int = 32,
-        rate: int = 2,
-        spliced: bool = True,
-        changed: bool = True,
-        broken: Literal["shuffled", "jittered", "turned"] = "shuffled",
-        width: int = 128,
-        layers: int = 1,
-        hidden: int = 128,
+        playback: PlaybackOptions = PLAYBACK,
+        queue: QueueOptions = QUEUE,
+        projector: ProjectorOptions = PROJECTOR,
+        decoder_width: int = 128,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
-        super().__init__(backbone, momentum)
-        if rate < 2 or frames < 2 or temperature <= 0 or margin < 0:
+        super().__init__(backbone, queue.momentum)
+        if playback.rate < 2 or playback.frames < 2 or temperature <= 0 or margin < 0:
             raise TrainingError(
-                f"MCC: rate and frames are at least 2, temperature > 0, margin >= 0; given {rate}, {frames}, {temperature}, {margin}"
+                "MCC: rate and frames are at least 2, temperature > 0, margin >= 0; "
+                f"given {playback.rate}, {playback.frames}, {temperature}, {margin}"
             )
-        if min(triplet, nce, between) < 0 or triplet + nce + between == 0:
-            raise TrainingError(f"MCC: weights are 0 or more and not all 0; given {triplet}, {nce}, {between}")
-        self.weights = {"triplet": triplet, "nce": nce, "between": between}
+        if min(triplet, nce, interpolation) < 0 or triplet + nce + interpolation == 0:
+            weights = (triplet, nce, interpolation)
+            raise TrainingError(f"MCC: weights are 0 or more and not all 0; given {weights}")
+        self.weights = {"triplet": triplet, "nce": nce, "interpolation": interpolation}
         self.margin, self.temperature, self.variant = margin, temperature, variant
-        self.making = {"frames": frames, "rate": rate, "spliced": spliced, "changed": changed, "broken": broken}
-        self.projector = Projector(backbone.width, backbone.width, width, layers)
-        self.queue = Queue(queue, width if layers else backbone.width)
-        factor = backbone.stride * rate
-        v = backbone.skeleton.num_joints
-        self.decoder = (
-            Decoder(backbone.width, hidden, factor, backbone.channels, v, backbone.people) if between else None
-        )
-        self.keys = self.shadow(Encoder(backbone, self.projector)) if momentum else None
+        self.playback = playback
+        hidden = projector.hidden or backbone.width
+        self.projector = Projector(backbone.width, hidden, projector.width, projector.layers)
+        self.queue = Queue(queue.size, projector.width if projector.layers else backbone.width)
+        self.decoder = Decoder(backbone, decoder_width, playback.rate) if interpolation else None
+        self.keys = self.momentum_copy(Encoder(backbone, self.projector)) if queue.momentum else None
 
-    def draw(self, prepare: Prepare, view: View) -> Draw:
-        """Clips at playback speeds; the view is not used, the method makes its own."""
-        return Triplet(prepare, **self.making)  # type: ignore[arg-type]
+    def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
+        """Clips at playback speeds; the view is not used, since the method makes its own clips."""
+        return PlaybackSampling(preprocess, self.playback)
 
-    def loss(self, batch: Batch) -> Outcome:
+    def loss(self, batch: Batch) -> LossOutput:
         steps = {name: self.backbone.sequence(batch[name]) for name in ("anchor", "positive")}
         features = {name: sequence.mean(-1) for name, sequence in steps.items()}
         anchor, positive = (unit(self.projector(features[name])) for name in ("anchor", "positive"))
         losses: dict[str, Tensor] = {}
         if self.weights["triplet"]:
             negative = unit(self.projector(self.backbone.features(batch["negative"])))
-            losses["triplet"] = triplet(
-                anchor, positive, negative, self.margin, inverted=self.variant == "paper"
-            ).mean()
+            inverted = self.variant == "paper"
+            losses["triplet"] = triplet(anchor, positive, negative, self.margin, inverted=inverted).mean()
         if self.weights["nce"]:
             losses["nce"] = self._nce(anchor, positive, batch)
         if self.decoder is not None:
-            losses["between"] = torch.stack(
-                [self._between(steps[name], batch[f"{name}_between"]) for name in steps]
-            ).mean()
+            errors = [self._interpolation(steps[name], batch[f"{name}_target"]) for name in steps]
+            losses["interpolation"] = torch.stack(errors).mean()
         total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
-        return Outcome(total, losses, features["anchor"])
+        return LossOutput(total, losses, features["anchor"])
 
-    def _nce(self, anchor: Tensor, positive: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def _nce(self, anchor: Tensor, positive: Tensor, batch: Batch) -> Tensor:
         if self.keys is not None:
             with torch.no_grad():
                 positive = self.keys(batch["positive"])
-        known = self.queue.known(batch["index"])
+        excluded = self.queue.not_negative_mask(batch["index"])
         if self.variant == "paper":
-            logits = torch.cat(
-                [torch.linalg.vector_norm(anchor - positive, dim=1)[:, None], torch.cdist(anchor, self.queue.keys)], 1
-            )
-            logits = (logits / self.temperature).masked_fill(
-                torch.cat([torch.zeros_like(known[:, :1]), known], 1), -torch.inf
-            )
+            own = torch.linalg.vector_norm(anchor - positive, dim=1)[:, None]
+            logits = torch.cat([own, torch.cdist(anchor, self.queue.keys)], 1) / self.temperature
+            logits = logits.masked_fill(torch.cat([torch.zeros_like(excluded[:, :1]), excluded], 1), -torch.inf)
             loss = (torch.logsumexp(logits, 1) - logits[:, 0]).mean()
         else:
-            loss = against_queue(anchor, positive, self.queue.keys.clone(), self.temperature, known).mean()
-        self.queue.push(positive, batch["index"], batch["label"])
+            keys = self.queue.keys.clone()
+            loss = queue_info_nce(anchor, positive, keys, self.temperature, excluded).mean()
+        self.queue.enqueue(positive, batch["index"], batch["label"])
         return loss
 
-    def _between(self, sequence: Tensor, target: Tensor) -> Tensor:
-        """Equation 3: squared distance of a joint, the mean over joints, frames, people and clips."""
+    def _interpolation(self, sequence: Tensor, target: Tensor) -> Tensor:
+        """Equation 3: squared distance per joint, the mean over joints, frames, people and clips."""
         assert self.decoder is not None
         error: Tensor = self.decoder(sequence, target.shape[2]) - target
         return error.square().sum(1).mean()

@@ -7,15 +7,18 @@ from torch.nn import functional
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.distributed import masked_mean
-from training.methods.base import Batch, Method, Outcome
+from training.methods.base import Batch, LossOutput, Method
 
 
 class Supervised(Method):
     """Cross-entropy of the network's logits; clips without a label do not count.
 
     Args:
+        backbone: a network with a classifier.
         smoothing: label smoothing in [0, 1).
     """
+
+    classifies = True
 
     def __init__(self, backbone: Backbone, smoothing: float = 0.0) -> None:
         super().__init__(backbone)
@@ -23,11 +26,11 @@ class Supervised(Method):
             raise TrainingError("supervised training needs a network with a classifier: num_classes of the data, not 0")
         self.smoothing = smoothing
 
-    def loss(self, batch: Batch) -> Outcome:
+    def loss(self, batch: Batch) -> LossOutput:
         features = self.backbone.features(batch["motion"])
         logits = self.backbone.classify(features)
         labels = batch["label"]
         labelled = labels >= 0
         each = functional.cross_entropy(logits, labels.clamp(min=0), reduction="none", label_smoothing=self.smoothing)
-        right = (logits.argmax(1) == labels).to(each)
-        return Outcome(masked_mean(each, labelled), {"accuracy": masked_mean(right, labelled)}, features)
+        correct = (logits.argmax(1) == labels).to(each)
+        return LossOutput(masked_mean(each, labelled), {"accuracy": masked_mean(correct, labelled)}, features)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,61 +12,96 @@ from torch import Tensor
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
-from training.data.types import Clip, Draw
+from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean, unit
-from training.methods.base import Batch, Encoder, Method, Outcome, Projector, Queue, View, Views
-from training.methods.losses import Form, against_queue, in_batch, info_nce
-from training.transforms.preprocess import Prepare
+from training.methods.base import (
+    Batch,
+    Encoder,
+    LossOutput,
+    Method,
+    Needs,
+    Projector,
+    ProjectorOptions,
+    RandomViews,
+    View,
+)
+from training.methods.losses import Form, batch_info_nce, info_nce, queue_info_nce
+from training.methods.queue import Queue, QueueOptions
+from training.transforms.preprocess import Preprocess
+
+QUEUE = QueueOptions()
+PROJECTOR = ProjectorOptions()
 
 
 @dataclass(frozen=True)
-class _Optional:
-    """`Views` of clips whose features may be absent: then a row of zeros, which takes no part."""
+class ViewsAndVideo:
+    """Random views of a sequence, and the stored video feature of its clip; a row of zeros where the clip has none.
 
-    views: Views
-    features: tuple[tuple[str, str, int], ...]
+    Attributes:
+        views: of the joints.
+        feature: name of the stored video feature (K, D) or (D,); one of its K views is chosen at random.
+        width: D.
+    """
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        drawn = self.views(clip, rng)
-        for name, stored, width in self.features:
-            found = clip.features.get(stored)
-            rows = (
-                np.zeros((1, width), np.float32)
-                if found is None
-                else np.asarray(found, np.float32).reshape(-1, np.shape(found)[-1])
+    views: RandomViews
+    feature: str
+    width: int
+
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        sample = self.views(sequence, rng)
+        stored = sequence.features.get(self.feature)
+        if stored is None:
+            rows = np.zeros((1, self.width), np.float32)
+        else:
+            rows = np.asarray(stored, np.float32).reshape(-1, np.shape(stored)[-1])
+        if rows.shape[1] != self.width:
+            raise TrainingError(
+                f"clip {sequence.key!r}: {self.feature} has {rows.shape[1]} numbers; the method was made for {self.width}"
             )
-            if rows.shape[1] != width:
-                raise TrainingError(
-                    f"clip {clip.key!r}: {stored} has {rows.shape[1]} numbers; the method was made for {width}"
-                )
-            drawn[name] = rows[rng.integers(len(rows))]
-        return drawn
+        return sample | {"video": rows[rng.integers(len(rows))]}
 
 
 class TMOR(Method):
     """Motion-motion, motion-video and motion-text InfoNCE (equations 6.3 to 6.6).
 
-    Self-supervised without `text`: L_mm + L_mv. Supervised with it: L_mt in addition. What the thesis leaves
-    open is decided so: positives stand in the denominators too (printed, equations 6.3, 6.4 and 6.6 have
-    negatives only and no lower bound: `variant="paper"`); the negatives of L_mt are the texts of all other
-    classes, exactly, and not a queue; in the supervised stage clips of the same class are no negatives of
-    L_mm and L_mv; the queue of L_mv holds video features as they were stored, and phi sees all of them anew at every
-    step, with gradients: it has no momentum encoder, so that keys it made some steps ago would tell how phi moved and
-    not which video they are of; temperature, projectors and schedule, which are not given, are LAC's. phi is a projector
-    of each modality, and zero-shot compares phi(motion) with phi(text). The motion's feature under `embed`
-    is the network's own.
+    Self-supervised without `text`: L_mm + L_mv. Supervised with it: L_mt in addition. The thesis leaves open:
+
+    - Positives are in the denominators too. Equations 6.3, 6.4 and 6.6 are printed with negatives only and have no lower
+      bound; `variant="paper"` computes them.
+    - The negatives of L_mt are the texts of all other classes, exactly, and not a queue.
+    - In the supervised stage clips of the same class are no negatives of L_mm and L_mv.
+    - The queue of L_mv holds video features as they were stored. phi projects all of them at every step, with gradients. phi
+      has no momentum encoder: keys of some steps ago would tell how phi moved and not which video they are of.
+    - Temperature, projectors and schedule are those of LAC.
+
+    phi is one projector per modality. Zero-shot compares phi(motion) with phi(text). `embed` gives the network's own
+    features of a motion.
 
     Args:
-        text: (K, D) float text features a class, of unit length, or several texts a class (K, P, D), averaged here; None: without.
-        video: name of the stored video feature and its width D, as ("viclip_video", 768); None: without. Cached views are drawn at random.
-        motion: whether motion is compared with motion (L_mm).
+        backbone: the network.
+        text: (K, D) float, a text feature per class, of unit length; or (K, P, D), P texts per class, which are averaged.
+            In a configuration: the encoder of texts. None: without texts.
+        video: name of the stored video feature, for example "viclip_video"; None or "": without videos. Of several stored
+            views one is chosen at random.
         video_width: D of the video feature.
-        temperature, queue, momentum, hidden, width, layers: of the contrast and the projectors phi.
-        supervised: whether labels decide what is no negative; default: when texts are given.
-        symmetric: compare video with motion in both directions, within the batch beside the queue.
-        shared: one phi for video and text, where their features lie in one space already, as ViCLIP's do: what motions learn
-            of videos then also says where texts lie that no clip was trained with, see `classes_by_video`.
+        motion: whether motions are compared with motions (L_mm).
+        temperature: of all similarities.
+        queue: sizes of the queues of motions and of videos, and the momentum of the key encoder.
+        projector: sizes of each phi.
+        supervised: whether labels decide what is no negative. Default: if texts are given.
+        symmetric: whether videos are also compared with the motions of the batch.
+        shared: whether video and text have one phi, for features that lie in one space already, as those of ViCLIP. Then
+            what motions learn of videos also says where texts of other classes lie; see `classes_by_video`.
+        variant: "standard", or the formulas of the "paper" as printed.
     """
+
+    has_projection: ClassVar[bool] = True
+    former_options: ClassVar[Mapping[str, str]] = {
+        "momentum": "queue.momentum",
+        "hidden": "projector.hidden",
+        "width": "projector.width",
+        "layers": "projector.layers",
+    }
 
     def __init__(
         self,
@@ -76,18 +111,14 @@ class TMOR(Method):
         video_width: int = 768,
         motion: bool = True,
         temperature: float = 0.1,
-        queue: int = 65536,
-        momentum: float = 0.994,
-        hidden: int = 2048,
-        width: int = 128,
-        layers: int = 2,
+        queue: QueueOptions = QUEUE,
+        projector: ProjectorOptions = PROJECTOR,
         supervised: bool | None = None,
         symmetric: bool = False,
         shared: bool = False,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
-        super().__init__(backbone, momentum, anneal=True)
-        self.project_text: Projector | None
+        super().__init__(backbone, queue.momentum, anneal=True)
         if temperature <= 0 or not (motion or video or text is not None):
             raise TrainingError(
                 "T-MOR compares motion with at least one of motion, video and text, at a temperature above 0"
@@ -95,28 +126,48 @@ class TMOR(Method):
         self.video, self.video_width, self.motion = video, video_width, motion
         self.temperature, self.symmetric = temperature, symmetric
         self.form: Form = "paper" if variant == "paper" else "sum"
-        self.project_motion = Projector(backbone.width, hidden, width, layers)
-        self.keys = self.shadow(Encoder(backbone, self.project_motion)) if motion else None
-        self.motions = Queue(queue, width) if motion else None
-        self.project_video = Projector(video_width, hidden, width, layers) if video else None
-        self.videos = Queue(queue, video_width) if video else None
+        width = projector.width
+
+        def phi(features: int) -> Projector:
+            return Projector(features, projector.hidden, width, projector.layers)
+
+        self.project_motion = phi(backbone.width)
+        self.keys = self.momentum_copy(Encoder(backbone, self.project_motion)) if motion else None
+        self.motions = Queue(queue.size, width) if motion else None
+        self.project_video = phi(video_width) if video else None
+        self.videos = Queue(queue.size, video_width) if video else None
         self.supervised = supervised if supervised is not None else text is not None
-        if text is not None:
-            given = torch.as_tensor(np.asarray(text, np.float32))
-            self.register_buffer("texts", unit(given.mean(1) if given.ndim == 3 else given))
-            if shared and (not video or given.shape[-1] != video_width):
-                raise TrainingError(
-                    f"shared: texts of {given.shape[-1]} numbers and videos of {video_width if video else 0} are not in one space"
-                )
-            self.project_text = None if shared else Projector(given.shape[-1], hidden, width, layers)
-        else:
-            self.project_text = None
+        self.texts: Tensor | None
+        self.project_text: Projector | None = None
+        if text is None:
+            self.texts = None
+            return
+        vectors = torch.as_tensor(np.asarray(text, np.float32))
+        size = vectors.shape[-1]
+        self.register_buffer("texts", unit(vectors.mean(1) if vectors.ndim == 3 else vectors))
+        if shared and (not video or size != video_width):
+            widths = f"texts of {size} numbers and videos of {video_width if video else 0}"
+            raise TrainingError(f"shared: {widths} are not in one space")
+        self.project_text = None if shared else phi(size)
 
-    def draw(self, prepare: Prepare, view: View) -> Draw:
-        views = Views(prepare, {"motion": view, "other": view} if self.motion else {"motion": view})
-        return _Optional(views, (("video", self.video, self.video_width),) if self.video else ())
+    @classmethod
+    def needs(cls, options: Mapping[str, Any]) -> Needs:
+        """The stored video feature; and labels and the texts of the classes, where `text` names an encoder."""
+        video, text = options.get("video"), options.get("text")
+        return Needs(
+            features=(video,) if video else (),
+            labels=text is not None,
+            texts={} if text is None else {"text": text},
+            widths={"video_width": video} if video else {},
+            without="--set 'method.video=\"\"'",
+        )
 
-    def loss(self, batch: Batch) -> Outcome:
+    def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
+        """One view of each motion, a second one as the key of L_mm, and a video feature."""
+        views = RandomViews(preprocess, {"motion": view, "other": view} if self.motion else {"motion": view})
+        return ViewsAndVideo(views, self.video, self.video_width) if self.video else views
+
+    def loss(self, batch: Batch) -> LossOutput:
         features = self.backbone.features(batch["motion"])
         anchor = unit(self.project_motion(features))
         labels = batch["label"] if self.supervised else None
@@ -124,82 +175,101 @@ class TMOR(Method):
         if self.keys is not None and self.motions is not None:
             with torch.no_grad():
                 key = self.keys(batch["other"])
-            known = self.motions.known(batch["index"], labels)
-            losses["mm"] = against_queue(
-                anchor, key, self.motions.keys.clone(), self.temperature, known, self.form
-            ).mean()
-            self.motions.push(key, batch["index"], batch["label"])
-        if self.project_video is not None and self.videos is not None:
-            losses["mv"] = self._video(anchor, batch, labels)
-        if hasattr(self, "texts"):
-            losses["mt"] = self._text(anchor, batch["label"])
-        return Outcome(torch.stack(list(losses.values())).sum(), losses, features)
+            excluded = self.motions.not_negative_mask(batch["index"], labels)
+            keys = self.motions.keys.clone()
+            losses["mm"] = queue_info_nce(anchor, key, keys, self.temperature, excluded, self.form).mean()
+            self.motions.enqueue(key, batch["index"], batch["label"])
+        if self.videos is not None:
+            losses["mv"] = self._video_loss(self.videos, anchor, batch, labels)
+        if self.texts is not None:
+            losses["mt"] = self._text_loss(self.texts, anchor, batch["label"])
+        return LossOutput(torch.stack(list(losses.values())).sum(), losses, features)
 
-    def _video(self, anchor: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+    def _video_loss(self, queue: Queue, anchor: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         """L_mv over the clips that have a video feature."""
-        assert self.videos is not None
-        here = batch["video"].abs().sum(1) > 0
-        key, others = self.embed_video(batch["video"]), self.embed_video(self.videos.keys)
-        known = self.videos.known(batch["index"], labels)
-        each = against_queue(anchor, key, others, self.temperature, known, self.form)
+        present = batch["video"].abs().sum(1) > 0
+        key, others = self.embed_video(batch["video"]), self.embed_video(queue.keys)
+        excluded = queue.not_negative_mask(batch["index"], labels)
+        each = queue_info_nce(anchor, key, others, self.temperature, excluded, self.form)
         if self.symmetric:
             same = None if labels is None else (labels[:, None] == labels) & (labels >= 0)
-            each = (each + in_batch(key, anchor, self.temperature, same)[0]) / 2
-        owners = torch.where(here, batch["index"], Queue.EMPTY)
-        self.videos.push(unit(batch["video"]), owners, batch["label"])
-        return masked_mean(each, here)
+            each = (each + batch_info_nce(key, anchor, self.temperature, same)[0]) / 2
+        owners = torch.where(present, batch["index"], Queue.EMPTY)
+        queue.enqueue(unit(batch["video"]), owners, batch["label"])
+        return masked_mean(each, present)
 
-    def _text(self, anchor: Tensor, labels: Tensor) -> Tensor:
-        """L_mt over labelled clips: the own class's text among those of all classes."""
-        logits = anchor @ self.embed_text(self.texts).T / self.temperature  # type: ignore[arg-type]
+    def _text_loss(self, texts: Tensor, anchor: Tensor, labels: Tensor) -> Tensor:
+        """L_mt over labelled clips: the text of the clip's class among the texts of all classes."""
+        logits = anchor @ self.embed_text(texts).T / self.temperature
         own = torch.nn.functional.one_hot(labels.clamp(min=0), logits.shape[1]).bool()
         return masked_mean(info_nce(logits, own, form=self.form), labels >= 0)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Text and video, as the method was given them."""
+        return tuple(name for name, there in (("text", self.texts is not None), ("video", bool(self.video))) if there)
+
+    @property
+    def class_texts(self) -> Tensor | None:
+        """(K, D) texts of the training classes; None without texts."""
+        return self.texts
+
+    @property
+    def video_feature(self) -> str | None:
+        """Name of the stored video feature."""
+        return self.video or None
+
+    def project(self, features: Tensor) -> Tensor:
+        """phi of features (N, D) of the network, (N, width) of unit length."""
+        return unit(self.project_motion(features))
+
     def embed_motion(self, motion: Tensor) -> Tensor:
-        """phi(motion), unit length (N, width): what is compared with texts and videos."""
-        return unit(self.project_motion(self.backbone.features(motion)))
+        """phi(motion), (N, width) of unit length: what is compared with texts and videos."""
+        return self.project(self.backbone.features(motion))
 
     def embed_text(self, text: Tensor) -> Tensor:
-        """phi(text) of text features (K, D), unit length."""
-        if not hasattr(self, "texts"):
+        """phi(text) of text features (K, D), (K, width) of unit length."""
+        if self.texts is None:
             raise TrainingError(
                 "this T-MOR was trained without texts: it cannot say what a motion is called; train with text"
             )
         return self.embed_video(text) if self.project_text is None else unit(self.project_text(unit(text)))
 
     def embed_video(self, video: Tensor) -> Tensor:
-        """phi(video) of video features (N, D), unit length."""
+        """phi(video) of video features (N, D), (N, width) of unit length."""
         if self.project_video is None:
             raise TrainingError("this T-MOR was trained without videos; train with video")
         return unit(self.project_video(unit(video)))
 
     @property
-    def by_video(self) -> bool:
-        """Whether classes can be told by where their videos would lie."""
+    def knows_videos_of_texts(self) -> bool:
+        """Whether motions were compared with motions and with videos, and texts have no projector of their own."""
         return self.motions is not None and self.videos is not None and self.project_text is None
 
     def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Classes as the projector of videos has them, with means taken off each modality, and what to take off motions.
+        """Where videos of classes would lie, without the gap between modalities.
 
-        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so do motions
-        and both: a class's video is looked for where its text lies beside the mean text.
-        phi(text - mean text + mean video) - phi(mean video); means of motions and of videos are those of the queues.
+        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so do
+        motions and both. Therefore the video of a class is expected where its text lies relative to the mean text:
+        phi(text - mean text + mean video) - phi(mean video). Means of motions and of videos are those of the queues.
 
         Args:
-            text: (K, D) features of the classes asked for.
-            known: (S, D) features of the classes of the training clips; the method's own texts without.
+            text: (K, D) features of the classes.
+            known: (S, D) features of the classes of the training clips. Default: the method's own texts.
 
         Returns:
-            (K, width), and (width,) the mean of `embed_motion` over training clips.
+            (K, width) of the classes, and (width,) the mean of `embed_motion` over training clips.
 
         Raises:
             TrainingError: motions were not compared with motions and with videos, or texts have a projector of their own.
         """
-        if not self.by_video or self.motions is None or self.videos is None or self.project_video is None:
-            raise TrainingError(
-                "classes by video want a T-MOR with motion, with video, and with texts that are shared or not there"
-            )
         middle = self.texts if known is None else known
+        if self.motions is None or self.videos is None or self.project_video is None or self.project_text is not None:
+            raise TrainingError(
+                "classes by video need a T-MOR with motion, with video, and with texts that are shared or not there"
+            )
+        if middle is None:
+            raise TrainingError("classes by video need the texts of the known classes; this T-MOR has none of its own")
         mean = self.videos.mean
-        moved = unit(text) - unit(middle).mean(0) + mean  # type: ignore[arg-type]
+        moved = unit(text) - unit(middle).mean(0) + mean
         return self.project_video(moved) - self.project_video(mean), self.motions.mean

@@ -1,4 +1,4 @@
-"""Vectors of what classes are called: texts of prompts through an encoder, or those that a dataset stores beside its clips."""
+"""Vectors of the texts of classes: prompts through an encoder, or vectors that a dataset stores beside its clips."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.labels.prompts import class_prompts, described
 from training.data.sampler import joined_labels
-from training.data.types import Array, Source
+from training.data.types import Array, SkeletonDataset
 from training.evaluate import text as encoders
 from training.evaluate.retrieval import class_embeddings
-from training.runs import splits as sides
+from training.runs.splits import names_of
 
 STORED = ("viclip_text", "open_clip_text")
-"""Stored vectors of a clip's text; of a class the mean over some of its clips is taken."""
+"""Stored vectors of the text of a clip; a class has the mean over some of its clips."""
 CLIPS = 16
 """Clips of a class whose stored vectors are averaged."""
 
 
 @dataclass(frozen=True)
-class Wording:
-    """Which texts a class has and who reads them.
+class ClassText:
+    """Which texts a class has, and which encoder reads them.
 
     Attributes:
         encoder: a name of `training.evaluate.text.ENCODERS`, or of a stored feature.
-        prompts: set of templates of manifests/prompts.toml; "label" is the plain name, as T-MOR takes it. Or a CSV with the columns
-            label and text: descriptions of what is done.
+        prompts: set of templates of manifests/prompts.toml; "label" is the plain name, as in T-MOR. Or a CSV with the
+            columns label and text: descriptions of the actions.
         options: of the encoder.
     """
 
@@ -38,34 +38,34 @@ class Wording:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(given: str | Mapping[str, Any]) -> Wording:
+    def of(value: str | Mapping[str, Any]) -> ClassText:
         """From a configuration: a name, or a table of encoder, prompts and options of the encoder.
 
         Raises:
             TrainingError: an unknown encoder, or a table without one.
         """
-        table = {"encoder": given} if isinstance(given, str) else dict(given)
+        table = {"encoder": value} if isinstance(value, str) else dict(value)
         if "encoder" not in table:
             raise TrainingError(
-                f"a text is the name of an encoder, or {{ encoder = NAME, prompts = SET }}; given {given!r}"
+                f"a text is the name of an encoder, or {{ encoder = NAME, prompts = SET }}; given {value!r}"
             )
         encoder, prompts = table.pop("encoder"), table.pop("prompts", "label")
         allowed = [*encoders.ENCODERS, *STORED]
         if encoder not in allowed:
             raise TrainingError(f"unknown text encoder {encoder!r}{suggestion(str(encoder), allowed)}")
-        return Wording(encoder, prompts, table)
+        return ClassText(encoder, prompts, table)
 
     @property
     def stored(self) -> str | None:
         """The name of the stored feature, where it is one."""
         return self.encoder if self.encoder in STORED else None
 
-    def vectors(self, names: Sequence[str], sources: Sequence[Source]) -> Array:
+    def vectors(self, names: Sequence[str], datasets: Sequence[SkeletonDataset]) -> Array:
         """(K, P, D) float32 of unit length, P texts a class.
 
         Args:
             names: of the classes.
-            sources: clips with the stored feature; not read for an encoder.
+            datasets: clips with the stored feature; not read for an encoder.
 
         Raises:
             TrainingError: a class none of whose clips has the stored feature.
@@ -73,7 +73,7 @@ class Wording:
             MissingExtraError, WeightsError, ComponentError: the encoder is not here.
         """
         if self.stored:
-            return stored_vectors(names, sources, self.stored)[:, None]
+            return stored_vectors(names, datasets, self.stored)[:, None]
         encode = encoders.create(self.encoder, **self.options).encode
         if self.prompts.endswith(".csv"):
             return class_embeddings(described(names, self.prompts), encode)[:, None].astype(np.float32)
@@ -82,49 +82,49 @@ class Wording:
         return np.asarray(flat, np.float32).reshape(len(texts), -1, flat.shape[-1])
 
 
-def stored_vectors(names: Sequence[str], sources: Sequence[Source], feature: str) -> Array:
+def stored_vectors(names: Sequence[str], datasets: Sequence[SkeletonDataset], feature: str) -> Array:
     """(K, D) float32 of unit length: the mean of a stored feature over some clips of each class.
 
     Raises:
         TrainingError: a class none of whose clips has it.
     """
-    own, ids = joined_labels(sources)
-    ends = np.cumsum([len(source) for source in sources])
+    own, ids = joined_labels(datasets)
+    ends = np.cumsum([len(dataset) for dataset in datasets])
     rows: list[Array] = []
     for name in names:
-        places = np.flatnonzero(ids == own.index(name))[:CLIPS] if name in own else np.zeros(0, np.int64)
-        found: list[Array] = []
-        for source, end in zip(sources, ends):
-            mine = places[(places >= end - len(source)) & (places < end)] - (end - len(source))
-            found += [
+        indices = np.flatnonzero(ids == own.index(name))[:CLIPS] if name in own else np.zeros(0, np.int64)
+        vectors: list[Array] = []
+        for dataset, end in zip(datasets, ends):
+            mine = indices[(indices >= end - len(dataset)) & (indices < end)] - (end - len(dataset))
+            vectors += [
                 np.asarray(clip.features[feature], np.float32)
-                for clip in source.read(mine.tolist())
+                for clip in dataset.read(mine.tolist())
                 if feature in clip.features
             ]
-        if not found:
+        if not vectors:
             raise TrainingError(
                 f"no clip of class {name!r} has {feature}: name an encoder that reads its label, such as minilm"
             )
-        mean = np.mean([vector.reshape(-1, vector.shape[-1]).mean(0) for vector in found], axis=0)
+        mean = np.mean([vector.reshape(-1, vector.shape[-1]).mean(0) for vector in vectors], axis=0)
         rows.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
     return np.asarray(rows, np.float32)
 
 
-def stored_rows(side: Sequence[Source], feature: str) -> tuple[Array, Any]:
+def stored_rows(datasets: Sequence[SkeletonDataset], feature: str) -> tuple[Array, Any]:
     """(N, D) float32 of a stored feature, the mean of several views of a clip, and (N,) bool which clips have it."""
-    found: list[Array | None] = []
-    for source in side:
-        for start in range(0, len(source), 512):
-            for clip in source.read(range(start, min(start + 512, len(source)))):
+    rows: list[Array | None] = []
+    for dataset in datasets:
+        for start in range(0, len(dataset), 512):
+            for clip in dataset.read(range(start, min(start + 512, len(dataset)))):
                 value = clip.features.get(feature)
-                found.append(
+                rows.append(
                     None if value is None else np.asarray(value, np.float32).reshape(-1, np.shape(value)[-1]).mean(0)
                 )
-    first = next((row for row in found if row is not None), None)
+    first = next((row for row in rows if row is not None), None)
     if first is None:
         raise TrainingError(
-            f"{sides.named(side)}: no clip has the feature {feature!r}; build the dataset with [embed] features"
+            f"{names_of(datasets)}: no clip has the feature {feature!r}; build the dataset with [embed] features"
         )
-    return np.stack([np.zeros_like(first) if row is None else row for row in found]), np.array(
-        [row is not None for row in found]
+    return np.stack([np.zeros_like(first) if row is None else row for row in rows]), np.array(
+        [row is not None for row in rows]
     )

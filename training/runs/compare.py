@@ -69,7 +69,7 @@ def compare(under: str | os.PathLike[str]) -> list[Line]:
 
 def to_table(lines: Sequence[Line]) -> str:
     """Markdown, one line a figure; a heading for each evaluation on the same clips."""
-    head = ("| run | method | network | trained on | value | interval | floors |", "|---|---|---|---|---|---|---|")
+    head = ("| run | method | network | trained on | value | interval | baselines |", "|---|---|---|---|---|---|---|")
     shown: list[str] = []
     for _, same in itertools.groupby(lines, lambda line: _order(line)[:4]):
         group = list(same)

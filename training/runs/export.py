@@ -29,7 +29,8 @@ from dataengine.core.errors import MissingExtraError, TrainingError, suggestion
 from dataengine.io.storage import staged
 from training.backbones.base import Backbone
 from training.engine import checkpoint
-from training.transforms.preprocess import Prepare
+from training.methods.base import Method
+from training.transforms.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -55,17 +56,17 @@ SEEDS = (1, 2)
 NOTE = "metadata.json"
 """Member of TorchScript files."""
 
-Says: TypeAlias = Callable[[Tensor], Tensor]
+Predictor: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class Trained(Protocol):
-    """What is exported: `training.runs.train.load_run` gives one, `Bare` is one without a run.
+class TrainedNetwork(Protocol):
+    """What is exported: `training.runs.run.load_run` gives one, `BareNetwork` is one without a run.
 
     Attributes:
         backbone: the network.
         method: what it was trained with, or None.
         config: the configuration it was trained with, or None.
-        prepare: how clips become its input, or None.
+        preprocess: how clips become its input, or None.
         labels: names of its classes.
         facts: of the checkpoint: fingerprint of the `data`, `step` and more.
         folder: where it lies, with its results, or None.
@@ -74,11 +75,11 @@ class Trained(Protocol):
     @property
     def backbone(self) -> Backbone: ...
     @property
-    def method(self) -> nn.Module | None: ...
+    def method(self) -> Method | None: ...
     @property
     def config(self) -> Config | None: ...
     @property
-    def prepare(self) -> Prepare | None: ...
+    def preprocess(self) -> Preprocess | None: ...
     @property
     def labels(self) -> Sequence[str]: ...
     @property
@@ -88,13 +89,13 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class Bare:
-    """A network that comes from no run; see `Trained`."""
+class BareNetwork:
+    """A network that comes from no run; see `TrainedNetwork`."""
 
     backbone: Backbone
-    method: nn.Module | None = None
+    method: Method | None = None
     config: Config | None = None
-    prepare: Prepare | None = None
+    preprocess: Preprocess | None = None
     labels: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -122,7 +123,7 @@ class Exported:
 class Output(nn.Module):
     """One of `OUTPUTS` of a network, as a module of its own."""
 
-    def __init__(self, run: Trained, output: str) -> None:
+    def __init__(self, run: TrainedNetwork, output: str) -> None:
         super().__init__()
         self.inner: Any = run.method if output == "embedding" else run.backbone
         self.output = output
@@ -156,7 +157,7 @@ class Guard(nn.Module):
 
 
 def export(
-    run: Trained | Backbone,
+    run: TrainedNetwork | Backbone,
     path: str | os.PathLike[str],
     format: str = "onnx",
     frames: int | None = None,
@@ -165,7 +166,7 @@ def export(
 ) -> Exported:
     """Write a network and check what was written.
 
-    ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `prepare` says, with exactly the network's
+    ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `preprocess` says, with exactly the network's
     C, V and M: people who are absent are zeros. Any N, and any T where the network allows it. They are made by tracing.
     `safetensors` are the network's weights, for `load_published`.
 
@@ -183,7 +184,7 @@ def export(
             or a file that says something else than the network.
         MissingExtraError: onnx is not installed.
     """
-    run = Bare(run) if isinstance(run, Backbone) else run
+    run = BareNetwork(run) if isinstance(run, Backbone) else run
     if type(run.backbone).check is not Backbone.check:
         raise TrainingError(
             f"{type(run.backbone).__name__} does not take motions (N, C, T, V, M); only networks that do are exported"
@@ -208,23 +209,23 @@ def export(
     return Exported(target, format, output, dynamic, worst, spread)
 
 
-def _checked_output(run: Trained, format: str, output: str | None) -> str:
+def _checked_output(run: TrainedNetwork, format: str, output: str | None) -> str:
     """Raises TrainingError where the network has no such output."""
     output = output or ("logits" if run.backbone.num_classes else "features")
     if output not in OUTPUTS:
         raise TrainingError(f"unknown output {output!r} of exported networks{suggestion(output, OUTPUTS)}")
     if output == "logits" and not run.backbone.num_classes:
         raise TrainingError("the network has no classes, hence no logits; export features, or finetune it first")
-    if output == "embedding" and (format == "safetensors" or not hasattr(run.method, "embed_motion")):
+    if output == "embedding" and (format == "safetensors" or run.method is None or not run.method.has_projection):
         raise TrainingError(
             "an embedding is what a method such as tmor learns, in onnx or torchscript; export features"
         )
     return output
 
 
-def describe(run: Trained, output: str, frames: int, licence: str) -> dict[str, Any]:
+def describe(run: TrainedNetwork, output: str, frames: int, licence: str) -> dict[str, Any]:
     """What a file says of itself, by key; see `metadata`."""
-    backbone, prepare = run.backbone, run.prepare
+    backbone, preprocess = run.backbone, run.preprocess
     note: dict[str, Any] = {
         "dataengine": dataengine.__version__,
         "network": type(backbone).__name__,
@@ -242,8 +243,8 @@ def describe(run: Trained, output: str, frames: int, licence: str) -> dict[str, 
         "data": run.facts.get("data"),
         "tolerance": TOLERANCE,
     }
-    if prepare is not None:
-        note["prepare"] = {**dataclasses.asdict(prepare), "skeleton": prepare.layout.name}
+    if preprocess is not None:
+        note["preprocess"] = {**dataclasses.asdict(preprocess), "skeleton": preprocess.layout.name}
     if run.config is not None:
         note |= {"backbone": run.config.backbone.model_dump(), "method": run.config.method.name}
     return note
@@ -264,7 +265,7 @@ def _others(frames: int, dynamic: Sequence[str]) -> list[tuple[int, int]]:
     return tried + ([(2, frames + 5), (1, 2 * frames), (3, max(1, frames // 2))] if "time" in dynamic else [])
 
 
-def difference(says: Says, model: Says, motion: Tensor) -> float:
+def difference(says: Predictor, model: Predictor, motion: Tensor) -> float:
     """The largest difference of two networks on a motion, in parts of the second's largest number; infinite for other shapes."""
     found, wanted = says(motion), model(motion)
     if found.shape != wanted.shape or not torch.isfinite(found).all():
@@ -273,7 +274,12 @@ def difference(says: Says, model: Says, motion: Tensor) -> float:
 
 
 def _settled(
-    make: Callable[[tuple[str, ...]], Says], model: Output, backbone: Backbone, frames: int, allowed: float, name: str
+    make: Callable[[tuple[str, ...]], Predictor],
+    model: Output,
+    backbone: Backbone,
+    frames: int,
+    allowed: float,
+    name: str,
 ) -> tuple[tuple[str, ...], float]:
     """The most free axes with which `make(axes)` gives what the network gives, and how far the two are apart.
 
@@ -307,7 +313,9 @@ def _settled(
     raise AssertionError("without free axes nothing is left to fail")
 
 
-def _onnx(model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]) -> Callable[[tuple[str, ...]], Says]:
+def _onnx(
+    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
+) -> Callable[[tuple[str, ...]], Predictor]:
     try:
         import onnx
     except ImportError:
@@ -319,7 +327,7 @@ def _onnx(model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
     quiet.intra_op_num_threads = torch.get_num_threads()
     places = {"batch": 0, "time": 2}
 
-    def make(dynamic: tuple[str, ...]) -> Says:
+    def make(dynamic: tuple[str, ...]) -> Predictor:
         torch.onnx.export(
             model,
             (motions(backbone, 2, note["frames"]),),
@@ -346,14 +354,14 @@ def _onnx(model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
 
 def _torchscript(
     model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
-) -> Callable[[tuple[str, ...]], Says]:
-    def make(dynamic: tuple[str, ...]) -> Says:
+) -> Callable[[tuple[str, ...]], Predictor]:
+    def make(dynamic: tuple[str, ...]) -> Predictor:
         example = motions(backbone, 2, note["frames"])
         traced = torch.jit.trace(model, example, check_trace=False)
         sizes = [0 if axis in dynamic else size for axis, size in zip(AXES, example.shape)]
         guarded = torch.jit.script(Guard(traced, sizes))
         torch.jit.save(guarded, str(partial), _extra_files={NOTE: json.dumps(note | {"dynamic": list(dynamic)})})
-        read: Says = torch.jit.load(str(partial))
+        read: Predictor = torch.jit.load(str(partial))
         return read
 
     return make
@@ -361,8 +369,8 @@ def _torchscript(
 
 def _safetensors(
     model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
-) -> Callable[[tuple[str, ...]], Says]:
-    def make(dynamic: tuple[str, ...]) -> Says:
+) -> Callable[[tuple[str, ...]], Predictor]:
+    def make(dynamic: tuple[str, ...]) -> Predictor:
         checkpoint.write(partial, model.inner.state_dict(), note | {"dynamic": list(dynamic)})
         fresh = copy.deepcopy(model)
         for tensor in fresh.state_dict().values():
@@ -386,7 +394,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         dataengine (version), network, output, axes, dynamic (axes of any size), channels, frames, people, skeleton, joints,
         bones, labels (of logits), width (of features), licence, data (fingerprint of what it was trained on, or None),
-        tolerance; of runs also prepare (see `training.transforms.preprocess.Prepare`), backbone (name and options) and method. In ONNX
+        tolerance; of runs also preprocess (see `training.transforms.preprocess.Preprocess`), backbone (name and options) and method. In ONNX
         files each is JSON under its name among the metadata, in TorchScript files all are in `extra/metadata.json`.
 
     Raises:

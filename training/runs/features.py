@@ -1,4 +1,4 @@
-"""A network over whole sources, clip by clip in their order: features, logits, and what stands beside them."""
+"""Features and scores of a network for whole datasets, clip by clip in their order."""
 
 from __future__ import annotations
 
@@ -12,53 +12,52 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone
-from training.data.loader import Feed
-from training.data.types import Clip, Numbers, Source
-from training.methods.base import Views
-from training.transforms.preprocess import Prepare
+from training.data.loader import DataLoader
+from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
+from training.methods.base import RandomViews
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 Rows = NDArray[np.float32]
+WHOLE_CLIP = ((0.0, 1.0),)
+"""One crop: the whole clip."""
+THREE_CROPS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
+"""Three crops, fixed in advance: the whole clip, its first and its last four fifths."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Fixed parts of a clip, each resampled to `frames`, as arrays part0, part1 ...
+class TemporalCrops:
+    """Fixed crops of a clip, each resampled to `frames`, as entries crop0, crop1 ...
 
     Attributes:
-        spans: begin and end of each part as shares of the clip.
-        score: whether the last channel of what `prepare` makes is a score.
+        preprocess: makes the input of the network.
+        frames: T of each crop.
+        spans: begin and end of each crop as fractions of the clip.
     """
 
-    prepare: Prepare
+    preprocess: Preprocess
     frames: int
-    spans: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+    spans: tuple[tuple[float, float], ...] = WHOLE_CLIP
 
-    def __call__(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
-        joints = self.prepare.joints(clip)
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        joints = self.preprocess.joints(sequence)
         total = joints.shape[1]
-        view = View(self.frames, "none", score=self.prepare.score)
-        drawn = {}
+        view = View(self.frames, "none", score=self.preprocess.score)
+        sample = {}
         for number, (begin, end) in enumerate(self.spans):
             first = min(int(begin * total), total - 1)
-            part = joints[:, first : max(first + 1, round(end * total))]
-            drawn[f"part{number}"] = self.prepare.finish(view(part, rng))
-        return drawn
-
-
-WHOLE = ((0.0, 1.0),)
-"""One view: the whole clip."""
-THREE = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
-"""Three views, fixed beforehand: whole, first and last four fifths."""
+            crop = joints[:, first : max(first + 1, round(end * total))]
+            sample[f"crop{number}"] = self.preprocess.finish(view(crop, rng))
+        return sample
 
 
 @torch.no_grad()
-def encode(
+def extract_features(
     function: Callable[[Tensor], Tensor],
-    source: Source | Sequence[Source],
-    prepare: Prepare,
+    dataset: SkeletonDataset | Sequence[SkeletonDataset],
+    preprocess: Preprocess,
     frames: int,
-    spans: Sequence[tuple[float, float]] = WHOLE,
+    spans: Sequence[tuple[float, float]] = WHOLE_CLIP,
     batch: int = 256,
     workers: int = 0,
     device: Any = "cpu",
@@ -66,76 +65,98 @@ def encode(
     view: View | None = None,
     seed: int = 0,
 ) -> tuple[Rows, Numbers]:
-    """What a function says of every clip, the mean over parts of it, or of one random view of it.
+    """The output of a network for every clip, the mean over crops of the clip.
 
     Args:
-        function: motions (N, C, T, V, M) -> (N, D), such as a backbone or a method's `embed`; a module is put into evaluation.
-        softmax: average probabilities, not the numbers themselves.
-        view: seen in place of the parts, drawn by the seed: rows of several seeds make a probe of few labels steadier.
+        function: motions (N, C, T, V, M) -> (N, D), for example a backbone or the `embed` of a method. A module is
+            put into evaluation mode meanwhile.
+        dataset: one or several.
+        preprocess: makes the input of the network.
+        frames: T of the input.
+        spans: crops of each clip, as fractions of it.
+        batch: clips per forward pass.
+        workers: processes that read clips.
+        device: where the network runs.
+        softmax: whether probabilities are averaged instead of the outputs themselves.
+        view: one random view per clip in place of the crops; rows of several seeds make a probe of few labels steadier.
+        seed: of the random view.
 
     Returns:
-        (clips, D) float32 in the order of the source, and the labels (clips,).
+        (clips, D) float32 in the order of the dataset, and the labels (clips,) int64.
     """
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     before = owner.training if isinstance(owner, nn.Module) else False
     if isinstance(owner, nn.Module):
         owner.eval()
-    kind = next(owner.parameters()).dtype if isinstance(owner, nn.Module) else torch.float32
-    spans = spans if view is None else WHOLE
-    draw = Parts(prepare, frames, tuple(spans)) if view is None else Views(prepare, {"part0": view})
-    feed = Feed(source, draw, batch, seed, shuffle=False, workers=workers)
+    dtype = next(owner.parameters()).dtype if isinstance(owner, nn.Module) else torch.float32
+    spans = spans if view is None else WHOLE_CLIP
+    crops = TemporalCrops(preprocess, frames, tuple(spans))
+    transform = crops if view is None else RandomViews(preprocess, {"crop0": view})
+    loader = DataLoader(dataset, transform, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
-    for drawn in feed:
-        said = [function(drawn[f"part{k}"].to(device, kind)).float() for k in range(len(spans))]
-        rows.append(torch.stack([torch.softmax(s, 1) if softmax else s for s in said]).mean(0).cpu())
+    for sample in loader:
+        outputs = [function(sample[f"crop{k}"].to(device, dtype)).float() for k in range(len(spans))]
+        rows.append(torch.stack([torch.softmax(o, 1) if softmax else o for o in outputs]).mean(0).cpu())
     if isinstance(owner, nn.Module):
         owner.train(before)
-    return torch.cat(rows).numpy(), feed.label_ids
+    return torch.cat(rows).numpy(), loader.label_ids
 
 
 @torch.no_grad()
 def calibrate(
-    backbone: Backbone, source: Source | Sequence[Source], prepare: Prepare, frames: int, device: Any = "cpu"
+    backbone: Backbone,
+    dataset: SkeletonDataset | Sequence[SkeletonDataset],
+    preprocess: Preprocess,
+    frames: int,
+    device: Any = "cpu",
 ) -> Backbone:
-    """The network with the statistics of its norms measured on whole clips: what a network as it was drawn is probed with.
+    """The network with the statistics of its norms measured on whole clips.
 
-    A drawn network's norms have statistics that fit nothing, and its features would be worth less than its weights are.
+    A network with random weights is probed so: the norms of a new network have statistics that fit no data, and its
+    features would be worth less than its weights are.
     """
     for module in backbone.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches
     backbone.train()
-    for drawn in Feed(source, Parts(prepare, frames), 128, shuffle=False):
-        backbone.features(drawn["part0"].to(device))
+    for sample in DataLoader(dataset, TemporalCrops(preprocess, frames), 128, shuffle=False):
+        backbone.features(sample["crop0"].to(device))
     return backbone.eval()
 
 
 @torch.no_grad()
 def joint_weights(
-    backbone: nn.Module,
-    source: Source | Sequence[Source],
-    prepare: Prepare,
+    backbone: Backbone,
+    dataset: SkeletonDataset | Sequence[SkeletonDataset],
+    preprocess: Preprocess,
     frames: int,
     clips: int = 64,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """How much each joint decides what a network says (V,), summing to 1: how far the answer moves when the joint's path is
-    exchanged for that of another clip (permutation importance, Breiman 2001, section 10). For any network.
+    """How much each joint decides the output of a network, (V,) summing to 1.
 
-    The answer is the classes' probabilities, or the direction of the features where there is no classifier; what moves is the
-    mean absolute difference, over so many clips chosen by the seed.
+    The path of one joint is exchanged for that of another clip, and the change of the output is measured: the mean
+    absolute difference of the classes' probabilities, or of the direction of the features where there is no classifier.
+
+    Args:
+        backbone: the network.
+        dataset: one or several.
+        preprocess: makes the input of the network.
+        frames: T of the input.
+        clips: how many clips are measured.
+        seed: chooses the clips.
     """
     before = backbone.training
     backbone.eval()
 
     def answer(motion: Tensor) -> Tensor:
-        said = backbone(motion)
-        return torch.softmax(said, 1) if getattr(backbone, "num_classes", 0) else nn.functional.normalize(said, dim=1)
+        output = backbone(motion)
+        return torch.softmax(output, 1) if backbone.num_classes else nn.functional.normalize(output, dim=1)
 
-    drawn = next(iter(Feed(source, Parts(prepare, frames), clips, seed=seed, drop_last=False)))
+    sample = next(iter(DataLoader(dataset, TemporalCrops(preprocess, frames), clips, seed=seed, drop_last=False)))
     weight = next(backbone.parameters())
-    motion = drawn["part0"].to(weight.device, weight.dtype)
+    motion = sample["crop0"].to(weight.device, weight.dtype)
     own = answer(motion)
     moved = []
     for joint in range(motion.shape[3]):

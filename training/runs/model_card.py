@@ -19,15 +19,15 @@ import dataengine
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.markdown import plain, rows
 from dataengine.core.skeletons import SKELETONS
-from dataengine.dataset.dataset import open as open_dataset
+from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.storage import write_durably
 from training import registry
 from training.config import Config
 from training.data.formats import format_of
 from training.evaluate.confidence_intervals import Interval
 from training.evaluate.result import Result, table
-from training.runs.export import FRAMES, Trained, metadata
-from training.transforms.preprocess import Prepare
+from training.runs.export import FRAMES, TrainedNetwork, metadata
+from training.transforms.preprocess import Preprocess
 
 LICENCES = frozenset(
     [
@@ -60,7 +60,7 @@ SHOWN = 60
 """Labels that are listed; the files themselves hold all."""
 
 
-def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None) -> Path:
+def card(run: TrainedNetwork, path: str | os.PathLike[str], licence: str | None = None) -> Path:
     """Write a model card beside exported files.
 
     Nothing that depends on the time or on where things lie is written: equal runs and datasets give equal cards.
@@ -78,7 +78,7 @@ def card(run: Trained, path: str | os.PathLike[str], licence: str | None = None)
     """
     if run.config is None:
         raise TrainingError(
-            "a card says how a network was trained, which this run does not; give one of training.runs.train.load_run"
+            "a card says how a network was trained, which this run does not; give one of training.runs.run.load_run"
         )
     given = Path(path)
     beside = given if given.is_dir() or not given.suffix else given.parent
@@ -132,7 +132,7 @@ def _result(given: Mapping[str, Any]) -> Result:
     return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
 
 
-def _front(run: Trained, licence: str | None) -> str:
+def _front(run: TrainedNetwork, licence: str | None) -> str:
     """YAML that model hubs read; JSON texts are YAML."""
     name = "unknown" if licence is None else licence.lower()
     lines = [f"license: {name if name in LICENCES else 'other'}"]
@@ -146,7 +146,7 @@ def _front(run: Trained, licence: str | None) -> str:
     return "---\n" + "\n".join(lines) + "\n---"
 
 
-def _about(run: Trained, config: Config) -> str:
+def _about(run: TrainedNetwork, config: Config) -> str:
     backbone = run.backbone
     count = sum(p.numel() for p in backbone.parameters())
     classes = f" and {backbone.num_classes:,} classes" if backbone.num_classes else ""
@@ -175,7 +175,7 @@ def _first(text: str | None) -> str:
     return plain(re.split(r"(?<=[.:])\s", line)[0]).removesuffix(":")
 
 
-def _loading(run: Trained, config: Config, beside: Path) -> str:
+def _loading(run: TrainedNetwork, config: Config, beside: Path) -> str:
     backbone = run.backbone
     frames = config.view.frames if config is not None else FRAMES
     shape = f"(1, {backbone.channels}, {frames}, {backbone.skeleton.num_joints}, {backbone.people})"
@@ -214,14 +214,14 @@ In PyTorch, with clips prepared as they were for training:
 ```python
 import numpy as np
 from training import create_backbone
-from training.transforms.preprocess import Prepare
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 network = {_made(run, config)}.eval()
 network.load_published("{weights}")
-prepare = {_prepared(run.prepare)}
-joints = View({frames}, "none", score=prepare.score)(prepare.joints(clip), np.random.default_rng(0))   # clip: training.data.types.Clip
-motion = prepare.finish(joints)   # (M, T, V, C)
+preprocess = {_prepared(run.preprocess)}
+joints = View({frames}, "none", score=preprocess.score)(preprocess.joints(clip), np.random.default_rng(0))   # clip: training.data.types.Clip
+motion = preprocess.finish(joints)   # (M, T, V, C)
 ```"""
 
 
@@ -237,7 +237,7 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _made(run: Trained, config: Config) -> str:
+def _made(run: TrainedNetwork, config: Config) -> str:
     """The call that makes the network without its weights."""
     backbone = run.backbone
     allowed = registry.options(registry.find("backbones", config.backbone.name))
@@ -248,19 +248,19 @@ def _made(run: Trained, config: Config) -> str:
     return f'create_backbone("{config.backbone.name}", {backbone.num_classes}, "{layout}", {backbone.channels}{more})'
 
 
-def _prepared(prepare: Prepare | None) -> str:
-    if prepare is None:
-        return "Prepare(...)   # the run does not say how"
-    own = {name: getattr(prepare, name) for name in inspect.signature(Prepare).parameters if name != "skeleton"}
+def _prepared(preprocess: Preprocess | None) -> str:
+    if preprocess is None:
+        return "Preprocess(...)   # the run does not say how"
+    own = {name: getattr(preprocess, name) for name in inspect.signature(Preprocess).parameters if name != "skeleton"}
     changed = [
         f"{name}={value!r}"
         for name, value in own.items()
-        if value != inspect.signature(Prepare).parameters[name].default
+        if value != inspect.signature(Preprocess).parameters[name].default
     ]
-    return f"Prepare({', '.join([repr(prepare.layout.name), *changed])})"
+    return f"Preprocess({', '.join([repr(preprocess.layout.name), *changed])})"
 
 
-def _data(run: Trained, config: Config) -> str:
+def _data(run: TrainedNetwork, config: Config) -> str:
     """What it learnt from, as the datasets themselves say it."""
     chosen = [f"split `{plain(config.data.split)}`"] if config.data.split else []
     chosen += [f"where `{plain(config.data.where)}`"] if config.data.where else []
@@ -298,7 +298,7 @@ def _dataset(
         kind = format_of(place)
         if kind != "built":
             return (kind, "not counted", "in the fingerprint above"), {}
-        dataset = open_dataset(place)
+        dataset = open_built_dataset(place)
         frame = dataset.clips if split is None else dataset.clips.filter(pl.col("split") == split)
         if where is not None:
             frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
@@ -342,11 +342,11 @@ def _results(found: Mapping[str, Measured]) -> str:
     for name, measured in found.items():
         where = f", on {', '.join(map(plain, dict.fromkeys(measured.data)))}" if measured.data else ""
         parts.append(f"From `{plain(name)}`{where}:\n\n{table(measured.results)}")
-    more = "Floors are what a figure must be compared with; intervals are named by how they were found."
+    more = "Baselines are what a figure must be compared with; intervals are named by how they were found."
     return "\n".join(["## Results\n", *parts, more])
 
 
-def _limits(run: Trained) -> str:
+def _limits(run: TrainedNetwork) -> str:
     classes = run.backbone.num_classes
     lines = [
         "It sees joints, not pictures: objects, faces and hands that the joints do not show cannot be told apart by it.",

@@ -1,4 +1,4 @@
-"""Motions named by texts they were never trained with, and found by texts and videos: zero-shot and retrieval of a finished run."""
+"""Zero-shot and retrieval of a finished run: motions named by texts of new classes, and found by texts and videos."""
 
 from __future__ import annotations
 
@@ -10,152 +10,152 @@ import torch
 from torch import Tensor
 
 from dataengine.core.errors import TrainingError
-from training.data.types import Array, Numbers, Source
+from training.data.types import Array, Numbers, SkeletonDataset
 from training.evaluate.logistic import unit
 from training.evaluate.metrics import labelled
 from training.evaluate.plots import confusion_matrix
 from training.evaluate.result import Result
-from training.evaluate.retrieval import Aid, multiple_choice, retrieval, similarities, through_known, zero_shot
-from training.methods.tmor import TMOR
-from training.runs import splits as sides
-from training.runs.class_text import Wording, stored_rows, stored_vectors
-from training.runs.probe import Report, classes_of, features
-from training.runs.train import Run
+from training.evaluate.retrieval import (
+    ExtraScores,
+    multiple_choice,
+    retrieval,
+    similarities,
+    through_known_classes,
+    zero_shot,
+)
+from training.runs import splits
+from training.runs.class_text import ClassText, stored_rows, stored_vectors
+from training.runs.report import Report, classes_of, features_of
+from training.runs.run import Run
 
 
-def wording(run: Run, text: str | None, prompts: str | None) -> Wording:
-    """Who reads the texts of classes: as in training, unless something else is named.
+def class_text(run: Run, text: str | None, prompts: str | None) -> ClassText:
+    """The encoder and prompts of class texts: those of the training, unless others are named.
 
     Raises:
         TrainingError: the run has no space that texts share, or an unknown name.
     """
-    given = run.config.method.options.get("text")
-    if not hasattr(run.method, "embed_text") or given is None:
+    trained_with = next(iter(run.needs.texts.values()), None)
+    if "text" not in run.method.modalities or trained_with is None:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt beside no texts and cannot tell which one a motion is near; "
             "train a method that does: dataengine-train pretrain tmor_text"
         )
-    own = Wording.of(given)
-    return Wording(text or own.encoder, prompts or own.prompts, own.options if text in (None, own.encoder) else {})
+    own = ClassText.of(trained_with)
+    options = own.options if text in (None, own.encoder) else {}
+    return ClassText(text or own.encoder, prompts or own.prompts, options)
 
 
-def _class_texts(run: Run, names: Sequence[str], said: Wording, side: Sequence[Source], device: Any) -> Array:
-    """(K, D) of each class in the space of motions."""
-    return _projected(run, said.vectors(names, side), said, device)
-
-
-def _projected(run: Run, vectors: Array, said: Wording, device: Any) -> Array:
-    """(K, D) in the space of motions, of the encoder's (K, P, E): the mean of P texts."""
-    learnt = getattr(run.method, "texts", None)
-    if isinstance(learnt, Tensor) and vectors.shape[-1] != learnt.shape[-1]:
+def _projected(run: Run, vectors: Array, texts: ClassText, device: Any) -> Array:
+    """(K, D) of classes in the space of motions, of vectors (K, P, E): the mean of the P texts of each class."""
+    learnt = run.method.class_texts
+    if learnt is not None and vectors.shape[-1] != learnt.shape[-1]:
         raise TrainingError(
-            f"{said.encoder} gives {vectors.shape[-1]} numbers a text, the run learnt with {learnt.shape[-1]}: "
+            f"{texts.encoder} gives {vectors.shape[-1]} numbers a text, the run learnt with {learnt.shape[-1]}: "
             "leave out --text, or name the encoder it learnt with"
         )
     flat = torch.from_numpy(vectors.reshape(-1, vectors.shape[-1])).to(device)
     with torch.no_grad():
-        projected: Tensor = run.method.embed_text(flat)  # type: ignore[operator]
+        projected = run.method.embed_text(flat)
     rows = projected.float().cpu().numpy().reshape(len(vectors), -1, projected.shape[-1])
     return unit([unit(part).mean(0) for part in rows])
 
 
-def stored(said: Wording, fuse: str | None) -> tuple[str, ...]:
+def zeroshot_features(texts: ClassText, fuse: str | None) -> tuple[str, ...]:
     """Stored features that zero-shot reads."""
-    return tuple(dict.fromkeys(name for name in (said.stored, fuse, fuse and _text_beside(fuse)) if name))
+    names = (texts.stored, fuse, None if fuse is None else _text_feature(fuse))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
-def sought(run: Run, by: str | None, text: str | None, prompts: str | None) -> tuple[str, ...]:
+def retrieval_features(run: Run, by: str | None, text: str | None, prompts: str | None) -> tuple[str, ...]:
     """Stored features that retrieval reads."""
-    if (by or found_by(run)[0]) == "video":
-        return tuple(filter(None, [run.config.method.options.get("video")]))
-    return stored(wording(run, text, prompts), None)
+    if (by or searchable_by(run)[0]) == "video":
+        return tuple(filter(None, [run.method.video_feature]))
+    return zeroshot_features(class_text(run, text, prompts), None)
 
 
 def zeroshot(
     run: Run,
-    test: Sequence[Source],
+    test: Sequence[SkeletonDataset],
     text: str | None = None,
     prompts: str | None = None,
     fuse: str | None = None,
     device: str = "cpu",
 ) -> Report:
-    """Motions named by texts of classes that the network was never trained to tell.
+    """Motions named by texts of classes that the network was never trained to tell apart.
 
-    The nearest text, and what is better where classes are new to it: through the known classes, and, of a network that learnt
-    texts and videos by one projector, where the class's videos would lie.
+    The first result is the nearest text. Two more are better where classes are new to the network: through the known
+    classes, and, for a network with one projector for texts and videos, where videos of the class would lie.
 
     Args:
         run: of a method that learnt beside texts.
         test: labelled clips.
         text, prompts: another encoder or set of prompts than in training.
-        fuse: a stored video feature, such as viclip_video, whose cosines with the stored viclip_text of the classes are added.
+        fuse: a stored video feature, for example viclip_video, whose cosines with the stored viclip_text of the
+            classes are added.
         device: where the network runs.
 
     Raises:
-        TrainingError: the run knows no texts, a side has no labels, or a feature is not there.
+        TrainingError: the run knows no texts, no clip has a label, or a feature is not there.
     """
-    said = wording(run, text, prompts)
+    texts = class_text(run, text, prompts)
     names = classes_of(test)
-    ids = sides.label_ids(names, test)
+    ids = splits.label_ids(names, test)
     run.method.to(device)
-    rows = features(run, run.method.embed_motion, test, device)
-    vectors = said.vectors(names, test)
-    aid = None if fuse is None else _aid(names, test, fuse)
-    temperature = float(run.config.method.options.get("temperature", 0.1))
-    read = _readings(run, rows, vectors, said, temperature, device)
-    called = f"{said.encoder}, prompts {said.prompts}"
+    rows = features_of(run, run.method.embed_motion, test, device)
+    vectors = texts.vectors(names, test)
+    extra = None if fuse is None else _video_scores(names, test, fuse)
+    comparisons = _comparisons(run, rows, vectors, texts, device)
+    suffix = f"{texts.encoder}, prompts {texts.prompts}"
     results = [
-        zero_shot(motions, ids, classes, aid, temperature, f"zero-shot{how}, {called}")
-        for how, motions, classes in read
+        zero_shot(motions, ids, classes, extra, run.method.temperature, f"zero-shot{how}, {suffix}")
+        for how, motions, classes in comparisons
     ]
-    report = Report("zeroshot", run, [source.name for source in test], sides.facts(test), results)
-    truth, told = labelled(ids, similarities(rows, read[0][2]).argmax(1))
-    report.pictures.append(
-        confusion_matrix(told, truth, names, run.folder / "zeroshot_confusion.png", "zero-shot, motion alone")
-    )
+    report = Report("zeroshot", run, [dataset.name for dataset in test], splits.facts(test), results)
+    truth, predictions = labelled(ids, similarities(rows, comparisons[0][2]).argmax(1))
+    plot = run.folder / "zeroshot_confusion.png"
+    report.plots.append(confusion_matrix(predictions, truth, names, plot, "zero-shot, motion alone"))
     return report
 
 
-def _readings(
-    run: Run, rows: Array, vectors: Array, said: Wording, temperature: float, device: Any
+def _comparisons(
+    run: Run, rows: Array, vectors: Array, texts: ClassText, device: Any
 ) -> list[tuple[str, Array, Array]]:
-    """(how, motions, classes): what can be compared to name motions (N, D) by the encoder's texts (K, P, E) of classes."""
-    found = [("", rows, _projected(run, vectors, said, device))]
-    learnt = getattr(run.method, "texts", None)
-    if not isinstance(learnt, Tensor) or len(learnt) < 2 or said.encoder != wording(run, None, None).encoder:
-        return found
-    known, asked = learnt.float().cpu().numpy(), unit(vectors.mean(1))
-    found.append(
-        (
-            " through known classes",
-            *through_known(rows, _projected(run, known[:, None], said, device), known, asked, temperature),
-        )
-    )
-    if isinstance(run.method, TMOR) and run.method.by_video:
+    """Ways to name motions (N, D) by vectors (K, P, E) of texts: (name of the way, motions, classes)."""
+    comparisons = [("", rows, _projected(run, vectors, texts, device))]
+    learnt = run.method.class_texts
+    if learnt is None or len(learnt) < 2 or texts.encoder != class_text(run, None, None).encoder:
+        return comparisons
+    known, classes = learnt.float().cpu().numpy(), unit(vectors.mean(1))
+    projected = _projected(run, known[:, None], texts, device)
+    pair = through_known_classes(rows, projected, known, classes, run.method.temperature)
+    comparisons.append((" through known classes", *pair))
+    if run.method.knows_videos_of_texts:
         with torch.no_grad():
-            classes, middle = run.method.classes_by_video(torch.from_numpy(asked).float().to(device))
-        found.append((" by video", rows - middle.float().cpu().numpy(), classes.float().cpu().numpy()))
-    return found
+            videos, mean = run.method.classes_by_video(torch.from_numpy(classes).float().to(device))
+        comparisons.append((" by video", rows - mean.float().cpu().numpy(), videos.float().cpu().numpy()))
+    return comparisons
 
 
-def _aid(names: Sequence[str], test: Sequence[Source], feature: str) -> Aid:
-    """Cosines of a stored video feature and the stored texts of the classes, which lie in one space."""
-    videos, there = stored_rows(test, feature)
-    if not there.all():
-        lacking = int((~there).sum())
+def _video_scores(names: Sequence[str], test: Sequence[SkeletonDataset], feature: str) -> ExtraScores:
+    """Cosines of a stored video feature and the stored texts of the classes, which share a space."""
+    videos, present = stored_rows(test, feature)
+    if not present.all():
         raise TrainingError(
-            f"{sides.named(test)}: {lacking} clips have no {feature}; build with [embed] features, or leave out --fuse"
+            f"{splits.names_of(test)}: {int((~present).sum())} clips have no {feature}; "
+            "build with [embed] features, or leave out --fuse"
         )
-    return Aid(similarities(videos, stored_vectors(names, test, _text_beside(feature))))
+    return ExtraScores(similarities(videos, stored_vectors(names, test, _text_feature(feature))))
 
 
-def _text_beside(feature: str) -> str:
-    return feature.removesuffix("_video") + "_text"
+def _text_feature(video_feature: str) -> str:
+    """The stored text feature in the space of a stored video feature."""
+    return video_feature.removesuffix("_video") + "_text"
 
 
 def retrieve(
     run: Run,
-    test: Sequence[Source],
+    test: Sequence[SkeletonDataset],
     by: str | None = None,
     text: str | None = None,
     prompts: str | None = None,
@@ -163,71 +163,69 @@ def retrieve(
     seeds: int = 5,
     device: str = "cpu",
 ) -> Report:
-    """Motions found by texts or videos and the other way round; by texts also one of fifteen (MoLang, section 4.4).
+    """Motions found by texts or videos, and the other way round; by texts also one of fifteen (MoLang, section 4.4).
 
-    Texts are those of the classes: any clip of the class is right. A video is right for its own clip alone.
+    Texts are those of the classes: any clip of the class is relevant. For a video only its own clip is relevant.
 
     Args:
         run: of a method that learnt beside texts or videos.
         test: clips, labelled for texts, with the stored feature for videos.
-        by: "text" or "video"; default text where the run knows texts.
+        by: "text" or "video". Default: text where the run knows texts.
         text, prompts: another encoder or set of prompts than in training.
-        ways: choices of a question; at most the number of classes.
+        ways: choices per question; at most the number of classes.
         seeds: sets of questions.
         device: where the network runs.
 
     Raises:
-        TrainingError: the run does not share a space with these, or the clips have nothing to be found by.
+        TrainingError: the run does not share a space with these, or the clips lack labels or the feature.
     """
-    by = by or found_by(run)[0]
-    if by not in found_by(run):
-        raise TrainingError(f"{run.folder} finds motions by {' and '.join(found_by(run))}; given {by!r}")
-    report = Report("retrieve", run, [source.name for source in test], sides.facts(test))
+    by = by or searchable_by(run)[0]
+    if by not in searchable_by(run):
+        raise TrainingError(f"{run.folder} finds motions by {' and '.join(searchable_by(run))}; given {by!r}")
+    report = Report("retrieve", run, [dataset.name for dataset in test], splits.facts(test))
     run.method.to(device)
-    rows = features(run, run.method.embed_motion, test, device)
+    rows = features_of(run, run.method.embed_motion, test, device)
     report.results = _by_video(run, rows, test, device) if by == "video" else []
     if by == "text":
         names = classes_of(test)
-        texts = _class_texts(run, names, wording(run, text, prompts), test, device)
-        report.results = _by_text(rows, sides.label_ids(names, test), texts, ways, range(seeds))
+        texts = class_text(run, text, prompts)
+        classes = _projected(run, texts.vectors(names, test), texts, device)
+        report.results = _by_text(rows, splits.label_ids(names, test), classes, ways, range(seeds))
     return report
 
 
-def found_by(run: Run) -> list[str]:
-    """What else lies in the space of the run's motions: text, video.
+def searchable_by(run: Run) -> tuple[str, ...]:
+    """What shares the space of the run's motions: "text", "video".
 
     Raises:
         TrainingError: nothing does.
     """
-    options = run.config.method.options
-    found = [name for name in ("text", "video") if hasattr(run.method, f"embed_{name}") and options.get(name)]
-    if not found:
+    if not run.method.modalities:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt beside neither texts nor videos, and finds nothing by them; "
             "train a method that does: dataengine-train pretrain tmor, or tmor_text"
         )
-    return found
+    return run.method.modalities
 
 
 def _by_text(rows: Array, ids: Numbers, texts: Array, ways: int, seeds: Sequence[int]) -> list[Result]:
     truth, motions = labelled(ids, rows)
-    here = np.unique(truth)
-    found = [
-        retrieval(motions, texts[here], truth, here, name="motion to text"),
-        retrieval(texts[here], motions, here, truth, name="text to motion"),
+    present = np.unique(truth)
+    results = [
+        retrieval(motions, texts[present], truth, present, name="motion to text"),
+        retrieval(texts[present], motions, present, truth, name="text to motion"),
     ]
-    if len(here) >= 2:
-        asked, among = np.searchsorted(here, truth), min(ways, len(here))
-        found += [
-            multiple_choice(motions, asked, texts[here], among, seeds, way)
-            for way in ("text to motion", "motion to text")
-        ]
-    return found
+    if len(present) >= 2:
+        labels, choices = np.searchsorted(present, truth), min(ways, len(present))
+        for direction in ("text to motion", "motion to text"):
+            results.append(multiple_choice(motions, labels, texts[present], choices, seeds, direction))
+    return results
 
 
-def _by_video(run: Run, rows: Array, test: Sequence[Source], device: Any) -> list[Result]:
-    stored, there = stored_rows(test, run.config.method.options["video"])
+def _by_video(run: Run, rows: Array, test: Sequence[SkeletonDataset], device: Any) -> list[Result]:
+    assert run.method.video_feature is not None
+    stored, present = stored_rows(test, run.method.video_feature)
     with torch.no_grad():
-        videos: Tensor = run.method.embed_video(torch.from_numpy(stored[there]).to(device))  # type: ignore[operator]
-    seen, motions = videos.float().cpu().numpy(), rows[there]
-    return [retrieval(motions, seen, name="motion to video"), retrieval(seen, motions, name="video to motion")]
+        embedded: Tensor = run.method.embed_video(torch.from_numpy(stored[present]).to(device))
+    videos, motions = embedded.float().cpu().numpy(), rows[present]
+    return [retrieval(motions, videos, name="motion to video"), retrieval(videos, motions, name="video to motion")]

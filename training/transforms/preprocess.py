@@ -12,7 +12,7 @@ from dataengine.core.errors import ComponentError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.core.skeletons import skeleton as named
 from dataengine.core.types import Bool
-from training.data.types import Array, Clip
+from training.data.types import Array, SkeletonSequence
 from training.transforms import normalise as normal
 from training.transforms.streams import STREAMS, stream
 
@@ -108,7 +108,7 @@ def loop(array: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Preprocess:
     """From a clip to (M, T, V, C) float32 without NaN. Can be pickled.
 
     Frames before anybody is seen and after nobody is any more are left out. A clip of one frame stays one frame long (views repeat
@@ -174,7 +174,7 @@ class Prepare:
 
     def __call__(
         self,
-        clip: Clip,
+        clip: SkeletonSequence,
         view: Callable[[Array, np.random.Generator], Array] | None = None,
         rng: np.random.Generator | None = None,
     ) -> Array:
@@ -199,7 +199,7 @@ class Prepare:
         """The stream asked for, of joints (M, T, V, C) that `joints` gave and views may have changed."""
         return stream(array, self.stream, self.layout, array.shape[-1] - self.score, self.keep_root)
 
-    def joints(self, clip: Clip) -> Array:
+    def joints(self, clip: SkeletonSequence) -> Array:
         """The normalised joints (people, T, V, C) float32 of a clip before any stream, for several views of one clip."""
         self._check(clip)
         keypoints = clip.keypoints if self.channels is None else clip.keypoints[..., list(self.channels)]
@@ -223,7 +223,7 @@ class Prepare:
         out[: len(array)] = array
         return out
 
-    def _normalised(self, array: Array, scores: Array | None, clip: Clip) -> Array:
+    def _normalised(self, array: Array, scores: Array | None, clip: SkeletonSequence) -> Array:
         """Joints (M, T, V, C), NaN where unseen, in the place and size asked for."""
         made = self.layout
         match self.normalise:
@@ -243,7 +243,7 @@ class Prepare:
                 return normal.upright(np.nan_to_num(array, nan=0.0), spine, sides, spine[1]).astype(np.float32)
         return array
 
-    def _size(self, clip: Clip) -> tuple[int, int]:
+    def _size(self, clip: SkeletonSequence) -> tuple[int, int]:
         size = self.size or clip.size
         if size is None:
             raise TrainingError(
@@ -251,7 +251,7 @@ class Prepare:
             )
         return size
 
-    def _check(self, clip: Clip) -> None:
+    def _check(self, clip: SkeletonSequence) -> None:
         """Raises TrainingError where the clip is not what this was made for."""
         made = self.layout
         joints, given = clip.keypoints.shape[2:]

@@ -122,7 +122,7 @@ def speed(
         positions: (T,).
         rng: draws the speed and the start.
         frames: how many positions to return.
-        choices: source frames between two positions; a fraction falls between frames.
+        choices: dataset frames between two positions; a fraction falls between frames.
         at: where to start, 0 as early, 1 as late as possible; None anywhere.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
-from training.data.types import Array, Clip, Numbers
+from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
 
 
 def digest(*parts: Any) -> str:
@@ -34,8 +34,8 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
     """Rows of a table of clips that are of the split and fulfil the SQL condition, in order, (N,) int64.
 
     Args:
-        name: of the source, for messages.
-        facts: one row a clip; a column `split` where the source has splits.
+        name: of the dataset, for messages.
+        facts: one row a clip; a column `split` where the dataset has splits.
         split: a value of that column, or None for all.
         where: an SQL condition over the columns, or None.
 
@@ -116,10 +116,41 @@ def without_absent(keypoints: Array, scores: Array | None) -> tuple[Array, Array
     return keypoints[present], None if scores is None else scores[present]
 
 
-class Held:
-    """Base of sources whose arrays lie in memory or in one map: what is chosen of a table of clips.
+class Format(SkeletonDataset):
+    """The base of formats of data: a dataset that is opened from a path.
 
-    Subclasses give `clip_at(row)`; rows are places in the whole file.
+    The constructor takes a path (or what `location` makes of it), `split`, `where` and the format's own options:
+
+        class Mine(Format):
+            def __init__(self, path, split=None, where=None, stride=1): ...
+
+    A package of your own adds a format by an entry point of the group `training.formats`.
+
+    Attributes:
+        default_entries: what is read of each clip unless `entries` names it; None where a clip has no features beside
+            its poses, and the constructor has no option `entries`.
+    """
+
+    default_entries: ClassVar[tuple[str, ...] | None] = None
+
+    def __init__(self, path: Any, split: str | None = None, where: str | None = None, **options: Any) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """Whether a path or url is of this format. Default: no, such a format is never found by itself."""
+        return False
+
+    @classmethod
+    def location(cls, path: str) -> Any:
+        """What the constructor is given for a path. Default: the path."""
+        return path
+
+
+class InMemoryDataset(Format):
+    """The base of formats whose arrays lie in memory or in one map: what is chosen of a table of clips.
+
+    Subclasses implement `clip_at(index, row)`; rows are numbers of clips in the whole file.
 
     Args:
         name: what it is called.
@@ -144,12 +175,12 @@ class Held:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these places, in this order."""
         return [self.clip_at(index, int(self.rows[index])) for index in indices]
 
-    def clip_at(self, index: int, row: int) -> Clip:
-        """The clip at place `index` of the source and `row` of the file."""
+    def clip_at(self, index: int, row: int) -> SkeletonSequence:
+        """The clip at place `index` of the dataset and `row` of the file."""
         raise NotImplementedError
 
 

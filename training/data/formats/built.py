@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from dataengine.dataset.dataset import Dataset
-from dataengine.dataset.dataset import open as open_dataset
+from dataengine.dataset.dataset import open as open_built_dataset
+from dataengine.dataset.index import MANIFEST
 from dataengine.io import npy
 from dataengine.io.shards import decode_entry
-from training.data.formats.base import choose, digest, names_of, widened
-from training.data.formats.ranges import Ranges
-from training.data.types import Clip, Numbers
+from training.data.formats.base import Format, choose, digest, names_of, widened
+from training.data.formats.ranges import Ranges, is_url
+from training.data.types import Numbers, SkeletonSequence
 
 HEAD = 128
 """Bytes of the npy header of all arrays of up to four axes."""
@@ -31,8 +33,8 @@ _heads: dict[bytes, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
 POSES = ("keypoints", "keypoints3d")
 
 
-class Entries:
-    """Decodes wanted entries of samples by their places: shared by all sources that lie in tar shards.
+class EntryReader:
+    """Decodes wanted entries of samples by their places: shared by all datasets that lie in tar shards.
 
     Args:
         ranges: the shards.
@@ -97,11 +99,11 @@ def _array(name: str, data: memoryview, start: int, size: int) -> NDArray[Any]:
     return array
 
 
-class Built:
+class BuiltDataset(Format):
     """A built dataset's clips; those taken down are absent.
 
     Args:
-        dataset: as `dataengine.open` gives it.
+        path: a folder or url, or a dataset that `dataengine.open` opened.
         split: train, val or test; None for all.
         where: an SQL condition over the clips table, such as "label IN ('jump', 'wave') AND confidence_mean > 0.4".
         entries: what to read of each clip: keypoints or keypoints3d, scores, and further ones such as viclip_video and
@@ -114,9 +116,22 @@ class Built:
         DatasetError: there is no such entry, the condition is no SQL, or a shard is torn.
     """
 
+    default_entries = ("keypoints", "scores")
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """A url that names no tar file, or a folder with a manifest, or one of an unfinished dataset."""
+        if path.endswith(".tar") or "{" in path or "::" in path:
+            return False
+        if is_url(path) or any(Path(path, folder, MANIFEST).is_file() for folder in ("", "dataset")):
+            return True
+        others = ("*_data_joint.npy", "*.tar")
+        unfinished = Path(path, "dataset").is_dir() or Path(path, "index").is_dir()  # opening it says what is missing
+        return unfinished and not any(next(Path(path).glob(pattern), None) for pattern in others)
+
     def __init__(
         self,
-        dataset: Dataset,
+        path: str | os.PathLike[str] | Dataset,
         split: str | None = None,
         where: str | None = None,
         entries: Sequence[str] = ("keypoints", "scores"),
@@ -124,6 +139,7 @@ class Built:
         cache: str | os.PathLike[str] | None = None,
         cache_gb: float = 20.0,
     ) -> None:
+        dataset = path if isinstance(path, Dataset) else open_built_dataset(os.fspath(path))
         self.name = dataset.root
         if pose not in POSES:
             raise TrainingError(f"{self.name}: pose={pose!r}; allowed: {', '.join(POSES)}")
@@ -158,7 +174,7 @@ class Built:
         shard = np.array([numbers[name] for name in chosen["shard"].to_list()], np.int64)
         content = digest(dataset.manifest["fingerprint"], json.dumps(dataset.manifest["files"], sort_keys=True))
         files = [f"{dataset.root}/{name}" for name in names]
-        self._entries = Entries(
+        self._entries = EntryReader(
             Ranges(files, [sealed[name] for name in names], content, cache, cache_gb), shard, placed, self.keys
         )
         self.fingerprint = digest(content, "\n".join(self.keys), " ".join(placed), " ".join(facts), pose)
@@ -166,7 +182,7 @@ class Built:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these places, in this order; arrays are read-only.
 
         Raises:
@@ -187,13 +203,13 @@ def clips_of(
     label_ids: Numbers,
     sizes: Numbers,
     rates: NDArray[Any],
-) -> list[Clip]:
+) -> list[SkeletonSequence]:
     """Clips of decoded entries.
 
     Args:
         values: by entry each clip's value, None where it has none; all but the pose and scores become features.
         pose: the entry that is the keypoints.
-        rows: the clips' places in the arrays of the source that follow.
+        rows: the clips' places in the arrays of the dataset that follow.
         keys, label_ids: of all clips.
         sizes: (N, 2) int64 width and height, -1 where unknown.
         rates: (N,) float64 frames a second, NaN where unknown.
@@ -211,7 +227,7 @@ def clips_of(
         rows.tolist(), poses, scores, label_ids[rows].tolist(), sizes[rows].tolist(), rates[rows].tolist(), features
     )
     return [
-        Clip(
+        SkeletonSequence(
             keys[row],
             keypoints,
             score,
@@ -243,8 +259,3 @@ def _skeleton(dataset: Dataset) -> Skeleton:
             f"{dataset.root}: its skeleton {name!r} is unknown here; use the version of dataengine that built it"
         )
     return SKELETONS[name]
-
-
-def open_built(path: str, split: str | None = None, where: str | None = None, **options: Any) -> Built:
-    """The source of a dataset's folder or url; options as of `Built`."""
-    return Built(open_dataset(path), split, where, **options)

@@ -10,7 +10,7 @@ from blake3 import blake3 as Hasher
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
-from training.data.types import Array, Clip, Numbers, Source
+from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
 
 Layout = str | Skeleton | None
 """A layout by name, one of your own, or None: by number and names of joints."""
@@ -29,7 +29,7 @@ def layout_of(
     Args:
         given: what the user says they are; otherwise it is found out.
         number: how many joints the file has.
-        name: of the source, for messages.
+        name: of the dataset, for messages.
         names: the file's names of its joints, if it has any.
         parents: each joint's parent, -1 for the root, if the file says it.
         likely: the layout that such a file has when nothing else is known.
@@ -95,33 +95,33 @@ def _contained(own: Skeleton) -> tuple[Skeleton, list[int]] | None:
     return best, [places[joint] for joint in best.joints]
 
 
-class Converted:
-    """A source whose clips are brought into another layout as they are read.
+class ConvertedDataset(SkeletonDataset):
+    """A dataset whose clips are brought into another layout as they are read.
 
     Raises:
-        TrainingError: the joints of the source or the wanted ones are no layout that can be converted.
+        TrainingError: the joints of the dataset or the wanted ones are no layout that can be converted.
     """
 
-    def __init__(self, source: Source, target: str) -> None:
+    def __init__(self, dataset: SkeletonDataset, target: str) -> None:
         if target not in SKELETONS:
-            raise TrainingError(f"{source.name}: unknown skeleton {target!r}{suggestion(target, SKELETONS)}")
-        origin = _contained(source.skeleton)
+            raise TrainingError(f"{dataset.name}: unknown skeleton {target!r}{suggestion(target, SKELETONS)}")
+        origin = _contained(dataset.skeleton)
         if origin is None:
             raise TrainingError(
-                f"{source.name}: its joints ({source.skeleton.name}) are no layout that can be converted to {target!r}; "
+                f"{dataset.name}: its joints ({dataset.skeleton.name}) are no layout that can be converted to {target!r}; "
                 f"say what they are with layout=, one of {', '.join(sorted(SKELETONS))}"
             )
         self._origin, self._columns = origin
-        self._source = source
-        self.name, self.labels, self.keys = source.name, source.labels, source.keys
-        self.label_ids: Numbers = source.label_ids
+        self._source = dataset
+        self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
+        self.label_ids: Numbers = dataset.label_ids
         self.skeleton = SKELETONS[target]
-        self.fingerprint = Hasher(f"{source.fingerprint} {target}".encode()).hexdigest()
+        self.fingerprint = Hasher(f"{dataset.fingerprint} {target}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these places, in this order, converted together."""
         clips = self._source.read(indices)
         shapes = [clip.keypoints.shape for clip in clips]
@@ -147,7 +147,7 @@ class Converted:
         moved, trust = convert(keypoints, scores, self._origin.name, self.skeleton.name)
         parts = zip(clips, shapes, np.split(moved, cuts), np.split(trust, cuts))
         return [
-            Clip(
+            SkeletonSequence(
                 clip.key,
                 one.reshape(*shape[:2], *one.shape[1:]),
                 None if clip.scores is None else other.reshape(*shape[:2], -1),

@@ -24,9 +24,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import Held, choose, digest, frame_of, names_of
+from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of
 from training.data.formats.joints import Layout, layout_of
-from training.data.types import Array, Clip
+from training.data.types import Array, SkeletonSequence
 
 KNOWN = {
     "keypoints",
@@ -47,7 +47,7 @@ PLACEHOLDER = 2.0
 """Pixels: invisible joints of Penn Action nearer to the origin than this are placeholders, farther ones guesses of the annotators."""
 
 
-class Npz(Held):
+class NpzDataset(InMemoryDataset):
     """The clips of an npz file; see the module's text.
 
     Args:
@@ -62,6 +62,13 @@ class Npz(Held):
     Raises:
         TrainingError: the file is torn, its arrays do not fit together, or nothing is chosen.
     """
+
+    default_entries = ()
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """A file *.npz."""
+        return path.endswith(".npz") and Path(path).is_file()
 
     def __init__(
         self,
@@ -110,13 +117,13 @@ class Npz(Held):
         sums = digest(self._poses, *(self._extra[entry] for entry in entries))
         super().__init__(name, skeleton, classes, facts, choose(name, facts, split, where), sums, invisible)
 
-    def clip_at(self, index: int, row: int) -> Clip:
-        """See `Held.clip_at`."""
+    def clip_at(self, index: int, row: int) -> SkeletonSequence:
+        """See `InMemoryDataset.clip_at`."""
         keypoints, scores = self._of(self._poses, row), None if self._scores is None else self._of(self._scores, row)
         size = None if self._size is None else (int(self._size[row, 0]), int(self._size[row, 1]))
         fps = None if self._fps is None or not np.isfinite(self._fps[row]) else float(self._fps[row])
         features = {entry: array[row] for entry, array in self._extra.items()}
-        return Clip(self.keys[index], keypoints, scores, int(self.label_ids[index]), size, fps, features)
+        return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]), size, fps, features)
 
     def _of(self, whole: Array, row: int) -> Array:
         """One clip's (M, T, V, ...) of the whole file's array."""

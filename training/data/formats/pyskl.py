@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import Held, choose, digest, frame_of, names_of, without_absent
+from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of, without_absent
 from training.data.formats.joints import Layout, layout_of
-from training.data.types import Array, Clip
+from training.data.types import Array, SkeletonSequence
 
 LAYOUTS = {17: "coco17", 18: "openpose18", 25: "nturgbd25"}
 """Layout of pyskl's files by number of joints."""
@@ -102,7 +102,7 @@ def _load(file: BinaryIO) -> Any:
     return Restricted(file, encoding="latin1").load()
 
 
-class Pyskl(Held):
+class PysklDataset(InMemoryDataset):
     """A pyskl pickle's annotations.
 
     Args:
@@ -116,6 +116,11 @@ class Pyskl(Held):
     Raises:
         TrainingError: the file is another kind of pickle, or nothing is chosen.
     """
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """A file *.pkl or *.pickle that holds more than labels."""
+        return path.endswith((".pkl", ".pickle")) and not path.endswith("_label.pkl") and Path(path).is_file()
 
     def __init__(
         self,
@@ -164,8 +169,8 @@ class Pyskl(Held):
         sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
         super().__init__(name, skeleton, classes, facts, rows, sums)
 
-    def clip_at(self, index: int, row: int) -> Clip:
-        """See `Held.clip_at`; features hold nothing."""
+    def clip_at(self, index: int, row: int) -> SkeletonSequence:
+        """See `InMemoryDataset.clip_at`; features hold nothing."""
         note = self._notes[row]
         keypoints: Array = np.array(note["keypoint"], np.float32)
         given = note.get("keypoint_score")
@@ -173,7 +178,7 @@ class Pyskl(Held):
         keypoints, scores = without_absent(keypoints, scores)
         shape = note.get("img_shape")
         size = (int(shape[1]), int(shape[0])) if shape is not None and len(shape) >= 2 else None
-        return Clip(self.keys[index], keypoints, scores, int(self.label_ids[index]), size)
+        return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]), size)
 
 
 def _check(name: str, number: int, note: Any) -> None:

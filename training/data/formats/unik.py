@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import Held, choose, digest, frame_of, names_of, without_absent
+from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of, without_absent
 from training.data.formats.joints import Layout, layout_of
 from training.data.formats.pyskl import load
-from training.data.types import Array, Clip
+from training.data.types import Array, SkeletonSequence
 
 ENDING = "_data_joint.npy"
 LAYOUTS = {13: "lcr13", 17: "posetics17", 18: "openpose18", 25: "nturgbd25"}
@@ -23,7 +23,7 @@ COORDINATES = {"xy": (0, 1), "xyz": (0, 1, 2), "xys": (0, 1), "3d": (2, 3, 4)}
 """Channels of the file that are coordinates: two; three; two and the score; of five (x, y, then x, y, z) the last three."""
 
 
-class Unik(Held):
+class UnikDataset(InMemoryDataset):
     """The arrays in a folder, or one of them; they are mapped, never loaded whole.
 
     A joint at zero is absent; frames of nobody at a clip's end are padding and left out.
@@ -39,6 +39,13 @@ class Unik(Held):
     Raises:
         TrainingError: files are absent, torn or do not belong together, or nothing is chosen.
     """
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """A folder with *_data_joint.npy, or a file *.npy."""
+        if path.endswith(".npy"):
+            return Path(path).is_file()
+        return Path(path).is_dir() and next(Path(path).glob(f"*{ENDING}"), None) is not None
 
     def __init__(
         self,
@@ -79,8 +86,8 @@ class Unik(Held):
         sums = [digest(str(array.shape), array[:: max(1, len(array) // 8)][:8]) for array in self._arrays]
         super().__init__(name, skeleton, classes, facts, choose(name, facts, None, where), kind, *sums)
 
-    def clip_at(self, index: int, row: int) -> Clip:
-        """See `Held.clip_at`."""
+    def clip_at(self, index: int, row: int) -> SkeletonSequence:
+        """See `InMemoryDataset.clip_at`."""
         part = int(np.searchsorted(self._starts, row, "right")) - 1
         whole: Array = np.asarray(self._arrays[part][row - self._starts[part]], np.float32).transpose(3, 1, 2, 0)
         keypoints: Array = np.ascontiguousarray(whole[..., self._channels])
@@ -88,7 +95,7 @@ class Unik(Held):
         used = np.flatnonzero((keypoints != 0).any((0, 2, 3)))
         frames = int(used[-1]) + 1 if len(used) else 1
         keypoints, scores = without_absent(keypoints[:, :frames], None if scores is None else scores[:, :frames])
-        return Clip(self.keys[index], keypoints, scores, int(self.label_ids[index]))
+        return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]))
 
 
 def _mapped(file: Path) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """Plain WebDataset shards, local or over a network: their tar headers are read once, samples then by place.
 
-Entries are those of our datasets: KEY.keypoints.npy (M, T, V, C), KEY.scores.npy, KEY.json with label, label_id, split,
+EntryReader are those of our datasets: KEY.keypoints.npy (M, T, V, C), KEY.scores.npy, KEY.json with label, label_id, split,
 fps, width, height, skeleton, joints, and any others; KEY.cls holds a label's number where json has none.
 What the headers say is kept in the cache folder and read from there as long as the shards stay as they are.
 """
@@ -23,11 +23,11 @@ from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.io.remote import file_state
 from dataengine.io.storage import staged
-from training.data.formats.base import choose, digest, names_of
-from training.data.formats.built import POSES, Entries, clips_of
+from training.data.formats.base import Format, choose, digest, names_of
+from training.data.formats.built import POSES, EntryReader, clips_of
 from training.data.formats.joints import Layout, layout_of
-from training.data.formats.ranges import Ranges, cache_folder
-from training.data.types import Clip, Numbers
+from training.data.formats.ranges import Ranges, cache_folder, is_url
+from training.data.types import Numbers, SkeletonSequence
 
 VERSION = 1
 """Raised when what is kept of the headers changes."""
@@ -188,7 +188,7 @@ def index(ranges: Ranges, tag: str, folder: Path) -> pl.DataFrame:
     return frame
 
 
-class WebDataset:
+class WebDataset(Format):
     """Samples of plain WebDataset shards.
 
     Args:
@@ -204,6 +204,22 @@ class WebDataset:
         TrainingError: nothing is chosen, or the layout is wrong.
         DatasetError: a shard is absent or torn, or there is no such entry.
     """
+
+    default_entries = ("keypoints", "scores")
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """A tar file, a pattern or a list of them, or a folder of tar files."""
+        if "{" in path or "::" in path or path.endswith(".tar"):
+            return True
+        return not is_url(path) and Path(path).is_dir() and next(Path(path).glob("*.tar"), None) is not None
+
+    @classmethod
+    def location(cls, path: str) -> list[str]:
+        """The shards of a path, sorted."""
+        if not is_url(path) and Path(path).is_dir():
+            return sorted(map(str, Path(path).glob("*.tar")))
+        return [path]
 
     def __init__(
         self,
@@ -245,7 +261,7 @@ class WebDataset:
             )
             for entry, name in self._columns.items()
         }
-        self._entries = Entries(ranges, facts["shard"].to_numpy(), places, self.keys)
+        self._entries = EntryReader(ranges, facts["shard"].to_numpy(), places, self.keys)
         self.skeleton = self._layout(facts, layout)
         self.fingerprint = digest(
             "\n".join(self.keys),
@@ -300,7 +316,7 @@ class WebDataset:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, indices: Sequence[int]) -> list[Clip]:
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these places, in this order; arrays are read-only.
 
         Raises:

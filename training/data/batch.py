@@ -1,0 +1,174 @@
+"""Batches of sequences: the only place where the order of axes changes, from (M, T, V, C) to (N, C, T, V, M)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from dataengine.core.errors import DataEngineError, TrainingError
+from dataengine.core.jit import compiled
+from training.data.sampler import BatchSpec, SampleRng
+from training.data.types import Numbers, SampleTransform, SkeletonDataset, SkeletonSequence
+
+Batch: TypeAlias = dict[str, Any]
+
+RESERVED = ("label", "index", "position")
+"""Entries of a batch that the loader itself makes."""
+
+
+def _place(poses: Any, out: Any) -> None:
+    """Copy poses (M', T', V, C) into `out` (C, T, V, M); what is missing or NaN becomes 0."""
+    # NaN is the only number unequal to itself
+    people, frames, joints, channels = poses.shape
+    most, length = out.shape[3], out.shape[1]
+    used, total = min(frames, length) * joints, length * joints
+    flat, target = poses.reshape(people, frames * joints * channels), out.reshape(out.shape[0], total * most)
+    for c in range(out.shape[0]):
+        for m in range(most):
+            if m < people:
+                for i in range(used):
+                    value = flat[m, i * channels + c]
+                    target[c, i * most + m] = value if value == value else np.float32(0)
+                for i in range(used, total):
+                    target[c, i * most + m] = np.float32(0)
+            else:
+                for i in range(total):
+                    target[c, i * most + m] = np.float32(0)
+
+
+_placed = compiled(_place)
+
+
+@dataclass(frozen=True)
+class PadOrCrop:
+    """The first people and frames of a clip as they are; what is missing or not seen is 0.
+
+    Attributes:
+        frames: T of the result.
+        people: M of the result, the first of the clip.
+        channels: C of the result; one more than the clip has adds its scores.
+    """
+
+    frames: int = 300
+    people: int = 2
+    channels: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "people", "channels"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"PadOrCrop: {name}={getattr(self, name)!r}; allowed: 1 and more")
+
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        """`motion`, (people, frames, V, channels) float32."""
+        poses = sequence.keypoints
+        if self.channels == poses.shape[3] + 1:
+            seen = np.isfinite(poses).all(-1, keepdims=True)
+            scores = seen if sequence.scores is None else sequence.scores[..., None]
+            poses = np.concatenate([poses, scores], -1, dtype=np.float32)
+        if self.channels > poses.shape[3]:
+            raise TrainingError(f"{sequence.key}: channels={self.channels} of a clip with {poses.shape[3]} coordinates")
+        # laid out as the batch will be, which is then one copy
+        out = np.empty((self.channels, self.frames, poses.shape[2], self.people), np.float32)
+        _placed(np.ascontiguousarray(poses, np.float32), out)
+        return {"motion": out.transpose(3, 1, 2, 0)}
+
+
+def stack(name: str, values: Sequence[Any]) -> Any:
+    """One entry of a batch.
+
+    Args:
+        name: of the entry, for messages.
+        values: one per clip: arrays or numbers of one shape, or texts.
+
+    Returns:
+        Motions (M, T, V, C) as a tensor (N, C, T, V, M) float32, contiguous; other arrays as a tensor (N, ...) of their
+        dtype; texts as a list.
+
+    Raises:
+        TrainingError: the shapes differ.
+    """
+    if isinstance(values[0], str):
+        return list(values)
+    arrays: list[NDArray[Any]] = [np.asarray(value) for value in values]
+    shape = arrays[0].shape
+    if any(array.shape != shape for array in arrays):
+        shapes = sorted({array.shape for array in arrays})
+        raise TrainingError(
+            f"the sample transform gives {name!r} of different shapes, such as {shapes[0]} and {shapes[-1]}; all clips need the same"
+        )
+    if len(shape) != 4:
+        return torch.from_numpy(np.stack(arrays))
+    people, frames, joints, channels = shape
+    out = np.empty((len(arrays), channels, frames, joints, people), np.float32)
+    for target, array in zip(out, arrays):
+        turned = array.transpose(3, 1, 2, 0)
+        if turned.flags.c_contiguous:
+            target[...] = turned
+        else:  # plane by plane: NumPy's own transposed copy walks along the shortest axis
+            for c in range(channels):
+                for m in range(people):
+                    target[c, :, :, m] = array[m, :, :, c]
+    return torch.from_numpy(out)
+
+
+class BatchMaker(Dataset[Any]):
+    """Makes the batch of a `BatchSpec` in any process. Our errors are returned; the loader raises them."""
+
+    def __init__(
+        self,
+        datasets: Sequence[SkeletonDataset],
+        starts: Numbers,
+        labels: Numbers,
+        transform: SampleTransform,
+        seed: int,
+    ) -> None:
+        self._datasets, self._starts, self._labels = datasets, starts, labels
+        self._transform, self._seed = transform, seed
+        self._rng: SampleRng | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rng": None}
+
+    def __getitem__(self, spec: BatchSpec) -> Batch | DataEngineError:
+        try:
+            return self._make(*spec)
+        except DataEngineError as error:
+            return error
+
+    def _make(self, epoch: int, first: int, indices: Numbers) -> Batch:
+        if self._rng is None:
+            self._rng = SampleRng(self._seed)
+        rng, transform = self._rng, self._transform
+        samples = [transform(clip, rng(epoch, first + k)) for k, clip in enumerate(self._read(indices))]
+        names = samples[0].keys()
+        if any(sample.keys() != names for sample in samples):
+            raise TrainingError(
+                f"the sample transform gives {sorted(names)} for some clips and others for others; all need the same entries"
+            )
+        if clash := sorted(names & set(RESERVED)):
+            raise TrainingError(
+                f"the sample transform gives {clash[0]!r}, which the loader itself fills; give it another name"
+            )
+        batch = {name: stack(name, [sample[name] for sample in samples]) for name in names}
+        batch["label"] = torch.from_numpy(self._labels[indices])
+        batch["index"] = torch.from_numpy(indices.copy())
+        batch["position"] = torch.arange(first, first + len(indices))
+        return batch
+
+    def _read(self, indices: Numbers) -> list[SkeletonSequence]:
+        """The sequences with these numbers, counted over all datasets."""
+        if len(self._datasets) == 1:
+            return self._datasets[0].read(indices.tolist())
+        clips: dict[int, SkeletonSequence] = {}
+        owners = np.searchsorted(self._starts, indices, "right") - 1
+        for owner in np.unique(owners).tolist():
+            slots = np.flatnonzero(owners == owner)
+            own = (indices[slots] - self._starts[owner]).tolist()
+            clips.update(zip(slots.tolist(), self._datasets[owner].read(own)))
+        return [clips[slot] for slot in range(len(indices))]

@@ -1,0 +1,96 @@
+"""Parts of datasets: some clips, and few labels that stay balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import ArrayLike
+
+from dataengine.core.errors import TrainingError, suggestion
+from training.data.sampler import joined_labels
+from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
+
+
+def label_subsets(
+    labels: ArrayLike, amounts: Sequence[float], seed: int = 0, by: str = "share"
+) -> dict[float, Numbers]:
+    """Which clips a training side with few labels keeps, for each amount; smaller amounts lie inside larger ones.
+
+    Every class gives its share, rounded, and one clip at least; so few labels stay balanced as all were.
+
+    Args:
+        labels: (N,), -1 for none.
+        amounts: shares in (0, 1], or clips a class.
+        seed: of the order in which the clips of a class are taken.
+        by: "share" or "shots".
+
+    Returns:
+        Ascending indices by amount.
+
+    Raises:
+        TrainingError: an amount that is none.
+    """
+    if by not in ("share", "shots"):
+        raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
+    for amount in amounts:
+        if (by == "share" and not 0 < amount <= 1) or (by == "shots" and (amount < 1 or amount != int(amount))):
+            raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
+    ids = np.asarray(labels, np.int64)
+    rng = np.random.default_rng(seed)
+    taken: dict[float, list[Numbers]] = {amount: [] for amount in amounts}
+    for label in np.unique(ids[ids >= 0]):
+        order = rng.permutation(np.flatnonzero(ids == label))
+        for amount in amounts:
+            count = max(1, round(amount * len(order))) if by == "share" else int(amount)
+            taken[amount].append(order[:count])
+    return {amount: np.sort(np.concatenate(parts)) for amount, parts in taken.items()}
+
+
+def thinned(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> list[SkeletonDataset]:
+    """At most so many clips of all datasets together, drawn at random, in their order."""
+    count = sum(map(len, datasets))
+    if count <= most:
+        return list(datasets)
+    return _parts(datasets, np.sort(np.random.default_rng(seed).choice(count, most, replace=False)))
+
+
+def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int) -> list[SkeletonDataset]:
+    """That fraction of the labelled clips of every class, as `label_subsets` chooses them; no clip without a label.
+
+    Raises:
+        TrainingError: no clip has a label.
+    """
+    _, ids = joined_labels(datasets)
+    if not (ids >= 0).any():
+        raise TrainingError(
+            f"{', '.join(dataset.name for dataset in datasets)}: data.label_fraction is one of every class's clips, and no clip has a label"
+        )
+    return _parts(datasets, label_subsets(ids, (fraction,), seed)[fraction])
+
+
+def _parts(datasets: Sequence[SkeletonDataset], chosen: Numbers) -> list[SkeletonDataset]:
+    """Clips at these ascending places of all datasets together."""
+    sizes = [len(dataset) for dataset in datasets]
+    ends = np.cumsum(sizes)
+    parts = [chosen[(chosen >= end - size) & (chosen < end)] - (end - size) for size, end in zip(sizes, ends)]
+    return [SubsetDataset(dataset, places) for dataset, places in zip(datasets, parts) if len(places)]
+
+
+class SubsetDataset(SkeletonDataset):
+    """Some clips of a dataset."""
+
+    def __init__(self, dataset: SkeletonDataset, places: Numbers) -> None:
+        self._source, self._places = dataset, places
+        self.name, self.skeleton, self.labels = dataset.name, dataset.skeleton, dataset.labels
+        self.fingerprint = blake3(f"{dataset.fingerprint} {places.tolist()}".encode()).hexdigest()
+        self.keys: Sequence[str] = [dataset.keys[place] for place in places.tolist()]
+        self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
+        """The clips at these places of the part."""
+        return self._source.read(self._places[np.asarray(indices, np.int64)].tolist())

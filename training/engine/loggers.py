@@ -1,0 +1,72 @@
+"""Loggers beside log.jsonl: TensorBoard, and Weights & Biases where a run asks for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.engine.settings import TrainSettings
+
+
+class Logger(Protocol):
+    """Takes the lines of a log."""
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One line: `step` and numbers by name."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+class TensorBoard:
+    """Writes event files for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One line: `step` and numbers by name."""
+        for name, value in entry.items():
+            if name not in ("step", "epoch"):
+                self.writer.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        """The run has ended."""
+        self.writer.close()
+
+
+class Wandb:
+    """Sends the log to Weights & Biases."""
+
+    def __init__(self, folder: Path) -> None:
+        import wandb
+
+        self.run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One line: `step` and numbers by name."""
+        self.run.log(dict(entry), step=entry["step"])
+
+    def close(self) -> None:
+        """The run has ended."""
+        self.run.finish()
+
+
+def loggers_of(settings: TrainSettings, out: Path | None) -> list[Logger]:
+    """The loggers that a run asks for; one that is not installed is left out with a warning."""
+    loggers: list[Logger] = []
+    choices: tuple[tuple[bool, Any, str], ...] = (
+        (settings.tensorboard, TensorBoard, "tensorboard"),
+        (settings.wandb, Wandb, "wandb"),
+    )
+    for wanted, make, folder in choices:
+        if wanted and out is not None:
+            try:
+                loggers.append(make(out / folder))
+            except ImportError as error:
+                warnings.warn(f"{error.name} is not installed: its log is left out", stacklevel=3)
+    return loggers

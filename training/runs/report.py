@@ -1,0 +1,131 @@
+"""What an evaluation of a run leaves, and the clips that it is made on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dataengine.core.errors import TrainingError
+from dataengine.io.storage import write_durably
+from training.config import DataTable
+from training.data.sampler import joined_labels
+from training.data.types import SkeletonDataset
+from training.evaluate.result import Result, plain, table
+from training.runs import splits
+from training.runs.features import THREE_CROPS, Rows, extract_features
+from training.runs.run import Run
+
+BATCH = 64
+"""Clips per forward pass."""
+MANY = 2000
+"""Clips above which worker processes read them."""
+
+
+@dataclass
+class Report:
+    """The figures of one evaluation.
+
+    Attributes:
+        evaluation: probe, zeroshot or retrieve.
+        run: the network.
+        data: names of the datasets.
+        measured_on: see `training.runs.splits.facts`.
+        results: the figures.
+        plots: files that were drawn.
+    """
+
+    evaluation: str
+    run: Run
+    data: list[str]
+    measured_on: Mapping[str, Any]
+    results: list[Result] = field(default_factory=list)
+    plots: list[Path] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """EVALUATION.json in the folder of the run."""
+        return self.run.folder / f"{self.evaluation}.json"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "evaluation": self.evaluation,
+            "run": str(self.run.folder),
+            "step": self.run.step,
+            "finished": self.run.done,
+            "trained on": self.run.facts["data"],
+            "data": self.data,
+            "measured_on": dict(self.measured_on),
+            "results": [result.as_dict() for result in self.results],
+            "plots": [str(path) for path in self.plots],
+        }
+
+    def write(self) -> Path:
+        """Write `path`."""
+        text = json.dumps(plain(self.to_dict()), indent=1, ensure_ascii=False)
+        write_durably(self.path, (text + "\n").encode())
+        return self.path
+
+    def text(self) -> str:
+        """A table of the results, and the paths of the plots."""
+        return table(self.results) + "".join(f"\n{path}" for path in [*self.plots, self.path])
+
+
+def open_split_of(
+    run: Run,
+    data: Sequence[str],
+    val: Sequence[str],
+    which: Literal["train", "val"],
+    split: str | None = None,
+    features: Sequence[str] = (),
+) -> list[SkeletonDataset]:
+    """Clips to measure on, in the joints that the network of a run takes.
+
+    Args:
+        run: the network.
+        data, val: paths. Default: those of the run.
+        which: the clips to learn from, or those to measure on.
+        split: "" for all clips. Default: train; or of val and test the one that exists.
+        features: stored features to read.
+
+    Raises:
+        TrainingError, DatasetError: nothing is named, or it cannot be opened.
+    """
+    source = run.config.data
+    if data or val:
+        skeleton = splits.layout_name(run.skeleton)
+        where = None if data else source.where
+        source = DataTable(
+            train=list(data) or source.train, val=list(val), skeleton=skeleton, options=source.options, where=where
+        )
+    if which == "train" or split is not None:
+        return splits.open_split(source, which, features, split, run.needs.without)
+    validation = splits.open_validation(source, features, run.needs.without)
+    if validation is None:
+        raise TrainingError(
+            f"{', '.join(source.train)}: there are no clips of a split val or test; "
+            "give --val PATH, or --val-split (--split) NAME"
+        )
+    return validation[0]
+
+
+def classes_of(*parts: Sequence[SkeletonDataset]) -> tuple[str, ...]:
+    """The classes of several splits together.
+
+    Raises:
+        TrainingError: a split has no labelled clip.
+    """
+    names = joined_labels([dataset for part in parts for dataset in part])[0]
+    for part in parts:
+        if not (splits.label_ids(names, part) >= 0).any():
+            raise TrainingError(f"{splits.names_of(part)}: no clip has a label, and this is measured by labels")
+    return names
+
+
+def features_of(run: Run, function: Any, split: Sequence[SkeletonDataset], device: Any) -> Rows:
+    """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip."""
+    workers = run.config.run.workers if sum(map(len, split)) > MANY else 0
+    return extract_features(function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device)[0]

@@ -1,0 +1,151 @@
+"""A run: a trained network in a folder, and everything that says what it takes.
+
+run = load_run("runs/unik")      # needs no data: the checkpoint says what the network is made of
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dataengine.core import settings
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import Skeleton
+from training import create_backbone, create_method, registry
+from training.backbones.base import Backbone
+from training.config import Config, validate
+from training.engine import checkpoint
+from training.methods.base import Method, Needs
+from training.transforms.preprocess import Preprocess
+
+CHECKPOINT, NETWORK = "last.safetensors", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network and everything that says what it takes.
+
+    Attributes:
+        folder: of the run.
+        config: the configuration, with all defaults.
+        method: what was trained, in evaluation mode; `method.embed` gives features.
+        preprocess: makes the input of the network of a sequence.
+        labels: classes of the training data, in the order of the classifier's outputs.
+        facts: of the checkpoint: `step`, `data` (fingerprint of the training data), and more.
+    """
+
+    folder: Path
+    config: Config
+    method: Method
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps that the network was trained for."""
+        return int(self.facts["step"])
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished."""
+        return bool(self.facts["done"])
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network; its input is (N, C, T, V, M)."""
+        return self.method.backbone
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joint layout of the input."""
+        return self.backbone.skeleton
+
+    @property
+    def channels(self) -> int:
+        """C of the input."""
+        return self.backbone.channels
+
+    @property
+    def frames(self) -> int:
+        """T of the training views."""
+        return self.config.view.frames
+
+    @property
+    def needs(self) -> Needs:
+        """What the method needs of data."""
+        return needs_of(self.config)
+
+
+def load_run(folder: str | Path) -> Run:
+    """The network of a run, finished or not, from its checkpoint alone.
+
+    Raises:
+        TrainingError: there is no run, its checkpoint is torn, or it was trained without a configuration.
+    """
+    folder = Path(folder)
+    if not (folder / CHECKPOINT).is_file():
+        raise TrainingError(
+            f"{folder} is no run: it holds no {CHECKPOINT}; give the --out of `dataengine-train pretrain` or `finetune`"
+        )
+    tensors, facts = checkpoint.read(folder / CHECKPOINT)
+    if "config" not in facts:
+        raise TrainingError(
+            f"{folder} was trained without a configuration, and does not say what its network is; load it from Python"
+        )
+    config = validate(facts["config"], str(folder / CHECKPOINT))
+    layout = facts["skeleton"]
+    skeleton = Skeleton(layout["name"], tuple(layout["joints"]), tuple((a, b) for a, b in layout["bones"]))
+    texts = {option: torch.zeros(shape) for option, shape in facts["texts"].items()}
+    method = make_method(config, skeleton, facts["labels"], facts["channels"], texts)
+    method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
+    return Run(folder, config, method.eval(), make_preprocess(config, skeleton), tuple(facts["labels"]), facts)
+
+
+def needs_of(config: Config) -> Needs:
+    """What the method of a configuration needs of data."""
+    cls: type[Method] = registry.find("methods", config.method.name)
+    return cls.needs(settings.merge(registry.defaults(cls), config.method.options))
+
+
+def make_method(
+    config: Config, skeleton: Skeleton, labels: Sequence[str], channels: int, texts: Mapping[str, Tensor] | None = None
+) -> Method:
+    """The network and the method around it, with first weights.
+
+    Args:
+        config: with all defaults.
+        skeleton, labels, channels: of the data.
+        texts: vectors (K, P, D) of the classes' texts by option, where the method needs them.
+    """
+    classes = len(labels) if config.classifies else 0
+    backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)
+    options = {**config.method.options, **(texts or {})}
+    return create_method(config.method.name, backbone=backbone, **options)
+
+
+def make_preprocess(config: Config, skeleton: Skeleton) -> Preprocess:
+    """What makes the input of the network of a sequence."""
+    table = config.preprocess.model_dump()
+    table["channels"] = None if table["channels"] is None else tuple(table["channels"])
+    return Preprocess(skeleton, **table)
+
+
+def start_file(start: str | Path) -> Path:
+    """The file of weights that a run's folder, or the file itself, stands for.
+
+    Raises:
+        TrainingError: a run that is not finished, or no such file.
+    """
+    path = Path(start)
+    file = path / NETWORK if path.is_dir() else path
+    if not file.is_file():
+        unfinished = (path / CHECKPOINT).is_file()
+        what = f"that run is not finished (no {NETWORK})" if unfinished else "there is no run and no file of weights"
+        raise TrainingError(f"{start}: {what}; give a finished run's folder, or a file of weights")
+    return file
