@@ -34,7 +34,8 @@ from dataengine.dataset import index
 from dataengine.io.shards import ShardWriter
 from tests.support.tiny_dataset import rows_of
 from training.data.batch import PadOrCrop
-from training.data.loader import DataLoader, open_datasets
+from training.data.formats import open_datasets
+from training.data.loader import DataLoader
 
 torch.set_num_threads(1)
 
@@ -210,7 +211,8 @@ RESUMED = """
 import hashlib, json, sys, torch
 from pathlib import Path
 from training.data.batch import PadOrCrop
-from training.data.loader import DataLoader, open_datasets
+from training.data.formats import open_datasets
+from training.data.loader import DataLoader
 torch.set_num_threads(1)
 folder, place, out, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 loader = DataLoader(open_datasets(folder, entries=("keypoints",)), PadOrCrop(32, 2, 2), batch_size=8, seed=7, workers=2)

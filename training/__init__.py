@@ -48,6 +48,7 @@ def create_method(name: str, **options: Any) -> Method:
 
 def feed(dataset: Any, **options: Any) -> DataLoader:
     """Batches of a dataset: a path, url, list of urls, or an open dataset; see `training.data.loader.DataLoader`."""
-    from training.data.loader import DataLoader, open_datasets
+    from training.data.formats import open_datasets
+    from training.data.loader import DataLoader
 
     return DataLoader(open_datasets(dataset), **options)

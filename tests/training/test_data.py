@@ -24,7 +24,8 @@ from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from tests.support.tiny_dataset import LABELS, build
 from training.data.batch import PadOrCrop, stack
-from training.data.loader import DataLoader, open_datasets
+from training.data.formats import open_datasets
+from training.data.loader import DataLoader
 from training.data.sampler import SampleOrder, SampleRng, apportion, philox
 from training.data.types import SkeletonDataset, SkeletonSequence
 

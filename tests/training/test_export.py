@@ -27,7 +27,7 @@ from training import create_backbone, create_method, registry
 from training.backbones.base import read_weights
 from training.backbones.stgcn import STGCN
 from training.config import validate
-from training.data.loader import open_datasets
+from training.data.formats import open_datasets
 from training.evaluate.result import of_seeds
 from training.runs.embed import embed
 from training.runs.export import FORMATS, SEEDS, BareNetwork, export, metadata, motions

@@ -15,7 +15,7 @@ from dataengine.core.errors import DataEngineError, RecipeError, TrainingError
 from tests.support import motion_files
 from tests.support.motion_files import TABLES, TMOR
 from training import config
-from training.data.loader import open_datasets
+from training.data.formats import open_datasets
 from training.data.subsets import label_subset, label_subsets
 from training.engine import checkpoint
 from training.runs import probe as probing

@@ -11,7 +11,6 @@ with the very batches it would have had.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from dataengine.core.errors import DataEngineError, TrainingError
 from training.data.batch import Batch, BatchMaker, PadOrCrop
-from training.data.formats import open_dataset
 from training.data.sampler import (
     BatchSpec,
     SampleOrder,
@@ -32,30 +30,6 @@ from training.data.sampler import (
     shard_of,
 )
 from training.data.types import SampleTransform, SkeletonDataset
-
-
-def open_datasets(
-    dataset: Any, split: str | None = None, where: str | None = None, **options: Any
-) -> list[SkeletonDataset]:
-    """One or several datasets, opened.
-
-    Args:
-        dataset: a path or url, an open dataset, or a list of these; a list of tar files alone is one dataset.
-        split, where, options: see `training.data.formats.open_dataset`; for datasets that are not open yet.
-
-    Raises:
-        TrainingError: one cannot be opened.
-    """
-    if isinstance(dataset, SkeletonDataset):
-        return [dataset]
-    if isinstance(dataset, str | os.PathLike):
-        return [open_dataset(dataset, split, where, **options)]
-    parts = list(dataset)
-    if not parts:
-        raise TrainingError("no dataset was given; name at least one path, url or open dataset")
-    if all(isinstance(part, str | os.PathLike) and os.fspath(part).endswith(".tar") for part in parts):
-        return [open_dataset(parts, split, where, **options)]
-    return [opened for part in parts for opened in open_datasets(part, split, where, **options)]
 
 
 class _Specs:
@@ -81,7 +55,7 @@ class DataLoader:
     the clip, counted over all datasets) and position (N,) int64 (in the epoch).
 
     Args:
-        datasets: one or several, of one skeleton; see `open_datasets`.
+        datasets: one or several, of one skeleton; see `training.data.formats.open_datasets`.
         transform: what is taken of a clip, see `training.data.types.SampleTransform`. Default: `PadOrCrop()`.
         batch_size: clips per batch and process.
         seed: of the order and of the random numbers of clips.

@@ -17,8 +17,8 @@ import dataengine
 from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.storage import staged
-from training.data.formats import format_of
-from training.data.loader import DataLoader, open_datasets
+from training.data.formats import format_of, open_datasets
+from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
 from training.runs.export import FRAMES, TrainedNetwork
 from training.runs.features import TemporalCrops
@@ -58,7 +58,7 @@ def embed(
 
     Args:
         run: a finished run; it says how clips are preprocessed.
-        datasets: one or several, paths or open (see `training.data.loader.open_datasets`); all their clips in their order.
+        datasets: one or several, paths or open (see `training.data.formats.open_datasets`); all their clips in their order.
         path: file of the table, see `schema`; it is written whole or not at all.
         batch: clips per forward pass.
         frames: T of the input. Default: that of the training.

@@ -11,9 +11,8 @@ import numpy as np
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.config import DataTable
-from training.data.formats import format_class, format_of
+from training.data.formats import format_class, format_of, open_datasets
 from training.data.formats.ranges import is_url
-from training.data.loader import open_datasets
 from training.data.sampler import joined_labels
 from training.data.subsets import thinned
 from training.data.types import Numbers, SkeletonDataset

@@ -81,3 +81,27 @@ def open_dataset(
             raise TrainingError(f"{name} has no option {option!r}{suggestion(option, [*allowed, 'skeleton'])}")
     dataset: SkeletonDataset = cls(location, split=split, where=where, **options)
     return dataset if skeleton in (None, dataset.skeleton.name) else ConvertedDataset(dataset, skeleton)
+
+
+def open_datasets(
+    dataset: Any, split: str | None = None, where: str | None = None, **options: Any
+) -> list[SkeletonDataset]:
+    """One or several datasets, opened.
+
+    Args:
+        dataset: a path or url, an open dataset, or a list of these; a list of tar files alone is one dataset.
+        split, where, options: see `open_dataset`; for datasets that are not open yet.
+
+    Raises:
+        TrainingError: one cannot be opened.
+    """
+    if isinstance(dataset, SkeletonDataset):
+        return [dataset]
+    if isinstance(dataset, str | os.PathLike):
+        return [open_dataset(dataset, split, where, **options)]
+    parts = list(dataset)
+    if not parts:
+        raise TrainingError("no dataset was given; name at least one path, url or open dataset")
+    if all(isinstance(part, str | os.PathLike) and os.fspath(part).endswith(".tar") for part in parts):
+        return [open_dataset(parts, split, where, **options)]
+    return [opened for part in parts for opened in open_datasets(part, split, where, **options)]
