@@ -92,7 +92,7 @@ def one_size(rows: int) -> dict[str, float]:
         start = 0
         fields = [
             f
-            for f in schema()
+            for f in schema(chosen)
             if f.name in ("clip_id", "frames_blake3", "hashes", "words") or f.name.startswith("filter_")
         ]
         while start < len(ids):

@@ -311,9 +311,11 @@ def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
         raise DatasetError(f"{where}: damaged: {error}; run dataengine build again") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
+        name = manifest.get("recipe", {}).get("name", "RECIPE") if isinstance(manifest, dict) else "RECIPE"
+        out = os.fspath(dataset).removesuffix("/dataset")
         raise DatasetError(
-            f"{where}: format version {version}; this dataengine reads {FORMAT_VERSION}: "
-            "build the dataset again with it"
+            f"{where}: format version {version}; this dataengine reads {FORMAT_VERSION}: build the dataset again, with "
+            f"the sources of before: dataengine build {name} --sources ... --out {out}"
         )
     if missing := {"fingerprint", "counts", "files"} - manifest.keys():
         raise DatasetError(f"{where}: damaged: it lacks {', '.join(sorted(missing))}; run dataengine build again")

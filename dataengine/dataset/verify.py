@@ -27,6 +27,7 @@ from dataengine.dataset.index import (
     MORE_TABLES,
     TABLES,
     TOMBSTONES,
+    clips_schema,
     data_files,
     locate,
     read_manifest,
@@ -98,15 +99,14 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
     damaged = {problem.path for problem in problems}
     tables: dict[str, pl.DataFrame] = {}
     for name in sorted({*TABLES, *(path.split("/")[1] for path in _named(manifest) if path.startswith("index/"))}):
-        found = _read_table(
-            root, name, [path for path in _named(manifest) if path.startswith(f"index/{name}/")], damaged
-        )
+        found = _read_table(root, name, manifest, damaged)
         if isinstance(found, Problem):
             problems.append(found)
         elif found is not None:
             tables[name] = found
-    problems += _check_tables(tables, manifest["counts"], list(reasons.of_manifest(manifest)))
-    for name, column in null_columns(tables):
+    problems += _check_tables(tables, manifest)
+    own = {("clips", column["name"]) for column in manifest.get("columns", []) if column["null"]}
+    for name, column in sorted({*null_columns(tables)} - own):
         what = f"column {column} is null in every row, which the schema does not allow; build the dataset again"
         problems.append(Problem(f"index/{name}", what))
     problems += _check_shards(root, manifest, tables)
@@ -132,25 +132,36 @@ def _check_files(root: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(name, "stray: the manifest does not name it")
 
 
-def _read_table(root: Path, name: str, paths: list[str], damaged: set[str]) -> pl.DataFrame | Problem | None:
+def _expected(name: str, manifest: Mapping[str, Any], found: pa.Schema) -> pa.Schema | None:
+    """The schema that a table must have; None for an unknown table. Passes add columns and tables by the manifest."""
+    if name == "clips":
+        return clips_schema(manifest.get("columns", []))
+    if name == "tracks":
+        return tracks_schema(column[6:] for column in found.names if column.startswith("share_"))
+    if name in manifest.get("tables", []):
+        return found if found.field("clip_id").type == pa.string() else None
+    return {**TABLES, **MORE_TABLES}.get(name)
+
+
+def _read_table(root: Path, name: str, manifest: Mapping[str, Any], damaged: set[str]) -> pl.DataFrame | Problem | None:
     """The table; None where a damaged file of it is reported already; or the mistake that keeps it from being read."""
     folder = f"index/{name}"
+    paths = [path for path in _named(manifest) if path.startswith(f"{folder}/")]
     if damaged.intersection(paths):
         return None
     if not paths:
         return Problem(folder, "missing: every dataset has this table")
     try:
         parts = [pq.read_table(root / path) for path in paths]
-        expected = {**TABLES, **MORE_TABLES}.get(name)
+        expected = _expected(name, manifest, parts[0].schema)
         if expected is None:
-            return Problem(folder, f"unknown table; known: {', '.join([*TABLES, *MORE_TABLES])}")
-        if name == "tracks":
-            expected = tracks_schema(column[6:] for column in parts[0].column_names if column.startswith("share_"))
+            known = [*TABLES, *MORE_TABLES, *manifest.get("tables", [])]
+            return Problem(folder, f"unknown table; known: {', '.join(known)}")
         for path, part in zip(paths, parts):
             if not part.schema.equals(expected):
                 return Problem(path, f"columns are not those of this format: {_difference(part.schema, expected)}")
         frame = pl.from_arrow(pa.concat_tables(parts))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
         return Problem(folder, f"cannot be read: {str(error).splitlines()[0]}")
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -163,10 +174,9 @@ def _difference(found: pa.Schema, expected: pa.Schema) -> str:
     return f"lacks {sorted(ours - theirs)}, has {sorted(theirs - ours)}"
 
 
-def _check_tables(
-    tables: Mapping[str, pl.DataFrame], counts: Mapping[str, int], allowed: list[str]
-) -> Iterator[Problem]:
-    """Counts, ids and references between the tables that could be read; `allowed` are the reasons of rejects."""
+def _check_tables(tables: Mapping[str, pl.DataFrame], manifest: Mapping[str, Any]) -> Iterator[Problem]:
+    """Counts, ids and references between the tables that could be read."""
+    counts: Mapping[str, int] = manifest["counts"]
     for name, table in tables.items():
         if counts.get(name, len(table)) != len(table):
             yield Problem(f"index/{name}", f"has {len(table)} rows, the manifest counts {counts[name]}")
@@ -191,11 +201,15 @@ def _check_tables(
                 "stands twice",
                 tables[name].filter(tables[name].select(keys).is_duplicated()).unique("clip_id"),
             )
+    if "rejects" in tables and "passes" in manifest:
+        passes = ["plan", *(p["name"] for p in manifest["passes"])]
+        unknown = tables["rejects"].filter(~_is_one("pass", passes))
+        yield from _say("index/rejects", "was thrown out by a pass that the manifest does not name", unknown)
     if "rejects" in tables:
         yield from _say(
             "index/rejects",
             "has a reason outside the closed list",
-            tables["rejects"].filter(~_is_one("reason", allowed)),
+            tables["rejects"].filter(~_is_one("reason", list(reasons.of_manifest(manifest)))),
         )
     if "clips" in tables:
         clips = tables["clips"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataengine.core.errors import DatasetError, suggestion
+from dataengine.core.errors import DataEngineError, DatasetError, suggestion
 from dataengine.passes.base import Job, passes_of
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import load as load_recipe
@@ -23,7 +23,10 @@ def job_of(out: Path) -> Job:
     path = out / NAME
     if not path.exists():
         raise DatasetError(f"{out} is not a build: it has no {NAME}; give the --out of a dataengine build")
-    recipe = load_recipe(str(path))
+    try:
+        recipe = load_recipe(str(path))
+    except DataEngineError as error:
+        raise DatasetError(f"{out}: its recipe is not one of this version; run the build again ({error})") from error
     recorded: Mapping[str, str] = (
         tomllib.loads(path.read_text(encoding="utf-8")).get("lock", {}).get("fingerprints", {})
     )

@@ -59,7 +59,13 @@ ACCURACY = pa.struct(
 )
 
 
-def schema() -> pa.Schema:
+def measured_filters(recipe: Recipe) -> list[str]:
+    """Names of the filters whose measures are taken: every built-in one, and those of other packages that the recipe names."""
+    named = {*recipe.curate.filters, *recipe.options.get("filters", {})}
+    return [name for name in registry.names("filters") if name in registry.KINDS["filters"].builtin or name in named]
+
+
+def schema(recipe: Recipe) -> pa.Schema:
     """The table of one unit: facts of the clip, a column a filter, and its tracks, joints and accuracies."""
     facts = [
         ("clip_id", pa.string()),
@@ -74,7 +80,7 @@ def schema() -> pa.Schema:
         ("skeleton", pa.string()),
         ("num_tracks", pa.int32()),
     ]
-    measures = [(f"filter_{name}", pa.float64()) for name in registry.names("filters")]
+    measures = [(f"filter_{name}", pa.float64()) for name in measured_filters(recipe)]
     own = [("confidence_p10", pa.float32()), ("expert_disagreement", pa.float32()), ("experts", pa.list_(pa.string()))]
     own += [("hashes", pa.list_(pa.uint64())), ("words", pa.binary())]
     nested = [("tracks", pa.list_(TRACK)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
@@ -82,7 +88,7 @@ def schema() -> pa.Schema:
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
-    filters = {name: recipe.component("filters", name) for name in registry.names("filters")}
+    filters = {name: recipe.component("filters", name) for name in measured_filters(recipe)}
     settings = {
         name: {k: v for k, v in registry.config(f).items() if k not in ("min", "max")} for name, f in filters.items()
     }
@@ -220,7 +226,7 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
     measures = {
         f"filter_{name}": float(unit.recipe.component("filters", name).measure(sample))
-        for name in registry.names("filters")
+        for name in measured_filters(unit.recipe)
     }
     return {
         **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
@@ -247,7 +253,7 @@ class Measure(UnitPass):
         return _config(recipe)
 
     def table_schema(self, recipe: Recipe) -> pa.Schema:
-        return schema()
+        return schema(recipe)
 
     def examine(self, unit: Unit, clip: Clip) -> Mapping[str, Any]:
         return _row(unit, clip, unit.arrays_of("poses", clip.clip_id))
@@ -257,7 +263,7 @@ class Measure(UnitPass):
         if step is not None and step["outcome"] == "keep":
             path = job.ledger(self.name).artifact(row["unit"])
             measured = pq.read_table(path, filters=[("clip_id", "==", row["clip_id"])]).to_pylist()[0]
-            step["measures"] = [_verdict(job.recipe, name, measured) for name in registry.names("filters")]
+            step["measures"] = [_verdict(job.recipe, name, measured) for name in measured_filters(job.recipe)]
         return step
 
 
