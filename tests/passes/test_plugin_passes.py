@@ -155,13 +155,13 @@ def test_a_table_pass_and_a_pass_that_gives_poses(
 
 def test_a_filter_with_a_reason_of_its_own(installed: None, sample_build: Path, corpus: Path, tmp_path: Path) -> None:
     out = copied(sample_build, tmp_path)
-    build_sample(corpus, out, 'curate.filters=["crowded"]', "filters.crowded.min=0.999")
+    build_sample(corpus, out, 'curate.filters=["crowded"]', "filters.crowded.min=0.5")
     ds = dataengine.open(out)
-    lost = ds.rejects.filter(pl.col("reason") == "empty_stage").collect()
+    lost = ds.rejects.filter(pl.col("reason") == "alone").collect()
     assert len(lost) and verify(out) == []
-    assert ds.manifest["reasons"] == {"empty_stage": "nobody is on stage often enough"}
-    assert "nobody is on stage often enough" in to_text(explain(out, lost["clip_id"][0]))
-    assert "nobody is on stage often enough" in (out / "dataset" / "README.md").read_text()
+    assert ds.manifest["reasons"] == {"alone": "too few frames show two people"}
+    assert "too few frames show two people" in to_text(explain(out, lost["clip_id"][0]))
+    assert "too few frames show two people" in (out / "dataset" / "README.md").read_text()
     manifest = ds.manifest
     del manifest["reasons"]
     from dataengine.dataset.index import write_manifest

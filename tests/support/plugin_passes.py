@@ -108,11 +108,11 @@ class VideoCap(TablePass):
 
 @dataclass(frozen=True)
 class Crowded(Between):
-    """Share of frames with somebody in them, under a reason of its own."""
+    """Share of frames with more than one person, with a reason of its own."""
 
-    reason = "empty_stage"
-    meaning = "nobody is on stage often enough"
+    reason = "alone"
+    meaning = "too few frames show two people"
     measured_in = "share of frames"
 
     def measure(self, sample: Sample) -> float:
-        return float(np.mean(sample.people > 0))
+        return float(np.mean(sample.people > 1))
