@@ -172,7 +172,7 @@ def test_clips_under_way_together_give_the_same_poses(
         a, b = one.sample(clip_id), other.sample(clip_id)
         np.testing.assert_allclose(a["keypoints"], b["keypoints"], atol=0.1)
         np.testing.assert_allclose(a["scores"], b["scores"], atol=5e-3)
-    assert not any(t.name in ("clip", "decode-ahead") for t in threading.enumerate())
+    assert not any(t.name in ("clip", "prefetch") for t in threading.enumerate())
 
 
 def test_added_clips_leave_finished_units_alone(tmp_path: Path, corpus: Path) -> None:

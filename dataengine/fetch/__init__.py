@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from dataengine.fetch.transfers import Transfers
 
 Report: TypeAlias = Callable[[str, MediaError | None], None]
-"""Told once for each clip that is settled: its id, and why it could not be had or None."""
+"""Is called once per clip: with its id, and with the failure or None."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """The place that one source's files are fetched to.
+    """Where the files of one source are fetched to.
 
     Attributes:
         source: its name.

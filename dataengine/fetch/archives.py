@@ -1,4 +1,4 @@
-"""Members of a tar archive, unpacked safely: only what is wanted, only below a folder, nothing before the whole archive is proven sound."""
+"""Safe unpacking of tar archives: only selected members, only below a folder, only of an archive that is sound."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Extracted:
 
     Attributes:
         sizes: bytes of every regular member with a safe name, by its relative path with forward slashes.
-        written: wanted members by name, with the file each has become.
-        refused: wanted members that were not written, with the reason.
+        written: selected members by name, with the file of each.
+        refused: selected members that were not written, with the reason.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -52,13 +52,13 @@ def extract(
     archive: Path,
     folder: Path,
     staging: Path,
-    want: Callable[[str], bool],
+    select: Callable[[str], bool],
     *,
     disk: DiskBudget,
     max_bytes: int,
     stop: threading.Event | None = None,
 ) -> Extracted:
-    """Unpack the members that `want` names below `folder`, keeping their paths.
+    """Unpack the members that `select` accepts below `folder`, with their paths.
 
     An archive is a tar, gzipped or not, whatever its name says. It is read to its end; members stay in
     `staging` (on the same disk as `folder`) until then, so that a torn or damaged archive leaves
@@ -76,7 +76,7 @@ def extract(
     found, staged = Extracted(), dict[str, Path]()
     try:
         with archive.open("rb") as file:
-            _read(file, archive, found, staged, _Rules(folder, staging, want, disk, max_bytes, stop))
+            _read(file, archive, found, staged, _Rules(folder, staging, select, disk, max_bytes, stop))
         _place(found, staged, folder)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, ValueError, OverflowError) as error:
         raise MediaError(
@@ -97,7 +97,7 @@ def extract(
 class _Rules:
     folder: Path
     staging: Path
-    want: Callable[[str], bool]
+    select: Callable[[str], bool]
     disk: DiskBudget
     max_bytes: int
     stop: threading.Event | None
@@ -133,7 +133,7 @@ def _read(file: IO[bytes], archive: Path, found: Extracted, staged: dict[str, Pa
             if name is None:
                 continue
             found.sizes[name] = member.size
-            if not rules.want(name) or name in staged:
+            if not rules.select(name) or name in staged:
                 continue
             if member.size > rules.max_bytes:
                 found.refused[name] = too_large(name, member.size, rules.max_bytes)
@@ -146,7 +146,7 @@ def _read(file: IO[bytes], archive: Path, found: Extracted, staged: dict[str, Pa
 
 
 def _header_class() -> tuple[type[tarfile.TarInfo], list[bool]]:
-    """A TarInfo that limits what a header may make tarfile read, and a list that is not empty once the end mark was met."""
+    """A TarInfo that limits what a header may make tarfile read, and a list that is not empty after the end mark."""
     ended: list[bool] = []
 
     class Header(tarfile.TarInfo):

@@ -47,26 +47,27 @@ class Archives(Fetcher):
     """Downloads the archives of the source's mirror that hold planned clips, and unpacks those clips.
 
     Attributes:
-        keep: leave archives in DATA_ROOT/<source>/.fetch/archives, so that a later plan with other clips needs no download.
+        keep: leave archives in DATA_ROOT/<source>/.fetch/archives, so that a later plan with other clips needs no
+            download.
     """
 
     keep: bool = False
     name: str = "mirror"
 
     def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
-        """See `Fetcher.fetch`: archives known to hold a clip first, then those not yet seen, until every clip is found."""
+        """See `Fetcher.fetch`: archives known to hold a clip first, then others, until no clip is missing."""
         if site.mirror is None:
             for clip in clips:
                 report(clip.clip_id, MediaError("media_missing", f"no mirror is known for {site.source}"))
             return
         search = _Search(site, self.keep, report)
-        search.want(clips)
+        search.add(clips)
         for archives in (
             _single,
             search.listed,
         ):  # single archives first: they replace damaged files of the listed ones
-            site.transfers.each(search.look_into, search.candidates(archives(site)))
-        search.give_up()
+            site.transfers.each(search.search, search.candidates(archives(site)))
+        search.report_missing()
 
 
 def annotate(site: Site) -> None:
@@ -103,7 +104,7 @@ def _annotation(site: Site, file: File) -> None:
         archive = Archive(_slug(file.path), url, file.md5, "annotations", None)
         if _read_record(site, archive) is None:
             _unpack(site, archive, lambda member: member.endswith(_TABLES))
-            site.transfers.remove(_place_of(site, archive))
+            site.transfers.remove(_archive_path(site, archive))
 
 
 def _tables_of(site: Site, archive: Archive) -> None:
@@ -113,46 +114,46 @@ def _tables_of(site: Site, archive: Archive) -> None:
 
 
 class _Search:
-    """The clips still wanted of one source, and what the archives say."""
+    """The clips of one source that are still missing, and what the archives say."""
 
     def __init__(self, site: Site, keep: bool, report: Report) -> None:
         self.site, self.keep, self.report = site, keep, report
-        self.wanted: dict[str, list[Clip]] = {}
+        self.missing: dict[str, list[Clip]] = {}
         self.failures: dict[str, tuple[Archive, MediaError]] = {}
         self.lock = threading.Lock()
 
-    def want(self, clips: Iterable[Clip]) -> None:
+    def add(self, clips: Iterable[Clip]) -> None:
         for clip in clips:
             if clip.file is None:
                 self.report(clip.clip_id, MediaError("media_missing", "the annotation names no file"))
             else:
-                self.wanted.setdefault(_stem(clip.file), []).append(clip)
+                self.missing.setdefault(_stem(clip.file), []).append(clip)
 
     def candidates(self, archives: Iterable[Archive]) -> list[Archive]:
-        """Those of `archives` to look into, the ones that are known to hold something wanted first."""
-        known, unseen = [], []
+        """The archives to search, those that are known to hold a missing clip first."""
+        known, unknown = [], []
         for archive in archives:
             names = _read_record(self.site, archive)
             if names is None:
-                unseen.append(archive)
-            elif any(_stem(name) in self.wanted for name in names):
+                unknown.append(archive)
+            elif any(_stem(name) in self.missing for name in names):
                 known.append(archive)
             else:
-                self._tidy(archive)
-        return known + unseen
+                self._discard(archive)
+        return known + unknown
 
     def listed(self, site: Site) -> list[Archive]:
-        """The archives of the lists of splits that clips are wanted of."""
+        """The archives of the lists of those splits that lack clips."""
         mirror, found = site.mirror, []
         assert mirror is not None
-        kinds = {(clip.split, clip.label) for clips in self.wanted.values() for clip in clips}
+        kinds = {(clip.split, clip.label) for clips in self.missing.values() for clip in clips}
         for split in SPLITS:
-            if split in mirror.lists and any(split == wanted for wanted, _ in kinds):
+            if split in mirror.lists and any(split == lacking for lacking, _ in kinds):
                 try:
                     found += [a for a in _listed(site, split) if any(self._may_hold(a, *kind) for kind in kinds)]
                 except MediaError as error:
-                    place = Archive(mirror.lists[split], mirror.at(mirror.lists[split]), None, split, split)
-                    self.failures[place.key] = (place, error)
+                    unread = Archive(mirror.lists[split], mirror.at(mirror.lists[split]), None, split, split)
+                    self.failures[unread.key] = (unread, error)
         return found
 
     def _may_hold(self, archive: Archive, split: str, label: str | None) -> bool:
@@ -162,65 +163,65 @@ class _Search:
             archive.split not in mirror.by_class or label in (None, archive.label)
         )
 
-    def look_into(self, archive: Archive) -> None:
-        """Take from one archive what is wanted of it."""
+    def search(self, archive: Archive) -> None:
+        """Unpack the missing clips that one archive holds."""
         with self.lock:
             if not any(
-                self._may_hold(archive, clip.split, clip.label) for clips in self.wanted.values() for clip in clips
+                self._may_hold(archive, clip.split, clip.label) for clips in self.missing.values() for clip in clips
             ):
                 return
         try:
             with locked(self.site.state / "locks" / f"{archive.key}.lock", self.site.transfers.stop):
-                self._take(archive)
+                self._extract(archive)
         except MediaError as error:
             with self.lock:
                 self.failures[archive.key] = (archive, error)
 
-    def _take(self, archive: Archive) -> None:
+    def _extract(self, archive: Archive) -> None:
         names = _read_record(self.site, archive)
         if names is not None:
             # Another process may have unpacked them since the plan was made.
             self._found(name for name in names if (self.site.root / archive.into / name).is_file())
             for name, size in names.items():
                 if size > self.site.max_bytes:
-                    self._settle(_stem(name), too_large(name, size, self.site.max_bytes))
-            if not any(_stem(name) in self.wanted for name in names):
-                self._tidy(archive)
+                    self._resolve(_stem(name), too_large(name, size, self.site.max_bytes))
+            if not any(_stem(name) in self.missing for name in names):
+                self._discard(archive)
                 return
-        got = _unpack(self.site, archive, lambda name: _stem(name) in self.wanted)
-        self._tidy(archive)
+        got = _unpack(self.site, archive, lambda name: _stem(name) in self.missing)
+        self._discard(archive)
         self._found(got.written)
         for name, error in got.refused.items():
-            self._settle(_stem(name), error)
+            self._resolve(_stem(name), error)
 
     def _found(self, names: Iterable[str]) -> None:
         for name in names:
-            self._settle(_stem(name), None)
+            self._resolve(_stem(name), None)
 
-    def _settle(self, stem: str, error: MediaError | None) -> None:
+    def _resolve(self, stem: str, error: MediaError | None) -> None:
         with self.lock:
-            clips = self.wanted.pop(stem, [])
+            clips = self.missing.pop(stem, [])
         for clip in clips:
             self.report(clip.clip_id, error)
 
-    def _tidy(self, archive: Archive) -> None:
+    def _discard(self, archive: Archive) -> None:
         if not self.keep:
-            self.site.transfers.remove(_place_of(self.site, archive))
+            self.site.transfers.remove(_archive_path(self.site, archive))
 
-    def give_up(self) -> None:
-        """Report what no archive gave: as the failure of an archive that may hold it, one that may pass first."""
+    def report_missing(self) -> None:
+        """Report the clips that no archive gave, with the failure of an archive that may hold them, retryable first."""
         failures = sorted(self.failures.values(), key=lambda failure: (not failure[1].retryable, failure[0].key))
 
         @cache
         def why(split: str, label: str | None) -> MediaError | None:
             return next((error for archive, error in failures if self._may_hold(archive, split, label)), None)
 
-        for clip in [clip for clips in self.wanted.values() for clip in clips]:
+        for clip in [clip for clips in self.missing.values() for clip in clips]:
             error = why(clip.split, clip.label) or MediaError(
                 "media_missing", f"no archive of the mirror holds {clip.file}"
             )
             self.report(clip.clip_id, error)
-        self.wanted.clear()
+        self.missing.clear()
 
 
 def _single(site: Site) -> list[Archive]:
@@ -261,21 +262,21 @@ def _good_list(site: Site, url: str) -> str:
     raise MediaError("corrupt", f"{url.rsplit('/', 1)[-1]} is no list of archives", True)
 
 
-def _unpack(site: Site, archive: Archive, want: Callable[[str], bool]) -> Extracted:
-    """Download an archive unless it is here, unpack what is wanted, and record what it holds. Its lock is held.
+def _unpack(site: Site, archive: Archive, select: Callable[[str], bool]) -> Extracted:
+    """Download an archive unless it is here, unpack selected members, and record what it holds. Its lock is held.
 
     An archive that turns out damaged is downloaded once more.
     """
-    place = _place_of(site, archive)
+    path = _archive_path(site, archive)
     staging = site.state / "staging" / archive.key
     for last in (False, True):
-        site.transfers.download(archive.url, place, md5=archive.md5)
+        site.transfers.download(archive.url, path, md5=archive.md5)
         try:
             got = extract(
-                place,
+                path,
                 site.root / archive.into,
                 staging,
-                want,
+                select,
                 disk=site.transfers.disk,
                 max_bytes=site.max_bytes,
                 stop=site.transfers.stop,
@@ -284,14 +285,14 @@ def _unpack(site: Site, archive: Archive, want: Callable[[str], bool]) -> Extrac
         except MediaError as error:
             if error.kind != "corrupt":
                 raise
-            site.transfers.remove(place)
+            site.transfers.remove(path)
             if last:
                 raise
     _write_record(site, archive, got.sizes)
     return got
 
 
-def _place_of(site: Site, archive: Archive) -> Path:
+def _archive_path(site: Site, archive: Archive) -> Path:
     return site.state / "archives" / archive.key
 
 

@@ -31,7 +31,7 @@ class Mirror(pydantic.BaseModel):
     Attributes:
         base: url that paths are below; ends with a slash.
         official: whether `base` is the one of the table, not one that a recipe names.
-        homepage, licence: told to people.
+        homepage, licence: shown to people.
         annotations: lists of clips; without any, the archives hold them.
         lists: split -> path of a text file with the url or path of one archive a line.
         archives: single archives; `into` is the folder to unpack them to, a split where all members are of it.
@@ -89,7 +89,8 @@ def mirror(tables: Mapping[str, Any], source: str, base: str | None, where: str)
         return None
     if base is not None and "@" in urlsplit(base).netloc:
         raise RecipeError(
-            f"[sources.{source}] mirror: recipes are kept and shown, so they hold no secrets: give them in ~/.netrc or [fetch] cookies"
+            f"[sources.{source}] mirror: recipes are kept and shown, so they hold no secrets: "
+            "give them in ~/.netrc or [fetch] cookies"
         )
     try:
         found = Mirror(**tables[source])

@@ -70,14 +70,14 @@ class YouTube(Fetcher):
             raise MissingExtraError("the fetcher 'youtube'", "crawl") from error
 
     def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
-        """See `Fetcher.fetch`: a video is downloaded once for all its clips; what is gone for good is not asked for again."""
+        """See `Fetcher.fetch`: one download per video, for all its clips; none for a video that is gone for good."""
         self.check()
-        memory = _Memory(site)
+        outcomes = _Outcomes(site)
         videos: dict[str, list[Clip]] = {}
         for clip in clips:
             if clip.url is None or clip.file is None:
                 report(clip.clip_id, MediaError("media_missing", "the annotation names no page of the video"))
-            elif known := memory.known(clip):
+            elif known := outcomes.known(clip):
                 report(clip.clip_id, known)
             else:
                 videos.setdefault(clip.video_id, []).append(clip)
@@ -86,7 +86,7 @@ class YouTube(Fetcher):
             shard = int(blake3(group[0].video_id.encode()).hexdigest()[:8], 16) % _SHARDS
             with locked(site.state / "locks" / f"videos-{shard:04d}.lock", site.transfers.stop):
                 for clip, error in self._video(group, site):
-                    memory.keep(clip, error)
+                    outcomes.keep(clip, error)
                     report(clip.clip_id, error)
 
         site.transfers.each(one, videos.values())
@@ -120,8 +120,8 @@ class YouTube(Fetcher):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Memory:
-    """What is gone for good, so that it is asked for once; another proxy or other cookies make it worth asking anew."""
+class _Outcomes:
+    """Remembers clips that are gone for good, per proxy and cookies: with other ones they are asked for anew."""
 
     def __init__(self, site: Site) -> None:
         self.path = site.state / "outcomes.jsonl"
@@ -161,7 +161,7 @@ def _existing(clip: Clip, site: Site) -> bool:
 
 
 def _keep(video: Path, clip: Clip, site: Site, crf: int) -> None:
-    """Put the span of the clip, or the whole video where the source takes the span itself, to its place."""
+    """Put the span of the clip in place, or the whole video where the source cuts the span itself."""
     from dataengine.media.decode import PyAVDecoder
     from dataengine.media.encode import write_video
 
@@ -193,7 +193,7 @@ def download(url: str, folder: Path, transfers: Transfers, height: int, max_byte
     """
     import yt_dlp
 
-    class Paced(yt_dlp.YoutubeDL):  # type: ignore[misc, name-defined, unused-ignore]
+    class RateLimited(yt_dlp.YoutubeDL):  # type: ignore[misc, name-defined, unused-ignore]
         def urlopen(self, req: Any) -> Any:
             transfers.requests.take()
             response = super().urlopen(req)
@@ -207,7 +207,7 @@ def download(url: str, folder: Path, transfers: Transfers, height: int, max_byte
         with transfers.disk.reserved(1 << 20, "a video") as wrote:
             options = _options(folder, transfers, height, max_bytes, _watch(transfers, max_bytes, wrote))
             try:
-                with Paced(options) as program:
+                with RateLimited(options) as program:
                     for cookie in transfers.policy.jar() or ():
                         program.cookiejar.set_cookie(cookie)
                     program.download([url])
@@ -224,7 +224,7 @@ def download(url: str, folder: Path, transfers: Transfers, height: int, max_byte
 
 
 def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -> Callable[[dict[str, Any]], None]:
-    """A progress hook that keeps the bandwidth and the room."""
+    """A progress hook that keeps the bandwidth and the disk budget."""
     seen: dict[str, int] = {}
 
     def hook(state: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def _watch(transfers: Transfers, max_bytes: int, wrote: Callable[[int], None]) -
             wrote(fresh)
             transfers.bytes.take(fresh)
         if transfers.disk.left() < 0:
-            raise MediaError("disk_limit", "there is no room for the video", True)
+            raise MediaError("disk_limit", "the disk has no space for the video", True)
         transfers.requests.check()
 
     return hook

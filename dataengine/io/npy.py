@@ -18,7 +18,7 @@ Buffer: TypeAlias = "bytes | memoryview"
 
 
 def encode(array: Array) -> Sequence[Buffer]:
-    """An npy file of format 1.0 in C order, as buffers to be written one after the other; equal to what `np.save` writes."""
+    """An npy file of format 1.0 in C order, as buffers to write one after the other; equal to what `np.save` writes."""
     header = _header(array.dtype, array.shape)
     return (header, np.asarray(array, order="C").reshape(-1).view(np.uint8).data) if array.nbytes else (header,)
 

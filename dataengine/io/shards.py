@@ -116,7 +116,7 @@ class ShardWriter:
         if not _KEY.fullmatch(key) or not entries:
             raise DatasetError(f"{self.path}: sample {key!r} needs a key of [A-Za-z0-9_-] and at least one entry")
         parts: list[Buffer] = []
-        places = []
+        members = []
         start = position = self._offset
         for name, content in entries.items():
             body = _encode(key, name, content)
@@ -127,7 +127,7 @@ class ShardWriter:
             if padding := -size % BLOCK:
                 parts.append(_ZEROS[:padding])
             position += len(header)
-            places.append(Entry(name, position, size))
+            members.append(Entry(name, position, size))
             position += size + padding
         piece = b"".join(parts)
         try:
@@ -136,7 +136,7 @@ class ShardWriter:
             self.discard()
             raise
         self._keys.add(key)
-        return Written(start, position - start, Hasher(piece).hexdigest(), tuple(places))
+        return Written(start, position - start, Hasher(piece).hexdigest(), tuple(members))
 
     def close(self) -> Shard:
         """End the archive, make it durable and give it its name. Closing again returns the same."""
@@ -290,8 +290,8 @@ def iterate(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, bytes
         DatasetError: the shard is torn, damaged or not an archive; also when only its end is missing.
     """
     data = mapped(path)
-    for key, places in scan(data, os.fspath(path)):
-        yield key, {entry.name: bytes(data[entry.offset : entry.offset + entry.size]) for entry in places}
+    for key, members in scan(data, os.fspath(path)):
+        yield key, {entry.name: bytes(data[entry.offset : entry.offset + entry.size]) for entry in members}
 
 
 def scan(data: Buffer, name: str, whole: bool = True) -> Iterator[tuple[str, tuple[Entry, ...]]]:
@@ -301,23 +301,23 @@ def scan(data: Buffer, name: str, whole: bool = True) -> Iterator[tuple[str, tup
         DatasetError: `data` is not an archive of samples, or a `whole` one without its end.
     """
     key, seen = "", set[str]()
-    places: list[Entry] = []
+    members: list[Entry] = []
     for path, offset, size in _members(data, name, whole):
         owner, _, entry = path.partition(".")
         if not owner or not entry:
             raise DatasetError(f"{name}: member {path!r} is not named KEY.ENTRY")
         if owner != key:
             if key:
-                yield key, tuple(places)
+                yield key, tuple(members)
             if owner in seen:
                 raise DatasetError(f"{name}: members of sample {owner!r} do not follow each other")
-            key, places = owner, []
+            key, members = owner, []
             seen.add(key)
-        if any(place.name == entry for place in places):
+        if any(one.name == entry for one in members):
             raise DatasetError(f"{name}: member {path!r} stands twice")
-        places.append(Entry(entry, offset, size))
+        members.append(Entry(entry, offset, size))
     if key:
-        yield key, tuple(places)
+        yield key, tuple(members)
 
 
 def _members(data: Buffer, name: str, whole: bool) -> Iterator[tuple[str, int, int]]:
@@ -377,7 +377,7 @@ def _parse_pax(data: bytes, name: str) -> dict[str, str]:
 
 
 def decode(entries: Mapping[str, Buffer]) -> dict[str, Any]:
-    """Data by entry name to values: 'NAME.npy' to an array under 'NAME', json to a dict, txt to a str, others as they are.
+    """Decode data by entry name: 'NAME.npy' to an array under 'NAME', json to a dict, txt to a str, others unchanged.
 
     Arrays are read-only views of the given data; copy one to change it.
 

@@ -22,7 +22,7 @@ PARTIAL = ".partial"
 
 
 _POLL = 0.1
-"""Seconds between two looks at a lock that somebody else holds."""
+"""Seconds between two tries to take a lock that somebody else holds."""
 
 _THREADS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """Locks between the threads of this process: some network file systems lock by process."""

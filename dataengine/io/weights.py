@@ -91,7 +91,8 @@ def _parsed(path: Path, changed: int) -> dict[str, Entry]:
         wrong = sorted(set(table) - known) or [k for k in ("name", "url", "licence") if not table.get(k)]
         if wrong:
             raise WeightsError(
-                f"{path}: [[file]] {name or len(found) + 1}: {wrong[0]} is missing or unknown; keys: {', '.join(sorted(known))}"
+                f"{path}: [[file]] {name or len(found) + 1}: {wrong[0]} is missing or unknown; "
+                f"keys: {', '.join(sorted(known))}"
             )
         parts = Path(name).parts
         if name in found or Path(name).is_absolute() or ".." in parts or any(part.startswith(".") for part in parts):
@@ -164,13 +165,14 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.0f} MB"
         raise WeightsError(
-            f"weights {given} are not in {folder()}; get them with  dataengine weights {given}  from {entry.url} (licence {entry.licence}{size})"
+            f"weights {given} are not in {folder()}; get them with  dataengine weights {given}  "
+            f"from {entry.url} (licence {entry.licence}{size})"
         )
     for promised in _promised(entry, path):
         if not digest(path).startswith(promised):
             raise WeightsError(
-                f"weights {path} have sha256 {digest(path)[:16]}..., promised {promised[:16]}: remove that file and its "
-                f".sha256, then  dataengine weights {given}  gets the right one"
+                f"weights {path} have sha256 {digest(path)[:16]}..., promised {promised[:16]}: "
+                f"remove that file and its .sha256, then  dataengine weights {given}  gets the right one"
             )
     return path
 
@@ -238,7 +240,8 @@ def check_pins(lock: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name, sha256 in files.items():
             if name in known and name in before and before[name] != sha256:
                 raise WeightsError(
-                    f"weights {name} of {component} have sha256 {sha256[:16]}..., but this build began with {before[name][:16]}...: "
+                    f"weights {name} of {component} have sha256 {sha256[:16]}..., "
+                    f"but this build began with {before[name][:16]}...: "
                     "bring that file back, or build with the new one into another --out"
                 )
 

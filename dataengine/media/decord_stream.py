@@ -27,7 +27,7 @@ class DecordStream(VideoStream):
         if first is None:
             raise MediaError("decode_failed", f"no picture of {reader.path.name!r} can be decoded")
         super().__init__(reader.path.name, describe(reader, first[1]), start, end, limits)
-        self._watch = reader.watch
+        self._stopwatch = reader.stopwatch
         self._path = str(reader.path.absolute())
         times = reader.packet_times()
         zero = times[0] if times else 0
@@ -47,7 +47,7 @@ class DecordStream(VideoStream):
         position, offset = 0, self.start or 0.0
         turned = self.info.rotation in (90, 270)
         for index, seconds in self._wanted:
-            self._watch.start()
+            self._stopwatch.start()
             try:
                 if self._video is None:
                     decord.logging.set_level(decord.logging.QUIET)
@@ -55,13 +55,13 @@ class DecordStream(VideoStream):
                 while position < index:
                     self._video.next()
                     position += 1
-                    self._watch.check()
+                    self._stopwatch.check()
                 picture = self._video.next().asnumpy()
             except (decord.DECORDError, RuntimeError, StopIteration, AssertionError):
                 # decord stops for good at the first packet it cannot read: the rest is lost.
                 return
             position += 1
-            self._watch.check()
+            self._stopwatch.check()
             if picture.shape != (self.info.height, self.info.width, 3):
                 shape = "turned by its tag" if turned else "of another size"
                 raise MediaError("decode_failed", f"decord gives a picture {shape} in {self.name!r}: {picture.shape}")

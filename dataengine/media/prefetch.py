@@ -1,4 +1,4 @@
-"""Decoding ahead of a consumer, in a thread of its own, within a budget of bytes shared by all streams of a process."""
+"""Prefetch of decoded frames: one thread per stream, one budget of bytes for all streams of a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataengine.media.stream import FrameBatch, VideoStream
 
 
 class Budget:
-    """Bytes of decoded frames that may wait or be looked at; one batch larger than all of it passes alone."""
+    """Bytes of decoded frames that may wait or be in use; one batch that is larger than the budget passes alone."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -39,8 +39,8 @@ class Budget:
 _END = object()
 
 
-def ahead(stream: VideoStream, budget: Budget) -> Iterator[FrameBatch]:
-    """The batches of `stream`, decoded by a thread while the caller looks at earlier ones.
+def prefetch(stream: VideoStream, budget: Budget) -> Iterator[FrameBatch]:
+    """The batches of `stream`, decoded by a thread while the caller uses earlier ones.
 
     A batch counts against the budget from when it is decoded until the caller asks for the next.
 
@@ -60,7 +60,7 @@ def ahead(stream: VideoStream, budget: Budget) -> Iterator[FrameBatch]:
         except BaseException as error:
             ready.put(error)
 
-    thread = threading.Thread(target=decode, name="decode-ahead", daemon=True)
+    thread = threading.Thread(target=decode, name="prefetch", daemon=True)
     thread.start()
     try:
         while isinstance(item := ready.get(), FrameBatch):

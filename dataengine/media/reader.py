@@ -29,7 +29,10 @@ DEFAULT_RATE = Fraction(25)
 
 # Containers of video and audio. Playlists, image lists and scripts (HLS, concat, ...) are left out: they
 # would make libavformat open further files and addresses named inside an untrusted file.
-_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,av1,flv,asf,ogg,mxf,nut,rm,dv,mp3,aac,wav,flac,ac3,amr"
+_FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,av1,flv,asf,ogg,mxf,nut,rm,dv,"
+    "mp3,aac,wav,flac,ac3,amr"
+)
 # These carry decode times only: frames are given the times of the packets in ascending order instead.
 _WITHOUT_PRESENTATION_TIMES = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # How far before the wanted time a seek aims, in seconds, when a nearer one landed too late.
@@ -73,7 +76,7 @@ class Reader:
 
     Attributes:
         container, stream: PyAV's objects; `frames_from` may replace them.
-        errors: the presentation time in ticks, or None where unknown, of every packet that could not be read or decoded.
+        errors: presentation time in ticks, None where unknown, of every packet that could not be read or decoded.
         num_discarded: packets that an edit list hides.
 
     Raises:
@@ -91,7 +94,7 @@ class Reader:
         check_file(path, max_bytes)
         self.path = Path(path)
         self.max_pixels = max_pixels
-        self.watch = Stopwatch(self.path.name, timeout)
+        self.stopwatch = Stopwatch(self.path.name, timeout)
         self.errors: list[int | None] = []
         self.num_discarded = 0
         self._open()
@@ -122,7 +125,7 @@ class Reader:
         step = max(1, round(1 / (self.rate * self.time_base)))
         pending: list[int] = []
         timed, last = self.timed, None
-        self.watch.start()
+        self.stopwatch.start()
         for packet in self._packets():
             if not timed and packet is not None and packet.dts is not None:
                 heapq.heappush(pending, packet.dts)
@@ -131,10 +134,10 @@ class Reader:
                 last = _ascending(last, stated, step)
                 if frame.width * frame.height > self.max_pixels:
                     raise self._too_large(frame.width, frame.height)
-                self.watch.check()
+                self.stopwatch.check()
                 yield last, frame
-                self.watch.start()
-            self.watch.check()
+                self.stopwatch.start()
+            self.stopwatch.check()
 
     def frames_from(self, start: int, first: int) -> Iterator[tuple[int, Any]]:
         """As `frames`, from a key frame at or before tick `start`; `first` is the tick of the file's first frame.
@@ -174,7 +177,7 @@ class Reader:
         for packet in self._packets():
             if packet is not None and not packet.is_discard:
                 times.append(packet.pts if self.timed else packet.dts)
-            self.watch.check()
+            self.stopwatch.check()
         known = sorted(pts for pts in times if pts is not None)
         return (
             known if len(known) == len(times) else [round(k / (self.rate * self.time_base)) for k in range(len(times))]
@@ -186,22 +189,22 @@ class Reader:
 
     def _open(self) -> None:
         self.errors, self.num_discarded = [], 0
-        self.watch.start()
+        self.stopwatch.start()
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(self.max_pixels)}
         try:
             # 'file:' keeps a name that looks like an address from being taken for one.
             self.container = av.open(
                 f"file:{self.path}",
                 options=options,
-                timeout=(self.watch.limit, self.watch.limit),
+                timeout=(self.stopwatch.limit, self.stopwatch.limit),
                 metadata_errors="replace",
             )
         except av.ExitError as error:
-            raise self.watch.expired() from error
+            raise self.stopwatch.expired() from error
         except (av.FFmpegError, UnicodeDecodeError, ValueError) as error:
             raise MediaError("media_corrupt", f"{self.path.name!r} cannot be opened: {_text(error)}") from error
         try:
-            self.watch.check()
+            self.stopwatch.check()
             self._pick_stream()
         except MediaError:
             self.container.close()
@@ -234,7 +237,7 @@ class Reader:
                         yield packet
                 break
             except av.ExitError as error:
-                raise self.watch.expired() from error
+                raise self.stopwatch.expired() from error
             except av.FFmpegError:
                 self.errors.append(None)
         yield None

@@ -17,7 +17,7 @@ from dataengine.core.types import Float, Frames, Int
 from dataengine.media.probe import MediaInfo
 
 BATCH_BYTES = 6 << 20
-"""Largest batch unless a caller says otherwise. A loop holds two batches at a time: the one it looks at
+"""Largest batch unless a caller says otherwise. A loop holds two batches at a time: the one in use
 and the one being filled; so a process that streams 1280 x 720 stays below 100 MB."""
 
 TOLERANCE = Fraction(1, 1000)

@@ -39,7 +39,7 @@ from dataengine.core.types import Clip, Keep, Outcome, Poses, Reject, Track
 from dataengine.io import shards
 from dataengine.io.weights import digest
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.media.prefetch import ahead
+from dataengine.media.prefetch import prefetch
 from dataengine.passes.frame_stats import FrameStats
 from dataengine.passes.pose_estimation import PoseEstimator
 from dataengine.passes.pose_session import PoseComponents, PoseSession
@@ -76,7 +76,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
     stats, sampler = FrameStats(), FrameSampler(pose.max_fps)
     estimator = PoseEstimator(session.detector, list(zip(session.experts, session.needs_boxes)), pose.detect_every)
     with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
-        for batch in stream if session.budget is None else ahead(stream, session.budget):
+        for batch in stream if session.budget is None else prefetch(stream, session.budget):
             picked = sampler.pick(batch.timestamps)
             if not picked:
                 continue

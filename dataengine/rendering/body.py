@@ -67,15 +67,26 @@ class Body:
 
         stout = rng.uniform(0.85, 1.3)
         return Body(
-            height=h, trunk=part(0.29, 0.07), shoulder=part(0.113, 0.12), hip=part(0.056, 0.15), upper_arm=part(0.168, 0.08),
-            forearm=part(0.148, 0.08), thigh=part(0.24, 0.07), shin=part(0.235, 0.07), neck=part(0.112, 0.08), skull=part(0.066, 0.1),
-            foot=part(0.115, 0.1), hand=part(0.052, 0.1), arm_radius=0.026 * h * stout**0.7, leg_radius=0.043 * h * stout**0.7,
+            height=h,
+            trunk=part(0.29, 0.07),
+            shoulder=part(0.113, 0.12),
+            hip=part(0.056, 0.15),
+            upper_arm=part(0.168, 0.08),
+            forearm=part(0.148, 0.08),
+            thigh=part(0.24, 0.07),
+            shin=part(0.235, 0.07),
+            neck=part(0.112, 0.08),
+            skull=part(0.066, 0.1),
+            foot=part(0.115, 0.1),
+            hand=part(0.052, 0.1),
+            arm_radius=0.026 * h * stout**0.7,
+            leg_radius=0.043 * h * stout**0.7,
             depth=0.062 * h * stout,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """Colours (RGB floats) and dress of one person."""
 
     skin: Float
@@ -97,16 +108,25 @@ class Look:
     stripes: bool
 
     @staticmethod
-    def draw(rng: np.random.Generator) -> Look:
+    def draw(rng: np.random.Generator) -> Appearance:
         skin = _SKIN[rng.integers(len(_SKIN))] * rng.uniform(0.9, 1.1)
         top, bottom = random_color(rng), random_color(rng) * 0.85
         trim = np.where(top.mean() > 128, top * 0.35, 255 - (255 - top) * 0.3)
-        return Look(
-            skin=skin, hair=_HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.8, 1.15), top=top, bottom=bottom, shoe=random_color(rng),
-            trim=trim, sleeve=int(rng.choice(3, p=(0.12, 0.4, 0.48))), trousers=int(rng.choice((1, 2), p=(0.3, 0.7))),
-            front=int(rng.integers(4)), long_hair=bool(rng.random() < 0.4), beard=bool(rng.random() < 0.2),
-            watch=bool(rng.random() < 0.6), stripes=bool(rng.random() < 0.2),
-        )  # fmt: skip
+        return Appearance(
+            skin=skin,
+            hair=_HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.8, 1.15),
+            top=top,
+            bottom=bottom,
+            shoe=random_color(rng),
+            trim=trim,
+            sleeve=int(rng.choice(3, p=(0.12, 0.4, 0.48))),
+            trousers=int(rng.choice((1, 2), p=(0.3, 0.7))),
+            front=int(rng.integers(4)),
+            long_hair=bool(rng.random() < 0.4),
+            beard=bool(rng.random() < 0.2),
+            watch=bool(rng.random() < 0.6),
+            stripes=bool(rng.random() < 0.2),
+        )
 
 
 def random_color(rng: np.random.Generator) -> Float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataengine.core.errors import ComponentError, suggestion
 from dataengine.core.types import Bool, Float, Frames
-from dataengine.rendering.body import HEAD, NUM_JOINTS, ROOT, Body, Look, Pose3D, pose
+from dataengine.rendering.body import HEAD, NUM_JOINTS, ROOT, Appearance, Body, Pose3D, pose
 from dataengine.rendering.motion import MOTIONS, angles
 from dataengine.rendering.paint import Painter, View
 from dataengine.rendering.scene import Camera, Occluder, Recording, draw_background, draw_camera, draw_occluders
@@ -113,7 +113,8 @@ def _check(
         raise ComponentError(f"unknown motion {motion!r}{suggestion(motion, MOTIONS)}")
     if num_frames < 1 or fps <= 0 or min(size) < 16 or (num_people is not None and not 0 <= num_people <= 8):
         raise ComponentError(
-            f"cannot render {num_frames} frames at {fps}/s, {size[0]}x{size[1]}, {num_people} people: want frames >= 1, fps > 0, sides >= 16, 0 to 8 people"
+            f"cannot render {num_frames} frames at {fps}/s, {size[0]}x{size[1]}, {num_people} people: "
+            "give frames >= 1, fps > 0, sides >= 16, 0 to 8 people"
         )
 
 
@@ -140,7 +141,7 @@ def _people(
         else:
             position = (((slots[i] + 0.5) / count * 2 - 1) * half * 0.75 + rng.normal(0, 0.15), rng.uniform(-0.7, 1.2))
         named = motion if motion is not None and i == 0 else MOTIONS[rng.choice(len(MOTIONS), p=_SHARES)]
-        body, look = Body.draw(rng), Look.draw(rng)
+        body, appearance = Body.draw(rng), Appearance.draw(rng)
         posed = pose(body, angles(named, t, rng), position, float(rng.uniform(0, 2 * np.pi)))
         depth = camera.depth(posed.points)
         view = View(
@@ -152,7 +153,7 @@ def _people(
             camera.axes,
             towards,
         )
-        out.append(_Person(Painter(body, look, posed, view, shade), posed, view, named))
+        out.append(_Person(Painter(body, appearance, posed, view, shade), posed, view, named))
     return out
 
 

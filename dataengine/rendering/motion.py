@@ -210,10 +210,23 @@ def _loose(a: Angles, rng: np.random.Generator, t: Float, much: float) -> None:
 
 
 _TABLE: dict[str, Callable[[Angles, np.random.Generator, Float, Float, str, str], None]] = {
-    "walk": _walk, "run": _run, "wave": _wave, "clap": _clap, "squat": _squat, "jump": _jump, "kick": _kick, "throw": _throw,
-    "bow": _bow, "sit": _sit, "jumping_jack": _jumping_jack, "punch": _punch, "stretch": _stretch, "pick_up": _pick_up,
-    "lie": _lie, "free": _free,
-}  # fmt: skip
+    "walk": _walk,
+    "run": _run,
+    "wave": _wave,
+    "clap": _clap,
+    "squat": _squat,
+    "jump": _jump,
+    "kick": _kick,
+    "throw": _throw,
+    "bow": _bow,
+    "sit": _sit,
+    "jumping_jack": _jumping_jack,
+    "punch": _punch,
+    "stretch": _stretch,
+    "pick_up": _pick_up,
+    "lie": _lie,
+    "free": _free,
+}
 MOTIONS: tuple[str, ...] = tuple(_TABLE)
 """Names of the motions a rendered person can do."""
 

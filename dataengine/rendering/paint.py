@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from dataengine.core.types import Bool, Float
-from dataengine.rendering.body import HAND, HEAD, HEEL, NUM_JOINTS, ROOT, THUMB, TOE, WAIST, Body, Look, Pose3D
+from dataengine.rendering.body import HAND, HEAD, HEEL, NUM_JOINTS, ROOT, THUMB, TOE, WAIST, Appearance, Body, Pose3D
 
 Colour: TypeAlias = tuple[float, ...]
 Stroke: TypeAlias = Callable[[np.ndarray, int], None]
@@ -109,8 +109,8 @@ def capsule(p: Float, q: Float, a: Float, b: Float) -> Float:
 class Painter:
     """Makes the parts of one person."""
 
-    def __init__(self, body: Body, look: Look, pose: Pose3D, view: View, shade: float) -> None:
-        self.body, self.look, self.pose, self.view, self.shade = body, look, pose, view, shade
+    def __init__(self, body: Body, appearance: Appearance, pose: Pose3D, view: View, shade: float) -> None:
+        self.body, self.appearance, self.pose, self.view, self.shade = body, appearance, pose, view, shade
         self.metric = np.concatenate([pose.points[:, :NUM_JOINTS], pose.points[:, NUM_JOINTS:]], 1)
 
     def parts(self) -> list[Part]:
@@ -159,14 +159,16 @@ class Painter:
     def _thigh(self, s: int) -> Part:
         r = self.body.leg_radius
         return Part(
-            self._between(8 + s, 10 + s) - 0.5 * r, self._limb(8 + s, 10 + s, 1.4 * r, 1.0 * r, self.look.bottom)
+            self._between(8 + s, 10 + s) - 0.5 * r, self._limb(8 + s, 10 + s, 1.4 * r, 1.0 * r, self.appearance.bottom)
         )
 
     def _shin(self, s: int) -> Part:
-        r, look = self.body.leg_radius, self.look
-        strokes = self._limb(10 + s, 12 + s, 0.98 * r, 0.62 * r, look.bottom if look.trousers == 2 else look.skin)
-        if look.trousers == 1:
-            strokes += self._limb(10 + s, 12 + s, 1.05 * r, 1.0 * r, look.bottom, 0.16)
+        r, appearance = self.body.leg_radius, self.appearance
+        strokes = self._limb(
+            10 + s, 12 + s, 0.98 * r, 0.62 * r, appearance.bottom if appearance.trousers == 2 else appearance.skin
+        )
+        if appearance.trousers == 1:
+            strokes += self._limb(10 + s, 12 + s, 1.05 * r, 1.0 * r, appearance.bottom, 0.16)
         # the kneecap, on the front of the shin's frame
         front = self.pose.shins[:, s, :, 2]
         cap = self.metric[:, 10 + s] + 0.8 * r * front
@@ -176,30 +178,34 @@ class Painter:
             disc(
                 at,
                 0.42 * r * self.view.scale[:, 10 + s],
-                colour(look.bottom if look.trousers == 2 else look.skin, 1.22),
+                colour(appearance.bottom if appearance.trousers == 2 else appearance.skin, 1.22),
                 shown,
             )
         )
         return Part(self._between(10 + s, 12 + s) - 0.4 * r, strokes)
 
     def _foot(self, s: int) -> Part:
-        r, look = self.body.leg_radius, self.look
-        strokes = self._limb(HEEL + s, TOE + s, 0.72 * r, 0.58 * r, look.shoe)
+        r, appearance = self.body.leg_radius, self.appearance
+        strokes = self._limb(HEEL + s, TOE + s, 0.72 * r, 0.58 * r, appearance.shoe)
         tip, size = self.view.points[:, TOE + s], 0.42 * r * self.view.scale[:, TOE + s]
-        strokes.append(disc(tip, size, colour(255 - (255 - look.shoe) * 0.35)))
+        strokes.append(disc(tip, size, colour(255 - (255 - appearance.shoe) * 0.35)))
         return Part(self._between(HEEL + s, TOE + s) - 0.3 * r, strokes)
 
     def _upper_arm(self, s: int) -> Part:
-        r, look = self.body.arm_radius, self.look
-        strokes = self._limb(2 + s, 4 + s, 1.25 * r, 0.95 * r, look.top if look.sleeve == 2 else look.skin)
-        if look.sleeve < 2:
-            strokes += self._limb(2 + s, 4 + s, 1.35 * r, 1.25 * r, look.top, 0.25 + 0.4 * look.sleeve)
+        r, appearance = self.body.arm_radius, self.appearance
+        strokes = self._limb(
+            2 + s, 4 + s, 1.25 * r, 0.95 * r, appearance.top if appearance.sleeve == 2 else appearance.skin
+        )
+        if appearance.sleeve < 2:
+            strokes += self._limb(2 + s, 4 + s, 1.35 * r, 1.25 * r, appearance.top, 0.25 + 0.4 * appearance.sleeve)
         return Part(self._between(2 + s, 4 + s) - 0.6 * r, strokes)
 
     def _forearm(self, s: int) -> Part:
-        r, look = self.body.arm_radius, self.look
-        strokes = self._limb(4 + s, 6 + s, 0.95 * r, 0.68 * r, look.top if look.sleeve == 2 else look.skin)
-        if look.watch and s == 0:
+        r, appearance = self.body.arm_radius, self.appearance
+        strokes = self._limb(
+            4 + s, 6 + s, 0.95 * r, 0.68 * r, appearance.top if appearance.sleeve == 2 else appearance.skin
+        )
+        if appearance.watch and s == 0:
             v = self.view
             along = v.points[:, 6] - v.points[:, 4]
             ra = 0.85 * r * v.scale[:, 6]
@@ -212,7 +218,7 @@ class Painter:
         return Part(self._between(4 + s, 6 + s) - 0.9 * r, strokes)
 
     def _hand(self, s: int) -> Part:
-        r, skin = self.body.arm_radius, self.look.skin
+        r, skin = self.body.arm_radius, self.appearance.skin
         v = self.view
         thumb = capsule(
             v.points[:, 6 + s], v.points[:, THUMB + s], 0.42 * r * v.scale[:, 6 + s], 0.3 * r * v.scale[:, 6 + s]
@@ -254,30 +260,30 @@ class Painter:
         return polygon(self.view.project(world), paint, self._faces(world.mean(1), outward, least))
 
     def _pelvis(self) -> Part:
-        b, look, rot = self.body, self.look, self.pose.pelvis
+        b, appearance, rot = self.body, self.appearance, self.pose.pelvis
         root, waist = self.metric[:, ROOT], self.metric[:, WAIST]
         low = root - 0.02 * b.height * rot[:, :, 1]
         rings = [
             self._ring(low, rot, b.hip + 1.05 * b.leg_radius, 1.15 * b.depth),
             self._ring(waist, rot, 0.82 * b.shoulder, 0.92 * b.depth),
         ]
-        strokes = self._solid(rings, look.bottom)
+        strokes = self._solid(rings, appearance.bottom)
         z, w = 1.12 * b.depth, 0.35 * b.hip
         up = 0.24 * b.trunk
         buckle = [(-w * 0.5, up - 0.02, z), (w * 0.5, up - 0.02, z), (w * 0.5, up + 0.02, z), (-w * 0.5, up + 0.02, z)]
         fly = [(-0.008, -0.05, z), (0.008, -0.05, z), (0.008, up, z), (-0.008, up, z)]
         strokes += [
-            self._patch(rot, root, fly, (0, 0, 1), colour(look.bottom, 0.5)),
+            self._patch(rot, root, fly, (0, 0, 1), colour(appearance.bottom, 0.5)),
             self._patch(rot, root, buckle, (0, 0, 1), colour(np.array((215.0, 205.0, 150.0)))),
         ]
         for out in (1.0, -1.0):
             x0, x1 = out * 0.25 * b.hip, out * 1.35 * b.hip
             pocket = [(x0, -0.05, -z), (x1, -0.05, -z), (x1, 0.05, -z), (x0, 0.05, -z)]
-            strokes.append(self._patch(rot, root, pocket, (0, 0, -1), colour(look.bottom, 0.6)))
+            strokes.append(self._patch(rot, root, pocket, (0, 0, -1), colour(appearance.bottom, 0.6)))
         return Part(self.view.depth[:, ROOT] - 0.3 * b.depth, strokes)
 
     def _chest(self) -> Part:
-        b, look, rot = self.body, self.look, self.pose.trunk
+        b, appearance, rot = self.body, self.appearance, self.pose.trunk
         neck, waist = self.metric[:, 1], self.metric[:, WAIST]
         drop = 0.022 * b.height
         top = neck - 0.4 * drop * rot[:, :, 1]
@@ -286,33 +292,33 @@ class Painter:
             self._ring(neck - 0.3 * b.trunk * rot[:, :, 1], rot, b.shoulder * 0.98, 1.05 * b.depth),
             self._ring(waist - 0.06 * b.trunk * rot[:, :, 1], rot, 0.86 * b.shoulder, 0.98 * b.depth),
         ]
-        strokes = self._solid(rings, look.top)
-        if look.stripes:
+        strokes = self._solid(rings, appearance.top)
+        if appearance.stripes:
             for share in (0.2, 0.4, 0.6):
                 y, x = -share * b.trunk, 0.9 * b.shoulder
                 for z in (1.05 * b.depth, -1.05 * b.depth):
                     band = [(-x, y - 0.018, z), (x, y - 0.018, z), (x, y + 0.018, z), (-x, y + 0.018, z)]
-                    strokes.append(self._patch(rot, neck, band, (0, 0, np.sign(z)), colour(look.trim, 0.9)))
+                    strokes.append(self._patch(rot, neck, band, (0, 0, np.sign(z)), colour(appearance.trim, 0.9)))
         strokes += self._front(rot, neck) + self._back(rot, neck)
         return Part(self._between(1, WAIST) - 0.3 * b.depth, strokes)
 
     def _front(self, rot: Float, neck: Float) -> list[Stroke]:
-        b, look = self.body, self.look
+        b, appearance = self.body, self.appearance
         z, w, n = 1.05 * b.depth, b.shoulder, (0.0, 0.0, 1.0)
         low = -0.72 * b.trunk
         collar = [(-0.36 * w, 0.0, 0.8 * z), (0.36 * w, 0.0, 0.8 * z), (0.0, -0.24 * b.trunk, z)]
         strokes = []
-        if look.front == 1:
+        if appearance.front == 1:
             strokes.append(
                 self._patch(
                     rot,
                     neck,
                     [(-0.012, low, z), (0.012, low, z), (0.012, -0.05, z), (-0.012, -0.05, z)],
                     n,
-                    colour(look.trim),
+                    colour(appearance.trim),
                 )
             )
-        elif look.front == 2:
+        elif appearance.front == 2:
             strokes.append(
                 self._patch(
                     rot,
@@ -324,29 +330,29 @@ class Painter:
                         (-0.4 * w, -0.28 * b.trunk, z),
                     ],
                     n,
-                    colour(look.trim),
+                    colour(appearance.trim),
                 )
             )
-        elif look.front == 3:
+        elif appearance.front == 3:
             strokes.append(
                 self._patch(
                     rot,
                     neck,
                     [(-0.25 * w, low, z), (0.25 * w, low, z), (0.3 * w, -0.02, z), (-0.3 * w, -0.02, z)],
                     n,
-                    colour(look.trim, 0.85),
+                    colour(appearance.trim, 0.85),
                 )
             )
-        strokes.append(self._patch(rot, neck, collar, n, colour(look.skin, 0.95)))
+        strokes.append(self._patch(rot, neck, collar, n, colour(appearance.skin, 0.95)))
         # a badge or breast pocket on the left
         x0, x1, y0, y1 = 0.35 * w, 0.75 * w, -0.36 * b.trunk, -0.22 * b.trunk
         strokes.append(
-            self._patch(rot, neck, [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], n, colour(look.trim))
+            self._patch(rot, neck, [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], n, colour(appearance.trim))
         )
         return strokes
 
     def _back(self, rot: Float, neck: Float) -> list[Stroke]:
-        b, look = self.body, self.look
+        b, appearance = self.body, self.appearance
         z, w, n = -1.05 * b.depth, b.shoulder, (0.0, 0.0, -1.0)
         yoke = [
             (-0.9 * w, -0.2 * b.trunk, z),
@@ -361,18 +367,18 @@ class Painter:
             (-0.01, -0.2 * b.trunk, z),
         ]
         return [
-            self._patch(rot, neck, yoke, n, colour(look.top, 0.7)),
-            self._patch(rot, neck, seam, n, colour(look.top, 0.55)),
+            self._patch(rot, neck, yoke, n, colour(appearance.top, 0.7)),
+            self._patch(rot, neck, seam, n, colour(appearance.top, 0.55)),
         ]
 
     # head
 
     def _neck(self) -> Part:
         r = 1.25 * self.body.arm_radius
-        return Part(self._between(1, HEAD) + 0.02, self._limb(1, HEAD, r, r, self.look.skin * 0.92))
+        return Part(self._between(1, HEAD) + 0.02, self._limb(1, HEAD, r, r, self.appearance.skin * 0.92))
 
     def _globe(self, spots: Float, clamp: bool) -> tuple[Float, Float]:
-        """Points on the skull: `spots` (K, 3) unit (left, up, forward). Pixels (T, K, 2), and (T, K) how far they face away.
+        """Points on the skull, `spots` (K, 3) unit (left, up, forward), as pixels (T, K, 2), and their turn away (T, K).
 
         With `clamp`, points behind the horizon move onto it, so that a patch seen from the side
         ends where the head ends.
@@ -391,15 +397,15 @@ class Painter:
         return self.view.project(world), turned
 
     def _head(self) -> Part:
-        look, v = self.look, self.view
+        appearance, v = self.appearance, self.view
         pr = self.body.skull * v.scale[:, HEAD]
         lat, lon = np.meshgrid(np.linspace(-1.3, 1.3, 5), np.linspace(0, 2 * np.pi, 11)[:-1])
         ball = np.stack([np.cos(lat) * np.sin(lon), np.sin(lat), np.cos(lat) * np.cos(lon)], -1).reshape(-1, 3)
         whole, _ = self._globe(ball, False)
         ears, turned = self._globe(np.array(((1.0, 0.0, -0.05), (-1.0, 0.0, -0.05))), False)
-        hair, skin = colour(look.hair), colour(look.skin)
+        hair, skin = colour(appearance.hair), colour(appearance.skin)
         strokes: list[Stroke] = []
-        if look.long_hair:
+        if appearance.long_hair:
             mane, _ = self._globe(
                 _unit(
                     np.array(
@@ -412,9 +418,9 @@ class Painter:
                 "tij,kj->tki", self.pose.head, self.body.skull * np.array(((0.7, -1.7, -0.75), (-0.7, -1.7, -0.75)))
             )
             locks = np.concatenate([mane, v.project(tail)], 1)
-            strokes.append(hull(locks, colour(look.hair, 0.85)))
+            strokes.append(hull(locks, colour(appearance.hair, 0.85)))
         strokes += [
-            disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), (turned[:, i] > 0) & (turned[:, i] < 0.35))
+            disc(ears[:, i], 0.24 * pr, colour(appearance.skin, 0.85), (turned[:, i] > 0) & (turned[:, i] < 0.35))
             for i in (0, 1)
         ]
         strokes.append(hull(whole, hair))
@@ -427,7 +433,7 @@ class Painter:
         face, away = self._globe(_unit(edge), True)
         seen = away.min(1) < -0.12
         strokes += [_shown(hull(face, skin), seen)]
-        if look.beard:
+        if appearance.beard:
             chin, _ = self._globe(
                 _unit(
                     np.array(
@@ -436,8 +442,8 @@ class Painter:
                 ),
                 True,
             )
-            strokes.append(_shown(hull(chin, colour(look.hair, 0.9)), seen))
-        strokes += [disc(ears[:, i], 0.24 * pr, colour(look.skin, 0.85), turned[:, i] <= 0) for i in (0, 1)]
+            strokes.append(_shown(hull(chin, colour(appearance.hair, 0.9)), seen))
+        strokes += [disc(ears[:, i], 0.24 * pr, colour(appearance.skin, 0.85), turned[:, i] <= 0) for i in (0, 1)]
         marks = (
             (0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)),
             (-0.36, 0.16, 0.9, 0.13, (25.0, 20.0, 20.0)),
@@ -447,7 +453,7 @@ class Painter:
             at, away = self._globe(_unit(np.array(((x, y, z),))), False)
             strokes.append(disc(at[:, 0], size * pr, rgb, away[:, 0] < -0.1))
         _, away = self._globe(np.array(((0.0, 0.0, 1.0),)), False)
-        strokes.append(disc(v.points[:, 0], 0.17 * pr, colour(look.skin, 0.74), away[:, 0] < 0.2))
+        strokes.append(disc(v.points[:, 0], 0.17 * pr, colour(appearance.skin, 0.74), away[:, 0] < 0.2))
         return Part(v.depth[:, HEAD] - 0.4 * self.body.skull, strokes)
 
 

@@ -42,7 +42,8 @@ class Cap(Source):
     """CAP, or any other collection annotated in vipy JSON.
 
     Media are the files that the scenes name, looked for from the annotation file and else by name
-    under the root (of namesakes the one whose folders agree best). The split is the one that the annotation's path or the media's path names.
+    under the root (of namesakes the one whose folders agree best).
+    The path of the annotation or of the media names the split.
     """
 
     name: str = "cap"
@@ -145,7 +146,7 @@ def _wrong(error: Exception) -> str:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a vipy object whichever version wrote it: class wrapper, JSON text and leading underscores removed."""
+    """The fields of a vipy object of any version: without class wrapper, JSON text and leading underscores."""
     if isinstance(value, str):
         value = json.loads(value)
     if len(value) == 1 and next(iter(value)).startswith("<class 'vipy."):
@@ -192,7 +193,7 @@ def _activity(scene: dict[str, Any], activity: dict[str, Any]) -> _Activity:
 
 
 def _boxes(track: dict[str, Any], rate: float, offset: float, start: float, end: float) -> str | None:
-    """Key boxes from the last at or before `start` to the first at or after `end`, as `Clip.actor` has them; between them, linear."""
+    """Key boxes from the last at or before `start` to the first at or after `end`, as `Clip.actor` has them."""
     frames, boxes = track["keyframes"], track["keyboxes"]
     if len(frames) != len(boxes):
         raise ValueError(f"the actor's track has {len(frames)} key frames and {len(boxes)} key boxes")

@@ -54,7 +54,7 @@ class Folder(Source):
         """Yield the clips of labelled files in the order of the rows, then those of all other files in order of path.
 
         Raises:
-            SourceError: `root` is not a folder or holds no video, or the CSV of labels is missing or has no column `file`.
+            SourceError: `root` is no folder or holds no video; the CSV of labels is missing or has no column `file`.
         """
         listing = list_files(root)
         table = self._table(root)
@@ -75,7 +75,7 @@ class Folder(Source):
                 if before is clip:
                     yield clip
                 elif before != clip:
-                    detail = f"{clip.clip_id} is already there with other facts (label {before.label!r}, here {clip.label!r})"
+                    detail = f"{clip.clip_id} is there with other facts (label {before.label!r}, here {clip.label!r})"
                     yield ids.refused_row(self.name, shown, line, detail, "duplicate_id", clip.video_id)
         for path in sorted(listing.paths()):
             if path not in labelled:
@@ -100,13 +100,15 @@ class Folder(Source):
         names = tables.columns(path)
         if "file" not in names:
             raise SourceError(
-                f"{self.name}: {path} has the columns {', '.join(names) or '(none)'}; want {', '.join(COLUMNS)}, at least file"
+                f"{self.name}: {path} has the columns {', '.join(names) or '(none)'}; "
+                f"want {', '.join(COLUMNS)}, at least file"
             )
         for name in set(names) - set(COLUMNS):
             near = difflib.get_close_matches(name.lower(), set(COLUMNS) - set(names), n=1, cutoff=0.75)
             if near:
                 raise SourceError(
-                    f"{self.name}: {path} has a column {name!r} (did you mean {near[0]!r}?); allowed: {', '.join(COLUMNS)}"
+                    f"{self.name}: {path} has a column {name!r} (did you mean {near[0]!r}?); "
+                    f"allowed: {', '.join(COLUMNS)}"
                 )
         return path
 
@@ -120,7 +122,8 @@ class Folder(Source):
         # A name alone may lie in any folder; a path means that file and no namesake of it elsewhere.
         found = [file for file in listing.find(path) if file == path or ("/" not in path and file.endswith(f"/{path}"))]
         if len(found) > 1:
-            return f"{fields['file']!r} may mean {len(found)} files ({found[0]}, {found[1]}, ...): give the path from the folder"
+            shown = f"{found[0]}, {found[1]}, ..."
+            return f"{fields['file']!r} may mean {len(found)} files ({shown}): give the path from the folder"
         media = found[0] if found else ""
         labelled.add(media)
         try:
@@ -180,7 +183,7 @@ class Folder(Source):
 
 
 def _duration(path: Path) -> float | None:
-    """Seconds of a video; None for a file that does not say it or cannot be opened, which the fetch pass will report."""
+    """Seconds of a video; None for a file that does not state them or cannot be opened, which probe reports."""
     try:
         duration = probe(path).duration
     except MediaError:

@@ -91,7 +91,7 @@ def split_in_path(path: str) -> str | None:
 def refused_row(
     source: str, file: str, line: int | str, detail: str, reason: str = "bad_row", video_id: str | None = None
 ) -> Clip:
-    """The clip that stands for an annotation row which is out before any work; its id comes from the place of the row."""
+    """The clip that stands for an annotation row that is out before any work; its id comes from file and line."""
     row = slug(f"row{line}", always_hash=True, hashed=f"{file}\n{line}")
     where = f"{file} line {line}" if isinstance(line, int) else f"{file} {line}"
     return Clip(

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600, -700 and -700-2020 as published: official CSV or JSON lists, and files named by YouTube id and times.
+"""Kinetics-400, -600, -700 and -700-2020 as published: official CSV or JSON lists, files named by YouTube id and times.
 
 Layouts read: the lists of https://github.com/google-deepmind (kinetics*.tar.gz: train/validate/test
 as .csv and .json) and the media trees of the CVDF mirror (https://github.com/cvdfoundation/kinetics-dataset).
@@ -70,7 +70,10 @@ class Kinetics(Source):
                 seen[clip.clip_id] = said
                 yield clip
             elif before != said and (clip.label is not None or before[1] != clip.split):
-                detail = f"{clip.clip_id} is already there with label {before[0]!r} in {before[1]}, here {clip.label!r} in {clip.split}"
+                detail = (
+                    f"{clip.clip_id} is already there with label {before[0]!r} in {before[1]}, "
+                    f"here {clip.label!r} in {clip.split}"
+                )
                 yield ids.refused_row(self.name, file, line, detail, "duplicate_id", clip.video_id)
 
     def _annotations(self, listing: Listing) -> list[str]:
@@ -93,7 +96,8 @@ class Kinetics(Source):
         elif len(others) > 1:
             found = ", ".join(f"kinetics{edition}" for edition in others)
             raise SourceError(
-                f"{self.name}: {listing.root} holds lists of other editions only ({found}); give the folder of {self.name}"
+                f"{self.name}: {listing.root} holds lists of other editions only ({found}); "
+                f"give the folder of {self.name}"
             )
         return [file for _, file in sorted(ranked)]
 
@@ -136,14 +140,14 @@ class Kinetics(Source):
             ]
         stem = next((stem for stem in stems if stem in listing.media), None)
         why = None if stem else next((refused[stem] for stem in stems if stem in refused), None)
-        places = listing.media[stem] if stem else ()
+        locations = listing.media[stem] if stem else ()
         # Replacements for broken files are published in a folder of that name, beside the broken ones.
-        place = next((p for p in places if "replacement" in p.folder), places[0] if places else None)
+        location = next((p for p in locations if "replacement" in p.folder), locations[0] if locations else None)
         return Clip(
             clip_id=ids.clip_id(self.name, row.video, row.start, row.end, milliseconds=not whole),
             source=self.name,
             video_id=row.video,
-            media=f"{place.folder}{stem}{place.extension}" if place else "",
+            media=f"{location.folder}{stem}{location.extension}" if location else "",
             start=row.start,
             end=row.end,
             span_start=row.start if stem == row.video else None,

@@ -1,6 +1,6 @@
 """One walk over a source's folder: which media and annotation files lie in it.
 
-Media are found by looking names up in this listing. Names read from annotations are never
+This listing finds media by name. Names read from annotations are never
 turned into paths, so that nothing outside the folder can be reached through them.
 """
 
@@ -21,7 +21,7 @@ TABLE_EXTENSIONS = (".csv", ".csv.gz", ".json")
 _LINKED_FOLDER = "a link to a folder is not followed"
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a file of a known stem lies."""
 
     folder: str
@@ -34,34 +34,34 @@ class Listing:
     """The files under a root.
 
     Attributes:
-        media: places of each video file stem; equal places are one object, so a large tree costs little beyond the stems.
+        media: locations of each video file stem; equal locations are one object, which saves memory on large trees.
         tables: annotation candidates relative to the root, in order.
         refused: what cannot be used although it looks like media, with the reason to tell.
     """
 
     root: Path
-    media: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    media: dict[str, tuple[Location, ...]] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    _alone: dict[Place, tuple[Place, ...]] = field(default_factory=dict, repr=False)
+    _alone: dict[Location, tuple[Location, ...]] = field(default_factory=dict, repr=False)
 
     def paths(self) -> Iterator[str]:
         """Every media file, relative to the root, unordered."""
-        for stem, places in self.media.items():
-            for place in places:
-                yield f"{place.folder}{stem}{place.extension}"
+        for stem, locations in self.media.items():
+            for location in locations:
+                yield f"{location.folder}{stem}{location.extension}"
 
-    def find(self, wanted: str) -> list[str]:
-        """The media files that `wanted` (a relative path or a bare name, any separator) may mean, best first.
+    def find(self, name: str) -> list[str]:
+        """The media files that `name` (a relative path or a bare name, any separator) may mean, best first.
 
         The file of exactly that path comes alone. Otherwise those sharing the longest tail of folders
         with it, in order; the extension may differ where none has the same.
         """
-        path = posixpath.normpath(wanted.replace("\\", "/")).lstrip("/")
+        path = posixpath.normpath(name.replace("\\", "/")).lstrip("/")
         stem, extension = posixpath.splitext(posixpath.basename(path))
-        places = self.media.get(stem, ())
-        places = tuple(p for p in places if p.extension == extension) or places
-        found = [f"{p.folder}{stem}{p.extension}" for p in places]
+        locations = self.media.get(stem, ())
+        locations = tuple(p for p in locations if p.extension == extension) or locations
+        found = [f"{p.folder}{stem}{p.extension}" for p in locations]
         if path in found:
             return [path]
         if len(found) < 2:
@@ -71,8 +71,8 @@ class Listing:
 
     def _add(self, folder: str, name: str) -> None:
         stem, extension = posixpath.splitext(name)
-        place = Place(folder, extension)
-        alone = self._alone.setdefault(place, (place,))
+        location = Location(folder, extension)
+        alone = self._alone.setdefault(location, (location,))
         self.media[stem] = self.media[stem] + alone if stem in self.media else alone
 
 
@@ -110,7 +110,8 @@ def list_files(root: Path) -> Listing:
     linked = sorted(path for path, why in listing.refused.items() if why == _LINKED_FOLDER)
     if linked and not listing.media:
         raise SourceError(
-            f"{root} holds no video file, but links to folders ({', '.join(linked[:3])}), which are not followed; give the folder itself"
+            f"{root} holds no video file, but links to folders ({', '.join(linked[:3])}), which are not followed; "
+            "give the folder itself"
         )
     return listing
 

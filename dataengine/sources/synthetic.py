@@ -28,7 +28,7 @@ from dataengine.sources.synthetic_clips import (
     DEFECTS,
     KINETICS_ACTIONS,
     SHOTS,
-    Take,
+    RenderedVideo,
     fake_id,
     joined,
 )
@@ -92,13 +92,14 @@ class SyntheticCorpus(Source):
 
 
 def write_corpus(folder: Path, clips: int = 24, seed: int = 0) -> None:
-    """Render the sample corpus at `folder`: about two thirds as Kinetics-700, the rest as CAP, then the planted defects.
+    """Render the sample corpus at `folder`: two thirds as Kinetics-700, the rest as CAP, then the planted defects.
 
     ::
 
         kinetics/annotations/{train,validate}.csv    kinetics/<class>/<id>_<start>_<end>.mp4
         cap/annotations/{train,val}.json             cap/videos/<activity>/<id>.mp4
-        truth/<file stem>.npz                        joints (T, P, 14, 2) float32 pixels in body14, head (T, P), hidden, fps, condition
+        truth/<file stem>.npz                        joints (T, P, 14, 2) float32 pixels in body14, head (T, P),
+                                                     hidden, fps, condition
         defects.json                                 clip id -> reason expected for it, or keep
         corpus.json                                  clips, seed and version
 
@@ -151,7 +152,7 @@ def _is_there(folder: Path, facts: dict[str, int]) -> bool:
 
 
 def planted(folder: Path) -> dict[str, str]:
-    """Clip id -> the reason expected of a build for it, or 'keep' where it must cope, for every planted clip of a corpus."""
+    """Clip id of every planted clip of a corpus -> the reason that a build must give, or 'keep'."""
     found: dict[str, str] = json.loads((folder / "defects.json").read_text())
     return found
 
@@ -171,7 +172,7 @@ def _write_kinetics(root: Path, clips: int, seed: int) -> dict[str, str]:
     for number in range(clips):
         motion = motions[number % len(motions)]
         video, truth = row(number, motion, "validate" if number % 4 == 3 else "train", _SECONDS)
-        SHOTS[number % len(SHOTS)].take(_seed(seed, number), motion, _SECONDS).save(video, truth)
+        SHOTS[number % len(SHOTS)].render(_seed(seed, number), motion, _SECONDS).save(video, truth)
     last: tuple[Path, Path] | None = None
     for number, defect in enumerate(DEFECTS, _FIRST_DEFECT):
         video, truth = row(number, defect.motion, "train", _SECONDS)
@@ -202,21 +203,21 @@ def _write_cap(root: Path, clips: int, seed: int) -> None:
         count = 2 if number % 2 == 0 else 1
         here, motions = motions[:count], motions[count:]
         shot, video = CAP_SHOTS[number % len(CAP_SHOTS)], f"rendered{seed}-{number:04d}"
-        take = joined([shot.take(_seed(seed, _FIRST_CAP + number), motion, _PART_SECONDS) for motion in here])
+        rendered = joined([shot.render(_seed(seed, _FIRST_CAP + number), motion, _PART_SECONDS) for motion in here])
         filename = f"videos/{CAP_ACTIONS[here[0]]}/{video}.mp4"
-        take.save(root / "cap" / filename, root / "truth" / f"{video}.npz")
+        rendered.save(root / "cap" / filename, root / "truth" / f"{video}.npz")
         old = number % 3 == 2
-        scene = _scene(video, filename, here, take)
+        scene = _scene(video, filename, here, rendered)
         scenes["val" if old else "train"].append({"<class 'vipy.video.Scene'>": _underscored(scene) if old else scene})
         number += 1
     for split, found in scenes.items():
         _dump(root / "cap" / "annotations" / f"{split}.json", found)
 
 
-def _scene(video: str, filename: str, motions: list[str], take: Take) -> dict[str, Any]:
+def _scene(video: str, filename: str, motions: list[str], rendered: RenderedVideo) -> dict[str, Any]:
     """A scene as vipy writes it; the activities lie a few frames within their parts of the video."""
-    part, margin, fps = len(take.frames) // len(motions), 5, float(take.fps)
-    boxes = {frame: box for frame in range(0, len(take.frames), 5) if (box := take.box(frame)) is not None}
+    part, margin, fps = len(rendered.frames) // len(motions), 5, float(rendered.fps)
+    boxes = {frame: box for frame in range(0, len(rendered.frames), 5) if (box := rendered.box(frame)) is not None}
     track = {
         "id": "track0",
         "label": "Person",
@@ -254,7 +255,7 @@ def _scene(video: str, filename: str, motions: list[str], take: Take) -> dict[st
 
 
 def _underscored(value: Any) -> Any:
-    """A scene in the form of older vipy: fields with a leading underscore; the keys of tracks and activities have none."""
+    """A scene in the form of older vipy: fields have a leading underscore, keys of tracks and activities none."""
     if isinstance(value, list):
         return [_underscored(member) for member in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the sample corpus shows: shots, planted defects, and how each becomes a file with exact joints."""
+"""Content of the sample corpus: shots, planted defects, and how each becomes a file with exact joints."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Shot:
     fps: Fraction = Fraction(25)
     moving: bool = False
 
-    def take(self, seed: int, motion: str | None, seconds: float) -> Take:
+    def render(self, seed: int, motion: str | None, seconds: float) -> RenderedVideo:
         """Render `seconds` of the shot with the first person doing `motion`."""
         made = render_clip(
             seed,
@@ -72,7 +72,7 @@ class Shot:
             motion=motion,
             camera_motion=self.moving,
         )
-        return Take(
+        return RenderedVideo(
             made.frames, made.joints, made.head, made.hidden, self.fps, "moving" if self.moving else self.condition
         )
 
@@ -100,7 +100,7 @@ CAP_SHOTS: tuple[Shot, ...] = (
 
 
 @dataclass(frozen=True)
-class Take:
+class RenderedVideo:
     """Pictures with exact joints.
 
     Attributes:
@@ -135,18 +135,21 @@ class Take:
             )
 
     def box(self, frame: int, person: int = 0) -> list[float] | None:
-        """x0, y0, x1, y1 in pixels around a person's joints, with room for head and hands; None outside the picture."""
+        """x0, y0, x1, y1 in pixels around a person's joints, with a margin; None outside the picture."""
         height, width = self.frames.shape[1:3]
-        joints, room = self.joints[frame, person], 0.6 * self.head[frame, person]
-        low, high = joints.min(0) - room, joints.max(0) + room
+        joints, margin = self.joints[frame, person], 0.6 * self.head[frame, person]
+        low, high = joints.min(0) - margin, joints.max(0) + margin
         x0, y0, x1, y1 = max(low[0], 0.0), max(low[1], 0.0), min(high[0], width), min(high[1], height)
         return [round(float(v), 2) for v in (x0, y0, x1, y1)] if x0 < x1 and y0 < y1 else None
 
 
-def joined(takes: list[Take]) -> Take:
+def joined(videos: list[RenderedVideo]) -> RenderedVideo:
     """Takes one after the other; they show as many people and have one size."""
-    parts = [np.concatenate([getattr(take, name) for take in takes]) for name in ("frames", "joints", "head", "hidden")]
-    return Take(parts[0], parts[1], parts[2], parts[3], takes[0].fps, takes[0].condition)
+    parts = [
+        np.concatenate([getattr(rendered, name) for rendered in videos])
+        for name in ("frames", "joints", "head", "hidden")
+    ]
+    return RenderedVideo(parts[0], parts[1], parts[2], parts[3], videos[0].fps, videos[0].condition)
 
 
 def fake_id(seed: int, number: int) -> str:
@@ -173,7 +176,7 @@ class Defect:
 
 
 def _plain(seed: int, motion: str, video: Path, truth: Path) -> None:
-    Shot().take(seed, motion, 3).save(video, truth)
+    Shot().render(seed, motion, 3).save(video, truth)
 
 
 def _empty(seed: int, motion: str, video: Path, truth: Path) -> None:
@@ -184,58 +187,58 @@ def _empty(seed: int, motion: str, video: Path, truth: Path) -> None:
 def _without_index(seed: int, motion: str, video: Path, truth: Path) -> None:
     """The file of a recorder that died: pictures, and no index of them behind."""
     video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(video, iter(Shot().take(seed, motion, 1).frames), 25, faststart=False)
+    write_video(video, iter(Shot().render(seed, motion, 1).frames), 25, faststart=False)
     data = video.read_bytes()
     video.write_bytes(data[: data.rindex(b"moov") - 4])
 
 
 def _uneven(seed: int, motion: str, video: Path, truth: Path) -> None:
     """Variable frame rate: a fifth of the pictures is missing; the truth stays evenly sampled."""
-    take = Shot().take(seed, motion, 4)
-    shown = np.flatnonzero(np.random.default_rng(seed).random(len(take.frames)) < 0.8)
-    shown = np.union1d(shown, [0, len(take.frames) - 1])
+    rendered = Shot().render(seed, motion, 4)
+    shown = np.flatnonzero(np.random.default_rng(seed).random(len(rendered.frames)) < 0.8)
+    shown = np.union1d(shown, [0, len(rendered.frames) - 1])
     video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(video, iter(take.frames[shown]), take.fps, timestamps=(shown / float(take.fps)).tolist())
-    take.save_truth(truth)
+    write_video(video, iter(rendered.frames[shown]), rendered.fps, timestamps=(shown / float(rendered.fps)).tolist())
+    rendered.save_truth(truth)
 
 
 def _turned(seed: int, motion: str, video: Path, truth: Path) -> None:
     """Stored lying on its side, with the tag that tells players to turn it."""
-    take = Shot(size=(256, 340)).take(seed, motion, 3)
+    rendered = Shot(size=(256, 340)).render(seed, motion, 3)
     video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(video, iter(np.rot90(take.frames, 1, axes=(1, 2))), take.fps, rotation=90)
-    take.save_truth(truth)
+    write_video(video, iter(np.rot90(rendered.frames, 1, axes=(1, 2))), rendered.fps, rotation=90)
+    rendered.save_truth(truth)
 
 
 def _short(seed: int, motion: str, video: Path, truth: Path) -> None:
-    Shot().take(seed, motion, 0.32).save(video, truth)
+    Shot().render(seed, motion, 0.32).save(video, truth)
 
 
 def _still(seed: int, motion: str, video: Path, truth: Path) -> None:
-    joined([Shot().take(seed, motion, 0.04)] * 75).save(video, truth)
+    joined([Shot().render(seed, motion, 0.04)] * 75).save(video, truth)
 
 
 def _cut(seed: int, motion: str, video: Path, truth: Path) -> None:
-    joined([Shot().take(seed, motion, 2), Shot().take(seed + 1000, motion, 2)]).save(video, truth)
+    joined([Shot().render(seed, motion, 2), Shot().render(seed + 1000, motion, 2)]).save(video, truth)
 
 
 def _at_the_edge(seed: int, motion: str, video: Path, truth: Path) -> None:
     """Cropped just above the hips of the person: half of the body lies outside the picture."""
-    take = Shot(size=(426, 340)).take(seed, motion, 3)
-    hips, middle = take.joints[:, 0, 8:10, 1], float(np.median(take.joints[:, 0, :, 0]))
+    rendered = Shot(size=(426, 340)).render(seed, motion, 3)
+    hips, middle = rendered.joints[:, 0, 8:10, 1], float(np.median(rendered.joints[:, 0, :, 0]))
     bottom = int(hips.min() - 2) // 2 * 2
     left = int(np.clip(middle - 120, 0, 426 - 240)) // 2 * 2
-    frames = take.frames[:, :bottom, left : left + 240]
-    joints = take.joints - np.array([left, 0], np.float32)
-    Take(frames, joints, take.head, take.hidden, take.fps, "truncated").save(video, truth)
+    frames = rendered.frames[:, :bottom, left : left + 240]
+    joints = rendered.joints - np.array([left, 0], np.float32)
+    RenderedVideo(frames, joints, rendered.head, rendered.hidden, rendered.fps, "truncated").save(video, truth)
 
 
 def _nobody(seed: int, motion: str, video: Path, truth: Path) -> None:
-    Shot(people=0).take(seed, None, 3).save(video, truth)
+    Shot(people=0).render(seed, None, 3).save(video, truth)
 
 
 def _nobody_panned(seed: int, motion: str, video: Path, truth: Path) -> None:
-    Shot(people=0, moving=True).take(seed, None, 3).save(video, truth)
+    Shot(people=0, moving=True).render(seed, None, 3).save(video, truth)
 
 
 DEFECTS: tuple[Defect, ...] = (

@@ -33,7 +33,7 @@ END = bytes(1024)
 def unpack(
     tmp_path: Path,
     content: bytes,
-    want: Callable[[str], bool] = lambda name: True,
+    select: Callable[[str], bool] = lambda name: True,
     max_bytes: int = 1 << 30,
     disk: DiskBudget | None = None,
 ) -> Extracted:
@@ -43,7 +43,7 @@ def unpack(
         tmp_path / "a.tar.gz",
         tmp_path / "out",
         tmp_path / "staging",
-        want,
+        select,
         disk=disk or DiskBudget(tmp_path),
         max_bytes=max_bytes,
     )
@@ -187,8 +187,19 @@ def test_a_member_that_claims_more_than_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "safe"),
-    [("a/b.mp4", "a/b.mp4"), ("./a//b.mp4", "a/b.mp4"), ("a/./b", "a/b"), ("", None), ("/", None), ("..", None), ("a\0b", None),
-     ("a/..", None), ("a\udcff", None), ("x" * 300, None), ("ä/é.mp4", "ä/é.mp4")],
-)  # fmt: skip
+    [
+        ("a/b.mp4", "a/b.mp4"),
+        ("./a//b.mp4", "a/b.mp4"),
+        ("a/./b", "a/b"),
+        ("", None),
+        ("/", None),
+        ("..", None),
+        ("a\0b", None),
+        ("a/..", None),
+        ("a\udcff", None),
+        ("x" * 300, None),
+        ("ä/é.mp4", "ä/é.mp4"),
+    ],
+)
 def test_names(name: str, safe: str | None) -> None:
     assert safe_name(name) == safe

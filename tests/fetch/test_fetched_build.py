@@ -1,4 +1,4 @@
-"""A whole build whose media come from loopback mirrors: one command, the dataset of the same files at hand, nothing fetched twice."""
+"""A whole build with media from loopback mirrors: one command, the dataset of local files, nothing fetched twice."""
 
 from __future__ import annotations
 

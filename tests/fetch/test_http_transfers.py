@@ -1,4 +1,4 @@
-"""Downloads from servers that stall, cut, corrupt, redirect, refuse ranges, lie, and refuse: nothing torn is kept, nothing asked for twice."""
+"""Downloads from servers that stall, cut, corrupt, redirect, refuse ranges and lie: no torn file, no second request."""
 
 from __future__ import annotations
 

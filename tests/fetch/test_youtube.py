@@ -1,4 +1,4 @@
-"""Single clips from video pages on loopback: cut to their spans, typed when they cannot be had, never asked for twice."""
+"""Single clips from video pages on loopback: cut to their spans, failures typed, no video asked for twice."""
 
 from __future__ import annotations
 
@@ -179,7 +179,8 @@ def test_a_clip_without_a_page(server: Server, tmp_path: Path) -> None:
         ("Sign in to confirm you're not a bot. Use --cookies", "unavailable", True),
         ("The uploader has not made this video available in your country", "geo_blocked", False),
         (
-            "Video unavailable. This video contains content from X, who has blocked it in your country on copyright grounds",
+            "Video unavailable. This video contains content from X, "
+            "who has blocked it in your country on copyright grounds",
             "geo_blocked",
             False,
         ),

@@ -143,7 +143,10 @@ def test_a_cut_connection_goes_on_where_it_stopped(server: Server, listing: List
 
 def test_another_process_goes_on(server: Server, listing: Listing, tmp_path: Path) -> None:
     listing(sha256=SHA256)
-    code = "import os\nfrom dataengine.io import weights\nweights.download('file.bin', lambda d, t: os._exit(9) if d > 300_000 else None)"
+    code = (
+        "import os\nfrom dataengine.io import weights\n"
+        "weights.download('file.bin', lambda done, total: os._exit(9) if done > 300_000 else None)"
+    )
     killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
     assert killed.returncode == 9
     assert ".file.bin.part" in leftovers(tmp_path)

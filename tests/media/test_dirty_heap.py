@@ -48,7 +48,7 @@ print(json.dumps(found))
 def digests(
     folder: Path, dirt: int, options: Mapping[str, str] | None = None, mask: int = -1
 ) -> dict[str, tuple[str, str]]:
-    """(digest of the file, digest of the decoded pictures) by size, from a process whose fresh memory is full of `dirt`."""
+    """(digest of the file, digest of its pictures) by size, from a process whose fresh memory is full of `dirt`."""
     folder.mkdir()
     command = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(dict(options or {})), str(mask), *SIZES]
     done = subprocess.run(

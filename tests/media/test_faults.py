@@ -35,7 +35,7 @@ def noise(count: int, width: int = 320, height: int = 240) -> Iterator[np.ndarra
     still = generator.integers(0, 256, (height, width, 3), np.uint8)
     for index in range(count):
         picture = np.roll(still, index * 2, axis=1)
-        # New noise in every picture keeps all packets large, so that a share of the bytes is about that share of the frames.
+        # New noise in every picture keeps all packets large, so that a share of the bytes is a share of the frames.
         picture[: height // 2] = generator.integers(0, 256, (height // 2, width, 3), np.uint8)
         yield picture
 

@@ -13,7 +13,7 @@ import pytest
 from dataengine.core.errors import MediaError
 from dataengine.media.decode import PyAVDecoder
 from dataengine.media.encode import write_video
-from dataengine.media.prefetch import Budget, ahead
+from dataengine.media.prefetch import Budget, prefetch
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def threads() -> int:
-    return sum(t.name == "decode-ahead" for t in threading.enumerate())
+    return sum(t.name == "prefetch" for t in threading.enumerate())
 
 
 def test_the_same_frames_as_without(video: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_same_frames_as_without(video: Path) -> None:
     with decoder.open(video) as stream:
         plain = [batch.frames for batch in stream]
     with decoder.open(video) as stream:
-        got = [batch.frames for batch in ahead(stream, budget)]
+        got = [batch.frames for batch in prefetch(stream, budget)]
     np.testing.assert_array_equal(np.concatenate(plain), np.concatenate(got))
     assert (budget.used, threads()) == (0, 0)
 
@@ -45,7 +45,7 @@ def test_streams_share_a_budget(video: Path) -> None:
     def count(_: int) -> int:
         with decoder.open(video) as stream:
             total = 0
-            for some in ahead(stream, budget):
+            for some in prefetch(stream, budget):
                 time.sleep(0.002)
                 total += len(some)
             return total
@@ -59,14 +59,14 @@ def test_streams_share_a_budget(video: Path) -> None:
 def test_a_batch_larger_than_the_budget_passes_alone(video: Path) -> None:
     budget = Budget(10)
     with PyAVDecoder(batch=8).open(video) as stream:
-        assert sum(len(batch) for batch in ahead(stream, budget)) == 50
+        assert sum(len(batch) for batch in prefetch(stream, budget)) == 50
     assert budget.used == 0
 
 
 def test_a_consumer_that_stops_early_leaves_nothing(video: Path) -> None:
     budget = Budget(1 << 20)
     with PyAVDecoder(batch=4).open(video) as stream:
-        for _ in ahead(stream, budget):
+        for _ in prefetch(stream, budget):
             break
     assert (budget.used, threads()) == (0, 0)
 
@@ -79,7 +79,7 @@ def test_errors_come_after_the_frames_before_them(video: Path, tmp_path: Path) -
     torn.write_bytes(content)
     budget, count = Budget(1 << 20), 0
     with pytest.raises(MediaError), PyAVDecoder(batch=4, max_damaged=0.01).open(torn) as stream:
-        for batch in ahead(stream, budget):
+        for batch in prefetch(stream, budget):
             count += len(batch)
     assert 0 < count <= 50
     assert (budget.used, threads()) == (0, 0)

@@ -20,7 +20,7 @@ from dataengine.core.reasons import REASONS
 from dataengine.core.registry import create
 from dataengine.core.types import Clip, Sample
 from dataengine.media.probe import probe
-from dataengine.sources.synthetic_clips import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, Take, joined
+from dataengine.sources.synthetic_clips import CAP_ACTIONS, DEFECTS, KINETICS_ACTIONS, SHOTS, RenderedVideo, joined
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +168,15 @@ def test_expectations_are_written(corpus: Path, clips: list[Clip], by_defect: di
 def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Shots of three grey frames, for what does not depend on pictures."""
 
-    def take(self: object, seed: int, motion: str | None, seconds: float) -> Take:
+    def render(self: object, seed: int, motion: str | None, seconds: float) -> RenderedVideo:
         count = 16 if seconds > 1 else 3
         grey = np.full((count, 64, 64, 3), seed % 200, np.uint8)
         joints = np.full((count, 1, 14, 2), 30, np.float32)
-        return Take(
+        return RenderedVideo(
             grey, joints, np.full((count, 1), 5, np.float32), np.zeros((count, 1, 14), bool), SHOTS[0].fps, "clean"
         )
 
-    return lambda: monkeypatch.setattr("dataengine.sources.synthetic_clips.Shot.take", take)
+    return lambda: monkeypatch.setattr("dataengine.sources.synthetic_clips.Shot.render", render)
 
 
 def same(one: Path, other: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_complete_corpus_is_reused_and_an_interrupted_run_leaves_none(
 def test_what_a_killed_run_left_is_removed(tmp_path: Path, quick: Callable[[], None]) -> None:
     program = (
         "import os, sys; from pathlib import Path; import dataengine.sources.synthetic as sample\n"
-        "sample._write_kinetics = lambda root, clips, seed: (root.mkdir(), (root / 'half').touch(), os.kill(os.getpid(), 9))\n"
+        "sample._write_kinetics = lambda root, clips, seed: (root.mkdir(), os.kill(os.getpid(), 9))\n"
         "sample.write_corpus(Path(sys.argv[1]), 12, 5)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "other")], check=False).returncode == -9
@@ -243,6 +243,6 @@ def test_what_is_no_corpus_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_joined_takes_keep_their_order() -> None:
-    one = SHOTS[0].take(3, "wave", 0.2)
-    both = joined([one, SHOTS[0].take(3, "squat", 0.2)])
+    one = SHOTS[0].render(3, "wave", 0.2)
+    both = joined([one, SHOTS[0].render(3, "squat", 0.2)])
     assert len(both.frames) == len(both.joints) == 10 and np.array_equal(both.joints[:5], one.joints)

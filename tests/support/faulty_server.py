@@ -17,7 +17,7 @@ Fault = Callable[["Handler", bytes], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; each entry of `faults[path]` answers one request for the path, the last one of `always[path]` every other."""
+    """Serves `files`; each entry of `faults[path]` answers one request for the path, `always[path]` every other."""
 
     daemon_threads = True
     block_on_close = False

@@ -22,7 +22,7 @@ def tarball(members: Iterable[tuple[str, bytes]], zipped: bool = True) -> bytes:
 
 
 def lay_out_kinetics(server: Server, folder: Path, parts: int) -> None:
-    """As CVDF does: lists of archives with absolute urls, and archives of class folders; train in several, one of them not gzipped."""
+    """As CVDF does: lists of archives with absolute urls, archives of classes; train in several, one not gzipped."""
     videos = sorted(path for path in folder.rglob("*.mp4"))
     rows = {name: (folder / "annotations" / f"{name}.csv").read_bytes() for name in ("train", "validate")}
     server.files["k/annotations/kinetics700.tar.gz"] = tarball(
@@ -59,7 +59,9 @@ def mirror_list(path: Path, server: Server, md5: Mapping[str, str]) -> Path:
 base = "https://official.example/kinetics/"
 licence = "test"
 annotations = [{{ path = "annotations/kinetics700.tar.gz", url = "https://elsewhere.example/kinetics700.tar.gz" }}]
-lists = {{ train = "train/k700_2020_train_path.txt", val = "val/k700_2020_val_path.txt", test = "test/k700_2020_test_path.txt" }}
+lists.train = "train/k700_2020_train_path.txt"
+lists.val = "val/k700_2020_val_path.txt"
+lists.test = "test/k700_2020_test_path.txt"
 
 [cap]
 base = "{server.base}c/"

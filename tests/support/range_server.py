@@ -1,4 +1,4 @@
-"""A folder served over HTTP by byte ranges on the loopback interface; what was asked for is noted, and it can be told to fail."""
+"""A folder served over HTTP by byte ranges on the loopback interface; it notes requests and fails on demand."""
 
 from __future__ import annotations
 
