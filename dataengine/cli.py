@@ -235,7 +235,9 @@ def gc(out: OutArgument, as_json: JsonOption = False) -> None:
 def list_components(
     kind: Annotated[
         str,
-        typer.Argument(help="recipes, or a kind of component: " + ", ".join(registry.COMPONENTS) + ".", metavar="KIND"),
+        typer.Argument(
+            help="recipes, or a kind of component: " + ", ".join(registry.kinds_of("dataengine")) + ".", metavar="KIND"
+        ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
     as_json: JsonOption = False,

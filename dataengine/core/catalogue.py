@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dataengine.core import registry
+from dataengine.core.describe import descriptions, summary
 from dataengine.core.errors import DataEngineError
 
 
@@ -25,7 +26,7 @@ def entry(name: str, find: Callable[[], Any], verbose: bool) -> dict[str, Any]:
         name: of a component.
         find: gives its class; called only with `verbose`.
         verbose: add the summary, which says so where the component cannot be imported, and the options with their
-            defaults.
+            defaults and meanings.
     """
     if not verbose:
         return {"name": name}
@@ -33,7 +34,10 @@ def entry(name: str, find: Callable[[], Any], verbose: bool) -> dict[str, Any]:
         found = find()
     except (ImportError, DataEngineError) as error:
         return {"name": name, "summary": f"not available here: {error}", "options": {}}
-    return {"name": name, "summary": registry.summary(found), "options": registry.options(found)}
+    options = registry.options(found)
+    told = descriptions(found) if isinstance(found, type) else {}
+    meanings = {option: told[option] for option in options if option in told}
+    return {"name": name, "summary": summary(found), "options": options, "meanings": meanings}
 
 
 def to_text(entries: Iterable[Mapping[str, Any]]) -> str:
@@ -45,6 +49,7 @@ def to_text(entries: Iterable[Mapping[str, Any]]) -> str:
             lines.append(f"    {one['summary']}")
         if one.get("overlays"):
             lines.append(f"    overlays: {', '.join(one['overlays'])}")
-        if one.get("options"):
-            lines.append("    options: " + ", ".join(f"{name} = {value!r}" for name, value in one["options"].items()))
+        for name, value in one.get("options", {}).items():
+            meaning = one.get("meanings", {}).get(name, "")
+            lines.append(f"      {f'{name} = {value!r}':<28}  {meaning}".rstrip())
     return "\n".join(lines)

@@ -166,6 +166,11 @@ def kind(name: str) -> Kind:
     return KINDS[name]
 
 
+def kinds_of(package: str) -> list[str]:
+    """Names of the kinds of components of one package, "dataengine" or "training"."""
+    return [each.name for each in KINDS.values() if each.package == package]
+
+
 def names(kind_name: str) -> list[str]:
     """Names of all components of one kind, those of other installed packages last."""
     builtin = kind(kind_name).builtin
@@ -297,11 +302,6 @@ def _validator(cls: Any) -> pydantic.TypeAdapter[Any]:
 @functools.cache
 def _takes_name(cls: Any) -> bool:
     return any(f.name == "name" for f in dataclasses.fields(cls))
-
-
-def summary(found: Any) -> str:
-    """The first paragraph of an object's docstring, in one line."""
-    return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
 
 
 def create(kind_name: str, name: str, options: Mapping[str, Any] | None = None) -> Any:

@@ -18,8 +18,9 @@ def catalogue(kind: str, verbose: bool) -> list[dict[str, Any]]:
     """
     if kind == "recipes":
         return [_recipe(name, verbose) for name in recipe.available()]
-    if kind not in registry.COMPONENTS:
-        raise ComponentError(f"list has no kind {kind!r}{suggestion(kind, ['recipes', *registry.COMPONENTS])}")
+    kinds = registry.kinds_of("dataengine")
+    if kind not in kinds:
+        raise ComponentError(f"list has no kind {kind!r}{suggestion(kind, ['recipes', *kinds])}")
     return components(kind, verbose)
 
 
