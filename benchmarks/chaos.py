@@ -92,9 +92,16 @@ def run(quick: bool) -> dict[str, Any]:
         same["two drivers"] = codes == [0, 0] and finish(corpus, folder / "pair", 1) == reference
     equal = sum(same.values())
     return {
-        "name": "chaos", "value": equal, "unit": "of 3 scenarios with equal bytes", "goal": 3, "holds": equal == 3, "baselines": same,
-        "n": kills, "spread": count, "data": "rendered corpus, 12 clips and planted defects",
-    }  # fmt: skip
+        "name": "chaos",
+        "value": equal,
+        "unit": "of 3 scenarios with equal bytes",
+        "goal": 3,
+        "holds": equal == 3,
+        "baselines": same,
+        "n": kills,
+        "spread": count,
+        "data": "rendered corpus, 12 clips and planted defects",
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Annotated crowds as a perfect detector would see them, and made worse.
 
-The Multi-Person PoseTrack data: street and sport, up to 16 people in a frame, every person annotated with which joints are visible.
+The Multi-Person PoseTrack data: street and sport, up to 16 people in a frame, every person annotated with which joints
+are visible.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def detections(video: Video, fault: str, seed: int) -> Detections:
 
 
 def _ghosts(video: Video, rng: np.random.Generator) -> list[tuple[int, Array, float]]:
-    """People where nobody is: somebody's joints elsewhere, half of them missing, for 3 frames on average, one in four frames."""
+    """People where nobody is: somebody's joints elsewhere, half of them missing, for 3 frames on average, one in four
+    frames."""
     out = []
     low, high = np.nanmin(video.joints, (0, 1)), np.nanmax(video.joints, (0, 1))
     for t in range(video.num_frames):

@@ -1,4 +1,5 @@
-"""How near the pose pass comes to the speed of its networks alone, from video files to tracks, and against their own programs.
+"""How near the pose pass comes to the speed of its networks alone, from video files to tracks, and against their own
+programs.
 
 Random weights: speed does not depend on what a network has learnt. A detector that answers the whole frame gives
 top-down experts one picture a frame, so that counts are exact. "Alone" is the same network, batch and precision fed
@@ -224,8 +225,13 @@ def run(quick: bool) -> dict[str, Any]:
                 speed, pictures = end_to_end(name, expert, videos, folder / f"out-{name}", device, frames)
                 after = alone(expert, session.network, pixels, seconds)
             own = (before + after) / 2
-            rows[name] = {"alone": round(own, 2), "alone_spread": round(abs(before - after) / own, 3), "end_to_end": round(speed, 2),
-                          "share": round(speed / own, 3), "pictures": pictures}  # fmt: skip
+            rows[name] = {
+                "alone": round(own, 2),
+                "alone_spread": round(abs(before - after) / own, 3),
+                "end_to_end": round(speed, 2),
+                "share": round(speed / own, 3),
+                "pictures": pictures,
+            }
             video = sorted(videos.glob("*.mp4"))[0]
             for other, program in (("mmpose", inferencer), ("ultralytics", predict)):
                 if name == other:
@@ -235,12 +241,17 @@ def run(quick: bool) -> dict[str, Any]:
     least = min(rows["keypoint_rcnn"]["share"], rows["vitpose"]["share"])
     faster = min(rows["mmpose"]["times_own_program"], rows["ultralytics"]["times_own_program"])
     return {
-        "name": "expert_speed", "value": least, "unit": f"share of the network's own speed, end to end from files ({device}; lower of vitpose and keypoint_rcnn)",
+        "name": "expert_speed",
+        "value": least,
+        "unit": f"share of the network's own speed, end to end from files ({device}; lower of two networks)",
         "goal": f">= {goal}" + ("" if device == "cpu" else "; >= 3 x mmpose's inferencer and ultralytics' predict"),
-        "holds": least >= goal and (device == "cpu" or faster >= 3), "n": int(sum(r["pictures"] for r in rows.values())),
-        "spread": [r["share"] for r in rows.values()], "baselines": {f"{k}_own_program": r["own_program"] for k, r in rows.items() if "own_program" in r},
-        "details": {"device": device, "experts": rows, "times_own_programs": faster}, "data": "rendered people, 340x256 H.264; random weights",
-    }  # fmt: skip
+        "holds": least >= goal and (device == "cpu" or faster >= 3),
+        "n": int(sum(r["pictures"] for r in rows.values())),
+        "spread": [r["share"] for r in rows.values()],
+        "baselines": {f"{k}_own_program": r["own_program"] for k, r in rows.items() if "own_program" in r},
+        "details": {"device": device, "experts": rows, "times_own_programs": faster},
+        "data": "rendered people, 340x256 H.264; random weights",
+    }
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class People:
-    """Persons of one fold: coords (E, N, 16, 2), truth (N, 16, 2), scored (N, 16), head (N,) head sizes in pixels, picture (N,)."""
+    """Persons of one fold: coords (E, N, 16, 2), truth (N, 16, 2), scored (N, 16), head (N,) head sizes in pixels,
+    picture (N,)."""
 
     coords: Float
     truth: Float
@@ -111,14 +112,16 @@ def observations(
 
 
 def interval(hits: Float, counts: Float, draws: int = 2000) -> list[list[float]]:
-    """95 % intervals over persons of the share of joints, per cent: low and high of either radius. `hits` may be differences."""
+    """95 % intervals over persons of the share of joints, per cent: low and high of either radius. `hits` may be
+    differences."""
     pick = np.random.default_rng(0).integers(len(counts), size=(draws, len(counts)))
     shares = 100 * hits[pick].sum(1) / counts[pick].sum(1)[:, None]
     return [[round(float(v), 2) for v in row] for row in np.percentile(shares, [2.5, 97.5], axis=0).T]
 
 
 def measured(experts: Sequence[str], most: int | None) -> dict[str, Any]:
-    """Every method's PCKh@0.5 and @0.1 in per cent, 95 % intervals, and the paired gain over the plain mean_shift with its interval."""
+    """Every method's PCKh@0.5 and @0.1 in per cent, 95 % intervals, and the paired gain over the plain mean_shift with
+    its interval."""
     calibration = people(0, experts, most).calibration(experts)
     test = people(1, experts, most)
     counts = test.scored.sum(1).astype(float)
@@ -138,7 +141,8 @@ def measured(experts: Sequence[str], most: int | None) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Learned on fold 0 of MPII's validation persons, measured on fold 1: PCKh@0.5 and @0.1 of seven, five and three estimators."""
+    """Learned on fold 0 of MPII's validation persons, measured on fold 1: PCKh@0.5 and @0.1 of seven, five and three
+    estimators."""
     most = 300 if quick else None
     rows = {len(experts): measured(experts, most) for experts in (SEVEN, FIVE, THREE)}
     reached = {number: rows[number][FINAL]["pckh"] for number in GOALS}
@@ -151,7 +155,8 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {name: rows[7][name]["pckh"][0] for name in rows[7] if name != FINAL},
         "n": len(people(1, THREE, most).truth),
         "spread": rows[7][FINAL]["interval"][0],
-        "data": "MPII, 1,463 validation persons (fold 1), fitted on the other 1,495; still pictures; 95 % intervals over persons",
+        "data": "MPII, 1,463 validation persons (fold 1), fitted on the other 1,495; still pictures; "
+        "95 % intervals over persons",
         "details": {f"{number} estimators": found for number, found in rows.items()},
     }
 

@@ -1,7 +1,8 @@
-"""How near fused tracks come to the truth, and how they shake, beside the best expert and a perfect choice frame by frame.
+"""How near fused tracks come to the truth, and how they shake, beside the best expert and a perfect choice frame by
+frame.
 
-The tracks are those of `track_protocol`: test clips of Penn Action with errors of estimators on MPII's second fold. Every
-number of the fusions was chosen on training clips with errors of the first fold. "calibrated" rows learn named
+The tracks are those of `track_protocol`: test clips of Penn Action with errors of estimators on MPII's second fold.
+Every number of the fusions was chosen on training clips with errors of the first fold. "calibrated" rows learn named
 experts from such training tracks first.
 """
 
@@ -23,8 +24,8 @@ from dataengine.fusion.ssta import confidence
 
 FINAL, LEARNED, PRINTED = "consensus", "calibrated consensus", "ssta as printed, zeros are positions"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "errors held 3 frames": {"hold": 3},
-    "errors held 25 frames": {"hold": 25},
+    "errors held 3 frames": {"mean_length": 3},
+    "errors held 25 frames": {"mean_length": 25},
     "no faults": {"faults": False},
     "errors drift": {"drift": True},
     "errors drift, noise 0.04": {"drift": True, "noise": 0.04},
@@ -69,7 +70,7 @@ def learned(count: int) -> Calibration:
         [t.coords for t in sample],
         [t.clip.truth for t in sample],
         [t.clip.visible for t in sample],
-        [t.clip.unit for t in sample],
+        [t.clip.scale for t in sample],
         LAYOUT,
         EXPERTS,
     )
@@ -87,7 +88,7 @@ def methods(calibration: Calibration) -> dict[str, Method]:
     found |= {
         PRINTED: fusion("ssta", zeros=True),
         "ssta with max_step 2": fusion("ssta", max_step=2.0),
-        "spline through places alone": fusion("spline", motion=False, smooth=0.02),
+        "spline through positions alone": fusion("spline", motion=False, smooth=0.02),
         "consensus without unswap": fusion("consensus", unswap=False),
         "perfect choice frame by frame": oracle,
     }
@@ -118,8 +119,8 @@ def table(chosen: dict[str, Method], seeds: Sequence[int], count: int, **options
 def demo() -> dict[str, Any]:
     """The published demo of three estimators without truth, missing joints as missing, in 13 joints.
 
-    A high C alone proves nothing: where one expert is on another person every pose that follows one person has a low C, and
-    a pose torn between both has long bones and a high one. The share of frames in which at least one of the two
+    A high C alone proves nothing: where one expert is on another person every pose that follows one person has a low C,
+    and a pose torn between both has long bones and a high one. The share of frames in which at least one of the two
     whole experts itself has C >= 0.18 is therefore given too.
     """
     files = [
@@ -167,7 +168,8 @@ def judged(rows: dict[str, Any], others: dict[str, Any], shown: dict[str, Any]) 
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Simulated tracks fused by every method: share of joints near the truth and shaking, how it depends on the protocol, and a demo."""
+    """Simulated tracks fused by every method: share of joints near the truth and shaking, how it depends on the
+    protocol, and a demo."""
     seeds, count, lessons = ((0,), 40, 40) if quick else ((0, 1, 2), 300, 150)
     chosen = methods(learned(lessons))
     rows = table(chosen, seeds, count)
@@ -189,7 +191,8 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {name: values["pck@0.5"] for name, values in rows.items() if name != best},
         "n": len(seeds) * count,
         "spread": rows[best]["interval_pck"][0],
-        "data": f"Penn Action test clips, errors of {', '.join(EXPERTS)} on MPII fold 1 held 1 + Geometric(1/8) frames, with faults; "
+        "data": f"Penn Action test clips, errors of {', '.join(EXPERTS)} on MPII fold 1 that last 1 + Geometric(1/8) "
+        "frames, with faults; "
         f"{count} clips x {len(seeds)} seeds",
         "details": {"best": best, "goals": goals, "rows": rows, "other_protocols": others, "demo": shown},
     }

@@ -1,14 +1,14 @@
 """A fourth camera predicted from three: what putting left and right straight in every view alone is worth.
 
-One person on a treadmill seen by four calibrated cameras (data of Pose2Sim), poses by the expert `mediapipe`. For every camera
-the joints of the three others are triangulated (linear least squares) and projected into it; the error is the distance in
-pixels to what was seen there, the person being about 740 pixels tall. Views are repaired and fused one by one,
-without looking at any other. The published calibration misses fixed points of the pictures by 10.7 pixels; a constant
-offset a camera, fitted on four bolts of the treadmill, is added to the pixels and brings that below one.
+One person on a treadmill seen by four calibrated cameras (data of Pose2Sim), poses by the expert `mediapipe`. For every
+camera the joints of the three others are triangulated (linear least squares) and projected into it; the error is the
+distance in pixels to what was seen there, the person being about 740 pixels tall. Views are repaired and fused one by
+one, without looking at any other. The published calibration misses fixed points of the pictures by 10.7 pixels; a
+constant offset a camera, fitted on four bolts of the treadmill, is added to the pixels and brings that below one.
 
-Exchanges are also put into sequences without any: annotated joints of Penn Action (test side; its own slips are in there) and
-rendered people who turn. Wrong are joints that carry the wrong side, of those whose sides are at least a twentieth of the person
-apart.
+Exchanges are also put into sequences without any: annotated joints of Penn Action (test side; its own slips are in
+there) and rendered people who turn. Wrong are joints that carry the wrong side, of those whose sides are at least a
+twentieth of the person apart.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def cameras(path: Path) -> dict[str, Camera]:
 
 
 def triangulated(views: list[tuple[Camera, Array]]) -> Array:
-    """(T, V, 3) of the joints (T, V, 2) that several cameras saw, by linear least squares; NaN where one misses them."""
+    """(T, V, 3) of the joints (T, V, 2) that several cameras saw, by linear least squares; NaN where one misses
+    them."""
     rows = []
     for camera, pixels in views:
         rays, pose = camera.rays(pixels), np.concatenate([camera.rotation, camera.shift[:, None]], 1)
@@ -195,7 +196,8 @@ def annotated(limit: int) -> list[tuple[str, Array]]:
 
 
 def rendered(clips: int) -> list[tuple[str, Array]]:
-    """Joints of rendered people of unseen seeds (T, 13, 2), and of people who walk while they turn once in 1.5 to 6 seconds."""
+    """Joints of rendered people of unseen seeds (T, 13, 2), and of people who walk while they turn once in 1.5 to 6
+    seconds."""
     joints = [0, *range(2, 14)]
     out = []
     for k in range(clips):
@@ -210,7 +212,8 @@ def rendered(clips: int) -> list[tuple[str, Array]]:
 
 
 def exchanged(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Sides of the whole body, of arms or of legs exchanged for 8 frames on average, each about every 100 frames; and where."""
+    """Sides of the whole body, of arms or of legs exchanged for 8 frames on average, each about every 100 frames; and
+    where."""
     mask = np.zeros(points.shape[:2], np.bool_)
     body = skeleton(COMMON)
     for joints in (BODY12, BODY12[:6], BODY12[6:]):

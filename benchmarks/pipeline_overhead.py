@@ -30,14 +30,25 @@ from dataengine.sources.synthetic import write_corpus
 
 SPENT = {"inference": 0.0, "frames": 0}
 STANDING = np.array(
-    [[0.5, 0.08], [0.38, 0.22], [0.62, 0.22], [0.32, 0.38], [0.68, 0.38], [0.3, 0.52], [0.7, 0.52], [0.42, 0.52], [0.58, 0.52]]
+    [
+        [0.5, 0.08],
+        [0.38, 0.22],
+        [0.62, 0.22],
+        [0.32, 0.38],
+        [0.68, 0.38],
+        [0.3, 0.52],
+        [0.7, 0.52],
+        [0.42, 0.52],
+        [0.58, 0.52],
+    ]
     + [[0.42, 0.74], [0.58, 0.74], [0.42, 0.95], [0.58, 0.95]],
     np.float32,
-)  # fmt: skip
+)
 
 
 def network(path: Path) -> float:
-    """Write a ResNet-like network with the parameters and FLOPs of RTMPose-m (13.6 M, 1.93 G multiply-adds at 256 x 192); its multiply-adds in G."""
+    """Write a ResNet-like network with the parameters and FLOPs of RTMPose-m (13.6 M, 1.93 G multiply-adds at 256 x
+    192); its multiply-adds in G."""
     import torch
     from torch import nn
 
@@ -128,11 +139,20 @@ def run(quick: bool) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     frames = SPENT["frames"]
     return {
-        "name": "pipeline_overhead", "value": round(float(np.median(shares)), 4), "unit": "share of CPU time that is not expert inference",
-        "goal": 0.15, "holds": float(np.median(shares)) <= 0.15, "n": frames, "spread": [round(s, 4) for s in shares],
-        "baselines": {"inference_ms_a_frame": round(1e3 * SPENT["inference"] / frames, 2), "rest_ms_a_frame": round(1e3 * (total - SPENT["inference"]) / frames, 2)},
-        "details": {"network_gmadds": round(madds, 2), "peak_rss_mb": round(peak), "of_which_model_mb": model}, "data": "rendered corpus, 340x256",
-    }  # fmt: skip
+        "name": "pipeline_overhead",
+        "value": round(float(np.median(shares)), 4),
+        "unit": "share of CPU time that is not expert inference",
+        "goal": 0.15,
+        "holds": float(np.median(shares)) <= 0.15,
+        "n": frames,
+        "spread": [round(s, 4) for s in shares],
+        "baselines": {
+            "inference_ms_a_frame": round(1e3 * SPENT["inference"] / frames, 2),
+            "rest_ms_a_frame": round(1e3 * (total - SPENT["inference"]) / frames, 2),
+        },
+        "details": {"network_gmadds": round(madds, 2), "peak_rss_mb": round(peak), "of_which_model_mb": model},
+        "data": "rendered corpus, 340x256",
+    }
 
 
 if __name__ == "__main__":

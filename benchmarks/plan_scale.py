@@ -105,7 +105,12 @@ def one_size(rows: int) -> dict[str, float]:
             part["hashes"] = pa.ListArray.from_arrays(
                 np.arange(0, (stop - start) * ENTRIES + 1, ENTRIES, dtype=np.int32), hashes[start:stop].ravel()
             )
-            columns = [pa.array(part[f.name], f.type) if f.name != "hashes" and f.name in part else part.get(f.name, pa.array(np.full(stop - start, 0.9))) for f in fields]  # fmt: skip
+            columns = [
+                pa.array(part[f.name], f.type)
+                if f.name != "hashes" and f.name in part
+                else part.get(f.name, pa.array(np.full(stop - start, 0.9)))
+                for f in fields
+            ]
             staged = ledger.stage(units[start], "parquet")
             pq.write_table(pa.table(dict(zip([f.name for f in fields], columns))), staged)
             ledger.commit(units[start], "drawn", staged, (), 0.0)
@@ -117,7 +122,14 @@ def one_size(rows: int) -> dict[str, float]:
         curated = time.process_time() - begun
     near = sum(1 for detail in decisions.column("detail").to_pylist() if detail and detail.startswith("nearly"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rows": rows, "plan_s": round(planned, 1), "curate_s": round(curated, 1), "peak_gib": round(peak, 2), "near_found": near, "near_planted": max(1, rows // 100)}  # fmt: skip
+    return {
+        "rows": rows,
+        "plan_s": round(planned, 1),
+        "curate_s": round(curated, 1),
+        "peak_gib": round(peak, 2),
+        "near_found": near,
+        "near_planted": max(1, rows // 100),
+    }
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -131,11 +143,20 @@ def run(quick: bool) -> dict[str, Any]:
     seconds = [r["plan_s"] + r["curate_s"] for r in results]
     growth = (seconds[1] / seconds[0]) / (large["rows"] / small["rows"])
     return {
-        "name": "plan_scale", "value": round(seconds[1], 1), "unit": f"CPU seconds to plan and curate {sizes[1]:,} clips, near-duplicates included",
-        "goal": "minutes (<= 300 for a million) and <= 4 GiB, growing linearly", "n": sizes[1], "spread": seconds,
-        "holds": seconds[1] <= 300 * sizes[1] / 1e6 and large["peak_gib"] <= 4 and growth <= 1.3 and large["near_found"] >= 0.98 * large["near_planted"],
-        "baselines": {"growth_over_linear": round(growth, 2)}, "details": {"sizes": results}, "data": "drawn rows, measures and signatures",
-    }  # fmt: skip
+        "name": "plan_scale",
+        "value": round(seconds[1], 1),
+        "unit": f"CPU seconds to plan and curate {sizes[1]:,} clips, near-duplicates included",
+        "goal": "minutes (<= 300 for a million) and <= 4 GiB, growing linearly",
+        "n": sizes[1],
+        "spread": seconds,
+        "holds": seconds[1] <= 300 * sizes[1] / 1e6
+        and large["peak_gib"] <= 4
+        and growth <= 1.3
+        and large["near_found"] >= 0.98 * large["near_planted"],
+        "baselines": {"growth_over_linear": round(growth, 2)},
+        "details": {"sizes": results},
+        "data": "drawn rows, measures and signatures",
+    }
 
 
 if __name__ == "__main__":

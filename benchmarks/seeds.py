@@ -1,4 +1,5 @@
-"""Long benchmarks seed by seed: each seed's figures are kept beside the results, and a run that was stopped goes on. Not a benchmark."""
+"""Long benchmarks seed by seed: each seed's figures are kept beside the results, and a run that was stopped goes on.
+Not a benchmark."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ WORK = Path(os.environ.get("DATAENGINE_BENCHMARKS", Path(tempfile.gettempdir()) 
 def seeds(
     name: str, protocol: Mapping[str, Any], wanted: Iterable[int], job: Callable[[int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What `job(seed, folder)` gives for each seed; those that were run before with the same protocol are read, not run.
+    """What `job(seed, folder)` gives for each seed; those that were run before with the same protocol are read, not
+    run.
 
     Args:
         name: of the benchmark and the part of it.
@@ -138,7 +140,8 @@ def train(
     folder: Path,
     batch: int = 32,
 ) -> Method:
-    """A method trained on a dataset, from its checkpoint in the folder where there is one; the last epoch is what counts."""
+    """A method trained on a dataset, from its checkpoint in the folder where there is one; the last epoch is what
+    counts."""
     loader = DataLoader(dataset, method.sample_transform(preprocess, view), batch, seed=seed)
     fit(method, loader, settings, folder)
     return method

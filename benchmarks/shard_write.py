@@ -116,7 +116,7 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {f"{name} (samples per CPU s)": round(statistics.median(found), 1) for name, found in cpu.items()},
         "n": rounds,
         "spread": [round(min(speed), 3), round(max(speed), 3)],
-        "data": "random poses of 300 frames (48 KB a sample); ours includes two BLAKE3, fsync and rename, the others none",
+        "data": "random poses of 300 frames (48 KB per sample); only ours includes two BLAKE3, fsync and rename",
         "details": {
             "wall_ratio": round(statistics.median(ratios(wall)), 3),
             "wall": {name: round(statistics.median(found), 1) for name, found in wall.items()},

@@ -1,4 +1,5 @@
-"""LabelledFeatures skeleton sets of the shared folder as datasets, and what is reached on them without learning. Not a benchmark by itself."""
+"""LabelledFeatures skeleton sets of the shared folder as datasets, and what is reached on them without learning. Not a
+benchmark by itself."""
 
 from __future__ import annotations
 
@@ -75,8 +76,8 @@ def _split(
 def penn(shared: Path = SHARED) -> tuple[Memory, Memory]:
     """Penn Action, 1,258 and 1,068 clips of 15 classes, in pixels.
 
-    Placeholders are unseen, joints that annotators guessed are kept. There are no scores: which joints are visible tells the
-    class by itself (61.6 % from visibility alone).
+    Placeholders are unseen, joints that annotators guessed are kept. There are no scores: which joints are visible
+    tells the class by itself (61.6 % from visibility alone).
     """
     layout = skeleton("body13")
     with np.load(shared / "skeleton" / "penn_action.npz", allow_pickle=False) as stored:
@@ -149,7 +150,8 @@ def _both(
 def one_nn(
     train: SkeletonDataset, test: SkeletonDataset, mirror: bool = False, preprocess: Preprocess | None = None
 ) -> float:
-    """Per cent of test clips whose nearest training clip (or mirrored one) has their class; 32 frames, straight distance."""
+    """Per cent of test clips whose nearest training clip (or mirrored one) has their class; 32 frames, straight
+    distance."""
     rows, labels, asked = _both(train, test, preprocess, mirror)
     apart = np.square(rows).sum(1) - 2 * asked @ rows.T
     return 100 * float((labels[apart.argmin(1)] == test.label_ids).mean())
@@ -162,7 +164,8 @@ def ridge(
     preprocess: Preprocess | None = None,
     strength: float = STRENGTH,
 ) -> float:
-    """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept not shrunk."""
+    """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept
+    not shrunk."""
     rows, labels, asked = _both(train, test, preprocess, mirror)
     centre, goal = rows.mean(0), np.eye(len(train.labels))[labels]
     rows = rows - centre

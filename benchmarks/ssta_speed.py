@@ -133,7 +133,8 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {name: round(value, 2) for name, value in middle.items() if name != "batch"},
         "n": count,
         "spread": [round(min(found["batch"])), round(max(found["batch"]))],
-        "data": f"random walks, {FRAMES} frames, {EXPERTS} experts, {JOINTS} joints, 2 % missing, batches of {BATCH}; medians of {rounds} interleaved rounds",
+        "data": f"random walks, {FRAMES} frames, {EXPERTS} experts, {JOINTS} joints, 2 % missing, batches of {BATCH}; "
+        f"medians of {rounds} interleaved rounds",
         "details": {
             "times_naive_numpy": round(times_naive),
             "times_plain_python": round(times_python),

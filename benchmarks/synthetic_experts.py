@@ -2,8 +2,8 @@
 
 PCKh@0.5 over the 13 common joints that lie in the picture; a person who was missed counts as wrong.
 Poses are matched to people by the Hungarian method on mean distance. Intervals are 95 % bootstrap
-over clips. Fused rows go through the tracker; `recipe` is the fusion of the recipe posecap with overlay core, the others
-have their defaults.
+over clips. Fused rows go through the tracker; `recipe` is the fusion of the recipe posecap with overlay core, the
+others have their defaults.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Tracks with known truth and real experts' errors: annotated clips of Penn Action, residuals of estimators on MPII.
 
-An expert's pose is the truth plus the errors that a real estimator made on one person of MPII, in units of length, held for
-some frames; all experts and joints take the same person's, so that errors stay as correlated as they are. Faults come on
-top: an expert jumps to another place, mixes up left and right, or misses joints for a while. Training clips take
-their errors from one half of the pictures and test clips from the other. How long errors are held and whether there are
-faults changes the figures a lot, so they are published with them.
+An expert's pose is the truth plus the errors that a real estimator made on one person of MPII, in head-neck lengths,
+held for some frames; all experts and joints take the same person's, so that errors stay as correlated as they are.
+Faults come on top: an expert jumps to another place, mixes up left and right, or misses joints for a while. Training
+clips take their errors from one half of the pictures and test clips from the other. How long errors are held and
+whether there are faults changes the figures a lot, so they are published with them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ class TrackClip:
 
     Attributes:
         index: its number in the file.
-        truth: (T, 13, 2) float64 pixels in layout body13; joints out of sight between their nearest sights.
+        truth: (T, 13, 2) float64 pixels in layout body13; joints that are not seen lie between their nearest
+            observations.
         visible: (T, 13) bool, joints that count.
-        unit: upper quartile of the distance from the head to the middle of the shoulders, pixels.
+        scale: head-neck length in pixels: upper quartile of the distance from the head to the middle of the shoulders.
     """
 
     index: int
     truth: Float
     visible: Bool
-    unit: float
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,25 @@ class Track:
 
 
 @cache
-def clips(side: str, data: Path = SHARED) -> tuple[TrackClip, ...]:
-    """Usable clips of side "train" or "test": over half of the joints seen, a unit above 8 pixels, 24 frames or more."""
+def clips(split: str, data: Path = SHARED) -> tuple[TrackClip, ...]:
+    """Usable clips of split "train" or "test": over half of the joints seen, a head-neck length above 8 pixels, 24
+    frames or more."""
     with np.load(data / "skeleton" / "penn_action.npz") as file:
         names = [str(n) for n in file["joint_names"]]
         order = [names.index(n) for n in ("head", *(f"{j[0]}_{j.split('_')[1]}" for j in BODY12))]
         keypoints, seen = file["keypoints"][:, order].astype(np.float64), file["visible"][:, order]
         offsets, train = file["offsets"], file["train"]
     found = []
-    for index in np.flatnonzero(train == (side == "train")):
+    for index in np.flatnonzero(train == (split == "train")):
         span = slice(offsets[index], offsets[index + 1])
         truth, visible = keypoints[span], seen[span]
         head = visible[:, :3].all(1)
         if len(truth) < 24 or visible.mean() <= 0.5 or head.sum() < 5:
             continue
-        unit = float(np.percentile(np.linalg.norm(truth[head, 0] - truth[head, 1:3].mean(1), axis=-1), 75))
-        if unit > 8:
+        scale = float(np.percentile(np.linalg.norm(truth[head, 0] - truth[head, 1:3].mean(1), axis=-1), 75))
+        if scale > 8:
             known = filled(np.where(visible[..., None], truth, np.nan))
-            found.append(TrackClip(int(index), np.where(np.isnan(known), known[:, :1], known), visible, unit))
+            found.append(TrackClip(int(index), np.where(np.isnan(known), known[:, :1], known), visible, scale))
     return tuple(found)
 
 
@@ -96,7 +98,7 @@ def simulate(
     clip: TrackClip,
     errors: Float,
     rng: np.random.Generator,
-    hold: float = 8,
+    mean_length: float = 8,
     faults: bool = True,
     noise: float = 0.02,
     drift: bool = False,
@@ -105,26 +107,26 @@ def simulate(
 
     Args:
         errors: (E, N, 13, 2) from `residuals`.
-        hold: a person's errors last 1 + Geometric(1 / hold) frames.
+        mean_length: a person's errors last 1 + Geometric(1 / mean_length) frames.
         faults: jumps, mixed up sides and missing joints as well.
-        noise: standard deviation of what is new in every frame, in units.
+        noise: standard deviation of what is new in every frame, in head-neck lengths.
         drift: errors move in a straight line to the next person's instead of being held.
     """
-    frames, unit = len(clip.truth), clip.unit
+    frames, scale = len(clip.truth), clip.scale
     error = np.empty((len(errors), frames, 13, 2))
     t, person = 0, int(rng.integers(errors.shape[1]))
     while t < frames:
-        length = min(1 + rng.geometric(1 / hold), frames - t)
+        length = min(1 + rng.geometric(1 / mean_length), frames - t)
         following = int(rng.integers(errors.shape[1]))
         way = drift * np.arange(length)[:, None, None] / length
         error[:, t : t + length] = (1 - way) * errors[:, None, person] + way * errors[:, None, following]
         t, person = t + length, following
-    coords = clip.truth + unit * (error + noise * rng.normal(size=error.shape))
+    coords = clip.truth + scale * (error + noise * rng.normal(size=error.shape))
     if faults:
-        wrong = np.linalg.norm(coords - clip.truth, axis=-1) > unit
+        wrong = np.linalg.norm(coords - clip.truth, axis=-1) > scale
         for expert, pose in enumerate(coords):
             _mix_up(pose, rng)
-            _jump(pose, unit, rng)
+            _jump(pose, scale, rng)
             lost = _missing(frames, DROPS[expert % len(DROPS)], rng) | (
                 wrong[expert] & (rng.random((frames, 13)) < 0.3)
             )
@@ -144,14 +146,14 @@ def _mix_up(pose: Float, rng: np.random.Generator) -> None:
             t += length + rng.geometric(1 / 150)
 
 
-def _jump(pose: Float, unit: float, rng: np.random.Generator) -> None:
+def _jump(pose: Float, scale: float, rng: np.random.Generator) -> None:
     """One time in four the whole body is 5 to 20 frames somewhere else, a quarter of those from the first frame."""
     if rng.random() >= 0.25:
         return
     length = int(rng.integers(5, 21))
     begin = 0 if rng.random() < 0.25 else int(rng.integers(0, max(1, len(pose) - length)))
     angle = rng.uniform(0, 2 * np.pi)
-    pose[begin : begin + length] += unit * rng.uniform(3, 10) * np.array([np.cos(angle), np.sin(angle)])
+    pose[begin : begin + length] += scale * rng.uniform(3, 10) * np.array([np.cos(angle), np.sin(angle)])
 
 
 def _missing(frames: int, rate: float, rng: np.random.Generator) -> Bool:
@@ -166,17 +168,19 @@ def _missing(frames: int, rate: float, rng: np.random.Generator) -> Bool:
     return lost
 
 
-def tracks(side: str, seed: int = 0, count: int = 300, data: Path = SHARED, **options: Any) -> Iterator[Track]:
-    """`count` clips of a side, drawn and simulated from `seed` with the options of `simulate`; train takes errors of fold 0, test of fold 1."""
-    errors = residuals(0 if side == "train" else 1, data=data)
-    usable = clips(side, data)
+def tracks(split: str, seed: int = 0, count: int = 300, data: Path = SHARED, **options: Any) -> Iterator[Track]:
+    """`count` clips of a split, drawn and simulated from `seed` with the options of `simulate`; train takes errors of
+    fold 0, test of fold 1."""
+    errors = residuals(0 if split == "train" else 1, data=data)
+    usable = clips(split, data)
     for number in np.random.default_rng(seed).permutation(len(usable))[:count]:
         clip = usable[number]
         yield Track(clip, simulate(clip, errors, np.random.default_rng([seed, clip.index]), **options))
 
 
 def filled(pose: Float) -> Float:
-    """(T, V, 2) with NaN of a joint on the line between its sights, and at the nearest one before and after them."""
+    """(T, V, 2) with NaN of a joint on the line between its observations, and at the nearest one before and after
+    them."""
     pose = np.array(pose, np.float64)
     frames = np.arange(len(pose))
     for joint in range(pose.shape[1]):
@@ -187,9 +191,9 @@ def filled(pose: Float) -> Float:
     return pose
 
 
-def shake(pose: Float, unit: float) -> Float:
-    """(T - 2, V) length of the second difference in units."""
-    length: Float = np.linalg.norm(np.diff(pose, 2, axis=0), axis=-1) / unit
+def shake(pose: Float, scale: float) -> Float:
+    """(T - 2, V) length of the second difference in head-neck lengths."""
+    length: Float = np.linalg.norm(np.diff(pose, 2, axis=0), axis=-1) / scale
     return length
 
 
@@ -198,8 +202,9 @@ class Score:
     """How near poses are to the truth.
 
     Attributes:
-        hits: (N, 3) joints of each clip within 0.5, 0.2 and 0.1 units. counts: (N,) joints that count.
-        shakes: (N,) mean second difference minus the truth's, in units a frame squared; NaN where nothing can be measured.
+        hits: (N, 3) joints of each clip within 0.5, 0.2 and 0.1 head-neck lengths. counts: (N,) joints that count.
+        shakes: (N,) mean second difference minus the truth's, in head-neck lengths per frame^2; NaN where nothing can
+            be measured.
     """
 
     hits: Float
@@ -227,7 +232,7 @@ class Score:
 
 
 def score(found: Sequence[tuple[TrackClip, Float]]) -> Score:
-    """Score fused poses (T, 13, 2); what is missing is interpolated, and wrong where a joint has no sight at all."""
+    """Score fused poses (T, 13, 2); what is missing is interpolated, and wrong where a joint is never seen."""
     hits, counts, shakes = (
         np.zeros((len(found), len(RADII))),
         np.zeros(len(found), np.int64),
@@ -235,9 +240,9 @@ def score(found: Sequence[tuple[TrackClip, Float]]) -> Score:
     )
     for n, (clip, pose) in enumerate(found):
         pose = filled(pose)
-        apart = np.nan_to_num(np.linalg.norm(pose - clip.truth, axis=-1) / clip.unit, nan=np.inf)[clip.visible]
+        apart = np.nan_to_num(np.linalg.norm(pose - clip.truth, axis=-1) / clip.scale, nan=np.inf)[clip.visible]
         hits[n], counts[n] = [(apart <= radius).sum() for radius in RADII], len(apart)
-        own, truth = shake(pose, clip.unit), shake(clip.truth, clip.unit)
+        own, truth = shake(pose, clip.scale), shake(clip.truth, clip.scale)
         steady = clip.visible[2:] & clip.visible[1:-1] & clip.visible[:-2] & np.isfinite(own)
         if steady.any():
             shakes[n] = own[steady].mean() - truth[steady].mean()
@@ -255,7 +260,8 @@ def evaluate(method: Callable[[Track], Any], sample: Sequence[Track]) -> Score:
 
 
 def oracle(track: Track) -> Float:
-    """The sight nearest to the truth of every joint and frame: what a perfect choice among experts reaches frame by frame."""
+    """The observation nearest to the truth of every joint and frame: what a perfect choice among experts reaches frame
+    by frame."""
     apart = np.nan_to_num(np.linalg.norm(track.coords - track.clip.truth, axis=-1), nan=np.inf)
     best: Float = np.take_along_axis(track.coords, apart.argmin(0)[None, ..., None], 0)[0]
     return best

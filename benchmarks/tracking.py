@@ -7,8 +7,8 @@ Roboflow's `trackers`, fed with the same boxes and scores. Their options, and ou
 A person without any visible joint is no target in that frame, but must be the same person afterwards. The metrics are
 those of `trackers.eval`, similarity being the overlap of boxes around visible joints.
 
-Every k-th frame: rendered people of unseen seeds, `synthetic_detector` and `synthetic_topdown`, boxes held or carried along
-(`dataengine.tracking.next_boxes`) in between; PCKh@0.5 of matched people, the missed counting as wrong.
+Every k-th frame: rendered people of unseen seeds, `synthetic_detector` and `synthetic_topdown`, boxes held or carried
+along (`dataengine.tracking.next_boxes`) in between; PCKh@0.5 of matched people, the missed counting as wrong.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def greedy(least: float = 0.3) -> Link:
 
 
 def published(make: Callable[[], Any]) -> Link:
-    """A tracker of boxes from the library; a new identity also gets the sight before it, which the library leaves without one."""
+    """A tracker of boxes from the library; a new identity also gets the sight before it, which the library leaves
+    without one."""
 
     def link(frames: Detections) -> list[tuple[Array, Array]]:
         tracker = make()
@@ -176,7 +177,8 @@ def _hota(video: Video, frames: list[tuple[Array, Array]]) -> dict[str, Any]:
 
 
 def margins(table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, list[float]]:
-    """95 % interval of how much higher our mean HOTA is than each other tracker's, over videos drawn with replacement."""
+    """95 % interval of how much higher our mean HOTA is than each other tracker's, over videos drawn with
+    replacement."""
     rng = np.random.default_rng(0)
     count = len(next(iter(table.values()))["oks"]["parts"])
     gains: dict[str, list[float]] = {}
@@ -271,7 +273,8 @@ def _right(poses: list[Poses], clip: RenderedClip) -> tuple[float, float]:
 
 
 def perfect(video: Video, frames: Detections) -> list[tuple[Array, Array]]:
-    """Every detection that overlaps somebody gets their identity, and the others are left out: what links can reach at most."""
+    """Every detection that overlaps somebody gets their identity, and the others are left out: what links can reach at
+    most."""
     out = []
     for t, poses in enumerate(frames):
         rows, boxes = np.flatnonzero(video.frame == t), poses.boxes[:, :4].astype(float)

@@ -1,4 +1,4 @@
-"""The `dataengine` command: verbs -> public functions."""
+"""The `dataengine` command: each subcommand calls a public function."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError
 from dataengine.core.progress import ConsoleProgress, Progress
 
-app = application("dataengine", "Build human-motion datasets from video, look at them, and check them.")
+app = application("dataengine", "Build human-motion datasets from video, inspect them, and check them.")
 
 OutArgument = Annotated[Path, typer.Argument(help="Folder of a build (its --out), or of a dataset.", metavar="OUT")]
-ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or not.", metavar="CLIP_ID")]
+ClipArgument = Annotated[str, typer.Argument(help="Id of a clip, kept or rejected.", metavar="CLIP_ID")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 
@@ -30,14 +30,14 @@ def build(
     ],
     sources: Annotated[
         str | None,
-        typer.Option(help="NAME[=PATH],... in place of the recipe's sources; PATH holds media and annotations."),
+        typer.Option(help="NAME[=PATH],... instead of the sources of the recipe; PATH holds media and annotations."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the build. Default: builds/RECIPE.")] = None,
     engine: Annotated[str, typer.Option(help="dask, or serial for debugging.")] = "dask",
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler in place of a local cluster.", metavar="ADDR")
+        str | None, typer.Option(help="Address of a Dask scheduler, instead of a local cluster.", metavar="ADDR")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Local processes. Default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local processes. Default: one per core.")] = None,
     overlay: Annotated[
         str | None, typer.Option(help="Committed variant of the recipe; 'core' needs neither torch nor a download.")
     ] = None,
@@ -53,10 +53,12 @@ def build(
     ] = None,
     data_root: Annotated[
         str | None,
-        typer.Option(help="Folder with a folder a source, for sources without a PATH.", envvar="DATAENGINE_DATA"),
+        typer.Option(help="Folder with one folder per source, for sources without a PATH.", envvar="DATAENGINE_DATA"),
     ] = None,
     dashboard: Annotated[bool, typer.Option(help="Serve Dask's dashboard on 127.0.0.1:8787.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what a build would do and cost, without doing it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build a dataset; run it again to resume, extend or update it."""
@@ -115,7 +117,7 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def verify(out: OutArgument, as_json: JsonOption = False) -> None:
-    """Check every file, hash, count and cross-reference of the dataset; list what is wrong and exit 1."""
+    """Check every file, digest, count and cross-reference of the dataset; list mistakes and exit 1."""
     from dataengine.dataset.verify import verify as check
 
     problems = check(out)
@@ -125,7 +127,7 @@ def verify(out: OutArgument, as_json: JsonOption = False) -> None:
         show(
             "\n".join(f"{p.path}: {p.what}" for p in problems)
             if problems
-            else "ok: every file, hash, count and cross-reference holds"
+            else "ok: every file, digest, count and cross-reference is right"
         )
     if problems:
         raise typer.Exit(1)
@@ -135,12 +137,12 @@ def verify(out: OutArgument, as_json: JsonOption = False) -> None:
 def audit(
     out: OutArgument,
     query: Annotated[
-        str | None, typer.Argument(help="A named query; without one, they are listed.", metavar="[QUERY]")
+        str | None, typer.Argument(help="A named query. Default: list the queries.", metavar="[QUERY]")
     ] = None,
     sql: Annotated[str | None, typer.Option(help="SQL over the tables clips, tracks, joints and rejects.")] = None,
     output: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
 ) -> None:
-    """Query a dataset's statistics: named queries or SQL over clips, tracks, joints and rejects."""
+    """Query the tables of a dataset: named queries, or SQL over clips, tracks, joints and rejects."""
     from dataengine.dataset import queries
     from dataengine.dataset.dataset import open as open_dataset
 
@@ -157,7 +159,7 @@ def audit(
 
 @app.command()
 def report(out: OutArgument) -> None:
-    """Write dataset/report.html, self-contained, and the dataset card README.md."""
+    """Write the self-contained dataset/report.html and the dataset card README.md."""
     from dataengine.inspect.build import job_of
     from dataengine.passes.report import write_pages
 
@@ -167,7 +169,7 @@ def report(out: OutArgument) -> None:
 
 @app.command()
 def explain(out: OutArgument, clip_id: ClipArgument, as_json: JsonOption = False) -> None:
-    """Tell every decision taken for one clip, kept or not."""
+    """Show every decision about one clip, kept or rejected."""
     from dataengine.inspect.explain import explain as tell
     from dataengine.inspect.explain import to_text
 
@@ -180,11 +182,11 @@ def view(
     out: OutArgument,
     clip_id: ClipArgument,
     to: Annotated[
-        Path | None, typer.Option(help="Where to write: .mp4 for a video, .png for one frame. Default: CLIP_ID.mp4.")
+        Path | None, typer.Option(help="Output file: .mp4 for a video, .png for one frame. Default: CLIP_ID.mp4.")
     ] = None,
-    experts: Annotated[bool, typer.Option(help="Show every expert beside the fused pose.")] = False,
+    experts: Annotated[bool, typer.Option(help="Show the pose of every expert next to the fused pose.")] = False,
 ) -> None:
-    """Draw a clip's skeletons on its video."""
+    """Draw the skeletons of a clip on its video."""
     from dataengine.inspect.view import view as draw
 
     show(str(draw(out, clip_id, to or Path(f"{clip_id}.mp4"), experts)))
@@ -193,19 +195,19 @@ def view(
 @app.command()
 def takedown(
     out: OutArgument,
-    reason: Annotated[str, typer.Option(help="Why; it is kept in the record.")],
-    clip_id: Annotated[list[str] | None, typer.Option(help="A clip to take down; repeatable.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason for the record.")],
+    clip_id: Annotated[list[str] | None, typer.Option(help="Clip to take down; repeatable.")] = None,
     video_id: Annotated[
-        list[str] | None, typer.Option(help="A video whose clips to take down, also later ones; repeatable.")
+        list[str] | None, typer.Option(help="Video whose clips to take down, also later ones; repeatable.")
     ] = None,
-    listed: Annotated[Path | None, typer.Option("--list", help="A file of clip or video ids, one a line.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who signs the record. Default: the user's name.")] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="File of clip or video ids, one per line.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who signs the record. Default: the name of the user.")] = None,
     rewrite: Annotated[
         bool, typer.Option("--rewrite", help="Rewrite the shards and remove intermediates at once.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take clips down: readers leave them out at once, and no later build brings them back."""
+    """Take clips down: readers skip them at once, and no later build brings them back."""
     from dataengine.dataset import takedown as acts
 
     ids = [*(clip_id or ()), *(video_id or ()), *(acts.read_list(listed) if listed is not None else ())]
@@ -224,7 +226,7 @@ def takedown(
 
 @app.command()
 def gc(out: OutArgument, as_json: JsonOption = False) -> None:
-    """Remove what no commit of the present recipe and plan names."""
+    """Remove intermediates that no commit of the present recipe and plan names."""
     from dataengine.inspect.status import clean
 
     removed, freed = clean(out)
@@ -239,7 +241,7 @@ def list_components(
             help="recipes, or a kind of component: " + ", ".join(registry.kinds_of("dataengine")) + ".", metavar="KIND"
         ),
     ],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show summaries and options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List recipes, sources, experts, filters and other components."""
@@ -252,7 +254,7 @@ def list_components(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Tell what works here: processors, devices, extras, weights, encoders, disk."""
+    """Show what works on this machine: processors, devices, extras, weights, encoders, disk."""
     from dataengine.inspect.doctor import examine, to_text
 
     findings = examine()
@@ -263,11 +265,11 @@ def doctor(as_json: JsonOption = False) -> None:
 def weights(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Files to get; without any, all known ones are listed.", metavar="[NAME]..."),
+        typer.Argument(help="Files to download. Default: list all known files.", metavar="[NAME]..."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the weight files that components can ask for, or get some of them."""
+    """List the weight files of components, or download some of them."""
     from dataengine.builder import get_weights
     from dataengine.io import weights as files
 
@@ -284,11 +286,11 @@ def weights(
 
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where to write the corpus.", metavar="DIR")],
-    clips: Annotated[int, typer.Option(min=12, help="About how many clips.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other people.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Output folder.", metavar="DIR")],
+    clips: Annotated[int, typer.Option(min=12, help="Approximate number of clips.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered people.")] = 0,
 ) -> None:
-    """Render a small corpus of moving people with exact joints, laid out as a small Kinetics and a small CAP."""
+    """Render a small corpus of moving people with exact joints, in the layout of Kinetics and of CAP."""
     from dataengine.sources.synthetic import write_corpus
 
     progress = ConsoleProgress()

@@ -38,11 +38,11 @@ def test_fusion_is_better_than_the_best_expert(protocol, faults):
 
 
 def test_the_protocol_is_what_it_says(protocol):
-    track = next(protocol.tracks("train", 0, 1, hold=8, faults=False))
-    again = next(protocol.tracks("train", 0, 1, hold=8, faults=False))
+    track = next(protocol.tracks("train", 0, 1, mean_length=8, faults=False))
+    again = next(protocol.tracks("train", 0, 1, mean_length=8, faults=False))
     np.testing.assert_array_equal(track.coords, again.coords)
-    assert np.isfinite(track.coords).all() and track.clip.unit > 8
-    error = (track.coords - track.clip.truth) / track.clip.unit
+    assert np.isfinite(track.coords).all() and track.clip.scale > 8
+    error = (track.coords - track.clip.truth) / track.clip.scale
     still = np.abs(np.diff(error, axis=1)).max((0, 2, 3)) < 0.3
     assert 0.7 < still.mean() < 0.98  # errors are held
     truth = protocol.score([(track.clip, track.clip.truth)])
@@ -51,8 +51,8 @@ def test_the_protocol_is_what_it_says(protocol):
     assert protocol.score([(track.clip, np.full_like(track.clip.truth, np.nan))]).pck[0] == 0
     faulty = next(protocol.tracks("train", 0, 1))
     assert np.isnan(faulty.coords).any()
-    sides = [{c.index for c in protocol.clips(side)} for side in ("train", "test")]
-    assert not sides[0] & sides[1]
+    splits = [{c.index for c in protocol.clips(split)} for split in ("train", "test")]
+    assert not splits[0] & splits[1]
 
 
 def test_the_demo_is_followed_smoothly_and_from_any_start(shared_data):
