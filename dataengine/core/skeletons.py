@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from dataengine.core.errors import ComponentError, suggestion
-from dataengine.core.types import Bool, Float
+from dataengine.core.types import Bool, Float, Int
 
 BODY12 = (
     "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
@@ -335,6 +335,22 @@ def _weights(source: str, target: str) -> tuple[Float, tuple[bool, ...]]:
     return np.stack([np.zeros(origin.num_joints) if r is None else r for r in rows]), tuple(r is not None for r in rows)
 
 
+@cache
+def _mapping(source: str, target: str) -> tuple[int, tuple[Int, Int], tuple[tuple[int, Int, Float], ...]]:
+    """How the joints of a layout are made of those of another.
+
+    Returns:
+        The number of joints; the joints that are copies, with the joint each is a copy of; and of every other joint
+        that the source can give its number, the joints it is made of, and their weights.
+    """
+    weights, possible = _weights(source, target)
+    used = [np.flatnonzero(row) for row in weights]
+    copies = [v for v, known in enumerate(possible) if known and len(used[v]) == 1]
+    mixed = [v for v, known in enumerate(possible) if known and len(used[v]) > 1]
+    pairs = np.array(copies, np.int64), np.array([used[v][0] for v in copies], np.int64)
+    return len(weights), pairs, tuple((v, used[v], weights[v][used[v]]) for v in mixed)
+
+
 def convert(
     coords: Float, scores: Float | None = None, source: str = "coco17", target: str = "posetics17"
 ) -> tuple[Float, Float]:
@@ -361,20 +377,16 @@ def convert(
         raise ComponentError(
             f"layout {source!r} has {origin.num_joints} joints; given coords {coords.shape} and scores {given.shape}"
         )
-    weights, possible = _weights(source, target)
-    out_coords = np.full((*coords.shape[:-2], len(weights), coords.shape[-1]), np.nan, coords.dtype)
-    out_scores = np.zeros((*coords.shape[:-2], len(weights)), given.dtype)
-    for joint, (row, known) in enumerate(zip(weights, possible, strict=True)):
-        if known:
-            used = np.flatnonzero(row)
-            if len(used) == 1:
-                mixed = coords[..., used[0], :]
-            else:
-                mixed = sum(
-                    (coords[..., j, :] * coords.dtype.type(row[j]) for j in used[1:]),
-                    coords[..., used[0], :] * coords.dtype.type(row[used[0]]),
-                )
-            every: Bool = np.asarray(seen[..., used].all(-1))
-            out_coords[..., joint, :] = np.where(every[..., None], mixed, np.nan)
-            out_scores[..., joint] = np.where(every, given[..., used].min(-1), 0)
+    num_joints, copied, mixed = _mapping(source, target)
+    out_coords = np.full((*coords.shape[:-2], num_joints, coords.shape[-1]), np.nan, coords.dtype)
+    out_scores = np.zeros((*coords.shape[:-2], num_joints), given.dtype)
+    joints, origins = copied
+    every: Bool = seen[..., origins]
+    out_coords[..., joints, :] = np.where(every[..., None], coords[..., origins, :], np.nan)
+    out_scores[..., joints] = np.where(every, given[..., origins], 0)
+    for joint, used, weights in mixed:
+        parts = [coords[..., j, :] * coords.dtype.type(w) for j, w in zip(used, weights)]
+        every = np.asarray(seen[..., used].all(-1))
+        out_coords[..., joint, :] = np.where(every[..., None], sum(parts[1:], parts[0]), np.nan)
+        out_scores[..., joint] = np.where(every, given[..., used].min(-1), 0)
     return out_coords, out_scores
