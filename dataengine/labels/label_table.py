@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from dataengine.core import registry
 from dataengine.core.component import Component
 from dataengine.core.errors import ComponentError, suggestion
 from dataengine.core.settings import find_folder, find_manifest
 from dataengine.labels.label_map import COLUMNS, RULES, UNKNOWN, Decision, LabelMap, read
 from dataengine.labels.names import key
 
-__all__ = ["COLUMNS", "RULES", "LabelTable", "find_table"]
+__all__ = ["COLUMNS", "RULES", "LabelTable", "find_table", "label_table"]
 
 _FORMS = (".csv", ".json", ".txt")
 
@@ -44,6 +45,14 @@ class LabelTable(Component):
 
     @cached_property
     def _map(self) -> LabelMap:
+        return self.read()
+
+    def read(self) -> LabelMap:
+        """The map: what the file says. A table of another package may make it in another way.
+
+        Raises:
+            ComponentError: as the class.
+        """
         path = find_table(self.table)
         if path is None:
             names = sorted({file.stem for folder in find_folder("manifests") for file in folder.glob("*_labels.csv")})
@@ -98,3 +107,16 @@ class LabelTable(Component):
         if source_label is None:
             return None, None
         return self._map.keyed.get((source, key(source_label)), (None, UNKNOWN))
+
+
+def label_table(name: str) -> LabelTable:
+    """The table of a recipe's `curate.relabel`: one that another package offers under this name, or a manifest or file.
+
+    Raises:
+        ComponentError: there is no such table, or it is wrong.
+    """
+    if name != "table" and name in registry.names("relabel"):
+        found: LabelTable = registry.create("relabel", name)
+    else:
+        found = registry.create("relabel", "table", {"table": name})
+    return found

@@ -20,6 +20,7 @@ from dataengine.core.reasons import REASONS
 from dataengine.dataset import near_duplicates as duplicates
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import read_manifest
+from dataengine.labels.label_table import label_table
 from dataengine.passes.base import Row
 from dataengine.passes.table_pass import Table, TablePass, leave_out
 from dataengine.pipeline.plan import Plan, guard_datasets
@@ -36,7 +37,7 @@ class Labels:
     @staticmethod
     def of(recipe: Recipe, plan: Plan) -> Labels:
         name = recipe.curate.relabel
-        table = None if name is None else registry.create("relabel", "table", {"table": name})
+        table = None if name is None else label_table(name)
         columns = ["source", "label", *(["video_id"] if table is not None and table.by_video else [])]
         asked = set(zip(*(plan.table.column(name).to_pylist() for name in columns)))
         final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
@@ -65,8 +66,9 @@ class Curate(TablePass):
         filters = [[name, registry.config(recipe.component("filters", name))] for name in recipe.curate.filters]
         table = None
         if recipe.curate.relabel is not None:
-            files = registry.create("relabel", "table", {"table": recipe.curate.relabel}).files
-            table = fingerprint([path.read_text(encoding="utf-8") for path in files])
+            labels = label_table(recipe.curate.relabel)
+            texts = [path.read_text(encoding="utf-8") for path in labels.files]
+            table = fingerprint(texts or [registry.config(labels), sorted(labels.rules.items()), labels.label_ids()])
         guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
         copied = recipe.pack.keep_video and not recipe.pack.allow_unknown_licence
         rules = recipe.curate.model_dump(

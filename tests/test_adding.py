@@ -1,0 +1,161 @@
+"""One component of every kind from a package outside, each in one file and one line, seen to the end of its work.
+
+The package is `tests/support/outside`; it is installed as pip does, by a folder with its entry points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import dataengine
+from dataengine import builder, dry_run
+from dataengine.core import registry
+from dataengine.core.errors import ComponentError, RecipeError
+from dataengine.dataset.verify import verify
+from dataengine.inspect.explain import explain, to_text
+from dataengine.inspect.status import clean, status
+from dataengine.pipeline.engine import Engine
+from tests.support import blocks, plugins
+from tests.support.commands import dataengine as command
+from tests.support.shared import SERIAL
+
+RECIPE = [
+    'pose.experts=["bright_block"]', "pose.expert_weights={}", 'pose.fusion="first_seen"',
+    'curate.filters=["length", "upright"]', "filters.upright.min=1.2", "filters.length.min=8",
+    'curate.relabel="block_labels"', 'embed.features=["mean_colour"]', "passes.brightness.min=0.1",
+    "passes.video_cap.most=3", "passes.name_length={}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The package outside, for this process and those started from it; a folder with videos for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("outside")
+        plugins.install_outside(folder / "site", patch)
+        blocks.write_corpus(folder / "videos")
+        yield folder
+    registry.refresh()
+
+
+def build(installed: Path, out: Path, *overrides: str, **options: Any) -> builder.BuildResult:
+    arguments = {"overlay": "core", "engine": SERIAL, "overrides": [*RECIPE, *overrides]}
+    return dataengine.build("posecap", {"blocks": str(installed / "videos")}, out, **{**arguments, **options})
+
+
+@pytest.fixture(scope="module")
+def out(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build that every component took part in."""
+    folder = tmp_path_factory.mktemp("added") / "out"
+    assert build(installed, folder).kept == 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(out: Path) -> pl.DataFrame:
+    return dataengine.open(out).clips.collect()
+
+
+@pytest.fixture(scope="module")
+def rejects(out: Path) -> dict[str, tuple[str, str]]:
+    rows = dataengine.open(out).rejects.select("clip_id", "pass", "reason").collect().rows()
+    return {clip_id: (p, reason) for clip_id, p, reason in rows}
+
+
+def test_every_kind_is_offered_once(installed: Path) -> None:
+    lines = (plugins.OUTSIDE / "entry_points.txt").read_text().splitlines()
+    groups = [line.strip("[]").partition(".") for line in lines if line.startswith("[")]
+    assert {kind for package, _, kind in groups if package == "dataengine"} == {
+        "sources", "experts", "fusion", "filters", "relabel", "features", "passes",
+    }  # fmt: skip
+    for package, _, kind in groups:
+        if package == "dataengine":
+            assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
+    for name in ("experts", "filters", "sources", "features", "relabel"):
+        told = command("list", name, "-v").stdout
+        assert any(line.partition(" = ")[0] in told for line in lines if "outside." in line), name
+
+
+def test_the_dataset_is_sound(out: Path) -> None:
+    assert verify(out) == []
+    assert command("verify", str(out)).returncode == 0
+
+
+def test_a_source_names_the_clips(clips: pl.DataFrame) -> None:
+    assert clips["clip_id"].to_list() == ["blocks-walk-1", "blocks-walk-2", "blocks-walk-3"]
+    assert set(clips["source"]) == {"blocks"} and set(clips["licence"]) == {"CC0-1.0"}
+
+
+def test_an_expert_and_a_fusion_make_the_poses(out: Path) -> None:
+    ds = dataengine.open(out)
+    for clip_id in ds.clips.collect()["clip_id"]:
+        sample = ds.sample(clip_id)
+        assert sample["keypoints"].shape[0] == 1 and np.isfinite(sample["keypoints"]).all()
+        assert set(np.unique(sample["scores"])) == {np.float16(0.75)}
+    assert set(ds.tracks.collect()["share_bright_block"]) == {1.0}
+    assert ds.manifest["fusion"] == "first_seen"
+
+
+def test_a_filter_brings_its_own_reason(out: Path, rejects: dict[str, tuple[str, str]]) -> None:
+    assert rejects["blocks-lie-5"] == ("curate", "lying")
+    assert "height over width" in to_text(explain(out, "blocks-lie-5"))
+    assert "the body is wider than high" in (out / "dataset" / "report.html").read_text()
+
+
+def test_a_label_table_labels_and_leaves_out(clips: pl.DataFrame, rejects: dict[str, tuple[str, str]]) -> None:
+    assert set(clips["label"]) == {"walking"} and set(clips["label_id"]) == {1}
+    assert rejects["blocks-test-8"] == ("curate", "label_left_out")
+
+
+def test_features_are_packed_and_compared_with_labels(out: Path, clips: pl.DataFrame) -> None:
+    sample = dataengine.open(out).sample("blocks-walk-1")
+    assert sample["mean_colour_video"].shape == sample["mean_colour_text"].shape == (3,)
+    assert clips["label_cosine"].null_count() == 0
+
+
+def test_a_unit_pass_adds_a_column_and_leaves_out(
+    out: Path, clips: pl.DataFrame, rejects: dict[str, tuple[str, str]]
+) -> None:
+    assert clips["brightness"].is_between(0.1, 1).all() and rejects["blocks-walk-6"] == ("brightness", "too_dark")
+    step = next(step for step in explain(out, "blocks-walk-1")["passes"] if step["pass"] == "brightness")
+    assert step["outcome"] == "keep" and step["facts"]["brightness"] == pytest.approx(clips["brightness"][0])
+
+
+def test_table_passes_add_a_column_and_leave_out(clips: pl.DataFrame, rejects: dict[str, tuple[str, str]]) -> None:
+    assert clips["name_length"].to_list() == [13, 13, 13]
+    assert rejects["blocks-walk-4"] == ("video_cap", "enough_of_label")
+
+
+def test_status_dry_run_and_gc_know_the_passes(out: Path, installed: Path, tmp_path: Path) -> None:
+    names = ("brightness", "video_cap", "name_length")
+    assert {*names} < {entry["pass"] for entry in status(out)["passes"]}
+    resolved = builder.resolve("posecap", {"blocks": str(installed / "videos")}, "core", RECIPE)
+    report = dry_run.dry_run(resolved, out, None, None, "cpu")
+    assert {*names} < {entry["name"] for entry in report["passes"]}
+    result = build(installed, tmp_path / "out")
+    clean(tmp_path / "out")
+    again = build(installed, tmp_path / "out")
+    assert result.changed and not again.changed and all(state.finished for state in again.states)
+
+
+def test_options_and_names_are_checked_as_those_of_the_own_components(installed: Path, tmp_path: Path) -> None:
+    for override, error, words in (
+        ("passes.brightness.mim=0.1", ComponentError, "no option 'mim'"),
+        ("passes.brightnes={}", RecipeError, "did you mean 'brightness'"),
+        ('filters.upright.min="a"', ComponentError, "min"),
+        ('pose.fusion="first_sen"', RecipeError, "did you mean 'first_seen'"),
+    ):
+        with pytest.raises((error, RecipeError, ComponentError), match=words):
+            build(installed, tmp_path / "out", override)
+
+
+def test_workers_import_the_package_too(installed: Path, out: Path, tmp_path: Path) -> None:
+    build(installed, tmp_path / "out", engine=Engine(workers=1))
+    manifests = [(folder / "dataset" / "MANIFEST.json").read_bytes() for folder in (out, tmp_path / "out")]
+    assert manifests[0] == manifests[1]
