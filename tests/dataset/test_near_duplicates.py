@@ -10,13 +10,14 @@ import polars as pl
 import pytest
 
 import dataengine
+from dataengine import builder
 from dataengine.dataset.near_duplicates import STEP, Signatures, near_pairs, picture_hash, pose_words
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
-from dataengine.pipeline.engine import Engine
+from dataengine.pipeline import plan
 from dataengine.rendering import render_clip
+from tests.support.shared import SERIAL, copied
 
-SERIAL = Engine(serial=True)
 RNG = np.random.default_rng(0)
 
 
@@ -111,16 +112,16 @@ def test_planted_pairs_among_many() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people at 25 frames a second; a smaller, re-encoded copy of the first that starts a second later."""
-    place = tmp_path_factory.mktemp("near") / "videos"
-    place.mkdir()
+    """Four people at 25 frames per second; a smaller, re-encoded copy of the first that starts a second later."""
+    videos = tmp_path_factory.mktemp("near") / "videos"
+    videos.mkdir()
     for seed in range(4):
         frames = render_clip(40 + seed, 100, condition="clean", num_people=1).frames
-        write_video(place / f"v{seed}.mp4", iter(frames), 25)
+        write_video(videos / f"v{seed}.mp4", iter(frames), 25)
         if seed == 0:
             small = [cv2.resize(f, (256, 192), interpolation=cv2.INTER_AREA) for f in frames[25:]]
-            write_video(place / "z_copy.mp4", iter(small), 25, crf=30)
-    return place
+            write_video(videos / "z_copy.mp4", iter(small), 25, crf=30)
+    return videos
 
 
 def build(folder: Path, out: Path, *overrides: str) -> dataengine.Dataset:
@@ -129,13 +130,20 @@ def build(folder: Path, out: Path, *overrides: str) -> dataengine.Dataset:
     return dataengine.open(out)
 
 
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    """A build of the folder without rejects. Builds in a copy reuse its poses."""
+    out = folder.parent / "out"
+    assert reasons(build(folder, out)) == {}
+    return out
+
+
 def reasons(ds: dataengine.Dataset) -> dict[str, str]:
     return {str(v).split("-")[0]: r for v, r in ds.rejects.select("video_id", "reason").collect().rows()}
 
 
-def test_a_build_refuses_near_duplicates(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert reasons(build(folder, out)) == {}
+def test_a_build_refuses_near_duplicates(folder: Path, finished: Path, tmp_path: Path) -> None:
+    out = copied(finished, tmp_path)
     ds = build(folder, out, 'curate.dedup="near"')
     assert reasons(ds) == {"z_copy": "duplicate"}
     assert "nearly the same pictures as folder-v0" in ds.rejects.collect()["detail"][0]
@@ -144,30 +152,32 @@ def test_a_build_refuses_near_duplicates(folder: Path, tmp_path: Path) -> None:
     assert [v.split("-")[0] for v in marked["video_id"]] == ["z_copy"] and reasons(ds) == {}
 
 
-def test_a_dataset_guards_against_its_own_clips(folder: Path, tmp_path: Path) -> None:
+def test_a_dataset_guards_against_its_own_clips(folder: Path, finished: Path, tmp_path: Path) -> None:
     """The evaluation set holds the copy under another id; the original may not come into the training set."""
     held = tmp_path / "held"
     held.mkdir()
     (held / "evaluation.mp4").write_bytes((folder / "z_copy.mp4").read_bytes())
     build(held, tmp_path / "evaluation")
-    ds = build(folder, tmp_path / "train", f'plan.leak_guard=["{tmp_path / "evaluation"}"]')
+    ds = build(folder, copied(finished, tmp_path), f'plan.leak_guard=["{tmp_path / "evaluation"}"]')
     assert reasons(ds) == {"v0": "leak_guard", "z_copy": "leak_guard"}
     assert all("looks like folder-evaluation" in d for d in ds.rejects.collect()["detail"])
 
 
-def test_classes_are_capped_and_small_ones_left_out(folder: Path, tmp_path: Path) -> None:
+def test_classes_are_capped_and_small_ones_left_out(folder: Path, finished: Path, tmp_path: Path) -> None:
+    out = copied(finished, tmp_path)
     (tmp_path / "labels.csv").write_text(
         "file,label\nv0.mp4,run\nv1.mp4,run\nv2.mp4,run\nv3.mp4,jump\nz_copy.mp4,run\n"
     )
     labels = f'sources.folder.labels="{tmp_path / "labels.csv"}"'
-    ds = build(folder, tmp_path / "out", labels, "curate.max_per_label=2", "curate.min_per_label=2")
+    ds = build(folder, out, labels, "curate.max_per_label=2", "curate.min_per_label=2")
     assert sorted(reasons(ds).values()) == ["class_cap", "class_cap", "class_small"]
     assert ds.clips.collect()["label"].to_list() == ["run", "run"]
-    assert build(folder, tmp_path / "out", labels, "curate.max_per_label=2", "plan.seed=1").clips.collect().height == 3
+    assert build(folder, out, labels, "curate.max_per_label=2", "plan.seed=1").clips.collect().height == 3
 
 
 def test_splits_go_by_video(folder: Path, tmp_path: Path) -> None:
-    ds = build(folder, tmp_path / "out", "sources.folder.max_seconds=2.0", "plan.splits={val=0.5}")
-    rows = ds.clips.select("video_id", "split").collect()
+    settings = ["sources.folder.max_seconds=2.0", "plan.splits={val=0.5}"]
+    recipe = builder.resolve("posecap", {"folder": str(folder)}, "core", settings)
+    rows = pl.DataFrame(plan.make(recipe, tmp_path / "work", None, None).rows()).select("video_id", "split")
     assert rows.height > 5 and set(rows["split"]) == {"train", "val"}
     assert rows.group_by("video_id").agg(pl.col("split").n_unique())["split"].max() == 1

@@ -28,11 +28,11 @@ def cost(x, y, weight, chosen, width, reach, cap, agreement):
     return total
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     experts=st.integers(1, 4),
-    frames=st.integers(1, 6),
+    frames=st.integers(1, 5),
     missing=st.sampled_from([0.0, 0.3, 0.7]),
     reach=st.sampled_from([0.3, 1.0, 5.0]),
     cap=st.sampled_from([0.0, 2.0, 50.0]),
