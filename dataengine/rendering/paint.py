@@ -378,7 +378,7 @@ class Painter:
         return Part(self._between(1, HEAD) + 0.02, self._limb(1, HEAD, r, r, self.appearance.skin * 0.92))
 
     def _globe(self, spots: Float, clamp: bool) -> tuple[Float, Float]:
-        """Points on the skull, `spots` (K, 3) unit (left, up, forward), as pixels (T, K, 2), and their turn away (T, K).
+        """Points on the skull, `spots` (K, 3) unit (left, up, forward), as pixels (T, K, 2), and their turn (T, K).
 
         With `clamp`, points behind the horizon move onto it, so that a patch seen from the side
         ends where the head ends.
