@@ -24,12 +24,6 @@ from dataengine.sources.synthetic_clips import CAP_ACTIONS, DEFECTS, KINETICS_AC
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root: Path = create("sources", "sample", {"clips": 12}).prepare(tmp_path_factory.mktemp("cache"))
-    return root
-
-
-@pytest.fixture(scope="module")
 def clips(corpus: Path) -> list[Clip]:
     return list(create("sources", "sample", {"clips": 12}).discover(corpus))
 
