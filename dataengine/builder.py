@@ -1,8 +1,8 @@
 """The list of passes, run to the end (knows nothing of any pass).
 
-A build plans, downloads what the plan misses, and then runs each pass of its recipe in order: only the keys that are not
-done under the present fingerprints and inputs. The dataset is put in place when all shards are there. Running a build
-again resumes.
+A build plans, downloads what the plan misses, and then runs each pass of its recipe in order: only the keys that are
+not done under the present fingerprints and inputs. The dataset is put in place when all shards are there. Running a
+build again resumes.
 """
 
 from __future__ import annotations
@@ -310,7 +310,8 @@ def _result(
 def result_text(result: BuildResult) -> str:
     """A build's result for people."""
     lines = [
-        f"{result.kept} clips kept, {result.rejected} rejected, {result.failed} failed, of {result.planned} planned ({result.seconds:.1f} s)"
+        f"{result.kept} clips kept, {result.rejected} rejected, {result.failed} failed, of {result.planned} planned "
+        f"({result.seconds:.1f} s)"
     ]
     lines += [f"  {reason:<18}{count:>6}" for reason, count in result.reasons.items()]
     if result.retryable:
@@ -318,6 +319,7 @@ def result_text(result: BuildResult) -> str:
     lines.append(f"dataset  {result.dataset}" + ("" if result.changed else "  (unchanged)"))
     lines.append(f"report   {result.dataset}/report.html")
     lines.append(
-        f"next     dataengine explain {result.out} CLIP_ID   |   dataengine view {result.out} CLIP_ID   |   dataengine audit {result.out} rejects"
+        f"next     dataengine explain {result.out} CLIP_ID   |   dataengine view {result.out} CLIP_ID   |   "
+        f"dataengine audit {result.out} rejects"
     )
     return "\n".join(lines)

@@ -101,7 +101,8 @@ def known_rates(path: Path | None = None) -> list[Rate]:
 
 
 def clip_frames(rows: Sequence[Mapping[str, Any]], max_fps: float | None) -> dict[str, int]:
-    """clip_id -> about how many frames it has, of plan rows; clips of unknown length count as the mean of the others."""
+    """clip_id -> about how many frames it has, of plan rows; clips of unknown length count as the mean of the
+    others."""
     lengths: dict[str, float | None] = {}
     for row in rows:
         span = (row["span_start"], row["span_end"]) if row["span_end"] is not None else (row["start"], row["end"])
@@ -171,7 +172,8 @@ def free_bytes(path: Path) -> int:
 
 
 def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str) -> dict[str, Any]:
-    """What a build would do, without doing any of it: clips, bytes, units and clips left in each pass, and the hours they take."""
+    """What a build would do, without doing any of it: clips, bytes, units and clips left in each pass, and the hours
+    they take."""
     check(recipe)
     work = out.absolute() / "work"
     plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
@@ -214,7 +216,8 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
         p["name"]: "?" if p["units"] is None else f"{p['units'] - p['done']} of {p['units']}" for p in report["passes"]
     }
     lines = [
-        f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, {report['without_media']} without media, "
+        f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, "
+        f"{report['without_media']} without media, "
         f"about {report['frames']:,} frames; on {report['device']}",
         f"{'pass':<12}{'keys to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  estimated from",
     ]

@@ -1,4 +1,5 @@
-"""The main job end to end on rendered people: nothing lost, defects named, resumed, retuned, extended; the same bytes."""
+"""The main job end to end on rendered people: nothing lost, defects named, resumed, retuned, extended; the same
+bytes."""
 
 from __future__ import annotations
 
@@ -348,7 +349,8 @@ def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[
     settings = [part for text in SETTINGS for part in ("--set", text)]
     arguments = ["build", "posecap", "--sources", f"sample={corpus}", "--out", str(out), "--workers", "2", *settings]
     # a runner in the background ignores Ctrl-C, and so would what it starts
-    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dataengine.cli import main; main()"
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    listening += "from dataengine.cli import main; main()"
     driver = subprocess.Popen(
         [sys.executable, "-c", listening, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -21,7 +21,8 @@ def examine() -> list[dict[str, Any]]:
         _found(
             "machine",
             True,
-            f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
+            f"Python {platform.python_version()}",
         )
     ]
     free = shutil.disk_usage(Path.cwd()).free / 2**30

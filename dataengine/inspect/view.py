@@ -41,9 +41,8 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
     except DataEngineError:
         steps = explain(out, clip_id)["passes"]
         last = steps[-1] if steps else {"pass": "plan", "outcome": "not run"}
-        raise DatasetError(
-            f"clip {clip_id} has no poses: {last['pass']} {last['outcome']} {last.get('reason', '')} {last.get('detail', '')}".rstrip()
-        ) from None
+        why = f"{last['pass']} {last['outcome']} {last.get('reason', '')} {last.get('detail', '')}".rstrip()
+        raise DatasetError(f"clip {clip_id} has no poses: {why}") from None
     pictures = _drawn(frames_of(job.recipe, plan, clip, arrays["timestamps"]), arrays, experts)
     to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".mp4":

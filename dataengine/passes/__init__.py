@@ -13,4 +13,5 @@ PASSES: dict[str, str] = {
     "video": "dataengine.passes.video:Video",
     "report": "dataengine.passes.report:Report",
 }
-"""The built-in passes in the order of a build: name -> "module:class". What other packages add is placed by what it reads."""
+"""The built-in passes in the order of a build: name -> "module:class". What other packages add is placed by what it
+reads."""

@@ -5,8 +5,8 @@ A build runs every pass that its recipe enables, in the order of the list. The b
 questions. A pass that a recipe does not enable is asked nothing and leaves no trace.
 
 **The list** is `dataengine.passes.PASSES`, in the order of a build. Other packages add to it by an entry point of the
-group `dataengine.passes`, for example `brightness = "mypackage:Brightness"`. Such a pass is put behind the last pass that
-it reads.
+group `dataengine.passes`, for example `brightness = "mypackage:Brightness"`. Such a pass is put behind the last pass
+that it reads.
 
 **Scopes.** What a pass works on at a time:
 
@@ -19,9 +19,9 @@ scope      key of a piece of work                                               
 `dataset`  `all`: the finished dataset, after it was put in place, in the driver's process        `Pass`
 =========  ====================================================================================  ======================
 
-**Reading.** `after` names what a pass reads: a pass, or what a pass gives (`gives`): `poses`, `measures` or `decisions`.
-A name such as `poses` stands for the last enabled pass before this one that gives poses. So a pass that refines poses
-says `after = ("poses",)` and `gives = "poses"`, and everything behind it reads its poses.
+**Reading.** `after` names what a pass reads: a pass, or what a pass gives (`gives`): `poses`, `measures` or
+`decisions`. A name such as `poses` stands for the last enabled pass before this one that gives poses. So a pass that
+refines poses says `after = ("poses",)` and `gives = "poses"`, and everything behind it reads its poses.
 
 **Adding a unit pass**: one file, and one line in the entry points (or in the registry). A subclass of `UnitPass` with
 `schema` makes a table with a row for each clip::
@@ -44,7 +44,8 @@ says `after = ("poses",)` and `gives = "poses"`, and everything behind it reads 
                 return Reject(clip.clip_id, "too_dark", value, self.min)
             return {"brightness": value}
 
-**Adding a table pass**: a subclass of `TablePass` sees the decisions of all clips and may leave clips out or add columns::
+**Adding a table pass**: a subclass of `TablePass` sees the decisions of all clips and may leave clips out or add
+columns::
 
     @dataclass(frozen=True)
     class Balance(TablePass):
@@ -63,10 +64,10 @@ says `after = ("poses",)` and `gives = "poses"`, and everything behind it reads 
                     leave_out(row, "video_cap", "detail", count, self.most)
             return table.rows
 
-**Options and being enabled.** The fields of the dataclass are the options of the pass. A recipe enables a pass of another
-package, and gives its options, by the table `[passes.NAME]`, which may be empty. An unknown option or a value of the
-wrong type is refused like that of any other component. An installed package alone changes no build, so a recipe stays
-the whole truth about its dataset. Built-in passes have tables of their own and override `enabled`.
+**Options and being enabled.** The fields of the dataclass are the options of the pass. A recipe enables a pass of
+another package, and gives its options, by the table `[passes.NAME]`, which may be empty. An unknown option or a value
+of the wrong type is refused like that of any other component. An installed package alone changes no build, so a recipe
+stays the whole truth about its dataset. Built-in passes have tables of their own and override `enabled`.
 
 **What the base class does.** It finds the keys and clips that are left, compares digests of inputs, runs the loop over
 clips, turns exceptions into typed failures, checks that every clip given comes out exactly once and with a reason that

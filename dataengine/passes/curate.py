@@ -29,7 +29,8 @@ from dataengine.pipeline.recipe import Recipe, fingerprint
 
 @dataclass(frozen=True)
 class Labels:
-    """source label -> label, and label -> number: the table's, then those of labels it does not give, in alphabetical order."""
+    """source label -> label, and label -> number: the table's, then those of labels it does not give, in alphabetical
+    order."""
 
     table: Any | None
     ids: dict[str, int]
@@ -131,7 +132,8 @@ _Fact: TypeAlias = tuple[str, float | None, float | None, str]
 
 
 def _drop_near(table: Table, rows: list[Row], facts: list[_Fact]) -> None:
-    """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak in."""
+    """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak
+    in."""
     recipe = table.job.recipe
     guards = guard_datasets(recipe)
     if recipe.curate.dedup not in ("near", "mark") and not guards:
@@ -185,7 +187,8 @@ def _apart(one: _Fact, other: _Fact) -> bool:
 
 
 def _size_classes(recipe: Recipe, rows: list[Row], facts: list[_Fact]) -> None:
-    """Refuse classes with too few training clips, and training clips beyond the cap of their class, by a hash of their ids."""
+    """Refuse classes with too few training clips, and training clips beyond the cap of their class, by a hash of their
+    ids."""
     members: dict[str, list[Row]] = {}
     train: dict[str, list[Row]] = {}
     for row, (_, _, _, split) in zip(rows, facts):

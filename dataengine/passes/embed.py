@@ -274,7 +274,8 @@ def _encoded(
 
 
 def _prepared(unit: Unit, clip: Clip, num_frames: int, features: Mapping[str, Features]) -> dict[str, list[Frames]]:
-    """name -> one prepared (t, h, w, 3) array a view, of the frames that the clip's poses belong to; decoding ends with the last one needed."""
+    """name -> one prepared (t, h, w, 3) array a view, of the frames that the clip's poses belong to; decoding ends with
+    the last one needed."""
     places = {name: [c.sample_indices(num_frames, view) for view in range(c.views)] for name, c in features.items()}
     wanted = {n for views in places.values() for indices in views for n in indices}
     sampler, count, found = FrameSampler(unit.recipe.pose.max_fps), 0, dict[int, Frames]()
@@ -320,7 +321,8 @@ def _read_texts(artifact: Path) -> Mapping[str, dict[str, Float]]:
 
 
 def clip_entries(job: Job, unit: str, texts: Mapping[str, str | None]) -> dict[str, Entries]:
-    """clip_id -> what the features add to its sample, of the clips of `texts` (clip_id -> its text) that have features."""
+    """clip_id -> what the features add to its sample, of the clips of `texts` (clip_id -> its text) that have
+    features."""
     read = text_features(job)
     return {
         clip_id: sample_entries(views, read.get(texts[clip_id] or "", {}))
@@ -330,7 +332,8 @@ def clip_entries(job: Job, unit: str, texts: Mapping[str, str | None]) -> dict[s
 
 
 def sample_entries(video: Mapping[str, Float], text: Mapping[str, Float]) -> Entries:
-    """What the features add to a packed sample: NAME_video.npy (D,) of view 0, NAME_views.npy (K, D) with more views, NAME_text.npy (D,)."""
+    """What the features add to a packed sample: NAME_video.npy (D,) of view 0, NAME_views.npy (K, D) with more views,
+    NAME_text.npy (D,)."""
     entries: Entries = {}
     for name, views in sorted(video.items()):
         entries[f"{name}_video.npy"] = views[0]

@@ -1,4 +1,5 @@
-"""What is computed from every frame beside poses: changes between frames, the digest of the pictures, and their hashes."""
+"""What is computed from every frame beside poses: changes between frames, the digest of the pictures, and their
+hashes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ THUMB = (64, 48)
 
 
 class FrameStats:
-    """What every frame is looked at for, poses apart: changes between frames, the pictures' digest, and their hashes."""
+    """What every frame is looked at for, poses apart: changes between frames, the pictures' digest, and their
+    hashes."""
 
     def __init__(self) -> None:
         self.hasher = blake3()

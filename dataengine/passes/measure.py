@@ -61,7 +61,8 @@ ACCURACY = pa.struct(
 
 
 def measured_filters(recipe: Recipe) -> list[str]:
-    """Names of the filters whose measures are taken: every built-in one, and those of other packages that the recipe names."""
+    """Names of the filters whose measures are taken: every built-in one, and those of other packages that the recipe
+    names."""
     named = {*recipe.curate.filters, *recipe.options.get("filters", {})}
     return [name for name in registry.names("filters") if name in registry.KINDS["filters"].builtin or name in named]
 
@@ -159,15 +160,21 @@ def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float) -> lis
         decided = max(int((winner != -1).sum()), 1)
         rows.append(
             {
-                "track_id": track_id, "rank": rank, "num_frames": int(filled.sum()), "coverage": float(filled.mean()),
-                "support_mean": _mean(support[filled]), "score_mean": _mean(scores[seen]), "area": _mean(sides[:, 0] * sides[:, 1]),
+                "track_id": track_id,
+                "rank": rank,
+                "num_frames": int(filled.sum()),
+                "coverage": float(filled.mean()),
+                "support_mean": _mean(support[filled]),
+                "score_mean": _mean(scores[seen]),
+                "area": _mean(sides[:, 0] * sides[:, 1]),
                 "confidence_mean": _number(confidence(values, support)),
                 "confidence_p10": float(np.quantile(values[filled], 0.1)) if filled.any() else None,
-                "motion": _number(motion(coords, scores, layout, fps)), "jitter": _number(jitter(coords, scores, layout, fps)),
+                "motion": _number(motion(coords, scores, layout, fps)),
+                "jitter": _number(jitter(coords, scores, layout, fps)),
                 "bone_variation": _number(bone_variation(coords, scores, layout, fps)),
                 "shares": [float((winner == e).sum() / decided) for e in range(len(meta["experts"]))],
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -244,21 +251,35 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     disagreement = _disagreement(arrays, fused, meta["skeleton"])
     fps = float(Fraction(meta["fps"]))
     sample = Sample(
-        meta["width"], meta["height"], fps, meta["skeleton"], arrays["keypoints"][:people], arrays["scores"][:people].astype(np.float32),
-        arrays["confidence"][:people].astype(np.float32), arrays["support"][:people].astype(np.int32), disagreement[:people],
-        arrays["people"].astype(np.int32), arrays["change"],
-    )  # fmt: skip
+        meta["width"],
+        meta["height"],
+        fps,
+        meta["skeleton"],
+        arrays["keypoints"][:people],
+        arrays["scores"][:people].astype(np.float32),
+        arrays["confidence"][:people].astype(np.float32),
+        arrays["support"][:people].astype(np.int32),
+        disagreement[:people],
+        arrays["people"].astype(np.int32),
+        arrays["change"],
+    )
     tracks = _track_rows(arrays, meta, fps)
     foremost = fused[0, arrays["hash_frames"]]
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
     filters: dict[str, Filter] = unit.once("filters", lambda: _filters(unit.recipe))
     measures = {f"filter_{name}": float(component.measure(sample)) for name, component in filters.items()}
     return {
-        **{name: meta[name] for name in facts}, "num_tracks": meta["num_tracks"], **measures,
-        "confidence_p10": tracks[0]["confidence_p10"], "expert_disagreement": _mean(disagreement[0]), "tracks": tracks,
-        "hashes": arrays["hashes"].tolist(), "words": pose_words(foremost).tobytes(),
-        "joints": _joint_rows(arrays, meta, disagreement, people), "accuracy": _accuracy_rows(unit, clip, arrays, fused),
-    }  # fmt: skip
+        **{name: meta[name] for name in facts},
+        "num_tracks": meta["num_tracks"],
+        **measures,
+        "confidence_p10": tracks[0]["confidence_p10"],
+        "expert_disagreement": _mean(disagreement[0]),
+        "tracks": tracks,
+        "hashes": arrays["hashes"].tolist(),
+        "words": pose_words(foremost).tobytes(),
+        "joints": _joint_rows(arrays, meta, disagreement, people),
+        "accuracy": _accuracy_rows(unit, clip, arrays, fused),
+    }
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,8 @@ def planned_rows(plan: Plan, clips: Sequence[str]) -> dict[str, Row]:
 
 
 def plan_shards(build: BuildState) -> list[Task]:
-    """A task for each shard: kept clips by split, in the plan's order; its inputs are everything the shard will hold."""
+    """A task for each shard: kept clips by split, in the plan's order; its inputs are everything the shard will
+    hold."""
     recipe, job = build.job.recipe, build.job
     joints, limit = skeleton(recipe.pose.skeleton).num_joints, recipe.pack.shard_mb << 20
     kept = kept_clips(build)
@@ -206,12 +207,23 @@ def sample_meta(
 ) -> dict[str, Any]:
     """KEY.json of one sample."""
     return {
-        "clip_id": row["clip_id"], "source": row["source"], "label": decision["label"], "label_id": decision["label_id"],
-        "source_label": row["label"], "text": text, "split": row["split"], "fps": meta["fps"], "width": meta["width"],
-        "height": meta["height"], "num_frames": meta["num_frames"], "skeleton": meta["skeleton"],
-        "joints": list(skeleton(meta["skeleton"]).joints), "tracks": meta["tracks"][: recipe.pose.max_people],
-        "generation": 0, "licence": row["licence"],
-    }  # fmt: skip
+        "clip_id": row["clip_id"],
+        "source": row["source"],
+        "label": decision["label"],
+        "label_id": decision["label_id"],
+        "source_label": row["label"],
+        "text": text,
+        "split": row["split"],
+        "fps": meta["fps"],
+        "width": meta["width"],
+        "height": meta["height"],
+        "num_frames": meta["num_frames"],
+        "skeleton": meta["skeleton"],
+        "joints": list(skeleton(meta["skeleton"]).joints),
+        "tracks": meta["tracks"][: recipe.pose.max_people],
+        "generation": 0,
+        "licence": row["licence"],
+    }
 
 
 def samples(job: Job, planned: Mapping[str, Row]) -> Iterator[tuple[str, dict[str, Any]]]:

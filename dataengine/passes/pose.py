@@ -99,16 +99,28 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
     if pose.max_fps is not None and fps > Fraction(pose.max_fps).limit_denominator(1001):
         fps = Fraction(pose.max_fps).limit_denominator(1001)
     meta = {
-        "width": info.width, "height": info.height, "fps": f"{fps.numerator}/{fps.denominator}", "num_frames": len(times),
-        "num_damaged": damaged, "experts": list(tools.names), "frames_blake3": stats.hasher.hexdigest(),
-        "skeleton": pose.skeleton, "num_tracks": len(tracks),
-    }  # fmt: skip
+        "width": info.width,
+        "height": info.height,
+        "fps": f"{fps.numerator}/{fps.denominator}",
+        "num_frames": len(times),
+        "num_damaged": damaged,
+        "experts": list(tools.names),
+        "frames_blake3": stats.hasher.hexdigest(),
+        "skeleton": pose.skeleton,
+        "num_tracks": len(tracks),
+    }
     present = np.sum([np.isfinite(t.boxes).all(-1) for t in tracks], 0)
     actor = None if clip.actor is None else json.loads(clip.actor)
     ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
-    return {"json": meta, **_fuse(ranked, tools, pose.skeleton, meta), "timestamps.npy": timestamps.astype(np.float32),
-            "change.npy": np.asarray(stats.change, np.float32), "people.npy": np.minimum(present, 255).astype(np.uint8),
-            "hashes.npy": np.array(stats.hashes, np.uint64), "hash_frames.npy": np.array(stats.hash_frames, np.int32)}  # fmt: skip
+    return {
+        "json": meta,
+        **_fuse(ranked, tools, pose.skeleton, meta),
+        "timestamps.npy": timestamps.astype(np.float32),
+        "change.npy": np.asarray(stats.change, np.float32),
+        "people.npy": np.minimum(present, 255).astype(np.uint8),
+        "hashes.npy": np.array(stats.hashes, np.uint64),
+        "hash_frames.npy": np.array(stats.hash_frames, np.int32),
+    }
 
 
 def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Pi
 
 
 def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
-    """A JPEG of the clip's clearest frame with its skeletons, and which it is; None when its media or poses are gone."""
+    """A JPEG of the clip's clearest frame with its skeletons, and which it is; None when its media or poses are
+    gone."""
     clip = plan.clip(clip_id)
     if clip is None:
         return None

@@ -41,7 +41,8 @@ DECISIONS = pa.schema(
         ("duplicate_of", pa.string()),
     ]
 )
-"""One row for each clip given: the decision, the label the clip gets, and for a reject the value that missed a threshold."""
+"""One row for each clip given: the decision, the label the clip gets, and for a reject the value that missed a
+threshold."""
 
 PLAN_COLUMNS = ("clip_id", "source", "label", "split", "licence")
 """Columns of the plan that decisions may depend on; others may change without deciding anew."""

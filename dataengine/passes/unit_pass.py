@@ -236,7 +236,8 @@ class UnitPass(Pass):
 
 
 def _given(build: BuildState, read: Sequence[str], unit: str) -> tuple[set[str], list[Any]] | None:
-    """The clips of a unit that the passes read have kept, and digests of what they gave; None while one is unfinished."""
+    """The clips of a unit that the passes read have kept, and digests of what they gave; None while one is
+    unfinished."""
     kept: set[str] = {row["clip_id"] for row in build.rows[unit]}
     digests: list[Any] = []
     for name in read:

@@ -33,8 +33,8 @@ from dataengine.pipeline.recipe import Recipe
 from dataengine.pipeline.task import Receipt, Task
 
 HEAD = 1.1
-"""Radius of what is blurred about the middle of the head, in lengths from the nose to the shoulders' middle: hair and chin
-lie within it, also of a face seen from the side."""
+"""Radius of what is blurred about the middle of the head, in lengths from the nose to the shoulders' middle: hair and
+chin lie within it, also of a face seen from the side."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Video(Pass):
 def heads(keypoints: Float, layout: str) -> Float:
     """Circles about heads (M, T, 3): x, y, radius in pixels, NaN where a person's head was never seen.
 
-    Frames without the head take it from the nearest frame with it, and grow the radius by a tenth a frame: better too much.
+    Frames without the head take it from the nearest frame with it, and grow the radius by a tenth a frame: better too
+    much.
     """
     body, _ = convert(keypoints, None, layout, "body14")
     unit = head_unit(keypoints, layout)[..., 0]

@@ -1,8 +1,8 @@
 """Tasks -> Dask (or the caller): an in-flight window, deadlines, and quarantine for what kills workers.
 
 Processes, restarts of dead workers and placement are Dask's. The ledger is the truth of what is done. What travels is
-small tasks and small receipts (`dataengine.pipeline.task`); `dataengine.pipeline.quarantine` decides what to run after a
-worker died.
+small tasks and small receipts (`dataengine.pipeline.task`); `dataengine.pipeline.quarantine` decides what to run after
+a worker died.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ THREADS = {
 """Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
 
 GPU = {"GPU": 1}
-"""The resource that tasks for an accelerator take. Workers of a cluster of your own offer it with `--resources GPU=1`."""
+"""The resource that tasks for an accelerator take. Workers of a cluster of your own offer it with `--resources
+GPU=1`."""
 
 GRACE = 60.0
 """Seconds that a task gets beside its clips' deadlines: to load models, or to wait for a restarted worker."""
@@ -82,7 +83,8 @@ class Engine:
             "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
             "distributed.admin.log-length": 100,
-            "distributed.worker.multiprocessing-method": "forkserver",  # a restarted worker need not import everything anew
+            # a restarted worker need not import everything anew
+            "distributed.worker.multiprocessing-method": "forkserver",
         }
         with dask.config.set(settings):
             for name in ("distributed", "tornado.application", "asyncio"):
@@ -122,10 +124,16 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
             }
 
     cluster = Cluster(
-        n_workers=0, threads_per_worker=1, processes=True, host="127.0.0.1",
-        dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}", worker_dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": dashboard}, silence_logs=logging.CRITICAL, env=THREADS,
-    )  # fmt: skip
+        n_workers=0,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}",
+        worker_dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": dashboard},
+        silence_logs=logging.CRITICAL,
+        env=THREADS,
+    )
     cluster.scale(workers)
     return cluster
 
@@ -200,7 +208,8 @@ class Dispatcher:
             self.client.cancel(list(in_flight), force=True)
 
     def _restart(self, addresses: Sequence[str]) -> None:
-        """End hung workers and have new ones started: at once where they are our own, through the scheduler elsewhere."""
+        """End hung workers and have new ones started: at once where they are our own, through the scheduler
+        elsewhere."""
         own = getattr(self.client.cluster, "workers", {}).values()
         pids = {nanny.worker_address: nanny.pid for nanny in own if getattr(nanny, "pid", None)}
         for address in addresses:

@@ -106,7 +106,8 @@ class Ledger:
         seconds: float,
         sidecar: bytes | None = None,
     ) -> Commit:
-        """Make a staged artifact and its outcomes count. The staged file is moved; `sidecar` goes beside it as <name>.json."""
+        """Make a staged artifact and its outcomes count. The staged file is moved; `sidecar` goes beside it as
+        <name>.json."""
         fsync_file(staged)
         digest = file_hash(staged)
         name = f"{unit}-{digest[:12]}{staged.suffix}"

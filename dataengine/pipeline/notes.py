@@ -1,8 +1,8 @@
 """Options of a recipe that have no effect: a threshold of a filter that is not in use, and the like.
 
 A recipe may carry options of components that an overlay or `--set` then leaves out, so they are no error: `build` says
-them in one line each. Nothing is said of an option of a file that had its effect until an overlay, or an argument of the
-command line, left its component out.
+them in one line each. Nothing is said of an option of a file that had its effect until an overlay, or an argument of
+the command line, left its component out.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ SCHEMA = pa.schema(
     + [pa.field("unit", pa.string()), pa.field("media_size", pa.int64()), pa.field("media_time", pa.int64())]
     + [pa.field("failure", pa.string())]
 )
-"""plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned, -1 if absent;
-why the file could not be obtained (JSON: kind, detail, retryable), where that was tried."""
+"""plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned,
+-1 if absent; why the file could not be obtained (JSON: kind, detail, retryable), where that was tried."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[st
             path = str(source.prepare(cache))
         if path is None:
             raise SourceError(
-                f"source {name!r} has no place: give --sources {name}=PATH, or --data-root DIR (or DATAENGINE_DATA), where it lies or is downloaded to"
+                f"source {name!r} has no place: give --sources {name}=PATH, or --data-root DIR (or DATAENGINE_DATA), "
+                "where it lies or is downloaded to"
             )
         if not Path(path).is_dir():
             raise SourceError(
@@ -150,7 +151,8 @@ def check_places(recipe: Recipe) -> None:
 
 
 def guard_datasets(recipe: Recipe) -> list[tuple[str, str]]:
-    """(name, folder) of the leak guard's sets that are datasets built before, by path; they also find near-duplicates."""
+    """(name, folder) of the leak guard's sets that are datasets built before, by path; they also find
+    near-duplicates."""
     return [(Path(name).name, locate(name)) for name in recipe.plan.leak_guard if Path(name).is_dir()]
 
 
@@ -170,8 +172,8 @@ def guard_list(name: str, roots: Iterable[str], data_root: str | None) -> Path |
 def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) -> frozenset[str]:
     """Video ids of the evaluation sets that the recipe keeps out.
 
-    A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a source's
-    root, with a column youtube_id or video_id.
+    A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a
+    source's root, with a column youtube_id or video_id.
 
     Raises:
         RecipeError: a set is not found or has no such column.
@@ -185,7 +187,8 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
         path = guard_list(name, roots.values(), data_root)
         if path is None:
             raise RecipeError(
-                f"[plan] leak_guard: the list {name!r} was not found; put {name}.csv (column youtube_id) in the data root, "
+                f"[plan] leak_guard: the list {name!r} was not found; "
+                f"put {name}.csv (column youtube_id) in the data root, "
                 "give the path of a .csv or of a built dataset, or build without the guard: --set 'plan.leak_guard=[]'"
             )
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -255,7 +258,8 @@ def discover(
 
 
 def own_split(recipe: Recipe, clip: Clip) -> str:
-    """The split of a clip that its source puts into train, by the recipe's shares: all clips of a video, or subject, together."""
+    """The split of a clip that its source puts into train, by the recipe's shares: all clips of a video, or subject,
+    together."""
     group = clip.subject if recipe.plan.split_by == "subject" and clip.subject is not None else clip.video_id
     place = int.from_bytes(blake3(f"{recipe.plan.seed} {clip.source} {group}".encode()).digest()[:8]) / 2**64
     for split, share in sorted(recipe.plan.splits.items()):

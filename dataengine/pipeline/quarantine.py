@@ -15,8 +15,8 @@ STRIKES = 2
 """Deaths or missed deadlines of a task before it is bisected, and of a single clip before quarantine."""
 
 WEIGHT = {"worker_killed": 1, "unit_timeout": STRIKES}
-"""Strikes for each reason. A worker may die of what is outside the task. A missed deadline is the task's own, and waiting
-for it twice costs as much again."""
+"""Strikes for each reason. A worker may die of what is outside the task. A missed deadline is the task's own, and
+waiting for it twice costs as much again."""
 
 ROUNDS = 4
 """How often a task may be bisected before the build stops and says so."""
@@ -69,7 +69,8 @@ class CrashBisector:
         case.rounds += 1
         if case.rounds > ROUNDS:
             raise DataEngineError(
-                f"unit {task.key} keeps losing its worker ({reason}), and no single clip of it does; see the worker's log"
+                f"unit {task.key} keeps losing its worker ({reason}), and no single clip of it does; "
+                "see the worker's log"
             )
         suspects = tuple(clip for clip in task.clips if clip not in case.culprits)
         return self._split(suspects, case) if suspects else [task]

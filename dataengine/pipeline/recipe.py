@@ -418,17 +418,20 @@ def _check_components(recipe: Recipe) -> None:
     boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
     if boxed and pose.detector is None:
         raise ComponentError(
-            f"[pose] experts {boxed} look inside person boxes: name a detector{suggestion('', registry.names('detectors'))}"
+            f"[pose] experts {boxed} look inside person boxes: "
+            f"name a detector{suggestion('', registry.names('detectors'))}"
         )
     for name, weight in pose.expert_weights.items():
         if name not in registry.names("experts") or not weight > 0:
             raise ComponentError(
-                f"[pose] expert_weights.{name} = {weight}: give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
+                f"[pose] expert_weights.{name} = {weight}: "
+                f"give a weight above 0 to an expert{suggestion(name, registry.names('experts'))}"
             )
     for name, seconds in pose.isolated.items():
         if name not in pose.experts or not seconds > 0:
             raise ComponentError(
-                f"[pose] isolated.{name} = {seconds}: give seconds above 0 to one of the recipe's experts{suggestion(name, pose.experts)}"
+                f"[pose] isolated.{name} = {seconds}: "
+                f"give seconds above 0 to one of the recipe's experts{suggestion(name, pose.experts)}"
             )
         recipe.expert(name)
     embedded = recipe.embed.features

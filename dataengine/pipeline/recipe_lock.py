@@ -1,4 +1,5 @@
-"""recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe of the same dataset."""
+"""recipe.lock.toml: the resolved recipe with everything that its results depend on; itself a recipe of the same
+dataset."""
 
 from __future__ import annotations
 

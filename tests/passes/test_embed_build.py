@@ -275,7 +275,8 @@ def test_a_new_build_is_reckoned_by_measured_rates_or_said_not_to_be(corpus, tmp
 
 def test_a_rate_of_other_options_is_none(tmp_path):
     (tmp_path / "rates.toml").write_text(
-        '[[rate]]\nwhat = "features/viclip"\noptions = {size = "B/16"}\ndevice = "cuda"\nper = "clip"\nseconds = 0.5\nhardware = "one"\nsource = "here"\n'
+        '[[rate]]\nwhat = "features/viclip"\noptions = {size = "B/16"}\ndevice = "cuda"\nper = "clip"\n'
+        'seconds = 0.5\nhardware = "one"\nsource = "here"\n'
     )
     rates = estimates.known_rates(tmp_path / "rates.toml")
     for size, hours in (("tiny", None), ("B/16", 0.5)):

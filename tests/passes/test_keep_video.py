@@ -1,4 +1,5 @@
-"""Videos kept beside the poses: the same keys and frames, heads blurred on request, nothing copied without a licence."""
+"""Videos kept beside the poses: the same keys and frames, heads blurred on request, nothing copied without a
+licence."""
 
 from __future__ import annotations
 
