@@ -22,10 +22,10 @@ from tools.reference import training
 from tools.reference.site import pages
 from training import registry as train_registry
 from training.config import Config
-from training.transforms.preprocess import Prepare
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import STEPS, View
 
-MORE: dict[str, type[Any]] = {"prepare": Prepare, "view": View}
+MORE: dict[str, type[Any]] = {"preprocess": Preprocess, "view": View}
 
 
 @pytest.mark.parametrize("whole", [Recipe, Config])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
 from typing import Any
@@ -76,15 +77,33 @@ def describe(made: Any) -> list[str]:
 
 
 def rows(made: Any) -> list[tuple[str, str, str, str]]:
-    """One row per parameter that has a default."""
+    """One row per parameter that has a default; of a group of options, one row per option."""
     from training import registry
 
-    called = made if inspect.isfunction(made) else made.__init__
-    hints = typing.get_type_hints(called)
-    told = section(inspect.getdoc(made) or "", "Args", "Attributes") if inspect.isfunction(made) else descriptions(made)
+    hints, told = typing.get_type_hints(made.__init__), descriptions(made)
+    found = []
+    for name, parameter in registry.options(made).items():
+        if name in registry.DATA_OPTIONS:
+            continue
+        default = parameter.default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            found += _group(name, default)
+        else:
+            found.append((code(name), kind(hints.get(name, Any)), code(toml(default)), cell(told.get(name, ""))))
+    return found
+
+
+def _group(name: str, default: Any) -> list[tuple[str, str, str, str]]:
+    """The options of a group, which configurations write as a table."""
+    hints, told = typing.get_type_hints(type(default)), descriptions(type(default))
     return [
-        (code(name), kind(hints.get(name, Any)), code(toml(parameter.default)), cell(told.get(name, "")))
-        for name, parameter in registry.options(made).items()
+        (
+            code(f"{name}.{field.name}"),
+            kind(hints[field.name]),
+            code(toml(getattr(default, field.name))),
+            cell(told.get(field.name, "")),
+        )
+        for field in dataclasses.fields(default)
     ]
 
 
@@ -100,8 +119,7 @@ def formats_page() -> str:
     parts = [
         "# Formats of training data",
         "`--data` takes a path or url. Its format is found by looking at it. `data.split`, `data.where` and the keys "
-        "of "
-        "`[data.options]` go to the reader of the format.",
+        "of `[data.options]` go to the reader of the format.",
     ]
     for name, reader in formats().items():
         parts += [f"## {name}", *describe(reader)]
@@ -115,8 +133,7 @@ def views_page() -> str:
     parts = [
         "# Steps of a view",
         "A view is a random augmentation of a sequence. `[view] steps` is a list of steps, each a table with its "
-        "`name` and its "
-        "options, or the name of a preset. `chance` is the probability that a step is applied.",
+        "`name` and its options, or the name of a preset. `chance` is the probability that a step is applied.",
     ]
     for name, step in STEPS.items():
         told = section(inspect.getdoc(step.function) or "", "Args")

@@ -101,7 +101,7 @@ class AGCN(Backbone):
         channels: coordinates of a joint.
         channels_base: channels of the first level, 4 or more; each further level doubles them. 64 published.
         blocks: blocks of each level; every level after the first halves the frames.
-        people: M.
+        people: M, whose channels the first norm keeps apart.
         strategy: how links are divided: "directed" (published) or another of `graph.STRATEGIES`.
         hops: how many bones a link may span.
     """
