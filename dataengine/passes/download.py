@@ -1,10 +1,9 @@
-"""What a build fetches before its units run: annotations for the plan, then the media files that the plan misses.
+"""Downloads of a build, before its units run: annotations for the plan, then the media files that the plan misses.
 
-Downloads go to the data root, into DATA_ROOT/<source>, and only for sources without a PATH of
-their own. A folder with media that somebody else arranged is left as it is, unless the recipe asks for
-more than the default: names a mirror for the source, or other fetchers. The driver downloads, in threads: the
-network is the limit, and several builds, on any machines that see the data root, share
-the work through its locks and never fetch the same file twice.
+Downloads go to the data root, into DATA_ROOT/<source>, and only for sources without a PATH of their own. A folder
+with media that somebody else arranged stays as it is, unless the recipe asks for more than the default: a mirror for
+the source, or other fetchers. The driver downloads in threads, since the network is the limit. Several builds, on
+all machines that see the data root, share the work through its locks and never fetch the same file twice.
 """
 
 from __future__ import annotations
@@ -42,7 +41,8 @@ class Downloads(AbstractContextManager["Downloads"]):
     """The downloads of one build; does nothing where no source may be fetched.
 
     Attributes:
-        say: told each source's origin and licence before anything is asked for.
+        say: gets the origin and the licence of each source before its first request.
+        sites: the sources that may be fetched, by name.
     """
 
     recipe: Recipe
@@ -50,7 +50,7 @@ class Downloads(AbstractContextManager["Downloads"]):
     say: Callable[[str], None] = lambda text: None
     sites: dict[str, Site] = field(default_factory=dict)
     _transfers: Transfers | None = field(default=None, repr=False)
-    _told: set[str] = field(default_factory=set, repr=False)
+    _announced: set[str] = field(default_factory=set, repr=False)
 
     def __enter__(self) -> Self:
         if self.data_root is None or not self.recipe.fetch.fetchers:
@@ -60,7 +60,7 @@ class Downloads(AbstractContextManager["Downloads"]):
         for name in self.recipe.use:
             found = mirror(tables, name, self.recipe.source_mirror(name), where)
             own = self.recipe.source_path(name) is not None or self.recipe.component("sources", name).makes_media
-            if found is not None and not own and self._may(root / name, name):
+            if found is not None and not own and self._may_fetch(root / name, name):
                 self._open(root)
                 assert self._transfers is not None
                 self.sites[name] = Site(name, root / name, found, self._transfers, self.recipe.fetch.max_bytes)
@@ -72,7 +72,7 @@ class Downloads(AbstractContextManager["Downloads"]):
         if self._transfers is not None:
             self._transfers.close()
 
-    def _may(self, folder: Path, source: str) -> bool:
+    def _may_fetch(self, folder: Path, source: str) -> bool:
         asked = self.recipe.source_mirror(source) is not None or self.recipe.fetch.fetchers != FetchTable().fetchers
         return asked or (folder / ".fetch").is_dir() or not _holds_media(folder)
 
@@ -92,31 +92,31 @@ class Downloads(AbstractContextManager["Downloads"]):
         return [self.recipe.component("fetchers", name) for name in self.recipe.fetch.fetchers]
 
     def annotations(self) -> None:
-        """Have the lists of clips that the plan is made of.
+        """Download the lists of clips that the plan is made of.
 
         Raises:
             SourceError: a list cannot be had.
         """
         for name, site in self.sites.items():
             assert site.mirror is not None and self._transfers is not None
-            ours = site.state / "annotations"  # marks a folder whose annotations are ours to complete
+            marker = site.state / "annotations"  # marks a folder whose annotations are marker to complete
             with self._writing():
                 with locked(site.root.parent / ".fetch" / "annotations.lock", self._transfers.stop):
                     if _empty(site.root):
-                        self._introduce(name)
+                        self._announce(name)
                         site.state.mkdir(parents=True, exist_ok=True)
-                        ours.touch()
-                if ours.exists() and (site.mirror.annotations or "mirror" in self.recipe.fetch.fetchers):
+                        marker.touch()
+                if marker.exists() and (site.mirror.annotations or "mirror" in self.recipe.fetch.fetchers):
                     annotate(site)
         if self.sites:
             self._evaluation_lists()
 
-    def _introduce(self, name: str) -> None:
+    def _announce(self, name: str) -> None:
         found = self.sites[name].mirror
         assert found is not None
-        if name not in self._told:
+        if name not in self._announced:
             self.say(f"{name}: missing files come from {found.base} ({found.licence})")
-        self._told.add(name)
+        self._announced.add(name)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -149,18 +149,18 @@ class Downloads(AbstractContextManager["Downloads"]):
         return found
 
     def media(self, missing: dict[str, list[Clip]], advance: Callable[[int], None]) -> dict[str, str]:
-        """Obtain media files; the failures, by clip id, as the plan's column `failure` holds them."""
+        """Download media files; failures by clip id, as the plan's column `failure` holds them."""
         failures: dict[str, str] = {}
         for name, clips in missing.items():
             if clips:
-                self._introduce(name)
+                self._announce(name)
             with self._writing():
-                errors = self._obtain(self.sites[name], clips, advance)
+                errors = self._fetch(self.sites[name], clips, advance)
             for clip_id, error in errors.items():
                 failures[clip_id] = json.dumps([error.kind, error.detail, error.retryable])
         return failures
 
-    def _obtain(self, site: Site, clips: Sequence[Clip], advance: Callable[[int], None]) -> dict[str, MediaError]:
+    def _fetch(self, site: Site, clips: Sequence[Clip], advance: Callable[[int], None]) -> dict[str, MediaError]:
         left = {clip.clip_id: clip for clip in clips}
         errors: dict[str, MediaError] = {}
 
