@@ -19,22 +19,23 @@ SIZE = (96, 128)
 def block(
     count: int, size: tuple[int, int], speed: int, colour: tuple[int, int, int], ground: int
 ) -> Iterator[np.ndarray]:
-    """Pictures (96, 128, 3) of a block of (height, width) that goes to the right and comes back."""
+    """Pictures (96, 128, 3) of a block of (height, width) that goes to and fro and changes its width."""
     height, width = size
     room = SIZE[1] - width - 8
     for n in range(count):
         picture = np.full((*SIZE, 3), ground, np.uint8)
         x = 4 + abs((n * speed) % (2 * room) - room)
         y = 8 + n % 3
-        picture[y : y + height, x : x + width] = colour
-        picture[y : y + 6, x + width // 2 :][:, : width // 4] = (colour[0] // 2, colour[1], colour[2])
+        wide = width - n * 2 % (width // 2)  # arms that come down
+        picture[y : y + height, x : x + wide] = colour
+        picture[y : y + 6, x + wide // 2 :][:, : wide // 4] = (colour[0] // 2, colour[1], colour[2])
         yield picture
 
 
 def write_lossless(path: Path, pictures: Iterator[np.ndarray], fps: int = 10) -> Path:
     """Write pictures as FFV1."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=fps)
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("ffv1", rate=fps, options={"flags": "+bitexact"})
         stream.height, stream.width, stream.pix_fmt = *SIZE, "bgr0"
         for picture in pictures:
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")):
