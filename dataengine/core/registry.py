@@ -19,15 +19,12 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import pydantic
 
 from dataengine.core.errors import ComponentError, suggestion
-
-LOG = logging.getLogger(__name__)
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "sources": {
@@ -109,14 +106,12 @@ class Kind:
         package: "dataengine" or "training"; entry points are of the group `PACKAGE.NAME`.
         base: "module:class" that its components derive from.
         table: "module:dictionary" with the built-in components; None: COMPONENTS has them.
-        instances: whether a name stands for an object of the base class instead of a subclass.
     """
 
     name: str
     package: str
     base: str
     table: str | None = None
-    instances: bool = False
 
     @property
     def builtin(self) -> Mapping[str, str]:
@@ -177,22 +172,6 @@ def names(kind_name: str) -> list[str]:
     return [*builtin, *(name for name in _installed(kind_name) if name not in builtin)]
 
 
-def usable(kind_name: str) -> list[str]:
-    """As `names`, without what another package offers and cannot be used; the log names that package."""
-    builtin = kind(kind_name).builtin
-    return [name for name in names(kind_name) if name in builtin or _works(kind_name, name)]
-
-
-@functools.cache
-def _works(kind_name: str, name: str) -> bool:
-    try:
-        find(kind_name, name)
-    except ComponentError as error:
-        LOG.warning("%s", error)
-        return False
-    return True
-
-
 @functools.cache
 def _installed(kind_name: str) -> dict[str, _Offer]:
     """Components that other installed packages offer."""
@@ -206,7 +185,6 @@ def _installed(kind_name: str) -> dict[str, _Offer]:
 def refresh() -> None:
     """Forget what other packages offer, so that the next question looks again."""
     _installed.cache_clear()
-    _works.cache_clear()
     _find.cache_clear()
 
 
@@ -216,7 +194,7 @@ def _import(place: str) -> Any:
 
 
 def find(kind_name: str, name: str) -> Any:
-    """What a name stands for: the class of a component, or the object of a kind with `instances`.
+    """What a name stands for: the class of a component, or a function that makes one.
 
     Raises:
         ComponentError: no such name, with the nearest one; or another package offers it and it cannot be
@@ -248,8 +226,6 @@ def _wrong(own: Kind, found: Any) -> str | None:
     """What keeps an object from being one of a kind; None where nothing does."""
     base = _import(own.base)
     called = own.base.replace(":", ".")
-    if own.instances:
-        return None if isinstance(found, base) else f"is no {called}"
     if base is object:
         return None if callable(found) else "cannot be called"
     if not (isinstance(found, type) and issubclass(found, base)):

@@ -49,6 +49,22 @@ def _random(name: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
     return given
 
 
+def _detector(name: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
+    def given(folder: Path) -> dict[str, Any]:
+        from tests.support.torch_setup import one_thread, random_weights
+
+        one_thread()
+        return registry.config(getattr(random_weights, name)(folder, **options))
+
+    return given
+
+
+def _onnx_detector(folder: Path) -> dict[str, Any]:
+    from tests.support.onnx_files import random_network
+
+    return {"model": str(random_network(folder / "yolo.onnx", {"output0": [84, 420]}, (160, 128)))}
+
+
 LOCAL: dict[str, Local] = {
     "onnx": Local(_onnx, trained=True, modules=("onnx",)),
     "vitpose": Local(_random("vitpose", model="plus-small"), modules=("torch", "transformers")),
@@ -58,20 +74,22 @@ LOCAL: dict[str, Local] = {
     "mmpose": Local(
         _random("mmpose", model="rtmpose-t"), modules=("torch", "mmpose", "mmcv", "mmengine", "pycocotools")
     ),
+    "onnx_detector": Local(_onnx_detector, modules=("onnx",)),
+    "rtdetr": Local(_detector("rtdetr", threshold=0.0, max_people=3), modules=("torch", "transformers")),
     "ultralytics": Local(_random("ultralytics", side=320, threshold=0.02), modules=("torch", "ultralytics")),
 }
 """Experts by name; those that are not here are made without options."""
 
 
-def make(name: str, folder: Path) -> Any:
-    """The expert, with weights of our own; skips where its library is not installed."""
+def make(name: str, folder: Path, kind: str = "experts") -> Any:
+    """The expert or detector, with weights of our own; skips where its library is not installed."""
     local = LOCAL.get(name)
     if local is None:
-        return registry.create("experts", name)
+        return registry.create(kind, name)
     absent = [module for module in local.modules if importlib.util.find_spec(module) is None]
     if absent:
         pytest.skip(f"{name} needs {', '.join(absent)}")
-    return registry.create("experts", name, local.options(folder))
+    return registry.create(kind, name, local.options(folder))
 
 
 def is_trained(name: str) -> bool:
