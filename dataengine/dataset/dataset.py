@@ -32,7 +32,7 @@ from dataengine.io.shards import decode, decode_entry, read_sample
 from dataengine.io.storage import mapped
 
 Numbers: TypeAlias = NDArray[np.int64]
-Places: TypeAlias = dict[str, tuple[str, Numbers, Numbers]]
+EntryRanges: TypeAlias = dict[str, tuple[str, Numbers, Numbers]]
 
 MAPS = 128
 """Most shards that are mapped at once; below 256, the strictest common limit of open files."""
@@ -163,7 +163,7 @@ class Dataset:
         if rejects:
             return f": it was rejected in {rejects[0][0]} for {rejects[0][1]}"
         ids = self.clips.select("clip_id")
-        # the clips around its place in the sorted index share its beginning
+        # the clips around its position in the sorted index share its beginning
         behind = ids.filter(pl.col("clip_id") >= clip_id).head(CANDIDATES // 2)
         near = pl.concat([behind, ids.filter(pl.col("clip_id") < clip_id).tail(CANDIDATES // 2)])
         found = difflib.get_close_matches(clip_id, near.collect()["clip_id"].to_list(), n=1, cutoff=0.5)
@@ -193,11 +193,11 @@ class Dataset:
         Raises:
             DatasetError: the condition is no SQL, no clip has a given entry, or a shard is torn.
         """
-        return self._stream(*self.places(where, entries), shuffle_seed)
+        return self._stream(*self.entry_ranges(where, entries), shuffle_seed)
 
-    def places(
+    def entry_ranges(
         self, where: str | None = None, entries: Sequence[str] = ("keypoints", "scores"), columns: Sequence[str] = ()
-    ) -> tuple[pl.DataFrame, Places]:
+    ) -> tuple[pl.DataFrame, EntryRanges]:
         """Where the entries of the chosen clips lie, for readers of other packages.
 
         Args:
@@ -234,26 +234,28 @@ class Dataset:
         members = chosen["entries"].explode().drop_nulls().struct.unnest()
         owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())
         names, offsets, sizes = members["name"], members["offset"].to_numpy(), members["size"].to_numpy()
-        places = {}
+        entry_ranges = {}
         stored = {name.removesuffix(".npy"): name for name in names.unique().to_list()}
         for entry in dict.fromkeys(entries):
             name = stored.get(entry.removesuffix(".npy"))
             if name is None and len(chosen):
                 raise DatasetError(f"{self.root}: no sample has the entry {entry!r}{suggestion(entry, stored)}")
             mask = (names == name).to_numpy() if name else np.zeros(0, bool)
-            place = np.full((2, len(chosen)), -1, np.int64)
-            place[0, owners[mask]], place[1, owners[mask]] = offsets[mask], sizes[mask]
-            places[entry.removesuffix(".npy")] = (name or entry, place[0], place[1])
-        return chosen.select(given), places
+            ranges = np.full((2, len(chosen)), -1, np.int64)
+            ranges[0, owners[mask]], ranges[1, owners[mask]] = offsets[mask], sizes[mask]
+            entry_ranges[entry.removesuffix(".npy")] = (name or entry, ranges[0], ranges[1])
+        return chosen.select(given), entry_ranges
 
-    def _stream(self, chosen: pl.DataFrame, places: Places, shuffle_seed: int | None) -> Iterator[dict[str, Any]]:
+    def _stream(
+        self, chosen: pl.DataFrame, entry_ranges: EntryRanges, shuffle_seed: int | None
+    ) -> Iterator[dict[str, Any]]:
         ids, shards = chosen["clip_id"].to_list(), chosen["shard"].to_list()
         order = (
             np.arange(len(ids)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(ids))
         )
-        wanted = [(key, name, offsets.tolist(), sizes.tolist()) for key, (name, offsets, sizes) in places.items()]
+        wanted = [(key, name, offsets.tolist(), sizes.tolist()) for key, (name, offsets, sizes) in entry_ranges.items()]
         source = (
-            self._ranges(shards, places, order)
+            self._ranges(shards, entry_ranges, order)
             if self._remote
             else ((row, self._map(shards[row]), 0) for row in order.tolist())
         )
@@ -271,11 +273,13 @@ class Dataset:
                     sample[key] = decode_entry(name, piece)
             yield sample
 
-    def _ranges(self, shards: list[str], places: Places, order: Numbers) -> Iterator[tuple[int, memoryview, int]]:
+    def _ranges(
+        self, shards: list[str], entry_ranges: EntryRanges, order: Numbers
+    ) -> Iterator[tuple[int, memoryview, int]]:
         """(row, bytes, offset of these bytes in the shard) in the given order; neighbours in a shard share one
         request."""
-        offsets = np.stack([offsets for _, offsets, _ in places.values()])
-        ends = offsets + np.stack([sizes for _, _, sizes in places.values()])
+        offsets = np.stack([offsets for _, offsets, _ in entry_ranges.values()])
+        ends = offsets + np.stack([sizes for _, _, sizes in entry_ranges.values()])
         first = np.where(offsets < 0, np.iinfo(np.int64).max, offsets).min(axis=0)
         last = np.where(offsets < 0, 0, ends).max(axis=0)
         group: list[int] = []

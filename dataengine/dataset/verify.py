@@ -329,17 +329,17 @@ def _check_shard(
 ) -> Iterator[Problem]:
     left = dict(rows or {})
     try:
-        for key, places in scan(data, path):
+        for key, members in scan(data, path):
             order.append(key)
             row = left.pop(key, None)
             if row is None and rows is not None:
                 yield Problem(path, f"{key} has no row in index/clips that places it here")
                 continue
-            entries = {entry.name: data[entry.offset : entry.offset + entry.size] for entry in places}
+            entries = {entry.name: data[entry.offset : entry.offset + entry.size] for entry in members}
             for what in _check_sample(entries, row, None if tracks is None else tracks.get(key, [])):
                 yield Problem(path, f"{key} {what}")
             if row is not None:
-                if [tuple(entry.values()) for entry in row["entries"] or ()] != [tuple(entry) for entry in places]:
+                if [tuple(entry.values()) for entry in row["entries"] or ()] != [tuple(entry) for entry in members]:
                     yield Problem(path, f"{key} has entries other than index/clips says")
                 if Hasher(data[row["offset"] : row["offset"] + row["size"]]).hexdigest() != row["blake3"]:
                     yield Problem(path, f"{key} does not have the blake3 that index/clips says, at its offset and size")

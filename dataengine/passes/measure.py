@@ -124,7 +124,7 @@ def _length(vectors: Float) -> Float:
     return result
 
 
-def head_unit(coords: Float, layout: str) -> Float:
+def head_length(coords: Float, layout: str) -> Float:
     """(..., T, 1) pixels: median over frames of the distance from head point to the middle of the shoulders."""
     body, _ = convert(coords, None, layout, "body14")
     spans = _length(body[..., 0, :] - body[..., 1, :])
@@ -142,7 +142,7 @@ def _disagreement(arrays: dict[str, Any], fused: Float, layout: str) -> Float:
     seen = np.isfinite(away)
     count = seen.sum(1)
     mean = np.where(seen, away, 0).sum(1) / np.maximum(count, 1)
-    result: Float = np.where(count > 0, mean / head_unit(arrays["keypoints"], layout)[..., None], np.nan)
+    result: Float = np.where(count > 0, mean / head_length(arrays["keypoints"], layout)[..., None], np.nan)
     return result
 
 
@@ -217,11 +217,11 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
         index = np.round((arrays["timestamps"].astype(np.float64) + (clip.span_start or 0.0)) * fps).astype(int)
     index = np.clip(index, 0, len(joints) - 1)
     goal, _ = convert(joints[index].transpose(1, 0, 2, 3), None, "body14", COMMON)
-    unit_length = head[index].T[..., None]
+    head_lengths = head[index].T[..., None]
     inside = (
         (goal[..., 0] >= 0) & (goal[..., 0] < meta["width"]) & (goal[..., 1] >= 0) & (goal[..., 1] < meta["height"])
     )
-    away = _length(fused[None] - goal[:, None]) / unit_length[:, None]
+    away = _length(fused[None] - goal[:, None]) / head_lengths[:, None]
     cost = np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3))
     people, tracks = linear_sum_assignment(cost) if cost.size else ([], [])
     proposals = arrays["expert_keypoints"]
@@ -232,7 +232,7 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     for name, coords in candidates.items():
         right = 0
         for p, t in zip(people, tracks):
-            error = _length(coords[t] - goal[p]) / unit_length[p]
+            error = _length(coords[t] - goal[p]) / head_lengths[p]
             right += int(((error <= 0.5) & inside[p]).sum())
         rows.append({"expert": name, "num_joints": int(inside.sum()), "num_right": right, "condition": condition})
     return rows

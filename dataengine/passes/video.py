@@ -24,7 +24,7 @@ from dataengine.io import shards
 from dataengine.media.encode import write_video
 from dataengine.media.frame_sampler import FrameSampler
 from dataengine.passes.base import Job, Pass, Row
-from dataengine.passes.measure import head_unit
+from dataengine.passes.measure import head_length
 from dataengine.passes.pack import planned_rows, samples, shard_state, shards_in
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import receipt
@@ -89,15 +89,15 @@ class Video(Pass):
 
 
 def heads(keypoints: Float, layout: str) -> Float:
-    """Circles about heads (M, T, 3): x, y, radius in pixels, NaN where a person's head was never seen.
+    """Circles about heads (M, T, 3): x, y, radius in pixels, NaN where the head of a person was never seen.
 
     Frames without the head take it from the nearest frame with it, and grow the radius by a tenth a frame: better too
     much.
     """
     body, _ = convert(keypoints, None, layout, "body14")
-    unit = head_unit(keypoints, layout)[..., 0]
+    lengths = head_length(keypoints, layout)[..., 0]
     circles = np.full((*body.shape[:2], 3), np.nan)
-    for person, (points, size) in enumerate(zip(body[:, :, 0], unit)):
+    for person, (points, size) in enumerate(zip(body[:, :, 0], lengths)):
         seen = np.flatnonzero(np.isfinite(points).all(-1))
         if not len(seen) or not np.isfinite(size):
             continue

@@ -34,24 +34,24 @@ POSES = ("keypoints", "keypoints3d")
 
 
 class EntryReader:
-    """Decodes wanted entries of samples by their places: shared by all datasets that lie in tar shards.
+    """Decodes wanted entries of samples by their ranges: shared by all datasets that lie in tar shards.
 
     Args:
         ranges: the shards.
         shard: (N,) number of each clip's shard.
-        places: by entry its stored name and each clip's offset and size, (N,) int64, -1 where absent.
+        ranges: by entry its stored name and each clip's offset and size, (N,) int64, -1 where absent.
         keys: of the clips, for messages.
     """
 
     def __init__(
-        self, ranges: Ranges, shard: Numbers, places: dict[str, tuple[str, Numbers, Numbers]], keys: Sequence[str]
+        self, ranges: Ranges, shard: Numbers, ranges: dict[str, tuple[str, Numbers, Numbers]], keys: Sequence[str]
     ) -> None:
-        self._ranges, self._shard, self._places, self._keys = ranges, shard, places, keys
-        offsets = np.stack([offset for _, offset, _ in places.values()])
-        ends = offsets + np.stack([size for _, _, size in places.values()])
+        self._ranges, self._shard, self._places, self._keys = ranges, shard, ranges, keys
+        offsets = np.stack([offset for _, offset, _ in ranges.values()])
+        ends = offsets + np.stack([size for _, _, size in ranges.values()])
         self._first = np.where(offsets < 0, np.iinfo(np.int64).max, offsets).min(axis=0)
         self._last = np.where(offsets < 0, 0, ends).max(axis=0)
-        for name, (_, offset, _) in places.items():
+        for name, (_, offset, _) in ranges.items():
             if name in POSES and (offset < 0).any():
                 raise DatasetError(
                     f"{keys[int(np.argmax(offset < 0))]}: it has no {name}, {int((offset < 0).sum())} clips have none; leave them out with where="
@@ -153,7 +153,7 @@ class BuiltDataset(Format):
         facts = [entry for entry in entries if entry in columns]
         wanted = tuple(dict.fromkeys((pose, *stored)))
         needed = ("split", "label", "label_id", "fps", "width", "height", *facts)
-        chosen, places = dataset.places(where, wanted, needed)
+        chosen, ranges = dataset.entry_ranges(where, wanted, needed)
         if chosen.is_empty() and where is not None:
             raise TrainingError(
                 f"{self.name}: where={where!r} matches none of {dataset.manifest['counts'].get('clips')} clips; widen it"
@@ -167,7 +167,7 @@ class BuiltDataset(Format):
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None
         self._fps = np.array([float(Fraction(fps)) if fps else np.nan for fps in chosen["fps"].to_list()])
         self._size = chosen.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)
-        placed = {name: (stored_name, offset[rows], size[rows]) for name, (stored_name, offset, size) in places.items()}
+        placed = {name: (stored_name, offset[rows], size[rows]) for name, (stored_name, offset, size) in ranges.items()}
         names = chosen["shard"].unique(maintain_order=True).to_list()
         sealed = {file["path"]: file["bytes"] for file in dataset.manifest["files"]}
         numbers = {name: number for number, name in enumerate(names)}
@@ -183,7 +183,7 @@ class BuiltDataset(Format):
         return len(self.keys)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places, in this order; arrays are read-only.
+        """The clips at these ranges, in this order; arrays are read-only.
 
         Raises:
             DatasetError: a shard is torn or damaged, or cannot be reached.
@@ -209,7 +209,7 @@ def clips_of(
     Args:
         values: by entry each clip's value, None where it has none; all but the pose and scores become features.
         pose: the entry that is the keypoints.
-        rows: the clips' places in the arrays of the dataset that follow.
+        rows: the clips' ranges in the arrays of the dataset that follow.
         keys, label_ids: of all clips.
         sizes: (N, 2) int64 width and height, -1 where unknown.
         rates: (N,) float64 frames a second, NaN where unknown.
