@@ -34,27 +34,28 @@ POSES = ("keypoints", "keypoints3d")
 
 
 class EntryReader:
-    """Decodes wanted entries of samples by their ranges: shared by all datasets that lie in tar shards.
+    """Decodes wanted entries of samples by their byte ranges: shared by all datasets that lie in tar shards.
 
     Args:
         ranges: the shards.
         shard: (N,) number of each clip's shard.
-        ranges: by entry its stored name and each clip's offset and size, (N,) int64, -1 where absent.
+        entry_ranges: by entry its stored name and each clip's offset and size, (N,) int64, -1 where absent.
         keys: of the clips, for messages.
     """
 
     def __init__(
-        self, ranges: Ranges, shard: Numbers, ranges: dict[str, tuple[str, Numbers, Numbers]], keys: Sequence[str]
+        self, ranges: Ranges, shard: Numbers, entry_ranges: dict[str, tuple[str, Numbers, Numbers]], keys: Sequence[str]
     ) -> None:
-        self._ranges, self._shard, self._places, self._keys = ranges, shard, ranges, keys
-        offsets = np.stack([offset for _, offset, _ in ranges.values()])
-        ends = offsets + np.stack([size for _, _, size in ranges.values()])
+        self._ranges, self._shard, self._entry_ranges, self._keys = ranges, shard, entry_ranges, keys
+        offsets = np.stack([offset for _, offset, _ in entry_ranges.values()])
+        ends = offsets + np.stack([size for _, _, size in entry_ranges.values()])
         self._first = np.where(offsets < 0, np.iinfo(np.int64).max, offsets).min(axis=0)
         self._last = np.where(offsets < 0, 0, ends).max(axis=0)
-        for name, (_, offset, _) in ranges.items():
+        for name, (_, offset, _) in entry_ranges.items():
             if name in POSES and (offset < 0).any():
                 raise DatasetError(
-                    f"{keys[int(np.argmax(offset < 0))]}: it has no {name}, {int((offset < 0).sum())} clips have none; leave them out with where="
+                    f"{keys[int(np.argmax(offset < 0))]}: it has no {name}, {int((offset < 0).sum())} clips have "
+                    "none; leave them out with where="
                 )
 
     def read(self, rows: Numbers) -> dict[str, list[Any]]:
@@ -65,7 +66,7 @@ class EntryReader:
         """
         data = self._ranges.pieces(self._shard[rows].tolist(), self._first[rows].tolist(), self._last[rows].tolist())
         found = {}
-        for entry, (name, offset, size) in self._places.items():
+        for entry, (name, offset, size) in self._entry_ranges.items():
             values: list[Any] = []
             read = _array if name.endswith(".npy") else _decoded
             try:
@@ -107,7 +108,8 @@ class BuiltDataset(Format):
         split: train, val or test; None for all.
         where: an SQL condition over the clips table, such as "label IN ('jump', 'wave') AND confidence_mean > 0.4".
         entries: what to read of each clip: keypoints or keypoints3d, scores, and further ones such as viclip_video and
-            viclip_text; also columns of the clips table such as text. All but poses and scores are given as the clip's features.
+            viclip_text; also columns of the clips table such as text. All but poses and scores are given as the clip's
+            features.
         pose: the entry that is the clip's keypoints.
         cache, cache_gb: of remote datasets, see `training.data.formats.ranges.Ranges`.
 
@@ -153,10 +155,11 @@ class BuiltDataset(Format):
         facts = [entry for entry in entries if entry in columns]
         wanted = tuple(dict.fromkeys((pose, *stored)))
         needed = ("split", "label", "label_id", "fps", "width", "height", *facts)
-        chosen, ranges = dataset.entry_ranges(where, wanted, needed)
+        chosen, entry_ranges = dataset.entry_ranges(where, wanted, needed)
         if chosen.is_empty() and where is not None:
             raise TrainingError(
-                f"{self.name}: where={where!r} matches none of {dataset.manifest['counts'].get('clips')} clips; widen it"
+                f"{self.name}: where={where!r} matches none of {dataset.manifest['counts'].get('clips')} clips; widen "
+                "it"
             )
         rows = choose(self.name, chosen, split, None)
         chosen = chosen[rows]
@@ -167,7 +170,9 @@ class BuiltDataset(Format):
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None
         self._fps = np.array([float(Fraction(fps)) if fps else np.nan for fps in chosen["fps"].to_list()])
         self._size = chosen.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)
-        placed = {name: (stored_name, offset[rows], size[rows]) for name, (stored_name, offset, size) in ranges.items()}
+        placed = {
+            name: (stored_name, offset[rows], size[rows]) for name, (stored_name, offset, size) in entry_ranges.items()
+        }
         names = chosen["shard"].unique(maintain_order=True).to_list()
         sealed = {file["path"]: file["bytes"] for file in dataset.manifest["files"]}
         numbers = {name: number for number, name in enumerate(names)}
@@ -183,7 +188,7 @@ class BuiltDataset(Format):
         return len(self.keys)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these ranges, in this order; arrays are read-only.
+        """The clips at these positions, in this order; arrays are read-only.
 
         Raises:
             DatasetError: a shard is torn or damaged, or cannot be reached.
@@ -209,7 +214,7 @@ def clips_of(
     Args:
         values: by entry each clip's value, None where it has none; all but the pose and scores become features.
         pose: the entry that is the keypoints.
-        rows: the clips' ranges in the arrays of the dataset that follow.
+        rows: the positions of the clips in the arrays of the dataset that follow.
         keys, label_ids: of all clips.
         sizes: (N, 2) int64 width and height, -1 where unknown.
         rates: (N,) float64 frames a second, NaN where unknown.
