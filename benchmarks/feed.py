@@ -1,7 +1,8 @@
-"""How fast training's batches come from a built dataset, beside webdataset's own pipeline on the same shards and a memory map.
+"""How fast training's batches come from a built dataset, beside webdataset's own pipeline on the same shards and a
+memory map.
 
-Everybody gives the same batches: motions (64, 2, 300, 17, 2) float32 as networks take them, zeros where no joint is seen, and labels.
-Ours and the map draw in random order, webdataset in the order of the shards.
+Everybody gives the same batches: motions (64, 2, 300, 17, 2) float32 as networks take them, zeros where no joint is
+seen, and labels. Ours and the map draw in random order, webdataset in the order of the shards.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ Batches = Iterator[dict[str, Any]]
 
 
 def write(folder: Path, count: int, per_shard: int = 500) -> None:
-    """A dataset as builds pack it (poses, scores, confidence, times, video and text features), and its poses as one npy beside."""
+    """A dataset as builds pack it (poses, scores, confidence, times, video and text features), and its poses as one npy
+    beside."""
     rng = np.random.default_rng(0)
     root = folder / "dataset"
     rows, known = [], {}
@@ -234,7 +236,8 @@ with open(out, "a") as log:
 
 
 def resumed(folder: Path, batches: int = 100) -> bool:
-    """Kill a run at a random batch, resume it: whether the next batches are those of a run that was left alone, to the bit."""
+    """Kill a run at a random batch, resume it: whether the next batches are those of a run that was left alone, to the
+    bit."""
 
     def run(name: str, count: int, errors: int | None = None) -> subprocess.Popen[bytes]:
         arguments = [
@@ -295,7 +298,8 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {f"{name} (samples per CPU s)": round(own) for name, own in middle.items() if name != "ours"},
         "n": rounds,
         "spread": {name: [round(min(own), 3), round(max(own), 3)] for name, own in ratios.items()},
-        "data": f"{count} random clips of 300 frames, 17 joints and 1 or 2 people with scores, features and json, in shards as builds pack them; warm page cache, one process",
+        "data": f"{count} random clips of 300 frames, 17 joints and 1 or 2 people with scores, "
+        "features and json, in shards as builds pack them; warm page cache, one process",
         "details": {
             "ours (samples per CPU s)": round(middle["ours"]),
             "killed and resumed: next 100 batches the same to the bit, 2 workers": held,

@@ -1,10 +1,11 @@
 """MCC's ablation in its published order (table 1): which of its three losses, before fine-tuning, helps ST-GCN.
 
 Published: NTU RGB+D 60, pre-trained on the set itself, then fine-tuned with all labels. Here: Penn Action, ST-GCN of a
-quarter width and 16 frames, pre-trained on the training clips without labels, fine-tuned with 10 % of the labels (with all of them
-every row is within a point of the ceiling), five seeds, each row paired with "w/o pre-training" on the same clips.
-The figures are stated whichever way they fall: here interpolation alone helps (+1.2, interval 0.8 to 1.5); InfoNCE hurts (-11.2,
--19.8 to -2.6), and all three together are not told from none (-4.2, -9.4 to 1.0). Published, all of them help.
+quarter width and 16 frames, pre-trained on the training clips without labels, fine-tuned with 10 % of the labels (with
+all of them every row is within a point of the ceiling), five seeds, each row paired with "w/o pre-training" on the same
+clips. The figures are stated whichever way they fall: here interpolation alone helps (+1.2, interval 0.8 to 1.5);
+InfoNCE hurts (-11.2, -19.8 to -2.6), and all three together are not told from none (-4.2, -9.4 to 1.0). Published, all
+of them help.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""UNIK on NW-UCLA, cross view (cameras 1 and 2 -> 3), joints in space: with labels, and probed after learning without them.
+"""UNIK on NW-UCLA, cross view (cameras 1 and 2 -> 3), joints in space: with labels, and probed after learning without
+them.
 
-Quarter width, five seeds, the last epoch, beside what needs no learning and the probe of the network as it was drawn. RandomViews and
-schedule with labels were chosen on the training side alone, camera 1 -> camera 2, one seed, which is harder: 78.6 % with 16 frames,
-80.4 when depth may be inverted (Kinect takes backs for fronts), 80.6 with 32 frames for twice the time; twice the width (80.8) and
-twice the epochs (80.2) changed nothing, and a start from learning without labels gave less (77.8 after 40 epochs). Without labels the
-schedule is that of `ssl_penn`, shortened; random views in the probe raised it there from 66.5 to 68.1 and a random network's not.
-Seeds that were run are kept in results/seeds; a stopped run goes on.
+Quarter width, five seeds, the last epoch, beside what needs no learning and the probe of the network as it was drawn.
+RandomViews and schedule with labels were chosen on the training side alone, camera 1 -> camera 2, one seed, which is
+harder: 78.6 % with 16 frames, 80.4 when depth may be inverted (Kinect takes backs for fronts), 80.6 with 32 frames for
+twice the time; twice the width (80.8) and twice the epochs (80.2) changed nothing, and a start from learning without
+labels gave less (77.8 after 40 epochs). Without labels the schedule is that of `ssl_penn`, shortened; random views in
+the probe raised it there from 66.5 to 68.1 and a random network's not. Seeds that were run are kept in results/seeds; a
+stopped run goes on.
 
-Without labels the gain over the random network stays half a point below its goal, with random views and without (19.4 both).
+Without labels the gain over the random network stays half a point below its goal, with random views and without (19.4
+both).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Penn Action as it would be estimated: what recognition loses when joints come from fused estimators and not from annotators.
+"""Penn Action as it would be estimated: what recognition loses when joints come from fused estimators and not from
+annotators.
 
-The thesis's downstream protocol. Every usable clip of both sides gets tracks of three simulated estimators with real errors
-and faults (`track_protocol`; training clips take errors of one half of the pictures, test clips of the other); they are
-fused by SST-A and by the consensus fusion; one network is trained and tested on each, and on the annotated joints of the same clips.
-Not a benchmark by itself: `penn_action` shows it.
+The thesis's downstream protocol. Every usable clip of both sides gets tracks of three simulated estimators with real
+errors and faults (`track_protocol`; training clips take errors of one half of the pictures, test clips of the other);
+they are fused by SST-A and by the consensus fusion; one network is trained and tested on each, and on the annotated
+joints of the same clips. Not a benchmark by itself: `penn_action` shows it.
 """
 
 from __future__ import annotations

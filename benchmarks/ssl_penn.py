@@ -1,14 +1,16 @@
-"""Self-supervised UNIK on Penn Action: probes and fine-tuning, beside the network as it was drawn and beside training from scratch.
+"""Self-supervised UNIK on Penn Action: probes and fine-tuning, beside the network as it was drawn and beside training
+from scratch.
 
-Motion-motion contrast (T-MOR's L_mm, which is MoCo on skeletons) on the training clips without labels, quarter width, five seeds.
-What is learnt with few labels is measured on the same 127 clips (10 %) for every row of a seed. Nothing is chosen on the test side:
-on training clips, whose labels a probe of a tenth of them had to tell, 80 epochs of 16 frames in batches of 32 were better (91.3 %)
-than 40 of 32 frames (90.0; 89.2 in batches of 64), which take as long; and a probe that learns from twelve random views of a clip
-beside its six fixed ones was better (93.1 %) than one that does not (92.2). Whitened features gave half a point more at the best of
-nine settings, and were left out.
+Motion-motion contrast (T-MOR's L_mm, which is MoCo on skeletons) on the training clips without labels, quarter width,
+five seeds. What is learnt with few labels is measured on the same 127 clips (10 %) for every row of a seed. Nothing is
+chosen on the test side: on training clips, whose labels a probe of a tenth of them had to tell, 80 epochs of 16 frames
+in batches of 32 were better (91.3 %) than 40 of 32 frames (90.0; 89.2 in batches of 64), which take as long; and a
+probe that learns from twelve random views of a clip beside its six fixed ones was better (93.1 %) than one that does
+not (92.2). Whitened features gave half a point more at the best of nine settings, and were left out.
 
-On the test side the probe of a tenth stays a third of a point below its goal: there its clips are harder than the hidden ones of the
-training side by one and a half. Before random views, with everything else equal, it gave 91.5, and the full probe 96.3.
+On the test side the probe of a tenth stays a third of a point below its goal: there its clips are harder than the
+hidden ones of the training side by one and a half. Before random views, with everything else equal, it gave 91.5, and
+the full probe 96.3.
 """
 
 from __future__ import annotations
@@ -102,8 +104,8 @@ def pretrain(
 def rows(
     backbone: Backbone, dataset: Memory, preprocess: Preprocess, steps: Sequence[dict[str, Any]] = ()
 ) -> np.ndarray:
-    """(6, N, D): features of three fixed parts of each clip and of their mirror images; with steps also of as many random views as the
-    protocol says."""
+    """(6, N, D): features of three fixed parts of each clip and of their mirror images; with steps also of as many
+    random views as the protocol says."""
 
     def both(motion: torch.Tensor) -> torch.Tensor:
         return torch.stack([backbone.features(motion), backbone.features(mirrored(dataset, motion))], 1).flatten(1)
@@ -131,7 +133,8 @@ def probe(
     classes: int,
     chosen: Sequence[int] | None = None,
 ) -> float:
-    """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's rows."""
+    """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's
+    rows."""
     chosen = range(len(labels)) if chosen is None else chosen
     taken = known[:, list(chosen)]
     learn = LabelledFeatures(taken.reshape(-1, taken.shape[-1]), np.tile(labels[list(chosen)], len(taken)))
@@ -156,7 +159,8 @@ def places(part: Memory, whole: Memory) -> list[int]:
 
 
 def job(seed: int, folder: Path) -> dict[str, Any]:
-    """One seed: probes of the drawn and of the pre-trained network, and fine-tuning against scratch on 10 % of the labels."""
+    """One seed: probes of the drawn and of the pre-trained network, and fine-tuning against scratch on 10 % of the
+    labels."""
     whole, test = penn()
     few = ten_percent(whole, seed)
     chosen = places(few, whole)

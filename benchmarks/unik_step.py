@@ -1,8 +1,10 @@
-"""What a training step of UNIK costs beside the plain way of writing the same network: every head by itself, a 9x1 convolution.
+"""What a training step of UNIK costs beside the plain way of writing the same network: every head by itself, a 9x1
+convolution.
 
 Both have the same weights and their outputs are compared in the same run. A step is forward, backward and SGD. On a CPU
 it is CPU time of one thread, the networks interleaved; bfloat16 is autocast, measured small where the processor has no
-bfloat16 products. On a GPU wall time is added: samples a second, the share of the card's measured matrix product, ST-GCN++ beside it.
+bfloat16 products. On a GPU wall time is added: samples a second, the share of the card's measured matrix product,
+ST-GCN++ beside it.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def stepper(network: nn.Module, x: Tensor, y: Tensor, low: bool) -> Callable[[],
 
 
 def difference(networks: dict[str, nn.Module], x: Tensor) -> float:
-    """Largest difference of the two networks' outputs, in training and in evaluation mode, relative to the largest output."""
+    """Largest difference of the two networks' outputs, in training and in evaluation mode, relative to the largest
+    output."""
     found = []
     for training in (True, False):
         with torch.no_grad():
@@ -188,7 +191,8 @@ def run(quick: bool) -> dict[str, Any]:
             min(case["spread"][0] for case in found.values()),
             max(case["spread"][1] for case in found.values()),
         ],
-        "data": f"random motions; medians of {rounds} interleaved rounds, one thread; bfloat16 at {'half width' if hardware else SMALL}",
+        "data": f"random motions; medians of {rounds} interleaved rounds, one thread; "
+        f"bfloat16 at {'half width' if hardware else SMALL}",
         "details": details,
     }
 

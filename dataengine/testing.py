@@ -230,7 +230,8 @@ def check_features(features: Features, device: str = "cpu") -> None:
 
 
 def example_tracks(experts: int = 3, frames: int = 40, seed: int = 0) -> tuple[Float, Float]:
-    """Coords (E, T, 13, 2) and scores (E, T, 13) of a walking person as experts might give them, some joints missing."""
+    """Coords (E, T, 13, 2) and scores (E, T, 13) of a walking person as experts might give them, some joints
+    missing."""
     rng = np.random.default_rng(seed)
     walk = np.cumsum(rng.normal(0, 1, (1, frames, 1, 2)), 1) + rng.uniform(100, 200, (1, 1, 13, 2))
     coords = (walk + rng.normal(0, 2, (experts, frames, 13, 2))).astype(np.float32)

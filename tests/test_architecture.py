@@ -147,7 +147,8 @@ def test_starting_is_cheap(arguments: list[str]) -> None:
     code = (
         f"import sys, runpy\nsys.argv = {['dataengine', *arguments[2:]]!r}\n"
         f"try:\n    {run}\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'av', 'decord', 'cv2', 'onnxruntime', 'numba', 'polars', 'distributed', 'pyarrow', 'scipy'}\n"
+        "heavy = {'torch', 'av', 'decord', 'cv2', 'onnxruntime', 'numba', 'polars', 'distributed', 'pyarrow', "
+        "'scipy'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -35,6 +35,11 @@ def test_differences_are_found() -> None:
 
 def test_every_golden_is_named_in_the_table() -> None:
     told = (GOLDEN / "README.md").read_text()
-    prefixes = [word.strip("`").rstrip("*") for line in told.splitlines() if line.startswith("| `") for word in line.split("|")[1].replace(",", " ").split()]  # fmt: skip
+    prefixes = [
+        word.strip("`").rstrip("*")
+        for line in told.splitlines()
+        if line.startswith("| `")
+        for word in line.split("|")[1].replace(",", " ").split()
+    ]
     absent = [p.stem for p in Path(GOLDEN).glob("*.npz") if not any(p.stem.startswith(prefix) for prefix in prefixes)]
     assert absent == []

@@ -142,7 +142,8 @@ def finetune(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on with labels: the network as it was left, a new classifier; --set optim.backbone_scale=0 trains the classifier alone."""
+    """Train on with labels: the network as it was left, a new classifier; --set optim.backbone_scale=0 trains the
+    classifier alone."""
     _ready()
     from training.config import finetuning
 
@@ -273,7 +274,8 @@ def export(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the network as a file that runs without this package, checked against the network, and its model card beside it."""
+    """Write the network as a file that runs without this package, checked against the network, and its model card
+    beside it."""
     loaded = _load(run)
     from training.runs.export import FORMATS
     from training.runs.export import export as write

@@ -226,8 +226,8 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
     """The configuration that trains a network on with labels.
 
     Args:
-        what: a configuration by name or path, or a run's folder: its network, seen as it was trained; a method that learns no
-            classes becomes supervised.
+        what: a configuration by name or path, or a run's folder: its network, seen as it was trained; a method that
+            learns no classes becomes supervised.
         start: a finished run's folder or a file of weights; default the run that `what` is.
         overrides: `table.key=TOML value` texts.
 
@@ -240,7 +240,8 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
     start = start or (what if Path(what).is_dir() else run.get("start"))
     if start is None:
         raise TrainingError(
-            "finetune goes on from a network: give --from a finished run's folder or a file of weights, or such a folder in place of CONFIG"
+            "finetune goes on from a network: give --from a finished run's folder or a file of weights, or such a "
+            "folder in place of CONFIG"
         )
     if "name" in tables.get("method", {}) and not _classifies(str(tables["method"]["name"])):
         tables["method"] = {"name": "supervised"}

@@ -73,7 +73,8 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise(module: nn.Module) -> nn.Module:
-    """Make every batch normalisation of a network one over all processes, with the same weights under the same names."""
+    """Make every batch normalisation of a network one over all processes, with the same weights under the same
+    names."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and type(child).__module__.startswith(
             "torch."
@@ -94,7 +95,8 @@ def unit(values: Tensor) -> Tensor:
 
 
 def masked_mean(each: Tensor, counted: Tensor) -> Tensor:
-    """The mean of `each` (N,) where `counted` (N,) bool; averaged over processes it is the mean over all of theirs. 0 where none counts."""
+    """The mean of `each` (N,) where `counted` (N,) bool; averaged over processes it is the mean over all of theirs. 0
+    where none counts."""
     count = gather(counted.sum()[None]).sum().clamp(min=1) / world()
     return torch.where(counted, each, torch.zeros_like(each)).sum() / count
 

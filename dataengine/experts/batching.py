@@ -24,7 +24,8 @@ from dataengine.core.errors import ExpertError
 from dataengine.core.types import Float, Frames, Int, Poses
 
 Infer: TypeAlias = Callable[[Frames], Any]
-"""(N, h, w, 3) uint8 RGB -> a sequence of one answer per image; the answer of an image does not depend on the other images."""
+"""(N, h, w, 3) uint8 RGB -> a sequence of one answer per image; the answer of an image does not depend on the other
+images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class AdaptiveBatchSize:
     halvings: int = 0
 
     def run(self, network: Any, pixels: Frames) -> list[Any]:
-        """Answers of `network.infer` for all images, in batches; a batch that ran out of memory is tried again in halves.
+        """Answers of `network.infer` for all images, in batches; a batch that ran out of memory is tried again in
+        halves.
 
         Raises:
             ExpertError: `out_of_memory`, one image alone does not fit.

@@ -187,7 +187,8 @@ def state_of(found: Any, path: Path) -> State:
 
 
 def module_state(attributes: Any, prefix: str = "") -> State:
-    """The state dictionary of a module from the attributes it was saved with, as `torch.nn.Module.state_dict` names them."""
+    """The state dictionary of a module from the attributes it was saved with, as `torch.nn.Module.state_dict` names
+    them."""
     import torch
 
     state: State = {}
@@ -227,5 +228,6 @@ def refuse(path: Path, what: str, missing: list[str], extra: list[str], other: l
     ]
     if wrong:
         raise WeightsError(
-            f"weights {path} are not of {what}: tensors {', '.join(wrong)}; give the model they belong to, or its weights"
+            f"weights {path} are not of {what}: tensors {', '.join(wrong)}; give the model they belong to, or its "
+            "weights"
         )

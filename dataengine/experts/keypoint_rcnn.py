@@ -35,13 +35,14 @@ CUBIC = -0.75
 class KeypointRcnn(TorchExpert):
     """Keypoint R-CNN with a ResNet-50, on COCO's 17 joints.
 
-    Each map is a distribution of a joint over 56 x 56 cells of the person's box. The score of a joint is the mass within
-    one and a half cells of the likeliest place, so that it lies in [0, 1] as the scores of the other experts do.
+    Each map is a distribution of a joint over 56 x 56 cells of the person's box. The score of a joint is the mass
+    within one and a half cells of the likeliest place, so that it lies in [0, 1] as the scores of the other experts do.
     Joints are given at the centres of pixels, half a pixel up and left of torchvision's own answer.
 
     Attributes:
         width, height: pixels that frames are fitted into, multiples of 32.
-        proposals: candidate regions per frame; torchvision's own number is 1000, a CPU is several times faster with 100.
+        proposals: candidate regions per frame; torchvision's own number is 1000, a CPU is several times faster with
+            100.
         threshold: least score of a person.
         max_people: most people per frame.
         min_score: joints with a lower score are left out.

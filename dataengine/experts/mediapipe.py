@@ -23,9 +23,11 @@ from dataengine.experts.isolation.isolated import ProcessSession
 from dataengine.experts.isolation.process import IsolatedProcess, script_command
 
 WORKER = Path(__file__).parent / "isolation" / "workers" / "mediapipe_worker.py"
+_DETECTION = "mediapipe/modules/pose_detection/pose_detection.tflite"
+_LANDMARKS = "mediapipe/modules/pose_landmark/pose_landmark_full.tflite"
 WEIGHTS = {
-    "mediapipe/modules/pose_detection/pose_detection.tflite": "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
-    "mediapipe/modules/pose_landmark/pose_landmark_full.tflite": "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+    _DETECTION: "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
+    _LANDMARKS: "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
 }
 """The two networks in the wheel, with their sha256; the worker refuses others."""
 NUM_JOINTS = 33

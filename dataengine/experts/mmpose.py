@@ -39,22 +39,97 @@ class Network(NamedTuple):
 
 _BODY8, _HRNET, _RTMO = "rtmpose/body8", "topdown_heatmap/coco", "rtmo/body7"
 NETWORKS: dict[str, Network] = {
-    "rtmpose-t": Network("simcc", f"{_BODY8}/rtmpose-t_8xb256-420e_body8-256x192", "rtmpose-t_simcc-body7_pt-body7_420e-256x192-026a1439_20230504", (192, 256)),
-    "rtmpose-s": Network("simcc", f"{_BODY8}/rtmpose-s_8xb256-420e_body8-256x192", "rtmpose-s_simcc-body7_pt-body7_420e-256x192-acd4a1ef_20230504", (192, 256)),
-    "rtmpose-m": Network("simcc", f"{_BODY8}/rtmpose-m_8xb256-420e_body8-256x192", "rtmpose-m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504", (192, 256)),
-    "rtmpose-l": Network("simcc", f"{_BODY8}/rtmpose-l_8xb256-420e_body8-256x192", "rtmpose-l_simcc-body7_pt-body7_420e-256x192-4dba18fc_20230504", (192, 256)),
-    "rtmpose-m-384": Network("simcc", f"{_BODY8}/rtmpose-m_8xb256-420e_body8-384x288", "rtmpose-m_simcc-body7_pt-body7_420e-384x288-65e718c4_20230504", (288, 384)),
-    "rtmpose-l-384": Network("simcc", f"{_BODY8}/rtmpose-l_8xb256-420e_body8-384x288", "rtmpose-l_simcc-body7_pt-body7_420e-384x288-3f5a1437_20230504", (288, 384)),
-    "rtmpose-x": Network("simcc", f"{_BODY8}/rtmpose-x_8xb256-700e_body8-halpe26-384x288", "rtmpose-x_simcc-body7_pt-body7_700e-384x288-71d7b7e9_20230629", (288, 384)),
-    "hrnet-w32": Network("heatmap", f"{_HRNET}/td-hm_hrnet-w32_8xb64-210e_coco-256x192", "td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909", (192, 256)),
-    "hrnet-w48": Network("heatmap", f"{_HRNET}/td-hm_hrnet-w48_8xb32-210e_coco-256x192", "td-hm_hrnet-w48_8xb32-210e_coco-256x192-0e67c616_20220913", (192, 256)),
-    "hrnet-w32-384": Network("heatmap", f"{_HRNET}/td-hm_hrnet-w32_8xb64-210e_coco-384x288", "td-hm_hrnet-w32_8xb64-210e_coco-384x288-ca5956af_20220909", (288, 384)),
-    "hrnet-w48-384": Network("heatmap", f"{_HRNET}/td-hm_hrnet-w48_8xb32-210e_coco-384x288", "td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de_20220915", (288, 384)),
-    "rtmo-t": Network("rtmo", f"{_RTMO}/rtmo-t_8xb32-600e_body7-416x416", "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219", (416, 416)),
-    "rtmo-s": Network("rtmo", f"{_RTMO}/rtmo-s_8xb32-600e_body7-640x640", "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211", (640, 640)),
-    "rtmo-m": Network("rtmo", f"{_RTMO}/rtmo-m_16xb16-600e_body7-640x640", "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211", (640, 640)),
-    "rtmo-l": Network("rtmo", f"{_RTMO}/rtmo-l_16xb16-600e_body7-640x640", "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211", (640, 640)),
-}  # fmt: skip
+    "rtmpose-t": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-t_8xb256-420e_body8-256x192",
+        "rtmpose-t_simcc-body7_pt-body7_420e-256x192-026a1439_20230504",
+        (192, 256),
+    ),
+    "rtmpose-s": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-s_8xb256-420e_body8-256x192",
+        "rtmpose-s_simcc-body7_pt-body7_420e-256x192-acd4a1ef_20230504",
+        (192, 256),
+    ),
+    "rtmpose-m": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-m_8xb256-420e_body8-256x192",
+        "rtmpose-m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504",
+        (192, 256),
+    ),
+    "rtmpose-l": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-l_8xb256-420e_body8-256x192",
+        "rtmpose-l_simcc-body7_pt-body7_420e-256x192-4dba18fc_20230504",
+        (192, 256),
+    ),
+    "rtmpose-m-384": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-m_8xb256-420e_body8-384x288",
+        "rtmpose-m_simcc-body7_pt-body7_420e-384x288-65e718c4_20230504",
+        (288, 384),
+    ),
+    "rtmpose-l-384": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-l_8xb256-420e_body8-384x288",
+        "rtmpose-l_simcc-body7_pt-body7_420e-384x288-3f5a1437_20230504",
+        (288, 384),
+    ),
+    "rtmpose-x": Network(
+        "simcc",
+        f"{_BODY8}/rtmpose-x_8xb256-700e_body8-halpe26-384x288",
+        "rtmpose-x_simcc-body7_pt-body7_700e-384x288-71d7b7e9_20230629",
+        (288, 384),
+    ),
+    "hrnet-w32": Network(
+        "heatmap",
+        f"{_HRNET}/td-hm_hrnet-w32_8xb64-210e_coco-256x192",
+        "td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909",
+        (192, 256),
+    ),
+    "hrnet-w48": Network(
+        "heatmap",
+        f"{_HRNET}/td-hm_hrnet-w48_8xb32-210e_coco-256x192",
+        "td-hm_hrnet-w48_8xb32-210e_coco-256x192-0e67c616_20220913",
+        (192, 256),
+    ),
+    "hrnet-w32-384": Network(
+        "heatmap",
+        f"{_HRNET}/td-hm_hrnet-w32_8xb64-210e_coco-384x288",
+        "td-hm_hrnet-w32_8xb64-210e_coco-384x288-ca5956af_20220909",
+        (288, 384),
+    ),
+    "hrnet-w48-384": Network(
+        "heatmap",
+        f"{_HRNET}/td-hm_hrnet-w48_8xb32-210e_coco-384x288",
+        "td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de_20220915",
+        (288, 384),
+    ),
+    "rtmo-t": Network(
+        "rtmo",
+        f"{_RTMO}/rtmo-t_8xb32-600e_body7-416x416",
+        "rtmo-t_8xb32-600e_body7-416x416-f48f75cb_20231219",
+        (416, 416),
+    ),
+    "rtmo-s": Network(
+        "rtmo",
+        f"{_RTMO}/rtmo-s_8xb32-600e_body7-640x640",
+        "rtmo-s_8xb32-600e_body7-640x640-dac2bf74_20231211",
+        (640, 640),
+    ),
+    "rtmo-m": Network(
+        "rtmo",
+        f"{_RTMO}/rtmo-m_16xb16-600e_body7-640x640",
+        "rtmo-m_16xb16-600e_body7-640x640-39e78cc4_20231211",
+        (640, 640),
+    ),
+    "rtmo-l": Network(
+        "rtmo",
+        f"{_RTMO}/rtmo-l_16xb16-600e_body7-640x640",
+        "rtmo-l_16xb16-600e_body7-640x640-b37118ce_20231211",
+        (640, 640),
+    ),
+}
 """mmpose 1.3.2, its model index; the eight digits in a file's name begin its sha256. the package has
 no configuration of rtmpose-x for COCO's joints; it is that for Halpe's 26 with 17."""
 Model = Literal[
@@ -79,7 +154,8 @@ class MmPose(TorchExpert):
     Attributes:
         model: which network.
         threshold: least score of a person (RTMO).
-        overlap: of two people whose boxes have a larger intersection over union than this, the better one is kept (RTMO).
+        overlap: of two people whose boxes have a larger intersection over union than this, the better one is kept
+            (RTMO).
         max_people: most people per frame (RTMO).
         min_score: joints with a lower score are left out.
         min_mean: people with a lower mean score are left out.
@@ -159,7 +235,8 @@ def empty_network(model: str) -> Any:
 
 
 def _own_parts(part: Any) -> Any:
-    """A configuration with mmpose's own parts in place of mmdet's, normalisation of one device, and no first weights."""
+    """A configuration with mmpose's own parts in place of mmdet's, normalisation of one device, and no first
+    weights."""
     if isinstance(part, dict):
         kept = {key: _own_parts(value) for key, value in part.items() if key not in ("_scope_", "init_cfg")}
         return {**kept, "type": "BN"} if kept.get("type") == "SyncBN" else kept
@@ -180,7 +257,8 @@ def decode_simcc(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
 
 
 def decode_heatmap(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps (N, V, h, w) -> joints (N, V, 3): the peak, moved a quarter of a cell to its higher neighbour, and its height.
+    """Maps (N, V, h, w) -> joints (N, V, 3): the peak, moved a quarter of a cell to its higher neighbour, and its
+    height.
 
     Peaks in the outermost two columns or rows on one side and the outermost on the other stay where they are, as in
     mmpose@759b39c13fea, mmpose/codecs/utils/refinement.py. Joints whose peak is not above 0 are NaN with score 0.

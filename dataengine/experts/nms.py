@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def cells(sizes: Sequence[tuple[int, int]], strides: Sequence[float], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Middles (P, 2) of the cells of maps of these widths and heights, in pixels of the picture from its edge, and their strides (P, 1)."""
+    """Middles (P, 2) of the cells of maps of these widths and heights, in pixels of the picture from its edge, and
+    their strides (P, 1)."""
     import torch
 
     places, steps = [], []
@@ -45,7 +46,14 @@ def best(
     return picture[kept], cell[kept]
 
 
-def split(boxes: torch.Tensor, score: torch.Tensor, joints: torch.Tensor, picture: torch.Tensor, num: int, size: tuple[int, int]) -> list[np.ndarray]:  # fmt: skip
+def split(
+    boxes: torch.Tensor,
+    score: torch.Tensor,
+    joints: torch.Tensor,
+    picture: torch.Tensor,
+    num: int,
+    size: tuple[int, int],
+) -> list[np.ndarray]:
     """People (K, 4), (K,), (K, V, 3) of `num` pictures of `size` -> per picture (M, 5 + 3 V), boxes clipped to it."""
     import torch
 

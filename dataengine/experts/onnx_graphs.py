@@ -138,7 +138,8 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
         if session.get_providers()[0] == PROVIDERS[name]:
             return Graph(session, _info(session, path), name)
     raise ComponentError(
-        f"{path.name}: onnxruntime cannot use {provider!r} here, only {', '.join(onnxruntime.get_available_providers())}"
+        f"{path.name}: onnxruntime cannot use {provider!r} here, only "
+        f"{', '.join(onnxruntime.get_available_providers())}"
     )
 
 

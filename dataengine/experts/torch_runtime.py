@@ -144,7 +144,8 @@ class TorchComponent(Component, ABC):
 
     @property
     def cpu_batch(self) -> int:
-        """Images that a CPU computes at once, however large the batch: what lies between layers must stay in its cache."""
+        """Images that a CPU computes at once, however large the batch: what lies between layers must stay in its
+        cache."""
         return 8
 
     @property

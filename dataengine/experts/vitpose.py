@@ -49,7 +49,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 """What each network's transformer has beside the defaults (768 wide, 12 layers, 12 heads, one expert layer);
-huggingface/transformers@a1567e0222ec, convert_vitpose_to_hf.py; part_features of plus-huge from a later version of it."""
+huggingface/transformers@a1567e0222ec, convert_vitpose_to_hf.py; part_features of plus-huge from a later version of
+it."""
 Model = Literal["base-simple", "base", "plus-small", "plus-base", "plus-large", "plus-huge"]
 COCO = 0
 """Which of the expert layers of ViTPose++ was trained on COCO's joints."""

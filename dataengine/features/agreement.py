@@ -40,7 +40,8 @@ class Agreement:
     nearest_cosine: Float
 
     def keeps(self, min_cosine: float | None = None, min_margin: float | None = None) -> Bool:
-        """(N,) bool: the clips whose label reaches both; clips without a label are kept, for there is nothing to judge."""
+        """(N,) bool: the clips whose label reaches both; clips without a label are kept, for there is nothing to
+        judge."""
         kept = np.ones(len(self.cosine), bool)
         for values, least in ((self.cosine, min_cosine), (self.margin, min_margin)):
             if least is not None:
@@ -56,7 +57,8 @@ def cosines(video: Float, text: Float) -> Float:
     """
     if video.ndim != 2 or text.ndim != 2 or video.shape[1] != text.shape[1] or not len(text):
         raise ComponentError(
-            f"agreement takes (N, D) clips and (K, D) class texts of the same model; given {video.shape} and {text.shape}"
+            f"agreement takes (N, D) clips and (K, D) class texts of the same model; given {video.shape} and "
+            f"{text.shape}"
         )
     sides = [
         side / np.linalg.norm(side, axis=1, keepdims=True)

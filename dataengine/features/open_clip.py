@@ -90,7 +90,8 @@ class OpenClip(Encoders):
             known = self._tag()
             where = known.get("url") or f"https://huggingface.co/{str(known.get('hf_hub', '')).rstrip('/')}"
             raise WeightsError(
-                f"{self.title} {self.model} {self.pretrained}: download its weights from {where}, whose page states the "
+                f"{self.title} {self.model} {self.pretrained}: download its weights from {where}, whose page states "
+                "the "
                 'licence, and give the path as checkpoint = "PATH"'
             )
         return found
@@ -114,7 +115,8 @@ class OpenClip(Encoders):
         if self._folder is None and self.model not in names:
             hint = suggestion(self.model, names).split(";")[0]
             raise ComponentError(
-                f"{self.title} model = {self.model!r}{hint}: neither a name of open_clip.list_models() nor a folder with {CONFIG}"
+                f"{self.title} model = {self.model!r}{hint}: neither a name of open_clip.list_models() nor a folder "
+                f"with {CONFIG}"
             )
         return open_clip
 

@@ -196,7 +196,8 @@ def resized(frames: Frames, side: int) -> Frames:
 
 @functools.cache
 def normalised() -> Float:
-    """(256, 3) float32: the normalised value of each pixel value in each channel, rounded once from float64 as published."""
+    """(256, 3) float32: the normalised value of each pixel value in each channel, rounded once from float64 as
+    published."""
     values = (np.arange(256.0)[:, None] / 255.0 - np.array(MEAN)) / np.array(STD)
     table: Float = values.astype(np.float32)
     return table

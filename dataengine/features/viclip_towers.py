@@ -1,4 +1,5 @@
-"""The networks of ViCLIP on open_clip's building blocks, with the parameter names of the published files (imports torch)."""
+"""The networks of ViCLIP on open_clip's building blocks, with the parameter names of the published files (imports
+torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Components of other installed packages: treated as built-in ones; a broken package is named and breaks nothing else."""
+"""Components of other installed packages: treated as built-in ones; a broken package is named and breaks nothing
+else."""
 
 from __future__ import annotations
 

@@ -59,9 +59,14 @@ def test_another_packages_expert_is_found(plugin: Path) -> None:
 def test_the_build_goes_on(plugin: Path, isolated: bool) -> None:
     kinds = ["good", "crash", "memory", "once", "fine", *(["hang"] if isolated else [])]
     overrides = [
-        'pose.experts=["saboteur"]', "pose.expert_weights={}", f'experts.saboteur.marks="{plugin}"', "plan.clips_per_unit=6",
-        "curate.filters=[]", "report.gallery=0", *(["pose.isolated={saboteur=3.0}"] if isolated else []),
-    ]  # fmt: skip
+        'pose.experts=["saboteur"]',
+        "pose.expert_weights={}",
+        f'experts.saboteur.marks="{plugin}"',
+        "plan.clips_per_unit=6",
+        "curate.filters=[]",
+        "report.gallery=0",
+        *(["pose.isolated={saboteur=3.0}"] if isolated else []),
+    ]
     folder = videos(plugin / "videos", *kinds)
     result = dataengine.build(
         "posecap",
@@ -73,7 +78,11 @@ def test_the_build_goes_on(plugin: Path, isolated: bool) -> None:
     )
     ds = dataengine.open(plugin / "out")
     found = dict(ds.rejects.select(pl.col("video_id").str.split("-").list.first(), "reason").collect().rows())
-    expected = {"crash": "expert_crashed", "hang": "expert_timeout", "memory": "out_of_memory"} if isolated else {"crash": "worker_killed", "memory": "out_of_memory"}  # fmt: skip
+    expected = (
+        {"crash": "expert_crashed", "hang": "expert_timeout", "memory": "out_of_memory"}
+        if isolated
+        else {"crash": "worker_killed", "memory": "out_of_memory"}
+    )
     assert found == expected
     assert result.kept == 3 and verify(plugin / "out") == []
     assert (plugin / "yellow").exists(), "the clip that failed once was tried again"

@@ -43,7 +43,8 @@ def test_as_torchvision(expert: Any) -> None:
     np.testing.assert_allclose(mine[:, :4] + 0.5, theirs["boxes"].numpy(), atol=0.02)
     joints, points = mine[:, 5:].reshape(-1, 17, 3), theirs["keypoints"].numpy()
     away = np.abs(joints[..., :2] + 0.5 - points[..., :2])
-    # theirs lies on whole pixels of the box, ours on eighths of a cell; in boxes smaller than the map theirs skips cells
+    # theirs lies on whole pixels of the box, ours on eighths of a cell; in boxes smaller than the map theirs skips
+    # cells
     large = (mine[:, 2:4] - mine[:, :2] > 56).all(-1)
     assert large.sum() >= 2
     # random maps have other places almost as likely as the best

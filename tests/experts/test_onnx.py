@@ -1,4 +1,5 @@
-"""Networks from ONNX files: what they are is recognized, what they say is read, and it comes back to the right place."""
+"""Networks from ONNX files: what they are is recognized, what they say is read, and it comes back to the right
+place."""
 
 from __future__ import annotations
 

@@ -227,7 +227,10 @@ def test_frames_of_a_clip(tmp_path: Path) -> None:
     assert first_joints(lookup(made, which=clip(span_start=2.0))) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("start", "fps", "first"), [(2.0, Fraction(25), 50), (1.001, Fraction(30000, 1001), 30), (0.033, Fraction(30), 1), (0.5, Fraction(25), 13)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("start", "fps", "first"),
+    [(2.0, Fraction(25), 50), (1.001, Fraction(30000, 1001), 30), (0.033, Fraction(30), 1), (0.5, Fraction(25), 13)],
+)
 def test_frames_of_a_whole_video(tmp_path: Path, start: float, fps: Fraction, first: int) -> None:
     numbered(tmp_path, "some", 100)
     made = expert(tmp_path, pattern="{stem}", start="media")

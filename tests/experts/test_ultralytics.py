@@ -1,4 +1,5 @@
-"""YOLO pose networks: the same people as ultralytics' own predict finds with the same weights, and nothing of it left behind."""
+"""YOLO pose networks: the same people as ultralytics' own predict finds with the same weights, and nothing of it left
+behind."""
 
 from __future__ import annotations
 

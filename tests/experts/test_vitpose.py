@@ -40,7 +40,9 @@ def test_as_the_published_processing(model: str, folder: Path) -> None:
     processor = VitPoseImageProcessor()
     boxes = np.concatenate([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], 1)
     pixels = processor(picture, boxes=[boxes], return_tensors="pt").pixel_values
-    given = (torch.from_numpy(inputs.pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(module.MEAN / 255).view(3, 1, 1)) / torch.tensor(module.STD / 255).view(3, 1, 1)  # fmt: skip
+    given = (
+        torch.from_numpy(inputs.pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(module.MEAN / 255).view(3, 1, 1)
+    ) / torch.tensor(module.STD / 255).view(3, 1, 1)
     # theirs interpolates more finely than a 32nd of a pixel, ours does not
     assert float((given - pixels).abs().mean()) < 0.02
 

@@ -28,7 +28,8 @@ TMOR = {
 
 
 def write(path: Path, count: int = 72, seed: int = 1, video: int = 6, labels: bool = True) -> Path:
-    """An npz file: two clips in three train, the others val; with a video feature of `video` numbers, two views a clip."""
+    """An npz file: two clips in three train, the others val; with a video feature of `video` numbers, two views a
+    clip."""
     dataset = Motions(count, seed, video=video)
     clips = dataset.clips
     arrays: dict[str, Any] = {

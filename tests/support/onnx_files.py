@@ -21,7 +21,14 @@ def constant(name: str, value: Any, dtype: Any = np.float32) -> onnx.TensorProto
     return numpy_helper.from_array(np.asarray(value, dtype), name)
 
 
-def save(path: Path, nodes: Sequence[Any], constants: Sequence[Any], entry: Sequence[Any], outputs: Mapping[str, Any], types: Mapping[str, int] | None = None) -> Path:  # fmt: skip
+def save(
+    path: Path,
+    nodes: Sequence[Any],
+    constants: Sequence[Any],
+    entry: Sequence[Any],
+    outputs: Mapping[str, Any],
+    types: Mapping[str, int] | None = None,
+) -> Path:
     graph = helper.make_graph(
         list(nodes),
         "test",
@@ -38,14 +45,28 @@ def save(path: Path, nodes: Sequence[Any], constants: Sequence[Any], entry: Sequ
     return path
 
 
-def random_network(path: Path, outputs: Mapping[str, Sequence[int]], size: tuple[int, int], batch: int | str = "n", seed: int = 0, classes: Sequence[str] = ()) -> Path:  # fmt: skip
-    """Outputs of the given shapes, one picture each, that depend on all of the picture; `classes` are whole numbers 0 to 2."""
+def random_network(
+    path: Path,
+    outputs: Mapping[str, Sequence[int]],
+    size: tuple[int, int],
+    batch: int | str = "n",
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> Path:
+    """Outputs of the given shapes, one picture each, that depend on all of the picture; `classes` are whole numbers 0
+    to 2."""
     rng = np.random.default_rng(seed)
     cells = 4
     nodes = [
-        helper.make_node("AveragePool", ["input"], ["pool"], kernel_shape=[size[1] // cells, size[0] // cells], strides=[size[1] // cells, size[0] // cells]),
+        helper.make_node(
+            "AveragePool",
+            ["input"],
+            ["pool"],
+            kernel_shape=[size[1] // cells, size[0] // cells],
+            strides=[size[1] // cells, size[0] // cells],
+        ),
         helper.make_node("Flatten", ["pool"], ["flat"]),
-    ]  # fmt: skip
+    ]
     constants = []
     for name, shape in outputs.items():
         numbers = int(np.prod(shape))
@@ -104,7 +125,8 @@ def brightest_heatmap(path: Path, size: tuple[int, int], joints: int) -> Path:
 
 
 def brightest_whole(path: Path, size: tuple[int, int], joints: int, form: str) -> Path:
-    """One person: joint j at the brightest pixel of channel j mod 3, the box 10 pixels around joint 0. `form`: rtmo, yolo, yolo_end, or boxes alone: rtmdet."""
+    """One person: joint j at the brightest pixel of channel j mod 3, the box 10 pixels around joint 0. `form`: rtmo,
+    yolo, yolo_end, or boxes alone: rtmdet."""
     w = size[0]
     nodes = [
         helper.make_node("Gather", ["input", "channels"], ["each"], axis=1),
@@ -128,10 +150,18 @@ def brightest_whole(path: Path, size: tuple[int, int], joints: int, form: str) -
         helper.make_node("Add", ["class", "twenty"], ["side"]),
     ]  # fmt: skip
     constants = [
-        constant("channels", np.arange(joints) % 3, np.int64), constant("flat", [0, 0, -1], np.int64), constant("width", w, np.int64),
-        constant("last", [2], np.int64), constant("zero", 0.0), constant("sure", 0.9), constant("ten", 10.0), constant("twenty", 20.0),
-        constant("first", [0], np.int64), constant("second", [1], np.int64), constant("one", [1], np.int64),
-    ]  # fmt: skip
+        constant("channels", np.arange(joints) % 3, np.int64),
+        constant("flat", [0, 0, -1], np.int64),
+        constant("width", w, np.int64),
+        constant("last", [2], np.int64),
+        constant("zero", 0.0),
+        constant("sure", 0.9),
+        constant("ten", 10.0),
+        constant("twenty", 20.0),
+        constant("first", [0], np.int64),
+        constant("second", [1], np.int64),
+        constant("one", [1], np.int64),
+    ]
     entry = ["n", 3, size[1], size[0]]
     if form == "rtmdet":
         nodes += [

@@ -1,4 +1,5 @@
-"""Other packages, installed for one test: a folder with their entry points on the path of this process and its children."""
+"""Other packages, installed for one test: a folder with their entry points on the path of this process and its
+children."""
 
 from __future__ import annotations
 

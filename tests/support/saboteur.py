@@ -1,4 +1,5 @@
-"""An expert of another package that behaves as the colour of a clip's first pixel tells it; used by test_expert_faults.py."""
+"""An expert of another package that behaves as the colour of a clip's first pixel tells it; used by
+test_expert_faults.py."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from dataengine.core.types import Float, Frames, Poses
 
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20)
 STANDING = np.array(
-    [[0.5, 0.1], [0.38, 0.22], [0.62, 0.22], [0.32, 0.38], [0.68, 0.38], [0.3, 0.52], [0.7, 0.52], [0.42, 0.52], [0.58, 0.52]]
+    [[0.5, 0.1], [0.38, 0.22], [0.62, 0.22], [0.32, 0.38], [0.68, 0.38]]
+    + [[0.3, 0.52], [0.7, 0.52], [0.42, 0.52], [0.58, 0.52]]
     + [[0.42, 0.74], [0.58, 0.74], [0.42, 0.92], [0.58, 0.92]],
     np.float32,
 )  # fmt: skip

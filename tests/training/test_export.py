@@ -345,7 +345,8 @@ def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
     assert json.loads(pq.read_schema(path).metadata[b"dataengine"])["data"] == dataset.fingerprint
     duckdb = pytest.importorskip("duckdb")
     found = duckdb.sql(
-        f"SELECT label, len(feature) AS width FROM '{built}/index/clips/*.parquet' JOIN '{path}' USING (clip_id, label) ORDER BY clip_id"
+        f"SELECT label, len(feature) AS width FROM '{built}/index/clips/*.parquet' JOIN '{path}' USING (clip_id, "
+        "label) ORDER BY clip_id"
     ).fetchall()
     assert found == [(label, run.backbone.width) for label in clips.sort("clip_id").collect()["label"].to_list()]
 

@@ -195,7 +195,8 @@ def test_what_a_method_was_not_trained_for_is_said(sides):
 
 
 def test_queued_videos_are_seen_by_phi_as_it_is_now(sides):
-    """Keys that phi made before it moved would say when they were made; loss and gradient are those of all videos seen now."""
+    """Keys that phi made before it moved would say when they were made; loss and gradient are those of all videos seen
+    now."""
     options = {
         "motion": False,
         "video": "video",

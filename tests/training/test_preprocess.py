@@ -1,4 +1,5 @@
-"""Clips become what networks see: people, filled joints, normalisation, streams; in agreement with published numbers."""
+"""Clips become what networks see: people, filled joints, normalisation, streams; in agreement with published
+numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The command `dataengine-train`: its verbs one after the other on a built dataset, and what it says when something is wrong."""
+"""The command `dataengine-train`: its verbs one after the other on a built dataset, and what it says when something is
+wrong."""
 
 from __future__ import annotations
 
@@ -179,7 +180,8 @@ def test_help_is_cheap():
     code = (
         "import sys, time\nsys.argv = ['dataengine-train', '--help']\nfrom training.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('HEAVY', sorted({'torch', 'polars', 'pyarrow', 'matplotlib', 'pydantic', 'cv2'} & set(sys.modules)), time.process_time())\n"
+        "print('HEAVY', sorted({'torch', 'polars', 'pyarrow', 'matplotlib', 'pydantic', 'cv2'} & set(sys.modules)), "
+        "time.process_time())\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

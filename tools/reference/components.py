@@ -61,10 +61,13 @@ def passes_page() -> str:
     """Every pass: what it works on, what it reads, and what it adds to the dataset."""
     parts = [
         "# Passes",
-        "A build runs the passes of this list, in this order, after the plan was made and missing media were downloaded. "
+        "A build runs the passes of this list, in this order, after the plan was made and missing media were "
+        "downloaded. "
         "A pass that a recipe does not enable leaves no trace.",
-        "`after` names passes, or what passes give: `poses` stands for the last enabled pass that gives poses. A package of "
-        'your own adds a pass by an entry point: `[project.entry-points."dataengine.passes"]`. A recipe enables it by the '
+        "`after` names passes, or what passes give: `poses` stands for the last enabled pass that gives poses. A "
+        "package of "
+        'your own adds a pass by an entry point: `[project.entry-points."dataengine.passes"]`. A recipe enables it by '
+        "the "
         "table `[passes.NAME]`, which holds its options.",
     ]
     for name in registry.kind("passes").builtin:

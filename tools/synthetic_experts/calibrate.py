@@ -48,7 +48,8 @@ def outcomes(poses: Poses, clip: RenderedClip, t: int) -> Iterator[tuple[Array, 
 
 
 def logistic(evidence: Array, right: Array) -> Array:
-    """Slope and intercept (2,) of the logistic curve of `right` (N,) in {0, 1} over `evidence` (N,), pulled a little to (1, 0)."""
+    """Slope and intercept (2,) of the logistic curve of `right` (N,) in {0, 1} over `evidence` (N,), pulled a little to
+    (1, 0)."""
 
     def loss(ab: Array) -> float:
         z = ab[0] * evidence + ab[1]

@@ -58,7 +58,8 @@ class Material:
         truths = sorted(folder.glob("*.npz"))
         if not truths:
             raise DatasetError(
-                f"no rendered parts (*.npz) in {folder}; make some with  python -m tools.synthetic_experts render {folder}"
+                f"no rendered parts (*.npz) in {folder}; make some with  python -m tools.synthetic_experts render "
+                f"{folder}"
             )
         self._frames = [np.load(t.with_suffix(".npy"), mmap_mode="r") for t in truths]
         self._starts = np.cumsum([0, *(len(f) for f in self._frames)])
@@ -93,7 +94,8 @@ def person_box(joints: Array, seen: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Crops:
-    """Batches for networks that look into a person's box: pictures (B, h, w, 3) uint8, joints (B, 14, 2) pixels, mask (B, 14)."""
+    """Batches for networks that look into a person's box: pictures (B, h, w, 3) uint8, joints (B, 14, 2) pixels, mask
+    (B, 14)."""
 
     material: Material
     width: int
@@ -123,7 +125,8 @@ class Crops:
 
 @dataclass(frozen=True)
 class Wholes:
-    """Batches for networks that look at whole frames, or at windows of them about people: pictures (B, h, w, 3) uint8, joints (B, 3, 14, 2) pixels, mask (B, 3, 14)."""
+    """Batches for networks that look at whole frames, or at windows of them about people: pictures (B, h, w, 3) uint8,
+    joints (B, 3, 14, 2) pixels, mask (B, 3, 14)."""
 
     material: Material
     width: int

@@ -168,7 +168,8 @@ class BottomUp(Net):
 
 
 class Detector(Net):
-    """Frame 192x144 -> (N, 5, 18, 24): logit of a person's middle, its offset (x, y) in cells, log of the box's width and height in cells."""
+    """Frame 192x144 -> (N, 5, 18, 24): logit of a person's middle, its offset (x, y) in cells, log of the box's width
+    and height in cells."""
 
     height, width = 144, 192
 

@@ -88,7 +88,8 @@ def train(
         if step % 200 == 0:
             seen = step * settings.batch
             report(
-                f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {seen} ({seen / passed / 60:.0f}/s)"
+                f"{settings.net} step {step} minute {passed:.1f} loss {running:.4f} pictures {seen} "
+                f"({seen / passed / 60:.0f}/s)"
             )
         if passed - saved > settings.save_every:
             saved = passed

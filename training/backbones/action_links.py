@@ -1,4 +1,5 @@
-"""Which joints of a clip depend on each other: a variational network that infers links from motion and is trained to predict it.
+"""Which joints of a clip depend on each other: a variational network that infers links from motion and is trained to
+predict it.
 
 Source: Li et al., Actional-Structural Graph Convolutional Networks for Skeleton-based Action Recognition, CVPR 2019,
 section 4.1 (A-link inference module); keys and constants of limaosen0/AS-GCN@ab6951c `net/utils/adj_learn.py`.
@@ -43,7 +44,8 @@ class Pairs(nn.Module):
         return torch.cat([x[:, self.receive], x[:, self.send]], -1)
 
     def gather(self, x: Tensor) -> Tensor:
-        """What arrives at each joint: (P, V (V - 1), D) -> (P, V, D). A product, so that it is the same every time on a GPU."""
+        """What arrives at each joint: (P, V (V - 1), D) -> (P, V, D). A product, so that it is the same every time on a
+        GPU."""
         return self.arriving.to(x.dtype) @ x
 
 
@@ -162,9 +164,11 @@ class ActionLinks(nn.Module):
         return chosen, torch.softmax(logits, -1)
 
     def matrices(self, edges: Tensor) -> Tensor:
-        """Action links (N M, types - 1, V, V) of one-hot types: with links of joints to themselves, columns normalised, scaled."""
+        """Action links (N M, types - 1, V, V) of one-hot types: with links of joints to themselves, columns normalised,
+        scaled."""
         v = self.joints
-        # without its diagonal a matrix of V rows, read row by row, is V - 1 rows of V with a diagonal number before each
+        # without its diagonal a matrix of V rows, read row by row, is V - 1 rows of V with a diagonal number before
+        # each
         rows = edges[..., 1:].transpose(1, 2).reshape(edges.shape[0], self.types - 1, v - 1, v)
         flat = functional.pad(rows, (1, 0)).flatten(2)
         links = functional.pad(flat, (0, 1)).view(edges.shape[0], self.types - 1, v, v)
@@ -186,7 +190,8 @@ class ActionLinks(nn.Module):
         return torch.stack(found, 2)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Negative log-likelihood of the frames and distance of the link types from their prior (equation 8), a clip and joint."""
+        """Negative log-likelihood of the frames and distance of the link types from their prior (equation 8), a clip
+        and joint."""
         edges, probability = self.edges(x)
         away = self.decode(x, edges) - self.people(x)[:, :, 1:]
         rows = edges.shape[0] * self.joints

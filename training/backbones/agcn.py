@@ -133,7 +133,8 @@ class AGCN(Backbone):
         self._draw()
 
     def _draw(self) -> None:
-        """Initial weights as published: normal of fan-out, the summed convolutions by their number, the last norms near zero."""
+        """Initial weights as published: normal of fan-out, the summed convolutions by their number, the last norms near
+        zero."""
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out")

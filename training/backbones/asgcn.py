@@ -1,4 +1,5 @@
-"""AS-GCN: graph convolutions over links of several bones and over links inferred from the clip, and a branch that predicts what follows.
+"""AS-GCN: graph convolutions over links of several bones and over links inferred from the clip, and a branch that
+predicts what follows.
 
 Source: Li et al., Actional-Structural Graph Convolutional Networks for Skeleton-based Action Recognition, CVPR 2019,
 section 4; keys and constants of limaosen0/AS-GCN@ab6951c `net/as_gcn.py` and `config/as_gcn/ntu-xsub`.

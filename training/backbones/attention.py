@@ -24,14 +24,16 @@ def check_sizes(name: str, width: int, depth: int, heads: int, hidden: int, drop
 
 
 def positions(length: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines of positions 0 to length - 1 (Vaswani et al. 2017, section 3.5): (length, width), for any length."""
+    """Sines and cosines of positions 0 to length - 1 (Vaswani et al. 2017, section 3.5): (length, width), for any
+    length."""
     place = torch.arange(length, device=like.device, dtype=torch.float64)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=torch.float64) * (-math.log(10_000.0) / width))
     return torch.stack([torch.sin(place * rate), torch.cos(place * rate)], -1).flatten(1).to(like.dtype)
 
 
 class SelfAttention(nn.Module):
-    """Several heads over the second axis of (B, L, D); memory grows with L, not with its square, where torch has such a kernel."""
+    """Several heads over the second axis of (B, L, D); memory grows with L, not with its square, where torch has such a
+    kernel."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -55,7 +57,8 @@ def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
 
 
 def draw(module: nn.Module, width: int) -> None:
-    """Initial weights of transformers: N(0, 0.02) at a width of 768 (Devlin et al. 2019), wider as a narrower one needs; biases 0."""
+    """Initial weights of transformers: N(0, 0.02) at a width of 768 (Devlin et al. 2019), wider as a narrower one
+    needs; biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, 0, 0.02 * math.sqrt(768 / width))

@@ -37,7 +37,8 @@ def resolve(skeleton: str | Skeleton) -> Skeleton:
     ]
     if wrong:
         raise TrainingError(
-            f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given {wrong}"
+            f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given "
+            f"{wrong}"
         )
     return skeleton
 
@@ -94,7 +95,8 @@ class Backbone(nn.Module):
             or x.shape[2] < 1
         ):
             raise TrainingError(
-                f"{type(self).__name__} takes (N, {self.channels}, T, {v}, M up to {self.people}) of skeleton {self.skeleton.name!r}; "
+                f"{type(self).__name__} takes (N, {self.channels}, T, {v}, M up to {self.people}) of skeleton "
+                f"{self.skeleton.name!r}; "
                 f"given {tuple(x.shape)}: make the network with the channels, skeleton and people of the data"
             )
 
@@ -153,7 +155,8 @@ class Backbone(nn.Module):
         if wrong:
             shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
             raise TrainingError(
-                f"{name} is not a {type(self).__name__} of these options: {shown}. Make the network with the options of the weights "
+                f"{name} is not a {type(self).__name__} of these options: {shown}. Make the network with the options "
+                "of the weights "
                 "(classes, skeleton, channels, people), or leave the classifier out with classifier=False"
             )
         self.load_state_dict(given)

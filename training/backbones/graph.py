@@ -1,4 +1,5 @@
-"""Joint layouts as graphs: which joints are joined, towards which centre, and the adjacency stacks of the published networks.
+"""Joint layouts as graphs: which joints are joined, towards which centre, and the adjacency stacks of the published
+networks.
 
 Layouts that published weights exist for have the bones of those programs (`PUBLISHED`); every other
 layout has the bones of its `Skeleton`. Arrays are float64 (partitions, V, V); entry [p, i, j] is
@@ -27,7 +28,8 @@ Edges: TypeAlias = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Topology:
-    """A joint layout as a graph. `inward` are (farther, nearer) joint pairs, seen from `center`; both ways where equally far."""
+    """A joint layout as a graph. `inward` are (farther, nearer) joint pairs, seen from `center`; both ways where
+    equally far."""
 
     num_joints: int
     inward: Edges
@@ -104,7 +106,8 @@ def _closed(skeleton: Skeleton) -> list[tuple[int, int]]:
 
 
 def _middle(skeleton: Skeleton, edges: Sequence[tuple[int, int]]) -> int:
-    """The centre of the largest connected part: the joint with the smallest largest distance, then the smallest sum of them.
+    """The centre of the largest connected part: the joint with the smallest largest distance, then the smallest sum of
+    them.
 
     Joints between left and right come first, so that both sides of a body are treated alike.
     """
@@ -201,7 +204,8 @@ def _directed(graph: Topology, edges: Sequence[tuple[int, int]]) -> Stack:
 
 
 def directed(graph: Topology, hops: int = 1) -> Stack:
-    """Identity, links towards the centre, links away from it, each normalised by itself (2s-AGCN, pyskl `spatial`). (3, V, V)."""
+    """Identity, links towards the centre, links away from it, each normalised by itself (2s-AGCN, pyskl `spatial`). (3,
+    V, V)."""
     inward = _directed(graph, graph.inward)
     return np.stack([np.eye(graph.num_joints), _normalised(inward), _normalised(inward.T)])
 

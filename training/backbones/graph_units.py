@@ -36,7 +36,8 @@ def people_mean(rows: Tensor, clips: int) -> Tensor:
 
 
 def plan(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, stride) of each block: every level has double the channels and half the frames of the one before.
+    """(inputs, outputs, stride) of each block: every level has double the channels and half the frames of the one
+    before.
 
     Raises:
         TrainingError: a level without blocks, or no width.
@@ -114,7 +115,8 @@ class GraphUnit(nn.Module):
 
 
 class ScaleUnit(nn.Module):
-    """Six branches over time (four dilated convolutions, a maximum, one frame), joined by a 1x1 convolution and a norm."""
+    """Six branches over time (four dilated convolutions, a maximum, one frame), joined by a 1x1 convolution and a
+    norm."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()

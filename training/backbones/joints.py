@@ -111,7 +111,8 @@ class Mixed(torch.autograd.Function):
 
 
 def _pieces(x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares repeated for as many frames as are mixed at once (S, P, V H, V), and room for their result (S P, V H, C)."""
+    """Shares repeated for as many frames as are mixed at once (S, P, V H, V), and room for their result (S P, V H,
+    C)."""
     t, p, _, c = x.shape
     size = min(t, max(1, PIECE // (p * mixing.shape[1] * c)))
     return mixing.expand(size, *mixing.shape).contiguous(), x.new_empty(size * p, mixing.shape[1], c)

@@ -96,7 +96,8 @@ class Head(nn.Module):
 
 
 class SlowR50(Backbone):
-    """Slow R50 over pictures (N, 3, T, H, W), normalised as its weights want; by default 2048 features, one step a frame.
+    """Slow R50 over pictures (N, 3, T, H, W), normalised as its weights want; by default 2048 features, one step a
+    frame.
 
     The published head averages windows of 8x7x7 and takes pictures of 224 pixels only; here the mean is
     over all of time and space, which is the same there and works for every size.

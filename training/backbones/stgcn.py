@@ -150,7 +150,8 @@ class STGCN(Backbone):
 
 
 class STGCNPyskl(Trunk):
-    """ST-GCN as pyskl builds it, with its keys, over motions (N, C, T, V, M); by default 256 features, one step every 4 frames.
+    """ST-GCN as pyskl builds it, with its keys, over motions (N, C, T, V, M); by default 256 features, one step every 4
+    frames.
 
     Args:
         num_classes: 0 leaves `cls_head` out.

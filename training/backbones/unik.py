@@ -173,7 +173,8 @@ class UNIK(Backbone):
         channels_base: width of the first four blocks, a multiple of 4; features have 4 times as many. 64 published.
         people: M, whose channels the first norm keeps apart.
         dilation: "released": 1 everywhere, as the published program; "paper": 1,3,3,3,3,1,1,1,1,1.
-        w_init: W is drawn evenly in +-1/V ("released": its fan-in there is V V) or +-1/sqrt(V) ("paper", equation 3.10).
+        w_init: W is drawn evenly in +-1/V ("released": its fan-in there is V V) or +-1/sqrt(V) ("paper", equation
+            3.10).
         unused_bias: keep the `s_unit.bias` of the published state dict, which nothing uses; it is never trained.
         skip_empty: at inference compute an absent person once, not once a clip; the result is the same.
     """

@@ -100,7 +100,8 @@ def stack(name: str, values: Sequence[Any]) -> Any:
     if any(array.shape != shape for array in arrays):
         shapes = sorted({array.shape for array in arrays})
         raise TrainingError(
-            f"the sample transform gives {name!r} of different shapes, such as {shapes[0]} and {shapes[-1]}; all clips need the same"
+            f"the sample transform gives {name!r} of different shapes, such as {shapes[0]} and {shapes[-1]}; all "
+            "clips need the same"
         )
     if len(shape) != 4:
         return torch.from_numpy(np.stack(arrays))
@@ -149,7 +150,8 @@ class BatchMaker(Dataset[Any]):
         names = samples[0].keys()
         if any(sample.keys() != names for sample in samples):
             raise TrainingError(
-                f"the sample transform gives {sorted(names)} for some clips and others for others; all need the same entries"
+                f"the sample transform gives {sorted(names)} for some clips and others for others; all need the same "
+                "entries"
             )
         if clash := sorted(names & set(RESERVED)):
             raise TrainingError(

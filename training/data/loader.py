@@ -4,9 +4,9 @@
     for batch in loader:  # one epoch, or the rest of it after load_state_dict
         batch["motion"], batch["label"]
 
-Which clips make batch i of an epoch, and the random numbers of each clip, are pure functions of (seed, epoch, position in
-the epoch). They depend neither on the number of workers nor on the number of processes. A run that was killed goes on
-with the very batches it would have had.
+Which clips make batch i of an epoch, and the random numbers of each clip, are pure functions of (seed, epoch, position
+in the epoch). They depend neither on the number of workers nor on the number of processes. A run that was killed goes
+on with the very batches it would have had.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ class DataLoader:
             self.epoch, self.step, self._turn = epoch, 0, self._turn + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that was given, whatever workers have made ahead; plain numbers and texts."""
+        """The position after the last batch that was given, whatever workers have made ahead; plain numbers and
+        texts."""
         return {
             "epoch": self.epoch,
             "step": self.step,

@@ -19,7 +19,8 @@ ORDER, MIX, DRAW = 1, 2, 3
 
 
 def philox(seed: int, purpose: int, first: int, second: int) -> np.random.Generator:
-    """The random numbers of (seed, purpose, first, second): Philox with these as key and as upper half of its counter."""
+    """The random numbers of (seed, purpose, first, second): Philox with these as key and as upper half of its
+    counter."""
     key, counter = np.array([seed, purpose], np.uint64), np.array([0, 0, first, second], np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
@@ -63,8 +64,8 @@ class SampleOrder:
     def epoch(self, number: int) -> Numbers:
         """Indices of clips by position, (len,) int64.
 
-        The clips of a group come in an endless row of permutations, from which each epoch takes the next piece. So, over
-        epochs too, no clip comes twice before all came once.
+        The clips of a group come in an endless row of permutations, from which each epoch takes the next piece. So,
+        over epochs too, no clip comes twice before all came once.
         """
         if not self.shuffled:
             return self.groups[0]
@@ -134,7 +135,8 @@ def groups_of(
         if isinstance(weights, Mapping):
             if set(weights) != {dataset.name for dataset in datasets}:
                 raise TrainingError(
-                    f"weights of {', '.join(map(repr, weights))}; allowed: one each of {', '.join(s.name for s in datasets)}"
+                    f"weights of {', '.join(map(repr, weights))}; allowed: one each of "
+                    f"{', '.join(s.name for s in datasets)}"
                 )
             weights = [weights[dataset.name] for dataset in datasets]
         shares = [float(weight) for weight in weights]

@@ -65,7 +65,8 @@ def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int
     _, ids = joined_labels(datasets)
     if not (ids >= 0).any():
         raise TrainingError(
-            f"{', '.join(dataset.name for dataset in datasets)}: data.label_fraction is one of every class's clips, and no clip has a label"
+            f"{', '.join(dataset.name for dataset in datasets)}: data.label_fraction is one of every class's clips, "
+            "and no clip has a label"
         )
     return _parts(datasets, label_subsets(ids, (fraction,), seed)[fraction])
 

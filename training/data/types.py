@@ -25,8 +25,8 @@ class SkeletonSequence:
 
     Attributes:
         key: id of the sequence in its dataset.
-        keypoints: (M, T, V, C) float32 in the unit of the dataset (pixels from the top-left, or metres); NaN where a joint
-            was not seen.
+        keypoints: (M, T, V, C) float32 in the unit of the dataset (pixels from the top-left, or metres); NaN where a
+            joint was not seen.
         scores: (M, T, V) float32 in [0, 1]; None where the dataset has none.
         label: index into the `labels` of the dataset, -1 for none.
         size: width and height of the image in pixels, or None.

@@ -158,7 +158,8 @@ class _Run:
         return self.history
 
     def _epoch(self, limit: int) -> None:
-        """The rest of an epoch; gradients are gathered over `accumulate` batches, a rest that fills no step is left out."""
+        """The rest of an epoch; gradients are gathered over `accumulate` batches, a rest that fills no step is left
+        out."""
         epoch = self.loader.epoch
         group: list[Any] = []
         begun = waited = time.perf_counter()
@@ -228,7 +229,8 @@ class _Run:
         values = average(scalars)
         if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is {values['loss']} at step {self.step} (epoch {self.loader.epoch}); lower optim.lr (now {rate:.3g}), set run.grad_clip, "
+                f"the loss is {values['loss']} at step {self.step} (epoch {self.loader.epoch}); lower optim.lr (now "
+                f"{rate:.3g}), set run.grad_clip, "
                 f"or look at the data: nothing was saved since step {self._saved_step()}"
             )
         spent = time.perf_counter() - begun
@@ -293,7 +295,8 @@ class _Run:
             name for name in own if name not in _FREE and _decisive(facts.get(name)) != _decisive(own[name])
         ]:
             raise TrainingError(
-                f"{self.out} holds a run with another {', '.join(changed)}: give another --out, go on with what it began with, or delete it"
+                f"{self.out} holds a run with another {', '.join(changed)}: give another --out, go on with what it "
+                "began with, or delete it"
             )
         self.method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
         checkpoint.restore_optimizer(
@@ -351,7 +354,8 @@ def _optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optimizer
         groups.setdefault((scale, 0.0 if free else settings.optim.weight_decay), []).append(parameter)
     if not groups:
         raise TrainingError(
-            "nothing is left to train: optim.backbone_scale 0 freezes the network, and the method has no parameters of its own"
+            "nothing is left to train: optim.backbone_scale 0 freezes the network, and the method has no parameters "
+            "of its own"
         )
     tables = [
         {"params": parameters, "weight_decay": decay, "scale": scale} for (scale, decay), parameters in groups.items()

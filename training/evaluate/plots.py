@@ -141,7 +141,8 @@ def _confused(counts: Numbers, most: int = 40) -> Numbers:
 def accuracy_bars(
     predictions: ArrayLike, labels: ArrayLike, names: Sequence[str], path: str | os.PathLike[str], title: str = ""
 ) -> Path:
-    """Accuracy of each class, best first, with its number of clips; of many classes the best and the worst, and all as a curve.
+    """Accuracy of each class, best first, with its number of clips; of many classes the best and the worst, and all as
+    a curve.
 
     Args:
         predictions, labels: (N,) classes; clips labelled -1 are left out.
@@ -186,7 +187,8 @@ def embedding(
     most: int = 4000,
     seed: int = 0,
 ) -> Path:
-    """Features in the plane, coloured by class: t-SNE (van der Maaten and Hinton 2008), or UMAP where umap-learn is installed.
+    """Features in the plane, coloured by class: t-SNE (van der Maaten and Hinton 2008), or UMAP where umap-learn is
+    installed.
 
     Up to 40 classes have a colour and mark of their own and a legend; of more the 39 largest, the rest is grey.
 
@@ -281,7 +283,8 @@ CLOCKS = ("step", "epoch")
 def training_curves(
     log: str | os.PathLike[str], path: str | os.PathLike[str], x: str = "step", title: str = ""
 ) -> Path:
-    """Every number of a log over steps, one small plot a name; names of one kind under different parts (train/loss, val/loss) share one.
+    """Every number of a log over steps, one small plot a name; names of one kind under different parts (train/loss,
+    val/loss) share one.
 
     Args:
         log: one JSON object a line; an unfinished last line is passed over.

@@ -23,7 +23,8 @@ from training.evaluate.metrics import class_scores, hits, labelled, mean_class_a
 from training.evaluate.result import Result, of_seeds
 
 TEMPERATURE = 0.07
-"""Of the votes of nearest neighbours (Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination)."""
+"""Of the votes of nearest neighbours (Wu et al. 2018, Unsupervised feature learning via non-parametric instance
+discrimination)."""
 CELLS = 4_000_000
 """Similarities in memory at once."""
 

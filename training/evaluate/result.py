@@ -28,7 +28,8 @@ class Result:
         value: the figure; a share in [0, 1] where `unit` is "%", and shown times 100.
         per_seed: one figure a seed, where there are several.
         interval: how sure it is, or None.
-        baselines: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on coordinates.
+        baselines: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on
+            coordinates.
         details: everything else that can be written as JSON: other metrics, options, counts.
         unit: "%" or what the value counts.
     """

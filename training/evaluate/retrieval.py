@@ -53,7 +53,8 @@ def similarities(features: ArrayLike, classes: ArrayLike) -> Array:
     rows, columns = unit(features), unit(classes)
     if rows.shape[1] != columns.shape[1]:
         raise TrainingError(
-            f"features of {rows.shape[1]} values and texts of {columns.shape[1]} are not in one space; project both first"
+            f"features of {rows.shape[1]} values and texts of {columns.shape[1]} are not in one space; project both "
+            "first"
         )
     return np.asarray(rows @ columns.T, np.float64)
 
@@ -139,10 +140,11 @@ def zero_shot(
 def through_known_classes(
     features: ArrayLike, projected: ArrayLike, known: ArrayLike, classes: ArrayLike, temperature: float = 0.1
 ) -> tuple[Array, Array]:
-    """Motions and new classes in the text encoder's own space, where each motion is the mixture of the known classes that it looks like.
+    """Motions and new classes in the text encoder's own space, where each motion is the mixture of the known classes
+    that it looks like.
 
-    ConSE (Norouzi et al. 2014, equation 3), with all known classes and their mean taken off both sides. Only known texts are
-    projected: what a projection that saw some ten texts makes of another one is little more than chance.
+    ConSE (Norouzi et al. 2014, equation 3), with all known classes and their mean taken off both sides. Only known
+    texts are projected: what a projection that saw some ten texts makes of another one is little more than chance.
 
     Args:
         features: (N, D) projected motions.
@@ -160,7 +162,8 @@ def through_known_classes(
     texts, asked = unit(known), unit(classes)
     if len(texts) < 2 or texts.shape[1] != asked.shape[1]:
         raise TrainingError(
-            f"two known classes or more are wanted, in the space of those asked for; given {texts.shape} and {asked.shape}"
+            f"two known classes or more are wanted, in the space of those asked for; given {texts.shape} and "
+            f"{asked.shape}"
         )
     centre = texts.mean(0)
     weights = softmax(similarities(features, projected), temperature)
@@ -168,7 +171,8 @@ def through_known_classes(
 
 
 def _ranks(queries: Array, gallery: Array, query_ids: NDArray[np.int64], gallery_ids: NDArray[np.int64]) -> Numbers:
-    """(Q,) place, from 1, of the best relevant item; ties with irrelevant items count against it. 0 where nothing is relevant."""
+    """(Q,) place, from 1, of the best relevant item; ties with irrelevant items count against it. 0 where nothing is
+    relevant."""
     found = np.zeros(len(queries), np.int64)
     step = max(1, CELLS // len(gallery))
     for begin in range(0, len(queries), step):
@@ -278,7 +282,8 @@ def multiple_choice(
     questions: int = 450,
     name: str | None = None,
 ) -> Result:
-    """One of fifteen (MoLang, section 4.4): the right answer and one of each of 14 other classes; top-1, and top-3 beside it.
+    """One of fifteen (MoLang, section 4.4): the right answer and one of each of 14 other classes; top-1, and top-3
+    beside it.
 
     As printed, a text is given and 15 random motions of different classes are the choice, 450 questions. The other
     direction gives each motion its own class's text among the texts of 14 others. A seed draws the questions.

@@ -97,7 +97,8 @@ class NGrams:
     """Hashed n-grams of characters of the words, in small letters, with marks at both ends of a word.
 
     The hash is CRC-32, whose last bits name the place and whose first bit the sign (Weinberger et al. 2009); counts
-    enter as 1 + log. Similar spelling gives similar vectors. A baseline without learning for every encoder that knows words.
+    enter as 1 + log. Similar spelling gives similar vectors. A baseline without learning for every encoder that knows
+    words.
 
     Attributes:
         size: D.
@@ -111,7 +112,8 @@ class NGrams:
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.shortest <= self.longest:
             raise TrainingError(
-                f"ngrams wants size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, {self.longest}"
+                f"ngrams wants size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, "
+                f"{self.longest}"
             )
 
     @property

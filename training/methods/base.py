@@ -31,8 +31,8 @@ class RandomViews:
     Attributes:
         preprocess: makes joints (M, T, V, C) of a sequence, and the stream that the network sees of a view of them.
         views: name -> view of the joints.
-        features: names of stored features. Of a feature (K, D) with several views one is chosen at random; a feature (D,)
-            is taken as it is.
+        features: names of stored features. Of a feature (K, D) with several views one is chosen at random; a feature
+            (D,) is taken as it is.
     """
 
     preprocess: Preprocess
@@ -214,7 +214,8 @@ class Method(nn.Module):
         return False
 
     def project(self, features: Tensor) -> Tensor | None:
-        """Features (N, D) of the network in the shared space, (N, width) of unit length; None without `has_projection`."""
+        """Features (N, D) of the network in the shared space, (N, width) of unit length; None without
+        `has_projection`."""
         return None
 
     def embed_motion(self, motion: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ def info_nce(logits: Tensor, positive: Tensor, valid: Tensor | None = None, form
     - sum: -log( sum_p e^s / (sum_p e^s + sum_n e^s) )
     - each: the mean over p of -log( e^s_p / (sum_p e^s + sum_n e^s) )
     - alone: the mean over p of -log( e^s_p / (e^s_p + sum_n e^s) ), as MoCo with several positives
-    - paper: -log( sum_p e^s / sum_n e^s ), as printed in the thesis (equations 4.6, 4.7, 6.3, 6.4, 6.6); it has no lower
-      bound
+    - paper: -log( sum_p e^s / sum_n e^s ), as printed in the thesis (equations 4.6, 4.7, 6.3, 6.4, 6.6); it has no
+      lower bound
 
     Args:
         logits: (N, L) float, similarities divided by the temperature.

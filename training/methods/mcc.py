@@ -76,7 +76,8 @@ class PlaybackSampling:
     """Three clips of a sequence at playback speeds, and the interpolation targets of two of them.
 
     `anchor` is S(r_i), `positive` is S(r_j) with r_j != r_i, and `negative` is S(r_i) changed. Each has `frames` frames
-    from a random start of its own. `anchor_target` and `positive_target` are S(r / rate) with `rate` times as many frames.
+    from a random start of its own. `anchor_target` and `positive_target` are S(r / rate) with `rate` times as many
+    frames.
 
     Attributes:
         preprocess: makes the input of the network of a sequence.
@@ -155,9 +156,9 @@ class MCC(Method):
 
     Two printed formulas are inverted and are not the default. Equation 1 has the distances exchanged, so that its
     minimum drives positives apart. Equation 2 takes exp(+distance / tau), which rewards distance. Here the margin is on
-    d(anchor, positive) - d(anchor, negative) of unit vectors, and similarity is the cosine. `variant="paper"` takes both
-    as printed. The bank of K keys is printed as 6536. One encoder makes both sides, as in the paper; with a momentum
-    above 0 keys come from a momentum encoder.
+    d(anchor, positive) - d(anchor, negative) of unit vectors, and similarity is the cosine. `variant="paper"` takes
+    both as printed. The bank of K keys is printed as 6536. One encoder makes both sides, as in the paper; with a
+    momentum above 0 keys come from a momentum encoder.
 
     Args:
         backbone: the network.

@@ -56,7 +56,8 @@ class ViewsAndVideo:
             rows = np.asarray(stored, np.float32).reshape(-1, np.shape(stored)[-1])
         if rows.shape[1] != self.width:
             raise TrainingError(
-                f"clip {sequence.key!r}: {self.feature} has {rows.shape[1]} numbers; the method was made for {self.width}"
+                f"clip {sequence.key!r}: {self.feature} has {rows.shape[1]} numbers; the method was made for "
+                f"{self.width}"
             )
         return sample | {"video": rows[rng.integers(len(rows))]}
 
@@ -66,12 +67,13 @@ class TMOR(Method):
 
     Self-supervised without `text`: L_mm + L_mv. Supervised with it: L_mt in addition. The thesis leaves open:
 
-    - Positives are in the denominators too. Equations 6.3, 6.4 and 6.6 are printed with negatives only and have no lower
-      bound; `variant="paper"` computes them.
+    - Positives are in the denominators too. Equations 6.3, 6.4 and 6.6 are printed with negatives only and have no
+      lower bound; `variant="paper"` computes them.
     - The negatives of L_mt are the texts of all other classes, exactly, and not a queue.
     - In the supervised stage clips of the same class are no negatives of L_mm and L_mv.
-    - The queue of L_mv holds video features as they were stored. phi projects all of them at every step, with gradients. phi
-      has no momentum encoder: keys of some steps ago would tell how phi moved and not which video they are of.
+    - The queue of L_mv holds video features as they were stored. phi projects all of them at every step, with
+      gradients. phi has no momentum encoder: keys of some steps ago would tell how phi moved and not which video they
+      are of.
     - Temperature, projectors and schedule are those of LAC.
 
     phi is one projector per modality. Zero-shot compares phi(motion) with phi(text). `embed` gives the network's own
@@ -79,10 +81,10 @@ class TMOR(Method):
 
     Args:
         backbone: the network.
-        text: (K, D) float, a text feature per class, of unit length; or (K, P, D), P texts per class, which are averaged.
-            In a configuration: the encoder of texts. None: without texts.
-        video: name of the stored video feature, for example "viclip_video"; None or "": without videos. Of several stored
-            views one is chosen at random.
+        text: (K, D) float, a text feature per class, of unit length; or (K, P, D), P texts per class, which are
+            averaged. In a configuration: the encoder of texts. None: without texts.
+        video: name of the stored video feature, for example "viclip_video"; None or "": without videos. Of several
+            stored views one is chosen at random.
         video_width: D of the video feature.
         motion: whether motions are compared with motions (L_mm).
         temperature: of all similarities.
@@ -90,8 +92,8 @@ class TMOR(Method):
         projector: sizes of each phi.
         supervised: whether labels decide what is no negative. Default: if texts are given.
         symmetric: whether videos are also compared with the motions of the batch.
-        shared: whether video and text have one phi, for features that lie in one space already, as those of ViCLIP. Then
-            what motions learn of videos also says where texts of other classes lie; see `classes_by_video`.
+        shared: whether video and text have one phi, for features that lie in one space already, as those of ViCLIP.
+            Then what motions learn of videos also says where texts of other classes lie; see `classes_by_video`.
         variant: "standard", or the formulas of the "paper" as printed.
     """
 
@@ -249,8 +251,8 @@ class TMOR(Method):
     def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where videos of classes would lie, without the gap between modalities.
 
-        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so do
-        motions and both. Therefore the video of a class is expected where its text lies relative to the mean text:
+        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so
+        do motions and both. Therefore the video of a class is expected where its text lies relative to the mean text:
         phi(text - mean text + mean video) - phi(mean video). Means of motions and of videos are those of the queues.
 
         Args:
@@ -261,7 +263,8 @@ class TMOR(Method):
             (K, width) of the classes, and (width,) the mean of `embed_motion` over training clips.
 
         Raises:
-            TrainingError: motions were not compared with motions and with videos, or texts have a projector of their own.
+            TrainingError: motions were not compared with motions and with videos, or texts have a projector of their
+                own.
         """
         middle = self.texts if known is None else known
         if self.motions is None or self.videos is None or self.project_video is None or self.project_text is not None:

@@ -1,10 +1,11 @@
-"""Runs side by side: every figure that a folder of runs holds, those of one evaluation on one side under each other, the best first.
+"""Runs side by side: every figure that a folder of runs holds, those of one evaluation on one side under each other,
+the best first.
 
     lines = compare("runs")
     print(to_table(lines))
 
-A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured it, that is
-every JSON file with `results`.
+A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured
+it, that is every JSON file with `results`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Line:
         run: its folder.
         method, network: their names; `start` is the run or file that the network's weights came from, or "".
         trained_on: names of the datasets.
-        measured_on: the clips behind the figure, see `training.runs.splits.facts`; only figures with one fingerprint can be compared.
+        measured_on: the clips behind the figure, see `training.runs.splits.facts`; only figures with one fingerprint
+            can be compared.
         result: the figure; None for a run that has none yet.
     """
 
@@ -82,7 +84,8 @@ def _title(line: Line) -> str:
     if line.result is None:
         return "nothing measured yet"
     on = line.measured_on
-    return f"{line.result.name}, {line.result.metric}, {on['clips']:,} clips of {', '.join(on['names'])} ({on['fingerprint'][:8]})"
+    clips = f"{on['clips']:,} clips of {', '.join(on['names'])} ({on['fingerprint'][:8]})"
+    return f"{line.result.name}, {line.result.metric}, {clips}"
 
 
 def _row(line: Line) -> str:

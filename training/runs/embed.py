@@ -53,12 +53,13 @@ def embed(
         clips = dataengine.open("builds/posecap").clips
         near = clips.join(pl.scan_parquet("features.parquet"), on="clip_id").select("text", "feature").collect()
 
-        SELECT label, count(*) FROM 'builds/posecap/dataset/index/clips/*.parquet' JOIN 'features.parquet' USING (clip_id)
-        WHERE list_cosine_similarity(projection, $text) > 0.4 GROUP BY ALL       -- DuckDB
+        SELECT label, count(*) FROM 'builds/posecap/dataset/index/clips/*.parquet' JOIN 'features.parquet' USING
+        (clip_id) WHERE list_cosine_similarity(projection, $text) > 0.4 GROUP BY ALL       -- DuckDB
 
     Args:
         run: a finished run; it says how clips are preprocessed.
-        datasets: one or several, paths or open (see `training.data.formats.open_datasets`); all their clips in their order.
+        datasets: one or several, paths or open (see `training.data.formats.open_datasets`); all their clips in their
+            order.
         path: file of the table, see `schema`; it is written whole or not at all.
         batch: clips per forward pass.
         frames: T of the input. Default: that of the training.
@@ -66,8 +67,8 @@ def embed(
         device: where the network runs.
 
     Raises:
-        TrainingError: a clip is given twice, the run does not say how clips are preprocessed, or a clip does not fit the
-            network.
+        TrainingError: a clip is given twice, the run does not say how clips are preprocessed, or a clip does not fit
+            the network.
     """
     if run.preprocess is None:
         raise TrainingError("the run does not say how clips are preprocessed; give one of training.runs.run.load_run")

@@ -108,8 +108,8 @@ class Exported:
     Attributes:
         dynamic: the axes that may be of any size; the others are as `metadata` says.
         difference: the largest between file and network, in parts of the network's largest number.
-        spread: how much the motions of the check changed what the network says, in the same parts; where it is about as small
-            as `difference`, the network hardly looks at the motion, and the check can tell little.
+        spread: how much the motions of the check changed what the network says, in the same parts; where it is about as
+            small as `difference`, the network hardly looks at the motion, and the check can tell little.
     """
 
     path: Path
@@ -137,7 +137,8 @@ class Output(nn.Module):
 
 
 class Guard(nn.Module):
-    """A traced network that refuses what it was not traced for, which alone it would answer wrongly; sizes 0 are free."""
+    """A traced network that refuses what it was not traced for, which alone it would answer wrongly; sizes 0 are
+    free."""
 
     def __init__(self, traced: nn.Module, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -166,22 +167,22 @@ def export(
 ) -> Exported:
     """Write a network and check what was written.
 
-    ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `preprocess` says, with exactly the network's
-    C, V and M: people who are absent are zeros. Any N, and any T where the network allows it. They are made by tracing.
-    `safetensors` are the network's weights, for `load_published`.
+    ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `preprocess` says, with exactly the
+    network's C, V and M: people who are absent are zeros. Any N, and any T where the network allows it. They are made
+    by tracing. `safetensors` are the network's weights, for `load_published`.
 
     Args:
         run: a finished run, or a network.
         path: the file; an older one of this name stays until the new one holds.
         format: one of `FORMATS`.
         frames: T of the motions that the file is made with; by default what the run was trained with, else 64.
-        output: "logits" (N, K), "features" (N, D), or "embedding", the method's motions in the space of its texts; by default
-            logits where the network has classes, else features.
+        output: "logits" (N, K), "features" (N, D), or "embedding", the method's motions in the space of its texts; by
+            default logits where the network has classes, else features.
         licence: of the weights, as the file is to say.
 
     Raises:
-        TrainingError: unknown format or output, one that the network does not have, a network that cannot be written so,
-            or a file that says something else than the network.
+        TrainingError: unknown format or output, one that the network does not have, a network that cannot be written
+            so, or a file that says something else than the network.
         MissingExtraError: onnx is not installed.
     """
     run = BareNetwork(run) if isinstance(run, Backbone) else run
@@ -251,7 +252,8 @@ def describe(run: TrainedNetwork, output: str, frames: int, licence: str) -> dic
 
 
 def motions(backbone: Backbone, clips: int, frames: int, seed: int = 0) -> Tensor:
-    """Random motions (N, C, T, V, M) float32, normal numbers; the last person of the first clip is absent where there are several."""
+    """Random motions (N, C, T, V, M) float32, normal numbers; the last person of the first clip is absent where there
+    are several."""
     drawn = torch.Generator().manual_seed(seed)
     made = torch.randn(clips, backbone.channels, frames, backbone.skeleton.num_joints, backbone.people, generator=drawn)
     if backbone.people > 1:
@@ -266,7 +268,8 @@ def _others(frames: int, dynamic: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def difference(says: Predictor, model: Predictor, motion: Tensor) -> float:
-    """The largest difference of two networks on a motion, in parts of the second's largest number; infinite for other shapes."""
+    """The largest difference of two networks on a motion, in parts of the second's largest number; infinite for other
+    shapes."""
     found, wanted = says(motion), model(motion)
     if found.shape != wanted.shape or not torch.isfinite(found).all():
         return float("inf")
@@ -299,7 +302,8 @@ def _settled(
             ) from error
         if not worst <= allowed:
             raise TrainingError(
-                f"{name}: removed: it differs from the network by {worst:.1e} of the largest number, {allowed:.0e} is allowed; "
+                f"{name}: removed: it differs from the network by {worst:.1e} of the largest number, {allowed:.0e} is "
+                "allowed; "
                 "try another format"
             )
         try:
@@ -392,10 +396,11 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What an exported file says of itself.
 
     Returns:
-        dataengine (version), network, output, axes, dynamic (axes of any size), channels, frames, people, skeleton, joints,
-        bones, labels (of logits), width (of features), licence, data (fingerprint of what it was trained on, or None),
-        tolerance; of runs also preprocess (see `training.transforms.preprocess.Preprocess`), backbone (name and options) and method. In ONNX
-        files each is JSON under its name among the metadata, in TorchScript files all are in `extra/metadata.json`.
+        dataengine (version), network, output, axes, dynamic (axes of any size), channels, frames, people, skeleton,
+        joints, bones, labels (of logits), width (of features), licence, data (fingerprint of what it was trained on, or
+        None), tolerance; of runs also preprocess (see `training.transforms.preprocess.Preprocess`), backbone (name and
+        options) and method. In ONNX files each is JSON under its name among the metadata, in TorchScript files all are
+        in `extra/metadata.json`.
 
     Raises:
         TrainingError: it is no file that `export` wrote.

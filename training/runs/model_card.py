@@ -1,4 +1,5 @@
-"""The model card: a README.md that says what a network is, what it learnt from, how well it does, and how to load it."""
+"""The model card: a README.md that says what a network is, what it learnt from, how well it does, and how to load
+it."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ class Measured:
 
 
 def results(folder: Path) -> dict[str, Measured]:
-    """What was measured of a run, by relative path: JSON files of one result, or with `results`; others are passed over."""
+    """What was measured of a run, by relative path: JSON files of one result, or with `results`; others are passed
+    over."""
     found = {}
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -155,7 +157,8 @@ def _about(run: TrainedNetwork, config: Config) -> str:
     steps = f" in {run.facts['step']:,} steps" if "step" in run.facts else ""
     unfinished = "" if run.facts.get("done", True) else " **Training was not finished.**"
     what = (
-        f"A network `{config.backbone.name}` ({count:,} parameters) for {layout.num_joints} joints of up to {backbone.people} people: "
+        f"A network `{config.backbone.name}` ({count:,} parameters) for {layout.num_joints} joints of up to "
+        f"{backbone.people} people: "
         f"{backbone.width} features{classes} of a motion. {_first(network)}\n\n"
         f"Learnt with the method `{config.method.name}`{steps}.{unfinished} {_first(method)}\n\n"
         f"Joints, in order (`{plain(layout.name)}`): {', '.join(map(plain, layout.joints))}."
@@ -220,7 +223,8 @@ from training.transforms.view import View
 network = {_made(run, config)}.eval()
 network.load_published("{weights}")
 preprocess = {_prepared(run.preprocess)}
-joints = View({frames}, "none", score=preprocess.score)(preprocess.joints(clip), np.random.default_rng(0))   # clip: training.data.types.Clip
+joints = preprocess.joints(clip)   # clip: training.data.types.Clip
+joints = View({frames}, "none", score=preprocess.score)(joints, np.random.default_rng(0))
 motion = preprocess.finish(joints)   # (M, T, V, C)
 ```"""
 
@@ -349,9 +353,12 @@ def _results(found: Mapping[str, Measured]) -> str:
 def _limits(run: TrainedNetwork) -> str:
     classes = run.backbone.num_classes
     lines = [
-        "It sees joints, not pictures: objects, faces and hands that the joints do not show cannot be told apart by it.",
-        "Its input comes from pose estimates; people who are estimated worse (far away, cut off, covered, dressed unusually) are judged worse.",
-        "Figures hold for data like that of the results above. Other cameras, frame rates and joint layouts must be measured anew.",
+        "It sees joints, not pictures: objects, faces and hands that the joints do not show cannot be told apart by "
+        "it.",
+        "Its input comes from pose estimates; people who are estimated worse (far away, cut off, covered, dressed "
+        "unusually) are judged worse.",
+        "Figures hold for data like that of the results above. Other cameras, frame rates and joint layouts must be "
+        "measured anew.",
         f"It always names one of its {classes:,} classes, also for motions that are none of them." if classes
         else "Its features say how motions resemble each other, not what they mean.",
         "It must not be used to identify people, nor for decisions about them.",
@@ -367,6 +374,7 @@ def _licence(licence: str | None) -> str:
         else f"The weights are given under {plain(licence)}."
     )
     return (
-        f"## Licence\n\n{stated} The program that made and loads them, dataengine {dataengine.__version__}, is under Apache-2.0. "
+        f"## Licence\n\n{stated} The program that made and loads them, dataengine {dataengine.__version__}, is under "
+        "Apache-2.0. "
         "The rights in the clips, listed under Data, are their owners' and not changed by either."
     )

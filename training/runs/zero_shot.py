@@ -38,7 +38,8 @@ def class_text(run: Run, text: str | None, prompts: str | None) -> ClassText:
     trained_with = next(iter(run.needs.texts.values()), None)
     if "text" not in run.method.modalities or trained_with is None:
         raise TrainingError(
-            f"{run.folder} ({run.config.method.name}) learnt beside no texts and cannot tell which one a motion is near; "
+            f"{run.folder} ({run.config.method.name}) learnt beside no texts and cannot tell which one a motion is "
+            "near; "
             "train a method that does: dataengine-train pretrain tmor_text"
         )
     own = ClassText.of(trained_with)
@@ -202,7 +203,8 @@ def searchable_by(run: Run) -> tuple[str, ...]:
     """
     if not run.method.modalities:
         raise TrainingError(
-            f"{run.folder} ({run.config.method.name}) learnt beside neither texts nor videos, and finds nothing by them; "
+            f"{run.folder} ({run.config.method.name}) learnt beside neither texts nor videos, and finds nothing by "
+            "them; "
             "train a method that does: dataengine-train pretrain tmor, or tmor_text"
         )
     return run.method.modalities

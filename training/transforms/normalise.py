@@ -1,4 +1,5 @@
-"""Where a clip's origin lies and how large it is: functions from joints (M, T, V, C), NaN unseen, to new arrays of the same dtype."""
+"""Where a clip's origin lies and how large it is: functions from joints (M, T, V, C), NaN unseen, to new arrays of the
+same dtype."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from training.data.types import Array
 
 
 def body(array: Array) -> Array:
-    """Centre and size of the first person, once a sequence: its mean joint becomes 0, the root mean square of its coordinates 1.
+    """Centre and size of the first person, once a sequence: its mean joint becomes 0, the root mean square of its
+    coordinates 1.
 
     Turning the body and playing it backwards commute with this; other people keep their place beside the first.
     """
@@ -25,7 +27,8 @@ def body(array: Array) -> Array:
 
 
 def screen(array: Array, size: tuple[int, int]) -> Array:
-    """x 2/w - 1 and y 2/w - h/w: the picture's width spans [-1, 1], the centre is 0; coordinates that are exactly 0 stay 0.
+    """x 2/w - 1 and y 2/w - h/w: the picture's width spans [-1, 1], the centre is 0; coordinates that are exactly 0
+    stay 0.
 
     As UNIK's preprocessing (data_gen/preprocess.py @ bf39968), which takes every picture for 640 x 480.
 
@@ -68,9 +71,11 @@ def picture(
 
 
 def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
-    """Root of the first frame removed; turned about the upright axis until the line from right to left shoulder and hip in it runs along x.
+    """Root of the first frame removed; turned about the upright axis until the line from right to left shoulder and hip
+    in it runs along x.
 
-    The first frame is the first in which all these joints of the first person are seen; a clip without one is only moved to its mean.
+    The first frame is the first in which all these joints of the first person are seen; a clip without one is only
+    moved to its mean.
 
     Args:
         array: (M, T, V, 3).
@@ -106,13 +111,15 @@ def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
 def upright(
     array: Array, spine: tuple[int, int] = (0, 1), shoulders: tuple[int, int] = (8, 4), centre: int = 1
 ) -> Array:
-    """pyskl's normalisation in space: frames without the reference person dropped, a joint of its first frame to the origin, its spine
-    turned to z, then its shoulders to x.
+    """pyskl's normalisation in space: frames without the reference person dropped, a joint of its first frame to the
+    origin, its spine turned to z, then its shoulders to x.
 
-    PreNormalize3D of kennymckormick/pyskl @ 3f6795f, pose_related.py; joints are numbers of NTU RGB+D's layout. Zero points stay zero.
+    PreNormalize3D of kennymckormick/pyskl @ 3f6795f, pose_related.py; joints are numbers of NTU RGB+D's layout. Zero
+    points stay zero.
 
     Args:
-        array: (M, T, V, 3), zero where unseen. Of two people the one seen longer is the reference and becomes the first.
+        array: (M, T, V, 3), zero where unseen. Of two people the one seen longer is the reference and becomes the
+            first.
         spine: lower and upper joint of the line that becomes z.
         shoulders: right and left joint of the line that becomes x.
         centre: joint that becomes the origin.

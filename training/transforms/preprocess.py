@@ -1,4 +1,5 @@
-"""From a stored clip to what networks see: people chosen, missing joints filled, size and place normalised, joints or bones."""
+"""From a stored clip to what networks see: people chosen, missing joints filled, size and place normalised, joints or
+bones."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def ranked(keypoints: Array, scores: Array | None, people: int, by: str = "score
         keypoints: (M, T, V, C), NaN where unseen.
         scores: (M, T, V), or None.
         people: how many.
-        by: "score" the sum of scores (joints seen where there are none), "motion" the mean over joints of how far they move
-            (standard deviation over time), "given" their order in the clip.
+        by: "score" the sum of scores (joints seen where there are none), "motion" the mean over joints of how far they
+            move (standard deviation over time), "given" their order in the clip.
     """
     seen = visible(keypoints)
     present = np.flatnonzero(np.asarray(seen.any(axis=(1, 2))))
@@ -56,7 +57,8 @@ def ranked(keypoints: Array, scores: Array | None, people: int, by: str = "score
 
 
 def interpolate(array: Array) -> Array:
-    """Fill joints between the frames in which they were seen, linearly, and hold them before the first and after the last.
+    """Fill joints between the frames in which they were seen, linearly, and hold them before the first and after the
+    last.
 
     A joint never seen lies, in each frame, at the mean of that person's other joints.
 
@@ -85,8 +87,8 @@ def interpolate(array: Array) -> Array:
 
 
 def loop(array: Array) -> Array:
-    """Fill empty frames as UNIK does (data_gen/preprocess.py @ bf39968): a person whose first frame is empty is packed to the front,
-    an empty end repeats the front; gaps inside stay.
+    """Fill empty frames as UNIK does (data_gen/preprocess.py @ bf39968): a person whose first frame is empty is packed
+    to the front, an empty end repeats the front; gaps inside stay.
 
     Args:
         array: (M, T, V, C), zero where unseen.
@@ -111,8 +113,8 @@ def loop(array: Array) -> Array:
 class Preprocess:
     """From a clip to (M, T, V, C) float32 without NaN. Can be pickled.
 
-    Frames before anybody is seen and after nobody is any more are left out. A clip of one frame stays one frame long (views repeat
-    it, its motion is zero); one in which nobody is seen becomes zeros of its length.
+    Frames before anybody is seen and after nobody is any more are left out. A clip of one frame stays one frame long
+    (views repeat it, its motion is zero); one in which nobody is seen becomes zeros of its length.
 
     Attributes:
         skeleton: layout of the clips, or its name.
@@ -120,8 +122,9 @@ class Preprocess:
         rank: how people are chosen, see `ranked`.
         channels: which channels of the clip are the coordinates; None: all.
         fill: "interpolate" unseen joints over time, "zero" them, or zero them and "loop" (UNIK).
-        normalise: "body" (centre and size of the first person), "view" (in space: root to the origin, facing along an axis),
-            "view_body" (first that, then centre and size of the first person), "screen" (picture, as UNIK), "none", "pyskl2d" (picture, as pyskl), "pyskl3d" (as pyskl).
+        normalise: "body" (centre and size of the first person), "view" (in space: root to the origin, facing along an
+            axis), "view_body" (first that, then centre and size of the first person), "screen" (picture, as UNIK),
+            "none", "pyskl2d" (picture, as pyskl), "pyskl3d" (as pyskl).
         stream: "joint", "bone", "motion" or "bone_motion".
         score: whether scores follow as another channel, 0 where unseen.
         keep_root: whether the root of bones keeps its place (UNIK) instead of being zero.
@@ -160,7 +163,8 @@ class Preprocess:
             lacking = {"mid_hip", "spine", "left_shoulder", "right_shoulder"} - set(self.layout.joints)
             if lacking:
                 raise TrainingError(
-                    f"layout {self.layout.name!r} has no {', '.join(sorted(lacking))}, which pyskl3d needs; choose 'view'"
+                    f"layout {self.layout.name!r} has no {', '.join(sorted(lacking))}, which pyskl3d needs; choose "
+                    "'view'"
                 )
             if self.score:
                 raise TrainingError(
@@ -182,8 +186,8 @@ class Preprocess:
 
         Args:
             clip: any clip of the skeleton.
-            view: changes the prepared joints before bones and motion are made of them, such as `training.transforms.view.View`;
-                with scores as a channel it must know (`View(score=True)`).
+            view: changes the prepared joints before bones and motion are made of them, such as
+                `training.transforms.view.View`; with scores as a channel it must know (`View(score=True)`).
             rng: what the view draws from; None is a fixed start.
 
         Returns:
@@ -200,7 +204,8 @@ class Preprocess:
         return stream(array, self.stream, self.layout, array.shape[-1] - self.score, self.keep_root)
 
     def joints(self, clip: SkeletonSequence) -> Array:
-        """The normalised joints (people, T, V, C) float32 of a clip before any stream, for several views of one clip."""
+        """The normalised joints (people, T, V, C) float32 of a clip before any stream, for several views of one
+        clip."""
         self._check(clip)
         keypoints = clip.keypoints if self.channels is None else clip.keypoints[..., list(self.channels)]
         who = ranked(keypoints, clip.scores, self.people, self.rank)
@@ -247,7 +252,8 @@ class Preprocess:
         size = self.size or clip.size
         if size is None:
             raise TrainingError(
-                f"clip {clip.key!r} has no picture size, which normalise {self.normalise!r} needs: give size, or choose body"
+                f"clip {clip.key!r} has no picture size, which normalise {self.normalise!r} needs: give size, or "
+                "choose body"
             )
         return size
 
@@ -263,5 +269,6 @@ class Preprocess:
         wanted = {"view": 3, "view_body": 3, "pyskl3d": 3, "screen": 2, "pyskl2d": 2}.get(self.normalise, axes)
         if axes != wanted:
             raise TrainingError(
-                f"normalise {self.normalise!r} works on {wanted} coordinates; clip {clip.key!r} has {axes}: choose channels"
+                f"normalise {self.normalise!r} works on {wanted} coordinates; clip {clip.key!r} has {axes}: choose "
+                "channels"
             )

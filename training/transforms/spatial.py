@@ -176,7 +176,8 @@ def flip(array: Array, skeleton: Skeleton, width: float = 0.0, axes: int | None 
 
 
 def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
-    """z becomes -z, and joints keep their names: how an estimator that takes a back for a front sees a body that faces the z axis.
+    """z becomes -z, and joints keep their names: how an estimator that takes a back for a front sees a body that faces
+    the z axis.
 
     Raises:
         ValueError: there are but two coordinates.
@@ -187,7 +188,8 @@ def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
 
 
 def mask_joints(array: Array, rng: np.random.Generator, share: float = 0.05, frames: bool = False) -> Array:
-    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every frame anew.
+    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every
+    frame anew.
 
     Args:
         share: chance of each joint.
@@ -224,7 +226,8 @@ def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int
 
 
 def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 2.0)) -> Array:
-    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum to 1 at the ends.
+    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum
+    to 1 at the ends.
 
     Args:
         sigma: least and greatest width in frames.
@@ -242,7 +245,8 @@ def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 
 
 
 def drop_frames(array: Array, rng: np.random.Generator, share: float = 0.135) -> Array:
-    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the frames.
+    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the
+    frames.
 
     Args:
         share: chance of each frame.
@@ -260,8 +264,8 @@ def wander(
     shifts: Sequence[float] = (-0.2, -0.1, 0.0, 0.1, 0.2),
     nodes: int = 1,
 ) -> Array:
-    """Turned, scaled and shifted by amounts that change linearly between points in time: ST-GCN's and UNIK's random move
-    (feeders/tools.py @ bf39968), on the first two axes.
+    """Turned, scaled and shifted by amounts that change linearly between points in time: ST-GCN's and UNIK's random
+    move (feeders/tools.py @ bf39968), on the first two axes.
 
     Args:
         array: (M, T, V, C), C >= 2.

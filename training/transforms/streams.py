@@ -24,9 +24,11 @@ PUBLISHED: dict[str, tuple[int, ...]] = {
 
 @cache
 def parents(skeleton: Skeleton) -> tuple[int, ...]:
-    """Parent of every joint, a root being its own: as published, or as the layout's bones say, or the shortest way along them.
+    """Parent of every joint, a root being its own: as published, or as the layout's bones say, or the shortest way
+    along them.
 
-    The last is for layouts whose bones make circles: from the head point (or joint 0) outwards; what bones do not reach begins there.
+    The last is for layouts whose bones make circles: from the head point (or joint 0) outwards; what bones do not reach
+    begins there.
     """
     if skeleton.name in PUBLISHED:
         return PUBLISHED[skeleton.name]
@@ -62,12 +64,14 @@ def _circles(joint: int, above: dict[int, int]) -> bool:
 
 
 def bones(array: Array, skeleton: Skeleton, axes: int | None = None, keep_root: bool = False) -> Array:
-    """From the parent to each joint; a root is zero, or keeps its place (`keep_root`, as UNIK's data_gen/gen_bone_data.py @ bf39968).
+    """From the parent to each joint; a root is zero, or keeps its place (`keep_root`, as UNIK's
+    data_gen/gen_bone_data.py @ bf39968).
 
     Args:
         array: (M, T, V, C).
         skeleton: its layout.
-        axes: how many channels are coordinates (None: all); the others become the mean of joint and parent, as in pyskl.
+        axes: how many channels are coordinates (None: all); the others become the mean of joint and parent, as in
+            pyskl.
         keep_root: see above.
 
     Returns:

@@ -87,8 +87,8 @@ def resample(positions: Positions, rng: np.random.Generator | None, frames: int)
 
 
 def pad(positions: Positions, rng: np.random.Generator | None, frames: int, how: str = "loop") -> Positions:
-    """The first `frames` positions; a shorter clip is played again ("loop"), stands still at its end ("hold") or is followed by
-    empty frames ("zero").
+    """The first `frames` positions; a shorter clip is played again ("loop"), stands still at its end ("hold") or is
+    followed by empty frames ("zero").
 
     Args:
         how: "loop", "hold" or "zero".
@@ -166,8 +166,9 @@ def uniform(
 ) -> Numbers:
     """Indices of uniformly spread frames: one from each of `frames` equal parts of the clip.
 
-    PoseC3D's sampling as published (Duan et al. 2022, section 3.2; kennymckormick/pyskl @ 3f6795f, sampling.py); with a RandomState the
-    same indices. A clip shorter than `frames` is played in a loop; one shorter than twice that keeps its order and leaves out frames.
+    PoseC3D's sampling as published (Duan et al. 2022, section 3.2; kennymckormick/pyskl @ 3f6795f, sampling.py); with a
+    RandomState the same indices. A clip shorter than `frames` is played in a loop; one shorter than twice that keeps
+    its order and leaves out frames.
 
     Args:
         total: number of frames T.

@@ -84,8 +84,8 @@ PRESETS: dict[str, dict[int, tuple[Mapping[str, Any], ...]]] = {
         3: (*_STRONG, {"name": "rotate", "degrees": (15, 60, 10)}),
     },
 }
-"""Steps by name and number of coordinate axes. Distances are in the unit of the prepared clip (the body's size where it was
-normalised to that)."""
+"""Steps by name and number of coordinate axes. Distances are in the unit of the prepared clip (the body's size where it
+was normalised to that)."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,16 @@ _Plan = tuple[tuple[_Step, ...], tuple[_Step, ...]]
 
 @dataclass(frozen=True)
 class View:
-    """A random view of a clip, a fixed number of frames long. Can be pickled; the same generator state gives the same view.
+    """A random view of a clip, a fixed number of frames long. Can be pickled; the same generator state gives the same
+    view.
 
-    Steps on time come first, whatever their place among the others: crop, then one way to take frames (resample unless another is
-    named), then those that change their order. The other steps keep their order.
+    Steps on time come first, whatever their place among the others: crop, then one way to take frames (resample unless
+    another is named), then those that change their order. The other steps keep their order.
 
     Attributes:
         frames: T of the result.
-        steps: the steps, each a table with `name`, its options and `chance`; or the name of a preset (none, weak, strong).
+        steps: the steps, each a table with `name`, its options and `chance`; or the name of a preset (none, weak,
+            strong).
         skeleton: whose left and right joints `flip` exchanges; a layout or its name.
         score: whether the last channel is a score, which steps on coordinates leave alone.
 
@@ -215,7 +217,8 @@ class View:
         axes = array.shape[-1] - self.score
         if axes not in self._plans:
             raise TrainingError(
-                f"a view has 2 or 3 coordinates; given {axes}: choose channels, and say score where the last one is a score"
+                f"a view has 2 or 3 coordinates; given {axes}: choose channels, and say score where the last one is a "
+                "score"
             )
         plan = self._plans[axes]
         if isinstance(plan, TrainingError):

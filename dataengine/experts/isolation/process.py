@@ -291,7 +291,8 @@ def script_command(script: Path) -> list[str]:
     if uv is None:
         raise ExpertError(
             "expert_failed",
-            f"{script.stem} runs in an environment of its own, which the program uv makes: install it with  pip install uv",
+            f"{script.stem} runs in an environment of its own, which the program uv makes: install it with  pip "
+            "install uv",
             retryable=False,
         )
     sync = [uv, "sync", "--quiet", "--script", str(script)]

@@ -48,15 +48,16 @@ class Precomputed(Expert):
         folder: where the saved files lie.
         format: auto tells it from what lies there. One JSON or .npz file per clip, FOLDER/NAME.json; OpenPose: one
             folder per clip, FOLDER/NAME/*_keypoints.json, or one folder for all; AlphaPose: also
-            FOLDER/NAME/alphapose-results.json; COCO: also one FOLDER/results.json for all clips, with FOLDER/images.json.
+            FOLDER/NAME/alphapose-results.json; COCO: also one FOLDER/results.json for all clips, with
+            FOLDER/images.json.
         pattern: NAME of a clip, made of {clip_id}, {video_id}, {stem} (of the media file) and {source}.
         start: whether saved frames are counted from the clip's first frame or from the media file's.
         offset: number of the first frame in the saved files.
         fps: rate the program was run at where it was not every frame of the video; None: every frame.
         layout: skeleton of the saved joints; auto tells it from their number.
-        content: whether the fingerprint is made from the content of the files. Otherwise it is made from names and sizes
-            alone, which is fast in folders of millions of files; a file rewritten at the same length goes unnoticed, so
-            change `version` then.
+        content: whether the fingerprint is made from the content of the files. Otherwise it is made from names and
+            sizes alone, which is fast in folders of millions of files; a file rewritten at the same length goes
+            unnoticed, so change `version` then.
         version: any text; another text makes another fingerprint.
         min_score: joints with a lower score are left out.
         min_mean: people with a lower mean score are left out.

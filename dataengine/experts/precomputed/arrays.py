@@ -38,7 +38,8 @@ def read(path: Path) -> Saved:
             raise refused(path, f"is torn: {error}") from error
         raise refused(
             path,
-            "holds Python objects, which run code when read; save plain arrays: np.savez(path, keypoint=..., keypoint_score=...)",
+            "holds Python objects, which run code when read; save plain arrays: np.savez(path, keypoint=..., "
+            "keypoint_score=...)",
         ) from error
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise refused(path, f"is torn or no .npz file: {error}") from error

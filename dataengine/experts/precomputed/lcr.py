@@ -1,6 +1,7 @@
 """LCR-Net's JSON, as with Toyota Smarthome: all frames of a clip, each a list of people, 13 joints without scores.
 
-{"njts": 13, "frames": [[{"pose2d": [x of all joints, then y of all joints], "pose3d": [...], "cumscore": s}, ...], ...]}
+{"njts": 13, "frames": [[{"pose2d": [x of all joints, then y of all joints], "pose3d": [...], "cumscore": s}, ...],
+...]}
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
             )
         except pl.exceptions.PolarsError as error:
             raise TrainingError(
-                f"{name}: where={where!r} cannot be used: {str(error).splitlines()[0]}; columns: {', '.join(facts.columns)}"
+                f"{name}: where={where!r} cannot be used: {str(error).splitlines()[0]}; columns: "
+                f"{', '.join(facts.columns)}"
             ) from None
         if frame.is_empty():
             raise TrainingError(f"{name}: where={where!r} matches none of {among} clips; leave it out or widen it")
@@ -82,7 +83,8 @@ def names_of(count: int, given: Sequence[str] | None, name: str) -> tuple[str, .
 
 
 def widened(arrays: Sequence[NDArray[Any]]) -> list[Array]:
-    """The arrays as float32; half precision ones together, since each conversion on its own costs as much as reading a clip."""
+    """The arrays as float32; half precision ones together, since each conversion on its own costs as much as reading a
+    clip."""
     if not any(array.dtype == np.float16 for array in arrays):
         return [array if array.dtype == np.float32 else array.astype(np.float32) for array in arrays]
     import torch

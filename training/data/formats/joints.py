@@ -65,7 +65,8 @@ _SIDES = (
 
 
 def with_sides(names: Sequence[str]) -> tuple[str, ...]:
-    """Joint names in lower case, sides written as left_X and right_X where both of a pair are there, so that mirroring works."""
+    """Joint names in lower case, sides written as left_X and right_X where both of a pair are there, so that mirroring
+    works."""
     plain = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace(" ", "_") for name in names]
     sided = list(plain)
     for pattern in _SIDES:
@@ -82,7 +83,8 @@ def with_sides(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _contained(own: Skeleton) -> tuple[Skeleton, list[int]] | None:
-    """The largest known layout whose joints all occur in this one by name (a head stands for the nose), and their places."""
+    """The largest known layout whose joints all occur in this one by name (a head stands for the nose), and their
+    places."""
     if SKELETONS.get(own.name) == own:
         return own, list(range(own.num_joints))
     places = {joint: place for place, joint in enumerate(own.joints)}
@@ -108,7 +110,8 @@ class ConvertedDataset(SkeletonDataset):
         origin = _contained(dataset.skeleton)
         if origin is None:
             raise TrainingError(
-                f"{dataset.name}: its joints ({dataset.skeleton.name}) are no layout that can be converted to {target!r}; "
+                f"{dataset.name}: its joints ({dataset.skeleton.name}) are no layout that can be converted to "
+                f"{target!r}; "
                 f"say what they are with layout=, one of {', '.join(sorted(SKELETONS))}"
             )
         self._origin, self._columns = origin
@@ -131,7 +134,8 @@ class ConvertedDataset(SkeletonDataset):
             groups.setdefault(shape[-1], []).append(place)
         if len(groups) > 1:
             raise TrainingError(
-                f"{self.name}: clips of {' and '.join(map(str, sorted(groups)))} coordinates cannot be converted together"
+                f"{self.name}: clips of {' and '.join(map(str, sorted(groups)))} coordinates cannot be converted "
+                "together"
             )
         if not clips:
             return []

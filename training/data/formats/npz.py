@@ -1,4 +1,5 @@
-"""One npz file of arrays: poses in one piece with offsets, or all of one length, with labels and whatever else is known.
+"""One npz file of arrays: poses in one piece with offsets, or all of one length, with labels and whatever else is
+known.
 
     keypoints   with offsets: (F, V, C) or (F, M, V, C), clip i is [offsets[i]:offsets[i+1]]; without: (N, M, T, V, C)
     offsets     (N + 1,) whole numbers, from 0 to F
@@ -44,7 +45,8 @@ KNOWN = {
 KNOWN |= {"names", "frame_size", "fps"}
 INVISIBLE = ("absent", "guess")
 PLACEHOLDER = 2.0
-"""Pixels: invisible joints of Penn Action nearer to the origin than this are placeholders, farther ones guesses of the annotators."""
+"""Pixels: invisible joints of Penn Action nearer to the origin than this are placeholders, farther ones guesses of the
+annotators."""
 
 
 class NpzDataset(InMemoryDataset):
@@ -57,7 +59,8 @@ class NpzDataset(InMemoryDataset):
         entries: names of other arrays with N rows to give as each clip's features.
         layout: the joints' layout, by default found by their names.
         labels: class names by label, where the file has none.
-        invisible: what joints are that `visible` denies: 'absent', or 'guess': kept with score 0 unless they lie at the origin.
+        invisible: what joints are that `visible` denies: 'absent', or 'guess': kept with score 0 unless they lie at the
+            origin.
 
     Raises:
         TrainingError: the file is torn, its arrays do not fit together, or nothing is chosen.
@@ -140,7 +143,8 @@ def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise TrainingError(
-            f"{path}: no npz file of plain arrays, or a torn one: {str(error).splitlines()[0] if str(error) else 'empty'}"
+            f"{path}: no npz file of plain arrays, or a torn one: "
+            f"{str(error).splitlines()[0] if str(error) else 'empty'}"
         ) from None
 
 
@@ -177,7 +181,8 @@ def _poses(name: str, held: dict[str, NDArray[Any]]) -> tuple[Array, NDArray[np.
         raise TrainingError(f"{name}: offsets must be whole numbers from 0 to the number of frames, {len(poses)}")
     if (np.diff(offsets.astype(np.int64)) < 1).any():
         raise TrainingError(
-            f"{name}: clip {int(np.argmax(np.diff(offsets.astype(np.int64)) < 1))} has no frames; leave it out of the file"
+            f"{name}: clip {int(np.argmax(np.diff(offsets.astype(np.int64)) < 1))} has no frames; leave it out of the "
+            "file"
         )
     return poses, offsets.astype(np.int64), len(offsets) - 1
 

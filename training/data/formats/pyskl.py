@@ -1,4 +1,5 @@
-"""The pickle of pyskl and MMAction2: {"split": {name: [ids]}, "annotations": [{frame_dir, keypoint, keypoint_score, label ...}]}.
+"""The pickle of pyskl and MMAction2: {"split": {name: [ids]}, "annotations": [{frame_dir, keypoint, keypoint_score,
+label ...}]}.
 
 A pickle is a program; only what such files need is admitted here: builtin containers and NumPy arrays.
 """
@@ -80,7 +81,8 @@ def load(path: str | os.PathLike[str]) -> Any:
             return _load(file)
     except _Refused as error:
         raise TrainingError(
-            f"{path}: it holds {error}, which is not loaded; a pickle may hold builtin containers and NumPy arrays only: save it again with those"
+            f"{path}: it holds {error}, which is not loaded; a pickle may hold builtin containers and NumPy arrays "
+            "only: save it again with those"
         ) from None
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from None
@@ -108,8 +110,8 @@ class PysklDataset(InMemoryDataset):
     Args:
         path: of the pickle.
         split: a name of its `split`; None for all annotations.
-        where: an SQL condition over key, label, label_id, num_frames, num_people, width, height and whatever else is one
-            value a clip.
+        where: an SQL condition over key, label, label_id, num_frames, num_people, width, height and whatever else is
+            one value a clip.
         layout: the joints' layout; by default by their number: 17 COCO, 18 OpenPose, 25 NTU RGB+D.
         labels: class names by label.
 
@@ -163,7 +165,8 @@ class PysklDataset(InMemoryDataset):
         joints = sorted({note["keypoint"].shape[2] for note in self._notes.values()})
         if len(joints) > 1:
             raise TrainingError(
-                f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or where="
+                f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or "
+                "where="
             )
         skeleton = layout_of(layout, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
         sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
@@ -187,7 +190,8 @@ def _check(name: str, number: int, note: Any) -> None:
     shape = note["keypoint"].shape
     if len(shape) != 4 or note["keypoint"].dtype.kind not in "fiu" or not all(shape):
         raise TrainingError(
-            f"{name}: keypoint of annotation {number} is {note['keypoint'].dtype} {shape}; allowed: numbers (M, T, V, C), none of them 0"
+            f"{name}: keypoint of annotation {number} is {note['keypoint'].dtype} {shape}; allowed: numbers (M, T, V, "
+            "C), none of them 0"
         )
     scores = note.get("keypoint_score")
     if scores is not None and np.shape(scores) != shape[:3]:

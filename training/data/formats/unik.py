@@ -20,7 +20,8 @@ ENDING = "_data_joint.npy"
 LAYOUTS = {13: "lcr13", 17: "posetics17", 18: "openpose18", 25: "nturgbd25"}
 """Layout of such files by number of joints."""
 COORDINATES = {"xy": (0, 1), "xyz": (0, 1, 2), "xys": (0, 1), "3d": (2, 3, 4)}
-"""Channels of the file that are coordinates: two; three; two and the score; of five (x, y, then x, y, z) the last three."""
+"""Channels of the file that are coordinates: two; three; two and the score; of five (x, y, then x, y, z) the last
+three."""
 
 
 class UnikDataset(InMemoryDataset):
@@ -32,7 +33,8 @@ class UnikDataset(InMemoryDataset):
         path: a folder of SPLIT_data_joint.npy files, or one such file; the labels lie beside.
         split: which; None for all.
         where: an SQL condition over key, label, label_id, split.
-        coordinates: see `COORDINATES`; by default xy of 2 or 5 channels, xyz of 3, and xys of 3 with OpenPose's 18 joints.
+        coordinates: see `COORDINATES`; by default xy of 2 or 5 channels, xyz of 3, and xys of 3 with OpenPose's 18
+            joints.
         layout: the joints' layout; by default by their number.
         labels: class names by label.
 

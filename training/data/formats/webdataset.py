@@ -1,8 +1,8 @@
 """Plain WebDataset shards, local or over a network: their tar headers are read once, samples then by place.
 
-EntryReader are those of our datasets: KEY.keypoints.npy (M, T, V, C), KEY.scores.npy, KEY.json with label, label_id, split,
-fps, width, height, skeleton, joints, and any others; KEY.cls holds a label's number where json has none.
-What the headers say is kept in the cache folder and read from there as long as the shards stay as they are.
+EntryReader are those of our datasets: KEY.keypoints.npy (M, T, V, C), KEY.scores.npy, KEY.json with label, label_id,
+split, fps, width, height, skeleton, joints, and any others; KEY.cls holds a label's number where json has none. What
+the headers say is kept in the cache folder and read from there as long as the shards stay as they are.
 """
 
 from __future__ import annotations
@@ -35,9 +35,19 @@ TAR = 512
 AHEAD = 1 << 20
 """Bytes of a remote shard that are read at a time while its headers are looked for."""
 FACTS: dict[str, type[pl.DataType]] = {
-    "label": pl.String, "label_id": pl.Int64, "split": pl.String, "source": pl.String, "source_label": pl.String, "text": pl.String,
-    "fps": pl.String, "width": pl.Int64, "height": pl.Int64, "num_frames": pl.Int64, "skeleton": pl.String, "licence": pl.String,
-}  # fmt: skip
+    "label": pl.String,
+    "label_id": pl.Int64,
+    "split": pl.String,
+    "source": pl.String,
+    "source_label": pl.String,
+    "text": pl.String,
+    "fps": pl.String,
+    "width": pl.Int64,
+    "height": pl.Int64,
+    "num_frames": pl.Int64,
+    "skeleton": pl.String,
+    "licence": pl.String,
+}
 """What of KEY.json can be asked for in a condition."""
 MEMBER = re.compile(r"((?:.*/|)[^./][^.]*)[.]([^/]+)")
 """KEY.ENTRY: the key ends at the first dot of the file's own name (webdataset's convention)."""
@@ -94,7 +104,8 @@ def _number(field: bytes) -> int:
 
 
 def members(shard: _Shard) -> Iterator[tuple[str, int, int]]:
-    """Path, data offset and size of every plain file of an archive (ustar, pax or GNU); links and folders are passed over.
+    """Path, data offset and size of every plain file of an archive (ustar, pax or GNU); links and folders are passed
+    over.
 
     Raises:
         DatasetError: it is no archive, or ends before it should.
@@ -306,7 +317,8 @@ class WebDataset(Format):
         named = sorted(set(facts["skeleton"].drop_nulls().to_list()))
         if given is None and len(named) > 1:
             raise TrainingError(
-                f"{self.name}: samples of different skeletons: {', '.join(named)}; choose one with where=\"skeleton = '{named[0]}'\""
+                f'{self.name}: samples of different skeletons: {", ".join(named)}; choose one with where="skeleton = '
+                f"'{named[0]}'\""
             )
         joints = (facts["joints"].drop_nulls().head(1).to_list() or [""])[0]
         return layout_of(

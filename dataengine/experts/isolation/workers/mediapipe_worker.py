@@ -8,7 +8,7 @@
 # exclude-newer = "2026-11-15T00:00:00Z"
 # override-dependencies = [
 #     "numpy>=2,<3", "jax; python_version<'0'", "jaxlib; python_version<'0'",
-#     "opencv-contrib-python; python_version<'0'", "sentencepiece; python_version<'0'", "sounddevice; python_version<'0'",
+# "opencv-contrib-python; python_version<'0'", "sentencepiece; python_version<'0'", "sounddevice; python_version<'0'",
 # ]
 # ///
 """Finds people with the two networks in mediapipe's wheel; the worker of `dataengine.experts.mediapipe`.
