@@ -31,13 +31,30 @@ def pages() -> Pages:
 
 def former_page() -> str:
     """What is called otherwise now."""
+    from training import config, registry
+
     rows = [(code(old), " or ".join(code(name) for name in new)) for old, new in FORMER_NAMES.items()]
+    tables = [(code(f"[{old}]"), code(f"[{new}]")) for old, new in config.FORMER_TABLES.items()]
+    keys = [
+        (code(f"{table}.{old}"), code(f"{table}.{new}"))
+        for table, names in config.FORMER.items()
+        for old, new in names.items()
+    ]
+    options = [
+        (f"{code(old)} of {code(name)}", code(new))
+        for kind_name in ("backbones", "methods")
+        for name in registry.names(kind_name)
+        for old, new in getattr(registry.find(kind_name, name), "former_options", {}).items()
+    ]
     return join(
         "# Former names",
-        "Names of keys, components, options, passes and index columns that are called otherwise now. An error about "
-        "such a name "
-        "says the new one. A word stands here only where it is a name no longer: `path` is still a key of sources.",
+        "Names that are called otherwise now. An error about a former name says the new one. A word stands here only "
+        "where "
+        "it is a name no longer: `path` is still a key of sources.",
+        "## Recipes, components, passes and index columns",
         table(("formerly", "now"), rows),
+        "## Training configurations",
+        table(("formerly", "now"), [*tables, *keys, *options]),
     )
 
 
