@@ -26,14 +26,6 @@ from tests.support.drawn_towers import away, drawn_state, shapes_of, tower_pair,
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def tiny() -> ViCLIP:
     return ViCLIP("tiny")

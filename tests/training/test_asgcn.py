@@ -13,14 +13,6 @@ from training.backbones.action_links import ActionLinks, sampled
 from training.backbones.asgcn import ASGCN
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(**options):
     torch.manual_seed(0)
     return ASGCN(5, "coco17", 2, **{"channels_base": 8, "link_width": 16, "hops": 2, "dropout": 0.0} | options)

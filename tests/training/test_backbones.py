@@ -31,14 +31,6 @@ OWN = Skeleton(
 LAYOUTS = ["posetics17", "coco17", "openpose18", "nturgbd25", OWN]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(name: str, skeleton="coco17", num_classes: int = 3, channels: int = 2, **options):
     torch.manual_seed(0)
     return create_backbone(name, num_classes, skeleton, channels, **(SMALL.get(name, GRAPH) | options))

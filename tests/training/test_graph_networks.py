@@ -30,14 +30,6 @@ OWN = Skeleton(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(name: str, arrays: dict):
     cls, skeleton = PUBLISHED[name]
     model = cls(arrays["output"].shape[1], skeleton, 3)

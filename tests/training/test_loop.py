@@ -37,14 +37,6 @@ TMOR = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(name="tmor", seed=0, workers=0, batch=8, **options):
     torch.manual_seed(seed)
     backbone = create_backbone("stgcn", 4 if name == "supervised" else 0, "body13", 2, people=1, channels_base=4)

@@ -30,14 +30,6 @@ PREPROCESS = Preprocess("body13", normalise="body")
 TEXTS = np.eye(4, 6, dtype=np.float32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def sides():
     return Motions(64, 1, video=6), Motions(64, 2, video=6)

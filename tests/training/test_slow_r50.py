@@ -14,14 +14,6 @@ from training.engine.loop import _optimizer
 from training.engine.settings import OptimSettings, TrainSettings
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(arrays: dict):
     model = SlowR50(400)
     model.load_weights(drawn_weights(arrays))

@@ -20,14 +20,6 @@ from training.backbones.st_transformer import STTransformer, dilated_differences
 CHAIN = Skeleton("chain22", tuple(f"j{i}" for i in range(22)), tuple((i, i + 1) for i in range(21)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_dilated_differences_against_a_loop() -> None:
     n, step, t = 2, 3, 11
     x = torch.randn(2, 3, t, 4, 2, dtype=torch.float64)

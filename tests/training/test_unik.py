@@ -27,12 +27,8 @@ NINE = Skeleton("nine", tuple(f"point{k}" for k in range(9)), tuple((k, k + 1) f
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seed():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain_network(*arguments, **options):
