@@ -38,7 +38,7 @@ class Rate:
     Attributes:
         what: the pass ("measure"), or the component as KIND/NAME ("experts/synthetic_topdown").
         device: cpu or cuda.
-        seconds: one process needs, for one of `per`: frame or clip.
+        seconds: one process needs, for one of `per`: frame, clip or build.
         hardware: it was measured on. source: the measurement.
         options: of the component, where the rate is true for these values alone.
     """
@@ -93,9 +93,9 @@ def known_rates(path: Path | None = None) -> list[Rate]:
             f"{found} cannot be read: {error}; a [[rate]] has {', '.join(Rate.__dataclass_fields__)}"
         ) from error
     for rate in rates:
-        if rate.device not in ("cpu", "cuda") or rate.per not in ("frame", "clip") or not rate.seconds > 0:
+        if rate.device not in ("cpu", "cuda") or rate.per not in ("frame", "clip", "build") or not rate.seconds > 0:
             raise RecipeError(
-                f"{found}: rate of {rate.what}: device is cpu or cuda, per is frame or clip, seconds are above 0"
+                f"{found}: rate of {rate.what}: device is cpu or cuda, per is frame, clip or build, seconds are above 0"
             )
     return rates
 
@@ -115,7 +115,8 @@ def clip_frames(rows: Sequence[Mapping[str, Any]], max_fps: float | None) -> dic
 def _own_seconds(p: Pass, commits: Mapping[str, Commit], frames: Mapping[str, int]) -> float | None:
     """Seconds per frame, or per clip, that finished keys of this build took; None where there are none."""
     clips = [o.clip_id for commit in commits.values() for o in commit.outcomes]
-    amount = len(clips) if p.per == "clip" else sum(frames.get(clip_id, 0) for clip_id in clips)
+    counts = {"clip": len(clips), "frame": sum(frames.get(clip_id, 0) for clip_id in clips), "build": len(commits)}
+    amount = counts[p.per]
     seconds = sum(commit.seconds for commit in commits.values())
     return seconds / amount if amount and seconds else None
 
@@ -146,7 +147,7 @@ def cost(
     seconds, basis = (
         (own, "finished units of this build") if own is not None else _known_seconds(recipe, p, device, rates)
     )
-    hours = None if seconds is None else seconds * (clips if p.per == "clip" else frames) / 3600
+    hours = None if seconds is None else seconds * {"clip": clips, "frame": frames, "build": 1}[p.per] / 3600
     on_gpu = device != "cpu" and p.on_device
     return Cost(p.name, clips, frames, 0.0 if on_gpu else hours, hours if on_gpu else 0.0, basis)
 
@@ -154,7 +155,7 @@ def cost(
 def costs(build: BuildState, rates: Sequence[Rate]) -> list[Cost]:
     """What is left of each pass, in order."""
     recipe, device = build.job.recipe, build.job.device
-    rows = [row for rows in build.rows.values() for row in rows if row["reason"] is None]
+    rows = [row for row in build.plan.iterate() if row["reason"] is None]
     frames = clip_frames(rows, recipe.pose.max_fps)
     found = []
     for p in build.passes:

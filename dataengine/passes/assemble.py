@@ -59,7 +59,7 @@ def index_tables(build: BuildState) -> Tables:
     tables: Tables = {"clips": [], "tracks": [], "joints": [], "accuracy": [], "signatures": []}
     measures = build.job.ledger("measures")
     for unit in build.commits(measures.pass_name):
-        planned = {row["clip_id"]: row for row in build.rows[unit]}
+        planned = {row["clip_id"]: row for row in build.rows(unit)}
         added = [values for p in build.passes if (values := p.clip_values(build, unit))]
         for m in pq.read_table(measures.artifact(unit)).to_pylist():
             clip_id = m["clip_id"]
@@ -110,20 +110,20 @@ def _clip_row(p: Row, d: Row, m: Row, place: Row, people: int) -> Row:
 
 def _reject_rows(build: BuildState) -> list[Row]:
     """Rows of index/rejects: what the plan left out, and what each pass threw out."""
-    planned = {row["clip_id"]: row for rows in build.rows.values() for row in rows}
+    thrown_out = {outcome.clip_id: (name, outcome) for name, outcome in build.rejects()}
     rows = []
-    for name, outcome in build.rejects():
-        where = {k: planned[outcome.clip_id][k] for k in ("clip_id", "source", "video_id")}
-        facts = {"detail": outcome.detail, "value": outcome.value, "threshold": outcome.threshold}
-        if isinstance(outcome, Fail):
-            facts |= {"reason": outcome.kind, "retryable": outcome.retryable}
-        else:
-            facts |= {"reason": outcome.reason, "retryable": False}
-        rows.append({**where, **facts, "pass": name})
-    for row in planned.values():
-        if row["reason"] is not None:
-            base = {k: row[k] for k in ("clip_id", "source", "video_id", "reason", "detail")}
-            rows.append({**base, "pass": "plan", "value": None, "threshold": None, "retryable": False})
+    for planned in build.plan.iterate():
+        row = {k: planned[k] for k in ("clip_id", "source", "video_id")}
+        row |= {"value": None, "threshold": None, "retryable": False}
+        if planned["reason"] is not None:
+            rows.append(row | {"pass": "plan", "reason": planned["reason"], "detail": planned["detail"]})
+        elif planned["clip_id"] in thrown_out:
+            name, outcome = thrown_out[planned["clip_id"]]
+            row |= {"pass": name, "detail": outcome.detail, "value": outcome.value, "threshold": outcome.threshold}
+            if isinstance(outcome, Fail):
+                rows.append(row | {"reason": outcome.kind, "retryable": outcome.retryable})
+            else:
+                rows.append(row | {"reason": outcome.reason})
     return rows
 
 

@@ -90,6 +90,7 @@ from dataengine.core import registry
 from dataengine.core.component import Component
 from dataengine.core.errors import LedgerError, RecipeError, suggestion
 from dataengine.core.types import Fail, Keep, Outcome, Reject
+from dataengine.dataset import index
 from dataengine.io.storage import write_durably
 from dataengine.pipeline.ledger import Commit, Ledger
 from dataengine.pipeline.recipe import Recipe, fingerprint, validate
@@ -133,7 +134,7 @@ class Pass(Component, ABC):
         columns: what it adds to index/clips. tables: index tables that it adds, by name, each with a column clip_id.
         entries: what it adds to samples, as the documentation names it, such as 'NAME_video.npy'.
         on_device: whether its work runs on the accelerator where there is one.
-        per: what its cost grows with, for `--dry-run`.
+        per: what its cost grows with, for `--dry-run`: clips, frames, or neither (`build`).
     """
 
     name: str = ""
@@ -147,7 +148,7 @@ class Pass(Component, ABC):
     tables: ClassVar[Mapping[str, pa.Schema]] = {}
     entries: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
-    per: ClassVar[Literal["clip", "frame"]] = "clip"
+    per: ClassVar[Literal["clip", "frame", "build"]] = "clip"
 
     def enabled(self, recipe: Recipe) -> bool:
         """Whether a recipe runs this pass: when it has a table [passes.NAME]."""
@@ -271,7 +272,21 @@ def passes_of(recipe: Recipe) -> list[Pass]:
         passes.insert(place, placed)
         added.append(placed)
         left.remove(placed)
+    _check_additions(passes, added)
     return passes
+
+
+def _check_additions(passes: Sequence[Pass], added: Sequence[Pass]) -> None:
+    """Refuse columns and tables of other packages that the index, or a pass before them, has already."""
+    columns = {*index.CLIPS.names}
+    tables = {*index.TABLES, *index.MORE_TABLES}
+    for p in (p for p in passes if p in added):
+        own = [column.name for column in p.columns]
+        for kind, taken, names in (("column", columns, own), ("table", tables, list(p.tables))):
+            for name in names:
+                if name in taken:
+                    raise RecipeError(f"[passes.{p.name}] adds the {kind} {name!r} to the index, which has it already")
+                taken.add(name)
 
 
 def _place(passes: Sequence[Pass], name: str) -> int | None:

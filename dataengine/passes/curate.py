@@ -26,6 +26,9 @@ from dataengine.passes.table_pass import Table, TablePass, leave_out
 from dataengine.pipeline.plan import Plan, guard_datasets
 from dataengine.pipeline.recipe import Recipe, fingerprint
 
+_Fact: TypeAlias = tuple[str, float | None, float | None, str]
+"""Of a planned clip: video_id, start, end, split."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -83,27 +86,29 @@ class Curate(TablePass):
 
     def decide(self, table: Table) -> list[Row]:
         recipe, rows = table.job.recipe, table.rows
-        planned = _planned(table)
-        _judge(recipe, table, planned)
-        facts = [(p["video_id"], p["start"], p["end"], p["split"]) for p in planned]
+        facts = _judge(recipe, table)
         _drop_near(table, rows, facts)
         _size_classes(recipe, rows, facts)
         return rows
 
 
-def _planned(table: Table) -> list[Row]:
+def _planned(table: Table) -> Iterator[Row]:
     """What the plan says of each row."""
     columns = ["clip_id", "source", "label", "video_id", "start", "end", "split", "licence"]
     planned, chosen = table.plan.table.select(columns), pa.array([row["clip_id"] for row in table.rows], pa.string())
-    return list(planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen)).to_pylist())
+    planned = planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen))
+    for batch in planned.to_batches(max_chunksize=8192):
+        yield from batch.to_pylist()
 
 
-def _judge(recipe: Recipe, table: Table, planned: list[Row]) -> None:
+def _judge(recipe: Recipe, table: Table) -> list[_Fact]:
     """Label every row, and leave out those that a filter, a licence or an exact duplicate speaks against."""
+    kept_facts: list[_Fact] = []
     filters = {name: recipe.component("filters", name) for name in recipe.curate.filters}
     labels, first = Labels.of(recipe, table.plan), dict[str, str]()
     columns = [*(f"filter_{name}" for name in filters), "frames_blake3"]
-    for (row, measured), facts in zip(table.measures(columns), planned):
+    for (row, measured), facts in zip(table.measures(columns), _planned(table)):
+        kept_facts.append((facts["video_id"], facts["start"], facts["end"], facts["split"]))
         row["label"], left_out = labels.apply(facts["source"], facts["label"], facts["video_id"])
         row["label_id"] = labels.ids.get(row["label"]) if row["label"] is not None else None
         if left_out is not None:
@@ -125,10 +130,7 @@ def _judge(recipe: Recipe, table: Table, planned: list[Row]) -> None:
                 row["duplicate_of"] = original
                 if recipe.curate.dedup != "mark":
                     leave_out(row, "duplicate", f"same pictures as {original}")
-
-
-_Fact: TypeAlias = tuple[str, float | None, float | None, str]
-"""Of a planned clip: video_id, start, end, split."""
+    return kept_facts
 
 
 def _drop_near(table: Table, rows: list[Row], facts: list[_Fact]) -> None:

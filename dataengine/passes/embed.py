@@ -163,7 +163,7 @@ def _wanted(build: BuildState) -> dict[str, list[str]]:
 
 
 def _look_up_wanted(build: BuildState) -> dict[str, list[str]]:
-    wanted = {unit: [row["clip_id"] for row in rows] for unit, rows in build.given("embed").items()}
+    wanted = build.given("embed")
     decided = build.kept_rows(build.job.ledger("decisions", before="embed").pass_name) or {}
     known = prompts(build.job.recipe.curate.prompts)
     labels = {row["label"] for rows in decided.values() for row in rows if row["label"] is not None}

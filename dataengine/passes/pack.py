@@ -104,7 +104,7 @@ def shard_state(p: Pass, build: BuildState) -> PassState:
     ledger = build.job.ledger(p.name)
     state = PassState(p.name, "shard", ledger.fingerprint, None)
     if not all(build.state(name).finished for name in p.reads(build.passes)):
-        state.left = [row["clip_id"] for rows in build.given(p.name).values() for row in rows]
+        state.left = [clip_id for clips in build.given(p.name).values() for clip_id in clips]
         return state
     tasks: list[Task] = build.remember(("shards",), lambda: plan_shards(build), lasting=True)
     state.keys = [task.key for task in tasks]
@@ -127,7 +127,7 @@ def kept_clips(build: BuildState) -> dict[str, Row]:
     """clip_id -> row of decisions of the clips that no pass threw out."""
     rows = build.kept_rows(build.job.ledger("decisions").pass_name)
     assert rows is not None, "decisions are made before clips are packed"
-    on_their_way = {row["clip_id"] for given in build.given("pack").values() for row in given}
+    on_their_way = {clip_id for clips in build.given("pack").values() for clip_id in clips}
     return {row["clip_id"]: row for unit in rows.values() for row in unit if row["clip_id"] in on_their_way}
 
 
@@ -147,7 +147,7 @@ def plan_shards(build: BuildState) -> list[Task]:
     text, facts = texts(recipe, kept.values()), _lengths(build, {row["unit"] for row in kept.values()})
     posed = build.commits(job.ledger("poses").pass_name)
     adding = [p for p in build.passes if p.entries]
-    rows = [row for rows in build.rows.values() for row in rows if row["clip_id"] in kept]
+    rows = [row for row in build.plan.iterate() if row["clip_id"] in kept]
     tasks = []
     for split in SPLITS:
         for number, group in enumerate(_groups((r for r in rows if r["split"] == split), facts, recipe, joints, limit)):

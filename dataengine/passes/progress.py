@@ -77,12 +77,18 @@ class BuildState:
         self._lasting: dict[tuple[str, ...], Any] = {}
 
     @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        """Unit -> rows of the plan, in the plan's order."""
-        members: dict[str, list[Row]] = {}
-        for row in self.plan.rows():
-            members.setdefault(row["unit"], []).append(row)
-        return members
+    def units(self) -> dict[str, tuple[int, int]]:
+        """Unit -> where its rows begin in the plan, and how many there are; rows of a unit lie together."""
+        places: dict[str, tuple[int, int]] = {}
+        for number, unit in enumerate(self.plan.table.column("unit").to_pylist()):
+            start, count = places.get(unit, (number, 0))
+            places[unit] = (start, count + 1)
+        return places
+
+    def rows(self, unit: str) -> list[Row]:
+        """The rows of the plan of one unit. They are made when asked for, since a plan may have a million."""
+        rows: list[Row] = self.plan.table.slice(*self.units[unit]).to_pylist()
+        return rows
 
     def state(self, name: str) -> PassState:
         """The state of a pass."""
@@ -133,23 +139,23 @@ class BuildState:
                     named.add(clip_id)
                     yield p.name, outcome
 
-    def given(self, name: str) -> dict[str, list[Row]]:
-        """Unit -> rows of the plan of the clips that no pass before this one threw out."""
-        rows: dict[str, list[Row]] = self.remember(("given", name), lambda: self._given(name))
-        return rows
+    def given(self, name: str) -> dict[str, list[str]]:
+        """Unit -> ids of the clips that neither the plan nor a pass before this one threw out."""
+        clips: dict[str, list[str]] = self.remember(("given", name), lambda: self._given(name))
+        return clips
 
-    def _given(self, name: str) -> dict[str, list[Row]]:
+    def _given(self, name: str) -> dict[str, list[str]]:
         gone: set[str] = set()
         for p in self.passes:
             if p.name == name:
                 break
             if p.scope in DECIDING:
                 gone |= self.out(p.name).keys()
-        alive = {}
-        for unit, rows in self.rows.items():
-            kept = [row for row in rows if row["reason"] is None and row["clip_id"] not in gone]
-            if kept:
-                alive[unit] = kept
+        alive: dict[str, list[str]] = {}
+        columns = (self.plan.table.column(column).to_pylist() for column in ("unit", "clip_id", "reason"))
+        for unit, clip_id, reason in zip(*columns):
+            if reason is None and clip_id not in gone:
+                alive.setdefault(unit, []).append(clip_id)
         return alive
 
     def kept_rows(self, name: str) -> dict[str, list[Row]] | None:

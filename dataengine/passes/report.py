@@ -42,6 +42,7 @@ class Report(Pass):
     version = 1
     scope = "dataset"
     after = ("pack",)
+    per = "build"
 
     def enabled(self, recipe: Recipe) -> bool:
         return recipe.report is not None
@@ -52,7 +53,7 @@ class Report(Pass):
     def state(self, build: BuildState) -> PassState:
         ledger, dataset = build.job.ledger(self.name), build.job.work.parent / "dataset"
         state = PassState(self.name, self.scope, ledger.fingerprint, [ALL])
-        clips = [row["clip_id"] for rows in build.given(self.name).values() for row in rows]
+        clips = [clip_id for unit in build.given(self.name).values() for clip_id in unit]
         commit = ledger.read(ALL)
         if not all(build.state(name).finished for name in self.reads(build.passes)):
             state.left = clips

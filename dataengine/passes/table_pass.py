@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dataengine.core.errors import ComponentError
 from dataengine.core.types import Fail, Reject
 from dataengine.passes.base import ALL, Job, Pass, Row, finished
 from dataengine.passes.progress import BuildState, PassState
@@ -114,7 +115,7 @@ class TablePass(Pass):
         ledger, digests = build.job.ledger(self.name), list[Any]()
         state = PassState(self.name, self.scope, ledger.fingerprint, [ALL])
         given = build.given(self.name)
-        clips = tuple(row["clip_id"] for rows in given.values() for row in rows)
+        clips = tuple(clip_id for unit in given.values() for clip_id in unit)
         state.left = clips
         for name in self.reads(build.passes):
             if not build.state(name).finished:
@@ -137,7 +138,7 @@ class TablePass(Pass):
         names = [row["clip_id"] for row in given]
         decided = list(self.decide(Table(job, plan, given)))
         if [row["clip_id"] for row in decided] != names:
-            raise AssertionError(f"pass {self.name}: lost, invented or reordered clips")
+            raise ComponentError(f"pass {self.name}: lost, invented or reordered clips")
         check_reasons(self, job.recipe, {row["reason"] for row in decided if not row["kept"]})
         staged = ledger.stage(ALL, "parquet")
         schema = self._schema(DECISIONS if earlier is None else pq.read_schema(earlier.artifact(ALL)))

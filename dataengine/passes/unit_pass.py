@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataengine.core.errors import ExpertError, LedgerError, MediaError
+from dataengine.core.errors import ComponentError, ExpertError, LedgerError, MediaError
 from dataengine.core.reasons import REASONS
 from dataengine.core.types import Clip, Fail, Keep, Outcome, Reject
 from dataengine.experts.batching import is_out_of_memory
@@ -180,10 +180,11 @@ class UnitPass(Pass):
 
     def state(self, build: BuildState) -> PassState:
         ledger, read = build.job.ledger(self.name), self.reads(build.passes)
-        state = PassState(self.name, self.scope, ledger.fingerprint, list(build.rows))
+        state = PassState(self.name, self.scope, ledger.fingerprint, list(build.units))
         left: list[str] = []
-        for unit, rows in build.rows.items():
-            given = _given(build, read, unit)
+        for unit in build.units:
+            rows = build.rows(unit)
+            given = _given(build, read, unit, rows)
             if given is None:
                 left += [row["clip_id"] for row in rows if row["reason"] is None]
                 continue
@@ -235,18 +236,18 @@ class UnitPass(Pass):
         return step
 
 
-def _given(build: BuildState, read: Sequence[str], unit: str) -> tuple[set[str], list[Any]] | None:
+def _given(build: BuildState, read: Sequence[str], unit: str, rows: Sequence[Row]) -> tuple[set[str], list[Any]] | None:
     """The clips of a unit that the passes read have kept, and digests of what they gave; None while one is
     unfinished."""
-    kept: set[str] = {row["clip_id"] for row in build.rows[unit]}
+    kept: set[str] = {row["clip_id"] for row in rows}
     digests: list[Any] = []
     for name in read:
         p = build.job.passes[name]
         if p.scope == "table":
-            rows = build.kept_rows(name)
-            if rows is None:
+            decided = build.kept_rows(name)
+            if decided is None:
                 return None
-            mine = rows.get(unit, [])
+            mine = decided.get(unit, [])
             kept &= {row["clip_id"] for row in mine}
             digests.append([[row["clip_id"], row["label"]] for row in mine])
         else:
@@ -278,7 +279,7 @@ def in_order(clips: Sequence[Clip], outcomes: Sequence[Outcome]) -> tuple[Outcom
 def check_outcomes(p: Pass, recipe: Recipe, key: str, given: Sequence[str], outcomes: Sequence[Outcome]) -> None:
     """Hold a pass to its word: every clip given comes out once, in order, with a reason that is listed."""
     if [o.clip_id for o in outcomes] != list(given):
-        raise AssertionError(f"pass {p.name}: unit {key} lost or invented clips")
+        raise ComponentError(f"pass {p.name}: unit {key} lost, invented or reordered clips")
     check_reasons(p, recipe, {o.kind if isinstance(o, Fail) else o.reason for o in outcomes if not isinstance(o, Keep)})
 
 
@@ -286,7 +287,7 @@ def check_reasons(p: Pass, recipe: Recipe, given: set[str]) -> None:
     """Refuse reasons that neither the built-in list nor the pass's own names."""
     unknown = given - REASONS.keys() - p.own_reasons(recipe).keys()
     if unknown:
-        raise AssertionError(f"pass {p.name} gives the reason {min(unknown)!r}; name it in its `reasons`")
+        raise ComponentError(f"pass {p.name} gives the reason {min(unknown)!r}; name it in its `reasons`")
 
 
 def receipt(task: Task, clips: int, kept: int, begun: float, commit: Commit | None) -> Receipt:

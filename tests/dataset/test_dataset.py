@@ -244,7 +244,9 @@ def test_what_is_no_dataset_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"dataset incomplete.*run dataengine build again"):
         dataset.open(tmp_path)
     (tmp_path / "dataset/MANIFEST.json").write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(DatasetError, match="format version 2; this dataengine reads 3"):
+    with pytest.raises(
+        DatasetError, match=r"format version 2; this dataengine reads 3: .*dataengine build RECIPE --sources"
+    ):
         dataset.open(tmp_path)
 
 

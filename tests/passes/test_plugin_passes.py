@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import dataengine
@@ -19,7 +20,7 @@ from dataengine.dataset.verify import verify
 from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.status import clean, status
-from dataengine.passes.base import passes_of
+from dataengine.passes.base import Column, passes_of
 from dataengine.report.statistics import funnel
 from tests.support import plugin_passes
 from tests.support.shared import SETTINGS, build_sample, copied
@@ -81,6 +82,13 @@ def test_mistakes_are_told(installed: None, override: str, words: str) -> None:
 def test_a_pass_that_reads_what_nobody_gives_is_refused(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.component_class("passes", "brightness"), "after", ("embed",))
     with pytest.raises(DataEngineError, match="reads 'embed'"):
+        names("passes.brightness={}")
+
+
+def test_a_column_that_the_index_has_is_refused(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = registry.component_class("passes", "brightness")
+    monkeypatch.setattr(found, "columns", (Column("jitter", pa.float32()),))
+    with pytest.raises(DataEngineError, match="adds the column 'jitter'"):
         names("passes.brightness={}")
 
 
