@@ -135,24 +135,22 @@ class SSTA(Fusion):
             ComponentError: arrays of a wrong shape, or `compat` with other than three experts of a body layout.
         """
         points, weights = check(coords, scores, skeleton)
-        batch = self._run(points[None], None if weights is None else weights[None], skeleton)
-        return Fused(
-            batch.coords[0], batch.scores[0], batch.confidence[0], batch.support[0], batch.kept[0], batch.winner[0]
-        )
+        found = self._run(points[None], None if weights is None else weights[None], skeleton)
+        coords, joint_scores, certain, support, winner = (array[0] for array in found)
+        return Fused(coords, joint_scores, certain, support, certain >= np.float32(self.gamma), winner)
 
     def fuse_batch(self, coords: Float, scores: Float | None = None, skeleton: str | None = None) -> Fused:
         """Fuse B sequences of equal length at once: coords (B, E, T, V, 2); every array of the result has a leading
         axis B."""
         points, weights = check(coords, scores, skeleton, axes="BETV")
-        return self._run(points, weights, skeleton)
+        coords, joint_scores, certain, support, winner = self._run(points, weights, skeleton)
+        return Fused(coords, joint_scores, certain, support, certain >= np.float32(self.gamma), winner)
 
-    def _run(self, points: Float, weights: Float | None, skeleton: str | None) -> Fused:
+    def _run(self, points: Float, weights: Float | None, skeleton: str | None) -> tuple[Float, Float, Float, Int, Int]:
+        """Coordinates, scores, C, support and winner, each with B in front."""
         if self.compat:
-            found = kernels.select_published(points, weights, _body(points.shape[1], points.shape[-2], skeleton))
-        else:
-            found = kernels.select(points, weights, scale_joints(skeleton, self.norm), self.max_gap, self.max_step)
-        coords, scores, certain, support, winner = found
-        return Fused(coords, scores, certain, support, certain >= np.float32(self.gamma), winner)
+            return kernels.select_published(points, weights, _body(points.shape[1], points.shape[-2], skeleton))
+        return kernels.select(points, weights, scale_joints(skeleton, self.norm), self.max_gap, self.max_step)
 
 
 def _body(num_experts: int, num_joints: int, skeleton: str | None) -> Int:
