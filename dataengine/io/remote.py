@@ -63,7 +63,8 @@ def _http_range(url: str, offset: int, size: int | None) -> bytes:
     except MediaError as error:
         if error.kind == "gone":
             raise FileNotFoundError from error
-        raise DatasetError(f"{url}: cannot be read: {error.detail}") from error
+        cause = error if error.retryable else None  # a reader tries again where there is a cause
+        raise DatasetError(f"{url}: cannot be read: {error.detail}") from cause
 
 
 def file_state(source: str | os.PathLike[str]) -> tuple[int, str]:
