@@ -43,6 +43,17 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "dataengine.fetch.Fetcher",
         "dataengine.media.decode.Decoder",
     ),
+    "Checks for tests of components": (
+        "dataengine.testing.check_component",
+        "dataengine.testing.check_source",
+        "dataengine.testing.check_expert",
+        "dataengine.testing.check_detector",
+        "dataengine.testing.check_tracker",
+        "dataengine.testing.check_fusion",
+        "dataengine.testing.check_filter",
+        "dataengine.testing.check_features",
+        "dataengine.testing.check_decoder",
+    ),
     "Data that components exchange": (
         "dataengine.core.types.Clip",
         "dataengine.core.types.Poses",
@@ -54,6 +65,14 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "training.create_backbone",
         "training.create_method",
         "training.feed",
+        "training.data.loader.DataLoader",
+        "training.data.types.SkeletonSequence",
+        "training.data.types.SkeletonDataset",
+        "training.data.formats.base.Format",
+        "training.backbones.base.Backbone",
+        "training.methods.base.Method",
+        "training.methods.base.LossOutput",
+        "training.methods.base.Needs",
     ),
 }
 """What programs may rely on, by chapter."""
