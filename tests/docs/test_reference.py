@@ -105,7 +105,7 @@ def test_pages_are_whole() -> None:
 
 def test_samples_hold_what_is_described(tmp_path: Any) -> None:
     """Members and JSON keys of a sample, as `pack` writes them."""
-    from dataengine.dataset.verify import FEATURES
+    from dataengine.dataset.verify_shards import FEATURES
 
     assert {f"<feature>{ending}" for ending in FEATURES} <= set(described.ENTRIES)
     assert described.entry_meaning("viclip_video.npy") and not described.entry_meaning("other.npy")
