@@ -1,4 +1,4 @@
-"""Videos and decoded pictures depend neither on what lay in memory nor on the vector unit of the processor."""
+"""Videos, decoded and rendered pictures depend neither on what lay in memory nor on the processor's vector unit."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pathlib import Path
 import blake3, cv2, numpy as np
 from dataengine.media.decode import PyAVDecoder
 from dataengine.media.encode import write_video
+from dataengine.rendering import render_clip
 
 folder, options, mask = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 libav = ctypes.CDLL(next(line.split()[-1] for line in open("/proc/self/maps") if "libavutil" in line))
@@ -40,7 +41,12 @@ for size in sys.argv[4:]:
     with PyAVDecoder().open(video) as stream:
         for batch in stream:
             decoded.update(np.ascontiguousarray(batch.frames).tobytes())
+            for frame in batch.frames[:2]:
+                for way in (cv2.INTER_LINEAR, cv2.INTER_AREA):
+                    decoded.update(cv2.resize(frame, (width // 2 + 1, height // 2 + 1), interpolation=way).tobytes())
     found[size] = [blake3.blake3(video.read_bytes()).hexdigest(), decoded.hexdigest()]
+rendered = render_clip(5, 3, condition="mixed", num_people=2, camera_motion=True)
+found["rendered"] = [blake3.blake3(part.tobytes()).hexdigest() for part in (rendered.frames, rendered.joints)]
 print(json.dumps(found))
 """
 
@@ -48,7 +54,7 @@ print(json.dumps(found))
 def digests(
     folder: Path, dirt: int, options: Mapping[str, str] | None = None, mask: int = -1
 ) -> dict[str, tuple[str, str]]:
-    """(digest of the file, digest of its pictures) by size, from a process whose fresh memory is full of `dirt`."""
+    """Digests of (file, its pictures) by size and of rendered (frames, joints), from a process with `dirt` in fresh memory."""
     folder.mkdir()
     command = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(dict(options or {})), str(mask), *SIZES]
     done = subprocess.run(
