@@ -1,8 +1,4 @@
-"""Files over HTTP: resumed where they were cut, checked, limited, retried; put in place whole or not at all.
-
-While a file `NAME` arrives, `.NAME.part` and `.NAME.part.json` (what the server said about the file that the
-part belongs to) lie beside its place. Both outlive a killed process, so that the next one resumes.
-"""
+"""Files over HTTP: resumed where they were cut, checked, limited, retried; put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -23,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from dataengine.core.errors import MediaError
 from dataengine.io.disk_budget import DiskBudget
 from dataengine.io.http_policy import FinalError, HttpPolicy, LaterError, refusal, retry_after
+from dataengine.io.partial_download import ByteProgress, Note, PartialDownload
 from dataengine.io.rate_limit import RateLimiter
 from dataengine.io.storage import Stopped, check_stop, publish
 
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
-
-ByteProgress: TypeAlias = Callable[[int, int | None], None]
-"""Gets the bytes that are here and the bytes of the whole file, None while that is unknown."""
 
 Accept: TypeAlias = Callable[[Path], Path]
 """Checks a whole file that arrived and returns the file to put in place: the same one, or one made of it.
@@ -49,47 +43,6 @@ _PATIENCE = 600.0
 """Seconds; a server that asks for a longer wait is asked again by a later process."""
 _LONGEST_PAUSE = 60.0
 _DISK_IS_FULL = errno.ENOSPC
-
-
-@dataclass(frozen=True)
-class _Note:
-    """What is known about the file that a part belongs to."""
-
-    url: str
-    etag: str | None = None
-    modified: str | None = None
-    total: int | None = None
-
-    @property
-    def validator(self) -> str | None:
-        """What If-Range may carry: a strong ETag or a date (RFC 9110, 13.1.5)."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
-
-
-@dataclass
-class _Download:
-    """One file under way."""
-
-    url: str
-    path: Path
-    md5: str | None
-    max_bytes: int | None
-    progress: ByteProgress
-    resumed: bool = False
-
-    @property
-    def part(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.part")
-
-    @property
-    def note(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.part.json")
-
-    def read_note(self) -> _Note | None:
-        try:
-            return _Note(**json.loads(self.note.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
 
 
 class _Answer(NamedTuple):
@@ -165,7 +118,7 @@ class HttpClient:
         if path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        file, wrong = _Download(url, path, md5, max_bytes, progress), 0
+        file, wrong = PartialDownload(url, path, md5, max_bytes, progress), 0
 
         def once() -> Path:
             nonlocal wrong
@@ -292,18 +245,18 @@ class HttpClient:
         del request
         self.requests.take()
 
-    def _accepted(self, file: _Download, accept: Accept | None) -> Path:
+    def _accepted(self, file: PartialDownload, accept: Accept | None) -> Path:
         if file.md5 is not None and (found := _md5(file.part, self.stop)) != file.md5:
             detail = f"{_name(file.url)} has MD5 {found}, {file.md5} was promised"
             raise MediaError("corrupt", detail, True)
         return file.part if accept is None else accept(file.part)
 
-    def _transfer(self, file: _Download) -> None:
+    def _transfer(self, file: PartialDownload) -> None:
         """One request: bring the part nearer to the whole file; returning means that it is whole."""
         known, have = file.read_note(), _length(file.part)
         if known is None or known.url != file.url or not (known.validator or file.md5):
             self._drop(file)
-            known, have = _Note(file.url), 0
+            known, have = Note(file.url), 0
         file.resumed = have > 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         if have and known.validator:
@@ -319,13 +272,13 @@ class HttpClient:
         if answer.total is not None and got != answer.total:
             raise MediaError("unavailable", f"{_name(file.url)} breaks off after {got} of {answer.total} bytes", True)
 
-    def _resume_at(self, file: _Download, answer: _Answer, known: _Note, have: int) -> int:
+    def _resume_at(self, file: PartialDownload, answer: _Answer, known: Note, have: int) -> int:
         """Check the head of an answer, remember what it says, and return the bytes of the part to keep."""
         name, headers = _name(file.url), answer.response.headers
         partial = answer.response.status_code == 206
         if answer.response.status_code not in (200, 206) or (partial and not have):
             raise _refusal(answer.response)
-        now = _Note(file.url, headers.get("ETag"), headers.get("Last-Modified"), answer.total)
+        now = Note(file.url, headers.get("ETag"), headers.get("Last-Modified"), answer.total)
         if partial and (answer.start != have or (known.etag and now.etag and known.etag != now.etag)):
             self._drop(file)
             raise MediaError("unavailable", f"{name} has changed, or the server answers with another range", True)
@@ -338,7 +291,7 @@ class HttpClient:
         file.note.write_text(json.dumps(asdict(now)))
         return have
 
-    def _write(self, answer: _Answer, file: _Download, have: int) -> int:
+    def _write(self, answer: _Answer, file: PartialDownload, have: int) -> int:
         name, count, since, seen = _name(file.url), 0, time.monotonic(), 0
         file.progress(have, answer.total)
         expected = _CHUNK if answer.total is None else max(answer.total - have, 0)
@@ -390,7 +343,7 @@ class HttpClient:
         except httpx.HTTPError as error:
             raise MediaError("unavailable", f"{_name(url)}: {_text(error)}", True) from error
 
-    def _drop(self, file: _Download) -> None:
+    def _drop(self, file: PartialDownload) -> None:
         file.note.unlink(missing_ok=True)
         self.remove(file.part)
 

@@ -37,8 +37,9 @@ from typing import Any
 
 from dataengine.core.errors import MediaError, WeightsError
 from dataengine.core.settings import find_folder
-from dataengine.io.http import ByteProgress, HttpClient
+from dataengine.io.http import HttpClient
 from dataengine.io.http_policy import HttpPolicy
+from dataengine.io.partial_download import ByteProgress
 from dataengine.io.storage import locked, write_durably
 
 MANIFEST = "weights.toml"

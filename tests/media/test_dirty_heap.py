@@ -54,7 +54,7 @@ print(json.dumps(found))
 def digests(
     folder: Path, dirt: int, options: Mapping[str, str] | None = None, mask: int = -1
 ) -> dict[str, tuple[str, str]]:
-    """Digests of (file, its pictures) by size and of rendered (frames, joints), from a process with `dirt` in fresh memory."""
+    """Digests of (file, its pictures) by size, and of rendered (frames, joints); `dirt` fills the fresh memory."""
     folder.mkdir()
     command = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(dict(options or {})), str(mask), *SIZES]
     done = subprocess.run(
