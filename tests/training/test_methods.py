@@ -19,7 +19,7 @@ from training.data.loader import DataLoader
 from training.distributed import unit
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
-from training.methods.base import Method
+from training.methods.base import Method, RandomViews
 from training.methods.mcc import play
 from training.methods.queue import Queue
 from training.transforms.preprocess import Preprocess
@@ -49,12 +49,7 @@ def trained(method: Method, dataset, view: str = "weak", epochs: int = 12, lr: f
 @torch.no_grad()
 def embedded(method: Method, dataset, what: str = "embed") -> tuple[np.ndarray, np.ndarray]:
     method.eval()
-    loader = DataLoader(
-        dataset,
-        Method.sample_transform(method, PREPROCESS, View(24, "none")) if not method.needs else None,
-        64,
-        shuffle=False,
-    )
+    loader = DataLoader(dataset, RandomViews(PREPROCESS, {"motion": View(24, "none")}), 64, shuffle=False)
     rows = [(getattr(method, what)(batch["motion"]), batch["label"]) for batch in loader]
     return tuple(torch.cat(column).numpy() for column in zip(*rows))
 

@@ -22,6 +22,8 @@ ROWS = 8192
 """Clips whose scores are in memory at once."""
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """C tried when it is chosen by cross-validation."""
+TOLERANCE = 1e-3
+"""Largest error of a weight in the round basis, where weights are of the order of 1."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def fit(
         num_classes: K; classes without a clip are never predicted.
         strength: C, larger trusts the data more.
         device: where the products are computed.
-        precise: float64 and a tight stop, in place of float32 and a stop that leaves no visible difference.
+        precise: whether the minimum is found to rounding, instead of within `TOLERANCE`.
         start: a fit on the same clips with another C, to begin from.
 
     Raises:
@@ -98,9 +100,9 @@ def fit(
     scale = np.where(scale > 1e-12, scale, 1.0)
     present, ids = np.unique(ids, return_inverse=True)
     basis, back = _basis((rows - mean) / scale, strength, len(present))
-    problem = _Problem((rows - mean) / scale @ basis, np.square(back), ids, len(present), strength, device, precise)
+    problem = _Problem((rows - mean) / scale @ basis, np.square(back), ids, len(present), strength, device)
     first = None if start is None else (np.linalg.solve(basis, start.weight[:, present]), start.bias[present])
-    solution, bias, steps = problem.solve(first)
+    solution, bias, steps = problem.solve(first, precise)
     weight, offset = np.zeros((rows.shape[1], num_classes)), np.full(num_classes, -np.inf)
     weight[:, present], offset[present] = basis @ solution, bias
     return Logistic(weight, offset, mean, scale, strength, steps)
@@ -123,33 +125,44 @@ class _Problem:
     """The objective in the round basis, and its minimum by L-BFGS."""
 
     def __init__(
-        self, rows: Array, penalty: Array, ids: Numbers, num_classes: int, strength: float, device: str, precise: bool
+        self, rows: Array, penalty: Array, ids: Numbers, num_classes: int, strength: float, device: str
     ) -> None:
-        kind = torch.float64 if precise else torch.float32
-        self.rows = torch.as_tensor(rows, dtype=kind, device=device)
-        self.penalty = torch.as_tensor(penalty, dtype=kind, device=device)[:, None]
-        self.ids = torch.as_tensor(ids, device=device)
-        self.num_classes, self.strength, self.precise = num_classes, strength, precise
+        self.device, self.ids = device, torch.as_tensor(ids, device=device)
+        self.num_classes, self.strength = num_classes, strength
         self.steps = 0
+        self._arrays = rows, penalty
+        self._use(torch.float32)
 
-    def solve(self, start: tuple[Array, Array] | None) -> tuple[Array, Array, int]:
-        """Solution (D, K) and bias (K,) as float64, and the evaluations they took."""
-        from scipy.optimize import minimize
+    def _use(self, kind: torch.dtype) -> None:
+        rows, penalty = self._arrays
+        self.rows = torch.as_tensor(rows, dtype=kind, device=self.device)
+        self.penalty = torch.as_tensor(penalty, dtype=kind, device=self.device)[:, None]
 
+    def solve(self, start: tuple[Array, Array] | None, precise: bool) -> tuple[Array, Array, int]:
+        """Solution (D, K) and bias (K,) as float64, and the evaluations they took.
+
+        Single precision leads near the minimum, where rounding ends its line search. Double precision goes on from there
+        until the gradient says that the solution is within `TOLERANCE`. In the round basis the curvature is about
+        1 / (C N), so the bound on the gradient is the tolerance divided by C N.
+        """
         dim, classes = self.rows.shape[1], self.num_classes
         first = np.zeros((dim + 1, classes))
         first[-1] = np.log(np.bincount(self.ids.cpu().numpy(), minlength=classes) / len(self.ids))
         if start is not None:
             first[:-1], first[-1] = start
-        limits = {
-            "maxiter": 1000,
-            "maxcor": 10,
-            "ftol": 0.0 if self.precise else 1e-8,
-            "gtol": 1e-9 if self.precise else 1e-5,
-        }
-        found = minimize(self._objective, first.ravel(), jac=True, method="L-BFGS-B", options=limits)
-        solution = found.x.reshape(dim + 1, classes)
-        return solution[:-1], solution[-1], self.steps
+        solution = first.ravel()
+        if not precise:
+            solution = self._minimise(solution, ftol=1e-8, gtol=1e-5)
+        self._use(torch.float64)
+        bound = 1e-9 if precise else TOLERANCE / (self.strength * len(self.ids))
+        found = self._minimise(solution, ftol=0.0, gtol=bound).reshape(dim + 1, classes)
+        return found[:-1], found[-1], self.steps
+
+    def _minimise(self, start: Array, ftol: float, gtol: float) -> Array:
+        from scipy.optimize import minimize
+
+        limits = {"maxiter": 10_000, "maxcor": 10, "ftol": ftol, "gtol": gtol}
+        return np.asarray(minimize(self._objective, start, jac=True, method="L-BFGS-B", options=limits).x)
 
     def _objective(self, flat: Array) -> tuple[float, Array]:
         """Value and gradient, both divided by C times the number of clips."""
