@@ -327,8 +327,8 @@ def test_wrong_use_is_explained() -> None:
 def with_statistics_of_data(network: UNIK) -> UNIK:
     """The network with its norms' statistics measured on motions.
 
-    A network whose norms have made-up statistics amplifies rounding: two correct programs then differ by 1e-5 to 1e-4 of
-    the largest number, and by how much depends on the order of their sums.
+    A network whose norms have made-up statistics amplifies rounding: two correct programs then differ by 1e-5 to 1e-4
+    of the largest number, and by how much depends on the order of their sums.
     """
     for module in network.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

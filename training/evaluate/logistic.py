@@ -141,8 +141,8 @@ class _Problem:
     def solve(self, start: tuple[Array, Array] | None, precise: bool) -> tuple[Array, Array, int]:
         """Solution (D, K) and bias (K,) as float64, and the evaluations they took.
 
-        Single precision leads near the minimum, where rounding ends its line search. Double precision goes on from there
-        until the gradient says that the solution is within `TOLERANCE`. In the round basis the curvature is about
+        Single precision leads near the minimum, where rounding ends its line search. Double precision goes on from
+        there until the gradient says that the solution is within `TOLERANCE`. In the round basis the curvature is about
         1 / (C N), so the bound on the gradient is the tolerance divided by C N.
         """
         dim, classes = self.rows.shape[1], self.num_classes
@@ -150,7 +150,7 @@ class _Problem:
         first[-1] = np.log(np.bincount(self.ids.cpu().numpy(), minlength=classes) / len(self.ids))
         if start is not None:
             first[:-1], first[-1] = start
-        solution = first.ravel()
+        solution: Array = first.ravel()
         if not precise:
             solution = self._minimise(solution, ftol=1e-8, gtol=1e-5)
         self._use(torch.float64)
