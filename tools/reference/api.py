@@ -107,7 +107,9 @@ def page() -> str:
 
 def describe(name: str, made: Any, level: str) -> list[str]:
     """Blocks about a function or a class with its public methods."""
-    parts = [f"{level} {name}", signature(name.rpartition(".")[2] if level == "####" else name, made), *docstring(made)]
+    title = name if name.count(".") == 1 or name.endswith(".create") else name.rpartition(".")[2]
+    home = "" if title == name else f"`from {name.rpartition('.')[0]} import {title}`"
+    parts = [f"{level} {title}", home, signature(title, made), *docstring(made)]
     if inspect.isclass(made):
         for method, value in members(made):
             parts += [f"{level}# {made.__name__}.{method}"]
