@@ -23,7 +23,7 @@ SIDE_BY_SIDE = {"sources", "fetch", "experts", "tracking", "fusion", "filters", 
 LAYERS: dict[str, list[set[str]]] = {
     "dataengine": [
         {"core"},
-        {"io", "media", "rendering"},
+        {"io", "media", "rendering", "testing"},
         SIDE_BY_SIDE,
         {"dataset"},
         {"pipeline"},

@@ -232,9 +232,10 @@ def _wrong(own: Kind, found: Any) -> str | None:
         return f"is no subclass of {called}"
     if inspect.isabstract(found):
         return f"lacks {', '.join(sorted(vars(found)['__abstractmethods__']))}"
-    if own.package == "dataengine" and not (dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen):  # type: ignore[attr-defined]
-        return "is no frozen dataclass"
-    return None
+    if own.package != "dataengine":
+        return None
+    frozen = dataclasses.is_dataclass(found) and found.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return None if frozen else "is no frozen dataclass"
 
 
 def component_class(kind_name: str, name: str) -> type[Any]:

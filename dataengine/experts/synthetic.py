@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import onnxruntime
 from blake3 import blake3
@@ -27,11 +26,20 @@ from dataengine.core.component import Component, Detector, DetectorSession, Expe
 from dataengine.core.errors import WeightsError
 from dataengine.core.types import Float, Frames, Poses
 from dataengine.experts.batching import InputBatch, NetworkDetectorSession, NetworkExpertSession, Processing
-from dataengine.experts.preprocess import GREY, crop_affine, crop_boxes
+from dataengine.experts.preprocess import crop_boxes
+from dataengine.experts.synthetic_images import (
+    NUM_JOINTS,
+    crop_area,
+    intersection_over_union,
+    letterbox_grey,
+    maxima,
+    peaks,
+    poses_of_people,
+    sigmoid,
+    square,
+)
 
-NUM_JOINTS = 14
 STRIDE = 8
-WHOLE = (192, 144)
 TOPDOWN = (96, 128)
 REGRESSION = (128, 128)
 BATCH = 16
@@ -73,7 +81,7 @@ class Network:
     def chance(self, evidence: Float) -> Float:
         """(..., 14) log-odds of the network -> probability that the joint lies within half a head of the truth."""
         slope, shift = (1.0, 0.0) if self.calibration is None else (self.calibration[:, 0], self.calibration[:, 1])
-        return _sigmoid(slope * evidence + shift)
+        return sigmoid(slope * evidence + shift)
 
 
 def open_network(path: Path, promised: str) -> Network:
@@ -96,10 +104,6 @@ def open_network(path: Path, promised: str) -> Network:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     carried = session.get_modelmeta().custom_metadata_map.get("calibration")
     return Network(session, None if carried is None else np.array(json.loads(carried), np.float64))
-
-
-def _sigmoid(x: Float) -> Float:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))))
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class _DetectorProcessing(Processing):
 
     def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """Every frame as one image."""
-        return _letterbox(frames)
+        return letterbox_grey(frames)
 
     def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Float]:
         """One (M, 5) float32 array per frame."""
@@ -162,8 +166,8 @@ class _DetectorProcessing(Processing):
 
     def _boxes(self, maps: Float, scale: float, shift: Float, width: int, height: int) -> Float:
         most, overlap = self.options.max_people, self.options.overlap
-        heat = _sigmoid(maps[0])
-        y, x = _maxima(heat, self.options.threshold, 4 * most)
+        heat = sigmoid(maps[0])
+        y, x = maxima(heat, self.options.threshold, 4 * most)
         middle = (np.stack([x + maps[1, y, x], y + maps[2, y, x]], -1) + 0.5) * STRIDE - 0.5
         half = np.exp(np.clip(maps[3:5, y, x].T, -3, 4)) * STRIDE / 2
         low, high = (middle - half - shift) / scale, (middle + half - shift) / scale
@@ -172,7 +176,7 @@ class _DetectorProcessing(Processing):
         )
         kept: list[Float] = []
         for box in boxes[(boxes[:, 2:4] - boxes[:, :2] > 2).all(-1)]:
-            if all(_overlap(box, other) < overlap for other in kept):
+            if all(intersection_over_union(box, other) < overlap for other in kept):
                 kept.append(box)
         return np.array(kept[:most], np.float32).reshape(-1, 5)
 
@@ -218,7 +222,7 @@ class _TopDownProcessing(Processing):
         """
         size, padding = self.options.size, self.options.padding
         who = type(self.options).__name__
-        return crop_boxes(frames, boxes, who, size, lambda frame, box: _crop(frame, box, size, padding))
+        return crop_boxes(frames, boxes, who, size, lambda frame, box: crop_area(frame, box, size, padding))
 
     def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Poses]:
         """One `Poses` per frame; scores say how likely a joint is right."""
@@ -229,7 +233,7 @@ class _TopDownProcessing(Processing):
             for n, t in enumerate(batch.frame):
                 people[t].append((batch.to_frame(n, at[n]), chance[n], batch.boxes[n]))
         least = self.options.min_score, self.options.min_mean
-        return [_poses(some, batch.width, batch.height, *least) for some in people]
+        return [poses_of_people(some, batch.width, batch.height, *least) for some in people]
 
 
 @dataclass(frozen=True)
@@ -322,25 +326,27 @@ class _BottomUpProcessing(Processing):
 
     def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """Every frame as one image; boxes are not needed."""
-        return _letterbox(frames)
+        return letterbox_grey(frames)
 
     def postprocess(self, answers: Sequence[Float], batch: InputBatch) -> list[Poses]:
         """One `Poses` per frame."""
         out = []
         for n, maps in enumerate(answers):
             people: list[tuple[Float, Float, Float]] = []
-            for at, evidence, sure in self._people(maps.astype(np.float64)):
+            for at, evidence, sure in self.people_in(maps.astype(np.float64)):
                 coords = batch.to_frame(n, (at + 0.5) * STRIDE - 0.5)
                 box = np.concatenate([coords.min(0), coords.max(0), [sure]])
                 people.append((coords, self.network.chance(evidence), box))
-            out.append(_poses(people, batch.width, batch.height, self.options.min_score, self.options.min_mean))
+            out.append(
+                poses_of_people(people, batch.width, batch.height, self.options.min_score, self.options.min_mean)
+            )
         return out
 
-    def _people(self, maps: Float) -> Iterator[tuple[Float, Float, float]]:
+    def people_in(self, maps: Float) -> Iterator[tuple[Float, Float, float]]:
         """Maps (99, h, w) -> per person joints (14, 2) in cells, log-odds (14,), and the centre's likelihood."""
-        heat = _sigmoid(maps[: NUM_JOINTS + 1])
+        heat = sigmoid(maps[: NUM_JOINTS + 1])
         offset, to_centre, to_joint = maps[NUM_JOINTS + 1 :].reshape(3, NUM_JOINTS, 2, *heat.shape[1:])
-        cy, cx = _maxima(heat[NUM_JOINTS], self.options.threshold, 4 * self.options.max_people)
+        cy, cx = maxima(heat[NUM_JOINTS], self.options.threshold, 4 * self.options.max_people)
         apart = np.hypot(cx[:, None] - cx, cy[:, None] - cy) < 2
         first = [k for k in range(len(cx)) if not apart[k, :k].any()][: self.options.max_people]
         cy, cx = cy[first], cx[first]
@@ -348,12 +354,12 @@ class _BottomUpProcessing(Processing):
         # where the centre says its joints are: the answer for joints without a cell of their own
         at = centres[:, None] + GROUP_UNIT * to_joint[:, :, cy, cx].transpose(2, 0, 1)
         evidence = np.full(at.shape[:2], -5.0)
-        joint, y, x = _peaks(heat[:NUM_JOINTS], self.options.peak)
+        joint, y, x = peaks(heat[:NUM_JOINTS], self.options.peak)
         cell = np.stack([x, y], -1)
         spot = cell + offset[joint, :, y, x]
         vote = cell + GROUP_UNIT * to_centre[joint, :, y, x]
         likely = heat[joint, y, x]
-        far = _square(centres[:, None] - vote) / 8 + _square(at[:, joint] - spot) / 12
+        far = square(centres[:, None] - vote) / 8 + square(at[:, joint] - spot) / 12
         worth = likely * np.exp(-far)
         free, used = np.ones(evidence.shape, np.bool_), np.zeros(len(joint), np.bool_)
         order = np.argsort(-worth, axis=None, kind="stable")
@@ -366,93 +372,3 @@ class _BottomUpProcessing(Processing):
                 evidence[person, j] = np.log(p / (1 - p))
         for k in range(len(first)):
             yield at[k], evidence[k], float(heat[NUM_JOINTS, cy[k], cx[k]])
-
-
-def _square(v: Float) -> Float:
-    return np.asarray((v * v).sum(-1))
-
-
-def _peaks(heat: Float, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Map, row and column of all local maxima of (J, h, w) above `least`."""
-    across = np.pad(heat, ((0, 0), (1, 1), (1, 1)))
-    rows = np.maximum(np.maximum(across[:, :-2], across[:, 1:-1]), across[:, 2:])
-    around = np.maximum(np.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
-    j, y, x = np.nonzero((heat >= around) & (heat > least))
-    return j, y, x
-
-
-def _maxima(heat: Float, least: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the local maxima of (h, w) above `least`, best first, at most `most`."""
-    _, y, x = _peaks(heat[None], least)
-    order = np.argsort(-heat[y, x], kind="stable")[:most]
-    return y[order], x[order]
-
-
-def _overlap(a: Float, b: Float) -> float:
-    sides = np.clip(np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2]), 0, None)
-    union = np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]) - np.prod(sides)
-    return float(np.prod(sides) / max(union, 1e-9))
-
-
-def _letterbox(frames: Frames) -> InputBatch:
-    """Frames scaled into the centre of grey images (T, 144, 192, 3)."""
-    num, height, width = frames.shape[:3]
-    scale = min(WHOLE[0] / width, WHOLE[1] / height)
-    affine = np.array(
-        [
-            [scale, 0, (WHOLE[0] - 1) / 2 - scale * (width - 1) / 2],
-            [0, scale, (WHOLE[1] - 1) / 2 - scale * (height - 1) / 2],
-        ]
-    )
-    pixels = (
-        np.stack([_warp(frame, affine, WHOLE) for frame in frames]) if num else np.zeros((0, *WHOLE[::-1], 3), np.uint8)
-    )
-    boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
-    return InputBatch(pixels, np.arange(num), np.tile(affine, (num, 1, 1)), boxes, num, width, height)
-
-
-def _crop(frame: np.ndarray, box: Float, size: tuple[int, int], padding: float) -> tuple[np.ndarray, Float]:
-    """The part of a frame around a box as an image of `size`, and the affine map (2, 3) of pixels."""
-    affine = crop_affine(box, size, padding)
-    return _warp(frame, affine, size), affine
-
-
-def _warp(frame: np.ndarray, affine: Float, size: tuple[int, int]) -> np.ndarray:
-    """A scaled and shifted frame; area interpolation first where bilinear interpolation alone would alias."""
-    scale = float(affine[0, 0])
-    if scale < 0.5:
-        # only the rows and columns that will be seen
-        low = np.maximum(np.floor(-affine[:, 2] / scale).astype(int), 0)
-        high = np.minimum(
-            np.ceil((np.array(size) - affine[:, 2]) / scale).astype(int) + 1, (frame.shape[1], frame.shape[0])
-        )
-        if (high <= low).any():
-            return np.full((size[1], size[0], 3), GREY, np.uint8)
-        part = np.ascontiguousarray(frame[low[1] : high[1], low[0] : high[0]])
-        wide, tall = (max(1, round(2 * scale * side)) for side in part.shape[1::-1])
-        small = cv2.resize(part, (wide, tall), interpolation=cv2.INTER_AREA)
-        ratio = np.array((small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]))
-        # pixel u of the small part is pixel (u + 0.5) / ratio - 0.5 + low of the frame
-        shift = scale * (0.5 / ratio - 0.5 + low) + affine[:, 2]
-        affine = np.concatenate([np.diag(scale / ratio), shift[:, None]], 1)
-        frame = small
-    return np.asarray(
-        cv2.warpAffine(frame, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GREY)
-    )
-
-
-def _poses(
-    people: list[tuple[Float, Float, Float]], width: int, height: int, min_score: float, min_mean: float
-) -> Poses:
-    """Joints (14, 2), scores (14,) and box (5,) of each person -> `Poses`, doubtful and far-out joints left out."""
-    keep = []
-    for coords, scores, box in people:
-        reach = 0.1 * np.array((width, height))
-        near = ((coords > -reach) & (coords < np.array((width, height)) + reach)).all(-1)
-        seen = near & (scores >= min_score)
-        if seen.sum() >= 3 and scores.mean() >= min_mean:
-            keep.append((np.where(seen[:, None], coords, np.nan), np.where(seen, scores, 0), box))
-    if not keep:
-        return Poses.empty(NUM_JOINTS)
-    coords, scores, boxes = (np.stack(part).astype(np.float32) for part in zip(*keep, strict=True))
-    return Poses(coords, scores, boxes)

@@ -19,6 +19,7 @@ from dataengine.core.component import FeaturesSession
 from dataengine.core.errors import ComponentError, MissingExtraError, suggestion
 from dataengine.core.types import Float, Frames
 from dataengine.features.component import Encoders, as_clips
+from dataengine.features.viclip_sizes import SIZES
 from dataengine.io import weights
 
 if TYPE_CHECKING:
@@ -29,29 +30,6 @@ STD = (0.229, 0.224, 0.225)
 """Of ImageNet, which ViCLIP uses in place of CLIP's own."""
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of the two towers; `context` and `vocabulary` count tokens, `image` and `patch` pixels."""
-
-    image: int
-    patch: int
-    width: int
-    layers: int
-    heads: int
-    text_width: int
-    text_layers: int
-    text_heads: int
-    dim: int
-    vocabulary: int = 49408
-    context: int = 32
-
-
-SIZES = {
-    "L/14": Architecture(224, 14, 1024, 24, 16, 768, 12, 12, 768),
-    "B/16": Architecture(224, 16, 768, 12, 12, 512, 12, 8, 512),
-    "tiny": Architecture(32, 16, 64, 2, 2, 32, 2, 2, 32),
-}
-"""The published sizes, and one with random weights for trying things out."""
 PUBLISHED = {"L/14": "viclip-l14-hf.safetensors", "B/16": "viclip-b16-hf.safetensors"}
 """Names of their weights in manifests/weights.toml."""
 

@@ -19,7 +19,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, Transfo
 from torch import Tensor, nn
 
 from dataengine.core.errors import WeightsError
-from dataengine.features.viclip import SIZES, Architecture
+from dataengine.features.viclip_sizes import SIZES, Architecture
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 LISTED = 4

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dataengine.features import viclip_towers
-from dataengine.features.viclip import SIZES, Architecture
+from dataengine.features.viclip_sizes import SIZES, Architecture
 
 SMALL = Architecture(64, 16, 128, 3, 4, 96, 3, 3, 64, vocabulary=1024)
 ARCHITECTURES = {"small": SMALL, "b16": SIZES["B/16"], "l14": SIZES["L/14"]}

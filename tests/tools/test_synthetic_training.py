@@ -68,7 +68,7 @@ def _people_in_view() -> tuple[np.ndarray, np.ndarray]:
 
 def test_bottomup_decoder_reads_ideal_maps_back() -> None:
     joints, mask = _people_in_view()
-    found = list(SyntheticBottomUp()._people(_ideal(joints, mask)))
+    found = list(SyntheticBottomUp().load().processing.people_in(_ideal(joints, mask)))
     assert len(found) == 2
     coords = np.stack([(at + 0.5) * STRIDE - 0.5 for at, _, _ in found])
     pairs = matched(coords, joints, np.full(2, 10.0))
