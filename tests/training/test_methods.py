@@ -296,7 +296,7 @@ def test_mcc_draws_what_the_paper_says(sides):
             and {anchor[0], positive[0]} <= {1, 2, 4, 8}
         )
         assert len(speed("negative")[1]) > 1
-        between = drawn["anchor_between"]
+        between = drawn["anchor_target"]
         assert between.shape[1] == 32
         if anchor[0] == 1:
             assert np.array_equal(between[:, :16], between[:, 16:])
