@@ -5,6 +5,7 @@ The package is `tests/support/outside`; it is installed as pip does, by a folder
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import tomli_w
 
 import dataengine
 from dataengine import builder, dry_run
@@ -23,6 +25,7 @@ from dataengine.inspect.status import clean, status
 from dataengine.pipeline.engine import Engine
 from tests.support import blocks, plugins
 from tests.support.commands import dataengine as command
+from tests.support.commands import dataengine_train as train
 from tests.support.shared import SERIAL
 
 RECIPE = [
@@ -74,9 +77,9 @@ def test_every_kind_is_offered_once(installed: Path) -> None:
     assert {kind for package, _, kind in groups if package == "dataengine"} == {
         "sources", "experts", "fusion", "filters", "relabel", "features", "passes",
     }  # fmt: skip
-    for package, _, kind in groups:
-        if package == "dataengine":
-            assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
+    assert {kind for package, _, kind in groups if package == "training"} == {"backbones", "methods", "formats"}
+    for _, _, kind in groups:
+        assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
     for name in ("experts", "filters", "sources", "features", "relabel"):
         told = command("list", name, "-v").stdout
         assert any(line.partition(" = ")[0] in told for line in lines if "outside." in line), name
@@ -159,3 +162,57 @@ def test_workers_import_the_package_too(installed: Path, out: Path, tmp_path: Pa
     build(installed, tmp_path / "out", engine=Engine(workers=1))
     manifests = [(folder / "dataset" / "MANIFEST.json").read_bytes() for folder in (out, tmp_path / "out")]
     assert manifests[0] == manifests[1]
+
+
+@pytest.fixture(scope="module")
+def circles(installed: Path) -> Path:
+    """A file of the format outside: people who go round to the left or to the right."""
+    path = installed / "people.circles"
+    rows = [
+        f"clip{n} {('train', 'val')[n % 5 == 0]} {('left', 'right')[n % 2]} {40 + n} {24 + n % 7}" for n in range(60)
+    ]
+    path.write_text("\n".join(rows))
+    return path
+
+
+def configuration(folder: Path, run: str, **method: Any) -> str:
+    tables: dict[str, dict[str, Any]] = {
+        "run": {"name": run, "epochs": 4, "batch": 8, "workers": 0, "log_every": 4, "tensorboard": False},
+        "preprocess": {"people": 1},
+        "view": {"frames": 16},
+        "backbone": {"name": "mean_pose", "width": 24},
+        "method": method,
+        "optim": {"lr": 0.05},
+    }
+    path = folder / f"{run}.toml"
+    path.write_text(tomli_w.dumps(tables))
+    return str(path)
+
+
+def test_a_format_and_a_backbone_are_trained_with(circles: Path, tmp_path: Path) -> None:
+    settings = configuration(tmp_path, "rounds", name="supervised")
+    run = str(tmp_path / "run")
+    told = train("pretrain", settings, "--data", str(circles), "--out", run, "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["steps"] == 24
+    again = train("pretrain", settings, "--data", str(circles), "--out", run, "--json")
+    assert again.returncode == 0 and "goes on at step 24 of 24" in again.stderr
+    told = train("embed", run, "--data", str(circles), "--to", str(tmp_path / "features.npz"), "--device", "cpu")
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_method_is_trained_and_probed(circles: Path, tmp_path: Path) -> None:
+    settings = configuration(tmp_path, "alike", name="two_noises", temperature=0.3)
+    run = str(tmp_path / "run")
+    told = train("pretrain", settings, "--data", str(circles), "--out", run, "--json")
+    assert told.returncode == 0, told.stderr
+    told = train("probe", run, "--data", str(circles), "--label-fraction", "0.5", "--json", "--device", "cpu")
+    assert told.returncode == 0, told.stderr
+    wrong = configuration(tmp_path, "wrong", name="two_noises", temprature=0.3)
+    told = train("pretrain", wrong, "--data", str(circles), "--out", str(tmp_path / "x"))
+    assert told.returncode == 1 and "did you mean 'temperature'" in told.stderr
+
+
+def test_the_list_of_training_names_them(installed: Path) -> None:
+    for kind, name in (("backbones", "mean_pose"), ("methods", "two_noises"), ("formats", "circles")):
+        assert name in train("list", kind).stdout

@@ -16,7 +16,7 @@ from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_dataset
 from dataengine.dataset.index import read_manifest
-from dataengine.io.storage import write_durably
+from dataengine.io.storage import PARTIAL, write_durably
 from dataengine.passes.base import ALL, Job, Pass, Row
 from dataengine.passes.clip_frames import frames_of, pose_arrays
 from dataengine.passes.progress import BuildState, PassState
@@ -105,8 +105,11 @@ def write_pages(job: Job) -> str:
     gallery = GALLERY if job.recipe.report is None else job.recipe.report.gallery
     pictures = list(_pictures(dataset, plans.load(job.work), job, gallery))
     page, card = render_report(dataset, pictures, motions=gallery), dataset_card(dataset, _licences(job))
-    write_durably(job.work.parent / "dataset" / "report.html", page.encode())
-    write_durably(job.work.parent / "dataset" / "README.md", card.encode())
+    for name, text in (("report.html", page), ("README.md", card)):
+        path = job.work.parent / "dataset" / name
+        for leftover in path.parent.glob(f".{name}.*{PARTIAL}"):  # of a build that was killed here
+            leftover.unlink(missing_ok=True)
+        write_durably(path, text.encode())
     return page
 
 

@@ -34,3 +34,10 @@ def dataengine(*arguments: str) -> Answer:
     from dataengine.cli import main
 
     return run(main, "dataengine", *arguments)
+
+
+def dataengine_train(*arguments: str) -> Answer:
+    """Run `dataengine-train` with these arguments."""
+    from training.cli import main
+
+    return run(main, "dataengine-train", *arguments)
