@@ -17,6 +17,28 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+LONGEST = (
+    "tests/test_build.py",
+    "tests/training/test_loop.py",
+    "tests/passes",
+    "tests/experts",
+    "tests/test_adding.py",
+    "tests/training",
+    "tests/dataset",
+    "tests/fetch",
+)
+"""Files and folders that take longest. They start first: else one worker ends alone with a long file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; xdist hands out whole files in this order."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The shared folder of real videos and labelled poses; tests that use it carry the marker `data`."""
