@@ -21,6 +21,7 @@ LONGEST = (
     "tests/test_build.py",
     "tests/training/test_loop.py",
     "tests/passes",
+    "tests/contracts",
     "tests/experts",
     "tests/test_adding.py",
     "tests/training",
