@@ -60,7 +60,7 @@ def test_a_run_learns_and_says_so(supervised):
     folder, result = supervised
     classifier, neighbours = result.results
     assert classifier.value > 0.8 and classifier.baselines["chance"] == 0.25 and neighbours.value > 0.8
-    assert {path.name for path in result.pictures} == {"curves.png", "confusion.png"}
+    assert {path.name for path in result.plots} == {"curves.png", "confusion.png"}
     assert all(path.stat().st_size > 5000 for path in result.plots)
     told = json.loads((folder / "summary.json").read_text())
     assert told["steps"] == 48 and told["results"][0]["value"] == classifier.value
@@ -167,7 +167,7 @@ def test_probes_stand_beside_a_random_network(supervised):
     assert by_name["classifier"].value == supervised[1].results[0].value
     told = json.loads(report.write().read_text())
     assert told["trained on"] == run.facts["data"] and len(told["results"]) == 4
-    assert {path.name for path in report.pictures} == {"confusion.png", "probe_confusion.png", "joints.png", "tsne.png"}
+    assert {path.name for path in report.plots} == {"confusion.png", "probe_confusion.png", "joints.png", "tsne.png"}
 
 
 def test_two_streams_are_added(supervised, tmor, data, tmp_path):
