@@ -102,14 +102,14 @@ def test_a_batch_is_what_the_slow_version_gives(dataset: Path) -> None:
             assert np.array_equal(motion[n].numpy(), wanted)
 
 
-def test_fixed_adds_scores_as_the_last_channel() -> None:
+def test_pad_or_crop_adds_scores_as_the_last_channel() -> None:
     rng = np.random.default_rng(0)
     clip = SkeletonSequence("x", rng.random((2, 5, 17, 2), np.float32), rng.random((2, 5, 17), np.float32))
     motion = PadOrCrop(5, 2, 3)(clip, rng)["motion"]
     assert np.array_equal(motion[..., :2], clip.keypoints) and np.array_equal(motion[..., 2], clip.scores)
     with pytest.raises(TrainingError, match="x: channels=4 of a clip with 2 coordinates"):
         PadOrCrop(5, 2, 4)(clip, rng)
-    with pytest.raises(TrainingError, match="Fixed: frames=0; allowed: 1 and more"):
+    with pytest.raises(TrainingError, match="PadOrCrop: frames=0; allowed: 1 and more"):
         PadOrCrop(0)
 
 

@@ -10,6 +10,7 @@ threadpoolctl = pytest.importorskip("threadpoolctl")
 sklearn_linear = pytest.importorskip("sklearn.linear_model")
 
 from dataengine.core.errors import TrainingError
+from training.data.subsets import label_subsets
 from training.evaluate import collapse, logistic, probes
 from training.evaluate import retrieval as matching
 from training.evaluate.metrics import top_k
@@ -92,12 +93,12 @@ def test_linear_probe_learns_and_says_what_it_is_compared_with() -> None:
 
 def test_subsets_are_nested_stratified_and_repeatable() -> None:
     labels = np.repeat(np.arange(5), [100, 40, 10, 3, 1])
-    found = probes.subsets(labels, (0.05, 0.1, 0.5), seed=3)
+    found = label_subsets(labels, (0.05, 0.1, 0.5), seed=3)
     assert set(found[0.05]) < set(found[0.1]) < set(found[0.5])
     np.testing.assert_array_equal(np.bincount(labels[found[0.1]]), [10, 4, 1, 1, 1])
-    np.testing.assert_array_equal(found[0.1], probes.subsets(labels, (0.1,), seed=3)[0.1])
-    assert not np.array_equal(found[0.1], probes.subsets(labels, (0.1,), seed=4)[0.1])
-    shots = probes.subsets(labels, (1, 5), by="shots")
+    np.testing.assert_array_equal(found[0.1], label_subsets(labels, (0.1,), seed=3)[0.1])
+    assert not np.array_equal(found[0.1], label_subsets(labels, (0.1,), seed=4)[0.1])
+    shots = label_subsets(labels, (1, 5), by="shots")
     np.testing.assert_array_equal(np.bincount(labels[shots[5]]), [5, 5, 5, 3, 1])
 
 
@@ -202,9 +203,9 @@ def test_alignment_and_uniformity_equal_slow_loops() -> None:
         (lambda: logistic.fit(np.full((3, 2), np.nan), [0, 1, 1], 2), "3 of 3 features are not finite"),
         (lambda: logistic.fit(np.zeros((3, 2)), [0, 1, 2], 2), "label 2 lies outside"),
         (lambda: logistic.choose_strength(np.zeros((2, 2)), [0, 1], 2), "3 folds want"),
-        (lambda: probes.subsets([0, 1], (10,)), "a share lies in"),
-        (lambda: probes.subsets([0, 1], (1.5,), by="shots"), "shots are whole numbers"),
-        (lambda: probes.subsets([0, 1], (1,), by="shot"), "did you mean 'shots'"),
+        (lambda: label_subsets([0, 1], (10,)), "a share lies in"),
+        (lambda: label_subsets([0, 1], (1.5,), by="shots"), "shots are whole numbers"),
+        (lambda: label_subsets([0, 1], (1,), by="shot"), "did you mean 'shots'"),
         (lambda: probes.few_shot(clouds(20), clouds(20), 6, classifier="nn"), "did you mean 'knn'"),
         (lambda: probes.knn(clouds(20), clouds(20), 6, k=0), "both are positive"),
         (lambda: Result("a", "top-1", float("nan")), "finite figures"),

@@ -14,7 +14,6 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-import onnxruntime
 import polars as pl
 import pyarrow.parquet as pq
 import yaml
@@ -22,8 +21,9 @@ import yaml
 import dataengine
 from dataengine.core.errors import TrainingError
 from tests.support import tiny_dataset
+from tests.support.exported import lively, says
 from tests.support.motions import CLASSES, Motions
-from training import create_backbone, create_method, registry
+from training import create_backbone, create_method
 from training.backbones.base import read_weights
 from training.backbones.stgcn import STGCN
 from training.config import validate
@@ -37,81 +37,12 @@ from training.runs.run import load_run
 from training.runs.train import train
 from training.transforms.preprocess import Preprocess
 
-NETWORKS = sorted(set(registry.BACKBONES) - {"slow_r50"})
-SMALL = {
-    "unik": {"channels_base": 4},
-    "asgcn": {"channels_base": 4, "blocks": (1, 1, 1), "link_width": 4},
-    "st_transformer": {"width": 8, "depth": 1, "heads": 2},
-    "mmp_transformer": {"width": 8, "depth": 2, "heads": 2, "hidden": 8, "bottleneck_after": 1, "joint_width": 2},
-    "stgcnpp": {"channels_base": 6, "blocks": (1, 1)},
-}
 FRAMES = 8
-
-
-def lively(model):
-    """The network with weights that let the motion through to its end."""
-    drawn = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                weight.normal_(0, weight[0].numel() ** -0.5, generator=drawn)
-            elif name.endswith("weight"):
-                weight.fill_(1)
-    return model
 
 
 def network(name: str, num_classes: int = 4, skeleton: str = "body13", **options):
     torch.manual_seed(0)
-    given = SMALL.get(name, {"channels_base": 4, "blocks": (1, 1)}) | options
-    return lively(create_backbone(name, num_classes, skeleton, 2, **given))
-
-
-def says(path, format: str):
-    """The file as a function, run by its own runtime."""
-    if format == "torchscript":
-        return torch.jit.load(str(path))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda motion: torch.from_numpy(session.run(None, {"motion": motion.numpy()})[0])
-
-
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_file_says_what_the_network_says(name, format, tmp_path) -> None:
-    model = network(name)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    done = export(
-        BareNetwork(model, labels=CLASSES, facts={"data": "f00"}),
-        tmp_path / "model",
-        format,
-        frames=FRAMES,
-        licence="CC0",
-    )
-    assert done.difference <= 1e-5 and done.spread > 1e-3 and "batch" in done.dynamic
-    assert ("time" in done.dynamic) == (name != "asgcn")  # whose links are inferred from frames that it picks by number
-    assert model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(p.requires_grad == q.requires_grad for p, q in zip(model.parameters(), network(name).parameters()))
-    file, model = says(done.path, format), model.eval()
-    for clips, frames in ((5, FRAMES), (1, FRAMES), (2, 13), (1, 3)):
-        motion = torch.randn(clips, 2, frames, 13, 2)
-        motion[0, ..., 1] = 0
-        if frames != FRAMES and "time" not in done.dynamic:
-            with pytest.raises(Exception, match=r"(?s)any size|Got invalid dimensions"):
-                file(motion)
-            continue
-        with torch.no_grad():
-            torch.testing.assert_close(file(motion), model(motion), rtol=1e-4, atol=1e-5)
-    with pytest.raises(Exception, match=r"(?s)any size|Got invalid dimensions"):
-        file(torch.zeros(1, 2, FRAMES, 13, 1))
-    note = metadata(done.path)
-    assert note["joints"] == list(model.skeleton.joints) and note["labels"] == list(CLASSES) and note["data"] == "f00"
-    assert (note["channels"], note["frames"], note["people"], note["width"]) == (2, FRAMES, 2, model.width)
-    assert (
-        note["licence"] == "CC0"
-        and note["dynamic"] == list(done.dynamic)
-        and note["dataengine"] == dataengine.__version__
-    )
+    return lively(create_backbone(name, num_classes, skeleton, 2, channels_base=4, blocks=(1, 1), **options))
 
 
 def test_weights_alone_are_safetensors(tmp_path) -> None:

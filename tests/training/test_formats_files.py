@@ -15,34 +15,12 @@ torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
+from tests.support.format_files import note, write_npz, write_pyskl, write_unik
 from training.data.batch import PadOrCrop
 from training.data.formats import open_dataset
 from training.data.formats.joints import with_sides
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
-
-
-def note(number: int, joints: int = 17, people: int = 2, kind: Any = np.float16, channels: int = 2) -> dict[str, Any]:
-    rng = np.random.default_rng(number)
-    frames = 5 + number
-    keypoint = rng.uniform(1, 200, (people, frames, joints, channels)).astype(kind)
-    score = rng.uniform(0.1, 1, (people, frames, joints)).astype(kind)
-    keypoint[0, 2, 3], score[0, 2, 3] = 0, 0
-    found = {
-        "frame_dir": f"v{number}",
-        "total_frames": frames,
-        "img_shape": (240, 320),
-        "original_shape": (240, 320),
-        "label": number % 3,
-    }
-    return found | {"keypoint": keypoint, "keypoint_score": score}
-
-
-def write_pyskl(path: Path, notes: list[dict[str, Any]], protocol: int = 4, **more: Any) -> Path:
-    ids = [one["frame_dir"] for one in notes]
-    content = {"split": {"train": ids[::2], "val": ids[1::2], "nobody": ["x"]}, "annotations": notes} | more
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
-    return path
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -168,22 +146,6 @@ def test_a_torn_pickle_is_told(tmp_path: Path, cut: int) -> None:
     assert "\n" not in str(raised.value)
 
 
-def write_unik(folder: Path, channels: int = 5, joints: int = 17, frames: int = 9) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    found = {}
-    for split, count in (("train", 4), ("val", 3)):
-        array = rng.uniform(1, 5, (count, channels, frames, joints, 2)).astype(np.float32)
-        array[0, :, 6:] = 0  # padding
-        array[1, :, 2, 3, 0] = 0  # a joint not seen
-        array[2, :, :, :, 1] = 0  # nobody beside
-        np.save(folder / f"{split}_data_joint.npy", array)
-        (folder / f"{split}_label.pkl").write_bytes(
-            pickle.dumps(([f"{split}{k}" for k in range(count)], [k % 2 for k in range(count)]))
-        )
-        found[split] = array
-    return found
-
-
 def test_uniks_arrays_are_mapped(tmp_path: Path) -> None:
     arrays = write_unik(tmp_path)
     dataset = open_dataset(tmp_path)
@@ -234,25 +196,6 @@ def test_what_is_wrong_with_uniks_arrays_is_told(tmp_path: Path) -> None:
     np.save(data, np.zeros((3, 2, 4)))
     with pytest.raises(TrainingError, match=r"it holds float64 \(3, 2, 4\); allowed: floats \(N, C, T, V, M\)"):
         open_dataset(tmp_path)
-
-
-RAGGED: dict[str, Any] = {
-    "offsets": np.array([0, 4, 9, 10]),
-    "label": np.array([1, 0, 1], np.int16),
-    "label_names": np.array(["sit", "run"]),
-    "train": np.array([True, False, True]),
-    "subject": np.array(["mm", "tr", "mm"]),
-    "view": np.array([1, 2, 3]),
-    "boxes": np.arange(12.0).reshape(3, 4),
-    "frame_size": np.array([[320, 240], [0, 0], [64, 48]]),
-    "fps": np.float32(30),
-    "names": np.array(["a", "b", "c"]),
-}
-
-
-def write_npz(path: Path, **arrays: Any) -> Path:
-    np.savez(path, **{name: array for name, array in (RAGGED | arrays).items() if array is not None})
-    return path
 
 
 def test_a_ragged_npz_is_read(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ from tests.training.test_loop import make
 from training.engine.loop import fabric_of, fit
 from training.engine.settings import OptimSettings, TrainSettings
 method, loader = make(workers={workers})
-fit(method, loader, TrainSettings(epochs={epochs}, optim=OptimSettings(lr=0.05), log_every=1, save_every=0.0), {folder!r})
+optim = OptimSettings(lr=0.05)
+fit(method, loader, TrainSettings(epochs={epochs}, optim=optim, log_every=1, save_every=0.0), {folder!r})
 """
 
 

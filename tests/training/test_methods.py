@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 from dataengine.core.errors import TrainingError
-from tests.support.motions import CLASSES, Motions
+from tests.support.motions import Motions
 from training import create_backbone, create_method
 from training.data.loader import DataLoader
 from training.distributed import unit
@@ -59,52 +59,6 @@ def nearest(method: Method, sides) -> float:
     (known, of), (asked, labels) = (embedded(method, side) for side in sides)
     known, asked = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (known, asked))
     return float((of[(asked @ known.T).argmax(1)] == labels).mean())
-
-
-@pytest.mark.parametrize("name", ["unik", "stgcn"])
-def test_supervised_learns(sides, name):
-    method = trained(create_method("supervised", backbone=network(len(CLASSES), name)), sides[0], epochs=25, lr=0.05)
-    method.eval()
-    logits, labels = embedded(method, sides[1], "backbone")
-    assert (logits.argmax(1) == labels).mean() > 0.9
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("mcc", {"decoder_width": 16, "playback": {"frames": 16}, "queue": {"size": 64}}),
-        (
-            "mcc",
-            {
-                "decoder_width": 16,
-                "playback": {"frames": 16, "loop_at_speed_1": False},
-                "queue": {"size": 64, "momentum": 0.9},
-            },
-        ),
-        ("tmor", {"video": None, "queue": {"size": 64, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}),
-        (
-            "tmor",
-            {
-                "video": "video",
-                "video_width": 6,
-                "symmetric": True,
-                "queue": {"size": 64, "momentum": 0.9},
-                "projector": {"hidden": 64, "width": 16},
-            },
-        ),
-    ],
-)
-def test_pretext_methods_learn_to_tell_clips_apart(sides, name, options):
-    """Without labels: the contrast with a full queue falls well below that of a network that tells nothing apart.
-
-    Nearest neighbours by class say nothing here: those of a random network are right, too.
-    """
-    method = create_method(name, backbone=network(), **options)
-    loader = DataLoader(sides[0], method.sample_transform(PREPROCESS, View(24, "weak", "body13")), 16, seed=3)
-    optim = OptimSettings(lr=0.02, warmup=2)
-    history = fit(method, loader, TrainSettings(epochs=12, optim=optim, grad_clip=1.0, log_every=1))
-    contrast = [entry["part_nce" if name == "mcc" else "part_mm"] for entry in history.log]
-    assert np.mean(contrast[-12:]) < np.log(1 + 64) - 0.3
 
 
 def test_tmor_names_classes_it_was_told(sides):

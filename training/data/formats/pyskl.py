@@ -97,7 +97,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         ImportError,
         MemoryError,
     ) as error:
-        raise TrainingError(f"{path}: no pickle of plain data, or a torn one: {error}") from None
+        said = " ".join(str(error).split())
+        raise TrainingError(f"{path}: no pickle of plain data, or a torn one: {said}") from None
 
 
 def _load(file: BinaryIO) -> Any:

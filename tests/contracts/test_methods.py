@@ -1,0 +1,138 @@
+"""What every registered method promises: it makes a step, is saved and goes on as if it had not stopped, and learns.
+
+A new method is one line of `CASES`; one without a case fails by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.support.motions import CLASSES, Motions
+from training import create_backbone, create_method, registry
+from training.data.loader import DataLoader
+from training.engine.loop import History, fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.methods.base import Method
+from training.transforms.preprocess import Preprocess
+from training.transforms.view import View
+
+PREPROCESS = Preprocess("body13", normalise="body")
+QUEUE = 32
+NOTHING_KNOWN = math.log(1 + QUEUE)
+"""The contrast of a network that tells nothing apart, with a full queue."""
+
+
+def right(history: History) -> float:
+    """Cross-entropy over chance."""
+    return float(np.mean(history.losses[-6:])) - math.log(len(CLASSES))
+
+
+def contrast(part: str) -> Callable[[History], float]:
+    """The contrast over that of a network that tells nothing apart, by a part of the loss."""
+    return lambda history: float(np.mean([line[part] for line in history.log[-6:]])) - NOTHING_KNOWN
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small method.
+
+    Attributes:
+        learnt: how far the end of a run is from knowing nothing; below -0.25 it has learnt. Nearest neighbours by class
+            say nothing here: those of a random network are right, too.
+        options: that make it small.
+        classes: of the network.
+    """
+
+    learnt: Callable[[History], float]
+    options: dict[str, Any] = field(default_factory=dict)
+    classes: int = 0
+
+
+SMALL_TMOR: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
+SMALL_MCC: dict[str, Any] = {"decoder_width": 16, "queue": {"size": QUEUE, "momentum": 0.9}}
+CASES = {
+    "supervised": Case(right, classes=len(CLASSES)),
+    "mcc": Case(contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16}}),
+    "tmor": Case(contrast("part_mm"), {**SMALL_TMOR, "video": "video", "video_width": 6}),
+}
+OTHERS = {
+    "mcc between frames": Case(
+        contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
+    ),
+    "tmor of motion alone": Case(contrast("part_mm"), {**SMALL_TMOR, "video": None}),
+    "tmor both ways": Case(contrast("part_mm"), {**SMALL_TMOR, "video": "video", "video_width": 6, "symmetric": True}),
+}
+"""Other options of these methods; a name begins with the method's."""
+EVERY = registry.names("methods")
+
+
+@pytest.fixture(scope="module")
+def clips() -> Motions:
+    return Motions(48, 1, video=6)
+
+
+def case(name: str) -> Case:
+    if name not in {**CASES, **OTHERS}:
+        pytest.fail(f"the method {name!r} is registered and has no case here")
+    return {**CASES, **OTHERS}[name]
+
+
+def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Method, DataLoader]:
+    torch.manual_seed(seed)
+    given = case(name)
+    backbone = create_backbone("stgcn", given.classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
+    method = create_method(name.split()[0], backbone=backbone, **given.options)
+    transform = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
+    return method, DataLoader(clips, transform, batch, seed=3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_step_has_a_finite_loss_and_gradients_everywhere(name: str, clips: Motions) -> None:
+    method, loader = made(name, clips)
+    batches = list(loader)
+    method.loss(batches[0])  # fills the queues
+    method.zero_grad()
+    outcome = method.loss(batches[1])
+    outcome.loss.backward()
+    assert outcome.loss.shape == () and torch.isfinite(outcome.loss)
+    assert all(torch.isfinite(part).all() for part in outcome.parts.values())
+    learnt = {key: parameter for key, parameter in method.named_parameters() if parameter.requires_grad}
+    idle = [key for key, parameter in learnt.items() if parameter.grad is None]
+    assert learnt and not idle, idle
+    assert all(torch.isfinite(parameter.grad).all() for parameter in learnt.values())
+    assert sum(float(parameter.grad.abs().sum()) > 0 for parameter in learnt.values()) > 0.5 * len(learnt)
+    before = {key: parameter.detach().clone() for key, parameter in learnt.items()}
+    torch.optim.SGD(learnt.values(), 0.1).step()
+    method.after_step(0.0)
+    assert any(not torch.equal(parameter, before[key]) for key, parameter in learnt.items())
+    said = method(batches[2])
+    assert said["loss"].shape == () and torch.isfinite(said["loss"])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_saved_and_gone_on_is_the_same_run(name: str, clips: Motions, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=2, optim=OptimSettings(lr=0.02), log_every=1)
+    whole, loader = made(name, clips)
+    wanted = fit(whole, loader, settings, tmp_path / "whole")
+    assert fit(*made(name, clips), settings, tmp_path / "run", stop_after=2).steps == 2
+    method, loader = made(name, clips, seed=9)  # drawn anew: everything comes from the checkpoint
+    found = fit(method, loader, settings, tmp_path / "run")
+    assert found.losses == wanted.losses and len(found.losses) == found.steps == 6
+    one, two = whole.state_dict(), method.state_dict()
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", [*EVERY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_it_learns_in_seconds(name: str, clips: Motions) -> None:
+    method, loader = made(name, clips)
+    settings = TrainSettings(epochs=12, optim=OptimSettings(lr=0.02, warmup=2), grad_clip=1.0, log_every=1)
+    assert case(name).learnt(fit(method, loader, settings)) < -0.25
