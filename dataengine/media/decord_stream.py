@@ -3,6 +3,9 @@
 Measured with decord2 3.4: `seek_accurate` and `skip_frames` give wrong pictures on HEVC with
 several key frames, times are missing for AVI, and `get_batch` can spin for ever on damaged
 files. So the times come from libav's packets and the pictures before a span are read and dropped.
+Rows of pictures are padded to 64 pixels, and where the padded row is a multiple of the width (16,
+24, 32, 48, 96 and 144 pixels) decord takes the multiple for the number of channels: the pixels then
+stand at the beginning of every row.
 """
 
 from __future__ import annotations
@@ -62,9 +65,12 @@ class DecordStream(VideoStream):
                 return
             position += 1
             self._stopwatch.check()
-            if picture.shape != (self.info.height, self.info.width, 3):
+            height, width = self.info.height, self.info.width
+            if picture.shape[:2] != (height, width) or picture.shape[2] < 3:
                 shape = "turned by its tag" if turned else "of another size"
                 raise MediaError("decode_failed", f"decord gives a picture {shape} in {self.name!r}: {picture.shape}")
+            if picture.shape[2] > 3:
+                picture = picture.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
             yield seconds - offset, np.asarray(picture)
 
     def _damage(self) -> tuple[int, int]:

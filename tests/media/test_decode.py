@@ -90,6 +90,16 @@ def test_decoders_agree(coded: Path) -> None:
             np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("width", [16, 24, 32, 48, 80, 96, 98, 144])
+def test_decoders_agree_about_padded_rows(tmp_path: Path, width: int) -> None:
+    """decord pads rows to 64 pixels and may take the padding for channels."""
+    pytest.importorskip("decord")
+    pictures = np.random.default_rng(width).integers(0, 256, (4, 32, width, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", iter(pictures), 25)
+    for one, two in zip(read(PyAVDecoder().open(tmp_path / "a.mp4")), read(DecordDecoder().open(tmp_path / "a.mp4"))):
+        np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_batches_are_whole_and_own_their_memory(clip: Path, decoder: type[Any]) -> None:
     pytest.importorskip("decord")
