@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from typing import Any
 
 import numpy as np
 
@@ -317,9 +318,9 @@ def skeleton(name: str) -> Skeleton:
 
 
 @cache
-def _weights(source: str, target: str) -> tuple[Float, tuple[bool, ...]]:
-    """(V_target, V_source) mixing weights, and which target joints the source can give."""
-    origin, goal = skeleton(source), skeleton(target)
+def _weights(source: str, joints: tuple[str, ...]) -> tuple[Float, tuple[bool, ...]]:
+    """(joints, V_source) mixing weights, and which of the joints the source can give."""
+    origin = skeleton(source)
 
     def row(joint: str, depth: int = 0) -> Float | None:
         if joint in origin.joints and not (joint == "mouth" and depth):
@@ -331,24 +332,61 @@ def _weights(source: str, target: str) -> tuple[Float, tuple[bool, ...]]:
                 return (ra + rb) / 2
         return None
 
-    rows = [row(j) for j in goal.joints]
+    rows = [row(j) for j in joints]
     return np.stack([np.zeros(origin.num_joints) if r is None else r for r in rows]), tuple(r is not None for r in rows)
 
 
 @cache
-def _mapping(source: str, target: str) -> tuple[int, tuple[Int, Int], tuple[tuple[int, Int, Float], ...]]:
-    """How the joints of a layout are made of those of another.
+def _mapping(source: str, joints: tuple[str, ...]) -> tuple[Int, Int, tuple[tuple[int, list[int], list[float]], ...]]:
+    """How joints are made of those of a layout.
 
     Returns:
-        The number of joints; the joints that are copies, with the joint each is a copy of; and of every other joint
-        that the source can give its number, the joints it is made of, and their weights.
+        Of every joint that is a copy the joint it is a copy of, 0 for others; the joints that the source cannot give;
+        and of every other joint its number, the joints it is made of, and their weights.
     """
-    weights, possible = _weights(source, target)
+    weights, possible = _weights(source, joints)
     used = [np.flatnonzero(row) for row in weights]
-    copies = [v for v, known in enumerate(possible) if known and len(used[v]) == 1]
-    mixed = [v for v, known in enumerate(possible) if known and len(used[v]) > 1]
-    pairs = np.array(copies, np.int64), np.array([used[v][0] for v in copies], np.int64)
-    return len(weights), pairs, tuple((v, used[v], weights[v][used[v]]) for v in mixed)
+    copied = [int(made_of[0]) if len(made_of) == 1 else 0 for made_of in used]
+    missing = [number for number, known in enumerate(possible) if not known]
+    mixed = [number for number, made_of in enumerate(used) if len(made_of) > 1]
+    return (
+        np.array(copied, np.int64),
+        np.array(missing, np.int64),
+        tuple((number, used[number].tolist(), weights[number][used[number]].tolist()) for number in mixed),
+    )
+
+
+def positions(coords: Float, source: str, joints: tuple[str, ...]) -> Float:
+    """Joints by name, of poses of a layout.
+
+    Args:
+        coords: (..., V_source, 2 or 3) float, NaN where unseen.
+        source: name of the layout given.
+        joints: names; those that the layout lacks are made of others as in `convert`.
+
+    Returns:
+        (..., joints, C) of the given dtype, NaN where a joint is unseen.
+    """
+    return _positions(np.asarray(coords), all_finite(coords), *_mapping(source, joints))
+
+
+def _positions(coords: Float, seen: Bool, copied: Int, missing: Int, mixed: Any) -> Float:
+    """Mix joints; `seen` is (..., V_source), the rest comes from `_mapping`."""
+    known = coords.copy()
+    known[~seen] = np.nan
+    found: Float = np.take(known, copied, axis=-2)
+    if len(missing):
+        found[..., missing, :] = np.nan
+    for joint, used, weights in mixed:
+        parts = [known[..., j, :] * coords.dtype.type(w) for j, w in zip(used, weights)]
+        found[..., joint, :] = sum(parts[1:], parts[0])
+    return found
+
+
+def all_finite(coords: Float) -> Bool:
+    """(..., C) -> (...) whether all coordinates are finite; quicker than `.all(-1)` for a short axis."""
+    finite = np.isfinite(coords)
+    return reduce(np.logical_and, (finite[..., axis] for axis in range(finite.shape[-1])))
 
 
 def convert(
@@ -371,22 +409,17 @@ def convert(
     """
     origin = skeleton(source)
     coords = np.asarray(coords)
-    seen: Bool = np.asarray(np.isfinite(coords).all(-1))
+    seen = all_finite(coords)
     given: Float = seen.astype(np.float32) if scores is None else np.asarray(scores)
     if coords.shape[-2] != origin.num_joints or given.shape != coords.shape[:-1]:
         raise ComponentError(
             f"layout {source!r} has {origin.num_joints} joints; given coords {coords.shape} and scores {given.shape}"
         )
-    num_joints, copied, mixed = _mapping(source, target)
-    out_coords = np.full((*coords.shape[:-2], num_joints, coords.shape[-1]), np.nan, coords.dtype)
-    out_scores = np.zeros((*coords.shape[:-2], num_joints), given.dtype)
-    joints, origins = copied
-    every: Bool = seen[..., origins]
-    out_coords[..., joints, :] = np.where(every[..., None], coords[..., origins, :], np.nan)
-    out_scores[..., joints] = np.where(every, given[..., origins], 0)
-    for joint, used, weights in mixed:
-        parts = [coords[..., j, :] * coords.dtype.type(w) for j, w in zip(used, weights)]
-        every = np.asarray(seen[..., used].all(-1))
-        out_coords[..., joint, :] = np.where(every[..., None], sum(parts[1:], parts[0]), np.nan)
-        out_scores[..., joint] = np.where(every, given[..., used].min(-1), 0)
-    return out_coords, out_scores
+    copied, missing, mixed = _mapping(source, skeleton(target).joints)
+    out_scores: Float = np.take(np.where(seen, given, given.dtype.type(0)), copied, axis=-1)
+    if len(missing):
+        out_scores[..., missing] = 0
+    for joint, used, _ in mixed:
+        every = reduce(np.logical_and, (seen[..., j] for j in used))
+        out_scores[..., joint] = np.where(every, reduce(np.minimum, (given[..., j] for j in used)), 0)
+    return _positions(coords, seen, copied, missing, mixed), out_scores

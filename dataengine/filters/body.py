@@ -5,9 +5,12 @@ Lengths are in body heights, so that values of near and far, tall and short peop
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from dataclasses import dataclass
+from functools import cache, cached_property
 
+import numpy as np
+
+from dataengine.core.jit import compiled
 from dataengine.core.skeletons import BODY12, skeleton
 from dataengine.core.types import Bool, Float, Int
 
@@ -24,38 +27,105 @@ Biomechanics and Motor Control of Human Movement, figure 4.1 (trunk: height of t
 0.818 - 0.530)."""
 
 
-def body_joints(layout: str) -> list[int]:
-    """Indices of the twelve joints of trunk and limbs in `layout`."""
-    return skeleton(layout).indices(BODY12)
+SHARES: Float = np.array([share for _, _, share in SEGMENTS])
+"""(11,) the shares of `SEGMENTS`."""
+
+
+@cache
+def body_joints(layout: str) -> Int:
+    """(12,) indices of the joints of trunk and limbs in `layout`."""
+    return np.array(skeleton(layout).indices(BODY12))
+
+
+@cache
+def _segment_ends(layout: str) -> tuple[Int, Int]:
+    """(11,) indices of the first and of the second joint of every segment in `layout`."""
+    joints = skeleton(layout)
+    starts = joints.indices(tuple(a for a, _, _ in SEGMENTS))
+    ends = joints.indices(tuple(b for _, b, _ in SEGMENTS))
+    return np.array(starts), np.array(ends)
+
+
+def length(vectors: Float) -> Float:
+    """(..., 2) -> (...) lengths of vectors."""
+    x, y = vectors[..., 0], vectors[..., 1]
+    result: Float = np.sqrt(x * x + y * y)
+    return result
 
 
 def seen(coords: Float, scores: Float) -> Bool:
     """(..., V) bool, whether a joint has a position and a score above 0."""
-    return np.isfinite(coords).all(-1) & (np.asarray(scores) > 0)
+    finite = np.isfinite(coords)
+    result: Bool = finite[..., 0] & finite[..., 1] & (np.asarray(scores) > 0)
+    return result
 
 
 def blanked(coords: Float, scores: Float) -> Float:
     """(..., V, 2) float64 pixels, NaN for joints that are not seen."""
-    return np.where(seen(coords, scores)[..., None], np.asarray(coords, np.float64), np.nan)
+    points = np.array(coords, np.float64)
+    points[~seen(coords, scores)] = np.nan
+    return points
+
+
+@compiled
+def _rank_quantiles(ordered: Float, shares: Float, result: Float) -> None:
+    """Fill (Q, N) with the quantiles of (N, K) rows that are sorted, NaN last."""
+    for row in range(ordered.shape[0]):
+        count = 0
+        for column in range(ordered.shape[1]):
+            count += np.isfinite(ordered[row, column])
+        for number in range(len(shares)):
+            position = max(count - 1, 0) * shares[number]
+            low = int(np.floor(position))
+            first = ordered[row, low]
+            result[number, row] = first + (ordered[row, min(low + 1, max(count - 1, 0))] - first) * (position - low)
+
+
+@compiled
+def _window_medians(values: Float, radius: int, result: Float) -> None:
+    """Fill (T, K) with the median of the finite values of frames t - radius ... t + radius of (T, K)."""
+    window = np.empty(2 * radius + 1)
+    for column in range(values.shape[1]):
+        for frame in range(len(values)):
+            count = 0
+            for other in range(max(frame - radius, 0), min(frame + radius + 1, len(values))):
+                value = values[other, column]
+                if np.isfinite(value):
+                    place = count
+                    while place > 0 and window[place - 1] > value:
+                        window[place] = window[place - 1]
+                        place -= 1
+                    window[place] = value
+                    count += 1
+            if count == 0:
+                result[frame, column] = np.nan
+                continue
+            position = (count - 1) * 0.5
+            low = int(np.floor(position))
+            first = window[low]
+            result[frame, column] = first + (window[min(low + 1, count - 1)] - first) * (position - low)
+
+
+def quantiles(values: Float, shares: tuple[float, ...], axis: int = 0) -> Float:
+    """(Q, ...) linear quantiles along one axis, NaN skipped; NaN where all values are."""
+    rows = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    ordered = np.sort(rows, axis=-1)  # a contiguous copy
+    result = np.full((len(shares), *rows.shape[:-1]), np.nan)
+    if ordered.size:
+        _rank_quantiles(ordered.reshape(-1, rows.shape[-1]), np.array(shares), result.reshape(len(shares), -1))
+    return result
 
 
 def quantile(values: Float, share: float, axis: int = 0) -> Float:
     """Linear quantile along one axis, NaN skipped; NaN where all values are."""
-    ordered = np.moveaxis(np.sort(values, axis=axis), axis, -1)
-    count: Int = np.isfinite(ordered).sum(-1)
-    position = np.maximum(count - 1, 0) * share
-    low = np.floor(position).astype(np.intp)
-    high = np.minimum(low + 1, np.maximum(count - 1, 0))
-    first = np.take_along_axis(ordered, low[..., None], -1)[..., 0]
-    last = np.take_along_axis(ordered, high[..., None], -1)[..., 0]
-    result: Float = first + (last - first) * (position - low)
+    result: Float = quantiles(values, (share,), axis)[0]
     return result
 
 
 def mean(values: Float) -> float:
     """Mean, NaN skipped; NaN without any value."""
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+    return float(np.add.reduce(finite) / finite.size) if finite.size else float("nan")
 
 
 def running_median(values: Float, radius: int) -> Float:
@@ -63,36 +133,62 @@ def running_median(values: Float, radius: int) -> Float:
     ends."""
     if radius < 1 or len(values) == 0:
         return values
-    edge = np.full((radius, *values.shape[1:]), np.nan)
-    windows = sliding_window_view(np.concatenate([edge, values, edge]), 2 * radius + 1, axis=0)
-    return quantile(windows, 0.5, axis=-1)
-
-
-def body_height(coords: Float, layout: str, fps: float) -> Float:
-    """Height of the standing person in the picture, per frame.
-
-    Every seen segment of `SEGMENTS` gives an estimate. Foreshortening only makes segments shorter, so the upper
-    quartile of the estimates counts, then the median over half a second. Frames without a segment get the median of the
-    others.
-
-    Args:
-        coords: (T, V, 2) float pixels, NaN where unseen.
-        layout: name of the joint layout.
-        fps: frames per second.
-
-    Returns:
-        (T,) float64 pixels; NaN when no segment is ever seen, or all have length 0.
-    """
-    joints = skeleton(layout)
-    starts = joints.indices(tuple(a for a, _, _ in SEGMENTS))
-    ends = joints.indices(tuple(b for _, b, _ in SEGMENTS))
-    lengths = np.linalg.norm(coords[:, starts] - coords[:, ends], axis=-1)
-    estimates = quantile(lengths / np.array([share for _, _, share in SEGMENTS]), 0.75, axis=1)
-    estimates = np.where(estimates > 0, estimates, np.nan)
-    heights = running_median(estimates, max(1, round(fps / 4)))
-    return np.where(np.isfinite(heights), heights, quantile(estimates, 0.5) if len(estimates) else np.nan)
+    given = np.ascontiguousarray(values, np.float64)
+    result = np.empty_like(given)
+    _window_medians(given.reshape(len(given), -1), radius, result.reshape(len(given), -1))
+    return result
 
 
 def percentile_range(values: Float, low: float, high: float) -> Float:
     """Difference of two quantiles over frames, (T, ...) -> (...); NaN where all values are."""
-    return quantile(values, high) - quantile(values, low)
+    least, most = quantiles(values, (low, high))
+    result: Float = most - least
+    return result
+
+
+@dataclass(frozen=True)
+class Body:
+    """One person over a clip, with what several measures need of it, each worked out once.
+
+    Attributes:
+        points: (T, V, 2) float64 pixels, NaN where unseen.
+        layout: name of the joint layout.
+        fps: frames per second.
+    """
+
+    points: Float
+    layout: str
+    fps: float
+
+    @classmethod
+    def of(cls, coords: Float, scores: Float, layout: str, fps: float) -> Body:
+        """The body of (T, V, 2) coords with (T, V) scores, 0 where unseen."""
+        return cls(blanked(coords, scores), layout, fps)
+
+    @cached_property
+    def joints(self) -> Float:
+        """(T, 12, 2) pixels of the joints of trunk and limbs."""
+        return np.take(self.points, body_joints(self.layout), axis=1)
+
+    @cached_property
+    def segments(self) -> Float:
+        """(T, 11) lengths of `SEGMENTS` in pixels."""
+        starts, ends = _segment_ends(self.layout)
+        return length(np.take(self.points, starts, axis=1) - np.take(self.points, ends, axis=1))
+
+    @cached_property
+    def height(self) -> Float:
+        """(T,) height of the standing person in the picture in pixels; NaN when no segment is ever seen, or all have
+        length 0.
+
+        Every seen segment of `SEGMENTS` gives an estimate. Foreshortening only makes segments shorter, so the upper
+        quartile of the estimates counts, then the median over half a second. Frames without a segment get the median
+        of the others.
+        """
+        estimates = quantile(self.segments / SHARES, 0.75, axis=1)
+        estimates = np.where(estimates > 0, estimates, np.nan)
+        heights = running_median(estimates, max(1, round(self.fps / 4)))
+        known = np.isfinite(heights)
+        if known.all():
+            return heights
+        return np.where(known, heights, quantile(estimates, 0.5))

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import SEGMENTS, blanked, body_height, mean, percentile_range
+from dataengine.filters.body import SHARES, Body, mean, percentile_range
 
 MIN_FRAMES = 8
 """Frames in which a bone must be seen to count."""
@@ -34,15 +33,17 @@ def bone_variation(coords: Float, scores: Float, skeleton: str, fps: float) -> f
     Returns:
         A coefficient of variation; NaN when no bone is seen in `MIN_FRAMES` frames.
     """
-    points = blanked(coords, scores)
-    if len(points) < MIN_FRAMES:
+    return body_bone_variation(Body.of(coords, scores, skeleton, fps))
+
+
+def body_bone_variation(body: Body) -> float:
+    """See `bone_variation`."""
+    if len(body.points) < MIN_FRAMES:
         return float("nan")
-    joints = layout_of(skeleton)
-    starts, ends = joints.indices(tuple(a for a, _, _ in SEGMENTS)), joints.indices(tuple(b for _, b, _ in SEGMENTS))
-    lengths = np.linalg.norm(points[:, starts] - points[:, ends], axis=-1) / body_height(points, skeleton, fps)[:, None]
-    usable = np.isfinite(lengths).sum(0) >= MIN_FRAMES
+    lengths = body.segments / body.height[:, None]
+    usable = np.count_nonzero(np.isfinite(lengths), axis=0) >= MIN_FRAMES
     spread = percentile_range(lengths, 0.25, 0.75) / QUARTILES_OF_NORMAL
-    return mean((spread / np.array([share for _, _, share in SEGMENTS]))[usable])
+    return mean((spread / SHARES)[usable])
 
 
 @dataclass(frozen=True)

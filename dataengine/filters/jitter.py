@@ -9,7 +9,7 @@ import numpy as np
 
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import blanked, body_height, body_joints, mean
+from dataengine.filters.body import Body, length, mean
 
 REFERENCE_FPS = 30.0
 
@@ -30,14 +30,17 @@ def jitter(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
     Returns:
         Body heights; NaN when no joint is seen at three consecutive instants.
     """
-    points = blanked(coords, scores)
-    step = max(1, round(fps / REFERENCE_FPS))
+    return body_jitter(Body.of(coords, scores, skeleton, fps))
+
+
+def body_jitter(body: Body) -> float:
+    """See `jitter`."""
+    points = body.joints
+    step = max(1, round(body.fps / REFERENCE_FPS))
     if len(points) <= 2 * step:
         return float("nan")
-    size = body_height(points, skeleton, fps)
-    points = points[:, body_joints(skeleton)]
-    bend = np.linalg.norm(points[: -2 * step] - 2 * points[step:-step] + points[2 * step :], axis=-1)
-    return mean(bend / size[step:-step, None]) * (fps / (REFERENCE_FPS * step)) ** 2
+    bend = length(points[: -2 * step] - 2 * points[step:-step] + points[2 * step :])
+    return mean(bend / body.height[step:-step, None]) * (body.fps / (REFERENCE_FPS * step)) ** 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import blanked, body_height, body_joints, percentile_range, quantile, running_median
+from dataengine.filters.body import Body, length, percentile_range, quantile, running_median
 
 MIN_FRAMES = 3
 """Frames in which a joint must be seen to count."""
@@ -32,15 +32,19 @@ def motion(coords: Float, scores: Float, skeleton: str, fps: float) -> float:
     Returns:
         Body heights; NaN when no joint is seen in `MIN_FRAMES` frames.
     """
-    points = blanked(coords, scores)
+    return body_motion(Body.of(coords, scores, skeleton, fps))
+
+
+def body_motion(body: Body) -> float:
+    """See `motion`."""
+    points = body.joints
     if len(points) < MIN_FRAMES:
         return float("nan")
-    size = body_height(points, skeleton, fps)
-    points = points[:, body_joints(skeleton)]
-    relative: Float = (points - quantile(points, 0.5, axis=1)[:, None]) / size[:, None, None]
-    often = np.isfinite(relative).all(-1).sum(0) >= MIN_FRAMES
-    relative = running_median(relative, max(1, round(fps / 10)))
-    ranges = np.where(often, np.linalg.norm(percentile_range(relative, 0.05, 0.95), axis=-1), np.nan)
+    relative: Float = (points - quantile(points, 0.5, axis=1)[:, None]) / body.height[:, None, None]
+    finite = np.isfinite(relative)
+    often = np.count_nonzero(finite[..., 0] & finite[..., 1], axis=0) >= MIN_FRAMES
+    relative = running_median(relative, max(1, round(body.fps / 10)))
+    ranges = np.where(often, length(percentile_range(relative, 0.05, 0.95)), np.nan)
     return float(quantile(ranges, 0.75))
 
 

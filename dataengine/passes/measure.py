@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from scipy.optimize import linear_sum_assignment
 
 from dataengine.core import registry
 from dataengine.core.component import Filter
-from dataengine.core.skeletons import COMMON, convert, skeleton
-from dataengine.core.types import Clip, Float, Sample
+from dataengine.core.skeletons import COMMON, all_finite, convert, positions, skeleton
+from dataengine.core.types import Bool, Clip, Float, Sample
 from dataengine.dataset.near_duplicates import pose_words
-from dataengine.filters.bone_variation import bone_variation
+from dataengine.filters.body import Body, length
+from dataengine.filters.bone_variation import body_bone_variation
 from dataengine.filters.confidence import confidence
-from dataengine.filters.jitter import jitter
-from dataengine.filters.motion import motion
-from dataengine.fusion import fuse
+from dataengine.filters.jitter import body_jitter
+from dataengine.filters.motion import body_motion
+from dataengine.fusion.ssta import SSTA
 from dataengine.passes.base import Job, Row
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
@@ -117,17 +119,10 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _length(vectors: Float) -> Float:
-    """(..., 2) -> (...) lengths, as `np.linalg.norm` and several times faster for two coordinates."""
-    squares = vectors * vectors
-    result: Float = np.sqrt(squares[..., 0] + squares[..., 1])
-    return result
-
-
 def head_length(coords: Float, layout: str) -> Float:
     """(..., T, 1) pixels: median over frames of the distance from head point to the middle of the shoulders."""
-    body, _ = convert(coords, None, layout, "body14")
-    spans = _length(body[..., 0, :] - body[..., 1, :])
+    ends = positions(coords, layout, ("nose", "neck"))
+    spans = length(ends[..., 0, :] - ends[..., 1, :])
     middle = np.full((*spans.shape[:-1], 1), np.nan, spans.dtype)
     for place in np.ndindex(spans.shape[:-1]):
         known = np.sort(spans[place][spans[place] > 0])  # NaN is not above 0
@@ -138,7 +133,7 @@ def head_length(coords: Float, layout: str) -> Float:
 
 def _disagreement(arrays: dict[str, Any], fused: Float, layout: str) -> Float:
     """(M, T, 13) mean distance of the experts to the fused joint (M, T, 13, 2), in head-neck lengths."""
-    away = _length(arrays["expert_keypoints"] - fused[:, None])
+    away = length(arrays["expert_keypoints"] - fused[:, None])
     seen = np.isfinite(away)
     count = seen.sum(1)
     mean = np.where(seen, away, 0).sum(1) / np.maximum(count, 1)
@@ -146,55 +141,102 @@ def _disagreement(arrays: dict[str, Any], fused: Float, layout: str) -> Float:
     return result
 
 
-def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float) -> list[dict[str, Any]]:
-    rows = []
-    layout = meta["skeleton"]
+_OF_A_BODY = {"motion": body_motion, "jitter": body_jitter, "bone_variation": body_bone_variation}
+"""Measures of built-in filters that the index holds of every track."""
+
+
+def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float, first: Mapping[str, float]) -> list[Row]:
+    """One row a track; `first` holds the values of `_OF_A_BODY` and the mean confidence of the foremost."""
+    rows: list[Row] = []
+    all_seen, all_scores = all_finite(arrays["keypoints"]), arrays["scores"].astype(np.float32)
+    all_confidence = arrays["confidence"].astype(np.float32)
     for rank, track_id in enumerate(meta["tracks"]):
-        coords, scores = arrays["keypoints"][rank], arrays["scores"][rank].astype(np.float32)
-        seen = np.isfinite(coords).all(-1)
+        coords, scores, seen = arrays["keypoints"][rank], all_scores[rank], all_seen[rank]
+        values, support, winner = all_confidence[rank], arrays["support"][rank], arrays["winner"][rank]
         filled = seen.any(-1)
-        values, support = arrays["confidence"][rank].astype(np.float32), arrays["support"][rank]
-        flat = np.where(seen[..., None], coords, np.nan)[filled]
-        sides = np.fmax.reduce(flat, 1) - np.fmin.reduce(flat, 1)
-        winner = arrays["winner"][rank]
-        decided = max(int((winner != -1).sum()), 1)
+        decided = max(int(np.count_nonzero(winner != -1)), 1)
+        if rank == 0:
+            measured = first
+        else:
+            body = Body.of(coords, scores, meta["skeleton"], fps)
+            measured = {name: measure(body) for name, measure in _OF_A_BODY.items()}
+            measured["confidence"] = confidence(values, support)
         rows.append(
             {
                 "track_id": track_id,
                 "rank": rank,
-                "num_frames": int(filled.sum()),
-                "coverage": float(filled.mean()),
+                "num_frames": int(np.count_nonzero(filled)),
+                "coverage": float(np.count_nonzero(filled) / len(filled)),
                 "support_mean": _mean(support[filled]),
                 "score_mean": _mean(scores[seen]),
-                "area": _mean(sides[:, 0] * sides[:, 1]),
-                "confidence_mean": _number(confidence(values, support)),
-                "confidence_p10": float(np.quantile(values[filled], 0.1)) if filled.any() else None,
-                "motion": _number(motion(coords, scores, layout, fps)),
-                "jitter": _number(jitter(coords, scores, layout, fps)),
-                "bone_variation": _number(bone_variation(coords, scores, layout, fps)),
-                "shares": [float((winner == e).sum() / decided) for e in range(len(meta["experts"]))],
+                "area": _mean(_areas(coords, seen)[filled]),
+                "confidence_mean": _number(measured["confidence"]),
+                "confidence_p10": _tenth(values[filled]) if filled.any() else None,
+                **{name: _number(measured[name]) for name in _OF_A_BODY},
+                "shares": [float(np.count_nonzero(winner == e) / decided) for e in range(len(meta["experts"]))],
             }
         )
     return rows
 
 
-def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], disagreement: Float, people: int) -> list[dict[str, Any]]:
-    rows = []
-    joints, common = skeleton(meta["skeleton"]).joints, skeleton(COMMON)
-    places = [common.index(joint) if joint in common.joints else None for joint in joints]
-    seen = np.isfinite(arrays["keypoints"][:people]).all(-1)
+def _areas(coords: Float, seen: Bool) -> Float:
+    """(T,) area of the box around the seen joints of (T, V, 2) in square pixels; not a number to use in a frame without
+    one."""
+    by_joint = np.ascontiguousarray(coords.transpose(1, 2, 0))  # frames last: the quick way for extremes over joints
+    low, high = by_joint, by_joint.copy()
+    unseen = np.broadcast_to(~seen.T[:, None], low.shape)
+    low[unseen], high[unseen] = np.inf, -np.inf
+    sides = high.max(0) - low.min(0)
+    result: Float = sides[0] * sides[1]
+    return result
+
+
+def _tenth(values: Float) -> float:
+    """The 10th percentile as `np.quantile` reckons it, of a few float32 values and several times faster."""
+    ordered = np.sort(values)
+    if np.isnan(ordered[-1]):
+        return math.nan
+    position = (len(ordered) - 1) * 0.1
+    number = int(position)
+    low, high = ordered[number], ordered[min(number + 1, len(ordered) - 1)]
+    step, share = high - low, position - number
+    return float(high - step * (1 - share) if share >= 0.5 else low + step * share)
+
+
+@cache
+def _common_places(layout: str) -> tuple[tuple[str, int | None], ...]:
+    """The joints of a layout with their numbers in the common one, None for those that it lacks."""
+    common = skeleton(COMMON)
+    return tuple((j, common.index(j) if j in common.joints else None) for j in skeleton(layout).joints)
+
+
+def _means_of_columns(values: Float, known: Bool) -> list[float | None]:
+    """Mean of the known values of each column of (T, K)."""
+    chosen, begin = values.T[known.T], 0
+    means = []
+    for count in np.count_nonzero(known, axis=0).tolist():
+        means.append(_mean_of(chosen[begin : begin + count]))
+        begin += count
+    return means
+
+
+def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], disagreement: Float, people: int) -> list[Row]:
+    rows: list[Row] = []
+    seen = all_finite(arrays["keypoints"][:people])
     away, scores = disagreement[:people].astype(np.float64), arrays["scores"][:people].astype(np.float64)
     known, given = np.isfinite(away), seen & np.isfinite(scores)
     for rank, track_id in enumerate(meta["tracks"][:people]):
-        for number, (joint, place) in enumerate(zip(joints, places)):
-            distance = None if place is None else _mean_of(away[rank, known[rank, :, place], place])
+        distances = _means_of_columns(away[rank], known[rank])
+        score_means = _means_of_columns(scores[rank], given[rank])
+        visible = (np.count_nonzero(seen[rank], axis=0) / seen.shape[1]).tolist()
+        for number, (joint, place) in enumerate(_common_places(meta["skeleton"])):
             rows.append(
                 {
                     "track_id": track_id,
                     "joint": joint,
-                    "visible": float(np.count_nonzero(seen[rank, :, number]) / seen.shape[1]),
-                    "score_mean": _mean_of(scores[rank, given[rank, :, number], number]),
-                    "disagreement": distance,
+                    "visible": visible[number],
+                    "score_mean": score_means[number],
+                    "disagreement": None if place is None else distances[place],
                 }
             )
     return rows
@@ -216,33 +258,32 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     if clip.span_start is not None or len(joints) != meta["num_frames"]:
         index = np.round((arrays["timestamps"].astype(np.float64) + (clip.span_start or 0.0)) * fps).astype(int)
     index = np.clip(index, 0, len(joints) - 1)
-    goal, _ = convert(joints[index].transpose(1, 0, 2, 3), None, "body14", COMMON)
+    goal = joints[index].transpose(1, 0, 2, 3)
     head_lengths = head[index].T[..., None]
-    inside = (
-        (goal[..., 0] >= 0) & (goal[..., 0] < meta["width"]) & (goal[..., 1] >= 0) & (goal[..., 1] < meta["height"])
-    )
-    away = _length(fused[None] - goal[:, None]) / head_lengths[:, None]
+    x, y = goal[..., 0], goal[..., 1]
+    inside = (x >= 0) & (x < meta["width"]) & (y >= 0) & (y < meta["height"])
+    away = length(fused[None] - goal[:, None]) / head_lengths[:, None]
     cost = np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3))
     people, tracks = linear_sum_assignment(cost) if cost.size else ([], [])
     proposals = arrays["expert_keypoints"]
-    candidates = {name: proposals[:, e] for e, name in enumerate(meta["experts"])}
-    candidates["SST-A"] = np.stack([fuse(p, None, "ssta", COMMON).coords for p in proposals])
-    candidates[f"fusion ({unit.recipe.pose.fusion})"] = fused
-    rows = []
-    for name, coords in candidates.items():
-        right = 0
-        for p, t in zip(people, tracks):
-            error = _length(coords[t] - goal[p]) / head_lengths[p]
-            right += int(((error <= 0.5) & inside[p]).sum())
-        rows.append({"expert": name, "num_joints": int(inside.sum()), "num_right": right, "condition": condition})
-    return rows
+    selected = SSTA().fuse_batch(proposals, None, COMMON).coords
+    candidates = np.concatenate([proposals.swapaxes(0, 1), selected[None], fused[None]])  # (E + 2, M, T, 13, 2)
+    errors = length(candidates[:, tracks] - goal[people]) / head_lengths[people]
+    right = np.count_nonzero((errors <= 0.5) & inside[people], axis=(1, 2, 3)).tolist()
+    num_joints = int(np.count_nonzero(inside))
+    names = [*meta["experts"], "SST-A", f"fusion ({unit.recipe.pose.fusion})"]
+    return [
+        {"expert": name, "num_joints": num_joints, "num_right": number, "condition": condition}
+        for name, number in zip(names, right)
+    ]
 
 
 def _read_truth(path: Path) -> tuple[Float, Float, float, str | None]:
-    """Exact joints, head lengths, frame rate and condition of a rendered video."""
+    """Exact joints in the common layout, head lengths, frame rate and condition of a rendered video."""
     with np.load(path, allow_pickle=False) as truth:
         condition = str(truth["condition"]) if "condition" in truth else None
-        return truth["joints"], truth["head"], float(truth["fps"]), condition
+        joints, _ = convert(truth["joints"], None, "body14", COMMON)
+        return joints, truth["head"], float(truth["fps"]), condition
 
 
 def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -263,11 +304,12 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
         arrays["people"].astype(np.int32),
         arrays["change"],
     )
-    tracks = _track_rows(arrays, meta, fps)
     foremost = fused[0, arrays["hash_frames"]]
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
     filters: dict[str, Filter] = unit.once("filters", lambda: _filters(unit.recipe))
     measures = {f"filter_{name}": float(component.measure(sample)) for name, component in filters.items()}
+    first = {name: measures[f"filter_{name}"] for name in ("confidence", *_OF_A_BODY)}
+    tracks = _track_rows(arrays, meta, fps, first)
     return {
         **{name: meta[name] for name in facts},
         "num_tracks": meta["num_tracks"],
