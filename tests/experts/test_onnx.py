@@ -134,11 +134,11 @@ def test_whom_the_sieve_keeps() -> None:
     for _ in range(20):
         boxes, scores = some_boxes(40), np.round(RNG.uniform(0, 1, 40), 1)
         for threshold, overlap, most in ((0.3, 0.65, 20), (0.0, 0.0, 40), (0.5, 1.0, 3), (1.1, 0.5, 5)):
-            found = decode.Sieve(threshold, overlap, most)(boxes, scores)
+            found = decode.NonMaximumSuppression(threshold, overlap, most)(boxes, scores)
             assert found.tolist() == slow_keep(boxes, scores, threshold, overlap, most)
 
 
-SIEVE = decode.Sieve(0.3, 0.65, 20)
+NMS = decode.NonMaximumSuppression(0.3, 0.65, 20)
 
 
 def test_simcc() -> None:
@@ -189,7 +189,7 @@ def test_rtmo() -> None:
     made = [people(30) for _ in range(3)]
     dets = np.stack([np.concatenate([b, s[:, None]], -1) for b, s, _ in made])
     for outputs in ([dets, np.stack([p for *_, p in made])], [np.stack([p for *_, p in made]), dets]):
-        for got, (boxes, scores, points) in zip(decode.rtmo(outputs, WHOLE, 17, SIEVE), made, strict=True):
+        for got, (boxes, scores, points) in zip(decode.rtmo(outputs, WHOLE, 17, NMS), made, strict=True):
             check_people(got, boxes, scores, points)
 
 
@@ -199,7 +199,7 @@ def test_yolo_pose() -> None:
     for boxes, scores, points in made:
         middle, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         rows.append(np.concatenate([middle, extent, scores[:, None], points.reshape(30, -1)], -1).T)
-    for got, (boxes, scores, points) in zip(decode.yolo_pose([np.stack(rows)], WHOLE, 17, SIEVE), made, strict=True):
+    for got, (boxes, scores, points) in zip(decode.yolo_pose([np.stack(rows)], WHOLE, 17, NMS), made, strict=True):
         check_people(got, boxes, scores, points)
 
 
@@ -207,7 +207,7 @@ def test_yolo_pose_that_chose_itself() -> None:
     boxes, scores, points = people(30)
     kinds = np.arange(30) % 2
     rows = np.concatenate([boxes, scores[:, None], kinds[:, None], points.reshape(30, -1)], -1)[None]
-    (got,) = decode.yolo_pose([rows], WHOLE, 17, SIEVE)
+    (got,) = decode.yolo_pose([rows], WHOLE, 17, NMS)
     persons = kinds == 0
     check_people(got, boxes[persons], scores[persons], points[persons])
 
@@ -224,8 +224,8 @@ def test_boxes_with_labels(reader: Callable[..., Any]) -> None:
     labels = np.arange(40) % 3
     dets = np.concatenate([boxes, scores[:, None]], -1)[None]
     for outputs in ([dets, labels[None]], [labels[None], dets]):
-        check_boxes(reader(outputs, WHOLE, SIEVE)[0], boxes[labels == 0], scores[labels == 0])
-    check_boxes(reader([dets], WHOLE, SIEVE)[0], boxes, scores)
+        check_boxes(reader(outputs, WHOLE, NMS)[0], boxes[labels == 0], scores[labels == 0])
+    check_boxes(reader([dets], WHOLE, NMS)[0], boxes, scores)
 
 
 def test_yolox_of_its_authors() -> None:
@@ -241,9 +241,9 @@ def test_yolox_of_its_authors() -> None:
                 scores.append(there * person)
                 row += 1
     assert row == 420
-    check_boxes(decode.yolox([cells], WHOLE, SIEVE)[0], np.array(boxes), np.array(scores))
+    check_boxes(decode.yolox([cells], WHOLE, NMS)[0], np.array(boxes), np.array(scores))
     with pytest.raises(ExpertError, match="answers 419 cells, 420 belong to"):
-        decode.yolox([cells[:, :-1]], WHOLE, SIEVE)
+        decode.yolox([cells[:, :-1]], WHOLE, NMS)
 
 
 @pytest.mark.parametrize("chosen", [False, True])
@@ -252,11 +252,11 @@ def test_yolo(chosen: bool) -> None:
     if chosen:
         kinds = np.arange(40) % 2
         rows = np.concatenate([boxes, scores[:, None], kinds[:, None]], -1)
-        check_boxes(decode.yolo([rows[None]], WHOLE, SIEVE)[0], boxes[kinds == 0], scores[kinds == 0])
+        check_boxes(decode.yolo([rows[None]], WHOLE, NMS)[0], boxes[kinds == 0], scores[kinds == 0])
         return
     middle, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     rows = np.concatenate([middle, extent, scores[:, None], RNG.uniform(0, 1, (40, 79))], -1)
-    check_boxes(decode.yolo([rows.T[None]], WHOLE, SIEVE)[0], boxes, scores)
+    check_boxes(decode.yolo([rows.T[None]], WHOLE, NMS)[0], boxes, scores)
 
 
 def test_how_families_see_colours() -> None:
