@@ -37,7 +37,7 @@ def sides():
 
 def network(num_classes: int = 0, name: str = "stgcn") -> nn.Module:
     torch.manual_seed(0)
-    return create_backbone(name, num_classes, "body13", 2, people=1, channels_base=8)
+    return create_backbone(name, num_classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
 
 
 def trained(method: Method, dataset, view: str = "weak", epochs: int = 12, lr: float = 0.02, batch: int = 16) -> Method:
@@ -52,13 +52,6 @@ def embedded(method: Method, dataset, what: str = "embed") -> tuple[np.ndarray, 
     loader = DataLoader(dataset, RandomViews(PREPROCESS, {"motion": View(24, "none")}), 64, shuffle=False)
     rows = [(getattr(method, what)(batch["motion"]), batch["label"]) for batch in loader]
     return tuple(torch.cat(column).numpy() for column in zip(*rows))
-
-
-def nearest(method: Method, sides) -> float:
-    """Share of test clips whose nearest training clip has their class."""
-    (known, of), (asked, labels) = (embedded(method, side) for side in sides)
-    known, asked = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (known, asked))
-    return float((of[(asked @ known.T).argmax(1)] == labels).mean())
 
 
 def test_tmor_names_classes_it_was_told(sides):
@@ -120,7 +113,7 @@ def test_classes_are_looked_for_where_their_videos_would_lie(sides):
     without = create_method("tmor", backbone=network(), **options)
     torch.testing.assert_close(without.classes_by_video(rows, rows[:2])[1], torch.zeros(8))
     assert not create_method("tmor", backbone=network(), text=TEXTS, **options).knows_videos_of_texts
-    with pytest.raises(TrainingError, match="classes by video want a T-MOR with motion"):
+    with pytest.raises(TrainingError, match="classes by video need a T-MOR with motion"):
         create_method("tmor", backbone=network(), text=TEXTS, video=None).classes_by_video(rows)
 
 

@@ -4,6 +4,7 @@ wrong."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,15 +84,11 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
 
 def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
-    for name in ("first", "second"):
-        assert (
-            call("pretrain", "small.toml", "--data", "build", "--out", tmp_path / name, "--set", "run.epochs=1")[0] == 0
-        )
+    once = ("--data", "build", "--set", "run.epochs=1")
+    assert call("pretrain", "small.toml", *once, "--out", tmp_path / "first")[0] == 0
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
     assert call("probe", tmp_path / "first", "--device", "cpu")[0] == 0
-    assert (
-        call("finetune", tmp_path / "first", "--data", "build", "--out", tmp_path / "tuned", "--set", "run.epochs=1")[0]
-        == 0
-    )
+    assert call("finetune", tmp_path / "first", *once, "--out", tmp_path / "tuned")[0] == 0
     code, out, err = call("list", "runs", tmp_path)
     classifier = out.split("classifier, top-1, ")[1].split("\n\n")[1]
     assert (
