@@ -6,8 +6,10 @@ not seen is NaN with score 0, never (0, 0).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ Int: TypeAlias = NDArray[np.integer[Any]]
 Frames: TypeAlias = NDArray[np.uint8]
 """(T, H, W, 3) uint8 RGB."""
 
+_T = TypeVar("_T")
 SPLITS = ("train", "val", "test")
 
 
@@ -183,3 +186,14 @@ class Sample:
     disagreement: Float
     people: Int
     change: Float
+
+    def once(self, make: Callable[[Sample], _T]) -> _T:
+        """`make(self)`, worked out for the first filter that asks and kept for the others."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: _T = self._made[make]
+        return made
+
+    @cached_property
+    def _made(self) -> dict[Callable[[Sample], Any], Any]:
+        return {}

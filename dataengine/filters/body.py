@@ -12,7 +12,7 @@ import numpy as np
 
 from dataengine.core.jit import compiled
 from dataengine.core.skeletons import BODY12, skeleton
-from dataengine.core.types import Bool, Float, Int
+from dataengine.core.types import Bool, Float, Int, Sample
 
 SEGMENTS: tuple[tuple[str, str, float], ...] = (
     ("left_shoulder", "left_hip", 0.288), ("right_shoulder", "right_hip", 0.288),
@@ -108,7 +108,8 @@ def _window_medians(values: Float, radius: int, result: Float) -> None:
 
 def quantiles(values: Float, shares: tuple[float, ...], axis: int = 0) -> Float:
     """(Q, ...) linear quantiles along one axis, NaN skipped; NaN where all values are."""
-    rows = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    last = axis % values.ndim
+    rows = np.asarray(values, np.float64).transpose([*(other for other in range(values.ndim) if other != last), last])
     ordered = np.sort(rows, axis=-1)  # a contiguous copy
     result = np.full((len(shares), *rows.shape[:-1]), np.nan)
     if ordered.size:
@@ -192,3 +193,8 @@ class Body:
         if known.all():
             return heights
         return np.where(known, heights, quantile(estimates, 0.5))
+
+
+def foremost(sample: Sample) -> Body:
+    """The body of the first-ranked person; filters share it by `sample.once(foremost)`."""
+    return Body.of(np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import SHARES, Body, mean, percentile_range
+from dataengine.filters.body import SHARES, Body, foremost, mean, percentile_range
 
 MIN_FRAMES = 8
 """Frames in which a bone must be seen to count."""
@@ -59,8 +59,4 @@ class BoneVariation(Between):
     measured_in: ClassVar[str] = "coefficient of variation"
 
     def measure(self, sample: Sample) -> float:
-        if len(sample.keypoints) == 0:
-            return float("nan")
-        return bone_variation(
-            np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps
-        )
+        return body_bone_variation(sample.once(foremost)) if len(sample.keypoints) else float("nan")

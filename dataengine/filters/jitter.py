@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import Body, length, mean
+from dataengine.filters.body import Body, foremost, length, mean
 
 REFERENCE_FPS = 30.0
 
@@ -56,6 +54,4 @@ class Jitter(Between):
     measured_in: ClassVar[str] = "body heights"
 
     def measure(self, sample: Sample) -> float:
-        if len(sample.keypoints) == 0:
-            return float("nan")
-        return jitter(np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps)
+        return body_jitter(sample.once(foremost)) if len(sample.keypoints) else float("nan")

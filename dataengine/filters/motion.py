@@ -9,7 +9,7 @@ import numpy as np
 
 from dataengine.core.types import Float, Sample
 from dataengine.filters.base import Between
-from dataengine.filters.body import Body, length, percentile_range, quantile, running_median
+from dataengine.filters.body import Body, foremost, length, percentile_range, quantile, running_median
 
 MIN_FRAMES = 3
 """Frames in which a joint must be seen to count."""
@@ -62,6 +62,4 @@ class Motion(Between):
     measured_in: ClassVar[str] = "body heights"
 
     def measure(self, sample: Sample) -> float:
-        if len(sample.keypoints) == 0:
-            return float("nan")
-        return motion(np.asarray(sample.keypoints)[0], np.asarray(sample.scores)[0], sample.skeleton, sample.fps)
+        return body_motion(sample.once(foremost)) if len(sample.keypoints) else float("nan")

@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from dataengine.core import registry
 from dataengine.core.component import Filter
 from dataengine.core.skeletons import COMMON, all_finite, convert, positions, skeleton
-from dataengine.core.types import Bool, Clip, Float, Sample
+from dataengine.core.types import Bool, Clip, Float, Int, Sample
 from dataengine.dataset.near_duplicates import pose_words
 from dataengine.filters.body import Body, length
 from dataengine.filters.bone_variation import body_bone_variation
@@ -212,12 +212,13 @@ def _common_places(layout: str) -> tuple[tuple[str, int | None], ...]:
 
 def _means_of_columns(values: Float, known: Bool) -> list[float | None]:
     """Mean of the known values of each column of (T, K)."""
-    chosen, begin = values.T[known.T], 0
-    means = []
-    for count in np.count_nonzero(known, axis=0).tolist():
-        means.append(_mean_of(chosen[begin : begin + count]))
-        begin += count
-    return means
+    columns, masks = np.ascontiguousarray(values.T), known.T
+    counts = np.count_nonzero(masks, axis=1).tolist()
+    sums = np.add.reduce(columns, axis=1).tolist()  # row by row as of a single row
+    for number, count in enumerate(counts):
+        if 0 < count < len(values):
+            sums[number] = float(np.add.reduce(columns[number, masks[number]]))
+    return [total / count if count else None for total, count in zip(sums, counts)]
 
 
 def _joint_rows(arrays: dict[str, Any], meta: dict[str, Any], disagreement: Float, people: int) -> list[Row]:
@@ -262,9 +263,7 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     head_lengths = head[index].T[..., None]
     x, y = goal[..., 0], goal[..., 1]
     inside = (x >= 0) & (x < meta["width"]) & (y >= 0) & (y < meta["height"])
-    away = length(fused[None] - goal[:, None]) / head_lengths[:, None]
-    cost = np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3))
-    people, tracks = linear_sum_assignment(cost) if cost.size else ([], [])
+    people, tracks = _assignment(goal, head_lengths, fused)
     proposals = arrays["expert_keypoints"]
     selected = SSTA().fuse_batch(proposals, None, COMMON).coords
     candidates = np.concatenate([proposals.swapaxes(0, 1), selected[None], fused[None]])  # (E + 2, M, T, 13, 2)
@@ -276,6 +275,15 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
         {"expert": name, "num_joints": num_joints, "num_right": number, "condition": condition}
         for name, number in zip(names, right)
     ]
+
+
+def _assignment(goal: Float, head_lengths: Float, fused: Float) -> tuple[Int, Int]:
+    """Pairs of true people (P, T, 13, 2) and tracks (M, T, 13, 2) with the least mean error, cut at 5 head lengths."""
+    if len(goal) == len(fused) == 1:
+        return np.array([0]), np.array([0])
+    away = length(fused[None] - goal[:, None]) / head_lengths[:, None]
+    people, tracks = linear_sum_assignment(np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3)))
+    return people, tracks
 
 
 def _read_truth(path: Path) -> tuple[Float, Float, float, str | None]:
