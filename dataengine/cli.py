@@ -120,7 +120,7 @@ def verify(out: OutArgument, as_json: JsonOption = False) -> None:
     """Check every file, digest, count and cross-reference of the dataset; list mistakes and exit 1."""
     from dataengine.dataset.verify import verify as check
 
-    problems = check(out)
+    problems = check(out, Progress() if as_json else ConsoleProgress())
     if as_json:
         show({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
     else:

@@ -14,7 +14,7 @@ import typer
 from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.core.extras import installed
-from dataengine.core.progress import Bar
+from dataengine.core.progress import Bar, ConsoleProgress, Progress
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -74,6 +74,10 @@ def _ready() -> None:
 def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
     if category is UserWarning:
         _say(f"note: {message}")
+
+
+def _progress(as_json: bool) -> Progress:
+    return Progress() if as_json else ConsoleProgress()
 
 
 class RunProgress:
@@ -197,7 +201,9 @@ def probe(
 
     train, test = _open(loaded, data, val, "train", split), _open(loaded, data, val, "val", val_split)
     second = None if fuse is None else _load(fuse)
-    _report(probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second), as_json)
+    _report(
+        probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second, _progress(as_json)), as_json
+    )
 
 
 @app.command()
@@ -256,7 +262,7 @@ def embed(
     loaded, where = _load(run), _device(device)
     from training.runs.embed import embed as write
 
-    path = write(loaded, _open(loaded, data, None, "train", split or ""), to, device=where)
+    path = write(loaded, _open(loaded, data, None, "train", split or ""), to, device=where, progress=_progress(as_json))
     show({"features": str(path)} if as_json else str(path))
 
 

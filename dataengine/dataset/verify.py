@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from dataengine.core import reasons
 from dataengine.core.errors import DatasetError
+from dataengine.core.progress import Progress
 from dataengine.core.types import SPLITS
 from dataengine.dataset.index import (
     MORE_TABLES,
@@ -31,14 +32,18 @@ from dataengine.dataset.index import (
     tracks_schema,
 )
 from dataengine.dataset.null_columns import null_columns
-from dataengine.dataset.verify_shards import Problem, check_shards, named_files
+from dataengine.dataset.verify_shards import Problem, check_shards, named_files, shard_files
 from dataengine.io.storage import file_hash
 
 __all__ = ["Problem", "verify"]
 
 
-def verify(out: str | os.PathLike[str]) -> list[Problem]:
+def verify(out: str | os.PathLike[str], progress: Progress | None = None) -> list[Problem]:
     """Check the dataset of a build's OUT, or a dataset folder.
+
+    Args:
+        out: the folder.
+        progress: what tells how far the work is. Default: nothing does.
 
     Returns:
         All mistakes, sorted; empty for a sound dataset.
@@ -53,7 +58,9 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
         if not Path(out).is_dir():
             raise
         return [Problem("MANIFEST.json", str(error))]
-    problems = list(_check_files(root, manifest))
+    progress = progress or Progress()
+    with progress.step("files", len(manifest["files"]), "files") as advance:
+        problems = list(_check_files(root, manifest, advance))
     # a damaged table is reported once, as a file; comparing its rows would only repeat that
     damaged = {problem.path for problem in problems}
     tables: dict[str, pl.DataFrame] = {}
@@ -68,12 +75,13 @@ def verify(out: str | os.PathLike[str]) -> list[Problem]:
     for name, column in sorted({*null_columns(tables)} - own):
         what = f"column {column} is null in every row, which the schema does not allow; build the dataset again"
         problems.append(Problem(f"index/{name}", what))
-    problems += check_shards(root, manifest, tables)
+    with progress.step("shards", len(shard_files(manifest)), "shards") as advance:
+        problems += check_shards(root, manifest, tables, advance)
     problems += _check_tombstones(root)
     return sorted(set(problems))
 
 
-def _check_files(root: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_files(root: Path, manifest: Mapping[str, Any], advance: Callable[[int], None]) -> Iterator[Problem]:
     there = data_files(root)
     for file in manifest["files"]:
         name, path = file["path"], there.pop(file["path"], None)
@@ -83,6 +91,7 @@ def _check_files(root: Path, manifest: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, f"has {size} bytes, the manifest says {file['bytes']}")
         elif (digest := file_hash(path)) != file["blake3"]:
             yield Problem(name, f"damaged: blake3 {digest[:12]}..., the manifest says {file['blake3'][:12]}...")
+        advance(1)
     for name in there:
         yield Problem(name, "stray: the manifest does not name it")
 

@@ -60,9 +60,16 @@ def named_files(manifest: Mapping[str, Any]) -> list[str]:
     return [file["path"] for file in manifest["files"]]
 
 
-def check_shards(root: Path, manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> Iterator[Problem]:
-    """Every sample against its row, and every row against its sample."""
-    paths = [path for path in named_files(manifest) if path.startswith("shards/")]
+def shard_files(manifest: Mapping[str, Any]) -> list[str]:
+    """Paths of the shards that the manifest names."""
+    return [path for path in named_files(manifest) if path.startswith("shards/")]
+
+
+def check_shards(
+    root: Path, manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame], advance: Callable[[int], None]
+) -> Iterator[Problem]:
+    """Every sample against its row, and every row against its sample; `advance` counts shards."""
+    paths = shard_files(manifest)
     rows: dict[str, dict[str, dict[str, Any]]] | None = None
     if "clips" in tables:
         rows = {}
@@ -77,6 +84,7 @@ def check_shards(root: Path, manifest: Mapping[str, Any], tables: Mapping[str, p
     tracks = _kept_tracks(tables["tracks"]) if "tracks" in tables else None
     order: dict[str, list[str]] = {}
     for path in paths:
+        advance(1)
         if not (root / path).is_file():
             continue
         order[path] = []

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataengine.core.errors import DatasetError
+from dataengine.core.progress import ConsoleProgress
 from dataengine.dataset import index
 from dataengine.dataset.verify import Problem, verify
 from dataengine.io.shards import ShardWriter, decode, iterate
@@ -300,6 +301,13 @@ def test_a_sound_dataset_has_no_problems(root: Path) -> None:
     (root / "README.md").write_text("changes at any time")
     index.write_tombstones(root, [{"clip_id": "random-video001", "reason": "asked for"}])
     assert verify(root) == []
+
+
+def test_progress_is_told_on_stderr(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verify(root, ConsoleProgress())
+    out, err = capsys.readouterr()
+    files = len(index.read_manifest(root)["files"])
+    assert out == "" and f"files {files}/{files} files" in err and "shards  " in err and "left 0:00:00" in err
 
 
 def test_an_empty_dataset_has_no_problems(tmp_path: Path) -> None:

@@ -71,9 +71,10 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     )
     code, out, _ = call("finetune", "runs/small", "--data", "build", "--set", "run.epochs=1")
     assert code == 0 and "runs/small_finetuned: 1 steps" in out
-    code, out, _ = call("embed", "runs/small", "--data", "build", "--to", "features.parquet")
+    code, out, err = call("embed", "runs/small", "--data", "build", "--to", "features.parquet")
     rows = pl.read_parquet("features.parquet")
     assert code == 0 and len(rows) == 30 and len(rows["feature"][0]) == 16
+    assert "embed 30/30 clips" in err and "left 0:00:00" in err
     code, out, _ = call("export", "runs/small", "--format", "safetensors")
     assert (
         code == 0
@@ -87,7 +88,8 @@ def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
     once = ("--data", "build", "--set", "run.epochs=1")
     assert call("pretrain", "small.toml", *once, "--out", tmp_path / "first")[0] == 0
     shutil.copytree(tmp_path / "first", tmp_path / "second")
-    assert call("probe", tmp_path / "first", "--device", "cpu")[0] == 0
+    code, _, err = call("probe", tmp_path / "first", "--device", "cpu")
+    assert code == 0 and "features 60/60 clips" in err
     assert call("finetune", tmp_path / "first", *once, "--out", tmp_path / "tuned")[0] == 0
     code, out, err = call("list", "runs", tmp_path)
     classifier = out.split("classifier, top-1, ")[1].split("\n\n")[1]

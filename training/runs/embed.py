@@ -15,6 +15,7 @@ from torch import Tensor
 
 import dataengine
 from dataengine.core.errors import DatasetError, TrainingError
+from dataengine.core.progress import Progress
 from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.storage import staged
 from training.data.formats import format_of, open_datasets
@@ -47,6 +48,7 @@ def embed(
     frames: int | None = None,
     workers: int = 0,
     device: Any = "cpu",
+    progress: Progress | None = None,
 ) -> Path:
     """Write the features of every clip; each clip is taken whole and resampled to `frames`.
 
@@ -65,6 +67,7 @@ def embed(
         frames: T of the input. Default: that of the training.
         workers: processes that read clips.
         device: where the network runs.
+        progress: what tells how far the work is. Default: nothing does.
 
     Raises:
         TrainingError: a clip is given twice, the run does not say how clips are preprocessed, or a clip does not fit
@@ -91,7 +94,11 @@ def embed(
     }
     columns = columns.with_metadata({"dataengine": json.dumps(note)})
     target = Path(path)
-    with staged(target) as partial, pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+    with (
+        (progress or Progress()).step("embed", len(keys)) as advance,
+        staged(target) as partial,
+        pq.ParquetWriter(partial, columns, compression="zstd") as writer,
+    ):
         batches: list[pa.RecordBatch] = []
         for part in _features(run, loader, device):
             ids = [keys[index] for index in part["index"].tolist()]
@@ -102,6 +109,7 @@ def embed(
                     [pa.array(ids), pa.array(labels, pa.string()), _texts(ids, splits), *values], schema=columns
                 )
             )
+            advance(len(ids))
             if sum(len(one) for one in batches) >= GROUP:
                 writer.write_table(pa.Table.from_batches(batches), row_group_size=GROUP)
                 batches = []

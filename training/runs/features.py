@@ -64,6 +64,7 @@ def extract_features(
     softmax: bool = False,
     view: View | None = None,
     seed: int = 0,
+    advance: Callable[[int], None] | None = None,
 ) -> tuple[Rows, Numbers]:
     """The output of a network for every clip, the mean over crops of the clip.
 
@@ -80,6 +81,7 @@ def extract_features(
         softmax: whether probabilities are averaged instead of the outputs themselves.
         view: one random view per clip in place of the crops; rows of several seeds make a probe of few labels steadier.
         seed: of the random view.
+        advance: is given the number of clips done after every batch.
 
     Returns:
         (clips, D) float32 in the order of the dataset, and the labels (clips,) int64.
@@ -97,6 +99,8 @@ def extract_features(
     for sample in loader:
         outputs = [function(sample[f"crop{k}"].to(device, dtype)).float() for k in range(len(spans))]
         rows.append(torch.stack([torch.softmax(o, 1) if softmax else o for o in outputs]).mean(0).cpu())
+        if advance is not None:
+            advance(len(rows[-1]))
     if isinstance(owner, nn.Module):
         owner.train(before)
     return torch.cat(rows).numpy(), loader.label_ids

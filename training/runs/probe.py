@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dataengine.core.errors import TrainingError
+from dataengine.core.progress import Progress
 from training import create_backbone
 from training.backbones.base import Backbone
 from training.data.subsets import thinned
@@ -42,6 +43,7 @@ def probe(
     neighbours: bool = False,
     device: str = "cpu",
     second: Run | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """A linear probe of frozen features, beside that of a random network of the same shape.
 
@@ -53,6 +55,7 @@ def probe(
         neighbours: whether nearest neighbours are measured too.
         device: where the network runs.
         second: another classifier of the same classes, for example one on bones, whose probabilities are added.
+        progress: what tells how far the work is. Default: nothing does.
 
     Raises:
         TrainingError: a split without labels, clips that the network does not take, or a second run of other classes.
@@ -64,10 +67,13 @@ def probe(
     random = random_network(run, train, device)
 
     def pair(function: Any) -> tuple[LabelledFeatures, LabelledFeatures]:
-        rows = [features_of(run, function, split, device) for split in (train, test)]
+        rows = [features_of(run, function, split, device, advance) for split in (train, test)]
         return LabelledFeatures(rows[0], ids[0]), LabelledFeatures(rows[1], ids[1])
 
-    learnt, baseline = pair(run.method.embed), pair(random.features)
+    # the features of the network, and of the random one
+    total = 2 * sum(len(dataset) for dataset in (*train, *test))
+    with (progress or Progress()).step("features", total, "clips") as advance:
+        learnt, baseline = pair(run.method.embed), pair(random.features)
     result, scores = _linear(*learnt, len(names))
     report.results.append(result.with_baselines(random_network=_linear(*baseline, len(names))[0].value))
     if neighbours:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +125,17 @@ def classes_of(*parts: Sequence[SkeletonDataset]) -> tuple[str, ...]:
     return names
 
 
-def features_of(run: Run, function: Any, split: Sequence[SkeletonDataset], device: Any) -> Rows:
-    """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip."""
+def features_of(
+    run: Run,
+    function: Any,
+    split: Sequence[SkeletonDataset],
+    device: Any,
+    advance: Callable[[int], None] | None = None,
+) -> Rows:
+    """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip; `advance` is given
+    how many clips are done."""
     workers = run.config.run.workers if sum(map(len, split)) > MANY else 0
-    return extract_features(function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device)[0]
+    found, _ = extract_features(
+        function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device, advance=advance
+    )
+    return found
