@@ -58,7 +58,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_gone(pid: int, seconds: float = 10.0) -> bool:
+def wait_gone(pid: int, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def test_a_hang_ends_at_the_deadline(do: str) -> None:
     with pytest.raises(ExpertError, match=r"0\.4 s") as caught:
         one.ask({"do": do}, (), FRAMES)
     assert (caught.value.kind, caught.value.retryable) == ("expert_timeout", True)
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 60  # it would hang for ever
     assert one.pid is None
     one.close()
 
@@ -238,12 +238,16 @@ def test_a_thread_that_ends_does_not_take_the_worker_along() -> None:
 
 def test_full_hd_frames_travel_fast(shared: IsolatedProcess) -> None:
     frames = np.zeros((8, 1080, 1920, 3), np.uint8)
-    spent = []
+    travelled, copied = [], []
     for _ in range(5):
         before = time.perf_counter()
         assert shared.ask({"do": "nothing"}, (), frames)[0] == {"id": shared._count, "arrays": 0}
-        spent.append((time.perf_counter() - before) / len(frames))
-    assert min(spent) < 0.02  # seconds a frame; 0.001 to 0.002 on an idle machine
+        between = time.perf_counter()
+        frames.copy()
+        travelled.append(between - before)
+        copied.append(time.perf_counter() - between)
+
+    assert min(travelled) < 20 * min(copied)  # about as quick as a copy on an idle machine
 
 
 def test_uv_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -152,10 +151,8 @@ def test_every_row_of_real_lists_is_mapped_or_left_out_with_a_reason(shared_data
     with (shared_data / "labels" / "cap" / "cap_hierarchy.csv").open(newline="") as file:
         listed += [("cap", row["label"]) for row in csv.DictReader(file)]
     made = LabelTable("posecap_labels")
-    began = time.perf_counter()
     decided = [made.apply(source, label) for source, label in listed]
-    seconds = time.perf_counter() - began
-    assert len(decided) == 33_909 + 577 and seconds < 1
+    assert len(decided) == 33_909 + 577
     assert all(
         (label is None) != (reason is None) and reason != "the table does not know it" for label, reason in decided
     )

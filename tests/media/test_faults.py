@@ -20,7 +20,8 @@ from dataengine.media.decode import DecordDecoder, PyAVDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import digest, probe
 
-LIMIT_S = 5.0
+LIMIT_S = 60.0
+"""More than the slowest machine needs: what takes longer hangs."""
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_not_a_file(tmp_path: Path, opener: Callable[[Path], Any], monkeypatch: 
             began = time.monotonic()
             assert kind_of(lambda name=name: opener(tmp_path / name)) == "not_a_file"
             assert kind_of(lambda name=name: digest(tmp_path / name)) == "not_a_file"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < LIMIT_S / 4
     assert kind_of(lambda: opener(Path("/dev/zero"))) == "not_a_file"
 
 
@@ -262,7 +263,7 @@ def test_random_damage_never_escapes(tmp_path: Path, sound: bytes, seed: int) ->
     for at in np.r_[generator.integers(0, 4000, 3), generator.integers(0, len(data) - 64, 5)]:
         data[at : at + 16] = generator.bytes(16)
     path.write_bytes(data[: generator.integers(len(data) // 4, len(data))])
-    for decoder in (PyAVDecoder(max_damaged=1.0, timeout=4.0), PyAVDecoder(timeout=4.0)):
+    for decoder in (PyAVDecoder(max_damaged=1.0, timeout=20.0), PyAVDecoder(timeout=20.0)):
         try:
             with decoder.open(path, start=float(generator.integers(0, 3))) as video:
                 frames = sum(len(batch) for batch in video)
