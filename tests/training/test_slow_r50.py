@@ -66,7 +66,7 @@ def test_frozen_it_learns_its_classifier_alone() -> None:
 
 def test_what_it_refuses() -> None:
     model = SlowR50(3, channels_base=4, depths=(1, 1, 1, 1))
-    with pytest.raises(TrainingError, match="takes pictures"):
+    with pytest.raises(TrainingError, match="takes images"):
         model(torch.randn(2, 2, 5, 40, 40))
     with pytest.raises(TrainingError, match="four depths"):
         SlowR50(3, depths=(1, 1))

@@ -100,8 +100,8 @@ def test_spectral_convolution_is_the_convolution(frames: int, dilation: int, str
     above = torch.randn_like(plain)
     wanted = torch.autograd.grad(plain, (x, weight, bias), above)
     for count in {1, min(2, total), min(5, total)}:
-        made = temporal.plan(frames, taps, stride, dilation, count, x.dtype)
-        y = temporal.Spectral.apply(x, weight[..., 0], bias, made, total)
+        matrices = temporal.transform_matrices(frames, taps, stride, dilation, count, x.dtype)
+        y = temporal.SpectralConvolution.apply(x, weight[..., 0], bias, matrices, total)
         assert (y - plain).abs().max() < 1e-12
         for found, right in zip(torch.autograd.grad(y, (x, weight, bias), above), wanted):
             assert (found - right).abs().max() < 1e-10
@@ -120,9 +120,9 @@ def test_spectral_pieces_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_convolution_is_spectral_only_where_that_is_less_work() -> None:
-    assert temporal.best_count(32, 9, 1, 1, 416, 64, 64) >= 1
-    assert temporal.best_count(150, 9, 1, 1, 416, 64, 64) > 1
-    assert temporal.best_count(4, 9, 1, 1, 1, 64, 64) == 0
+    assert temporal.best_tile_count(32, 9, 1, 1, 416, 64, 64) >= 1
+    assert temporal.best_tile_count(150, 9, 1, 1, 416, 64, 64) > 1
+    assert temporal.best_tile_count(4, 9, 1, 1, 1, 64, 64) == 0
     x, weight, bias = torch.randn(8, 1, 4), torch.randn(4, 4, 9, 1), torch.randn(4)
     plain = functional.conv1d(x.permute(1, 2, 0), weight[..., 0], bias, padding=4).permute(2, 0, 1)
     assert (temporal.convolve(x, weight, bias) - plain).abs().max() < 1e-5

@@ -44,8 +44,8 @@ class Pairs(nn.Module):
         return torch.cat([x[:, self.receive], x[:, self.send]], -1)
 
     def gather(self, x: Tensor) -> Tensor:
-        """What arrives at each joint: (P, V (V - 1), D) -> (P, V, D). A product, so that it is the same every time on a
-        GPU."""
+        """Messages summed at each joint: (P, V (V - 1), D) -> (P, V, D). As a matrix
+        product the sum is the same every time on a GPU."""
         return self.arriving.to(x.dtype) @ x
 
 
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The next frame of a frame: messages along links, a gated memory a joint, three layers."""
+    """The next frame of a frame: messages along links, a gated memory per joint, three layers."""
 
     def __init__(self, channels: int, width: int, types: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class ActionLinks(nn.Module):
 
     Args:
         joints, channels: V and C of the motions.
-        frames: T of the motions given. 50 published.
+        frames: T of the motions. 50 published.
         hidden: width of all layers. 128 published.
         types: link types, the first of which is no link. 3 published.
     """
@@ -183,11 +183,11 @@ class ActionLinks(nn.Module):
         """Each frame but the first, predicted from the true one before it: (N M, V, frames - 1, C)."""
         rows = self.people(x)
         hidden = rows.new_zeros(rows.shape[0], self.joints, self.hidden)
-        found = []
+        predictions = []
         for number in range(rows.shape[2] - 1):
             frame, hidden = self.decoder.step(rows[:, :, number], hidden, edges, self.pairs)
-            found.append(frame)
-        return torch.stack(found, 2)
+            predictions.append(frame)
+        return torch.stack(predictions, 2)
 
     def loss(self, x: Tensor) -> Tensor:
         """Negative log-likelihood of the frames and distance of the link types from their prior (equation 8), a clip

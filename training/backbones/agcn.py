@@ -18,7 +18,7 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, TemporalUnit, people_mean, plan
+from training.backbones.graph_units import KERNEL, TemporalUnit, block_sizes, people_mean
 
 EMBEDDED = 4
 """Each attention has this fraction of the unit's channels."""
@@ -67,8 +67,8 @@ class AdaptiveUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, t, v = x.shape
-        given = (x.reshape(n, 1, c * t, v) @ self.links(x)).view(n, self.partitions * c, t, v)
-        y = nn.functional.conv2d(given, _weights(self.conv_d, 1), torch.stack(_biases(self.conv_d)).sum(0))
+        summed = (x.reshape(n, 1, c * t, v) @ self.links(x)).view(n, self.partitions * c, t, v)
+        y = nn.functional.conv2d(summed, _weights(self.conv_d, 1), torch.stack(_biases(self.conv_d)).sum(0))
         return torch.relu(self.bn(y) + (self.down(x) if hasattr(self, "down") else x))
 
 
@@ -117,7 +117,7 @@ class AGCN(Backbone):
         strategy: str = "directed",
         hops: int = 1,
     ) -> None:
-        rows = plan("AGCN", channels, channels_base, blocks)
+        rows = block_sizes("AGCN", channels, channels_base, blocks)
         if channels_base < EMBEDDED:
             raise TrainingError(f"AGCN: channels_base must be {EMBEDDED} or more; given {channels_base}")
         super().__init__(
@@ -130,9 +130,9 @@ class AGCN(Backbone):
             self.add_module(f"l{number}", Block(inputs, outputs, links, stride, number == 1))
         if num_classes:
             self.fc = nn.Linear(self.width, num_classes)
-        self._draw()
+        self._initialise_weights()
 
-    def _draw(self) -> None:
+    def _initialise_weights(self) -> None:
         """Initial weights as published: normal of fan-out, the summed convolutions by their number, the last norms near
         zero."""
         for part in self.modules():

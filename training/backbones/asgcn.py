@@ -19,8 +19,8 @@ from dataengine.core.skeletons import Skeleton
 from training.backbones.action_links import ActionLinks, sampled
 from training.backbones.base import Backbone, read_weights
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, partitioned, people_mean, person_rows, plan
-from training.backbones.stgcn import draw, shortcut, temporal
+from training.backbones.graph_units import KERNEL, block_sizes, partitioned, people_mean, person_rows
+from training.backbones.stgcn import initialise_weights, shortcut, temporal
 
 LINK_WEIGHT = 0.5
 """Weight of inferred links beside structural ones (lambda of equation 11)."""
@@ -45,8 +45,8 @@ class ActionalConv(nn.Module):
     def forward(self, x: Tensor, links: Tensor, inferred: Tensor) -> Tensor:
         x = self.get_submodule(self.layer)(x)
         n, _, t, v = x.shape
-        given = x[:, len(links) * self.outputs :].view(n, -1, self.outputs, t, v)
-        actional = torch.einsum("nkctv,nkvw->nctw", given, inferred)
+        features = x[:, len(links) * self.outputs :].view(n, -1, self.outputs, t, v)
+        actional = torch.einsum("nkctv,nkvw->nctw", features, inferred)
         return partitioned(x[:, : len(links) * self.outputs], links) + LINK_WEIGHT * actional
 
 
@@ -142,7 +142,7 @@ class ASGCN(Backbone):
         predicted_frames: int = 10,
         variant: Literal["standard", "published"] = "standard",
     ) -> None:
-        rows = plan("ASGCN", channels, channels_base, blocks)
+        rows = block_sizes("ASGCN", channels, channels_base, blocks)
         if variant not in ("standard", "published") or predicted_frames < 0 or link_width < 1:
             raise TrainingError(
                 "ASGCN: variant is 'standard' or 'published', predicted_frames 0 or more, link_width 1 or more; "
@@ -165,7 +165,7 @@ class ASGCN(Backbone):
             self._add_prediction(2 * channels_base, partitions, dropout)
         if num_classes:
             self.fcn = nn.Conv2d(self.width, num_classes, 1)
-        draw(self)
+        initialise_weights(self)
 
     def _add_prediction(self, width: int, partitions: int, dropout: float) -> None:
         before = self.width
@@ -220,10 +220,10 @@ class ASGCN(Backbone):
             (N, C, predicted_frames, V, M).
 
         Raises:
-            TrainingError: the network was made without a prediction branch.
+            TrainingError: the network has no prediction branch.
         """
         if not self.predicted_frames:
-            raise TrainingError("ASGCN was made with predicted_frames=0 and predicts nothing")
+            raise TrainingError("ASGCN has predicted_frames=0 and predicts nothing")
         n, c, _, v, m = x.shape
         inferred = self.infer(x) if inferred is None else inferred
         last = x[:, :, -1:] if last is None else last

@@ -47,8 +47,8 @@ class SelfAttention(nn.Module):
         y = nn.functional.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
-        given: Tensor = self.out(y.transpose(1, 2).reshape(b, length, d))
-        return given
+        output: Tensor = self.out(y.transpose(1, 2).reshape(b, length, d))
+        return output
 
 
 def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -56,9 +56,9 @@ def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
 
 
-def draw(module: nn.Module, width: int) -> None:
-    """Initial weights of transformers: N(0, 0.02) at a width of 768 (Devlin et al. 2019), wider as a narrower one
-    needs; biases 0."""
+def initialise_weights(module: nn.Module, width: int) -> None:
+    """Initial weights of transformers: N(0, 0.02) at a width of 768 (Devlin et al. 2019), the variance scaled by
+    768 / width; biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, 0, 0.02 * math.sqrt(768 / width))

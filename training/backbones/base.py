@@ -32,13 +32,13 @@ def resolve(skeleton: str | Skeleton) -> Skeleton:
         raise TrainingError(
             f"skeleton {skeleton.name!r}: joints must be at least one and all different; given {list(skeleton.joints)}"
         )
-    wrong = [
+    faults = [
         bone for bone in skeleton.bones if bone[0] == bone[1] or not all(0 <= j < skeleton.num_joints for j in bone)
     ]
-    if wrong:
+    if faults:
         raise TrainingError(
             f"skeleton {skeleton.name!r}: bones are pairs of two of its {skeleton.num_joints} joint indices; given "
-            f"{wrong}"
+            f"{faults}"
         )
     return skeleton
 
@@ -142,24 +142,24 @@ class Backbone(nn.Module):
             TrainingError: keys or shapes are not this network's, each named.
         """
         own = self.state_dict()
-        given = self.adapt({_bare(key): value for key, value in state.items()})
+        weights = self.adapt({_bare(key): value for key, value in state.items()})
         if not classifier:
-            given = {key: value for key, value in given.items() if not key.startswith(f"{self.classifier}.")}
-            given |= {key: value for key, value in own.items() if key.startswith(f"{self.classifier}.")}
+            weights = {key: value for key, value in weights.items() if not key.startswith(f"{self.classifier}.")}
+            weights |= {key: value for key, value in own.items() if key.startswith(f"{self.classifier}.")}
         elif not self.num_classes:
-            given = {key: value for key, value in given.items() if not key.startswith(f"{self.classifier}.")}
-        wrong = [f"lacks {key}" for key in own if key not in given]
-        wrong += [f"has {key}, unknown here" for key in given if key not in own]
-        both = [key for key in given if key in own and given[key].shape != own[key].shape]
-        wrong += [f"{key} is {tuple(given[key].shape)}, here {tuple(own[key].shape)}" for key in both]
-        if wrong:
-            shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+            weights = {key: value for key, value in weights.items() if not key.startswith(f"{self.classifier}.")}
+        faults = [f"lacks {key}" for key in own if key not in weights]
+        faults += [f"has {key}, unknown here" for key in weights if key not in own]
+        both = [key for key in weights if key in own and weights[key].shape != own[key].shape]
+        faults += [f"{key} is {tuple(weights[key].shape)}, here {tuple(own[key].shape)}" for key in both]
+        if faults:
+            shown = "; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else "")
             raise TrainingError(
                 f"{name} is not a {type(self).__name__} of these options: {shown}. Make the network with the options "
                 "of the weights "
                 "(classes, skeleton, channels, people), or leave the classifier out with classifier=False"
             )
-        self.load_state_dict(given)
+        self.load_state_dict(weights)
 
 
 def _bare(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Parts of graph networks: the norm of the input, the plan of widths and strides, graph and temporal convolutions.
+"""Parts of graph networks: the norm of the input, widths and strides of blocks, graph and temporal convolutions.
 
 The keys of `GraphUnit`, `TemporalUnit`, `ScaleUnit` and `Trunk` are those of kennymckormick/pyskl@3f6795f
 (`pyskl/models/gcns`), where ST-GCN and ST-GCN++ are one network with different options.
@@ -35,9 +35,8 @@ def people_mean(rows: Tensor, clips: int) -> Tensor:
     return rows.view(clips, -1, *rows.shape[1:]).mean(1)
 
 
-def plan(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, stride) of each block: every level has double the channels and half the frames of the one
-    before.
+def block_sizes(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(inputs, outputs, stride) of each block. A level has twice the channels and half the frames of the level before.
 
     Raises:
         TrainingError: a level without blocks, or no width.
@@ -72,7 +71,7 @@ class TemporalUnit(nn.Module):
 
 
 def partitioned(x: Tensor, links: Tensor) -> Tensor:
-    """What joints get from their neighbours: x (N, K C, T, V), links (K, V, V) -> (N, C, T, V)."""
+    """Features summed over the neighbours of each joint: x (N, K C, T, V), links (K, V, V) -> (N, C, T, V)."""
     n, _, t, v = x.shape
     return torch.einsum("nkctv,kvw->nctw", x.reshape(n, len(links), -1, t, v), links)
 
@@ -188,7 +187,7 @@ class Trunk(Backbone):
         learnt: Literal["importance", "init"],
         scales: bool,
     ) -> None:
-        rows = plan(type(self).__name__, channels, channels_base, blocks)
+        rows = block_sizes(type(self).__name__, channels, channels_base, blocks)
         super().__init__(
             num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
         )
@@ -205,7 +204,7 @@ class Trunk(Backbone):
             self.cls_head = Head(self.width, num_classes)
 
     def sequence(self, x: Tensor) -> Tensor:
-        """Features a time step (N, D, T'), the mean over joints and people."""
+        """Features per time step (N, D, T'), the mean over joints and people."""
         self.check(x)
         y = person_rows(self.data_bn, x)
         for block in self.gcn:

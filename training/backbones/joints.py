@@ -2,8 +2,8 @@
 
 y_w = sum_h (sum_v M_(w,h,v) x_v) D_h, where M holds a share of each joint v for each joint w and head h. With
 time first, the heads' sum and the 1x1 convolution D are one matrix product over all rows. On a CPU in full
-precision the heads' mixed joints, several times the size of x, are made in pieces that stay in the cache and
-made again for the gradients; elsewhere it is the same product in plain operations.
+precision the heads' mixed joints, several times the size of x, are computed in pieces that stay in the cache, and
+computed again for the gradients. Elsewhere the same product is done in ordinary operations.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 from training.backbones.temporal import plain_cpu
 
 PIECE = 2**18
-"""Numbers of mixed joints that are made at a time: 1 MiB in float32."""
+"""Values of mixed joints that are computed at a time: 1 MiB in float32."""
 
 
 def _apart(both: Tensor, heads: int) -> Tensor:
-    """(T, P, V, 2 H Ce) to (2, P H, V, T Ce): rows of joints, one matrix a person and head."""
+    """(T, P, V, 2 H Ce) to (2, P H, V, T Ce): rows of joints, one matrix per person and head."""
     t, p, v, _ = both.shape
     split = both.view(t, p, v, 2, heads, -1)
     apart = both.new_empty(2, p, heads, v, t, split.shape[5])
@@ -131,8 +131,8 @@ def scores(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
         (P, H, V, V): entry (w, v) is sum_(t, c) phi_w theta_v / (Ce T).
     """
     if plain_cpu(x):
-        found: Tensor = Scores.apply(x, weight, bias, heads)
-        return found
+        scores: Tensor = Scores.apply(x, weight, bias, heads)
+        return scores
     t, p, v, _ = x.shape
     theta, phi = (
         functional.linear(x, weight, bias)

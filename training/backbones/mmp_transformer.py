@@ -1,7 +1,7 @@
 """A transformer over frames with a graph bottleneck, for masked motion prediction and language.
 
-Source: MoLang, section 3.1 and table 4. The paper's bottleneck (equation 2) wants features a joint where
-the tokens are frames: here a frame's token is brought to features a joint, mixed along the bones with
+Source: MoLang, section 3.1 and table 4. The paper's bottleneck (equation 2) expects features per joint where
+the tokens are frames: here a frame's token is projected to features per joint, mixed along the bones with
 links of joints to themselves and normalised degrees (the paper has neither), and brought back.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from training.backbones.attention import SelfAttention, check_sizes, draw, feed_forward, positions
+from training.backbones.attention import SelfAttention, check_sizes, feed_forward, initialise_weights, positions
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
 
@@ -56,7 +56,7 @@ class GraphBottleneck(nn.Module):
 
 
 class MMPTransformer(Backbone):
-    """The motion encoder of MoLang over motions (N, C, T, V, M); by default 768 features, one step a frame.
+    """The motion encoder of MoLang over motions (N, C, T, V, M); by default 768 features, one step per frame.
 
     `features` is the token put before the frames, `sequence` the frames' own tokens. The paper's input
     are the six-number rotations of 22 joints at 30 frames a second (channels=6); any will do.
@@ -64,14 +64,14 @@ class MMPTransformer(Backbone):
     Args:
         num_classes: 0 leaves `fc` out.
         skeleton: name of a layout, or your own `Skeleton`.
-        channels: numbers a joint.
+        channels: coordinates of a joint.
         width: features; a multiple of twice the heads.
         depth: layers.
         heads: of each attention.
         hidden: width inside the two-layer parts.
         dropout: in and after attention and two-layer parts.
         bottleneck_after: layers before the graph bottleneck; 0: none.
-        joint_width: features a joint in the bottleneck.
+        joint_width: features per joint in the bottleneck.
         people: M at most; each is encoded on its own and the mean is taken.
     """
 
@@ -107,7 +107,7 @@ class MMPTransformer(Backbone):
             self.bottleneck = GraphBottleneck(self.skeleton, width, joint_width)
         if num_classes:
             self.fc = nn.Linear(width, num_classes)
-        draw(self, width)
+        initialise_weights(self, width)
         nn.init.xavier_uniform_(self.embed.weight)  # coordinates are not of unit size, so the input keeps its scale
         nn.init.normal_(self.cls, 0, 0.02)
 
@@ -116,8 +116,8 @@ class MMPTransformer(Backbone):
 
         Args:
             x: (N, C, T, V, M); frames that are only filled up are zeros.
-            valid: (N, T) bool, False where a frame is only filled up; None: all are frames. The network
-                is told by an embedding, as in the paper, and attends to filled frames too.
+            valid: (N, T) bool, False where a frame is only filled up; None: all are frames. An embedding
+                tells filled frames from others, as in the paper; attention includes them.
 
         Returns:
             (N, M, 1 + T, D).
@@ -139,11 +139,11 @@ class MMPTransformer(Backbone):
             y = layer(y)
             if number == self.bottleneck_after:
                 y = torch.cat([y[:, :1], self.bottleneck(y[:, 1:])], 1)
-        found: Tensor = y
-        return found.view(n, m, 1 + t, self.width)
+        features: Tensor = y
+        return features.view(n, m, 1 + t, self.width)
 
     def sequence(self, x: Tensor) -> Tensor:
-        """Features a frame (N, D, T), the mean over people."""
+        """Features per frame (N, D, T), the mean over people."""
         return self.tokens(x)[:, :, 1:].mean(1).transpose(1, 2)
 
     def features(self, x: Tensor) -> Tensor:

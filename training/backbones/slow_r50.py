@@ -96,15 +96,15 @@ class Head(nn.Module):
 
 
 class SlowR50(Backbone):
-    """Slow R50 over pictures (N, 3, T, H, W), normalised as its weights want; by default 2048 features, one step a
+    """Slow R50 over images (N, 3, T, H, W), normalised as its weights expect; by default 2048 features, one step per
     frame.
 
-    The published head averages windows of 8x7x7 and takes pictures of 224 pixels only; here the mean is
+    The published head averages windows of 8x7x7 and takes images of 224 pixels only; here the mean is
     over all of time and space, which is the same there and works for every size.
 
     Args:
         num_classes: 0 leaves the head out.
-        skeleton: taken so that it is made as the other networks are; pictures have no joints.
+        skeleton: accepted as by all networks, and unused: images have no joints.
         channels: colours, 3.
         channels_base: channels of the stem. 64 published.
         depths: bottlenecks of the four stages.
@@ -147,19 +147,19 @@ class SlowR50(Backbone):
             TrainingError: another number of axes or colours.
         """
         if x.ndim != 5 or x.shape[1] != self.channels or min(x.shape[2:]) < 1:
-            raise TrainingError(f"SlowR50 takes pictures (N, {self.channels}, T, H, W); given {tuple(x.shape)}")
+            raise TrainingError(f"SlowR50 takes images (N, {self.channels}, T, H, W); given {tuple(x.shape)}")
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """What the stem and each stage give, each (N, D, T, h, w)."""
         self.check(x)
-        found = []
+        outputs = []
         for block in list(self.blocks)[: len(TEMPORAL) + 1]:
             x = block(x)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
     def sequence(self, x: Tensor) -> Tensor:
-        """Features a frame (N, D, T), the mean over the picture."""
+        """Features per frame (N, D, T), the mean over the image."""
         return self.stages(x)[-1].mean((-1, -2))
 
     def classify(self, features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from training.backbones.attention import SelfAttention, check_sizes, draw, feed_forward, positions
+from training.backbones.attention import SelfAttention, check_sizes, feed_forward, initialise_weights, positions
 from training.backbones.base import Backbone
 
 
@@ -57,7 +57,7 @@ class Layer(nn.Module):
 
 
 class STTransformer(Backbone):
-    """Spatial and temporal attention over motions (N, C, T, V, M); `width` features, one step a frame.
+    """Spatial and temporal attention over motions (N, C, T, V, M); `width` features, one step per frame.
 
     Args:
         num_classes: 0 leaves `fc` out.
@@ -102,7 +102,7 @@ class STTransformer(Backbone):
         self.norm = nn.LayerNorm(width)
         if num_classes:
             self.fc = nn.Linear(width, num_classes)
-        draw(self, width)
+        initialise_weights(self, width)
         for layer in (first, second):  # coordinates are not of unit size, so the input keeps its scale
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.joints, 0, 0.02)
@@ -115,9 +115,9 @@ class STTransformer(Backbone):
         y = self.embed(y) + self.joints + positions(t, self.width, x)[:, None]
         for layer in self.layers:
             y = layer(y)
-        found: Tensor = self.norm(y)
-        return found.view(n, m, t, v, self.width).permute(0, 4, 2, 3, 1)
+        features: Tensor = self.norm(y)
+        return features.view(n, m, t, v, self.width).permute(0, 4, 2, 3, 1)
 
     def sequence(self, x: Tensor) -> Tensor:
-        """Features a frame (N, D, T), the mean over joints and people."""
+        """Features per frame (N, D, T), the mean over joints and people."""
         return self.dense(x).mean((-1, -2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, Trunk, partitioned, person_rows, plan
+from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, person_rows
 
 
 def temporal(channels: int, kernel: int, stride: int, dropout: float, padding: bool = True) -> nn.Sequential:
@@ -33,7 +33,7 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, (stride, 1)), nn.BatchNorm2d(outputs))
 
 
-def draw(module: nn.Module) -> None:
+def initialise_weights(module: nn.Module) -> None:
     """Initial weights of the published program: convolutions N(0, 0.02), norms N(1, 0.02), biases 0."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm1d | nn.BatchNorm2d):
@@ -102,7 +102,7 @@ class STGCN(Backbone):
         hops: int = 1,
         dropout: float = 0.0,
     ) -> None:
-        rows = plan("STGCN", channels, channels_base, blocks)
+        rows = block_sizes("STGCN", channels, channels_base, blocks)
         if feature_width is not None:
             rows[-1] = (rows[-1][0], feature_width, rows[-1][2])
         super().__init__(
@@ -117,7 +117,7 @@ class STGCN(Backbone):
         self.edge_importance = nn.ParameterList(nn.Parameter(torch.ones_like(links)) for _ in rows)
         if num_classes:
             self.fcn = nn.Conv2d(self.width, num_classes, 1)
-        draw(self)
+        initialise_weights(self)
 
     def dense(self, x: Tensor) -> Tensor:
         """Features of each joint of each person (N, D, T', V, M)."""

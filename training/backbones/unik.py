@@ -162,7 +162,7 @@ class UNIK(Backbone):
     """UNIK over motions (N, C, T, V, M); features of 4 `channels_base`, one step every 4 frames.
 
     People that are given but absent (all zeros) count in the mean, as published, and people fewer than
-    `people` are filled up with absent ones. For single people make it with people=1: half the cost.
+    `people` are filled up with absent ones. For single people use people=1: half the cost.
 
     Args:
         num_classes: 0 leaves `fc` out.
@@ -176,7 +176,7 @@ class UNIK(Backbone):
         w_init: W is drawn evenly in +-1/V ("released": its fan-in there is V V) or +-1/sqrt(V) ("paper", equation
             3.10).
         unused_bias: keep the `s_unit.bias` of the published state dict, which nothing uses; it is never trained.
-        skip_empty: at inference compute an absent person once, not once a clip; the result is the same.
+        skip_empty: at inference compute an absent person once, not once per clip; the result is the same.
     """
 
     def __init__(
@@ -213,9 +213,9 @@ class UNIK(Backbone):
             before = after
         if num_classes:
             self.fc = nn.Linear(before, num_classes)
-        self._draw()
+        self._initialise_weights()
 
-    def _draw(self) -> None:
+    def _initialise_weights(self) -> None:
         """Initial weights: normal of fan-out, heads' outputs and `fc` as published."""
         for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out")
@@ -227,7 +227,7 @@ class UNIK(Backbone):
             nn.init.normal_(self.fc.weight, 0, math.sqrt(2 / self.num_classes))
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Features a step (P, D, T') of motions (T, P, V, C) after the first norm."""
+        """Features per step (P, D, T') of motions (T, P, V, C) after the first norm."""
         for number in range(1, len(WIDTHS) + 1):
             x = self.get_submodule(f"l{number}")(x)
         return x.mean(2).permute(1, 2, 0)
