@@ -48,9 +48,13 @@ def read_range(source: str | os.PathLike[str], offset: int = 0, size: int | None
     return data
 
 
+POLICY = HttpPolicy(rate=None, retries=3, pause=0.5)
+"""How ranges are asked for: three more times, after half a second, one and two at most."""
+
+
 @functools.cache
 def _http_client() -> HttpClient:
-    return HttpClient(HttpPolicy(rate=None, retries=2))
+    return HttpClient(POLICY)
 
 
 # A connection must not be used by two processes: a forked process opens its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import dataengine
 from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.skeletons import SKELETONS, convert
 from dataengine.dataset import index
+from dataengine.io import remote
 from dataengine.io.shards import ShardWriter
 from tests.support.range_server import Server, serving
 from tests.support.tiny_dataset import LABELS, build, poses
@@ -48,10 +50,12 @@ def server(out: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("DATAENGINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("training.data.formats.ranges.PAUSES", (0.01, 0.01))
-    return tmp_path / "cache"
+    monkeypatch.setattr(remote, "POLICY", dataclasses.replace(remote.POLICY, pause=0.01))
+    remote._http_client.cache_clear()
+    yield tmp_path / "cache"
+    remote._http_client.cache_clear()
 
 
 def same(one: SkeletonSequence, other: SkeletonSequence) -> bool:
@@ -244,7 +248,7 @@ def test_requests_that_break_are_tried_again(big: Path, tmp_path: Path) -> None:
         ranges = Ranges([f"{server.url}/big.bin"], [len(content)], cache=tmp_path / "kept")
         server.failures = 2
         assert pieces(ranges, [(9, 99)]) == [content[9:99]]
-        server.failures = 9
+        server.failures = 1 + remote.POLICY.retries
         with pytest.raises(DatasetError, match=r"big.bin: cannot be read") as raised:
             pieces(ranges, [(50 * BLOCK, 50 * BLOCK + 1)])
         assert "\n" not in str(raised.value)
