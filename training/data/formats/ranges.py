@@ -30,7 +30,7 @@ GAP, SPAN = 1 << 18, 1 << 24
 REQUESTS = 8
 """Requests at once from one process."""
 PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before another try of a request that the network broke, where it is not over HTTP: that client tries again."""
+"""Seconds before another try of a request that broke, where it is not over HTTP: that client tries again itself."""
 
 
 def cache_folder() -> Path:
