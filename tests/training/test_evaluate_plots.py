@@ -114,25 +114,25 @@ def test_logs_that_cannot_be_drawn_are_named(tmp_path: Path, content: str | None
 @pytest.mark.parametrize("name", SKELETONS)
 def test_every_layout_stands_upright_and_is_symmetric(name: str) -> None:
     skeleton = SKELETONS[name]
-    assert all(joints._known(joint) for joint in skeleton.joints)
-    places = joints.plan(skeleton)
-    np.testing.assert_allclose(places[list(skeleton.flip)], places * [-1, 1], atol=1e-12)
-    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(len(places))
-    assert apart.min() > 0.01
-    assert places[:, 1].argmin() in skeleton.indices(
+    assert all(joints._position_of(joint) for joint in skeleton.joints)
+    positions = joints.drawing_positions(skeleton)
+    np.testing.assert_allclose(positions[list(skeleton.flip)], positions * [-1, 1], atol=1e-12)
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.eye(len(positions))
+    assert distances.min() > 0.01
+    assert positions[:, 1].argmin() in skeleton.indices(
         tuple(j for j in skeleton.joints if "ankle" in j or "toe" in j or "foot" in j)
     )
 
 
-def test_joints_of_unknown_names_are_laid_out_by_their_bones() -> None:
+def test_joints_of_unknown_names_are_drawn_by_their_bones() -> None:
     star = Skeleton("hand", tuple("abcdefgh"), ((0, 1), (1, 2), (2, 3), (1, 4), (4, 5), (1, 6), (6, 7)))
-    places = joints.plan(star)
-    lengths = [np.linalg.norm(places[a] - places[b]) for a, b in star.bones]
+    positions = joints.drawing_positions(star)
+    lengths = [np.linalg.norm(positions[a] - positions[b]) for a, b in star.bones]
     assert max(lengths) < 1.6 * min(lengths)
-    apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(8)
-    assert apart.min() > 0.7 * min(lengths)
-    np.testing.assert_array_equal(places, joints.plan(star))
-    assert np.isfinite(joints.plan(Skeleton("loose", ("a", "b", "c"), ((0, 1),)))).all()
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.eye(8)
+    assert distances.min() > 0.7 * min(lengths)
+    np.testing.assert_array_equal(positions, joints.drawing_positions(star))
+    assert np.isfinite(joints.drawing_positions(Skeleton("loose", ("a", "b", "c"), ((0, 1),)))).all()
 
 
 def test_attention_over_joints(tmp_path: Path) -> None:

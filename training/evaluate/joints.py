@@ -1,4 +1,4 @@
-"""Attention over joints, drawn on somebody who stands facing us with the arms a little out."""
+"""Attention over joints, drawn on a standing person seen from the front, arms slightly spread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataengine.core.skeletons import Skeleton
 from training.data.types import Array
 from training.evaluate.plots import COLOURS, figure_of, write
 
-MIDDLE = {
+MIDLINE_HEIGHTS = {
     "head_top": 1.0,
     "forehead": 0.98,
     "head": 0.95,
@@ -38,9 +38,9 @@ MIDDLE = {
     "spine_base": 0.52,
     "root": 0.52,
 }
-"""Height of the joints on the axis of the body, as a share of the body's height."""
+"""Height of each joint on the midline of the body, as a fraction of body height."""
 
-SIDES = {
+PAIRED_POSITIONS = {
     "eye_inner": (0.022, 0.955),
     "eye": (0.048, 0.962),
     "eye_outer": (0.074, 0.955),
@@ -68,61 +68,65 @@ SIDES = {
     "toes": (0.145, -0.01),
     "foot_index": (0.145, -0.01),
 }
-"""Distance from the axis and height of the joints of one side; somebody's left is on our right."""
+"""Distance from the midline and height of each paired joint; the left joint of a person is drawn on the right."""
 
-ROOM = 0.36
-"""Beside the outermost joint, for the names."""
+NAME_MARGIN = 0.36
+"""Space for the joint names beside the outermost joint."""
 
 
-def plan(skeleton: Skeleton) -> Array:
-    """(V, 2) float64 x to our right, y up, feet near 0 and head near 1.
+def drawing_positions(skeleton: Skeleton) -> Array:
+    """Positions at which the joints of a layout are drawn.
 
-    Layouts with a joint of an unknown name are laid out by their bones alone: distances in the picture follow the
-    number of bones between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al.
-    2004).
+    A layout with a joint of an unknown name is drawn from its bones alone: drawn distances follow the number of bones
+    between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al. 2004).
+
+    Returns:
+        (V, 2) float64: x to the right, y up. Feet are near 0 and the head is near 1.
     """
-    found = [_known(joint) for joint in skeleton.joints]
-    return np.array(found, np.float64) if None not in found else _by_bones(skeleton)
+    positions = [_position_of(joint) for joint in skeleton.joints]
+    return np.array(positions, np.float64) if None not in positions else _positions_by_bones(skeleton)
 
 
-def _known(joint: str) -> tuple[float, float] | None:
+def _position_of(joint: str) -> tuple[float, float] | None:
     side, _, part = joint.partition("_")
-    if side in ("left", "right") and part in SIDES:
-        x, y = SIDES[part]
+    if side in ("left", "right") and part in PAIRED_POSITIONS:
+        x, y = PAIRED_POSITIONS[part]
         return (x if side == "left" else -x), y
-    return (0.0, MIDDLE[joint]) if joint in MIDDLE else None
+    return (0.0, MIDLINE_HEIGHTS[joint]) if joint in MIDLINE_HEIGHTS else None
 
 
-def _by_bones(skeleton: Skeleton) -> Array:
+def _positions_by_bones(skeleton: Skeleton) -> Array:
     from scipy.sparse.csgraph import shortest_path
 
     size = skeleton.num_joints
-    links = np.zeros((size, size))
+    adjacency = np.zeros((size, size))
     for a, b in skeleton.bones:
-        links[a, b] = links[b, a] = 1
-    apart = shortest_path(links, directed=False, unweighted=True)
-    apart[~np.isfinite(apart)] = size if not np.isfinite(apart).any() else apart[np.isfinite(apart)].max() + 1
+        adjacency[a, b] = adjacency[b, a] = 1
+    hops = shortest_path(adjacency, directed=False, unweighted=True)
+    hops[~np.isfinite(hops)] = size if not np.isfinite(hops).any() else hops[np.isfinite(hops)].max() + 1
     centring = np.eye(size) - 1 / size
-    values, vectors = np.linalg.eigh(-0.5 * centring @ np.square(apart) @ centring)
-    places = vectors[:, ::-1][:, :2] * np.sqrt(np.maximum(values[::-1][:2], 0))
-    places = _spread(places + 0.05 * np.stack([np.cos(np.arange(size)), np.sin(np.arange(size))], 1), apart)
-    places *= np.where(places[np.abs(places).argmax(0), [0, 1]] < 0, -1, 1)  # eigenvectors have no sign of their own
-    places = places[:, ::-1]  # the long way of the body upright
-    low, high = places.min(0), places.max(0)
-    return np.asarray((places - [(low[0] + high[0]) / 2, low[1]]) / max(high[1] - low[1], 1e-9), np.float64)
+    values, vectors = np.linalg.eigh(-0.5 * centring @ np.square(hops) @ centring)
+    positions = vectors[:, ::-1][:, :2] * np.sqrt(np.maximum(values[::-1][:2], 0))
+    positions = _majorise_stress(
+        positions + 0.05 * np.stack([np.cos(np.arange(size)), np.sin(np.arange(size))], 1), hops
+    )
+    # the sign of an eigenvector is arbitrary
+    positions *= np.where(positions[np.abs(positions).argmax(0), [0, 1]] < 0, -1, 1)
+    positions = positions[:, ::-1]  # the longer axis becomes the vertical one
+    low, high = positions.min(0), positions.max(0)
+    return np.asarray((positions - [(low[0] + high[0]) / 2, low[1]]) / max(high[1] - low[1], 1e-9), np.float64)
 
 
-def _spread(places: Array, apart: Array, rounds: int = 300) -> Array:
-    """(V, 2) places whose distances come near to the wanted ones, near pairs counting more (weights 1 / distance
-    squared)."""
-    wanted = apart + np.eye(len(apart))
-    share = (1 - np.eye(len(apart))) / wanted**2
-    inverse = np.linalg.pinv(np.diag(share.sum(1)) - share)
-    for _ in range(rounds):
-        actual = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(len(apart))
-        pull = share * wanted / np.maximum(actual, 1e-9)
-        places = inverse @ ((np.diag(pull.sum(1)) - pull) @ places)
-    return places
+def _majorise_stress(positions: Array, target: Array, iterations: int = 300) -> Array:
+    """(V, 2) positions whose distances approximate (V, V) target distances; a pair weighs 1 / distance squared."""
+    distances = target + np.eye(len(target))
+    pair_weights = (1 - np.eye(len(target))) / distances**2
+    inverse = np.linalg.pinv(np.diag(pair_weights.sum(1)) - pair_weights)
+    for _ in range(iterations):
+        actual = np.linalg.norm(positions[:, None] - positions, axis=-1) + np.eye(len(target))
+        step_weights = pair_weights * distances / np.maximum(actual, 1e-9)
+        positions = inverse @ ((np.diag(step_weights.sum(1)) - step_weights) @ positions)
+    return positions
 
 
 def draw_attention(
@@ -132,69 +136,76 @@ def draw_attention(
     title: str = "",
     strongest: int = 12,
 ) -> Path:
-    """How much joints look at each other, on a standing person: size and colour of a joint say how much it is looked
-    at.
+    """Draws attention between joints on a standing person. Size and colour of a joint show the attention it receives.
 
     Args:
-        weights: (V,) importance of joints, or (V, V) from row to column, all >= 0; the strongest links are drawn as
-            arcs.
-        skeleton: whose joints they are.
-        path: the picture.
-        title: above it.
-        strongest: links drawn.
+        weights: (V,) importance per joint, or (V, V) attention from row to column, all >= 0. The strongest links of
+            (V, V) are drawn as arcs.
+        skeleton: layout of the V joints.
+        path: output file, .png, .svg or .pdf.
+        title: title of the plot. Default: the name of the layout.
+        strongest: number of links drawn.
+
+    Returns:
+        The path of the written file.
 
     Raises:
-        TrainingError: another number of joints, or values that are negative or not finite.
+        TrainingError: weights of another shape, or values that are negative or not finite.
     """
-    given = np.asarray(weights, np.float64)
-    size = skeleton.num_joints
-    if given.shape not in ((size,), (size, size)) or not np.isfinite(given).all() or (given < 0).any():
+    attention = np.asarray(weights, np.float64)
+    num_joints = skeleton.num_joints
+    if (
+        attention.shape not in ((num_joints,), (num_joints, num_joints))
+        or not np.isfinite(attention).all()
+        or (attention < 0).any()
+    ):
         raise TrainingError(
-            f"attention over {skeleton.name} is ({size},) or ({size}, {size}) and not negative; given {given.shape}"
+            f"attention over {skeleton.name} is ({num_joints},) or ({num_joints}, {num_joints}) and not negative; "
+            f"given {attention.shape}"
         )
-    importance = given if given.ndim == 1 else given.mean(0)
-    places = plan(skeleton)
-    edge = float(np.abs(places[:, 0]).max()) + ROOM
-    figure, axes = figure_of(6.4 * 2 * edge + 1.4, 8.0)
+    importance = attention if attention.ndim == 1 else attention.mean(0)
+    positions = drawing_positions(skeleton)
+    half_width = float(np.abs(positions[:, 0]).max()) + NAME_MARGIN
+    figure, axes = figure_of(6.4 * 2 * half_width + 1.4, 8.0)
     for a, b in skeleton.bones:
-        axes.plot(*places[[a, b]].T, color="#C8C8C8", linewidth=5, solid_capstyle="round", zorder=1)
-    if given.ndim == 2:
-        _arcs(axes, given, places, strongest)
-    top = max(float(importance.max()), 1e-12)
-    dots = axes.scatter(
-        *places.T,
-        s=40 + 420 * importance / top,
+        axes.plot(*positions[[a, b]].T, color="#C8C8C8", linewidth=5, solid_capstyle="round", zorder=1)
+    if attention.ndim == 2:
+        _arcs(axes, attention, positions, strongest)
+    largest = max(float(importance.max()), 1e-12)
+    markers = axes.scatter(
+        *positions.T,
+        s=40 + 420 * importance / largest,
         c=importance,
         cmap="cividis",
         vmin=0,
-        vmax=top,
+        vmax=largest,
         zorder=3,
         edgecolors="black",
         linewidths=0.8,
     )
     figure.colorbar(
-        dots,
+        markers,
         ax=axes,
         shrink=0.6,
         fraction=0.04,
         pad=0.01,
-        label="mean attention received" if given.ndim == 2 else "importance",
+        label="mean attention received" if attention.ndim == 2 else "importance",
     )
-    highest = _name(axes, places, skeleton, importance)
+    highest = _write_names(axes, positions, skeleton, importance)
     axes.set_aspect("equal")
-    axes.set_xlim(-edge, edge)
-    axes.set_ylim(places[:, 1].min() - 0.05, max(float(places[:, 1].max()), highest) + 0.05)
+    axes.set_xlim(-half_width, half_width)
+    axes.set_ylim(positions[:, 1].min() - 0.05, max(float(positions[:, 1].max()), highest) + 0.05)
     axes.axis("off")
     axes.set_title(title or skeleton.name)
     return write(figure, path)
 
 
-def _arcs(axes: Any, given: Array, places: Array, strongest: int) -> None:
-    """The strongest links as arrows that bend, so that the two directions lie beside each other."""
-    links = np.where(np.eye(len(given), dtype=bool), 0, given)
-    top = max(float(links.max()), 1e-12)
-    for place in np.argsort(-links, axis=None, kind="stable")[:strongest][::-1]:
-        a, b = divmod(int(place), len(given))
+def _arcs(axes: Any, attention: Array, positions: Array, strongest: int) -> None:
+    """Draws the strongest links as bent arrows, so that the two directions of a link do not overlap."""
+    links = np.where(np.eye(len(attention), dtype=bool), 0, attention)
+    largest = max(float(links.max()), 1e-12)
+    for flat_index in np.argsort(-links, axis=None, kind="stable")[:strongest][::-1]:
+        a, b = divmod(int(flat_index), len(attention))
         if links[a, b] > 0:
             style = {
                 "arrowstyle": "-|>",
@@ -203,46 +214,56 @@ def _arcs(axes: Any, given: Array, places: Array, strongest: int) -> None:
                 "shrinkB": 9,
                 "color": COLOURS[5],
             }
-            strength = float(links[a, b]) / top
+            strength = float(links[a, b]) / largest
             axes.annotate(
                 "",
-                places[b],
-                places[a],
+                positions[b],
+                positions[a],
                 arrowprops={**style, "alpha": 0.25 + 0.65 * strength, "lw": 0.6 + 2 * strength},
                 zorder=2,
             )
 
 
-def _name(axes: Any, places: Array, skeleton: Skeleton, importance: Array) -> float:
-    """Names of joints in a column on either side, joined to them by thin lines, never over each other; the highest
-    one's place."""
+def _write_names(axes: Any, positions: Array, skeleton: Skeleton, importance: Array) -> float:
+    """Writes the joint names in a column on either side, without overlap, each linked to its joint by a thin line.
+
+    Returns:
+        Height of the topmost name.
+    """
     highest = 0.0
-    edge = float(np.abs(places[:, 0]).max()) + 0.10
-    sides: dict[int, list[int]] = {-1: [], 1: []}
-    for n in sorted(range(len(places)), key=lambda n: -abs(places[n, 0])):
-        x = places[n, 0]
-        side = (1 if x > 0 else -1) if abs(x) > 1e-6 else (1 if len(sides[1]) <= len(sides[-1]) else -1)
-        sides[side].append(n)
-    for side, members in sides.items():
-        members.sort(key=lambda n: (-places[n, 1], abs(places[n, 0])))
-        heights = _apart(places[members, 1], max(0.032, min(0.045, 1.1 / max(len(members), 1))))
+    column_x = float(np.abs(positions[:, 0]).max()) + 0.10
+    columns: dict[int, list[int]] = {-1: [], 1: []}
+    for n in sorted(range(len(positions)), key=lambda n: -abs(positions[n, 0])):
+        x = positions[n, 0]
+        side = (1 if x > 0 else -1) if abs(x) > 1e-6 else (1 if len(columns[1]) <= len(columns[-1]) else -1)
+        columns[side].append(n)
+    for side, members in columns.items():
+        members.sort(key=lambda n: (-positions[n, 1], abs(positions[n, 0])))
+        heights = _spaced_heights(positions[members, 1], max(0.032, min(0.045, 1.1 / max(len(members), 1))))
         highest = max(highest, *heights) if members else highest
         for n, height in zip(members, heights):
             axes.plot(
-                [places[n, 0], side * (edge - 0.01)], [places[n, 1], height], color="#999999", linewidth=0.6, zorder=0
+                [positions[n, 0], side * (column_x - 0.01)],
+                [positions[n, 1], height],
+                color="#999999",
+                linewidth=0.6,
+                zorder=0,
             )
-            words = f"{skeleton.joints[n].replace('_', ' ')}  {importance[n]:.2g}"
-            axes.text(side * edge, height, words, ha="left" if side > 0 else "right", va="center", fontsize=8)
+            text = f"{skeleton.joints[n].replace('_', ' ')}  {importance[n]:.2g}"
+            axes.text(side * column_x, height, text, ha="left" if side > 0 else "right", va="center", fontsize=8)
     return highest
 
 
-def _apart(heights: Array, gap: float) -> Array:
-    """Falling heights moved as little as the gap between neighbours asks for (runs that touch move as one)."""
-    runs: list[list[float]] = []  # sum of wanted tops, members
+def _spaced_heights(heights: Array, gap: float) -> Array:
+    """Descending heights, moved as little as possible so that neighbours are at least `gap` apart.
+
+    Neighbours that touch form a run and move together (isotonic regression by pool adjacent violators).
+    """
+    runs: list[list[float]] = []  # [sum of heights without gaps, number of heights]
     for n, height in enumerate(heights):
         runs.append([float(height) + n * gap, 1.0])
         while len(runs) > 1 and runs[-1][0] / runs[-1][1] > runs[-2][0] / runs[-2][1]:
             last = runs.pop()
             runs[-1] = [runs[-1][0] + last[0], runs[-1][1] + last[1]]
-    tops = np.concatenate([np.full(int(count), total / count) for total, count in runs]) if runs else np.zeros(0)
-    return np.asarray(tops - np.arange(len(heights)) * gap, np.float64)
+    offsets = np.concatenate([np.full(int(count), total / count) for total, count in runs]) if runs else np.zeros(0)
+    return np.asarray(offsets - np.arange(len(heights)) * gap, np.float64)
