@@ -1,6 +1,6 @@
-"""Has a representation collapsed? Spread, rank, alignment and uniformity of features, cheap enough for every log line.
+"""Collapse of a representation: spread, rank, alignment and uniformity of features, cheap enough for every log line.
 
-Each takes a torch tensor, on any device, or an array, (N, D), and gives a Python float.
+Each function takes (N, D) features as a torch tensor on any device or as an array, and returns a Python float.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataengine.core.errors import TrainingError
 
 Features: TypeAlias = torch.Tensor | NDArray[np.floating]
 MOST = 2048
-"""Rows compared with each other for uniformity; of more, as many evenly spaced ones."""
+"""Rows compared with each other for uniformity. Of more rows, this many evenly spaced ones are used."""
 
 
 def _unit(features: Features) -> torch.Tensor:
     rows = torch.as_tensor(features).detach().float()
     if rows.ndim != 2 or len(rows) < 2:
-        raise TrainingError(f"collapse shows in two features or more, (clips, values); given {tuple(rows.shape)}")
+        raise TrainingError(f"collapse needs at least two features, (clips, values); given {tuple(rows.shape)}")
     return torch.nn.functional.normalize(rows, dim=1)
 
 
@@ -36,11 +36,11 @@ def spread(features: Features) -> float:
 
 
 def effective_rank(features: Features) -> float:
-    """Exponential of the entropy of the singular values' shares (Roy and Vetterli 2007, definition 1), of unit
-    features, from 1 to D."""
+    """Exponential of the entropy of the normalised singular values of unit features, from 1 to D (Roy and Vetterli
+    2007, definition 1)."""
     values = torch.linalg.svdvals(_unit(features).double())
-    shares = values / values.sum().clamp_min(1e-30)
-    return float(torch.exp(-(torch.special.xlogy(shares, shares)).sum()))
+    probabilities = values / values.sum().clamp_min(1e-30)
+    return float(torch.exp(-(torch.special.xlogy(probabilities, probabilities)).sum()))
 
 
 def uniformity(features: Features, t: float = 2.0) -> float:
@@ -65,6 +65,10 @@ def alignment(first: Features, second: Features, alpha: float = 2.0) -> float:
 
 
 def statistics(features: Features, other: Features | None = None) -> dict[str, float]:
-    """All of them by name for a log; with a second view of the same clips also the alignment."""
-    found = {"spread": spread(features), "effective_rank": effective_rank(features), "uniformity": uniformity(features)}
-    return found if other is None else {**found, "alignment": alignment(features, other)}
+    """All statistics by name for a log. A second view of the same clips adds the alignment."""
+    values = {
+        "spread": spread(features),
+        "effective_rank": effective_rank(features),
+        "uniformity": uniformity(features),
+    }
+    return values if other is None else {**values, "alignment": alignment(features, other)}

@@ -1,4 +1,4 @@
-"""How sure a figure is: over seeds, over clips, and of differences."""
+"""Confidence intervals of a metric over seeds and over clips, and of differences between two networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.data.types import Array
 class Interval:
     """A mean and the interval that holds it with the confidence `level`.
 
-    `low` and `high` are None where one figure alone says nothing about the spread (a single seed).
+    `low` and `high` are None for a single seed, which says nothing about the spread.
     """
 
     mean: float
@@ -28,46 +28,46 @@ class Interval:
 
     @property
     def half(self) -> float | None:
-        """Half the width."""
+        """Half the width of the interval; None without an interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def _checked(values: ArrayLike, level: float) -> Array:
-    found = np.asarray(values, np.float64).ravel()
-    if not len(found) or not np.isfinite(found).all():
-        raise TrainingError(f"an interval wants one finite value or more; given {found[:5].tolist()}")
+    array = np.asarray(values, np.float64).ravel()
+    if not len(array) or not np.isfinite(array).all():
+        raise TrainingError(f"an interval needs at least one finite value; given {array[:5].tolist()}")
     if not 0 < level < 1:
         raise TrainingError(f"level = {level}: a confidence lies between 0 and 1, such as 0.95")
-    return found
+    return array
 
 
 def over_seeds(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of one figure a seed, with Student's t interval (n - 1 degrees of freedom).
+    """Mean of one value per seed, with Student's t interval (n - 1 degrees of freedom).
 
     Raises:
         TrainingError: no value, or one that is not finite.
     """
     from scipy.stats import t
 
-    found = _checked(values, level)
-    mean, n = float(found.mean()), len(found)
+    array = _checked(values, level)
+    mean, n = float(array.mean()), len(array)
     if n == 1:
         return Interval(mean, None, None, level, 1, "one seed")
-    half = float(t.ppf((1 + level) / 2, n - 1)) * float(found.std(ddof=1)) / n**0.5
+    half = float(t.ppf((1 + level) / 2, n - 1)) * float(array.std(ddof=1)) / n**0.5
     return Interval(mean, mean - half, mean + half, level, n, "t over seeds")
 
 
 def paired(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
-    """Interval of first - second over the same seeds; where it leaves out 0, the two differ.
+    """Interval of first - second over the same seeds. The two differ where the interval excludes 0.
 
     Raises:
-        TrainingError: not one value a seed in both.
+        TrainingError: the two have different numbers of values.
     """
     a, b = _checked(first, level), _checked(second, level)
     if len(a) != len(b):
-        raise TrainingError(f"paired figures are of the same seeds; given {len(a)} and {len(b)}")
-    found = over_seeds(a - b, level)
-    return Interval(found.mean, found.low, found.high, level, found.n, "t over paired seeds")
+        raise TrainingError(f"paired values need the same seeds; given {len(a)} and {len(b)}")
+    difference = over_seeds(a - b, level)
+    return Interval(difference.mean, difference.low, difference.high, level, difference.n, "t over paired seeds")
 
 
 def bootstrap(
@@ -78,15 +78,15 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap over clips (Efron 1979): which figures other clips of the same kind would give.
+    """Percentile bootstrap over clips (Efron 1979): the values that other clips of the same kind would give.
 
     Args:
-        values: (N,) or (N, Q), a row a clip: hits for an accuracy, differences of hits for a paired comparison.
-        statistic: takes drawn rows and gives one number; without, the mean of (N,) values.
-        groups: (N,) what clips come from (a video, a person); whole groups are drawn then.
-        level: confidence.
-        draws: how often clips are drawn.
-        seed: of the draws; the same seed gives the same interval.
+        values: (N,) or (N, Q), one row per clip: hits for an accuracy, differences of hits for a paired comparison.
+        statistic: computes one number of resampled rows. Default: the mean of (N,) values.
+        groups: (N,) the video or person of each clip. With groups, whole groups are resampled.
+        level: confidence in (0, 1).
+        draws: number of resamples.
+        seed: of the random number generator; the same seed gives the same interval.
 
     Raises:
         TrainingError: no clip.
@@ -99,18 +99,18 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     if statistic is None:
         sums, sizes = np.array([rows[m].sum() for m in members]), np.array([len(m) for m in members], np.float64)
-        found = np.empty(draws)
+        statistics = np.empty(draws)
         for n in range(draws):
-            drawn = rng.integers(len(members), size=len(members))
-            found[n] = sums[drawn].sum() / sizes[drawn].sum()
+            chosen = rng.integers(len(members), size=len(members))
+            statistics[n] = sums[chosen].sum() / sizes[chosen].sum()
         mean = float(rows.mean())
     else:
-        drawn_rows = (
+        resampled_rows = (
             np.concatenate([members[m] for m in rng.integers(len(members), size=len(members))]) for _ in range(draws)
         )
-        found = np.array([statistic(rows[drawn]) for drawn in drawn_rows])
+        statistics = np.array([statistic(rows[chosen]) for chosen in resampled_rows])
         mean = float(statistic(rows))
-    low, high = np.nanpercentile(found, [50 * (1 - level), 50 * (1 + level)])
+    low, high = np.nanpercentile(statistics, [50 * (1 - level), 50 * (1 + level)])
     return Interval(
         mean,
         float(low),
@@ -131,18 +131,18 @@ def _members(groups: Sequence[object], num_rows: int) -> list[Array]:
 
 
 def wilson(right: int, total: int, level: float = 0.95) -> Interval:
-    """Interval of a share of one run (Wilson 1927): `right` of `total` clips.
+    """Interval of the proportion of `right` clips among `total` clips of one run (Wilson 1927).
 
     Raises:
-        TrainingError: no clips, or more right than there are.
+        TrainingError: no clips, or more right clips than clips.
     """
     from scipy.stats import norm
 
     if not 0 <= right <= total or not total:
         raise TrainingError(f"{right} right of {total} clips is no share")
     z = float(norm.ppf((1 + level) / 2))
-    share = right / total
-    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-    return Interval(share, min(low, share), max(high, share), level, total, "Wilson over clips")
+    proportion = right / total
+    centre = (proportion + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * (proportion * (1 - proportion) / total + z**2 / (4 * total**2)) ** 0.5
+    low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+    return Interval(proportion, min(low, proportion), max(high, proportion), level, total, "Wilson over clips")

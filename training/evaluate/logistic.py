@@ -1,7 +1,7 @@
 """Multinomial logistic regression, the classifier of linear probes: exact, regularised, and fast on many classes.
 
-The optimum is the one scikit-learn's LogisticRegression finds for the same C; `fit` reaches it sooner, because
-it first turns and scales the features so that all directions bend about equally (see `_basis`).
+The optimum equals that of scikit-learn's LogisticRegression for the same C. `fit` reaches the optimum sooner, because
+the features are first rotated and scaled so that the curvature is about equal in all directions (see `_basis`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from training.evaluate.metrics import labelled, top_k
 ROWS = 8192
 """Clips whose scores are in memory at once."""
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
-"""C tried when it is chosen by cross-validation."""
+"""Values of C that cross-validation chooses from."""
 TOLERANCE = 1e-3
-"""Largest error of a weight in the round basis, where weights are of the order of 1."""
+"""Largest error of a weight in the basis of `_basis`, where weights are of the order of 1."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Logistic:
 
     Attributes:
         weight: (D, K) float64 over normalised, standardised features; 0 for classes that no clip had.
-        bias: (K,) float64; -inf for those classes.
+        bias: (K,) float64; -inf for classes that no clip had.
         mean, scale: (D,) of the unit-length training features.
         strength: C.
         steps: evaluations of the objective that the fit took.
@@ -51,7 +51,7 @@ class Logistic:
 
 
 def unit(features: ArrayLike) -> Array:
-    """(N, D) float64 rows of unit length; a row of zeros stays.
+    """(N, D) float64 rows of unit length; a row of zeros stays zero.
 
     Raises:
         TrainingError: not (N, D), or not finite.
@@ -80,13 +80,13 @@ def fit(
     """The classifier that minimises C * sum of cross entropies + half the squared weights (the bias is free).
 
     Args:
-        features: (N, D); brought to unit length and standardised here.
+        features: (N, D), of any length; `fit` normalises and standardises them.
         labels: (N,), -1 for clips that are left out.
         num_classes: K; classes without a clip are never predicted.
-        strength: C, larger trusts the data more.
+        strength: C, the inverse of the regularisation strength.
         device: where the products are computed.
-        precise: whether the minimum is found to rounding, instead of within `TOLERANCE`.
-        start: a fit on the same clips with another C, to begin from.
+        precise: whether the solver runs until rounding ends it, instead of until the error is within `TOLERANCE`.
+        start: initial weights: a fit on the same clips with another C.
 
     Raises:
         TrainingError: features that are not finite, no labelled clip, or a label outside 0..K-1.
@@ -111,18 +111,19 @@ def fit(
 def _basis(rows: Array, strength: float, num_classes: int) -> tuple[Array, Array]:
     """(D, D) matrix P with weight = P z, and its column lengths.
 
-    The Hessian of the cross entropies is at most half the covariance of the features a class (Boehning 1992); near
-    the start it is p(1 - p) of it with p = 1 / K. In the eigenvectors of the covariance, divided by the root of that
-    curvature plus that of the penalty, the whole objective is about round.
+    The Hessian of the cross entropies is at most half the covariance of the features per class (Boehning 1992). Near
+    the start the Hessian is p(1 - p) times the covariance, with p = 1 / K. The basis holds the eigenvectors of the
+    covariance, divided by the root of this curvature plus that of the penalty. In this basis the curvature of the
+    objective is about equal in all directions.
     """
     values, vectors = np.linalg.eigh(rows.T @ rows)
-    share = 1 / max(num_classes, 2)
-    lengths = 1 / np.sqrt(1 + strength * share * (1 - share) * np.maximum(values, 0))
+    probability = 1 / max(num_classes, 2)
+    lengths = 1 / np.sqrt(1 + strength * probability * (1 - probability) * np.maximum(values, 0))
     return vectors * lengths, lengths
 
 
 class _Problem:
-    """The objective in the round basis, and its minimum by L-BFGS."""
+    """The objective in the basis of `_basis`, and its minimum by L-BFGS."""
 
     def __init__(
         self, rows: Array, penalty: Array, ids: Numbers, num_classes: int, strength: float, device: str
@@ -139,10 +140,10 @@ class _Problem:
         self.penalty = torch.as_tensor(penalty, dtype=kind, device=self.device)[:, None]
 
     def solve(self, start: tuple[Array, Array] | None, precise: bool) -> tuple[Array, Array, int]:
-        """Solution (D, K) and bias (K,) as float64, and the evaluations they took.
+        """Solution (D, K) and bias (K,) as float64, and the number of evaluations.
 
-        Single precision leads near the minimum, where rounding ends its line search. Double precision goes on from
-        there until the gradient says that the solution is within `TOLERANCE`. In the round basis the curvature is about
+        Single precision leads near the minimum, where rounding ends the line search. Double precision continues from
+        there until the gradient shows that the solution is within `TOLERANCE`. In this basis the curvature is about
         1 / (C N), so the bound on the gradient is the tolerance divided by C N.
         """
         dim, classes = self.rows.shape[1], self.num_classes
@@ -155,8 +156,8 @@ class _Problem:
             solution = self._minimise(solution, ftol=1e-8, gtol=1e-5)
         self._use(torch.float64)
         bound = 1e-9 if precise else TOLERANCE / (self.strength * len(self.ids))
-        found = self._minimise(solution, ftol=0.0, gtol=bound).reshape(dim + 1, classes)
-        return found[:-1], found[-1], self.steps
+        minimum = self._minimise(solution, ftol=0.0, gtol=bound).reshape(dim + 1, classes)
+        return minimum[:-1], minimum[-1], self.steps
 
     def _minimise(self, start: Array, ftol: float, gtol: float) -> Array:
         from scipy.optimize import minimize
@@ -184,24 +185,24 @@ class _Problem:
             gradient[:-1].addmm_(rows.T, wrong)
             gradient[-1] += wrong.sum(0)
         shrunk = self.penalty * weight
-        share = 1 / (self.strength * len(self.rows))
+        factor = 1 / (self.strength * len(self.rows))
         gradient /= len(self.rows)
-        gradient[:-1] += share * shrunk
-        value = loss / len(self.rows) + 0.5 * share * float((shrunk * weight).sum(dtype=torch.float64))
+        gradient[:-1] += factor * shrunk
+        value = loss / len(self.rows) + 0.5 * factor * float((shrunk * weight).sum(dtype=torch.float64))
         return value, gradient.double().cpu().numpy().ravel()
 
 
 def folds_of(labels: ArrayLike, folds: int, seed: int = 0) -> Numbers:
-    """(N,) fold of each clip, stratified: the clips of a class, shuffled, go round the folds."""
+    """(N,) int64 fold of each clip, stratified: the shuffled clips of a class are dealt to the folds in turn."""
     ids = np.asarray(labels, np.int64)
     rng = np.random.default_rng(seed)
-    found = np.zeros(len(ids), np.int64)
+    fold = np.zeros(len(ids), np.int64)
     shift = 0
     for name in np.unique(ids):
-        mine = rng.permutation(np.flatnonzero(ids == name))
-        found[mine] = (np.arange(len(mine)) + shift) % folds
-        shift += len(mine)
-    return found
+        members = rng.permutation(np.flatnonzero(ids == name))
+        fold[members] = (np.arange(len(members)) + shift) % folds
+        shift += len(members)
+    return fold
 
 
 def choose_strength(
@@ -213,24 +214,28 @@ def choose_strength(
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[float, dict[str, float]]:
-    """C with the best top-1 in cross-validation on these (training) clips, the smallest of equals; and the mean top-1
-    of each.
+    """Chooses C by cross-validation on training clips.
+
+    Returns:
+        The C with the best mean top-1, the smallest of equals, and the mean top-1 of each C.
 
     Raises:
         TrainingError: fewer clips than folds; see also `fit`.
     """
     ids, rows = labelled(labels, np.asarray(features))
     if folds < 2 or len(ids) < folds:
-        raise TrainingError(f"{folds} folds want at least 2 of them and as many clips; given {len(ids)} clips")
-    place = folds_of(ids, folds, seed)
-    wanted = sorted(strengths)
-    found: dict[float, list[float]] = {strength: [] for strength in wanted}
+        raise TrainingError(
+            f"cross-validation needs at least 2 folds and as many clips; given {folds} folds and {len(ids)} clips"
+        )
+    fold_ids = folds_of(ids, folds, seed)
+    candidates = sorted(strengths)
+    accuracies: dict[float, list[float]] = {strength: [] for strength in candidates}
     for fold in range(folds):
-        train, held = place != fold, place == fold
+        train, held = fold_ids != fold, fold_ids == fold
         last: Any = None
-        for strength in wanted:
+        for strength in candidates:
             last = fit(rows[train], ids[train], num_classes, strength, device, start=last)
-            found[strength].append(top_k(last.scores(rows[held]), ids[held]))
-    means = {strength: float(np.mean(values)) for strength, values in found.items()}
-    best = max(wanted, key=lambda strength: (means[strength], -strength))
+            accuracies[strength].append(top_k(last.scores(rows[held]), ids[held]))
+    means = {strength: float(np.mean(values)) for strength, values in accuracies.items()}
+    best = max(candidates, key=lambda strength: (means[strength], -strength))
     return best, {f"{strength:g}": value for strength, value in means.items()}

@@ -1,6 +1,6 @@
-"""Metrics of classification and of segmentation in time; all are shares in [0, 1], larger is better.
+"""Metrics of classification and of temporal segmentation; all lie in [0, 1], larger is better.
 
-Axes: N clips, F frames, K classes, E events. Names of classes are their indices.
+Axes: N clips, F frames, K classes, E events, P predictions, S segments. A class is given by its index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def labelled(labels: ArrayLike, *others: ArrayLike) -> tuple[NDArray[Any], ...]:
     """The labels that are not -1 as int64, and the rows of the other arrays that belong to them.
 
     Raises:
-        TrainingError: lengths differ, or nothing has a label.
+        TrainingError: lengths differ, or no clip has a label.
     """
     ids = np.asarray(labels, np.int64)
     arrays = [np.asarray(other) for other in others]
@@ -28,10 +28,10 @@ def labelled(labels: ArrayLike, *others: ArrayLike) -> tuple[NDArray[Any], ...]:
         raise TrainingError(
             f"labels {ids.shape} want rows of as many clips; given {', '.join(str(a.shape) for a in arrays)}"
         )
-    known = ids >= 0
-    if not known.any():
+    has_label = ids >= 0
+    if not has_label.any():
         raise TrainingError(f"none of {len(ids)} clips has a label; a score needs at least one")
-    return ids[known], *(array[known] for array in arrays)
+    return ids[has_label], *(array[has_label] for array in arrays)
 
 
 def class_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Numbers]:
@@ -54,7 +54,7 @@ def class_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], Nu
 
 
 def ranks(scores: ArrayLike, labels: ArrayLike) -> Numbers:
-    """(N,) place of each clip's own class among all, 0 the first; of equal scores the lower class index comes first."""
+    """(N,) rank of each clip's true class, from 0; of equal scores the lower class index comes first."""
     rows, ids = class_scores(scores, labels)
     own = rows[np.arange(len(ids)), ids][:, None]
     earlier = (rows == own) & (np.arange(rows.shape[1]) < ids[:, None])
@@ -62,12 +62,12 @@ def ranks(scores: ArrayLike, labels: ArrayLike) -> Numbers:
 
 
 def hits(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> Array:
-    """(N,) float64, 1 where the own class is among the k best; what `intervals.bootstrap` takes."""
+    """(N,) float64, 1 where the true class is among the k best scores; input of `confidence_intervals.bootstrap`."""
     return np.asarray(ranks(scores, labels) < k, np.float64)
 
 
 def top_k(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
-    """Share of clips whose own class is among the k best scores."""
+    """Fraction of clips whose true class is among the k best scores."""
     return float(hits(scores, labels, k).mean())
 
 
@@ -77,31 +77,32 @@ def confusion(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> Nu
     Raises:
         TrainingError: a class outside 0..K-1.
     """
-    ids, found = labelled(labels, predictions)
-    if max(int(ids.max()), int(found.max())) >= num_classes or found.min() < 0:
+    ids, predicted = labelled(labels, predictions)
+    if max(int(ids.max()), int(predicted.max())) >= num_classes or predicted.min() < 0:
         raise TrainingError(
             f"classes go from 0 to {num_classes - 1}; given labels up to {ids.max()}, predictions "
-            f"{found.min()}..{found.max()}"
+            f"{predicted.min()}..{predicted.max()}"
         )
-    counts = np.bincount(ids * num_classes + found.astype(np.int64), minlength=num_classes**2)
+    counts = np.bincount(ids * num_classes + predicted.astype(np.int64), minlength=num_classes**2)
     return np.asarray(counts.reshape(num_classes, num_classes), np.int64)
 
 
 def class_accuracies(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> Array:
-    """(K,) share of each class's clips that are right; NaN for a class without clips."""
+    """(K,) accuracy of each class; NaN for a class without clips."""
     counts = confusion(predictions, labels, num_classes)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.diag(counts) / counts.sum(1), np.float64)
 
 
 def mean_class_accuracy(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> float:
-    """Mean of the classes' accuracies (Smarthome's metric); classes without clips are left out."""
+    """Mean accuracy over classes (the metric of Smarthome); classes without clips are left out."""
     return float(np.nanmean(class_accuracies(predictions, labels, num_classes)))
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under precision over recall as steps, not interpolated; equal scores form one threshold. NaN without a
-    positive.
+    """Area under the step curve of precision over recall, not interpolated. Equal scores form one threshold.
+
+    The result is NaN without a positive label.
 
     Args:
         labels: (F,) 0 or 1.
@@ -129,11 +130,11 @@ def frame_map(
     Args:
         scores: (F, K).
         labels: (F, K) 0 or 1.
-        valid: (F,) bool, the frames that count; None for all.
-        micro: all classes as one list in place of the mean over classes.
+        valid: (F,) bool, the frames that count. Default: all frames.
+        micro: whether all classes are ranked as one list, instead of the mean over classes.
 
     Returns:
-        The mean over classes that occur (NaN if none does), and (K,) each class's, NaN for those that do not occur.
+        The mean over classes that occur (NaN if none occurs), and (K,) the value per class (NaN where absent).
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if values.shape != truth.shape or values.ndim != 2:
@@ -150,8 +151,13 @@ def frame_map(
 
 @dataclass(frozen=True)
 class EventMap:
-    """Average precision of events: `ap` (thresholds, classes) and its mean over classes a threshold; `average` over
-    all."""
+    """Average precision of events.
+
+    Attributes:
+        thresholds: of overlap in time.
+        classes: indices of the classes.
+        ap: (thresholds, classes) float64.
+    """
 
     thresholds: tuple[float, ...]
     classes: tuple[int, ...]
@@ -159,57 +165,59 @@ class EventMap:
 
     @property
     def at(self) -> dict[float, float]:
-        """Mean over classes by threshold."""
+        """Mean over classes per threshold."""
         return {t: float(row.mean()) for t, row in zip(self.thresholds, self.ap)}
 
     @property
     def average(self) -> float:
+        """Mean over thresholds and classes."""
         return float(self.ap.mean())
 
 
 def event_map(
     truth: ArrayLike, predictions: ArrayLike, thresholds: Sequence[float] = (0.1, 0.3, 0.5), interpolated: bool = True
 ) -> EventMap:
-    """Mean average precision of events at thresholds of overlap in time, as ActivityNet's evaluation counts.
+    """Mean average precision of events at thresholds of overlap in time, as in the evaluation of ActivityNet.
 
-    In falling order of score each prediction takes the free true event of its video and class with the largest
-    overlap not below the threshold; without one it is wrong. Classes are those of the true events.
+    Predictions are matched in descending order of score. A prediction matches the unmatched true event of the same
+    video and class with the largest overlap, if that overlap reaches the threshold; otherwise the prediction is a
+    false positive. Classes are those of the true events.
 
     Args:
         truth: (E, 4) video, class, start, end.
         predictions: (P, 5) video, class, start, end, score.
         thresholds: intersection over union.
-        interpolated: precision is made non-increasing in recall before the area is taken (ActivityNet); else plain
-            steps.
+        interpolated: whether precision is made non-increasing in recall before the area is computed (ActivityNet);
+            otherwise the area is that of plain steps.
 
     Raises:
-        TrainingError: arrays of another form, or no true event.
+        TrainingError: no true event, or numbers that are not finite.
     """
-    true = np.asarray(truth, np.float64).reshape(-1, 4)
-    found = np.asarray(predictions, np.float64).reshape(-1, 5)
-    if not len(true) or not np.isfinite(true).all() or not np.isfinite(found).all():
+    events = np.asarray(truth, np.float64).reshape(-1, 4)
+    rows = np.asarray(predictions, np.float64).reshape(-1, 5)
+    if not len(events) or not np.isfinite(events).all() or not np.isfinite(rows).all():
         raise TrainingError(
-            f"want at least one true event and finite numbers; given {len(true)} true events, {len(found)} predictions"
+            f"need at least one true event and finite numbers; given {len(events)} true events, {len(rows)} predictions"
         )
-    classes = np.unique(true[:, 1])
+    classes = np.unique(events[:, 1])
     ap = np.zeros((len(thresholds), len(classes)))
     for column, name in enumerate(classes):
-        mine, seen = true[true[:, 1] == name], found[found[:, 1] == name]
-        seen = seen[np.argsort(-seen[:, 4], kind="stable")]
+        class_events, class_rows = events[events[:, 1] == name], rows[rows[:, 1] == name]
+        class_rows = class_rows[np.argsort(-class_rows[:, 4], kind="stable")]
         for row, threshold in enumerate(thresholds):
-            ap[row, column] = _area(_taken(mine, seen, threshold), len(mine), interpolated)
+            ap[row, column] = _area(_taken(class_events, class_rows, threshold), len(class_events), interpolated)
     return EventMap(tuple(float(t) for t in thresholds), tuple(int(c) for c in classes), ap)
 
 
-def _taken(true: Array, found: Array, threshold: float) -> NDArray[np.bool_]:
-    """(P,) whether each prediction, best first, takes a true event."""
-    free = np.ones(len(true), bool)
-    right = np.zeros(len(found), bool)
-    for n, (video, _, start, end, _) in enumerate(found):
-        candidates = np.flatnonzero(free & (true[:, 0] == video))
+def _taken(events: Array, predictions: Array, threshold: float) -> NDArray[np.bool_]:
+    """(P,) whether each prediction, best first, matches a true event."""
+    free = np.ones(len(events), bool)
+    right = np.zeros(len(predictions), bool)
+    for n, (video, _, start, end, _) in enumerate(predictions):
+        candidates = np.flatnonzero(free & (events[:, 0] == video))
         if not len(candidates):
             continue
-        begins, ends = true[candidates, 2], true[candidates, 3]
+        begins, ends = events[candidates, 2], events[candidates, 3]
         common = np.maximum(np.minimum(ends, end) - np.maximum(begins, start), 0)
         overlap = common / np.maximum((ends - begins) + (end - start) - common, 1e-12)
         best = int(np.argmax(overlap))
@@ -219,7 +227,7 @@ def _taken(true: Array, found: Array, threshold: float) -> NDArray[np.bool_]:
 
 
 def _area(right: NDArray[np.bool_], positives: int, interpolated: bool) -> float:
-    """Area under precision over recall of predictions, best first."""
+    """Area under precision over recall of (P,) predictions, best first."""
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     if interpolated:
         precision = np.maximum.accumulate(precision[::-1])[::-1]
@@ -227,8 +235,7 @@ def _area(right: NDArray[np.bool_], positives: int, interpolated: bool) -> float
 
 
 def segments(labels: ArrayLike, background: int | None = None) -> Numbers:
-    """(S, 3) label, start and end (exclusive) of the runs of one label in (F,) labels; those of `background` left
-    out."""
+    """(S, 3) int64 label, start and end (exclusive) of each run of equal labels in (F,) labels, without background."""
     ids = np.asarray(labels, np.int64)
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.zeros(0, np.int64)
     rows = np.stack([ids[starts], starts, np.append(starts[1:], len(ids))[: len(starts)]], axis=1)
@@ -236,10 +243,9 @@ def segments(labels: ArrayLike, background: int | None = None) -> Numbers:
 
 
 def edit_score(predictions: ArrayLike, labels: ArrayLike, background: int | None = None) -> float:
-    """1 - Levenshtein distance of the segments' labels over the longer list (Lea et al. 2016, section 4.1), of one
-    video.
+    """Edit score of one video: 1 - Levenshtein distance of segment labels / length of the longer list.
 
-    Two videos without segments agree: 1. Over several videos the mean is taken.
+    Source: Lea et al. 2016, section 4.1. The score is 1 where neither side has segments.
     """
     a, b = segments(predictions, background)[:, 0], segments(labels, background)[:, 0]
     if not len(a) and not len(b):
@@ -256,50 +262,53 @@ def edit_score(predictions: ArrayLike, labels: ArrayLike, background: int | None
 def segment_counts(
     predictions: ArrayLike, labels: ArrayLike, overlap: float, background: int | None = None
 ) -> tuple[int, int, int]:
-    """Right, wrong and missed segments of one video at an overlap; the counts of several videos are added for `f1_of`.
+    """Right, wrong and missed segments of one video. For `f1_of`, add the counts of several videos.
 
-    Every predicted segment looks at the true segment of its label with the largest overlap (the first of equals),
-    intersection over the span of both; it is right when that reaches `overlap` and nobody took that segment before.
+    A predicted segment is compared with the true segment of the same label that has the largest overlap (the first of
+    equals). Overlap is intersection over union. The predicted segment is right if the overlap reaches `overlap` and no
+    earlier predicted segment matched the same true segment.
     """
-    found, true = segments(predictions, background), segments(labels, background)
+    predicted, true = segments(predictions, background), segments(labels, background)
     free = np.ones(len(true), bool)
     right = 0
-    for label, start, end in found:
+    for label, start, end in predicted:
         common = np.minimum(true[:, 2], end) - np.maximum(true[:, 1], start)
         span = np.maximum(true[:, 2], end) - np.minimum(true[:, 1], start)
-        shares = np.where(true[:, 0] == label, np.maximum(common, 0) / span, -1.0)
-        best = int(np.argmax(shares)) if len(true) else -1
-        if best >= 0 and shares[best] >= overlap and free[best]:
+        overlaps = np.where(true[:, 0] == label, np.maximum(common, 0) / span, -1.0)
+        best = int(np.argmax(overlaps)) if len(true) else -1
+        if best >= 0 and overlaps[best] >= overlap and free[best]:
             free[best] = False
             right += 1
-    return right, len(found) - right, len(true) - right
+    return right, len(predicted) - right, len(true) - right
 
 
 def f1_of(right: int, wrong: int, missed: int) -> float:
-    """F1 of counts; 1 when there was nothing to find and nothing was found."""
+    """F1 of counts; 1 where all counts are 0."""
     return 2 * right / (2 * right + wrong + missed) if right + wrong + missed else 1.0
 
 
 def f1_at(
     predictions: Sequence[ArrayLike], labels: Sequence[ArrayLike], overlap: float, background: int | None = None
 ) -> float:
-    """F1@k over videos of (F,) predicted and true labels each (Lea et al. 2017); see `segment_counts`."""
-    rows = [segment_counts(found, true, overlap, background) for found, true in zip(predictions, labels, strict=True)]
+    """F1@k over videos, each with (F,) predicted and true labels (Lea et al. 2017); see `segment_counts`."""
+    rows = [
+        segment_counts(predicted, true, overlap, background)
+        for predicted, true in zip(predictions, labels, strict=True)
+    ]
     right, wrong, missed = (sum(column) for column in zip(*rows))
     return f1_of(right, wrong, missed)
 
 
 def frame_accuracy(predictions: Sequence[ArrayLike], labels: Sequence[ArrayLike]) -> float:
-    """Share of all frames of all videos whose label is right; frames of true label -1 do not count."""
-    found = np.concatenate([np.asarray(p, np.int64).ravel() for p in predictions])
-    true, found = labelled(np.concatenate([np.asarray(t, np.int64).ravel() for t in labels]), found)
-    return float((found == true).mean())
+    """Fraction of frames of all videos whose label is right; frames with true label -1 do not count."""
+    predicted = np.concatenate([np.asarray(p, np.int64).ravel() for p in predictions])
+    true, predicted = labelled(np.concatenate([np.asarray(t, np.int64).ravel() for t in labels]), predicted)
+    return float((predicted == true).mean())
 
 
 def micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """F1 over all (frame, class) cells of 0/1 arrays of one shape (Motion-R3, section 4: frames with several
-    labels)."""
-    found, true = np.asarray(predictions, bool), np.asarray(labels, bool)
-    if found.shape != true.shape:
-        raise TrainingError(f"predictions {found.shape} and labels {true.shape} differ in shape")
-    return f1_of(int((found & true).sum()), int((found & ~true).sum()), int((~found & true).sum()))
+    """F1 over all cells of (F, K) arrays of 0 and 1, for frames with several labels (Motion-R3, section 4)."""
+    predicted, true = np.asarray(predictions, bool), np.asarray(labels, bool)
+    if predicted.shape != true.shape:
+        raise TrainingError(f"predictions {predicted.shape} and labels {true.shape} differ in shape")
+    return f1_of(int((predicted & true).sum()), int((predicted & ~true).sum()), int((~predicted & true).sum()))
