@@ -48,7 +48,7 @@ from training import create_method
 from training.backbones.base import Backbone
 from training.data.types import Array, Numbers
 from training.engine.settings import OptimSettings, TrainSettings
-from training.evaluate.retrieval import ExtraScores, similarities, through_known_classes, zero_shot
+from training.evaluate.retrieval import ExtraScores, conse, similarities, zero_shot
 from training.methods.base import Method
 from training.methods.tmor import TMOR
 from training.runs.class_text import ClassText
@@ -198,9 +198,9 @@ def zero_shots(
         return {}
     ways = {
         "nearest": (motions, nearest),
-        "known": through_known_classes(motions, projected, known, new, method.temperature),
+        "known": conse(motions, projected, known, new, method.temperature),
     }
-    if method.knows_videos_of_texts:
+    if method.has_classes_by_video:
         classes, middle = method.classes_by_video(torch.as_tensor(new), torch.as_tensor(known))
         ways["centred"] = (motions - middle.numpy(), classes.numpy())
     *_, best = ways.values()

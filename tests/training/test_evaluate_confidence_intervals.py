@@ -65,8 +65,8 @@ def test_wilson_equals_known_numbers_and_stays_in_bounds() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: intervals.over_seeds([]), "one finite value or more"),
-        (lambda: intervals.over_seeds([np.nan]), "one finite value or more"),
+        (lambda: intervals.over_seeds([]), "at least one finite value"),
+        (lambda: intervals.over_seeds([np.nan]), "at least one finite value"),
         (lambda: intervals.over_seeds([1], level=95), "level = 95"),
         (lambda: intervals.bootstrap(np.zeros((3, 2))), "without a statistic"),
         (lambda: intervals.bootstrap([0, 1], groups=["a"]), "given 1 for 2 clips"),

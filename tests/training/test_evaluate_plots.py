@@ -15,8 +15,7 @@ threadpoolctl = pytest.importorskip("threadpoolctl")
 
 from dataengine.core.errors import MissingExtraError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
-from training.evaluate import joints
-from training.evaluate import plots as pictures
+from training.evaluate import joints, plots
 
 
 @pytest.fixture(autouse=True)
@@ -41,28 +40,28 @@ def size_of(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("classes", [15, 811])
 def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
     names = [f"a class with a rather long name, {n}" for n in range(classes)]
-    path = pictures.confusion_matrix(*guesses(classes), names, tmp_path / "a.png", "title")
+    path = plots.confusion_matrix(*guesses(classes), names, tmp_path / "a.png", "title")
     assert max(size_of(path)) < 3500 and [p.name for p in tmp_path.iterdir()] == ["a.png"]
     if classes == 15:
-        again = pictures.confusion_matrix(*guesses(classes), names, tmp_path / "b.png", "title")
+        again = plots.confusion_matrix(*guesses(classes), names, tmp_path / "b.png", "title")
         assert again.read_bytes() == path.read_bytes()
 
 
 def test_of_many_classes_the_confused_ones_are_shown_side_by_side() -> None:
     counts = np.diag(np.full(100, 50))
     counts[7, 90], counts[90, 7], counts[3, 4] = 20, 15, 9
-    chosen = pictures._confused(counts, most=4)
+    chosen = plots._confused(counts, most=4)
     assert set(chosen[:2]) == {7, 90} and set(chosen[2:4]) == {3, 4}
 
 
 def test_accuracy_bars_and_svg(tmp_path: Path) -> None:
-    few = pictures.accuracy_bars(*guesses(4), ["a", "b", "c", "nobody"], tmp_path / "few.svg", "title").read_text()
+    few = plots.accuracy_bars(*guesses(4), ["a", "b", "c", "nobody"], tmp_path / "few.svg", "title").read_text()
     assert (
         "<svg" in few
         and few
-        == pictures.accuracy_bars(*guesses(4), ["a", "b", "c", "nobody"], tmp_path / "again.svg", "title").read_text()
+        == plots.accuracy_bars(*guesses(4), ["a", "b", "c", "nobody"], tmp_path / "again.svg", "title").read_text()
     )
-    many = pictures.accuracy_bars(*guesses(320, 2000), [str(n) for n in range(320)], tmp_path / "many.png")
+    many = plots.accuracy_bars(*guesses(320, 2000), [str(n) for n in range(320)], tmp_path / "many.png")
     assert size_of(many)[1] < 2000
 
 
@@ -70,17 +69,17 @@ def test_embedding(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     labels = np.append(rng.integers(45, size=150), -1)
-    path = pictures.embedding(
+    path = plots.embedding(
         rng.standard_normal((151, 8)), labels, [str(n) for n in range(45)], tmp_path / "a.png", most=100
     )
     assert size_of(path)[0] > 1000
     with pytest.raises(TrainingError, match="did you mean 'tsne'"):
-        pictures.embedding(
+        plots.embedding(
             rng.standard_normal((151, 8)), labels, [str(n) for n in range(45)], tmp_path / "b.png", method="tsn"
         )
     if importlib.util.find_spec("umap") is None:
         with pytest.raises(TrainingError, match="pip install umap-learn"):
-            pictures.embedding(
+            plots.embedding(
                 rng.standard_normal((151, 8)), labels, [str(n) for n in range(45)], tmp_path / "b.png", method="umap"
             )
 
@@ -90,9 +89,9 @@ def test_training_curves_of_a_log_that_is_still_written(tmp_path: Path) -> None:
     rows = [{"step": n, "train/loss": 1 / (n + 1), "note": "text", "lr": None, "flag": True} for n in range(100)]
     rows += [{"step": n, "val/loss": 0.5, "val/top-1": float("nan")} for n in (0, 50)]
     log.write_text("\n".join(json.dumps(row) for row in rows) + '\n{"step": 1')
-    series = pictures._series(log, "step")
+    series = plots._series(log, "step")
     assert {name: len(steps) for name, (steps, _) in series.items()} == {"train/loss": 100, "val/loss": 2}
-    assert size_of(pictures.training_curves(log, tmp_path / "a.png"))[0] > 400
+    assert size_of(plots.training_curves(log, tmp_path / "a.png"))[0] > 400
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_logs_that_cannot_be_drawn_are_named(tmp_path: Path, content: str | None
     if content is not None:
         (tmp_path / "log.jsonl").write_text(content)
     with pytest.raises(TrainingError, match=says):
-        pictures.training_curves(tmp_path / "log.jsonl", tmp_path / "a.png")
+        plots.training_curves(tmp_path / "log.jsonl", tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name", SKELETONS)
@@ -150,16 +149,16 @@ def test_attention_over_joints(tmp_path: Path) -> None:
 
 def test_heights_of_names_keep_their_order_and_distance() -> None:
     wanted = np.array([1.0, 0.99, 0.98, 0.5, 0.5, 0.1])
-    found = joints._apart(wanted, 0.05)
+    found = joints._spaced_heights(wanted, 0.05)
     assert (
         (-np.diff(found) >= 0.05 - 1e-9).all() and abs(found - wanted).max() < 0.06 and found[5] == pytest.approx(0.1)
     )
-    assert joints._apart(np.zeros(0), 0.05).shape == (0,)
+    assert joints._spaced_heights(np.zeros(0), 0.05).shape == (0,)
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match=r"ends in \.png, \.svg or \.pdf"):
-        pictures.confusion_matrix([0], [0], ["a"], tmp_path / "a.jpeg")
+        plots.confusion_matrix([0], [0], ["a"], tmp_path / "a.jpeg")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="--extra train"):
-        pictures.confusion_matrix([0], [0], ["a"], tmp_path / "a.png")
+        plots.confusion_matrix([0], [0], ["a"], tmp_path / "a.png")

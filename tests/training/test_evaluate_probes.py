@@ -11,8 +11,7 @@ sklearn_linear = pytest.importorskip("sklearn.linear_model")
 
 from dataengine.core.errors import TrainingError
 from training.data.subsets import label_subsets
-from training.evaluate import collapse, logistic, probes
-from training.evaluate import retrieval as matching
+from training.evaluate import collapse, logistic, probes, retrieval
 from training.evaluate.metrics import top_k
 from training.evaluate.probes import LabelledFeatures
 from training.evaluate.result import Result, of_seeds, plain, table
@@ -46,7 +45,7 @@ def test_logistic_regression_equals_scikit_learn(strength: float) -> None:
 
 
 def logistic_shares(model: logistic.Logistic, side: LabelledFeatures) -> np.ndarray:
-    return matching.softmax(model.scores(side.features))
+    return retrieval.softmax(model.scores(side.features))
 
 
 def test_scale_of_features_and_a_start_elsewhere_change_nothing() -> None:
@@ -70,7 +69,7 @@ def test_a_class_without_training_clips_is_never_predicted() -> None:
 def test_constant_features_give_the_prior() -> None:
     labels = np.array([0] * 6 + [1] * 2)
     model = logistic.fit(np.ones((8, 5)), labels, 2)
-    np.testing.assert_allclose(matching.softmax(model.scores(np.ones((1, 5)))), [[0.75, 0.25]], atol=1e-4)
+    np.testing.assert_allclose(retrieval.softmax(model.scores(np.ones((1, 5)))), [[0.75, 0.25]], atol=1e-4)
 
 
 def test_strength_is_chosen_on_the_training_side() -> None:
@@ -202,15 +201,15 @@ def test_alignment_and_uniformity_equal_slow_loops() -> None:
         (lambda: logistic.fit(np.zeros((3, 2)), [0, 1, 1], 2, strength=0), "C of a logistic regression"),
         (lambda: logistic.fit(np.full((3, 2), np.nan), [0, 1, 1], 2), "3 of 3 features are not finite"),
         (lambda: logistic.fit(np.zeros((3, 2)), [0, 1, 2], 2), "label 2 lies outside"),
-        (lambda: logistic.choose_strength(np.zeros((2, 2)), [0, 1], 2), "3 folds want"),
+        (lambda: logistic.choose_strength(np.zeros((2, 2)), [0, 1], 2), "at least 2 folds"),
         (lambda: label_subsets([0, 1], (10,)), "a share lies in"),
         (lambda: label_subsets([0, 1], (1.5,), by="shots"), "shots are whole numbers"),
         (lambda: label_subsets([0, 1], (1,), by="shot"), "did you mean 'shots'"),
         (lambda: probes.few_shot(clouds(20), clouds(20), 6, classifier="nn"), "did you mean 'knn'"),
         (lambda: probes.knn(clouds(20), clouds(20), 6, k=0), "both are positive"),
-        (lambda: Result("a", "top-1", float("nan")), "finite figures"),
+        (lambda: Result("a", "top-1", float("nan")), "finite values"),
         (lambda: plain({1, 2}), "given set"),
-        (lambda: collapse.spread(np.zeros(3)), "two features or more"),
+        (lambda: collapse.spread(np.zeros(3)), "at least two features"),
         (lambda: collapse.alignment(np.zeros((3, 2)), np.zeros((4, 2))), "have one shape"),
     ],
 )

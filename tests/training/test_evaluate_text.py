@@ -83,7 +83,7 @@ def test_minilm_says_where_it_looked_and_refuses_other_files(tmp_path: Path, mon
 def test_minilm_knows_meaning() -> None:
     pytest.importorskip("tokenizers")
     try:
-        minilm.located()
+        minilm.find_folder()
     except WeightsError:
         pytest.skip("the weights of all-MiniLM-L6-v2 are not here")
     encoder = copy.deepcopy(text.create("minilm", batch=2))

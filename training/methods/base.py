@@ -209,7 +209,7 @@ class Method(nn.Module):
         return None
 
     @property
-    def knows_videos_of_texts(self) -> bool:
+    def has_classes_by_video(self) -> bool:
         """Whether `classes_by_video` can be asked."""
         return False
 

@@ -244,7 +244,7 @@ class TMOR(Method):
         return unit(self.project_video(unit(video)))
 
     @property
-    def knows_videos_of_texts(self) -> bool:
+    def has_classes_by_video(self) -> bool:
         """Whether motions were compared with motions and with videos, and texts have no projector of their own."""
         return self.motions is not None and self.videos is not None and self.project_text is None
 

@@ -17,10 +17,10 @@ from training.evaluate.plots import confusion_matrix
 from training.evaluate.result import Result
 from training.evaluate.retrieval import (
     ExtraScores,
+    conse,
     multiple_choice,
     retrieval,
     similarities,
-    through_known_classes,
     zero_shot,
 )
 from training.runs import splits
@@ -129,9 +129,9 @@ def _comparisons(
         return comparisons
     known, classes = learnt.float().cpu().numpy(), unit(vectors.mean(1))
     projected = _projected(run, known[:, None], texts, device)
-    pair = through_known_classes(rows, projected, known, classes, run.method.temperature)
+    pair = conse(rows, projected, known, classes, run.method.temperature)
     comparisons.append((" through known classes", *pair))
-    if run.method.knows_videos_of_texts:
+    if run.method.has_classes_by_video:
         with torch.no_grad():
             videos, mean = run.method.classes_by_video(torch.from_numpy(classes).float().to(device))
         comparisons.append((" by video", rows - mean.float().cpu().numpy(), videos.float().cpu().numpy()))
