@@ -30,6 +30,7 @@ from dataengine.filters.confidence import confidence
 from dataengine.filters.jitter import body_jitter
 from dataengine.filters.motion import body_motion
 from dataengine.fusion.ssta import SSTA
+from dataengine.passes import measure_kernels as kernels
 from dataengine.passes.base import Job, Row
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
@@ -133,12 +134,10 @@ def head_length(coords: Float, layout: str) -> Float:
 
 def _disagreement(arrays: dict[str, Any], fused: Float, layout: str) -> Float:
     """(M, T, 13) mean distance of the experts to the fused joint (M, T, 13, 2), in head-neck lengths."""
-    away = length(arrays["expert_keypoints"] - fused[:, None])
-    seen = np.isfinite(away)
-    count = seen.sum(1)
-    mean = np.where(seen, away, 0).sum(1) / np.maximum(count, 1)
-    result: Float = np.where(count > 0, mean / head_length(arrays["keypoints"], layout)[..., None], np.nan)
-    return result
+    found: Float = kernels.disagreement(
+        arrays["expert_keypoints"], fused, head_length(arrays["keypoints"], layout)[..., 0]
+    )
+    return found
 
 
 _OF_A_BODY = {"motion": body_motion, "jitter": body_jitter, "bone_variation": body_bone_variation}
@@ -169,7 +168,7 @@ def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float, first:
                 "coverage": float(np.count_nonzero(filled) / len(filled)),
                 "support_mean": _mean(support[filled]),
                 "score_mean": _mean(scores[seen]),
-                "area": _mean(_areas(coords, seen)[filled]),
+                "area": _mean(kernels.areas(coords, seen)[filled]),
                 "confidence_mean": _number(measured["confidence"]),
                 "confidence_p10": _tenth(values[filled]) if filled.any() else None,
                 **{name: _number(measured[name]) for name in _OF_A_BODY},
@@ -177,18 +176,6 @@ def _track_rows(arrays: dict[str, Any], meta: dict[str, Any], fps: float, first:
             }
         )
     return rows
-
-
-def _areas(coords: Float, seen: Bool) -> Float:
-    """(T,) area of the box around the seen joints of (T, V, 2) in square pixels; not a number to use in a frame without
-    one."""
-    by_joint = np.ascontiguousarray(coords.transpose(1, 2, 0))  # frames last: the quick way for extremes over joints
-    low, high = by_joint, by_joint.copy()
-    unseen = np.broadcast_to(~seen.T[:, None], low.shape)
-    low[unseen], high[unseen] = np.inf, -np.inf
-    sides = high.max(0) - low.min(0)
-    result: Float = sides[0] * sides[1]
-    return result
 
 
 def _tenth(values: Float) -> float:
@@ -261,19 +248,17 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     index = np.clip(index, 0, len(joints) - 1)
     goal = joints[index].transpose(1, 0, 2, 3)
     head_lengths = head[index].T[..., None]
-    x, y = goal[..., 0], goal[..., 1]
-    inside = (x >= 0) & (x < meta["width"]) & (y >= 0) & (y < meta["height"])
     people, tracks = _assignment(goal, head_lengths, fused)
     proposals = arrays["expert_keypoints"]
     selected = SSTA().fuse_batch(proposals, None, COMMON).coords
     candidates = np.concatenate([proposals.swapaxes(0, 1), selected[None], fused[None]])  # (E + 2, M, T, 13, 2)
-    errors = length(candidates[:, tracks] - goal[people]) / head_lengths[people]
-    right = np.count_nonzero((errors <= 0.5) & inside[people], axis=(1, 2, 3)).tolist()
-    num_joints = int(np.count_nonzero(inside))
+    right, num_joints = kernels.count_right(
+        candidates, goal, head_lengths[..., 0], people, tracks, meta["width"], meta["height"]
+    )
     names = [*meta["experts"], "SST-A", f"fusion ({unit.recipe.pose.fusion})"]
     return [
         {"expert": name, "num_joints": num_joints, "num_right": number, "condition": condition}
-        for name, number in zip(names, right)
+        for name, number in zip(names, right.tolist())
     ]
 
 
