@@ -1,4 +1,4 @@
-"""The `dataengine-train` command: verbs -> public functions. Nothing heavy is imported before a verb needs it."""
+"""The `dataengine-train` command: subcommands call public functions. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -290,19 +290,21 @@ def export(
     endings = dict(zip(FORMATS, (".onnx", ".pt", ".safetensors")))
     if output not in endings:
         raise DataEngineError(f"--format {output!r}{suggestion(output, endings)}")
-    made = write(loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence or "not stated")
-    about = card(loaded, made.path, licence)
+    exported = write(
+        loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence or "not stated"
+    )
+    about = card(loaded, exported.path, licence)
     facts = {
-        "path": str(made.path),
+        "path": str(exported.path),
         "card": str(about),
-        "output": made.output,
-        "dynamic": list(made.dynamic),
-        "difference": made.difference,
+        "output": exported.output,
+        "dynamic": list(exported.dynamic),
+        "difference": exported.difference,
     }
     show(
         facts
         if as_json
-        else f"{made.path}: {made.output}, axes of any size: {', '.join(made.dynamic) or 'none'}\n{about}"
+        else f"{exported.path}: {exported.output}, axes of any size: {', '.join(exported.dynamic) or 'none'}\n{about}"
     )
 
 
@@ -313,7 +315,7 @@ def list_names(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List networks, methods, configurations and formats of data; or runs, with all their figures side by side."""
+    """List networks, methods, configurations and formats of data; or runs, with all their figures."""
     if kind not in KINDS:
         raise DataEngineError(f"there is no list of {kind!r}{suggestion(kind, KINDS)}")
     if verbose or kind == "runs":
@@ -327,8 +329,8 @@ def list_names(
     from dataengine.core.catalogue import to_text
     from training.catalogue import catalogue
 
-    found = catalogue(kind, verbose)
-    show(found if as_json else to_text(found))
+    entries = catalogue(kind, verbose)
+    show(entries if as_json else to_text(entries))
 
 
 def _load(run: Path) -> Run:

@@ -184,12 +184,12 @@ class Config(Table):
 
 
 def available() -> dict[str, Path]:
-    """All configurations that are found by name."""
-    found: dict[str, Path] = {}
+    """The configurations that have a name."""
+    by_name: dict[str, Path] = {}
     for folder in find_folder("recipes"):
         for path in sorted((folder / "training").glob("*.toml")):
-            found.setdefault(path.stem, path)
-    return found
+            by_name.setdefault(path.stem, path)
+    return by_name
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -226,7 +226,7 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
     """The configuration that trains a network on with labels.
 
     Args:
-        what: a configuration by name or path, or a run's folder: its network, seen as it was trained; a method that
+        what: a configuration by name or path, or a run's folder: its network, as it was trained; a method that
             learns no classes becomes supervised.
         start: a finished run's folder or a file of weights; default the run that `what` is.
         overrides: `table.key=TOML value` texts.

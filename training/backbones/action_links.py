@@ -44,8 +44,10 @@ class Pairs(nn.Module):
         return torch.cat([x[:, self.receive], x[:, self.send]], -1)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Messages summed at each joint: (P, V (V - 1), D) -> (P, V, D). As a matrix
-        product the sum is the same every time on a GPU."""
+        """Messages summed at each joint: (P, V (V - 1), D) -> (P, V, D).
+
+        A matrix product gives the same sum every time on a GPU.
+        """
         return self.arriving.to(x.dtype) @ x
 
 

@@ -47,7 +47,7 @@ _placed = compiled(_place)
 
 @dataclass(frozen=True)
 class PadOrCrop:
-    """The first people and frames of a clip as they are; what is missing or not seen is 0.
+    """The first people and frames of a clip as they are; what is missing is 0.
 
     Attributes:
         frames: T of the result.
@@ -68,8 +68,8 @@ class PadOrCrop:
         """`motion`, (people, frames, V, channels) float32."""
         poses = sequence.keypoints
         if self.channels == poses.shape[3] + 1:
-            seen = np.isfinite(poses).all(-1, keepdims=True)
-            scores = seen if sequence.scores is None else sequence.scores[..., None]
+            visible = np.isfinite(poses).all(-1, keepdims=True)
+            scores = visible if sequence.scores is None else sequence.scores[..., None]
             poses = np.concatenate([poses, scores], -1, dtype=np.float32)
         if self.channels > poses.shape[3]:
             raise TrainingError(f"{sequence.key}: channels={self.channels} of a clip with {poses.shape[3]} coordinates")

@@ -67,12 +67,12 @@ class DataLoader:
         drop_last: whether clips at the end of the epoch that fill no batch are left out. Default: as `shuffle`.
         shard: (rank, world): number of this process, and number of processes that share every batch. Batch i of all
             processes together is batch i of one process with `world` times the batch size.
-        workers: processes that make batches ahead; 0: batches are made when they are asked for.
+        workers: processes that prefetch batches; 0: the caller makes each batch when it is needed.
         epoch_size: clips per epoch. Default: all clips.
         pin_memory: whether batches are put into memory that a GPU copies from directly.
 
     Attributes:
-        datasets: as given.
+        datasets: those of the constructor.
         skeleton: of all datasets.
         labels: class names of all datasets, in order of appearance.
         label_ids: (all clips,) int64, indices into `labels`.
@@ -200,7 +200,7 @@ class DataLoader:
             self.epoch, self.step, self._turn = epoch, 0, self._turn + 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that was given, whatever workers have made ahead; plain numbers and
+        """The position after the last batch that was returned, whatever workers have prefetched; plain numbers and
         texts."""
         return {
             "epoch": self.epoch,

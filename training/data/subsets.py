@@ -1,4 +1,4 @@
-"""Parts of datasets: some clips, and few labels that stay balanced."""
+"""Subsets of datasets: some of their clips, or balanced subsets of their labels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
 def label_subsets(
     labels: ArrayLike, amounts: Sequence[float], seed: int = 0, by: str = "share"
 ) -> dict[float, Numbers]:
-    """Which clips a training side with few labels keeps, for each amount; smaller amounts lie inside larger ones.
+    """Indices of the labelled clips that a training split with few labels keeps, for each amount.
 
-    Every class gives its share, rounded, and one clip at least; so few labels stay balanced as all were.
+    Every class keeps the same share of its clips, rounded, and at least one clip. A smaller amount is a subset of a
+    larger one.
 
     Args:
         labels: (N,), -1 for none.
-        amounts: shares in (0, 1], or clips a class.
-        seed: of the order in which the clips of a class are taken.
+        amounts: shares in (0, 1], or clips per class.
+        seed: of the order in which the clips of a class are chosen.
         by: "share" or "shots".
 
     Returns:
         Ascending indices by amount.
 
     Raises:
-        TrainingError: an amount that is none.
+        TrainingError: an amount outside its range, or an unknown `by`.
     """
     if by not in ("share", "shots"):
         raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
@@ -39,17 +40,17 @@ def label_subsets(
             raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
     ids = np.asarray(labels, np.int64)
     rng = np.random.default_rng(seed)
-    taken: dict[float, list[Numbers]] = {amount: [] for amount in amounts}
+    chosen_by_amount: dict[float, list[Numbers]] = {amount: [] for amount in amounts}
     for label in np.unique(ids[ids >= 0]):
         order = rng.permutation(np.flatnonzero(ids == label))
         for amount in amounts:
             count = max(1, round(amount * len(order))) if by == "share" else int(amount)
-            taken[amount].append(order[:count])
-    return {amount: np.sort(np.concatenate(parts)) for amount, parts in taken.items()}
+            chosen_by_amount[amount].append(order[:count])
+    return {amount: np.sort(np.concatenate(parts)) for amount, parts in chosen_by_amount.items()}
 
 
-def thinned(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> list[SkeletonDataset]:
-    """At most so many clips of all datasets together, drawn at random, in their order."""
+def random_subset(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> list[SkeletonDataset]:
+    """At most `most` clips of all datasets together, drawn at random, in their order."""
     count = sum(map(len, datasets))
     if count <= most:
         return list(datasets)
@@ -57,7 +58,7 @@ def thinned(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> li
 
 
 def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int) -> list[SkeletonDataset]:
-    """That fraction of the labelled clips of every class, as `label_subsets` chooses them; no clip without a label.
+    """A fraction of the labelled clips of every class, chosen by `label_subsets`; clips without a label are left out.
 
     Raises:
         TrainingError: no clip has a label.
@@ -72,26 +73,26 @@ def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int
 
 
 def _parts(datasets: Sequence[SkeletonDataset], chosen: Numbers) -> list[SkeletonDataset]:
-    """Clips at these ascending places of all datasets together."""
+    """The clips at ascending positions in the concatenation of the datasets."""
     sizes = [len(dataset) for dataset in datasets]
     ends = np.cumsum(sizes)
     parts = [chosen[(chosen >= end - size) & (chosen < end)] - (end - size) for size, end in zip(sizes, ends)]
-    return [SubsetDataset(dataset, places) for dataset, places in zip(datasets, parts) if len(places)]
+    return [SubsetDataset(dataset, positions) for dataset, positions in zip(datasets, parts) if len(positions)]
 
 
 class SubsetDataset(SkeletonDataset):
     """Some clips of a dataset."""
 
-    def __init__(self, dataset: SkeletonDataset, places: Numbers) -> None:
-        self._source, self._places = dataset, places
+    def __init__(self, dataset: SkeletonDataset, positions: Numbers) -> None:
+        self._source, self._positions = dataset, positions
         self.name, self.skeleton, self.labels = dataset.name, dataset.skeleton, dataset.labels
-        self.fingerprint = blake3(f"{dataset.fingerprint} {places.tolist()}".encode()).hexdigest()
-        self.keys: Sequence[str] = [dataset.keys[place] for place in places.tolist()]
-        self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[places]
+        self.fingerprint = blake3(f"{dataset.fingerprint} {positions.tolist()}".encode()).hexdigest()
+        self.keys: Sequence[str] = [dataset.keys[position] for position in positions.tolist()]
+        self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[positions]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places of the part."""
-        return self._source.read(self._places[np.asarray(indices, np.int64)].tolist())
+        """The clips at these positions of the subset."""
+        return self._source.read(self._positions[np.asarray(indices, np.int64)].tolist())

@@ -1,11 +1,10 @@
-"""Runs side by side: every figure that a folder of runs holds, those of one evaluation on one side under each other,
-the best first.
+"""Compare runs: every figure in a folder of runs by evaluation and clips measured on, the best first.
 
     lines = compare("runs")
     print(to_table(lines))
 
-A run's figures are what it left beside its network: summary.json of training, and the JSON of every verb that measured
-it, that is every JSON file with `results`.
+The figures of a run are in its folder: summary.json of training, and the JSON of every evaluation, that is every JSON
+file with `results`.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ class Line:
     """One figure of one run.
 
     Attributes:
-        run: its folder.
-        method, network: their names; `start` is the run or file that the network's weights came from, or "".
+        run: the folder of the run.
+        method, network: names; `start` is the run or file that the network's weights came from, or "".
         trained_on: names of the datasets.
         measured_on: the clips behind the figure, see `training.runs.splits.facts`; only figures with one fingerprint
             can be compared.
-        result: the figure; None for a run that has none yet.
+        result: the figure; None for a run without any.
     """
 
     run: str
@@ -48,29 +47,28 @@ class Line:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        found: dict[str, Any] = plain(dataclasses.asdict(self))
-        return found
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
 
 
 def compare(under: str | os.PathLike[str]) -> list[Line]:
     """Figures of all runs in a folder, at any depth; runs without any come last.
 
-    What cannot be read is named by a warning and left out.
+    A file that cannot be read is left out with a warning.
 
     Raises:
         TrainingError: there is no run.
     """
-    places = sorted(path.parent for path in Path(under).glob("**/run.toml"))
-    if not places:
+    folders = sorted(path.parent for path in Path(under).glob("**/run.toml"))
+    if not folders:
         raise TrainingError(
             f"{os.fspath(under)} holds no run; give the folder that the --out of `dataengine-train pretrain` lies in"
         )
-    found = [line for place in places for line in _lines(place)]
-    return sorted(found, key=_order)
+    return sorted((line for folder in folders for line in _lines(folder)), key=_order)
 
 
 def to_table(lines: Sequence[Line]) -> str:
-    """Markdown, one line a figure; a heading for each evaluation on the same clips."""
+    """Markdown: one line per figure, one heading per evaluation on the same clips."""
     head = ("| run | method | network | trained on | value | interval | baselines |", "|---|---|---|---|---|---|---|")
     shown: list[str] = []
     for _, same in itertools.groupby(lines, lambda line: _order(line)[:4]):
@@ -101,31 +99,33 @@ def _order(line: Line) -> tuple[Any, ...]:
     return (False, result.name, result.metric, line.measured_on["fingerprint"], -result.value, line.run)
 
 
-def _lines(place: Path) -> Iterator[Line]:
+def _lines(folder: Path) -> Iterator[Line]:
     try:
-        tables = tomllib.loads((place / "run.toml").read_text(encoding="utf-8"))
+        tables = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
         method, network, start = (
             str(tables["method"]["name"]),
             str(tables["backbone"]["name"]),
             str(tables["run"].get("start") or ""),
         )
-        facts = (str(place), method, network, start, tuple(Path(name).name for name in tables["data"]["train"]))
+        facts = (str(folder), method, network, start, tuple(Path(name).name for name in tables["data"]["train"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"{place / 'run.toml'} is no configuration of a run and was left out: {error!r}", stacklevel=2)
+        warnings.warn(f"{folder / 'run.toml'} is no configuration of a run and was left out: {error!r}", stacklevel=2)
         return
     empty = True
-    for path in sorted(place.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(told, dict) or "results" not in told:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(report, dict) or "results" not in report:
                 continue
-            results = [Result.of_dict(given) for given in told["results"]]
-            side = {name: told["measured_on"][name] for name in ("names", "clips", "fingerprint")} if results else {}
+            results = [Result.of_dict(row) for row in report["results"]]
+            measured_on = (
+                {name: report["measured_on"][name] for name in ("names", "clips", "fingerprint")} if results else {}
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{path} holds no results and was left out: {error!r}", stacklevel=2)
             continue
         for result in results:
             empty = False
-            yield Line(*facts, side, result)
+            yield Line(*facts, measured_on, result)
     if empty:
         yield Line(*facts, {}, None)

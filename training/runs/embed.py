@@ -142,12 +142,12 @@ def _lists(rows: Tensor) -> pa.ListArray:
     )
 
 
-def _texts(ids: Sequence[str], known: Mapping[str, str]) -> pa.Array:
-    return pa.array([known.get(key) for key in ids], pa.string())
+def _texts(ids: Sequence[str], values: Mapping[str, str]) -> pa.Array:
+    return pa.array([values.get(key) for key in ids], pa.string())
 
 
 def _splits(dataset: SkeletonDataset) -> dict[str, str]:
-    """The split of each clip of a built dataset; of others nothing is known."""
+    """The split of each clip of a built dataset; null for other formats."""
     try:
         if format_of(dataset.name) != "built":
             return {}

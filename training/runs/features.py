@@ -161,13 +161,13 @@ def joint_weights(
     sample = next(iter(DataLoader(dataset, TemporalCrops(preprocess, frames), clips, seed=seed, drop_last=False)))
     weight = next(backbone.parameters())
     motion = sample["crop0"].to(weight.device, weight.dtype)
-    own = answer(motion)
-    moved = []
+    original = answer(motion)
+    changes = []
     for joint in range(motion.shape[3]):
-        other = motion.clone()
-        other[:, :, :, joint] = motion.roll(1, 0)[:, :, :, joint]
-        moved.append(float((answer(other) - own).abs().mean()))
+        shuffled = motion.clone()
+        shuffled[:, :, :, joint] = motion.roll(1, 0)[:, :, :, joint]
+        changes.append(float((answer(shuffled) - original).abs().mean()))
     backbone.train(before)
-    weights = np.asarray(moved, np.float64)
-    found: NDArray[np.float64] = weights / max(float(weights.sum()), 1e-30)
-    return found
+    weights = np.asarray(changes, np.float64)
+    normalised: NDArray[np.float64] = weights / max(float(weights.sum()), 1e-30)
+    return normalised

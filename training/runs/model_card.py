@@ -53,7 +53,7 @@ LICENCES = frozenset(
         "unknown",
     ]
 )
-"""Names that the front matter of a model hub knows; others are called "other" there and given by name."""
+"""Licences that the front matter of a model hub knows; others are "other" there, with their name."""
 SUFFIXES = {".onnx": "onnx", ".pt": "torchscript", ".safetensors": "safetensors"}
 OURS = "library_name: dataengine"
 """The line of the front matter that tells our cards from other people's README.md."""
@@ -81,22 +81,22 @@ def card(run: TrainedNetwork, path: str | os.PathLike[str], licence: str | None 
         raise TrainingError(
             "a card says how a network was trained, which this run does not; give one of training.runs.run.load_run"
         )
-    given = Path(path)
-    beside = given if given.is_dir() or not given.suffix else given.parent
+    written = Path(path)
+    beside = written if written.is_dir() or not written.suffix else written.parent
     target = beside / "README.md"
     if target.exists() and OURS not in target.read_text(encoding="utf-8", errors="replace"):
         raise TrainingError(
             f"{target} is there and is no model card of dataengine; export into another folder, or move it away"
         )
-    found = {} if run.folder is None else results(run.folder)
+    measured = {} if run.folder is None else results(run.folder)
     parts = [
         _front(run, licence),
         f"# {run.config.run.name}",
         _about(run, run.config),
         _loading(run, run.config, beside),
         _data(run, run.config),
-        _results(found),
-        f"## Configuration\n\n```toml\n{tomli_w.dumps(_without_places(run.config))}```",
+        _results(measured),
+        f"## Configuration\n\n```toml\n{tomli_w.dumps(_without_paths(run.config))}```",
         _limits(run),
         _licence(licence),
     ]
@@ -113,25 +113,25 @@ class Measured:
 
 
 def results(folder: Path) -> dict[str, Measured]:
-    """What was measured of a run, by relative path: JSON files of one result, or with `results`; others are passed
-    over."""
-    found = {}
+    """What was measured of a run, by relative path: JSON files of one result, or with `results`; others are
+    skipped."""
+    by_path = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-            many = tuple(map(_result, given.get("results", [given])))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            many = tuple(map(_result, content.get("results", [content])))
             if many:
-                found[path.relative_to(folder).as_posix()] = Measured(
-                    many, tuple(_name(place) for place in given.get("data", ()))
+                by_path[path.relative_to(folder).as_posix()] = Measured(
+                    many, tuple(_name(place) for place in content.get("data", ()))
                 )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, TrainingError):
             continue
-    return found
+    return by_path
 
 
-def _result(given: Mapping[str, Any]) -> Result:
-    interval = None if given["interval"] is None else Interval(**given["interval"])
-    return Result(**{**given, "per_seed": tuple(given["per_seed"]), "interval": interval})
+def _result(row: Mapping[str, Any]) -> Result:
+    interval = None if row["interval"] is None else Interval(**row["interval"])
+    return Result(**{**row, "per_seed": tuple(row["per_seed"]), "interval": interval})
 
 
 def _front(run: TrainedNetwork, licence: str | None) -> str:
@@ -220,29 +220,29 @@ from training import create_backbone
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
-network = {_made(run, config)}.eval()
+network = {_constructor_call(run, config)}.eval()
 network.load_published("{weights}")
 preprocess = {_prepared(run.preprocess)}
-joints = preprocess.joints(clip)   # clip: training.data.types.Clip
+joints = preprocess.joints(clip)   # clip: training.data.types.SkeletonSequence
 joints = View({frames}, "none", score=preprocess.score)(joints, np.random.default_rng(0))
 motion = preprocess.finish(joints)   # (M, T, V, C)
 ```"""
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Metadata of the exported files of a folder, by name; files of others are passed over."""
-    found = {}
+    """Metadata of the exported files of a folder, by name; other files are skipped."""
+    by_name = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix in SUFFIXES:
             try:
-                found[path.name] = metadata(path)
+                by_name[path.name] = metadata(path)
             except TrainingError:
                 continue
-    return found
+    return by_name
 
 
-def _made(run: TrainedNetwork, config: Config) -> str:
-    """The call that makes the network without its weights."""
+def _constructor_call(run: TrainedNetwork, config: Config) -> str:
+    """The call that creates the network without its weights."""
     backbone = run.backbone
     allowed = registry.options(registry.find("backbones", config.backbone.name))
     options = config.backbone.options | ({"people": backbone.people} if "people" in allowed else {})
@@ -309,8 +309,8 @@ def _dataset(
         counts = frame.group_by("licence", "consent").len().collect().rows()
     except (DataEngineError, pl.exceptions.PolarsError):
         return ("not found when the card was written", "–", "in the fingerprint above"), {}
-    known = Counter({(licence or "unknown", consent or "not stated"): number for licence, consent, number in counts})
-    return (kind, f"{sum(known.values()):,}", f"`{dataset.manifest['fingerprint']}`"), known
+    rights = Counter({(licence or "unknown", consent or "not stated"): number for licence, consent, number in counts})
+    return (kind, f"{sum(rights.values()):,}", f"`{dataset.manifest['fingerprint']}`"), rights
 
 
 def _name(place: str) -> str:
@@ -319,19 +319,19 @@ def _name(place: str) -> str:
     return parts[-2] if len(parts) > 1 and parts[-1] == "dataset" else parts[-1] if parts else place
 
 
-def _without_places(config: Config) -> dict[str, Any]:
+def _without_paths(config: Config) -> dict[str, Any]:
     """The configuration's tables, with datasets and files by name only."""
     tables = config.to_toml()
     data = {
         key: [_name(place) for place in value] if key in ("train", "val") else value
         for key, value in tables["data"].items()
     }
-    found: dict[str, Any] = _named(tables | {"data": data})
-    return found
+    named: dict[str, Any] = _named(tables | {"data": data})
+    return named
 
 
 def _named(value: Any) -> Any:
-    """Tables with the names of files in place of where they lie on this machine."""
+    """Tables with names of files in place of paths on this machine."""
     if isinstance(value, Mapping):
         return {key: _named(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -339,11 +339,11 @@ def _named(value: Any) -> Any:
     return _name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
-def _results(found: Mapping[str, Measured]) -> str:
-    if not found:
+def _results(by_path: Mapping[str, Measured]) -> str:
+    if not by_path:
         return "## Results\n\nNone were measured: judge it on data of your own before you rely on it."
     parts = []
-    for name, measured in found.items():
+    for name, measured in by_path.items():
         where = f", on {', '.join(map(plain, dict.fromkeys(measured.data)))}" if measured.data else ""
         parts.append(f"From `{plain(name)}`{where}:\n\n{table(measured.results)}")
     more = "Baselines are what a figure must be compared with; intervals are named by how they were found."

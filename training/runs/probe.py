@@ -15,7 +15,7 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
 from training import create_backbone
 from training.backbones.base import Backbone
-from training.data.subsets import thinned
+from training.data.subsets import random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic
 from training.evaluate.joints import draw_attention
@@ -90,11 +90,11 @@ def probe(
         report.plots.append(plot)
     if second is not None:
         report.results.append(two_streams(run, second, test, device))
-    _draw(report, learnt[1], scores.argmax(1), names, test)
+    _draw_plots(report, learnt[1], scores.argmax(1), names, test)
     return report
 
 
-def _draw(
+def _draw_plots(
     report: Report, test: LabelledFeatures, predictions: Array, names: Sequence[str], split: Sequence[SkeletonDataset]
 ) -> None:
     """Confusion matrix, features in the plane, and the joints that decide."""
@@ -144,4 +144,4 @@ def random_network(run: Run, train: Sequence[SkeletonDataset], device: Any = "cp
     torch.manual_seed(run.config.run.seed + 1)
     options = run.config.backbone.options
     backbone = create_backbone(run.config.backbone.name, 0, run.skeleton, run.channels, **options)
-    return calibrate(backbone.to(device), thinned(train, MAX_CLIPS), run.preprocess, run.frames, device)
+    return calibrate(backbone.to(device), random_subset(train, MAX_CLIPS), run.preprocess, run.frames, device)

@@ -1,4 +1,4 @@
-"""What an evaluation of a run leaves, and the clips that it is made on."""
+"""The report of an evaluation, and the clips that it is measured on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Report:
         data: names of the datasets.
         measured_on: see `training.runs.splits.facts`.
         results: the figures.
-        plots: files that were drawn.
+        plots: files of the plots.
     """
 
     evaluation: str
@@ -87,7 +87,7 @@ def open_split_of(
     Args:
         run: the network.
         data, val: paths. Default: those of the run.
-        which: the clips to learn from, or those to measure on.
+        which: the clips to learn from, or the clips to measure on.
         split: "" for all clips. Default: train; or of val and test the one that exists.
         features: stored features to read.
 

@@ -14,7 +14,7 @@ from training.config import DataTable
 from training.data.formats import format_class, format_of, open_datasets
 from training.data.formats.ranges import is_url
 from training.data.sampler import joined_labels
-from training.data.subsets import thinned
+from training.data.subsets import random_subset
 from training.data.types import Numbers, SkeletonDataset
 
 SEARCHED = 64
@@ -24,7 +24,7 @@ FALLBACKS = ("val", "test")
 
 
 def absolute(path: str) -> str:
-    """A local path from the root, so that it can be found from anywhere; urls as they are."""
+    """The absolute path of a local file, valid from any folder; urls unchanged."""
     return path if is_url(path) or "::" in path else str(Path(path).absolute())
 
 
@@ -54,9 +54,9 @@ def open_split(
     if split is None:
         split = table.split if which == "train" else table.val_split
     tars = all(path.endswith(".tar") for path in paths)
-    places: list[Any] = [list(paths)] if tars else list(paths)
+    sources: list[Any] = [list(paths)] if tars else list(paths)
     key = "data.split" if which == "train" else "data.val_split"
-    return [dataset for place in places for dataset in _open(place, table, split, tuple(features), key, without)]
+    return [dataset for source in sources for dataset in _open(source, table, split, tuple(features), key, without)]
 
 
 def open_validation(
@@ -162,7 +162,7 @@ def feature_width(datasets: Sequence[SkeletonDataset], feature: str) -> int:
     Raises:
         TrainingError: none of the clips that were read has it.
     """
-    for part in thinned(datasets, SEARCHED):
+    for part in random_subset(datasets, SEARCHED):
         for clip in part.read(range(len(part))):
             if feature in clip.features:
                 return int(np.shape(clip.features[feature])[-1])

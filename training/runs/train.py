@@ -27,7 +27,7 @@ from training import registry
 from training.backbones.base import Backbone, read_weights
 from training.config import Config, validate
 from training.data.loader import DataLoader
-from training.data.subsets import label_subset, thinned
+from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
 from training.engine.settings import OptimSettings, TrainSettings
@@ -174,7 +174,7 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
     """The configuration with everything that defaults and data decide.
 
     Args:
-        config: as it was given.
+        config: the configuration.
         datasets: what is learnt from.
         val_split: what is measured on.
     """
@@ -259,11 +259,11 @@ class _Evaluation:
 
     def neighbours(self, method: Method) -> Result:
         """Nearest neighbours of some validation clips among some training clips."""
-        known, queries = (self._features(method, split) for split in (self.train, self.val))
-        return knn(known, queries, len(self.labels))
+        train_features, queries = (self._features(method, split) for split in (self.train, self.val))
+        return knn(train_features, queries, len(self.labels))
 
     def _features(self, method: Method, split: Sequence[SkeletonDataset]) -> LabelledFeatures:
-        part = thinned(split, self.config.run.probe_clips)
+        part = random_subset(split, self.config.run.probe_clips)
         frames = self.config.view.frames
         rows = extract_features(method.embed, part, self.preprocess, frames, WHOLE_CLIP, device=self.device)[0]
         return LabelledFeatures(rows, splits.label_ids(self.labels, part))

@@ -127,9 +127,9 @@ def _comparisons(
     learnt = run.method.class_texts
     if learnt is None or len(learnt) < 2 or texts.encoder != class_text(run, None, None).encoder:
         return comparisons
-    known, classes = learnt.float().cpu().numpy(), unit(vectors.mean(1))
-    projected = _projected(run, known[:, None], texts, device)
-    pair = conse(rows, projected, known, classes, run.method.temperature)
+    known_classes, classes = learnt.float().cpu().numpy(), unit(vectors.mean(1))
+    projected = _projected(run, known_classes[:, None], texts, device)
+    pair = conse(rows, projected, known_classes, classes, run.method.temperature)
     comparisons.append((" through known classes", *pair))
     if run.method.has_classes_by_video:
         with torch.no_grad():

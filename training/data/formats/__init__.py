@@ -33,7 +33,7 @@ def format_of(path: str) -> str:
     """The name of the format that a path or url is of.
 
     Raises:
-        TrainingError: of none that is known.
+        TrainingError: no format recognises the path.
     """
     place = path.rstrip("/")
     for name in registry.names("formats"):

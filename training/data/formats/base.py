@@ -35,7 +35,7 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
 
     Args:
         name: of the dataset, for messages.
-        facts: one row a clip; a column `split` where the dataset has splits.
+        facts: one row per clip; a column `split` where the dataset has splits.
         split: a value of that column, or None for all.
         where: an SQL condition over the columns, or None.
 
@@ -69,44 +69,46 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
     return frame["row__"].to_numpy().astype(np.int64)
 
 
-def names_of(count: int, given: Sequence[str] | None, name: str) -> tuple[str, ...]:
-    """Class names, the numbers themselves where nobody gave names.
+def names_of(count: int, names: Sequence[str] | None, name: str) -> tuple[str, ...]:
+    """Class names: `names`, or the numbers as text without them.
 
     Raises:
         TrainingError: there are more classes than names.
     """
-    if given is None or not len(given):
+    if names is None or not len(names):
         return tuple(map(str, range(count)))
-    if len(given) < count:
-        raise TrainingError(f"{name}: {len(given)} label names were given, its labels go up to {count - 1}")
-    return tuple(map(str, given))
+    if len(names) < count:
+        raise TrainingError(f"{name}: {len(names)} label names were given, its labels go up to {count - 1}")
+    return tuple(map(str, names))
 
 
 def widened(arrays: Sequence[NDArray[Any]]) -> list[Array]:
-    """The arrays as float32; half precision ones together, since each conversion on its own costs as much as reading a
-    clip."""
+    """The arrays as float32.
+
+    Half precision arrays are converted together: converting one by one costs as much as reading the clip.
+    """
     if not any(array.dtype == np.float16 for array in arrays):
         return [array if array.dtype == np.float32 else array.astype(np.float32) for array in arrays]
     import torch
 
     halves: NDArray[Any] = np.concatenate([np.asarray(array, np.float16).reshape(-1) for array in arrays])
     flat: Array = torch.from_numpy(halves).float().numpy()
-    found, start = [], 0
+    parts, start = [], 0
     for array in arrays:
-        found.append(flat[start : start + array.size].reshape(array.shape))
+        parts.append(flat[start : start + array.size].reshape(array.shape))
         start += array.size
-    return found
+    return parts
 
 
 def without_absent(keypoints: Array, scores: Array | None) -> tuple[Array, Array | None]:
-    """Joints at exactly zero become NaN (where scores are given: only those of score 0), people never seen are dropped.
+    """Joints at exactly zero become NaN (with scores: only those of score 0). People without any joint are dropped.
 
     Args:
         keypoints: (M, T, V, C) float32, changed in place.
         scores: (M, T, V) or None.
 
     Returns:
-        Both, of the people with a joint seen in any frame, at least of the first.
+        Both, of the people who have a joint in some frame; of the first person where nobody has.
     """
     gone = np.asarray((keypoints == 0).all(-1)) & np.asarray(True if scores is None else scores == 0)
     keypoints[gone] = np.nan
@@ -140,27 +142,27 @@ class Format(SkeletonDataset):
 
     @classmethod
     def recognises(cls, path: str) -> bool:
-        """Whether a path or url is of this format. Default: no, such a format is never found by itself."""
+        """Whether a path or url is of this format. Default: no, such a format must be named."""
         return False
 
     @classmethod
     def location(cls, path: str) -> Any:
-        """What the constructor is given for a path. Default: the path."""
+        """The argument of the constructor for a path. Default: the path."""
         return path
 
 
 class InMemoryDataset(Format):
-    """The base of formats whose arrays lie in memory or in one map: what is chosen of a table of clips.
+    """The base of formats whose arrays lie in memory or in one memory map: the chosen rows of a table of clips.
 
     Subclasses implement `clip_at(index, row)`; rows are numbers of clips in the whole file.
 
     Args:
-        name: what it is called.
+        name: of the dataset.
         skeleton: the joints of its clips.
         labels: class names.
-        facts: one row a clip, among them key, label_id and, where there are splits, split.
-        rows: the chosen ones.
-        content: what the fingerprint is of, besides the choice.
+        facts: one row per clip, among them key, label_id and, where there are splits, split.
+        rows: the chosen rows.
+        content: what the fingerprint covers besides the choice.
     """
 
     def __init__(
@@ -178,11 +180,11 @@ class InMemoryDataset(Format):
         return len(self.rows)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places, in this order."""
+        """The clips at these positions, in this order."""
         return [self.clip_at(index, int(self.rows[index])) for index in indices]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
-        """The clip at place `index` of the dataset and `row` of the file."""
+        """The clip at position `index` of the dataset and `row` of the file."""
         raise NotImplementedError
 
 

@@ -34,7 +34,7 @@ POSES = ("keypoints", "keypoints3d")
 
 
 class EntryReader:
-    """Decodes wanted entries of samples by their byte ranges: shared by all datasets that lie in tar shards.
+    """Decodes entries of samples by their byte ranges: shared by all datasets that lie in tar shards.
 
     Args:
         ranges: the shards.
@@ -65,7 +65,7 @@ class EntryReader:
             DatasetError: a shard is torn or damaged.
         """
         data = self._ranges.pieces(self._shard[rows].tolist(), self._first[rows].tolist(), self._last[rows].tolist())
-        found = {}
+        values_by_entry = {}
         for entry, (name, offset, size) in self._entry_ranges.items():
             values: list[Any] = []
             read = _array if name.endswith(".npy") else _decoded
@@ -78,8 +78,8 @@ class EntryReader:
                 raise DatasetError(
                     f"{shard}: {name} of {self._keys[row]} is damaged: {error}; copy the shard again, or build it again"
                 ) from None
-            found[entry] = values
-        return found
+            values_by_entry[entry] = values
+        return values_by_entry
 
 
 def _decoded(name: str, data: memoryview, start: int, size: int) -> Any:
@@ -89,9 +89,9 @@ def _decoded(name: str, data: memoryview, start: int, size: int) -> Any:
 def _array(name: str, data: memoryview, start: int, size: int) -> NDArray[Any]:
     """The array of the npy file at data[start : start + size]."""
     head = bytes(data[start : start + HEAD])
-    known = _heads.get(head)
-    if known is not None and known[2] == size:
-        return np.ndarray(known[1], known[0], data, start + HEAD)
+    header = _heads.get(head)
+    if header is not None and header[2] == size:
+        return np.ndarray(header[1], header[0], data, start + HEAD)
     array = npy.parse(data[start : start + size])
     if array.nbytes + HEAD == size and array.flags.c_contiguous:
         if len(_heads) >= HEADS:
@@ -108,7 +108,7 @@ class BuiltDataset(Format):
         split: train, val or test; None for all.
         where: an SQL condition over the clips table, such as "label IN ('jump', 'wave') AND confidence_mean > 0.4".
         entries: what to read of each clip: keypoints or keypoints3d, scores, and further ones such as viclip_video and
-            viclip_text; also columns of the clips table such as text. All but poses and scores are given as the clip's
+            viclip_text; also columns of the clips table such as text. All but poses and scores become the clip's
             features.
         pose: the entry that is the clip's keypoints.
         cache, cache_gb: of remote datasets, see `training.data.formats.ranges.Ranges`.
@@ -153,9 +153,9 @@ class BuiltDataset(Format):
             if entry not in columns and (entry not in POSES or entry == pose)
         ]
         facts = [entry for entry in entries if entry in columns]
-        wanted = tuple(dict.fromkeys((pose, *stored)))
+        stored_entries = tuple(dict.fromkeys((pose, *stored)))
         needed = ("split", "label", "label_id", "fps", "width", "height", *facts)
-        chosen, entry_ranges = dataset.entry_ranges(where, wanted, needed)
+        chosen, entry_ranges = dataset.entry_ranges(where, stored_entries, needed)
         if chosen.is_empty() and where is not None:
             raise TrainingError(
                 f"{self.name}: where={where!r} matches none of {dataset.manifest['counts'].get('clips')} clips; widen "
@@ -220,10 +220,13 @@ def clips_of(
         rates: (N,) float64 frames a second, NaN where unknown.
     """
     poses = widened(values.pop(pose))
-    given = values.pop("scores", None)
-    scores = (
-        [None] * len(rows) if given is None else widened(given) if all(s is not None for s in given) else _each(given)
-    )
+    stored_scores = values.pop("scores", None)
+    if stored_scores is None:
+        scores: list[Any] = [None] * len(rows)
+    elif all(array is not None for array in stored_scores):
+        scores = widened(stored_scores)
+    else:
+        scores = _each(stored_scores)
     features: list[dict[str, Any]] = [
         {name: column[k] for name, column in values.items() if column[k] is not None} if values else {}
         for k in range(len(rows))

@@ -1,4 +1,4 @@
-"""Which joints a file's clips have, and clips brought into another layout."""
+"""Which joints a file's clips have, and conversion of clips to another layout."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ def from_parents(name: str, joints: Sequence[str], parents: Sequence[int]) -> Sk
 
 
 def layout_of(
-    given: Layout, number: int, name: str, names: Sequence[str] = (), parents: Sequence[int] = (), likely: str = ""
+    layout: Layout, number: int, name: str, names: Sequence[str] = (), parents: Sequence[int] = (), likely: str = ""
 ) -> Skeleton:
     """The layout of a file's joints.
 
     Args:
-        given: what the user says they are; otherwise it is found out.
+        layout: what the user says; None to infer it.
         number: how many joints the file has.
         name: of the dataset, for messages.
         names: the file's names of its joints, if it has any.
-        parents: each joint's parent, -1 for the root, if the file says it.
-        likely: the layout that such a file has when nothing else is known.
+        parents: each joint's parent, -1 for the root, if the file has them.
+        likely: the layout to assume where a file has neither names nor parents.
 
     Raises:
-        TrainingError: `given` is unknown or has another number of joints.
+        TrainingError: `layout` is unknown or has another number of joints.
     """
-    if given is not None:
-        if isinstance(given, str) and given not in SKELETONS:
-            raise TrainingError(f"{name}: unknown layout {given!r}{suggestion(given, SKELETONS)}")
-        found = SKELETONS[given] if isinstance(given, str) else given
+    if layout is not None:
+        if isinstance(layout, str) and layout not in SKELETONS:
+            raise TrainingError(f"{name}: unknown layout {layout!r}{suggestion(layout, SKELETONS)}")
+        result = SKELETONS[layout] if isinstance(layout, str) else layout
     elif names:
         sided = with_sides(names)
-        same = [known for known in SKELETONS.values() if known.joints == sided]
-        found = same[0] if same and not len(parents) else from_parents(f"custom{number}", sided, parents)
+        same = [candidate for candidate in SKELETONS.values() if candidate.joints == sided]
+        result = same[0] if same and not len(parents) else from_parents(f"custom{number}", sided, parents)
     elif likely:
-        found = SKELETONS[likely]
+        result = SKELETONS[likely]
     else:
-        found = from_parents(f"custom{number}", [f"joint{k:02d}" for k in range(number)], parents)
-    if found.num_joints != number:
+        result = from_parents(f"custom{number}", [f"joint{k:02d}" for k in range(number)], parents)
+    if result.num_joints != number:
         raise TrainingError(
-            f"{name}: its clips have {number} joints, layout {found.name!r} has {found.num_joints}; give layout="
+            f"{name}: its clips have {number} joints, layout {result.name!r} has {result.num_joints}; give layout="
         )
-    return found
+    return result
 
 
 _SIDES = (
@@ -71,37 +71,37 @@ def with_sides(names: Sequence[str]) -> tuple[str, ...]:
     sided = list(plain)
     for pattern in _SIDES:
         split: dict[tuple[str, str], int] = {}
-        for place, name in enumerate(sided):
+        for position, name in enumerate(sided):
             if (match := pattern.match(name)) and not name.startswith(("left_", "right_")):
                 one, other = match.groups()
                 side, rest = (one, other) if one[0] in "lr" and one in ("l", "r", "left", "right") else (other, one)
-                split[side[0], rest] = place
-        for (side, rest), place in split.items():
+                split[side[0], rest] = position
+        for (side, rest), position in split.items():
             if ("r" if side == "l" else "l", rest) in split:
-                sided[place] = f"{'left' if side == 'l' else 'right'}_{rest}"
+                sided[position] = f"{'left' if side == 'l' else 'right'}_{rest}"
     return tuple(sided if len(set(sided)) == len(sided) else plain)
 
 
 def _contained(own: Skeleton) -> tuple[Skeleton, list[int]] | None:
     """The largest known layout whose joints all occur in this one by name (a head stands for the nose), and their
-    places."""
+    positions."""
     if SKELETONS.get(own.name) == own:
         return own, list(range(own.num_joints))
-    places = {joint: place for place, joint in enumerate(own.joints)}
-    if "nose" not in places and "head" in places:
-        places["nose"] = places["head"]
-    fitting = [known for known in SKELETONS.values() if set(known.joints) <= places.keys()]
+    positions = {joint: position for position, joint in enumerate(own.joints)}
+    if "nose" not in positions and "head" in positions:
+        positions["nose"] = positions["head"]
+    fitting = [candidate for candidate in SKELETONS.values() if set(candidate.joints) <= positions.keys()]
     if not fitting:
         return None
-    best = max(fitting, key=lambda known: known.num_joints)
-    return best, [places[joint] for joint in best.joints]
+    best = max(fitting, key=lambda candidate: candidate.num_joints)
+    return best, [positions[joint] for joint in best.joints]
 
 
 class ConvertedDataset(SkeletonDataset):
-    """A dataset whose clips are brought into another layout as they are read.
+    """A dataset whose clips are converted to another layout as they are read.
 
     Raises:
-        TrainingError: the joints of the dataset or the wanted ones are no layout that can be converted.
+        TrainingError: the dataset's joints cannot be converted, or the target is no known layout.
     """
 
     def __init__(self, dataset: SkeletonDataset, target: str) -> None:
@@ -125,13 +125,13 @@ class ConvertedDataset(SkeletonDataset):
         return len(self._source)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places, in this order, converted together."""
+        """The clips at these positions, in this order, converted together."""
         clips = self._source.read(indices)
         shapes = [clip.keypoints.shape for clip in clips]
         cuts = np.cumsum([people * frames for people, frames, *_ in shapes])[:-1]
         groups: dict[int, list[int]] = {}
-        for place, shape in enumerate(shapes):
-            groups.setdefault(shape[-1], []).append(place)
+        for position, shape in enumerate(shapes):
+            groups.setdefault(shape[-1], []).append(position)
         if len(groups) > 1:
             raise TrainingError(
                 f"{self.name}: clips of {' and '.join(map(str, sorted(groups)))} coordinates cannot be converted "
@@ -143,13 +143,15 @@ class ConvertedDataset(SkeletonDataset):
         keypoints: Array = np.concatenate(
             [clip.keypoints.reshape(-1, *shape[2:])[:, columns] for clip, shape in zip(clips, shapes)]
         )
-        given = [
+        known_scores = [
             np.isfinite(clip.keypoints).all(-1).astype(np.float32) if clip.scores is None else clip.scores
             for clip in clips
         ]
-        scores: Array = np.concatenate([one.reshape(-1, shape[2])[:, columns] for one, shape in zip(given, shapes)])
-        moved, trust = convert(keypoints, scores, self._origin.name, self.skeleton.name)
-        parts = zip(clips, shapes, np.split(moved, cuts), np.split(trust, cuts))
+        scores: Array = np.concatenate(
+            [one.reshape(-1, shape[2])[:, columns] for one, shape in zip(known_scores, shapes)]
+        )
+        converted, converted_scores = convert(keypoints, scores, self._origin.name, self.skeleton.name)
+        parts = zip(clips, shapes, np.split(converted, cuts), np.split(converted_scores, cuts))
         return [
             SkeletonSequence(
                 clip.key,

@@ -8,8 +8,8 @@ known.
     split       (N,) names, or train: (N,) bool
     joint_names (V,), parents (V,) -1 for the root, names (N,), frame_size (N, 2) width and height, fps one or (N,)
 
-Any other array with N rows can be asked for as a feature, and in conditions where it has one value a clip. `joints` in
-place of `keypoints` is read alike.
+Any other array with N rows can be read as a feature, and used in conditions where it has one value per clip.
+`joints` in place of `keypoints` is read alike.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class NpzDataset(InMemoryDataset):
         more: dict[str, Any] = {
             key: pl.Series(array) for key, array in rowed.items() if array.ndim == 1 and array.dtype.kind in "iufbU"
         }
-        splits = {} if (found := _split(name, held, count)) is None else {"split": found}
+        splits = {} if (split_column := _split(name, held, count)) is None else {"split": split_column}
         lengths = np.full(count, self._poses.shape[2]) if self._offsets is None else np.diff(self._offsets)
         facts = frame_of(keys, ids, classes, {**more, **splits, "num_frames": lengths})
         self._size = _rows(name, held, "frame_size", count).astype(np.int64) if "frame_size" in held else None
@@ -192,10 +192,10 @@ def _scores(name: str, held: dict[str, NDArray[Any]], poses: Array, invisible: s
     key = "scores" if "scores" in held else "visible" if "visible" in held else ""
     scores: Array | None = None
     if key:
-        wanted = poses.shape[:-1]
-        if held[key].size != int(np.prod(wanted)) or held[key].shape[-1] != wanted[-1]:
-            raise TrainingError(f"{name}: {key} is {held[key].shape}, the keypoints without C are {wanted}")
-        scores = held[key].astype(np.float32).reshape(wanted)
+        shape = poses.shape[:-1]
+        if held[key].size != int(np.prod(shape)) or held[key].shape[-1] != shape[-1]:
+            raise TrainingError(f"{name}: {key} is {held[key].shape}, the keypoints without C are {shape}")
+        scores = held[key].astype(np.float32).reshape(shape)
         if key == "visible":
             gone = scores == 0
             poses[gone & (np.linalg.norm(poses, axis=-1) < PLACEHOLDER) if invisible == "guess" else gone] = np.nan

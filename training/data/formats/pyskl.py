@@ -177,8 +177,8 @@ class PysklDataset(InMemoryDataset):
         """See `InMemoryDataset.clip_at`; features hold nothing."""
         note = self._notes[row]
         keypoints: Array = np.array(note["keypoint"], np.float32)
-        given = note.get("keypoint_score")
-        scores: Array | None = None if given is None else np.array(given, np.float32)
+        stored_scores = note.get("keypoint_score")
+        scores: Array | None = None if stored_scores is None else np.array(stored_scores, np.float32)
         keypoints, scores = without_absent(keypoints, scores)
         shape = note.get("img_shape")
         size = (int(shape[1]), int(shape[0])) if shape is not None and len(shape) >= 2 else None
@@ -205,16 +205,16 @@ def _facts(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Columns for conditions: sizes, and other keys of one value in all annotations."""
     shapes = [note["keypoint"].shape for note in notes]
     pictures = [note.get("img_shape") for note in notes]
-    found: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "num_frames": [shape[1] for shape in shapes],
         "num_people": [shape[0] for shape in shapes],
         "height": pl.Series([None if p is None else int(p[0]) for p in pictures], dtype=pl.Int64),
         "width": pl.Series([None if p is None else int(p[1]) for p in pictures], dtype=pl.Int64),
     }
-    for key in sorted({str(key) for note in notes[:1] for key in note} - {"label", *found}):
+    for key in sorted({str(key) for note in notes[:1] for key in note} - {"label", *columns}):
         values = [note.get(key) for note in notes]
         for kind in (str, int, float):
             if all(isinstance(value, kind) for value in values):
-                found[key] = pl.Series(values)
+                columns[key] = pl.Series(values)
                 break
-    return found
+    return columns

@@ -24,9 +24,9 @@ from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.io import remote, storage
 
 BLOCK = 1 << 16
-"""Bytes that are asked for at least, and kept together: about one clip."""
+"""Bytes of a block, the least that is requested or cached: about one clip."""
 GAP, SPAN = 1 << 18, 1 << 24
-"""Two missing places share one request when at most GAP bytes between them are wasted, up to SPAN bytes."""
+"""Missing blocks at most GAP bytes apart share one request of at most SPAN bytes."""
 REQUESTS = 8
 """Requests at once from one process."""
 PAUSES = (0.5, 1.0, 2.0)
@@ -35,8 +35,8 @@ PAUSES = (0.5, 1.0, 2.0)
 
 def cache_folder() -> Path:
     """Where pieces of remote datasets lie: `$DATAENGINE_CACHE`, else `~/.cache/dataengine/feed`."""
-    given = os.environ.get("DATAENGINE_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "dataengine" / "feed"
+    configured = os.environ.get("DATAENGINE_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "dataengine" / "feed"
 
 
 def is_url(path: str) -> bool:
@@ -49,13 +49,13 @@ class Ranges:
 
     Args:
         files: paths or urls.
-        sizes: bytes of each, as whoever wrote or listed them says.
+        sizes: bytes of each, as the index or listing says.
         tag: changes when the content of the files does; kept pieces of another tag are not used.
         cache: folder for pieces of remote files, `cache_folder()` by default.
         cache_gb: what the folder may hold in total, in 10^9 bytes; the pieces used longest ago go first.
 
     Raises:
-        TrainingError: no room is allowed for the cache.
+        TrainingError: `cache_gb` is not positive.
         DatasetError: a local file is absent or has another size.
     """
 
@@ -74,8 +74,8 @@ class Ranges:
         self.files, self.sizes = list(files), list(sizes)
         self.remote = any(map(is_url, self.files))
         for file, size in zip(() if self.remote else self.files, self.sizes):
-            if (found := size_of(file)) != size:
-                raise torn(file, found, size)
+            if (actual := size_of(file)) != size:
+                raise torn(file, actual, size)
         self._cache = Cache(Path(cache) if cache else cache_folder(), int(cache_gb * 1e9), tag)
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = 512 if soft < 0 else max(32, min(512, soft // 4))
@@ -86,7 +86,7 @@ class Ranges:
         return self.__dict__ | {"_maps": {}, "_pool": (0, None)}
 
     def pieces(self, files: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> list[tuple[memoryview, int]]:
-        """For each wanted range of a file (by its number) some bytes that hold it, and where in the file these begin.
+        """For each range of a file (by its number): bytes that contain it, and their offset in the file.
 
         Raises:
             DatasetError: a file cannot be read, or ends before `stop`.
@@ -102,15 +102,15 @@ class Ranges:
     def _map(self, file: int) -> memoryview:
         while len(self._maps) >= self._most:
             del self._maps[next(iter(self._maps))]
-        found = storage.mapped(self.files[file])
-        if len(found) != self.sizes[file]:
-            raise torn(self.files[file], len(found), self.sizes[file])
-        self._maps[file] = found
-        return found
+        mapped = storage.mapped(self.files[file])
+        if len(mapped) != self.sizes[file]:
+            raise torn(self.files[file], len(mapped), self.sizes[file])
+        self._maps[file] = mapped
+        return mapped
 
-    def _fetch(self, wanted: list[tuple[int, int, int]]) -> list[tuple[memoryview, int]]:
+    def _fetch(self, requested: list[tuple[int, int, int]]) -> list[tuple[memoryview, int]]:
         blocks: dict[int, set[int]] = defaultdict(set)
-        for file, start, stop in wanted:
+        for file, start, stop in requested:
             blocks[file].update(range(start // BLOCK, -(-stop // BLOCK)))
         have = {file: self._cache.load(self.files[file], sorted(numbers)) for file, numbers in blocks.items()}
         runs = [(file, *run) for file, numbers in blocks.items() for run in _runs(sorted(numbers - have[file].keys()))]
@@ -118,11 +118,11 @@ class Ranges:
             new = {first + k: data[k * BLOCK : (k + 1) * BLOCK] for k in range(-(-len(data) // BLOCK))}
             self._cache.store(self.files[file], new)
             have[file] |= new
-        found = []
-        for file, start, stop in wanted:
+        pieces = []
+        for file, start, stop in requested:
             numbers = range(start // BLOCK, -(-stop // BLOCK))
-            found.append((memoryview(b"".join(have[file][number] for number in numbers)), numbers.start * BLOCK))
-        return found
+            pieces.append((memoryview(b"".join(have[file][number] for number in numbers)), numbers.start * BLOCK))
+        return pieces
 
     def _request(self, run: tuple[int, int, int]) -> bytes:
         """Blocks [first, last) of a file in one request; the file's end cuts the last one short."""
@@ -146,9 +146,11 @@ class Ranges:
         return pool
 
 
-def torn(file: str, found: int, wanted: int) -> DatasetError:
+def torn(file: str, actual: int, expected: int) -> DatasetError:
     """The error of a file that is not as long as it was written."""
-    return DatasetError(f"{file}: torn: it has {found} bytes, {wanted} were written; copy it again, or build it again")
+    return DatasetError(
+        f"{file}: torn: it has {actual} bytes, {expected} were written; copy it again, or build it again"
+    )
 
 
 def _runs(missing: Sequence[int]) -> list[tuple[int, int]]:
@@ -166,7 +168,7 @@ class Cache:
     """Blocks of remote files in a folder that many processes may share (see the module's text).
 
     Args:
-        folder: made when something is stored.
+        folder: created by the first `store`.
         limit: bytes it may hold; a single store beyond it is not kept at all.
         tag: kept blocks of another tag are not used.
     """
@@ -181,7 +183,7 @@ class Cache:
     def load(self, file: str, numbers: Sequence[int]) -> dict[int, bytes]:
         """Those of these blocks of a file that are kept whole."""
         data, marks = self._paths(file)
-        found: dict[int, bytes] = {}
+        blocks_read: dict[int, bytes] = {}
         try:
             with data.open("rb") as content, marks.open("rb") as sums:
                 for number in numbers:
@@ -189,20 +191,20 @@ class Cache:
                     if any(mark):
                         block = os.pread(content.fileno(), BLOCK, BLOCK * number)
                         if _mark(block) == mark:
-                            found[number] = block
-            if found:
+                            blocks_read[number] = block
+            if blocks_read:
                 os.utime(data)
         except FileNotFoundError:
             pass
-        return found
+        return blocks_read
 
     def store(self, file: str, blocks: dict[int, bytes]) -> None:
         """Keep blocks of a file; of a file's last block its true length."""
-        wanted = sum(map(len, blocks.values()))
-        if wanted > self.limit:
+        added = sum(map(len, blocks.values()))
+        if added > self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._clear(self.limit - wanted)
+        self._clear(self.limit - added)
         data, marks = self._paths(file)
         for path in (data, marks):
             path.touch()

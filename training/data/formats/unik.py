@@ -60,15 +60,15 @@ class UnikDataset(InMemoryDataset):
     ) -> None:
         name = os.fspath(path)
         files = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob(f"*{ENDING}"))
-        found = {file.name.removesuffix(ENDING).removesuffix(".npy"): file for file in files}
+        arrays_by_split = {file.name.removesuffix(ENDING).removesuffix(".npy"): file for file in files}
         if split is not None:
-            if split not in found:
-                raise TrainingError(f"{name}: no {split}{ENDING}{suggestion(split, found)}")
-            found = {split: found[split]}
-        if not found:
+            if split not in arrays_by_split:
+                raise TrainingError(f"{name}: no {split}{ENDING}{suggestion(split, arrays_by_split)}")
+            arrays_by_split = {split: arrays_by_split[split]}
+        if not arrays_by_split:
             raise TrainingError(f"{name}: no *{ENDING} there")
-        self._arrays = [_mapped(file) for file in found.values()]
-        pairs = [_labels(file, len(array)) for file, array in zip(found.values(), self._arrays)]
+        self._arrays = [_mapped(file) for file in arrays_by_split.values()]
+        pairs = [_labels(file, len(array)) for file, array in zip(arrays_by_split.values(), self._arrays)]
         shapes = sorted({(array.shape[1], array.shape[3]) for array in self._arrays})
         if len(shapes) > 1:
             raise TrainingError(f"{name}: its files differ in channels and joints: {shapes}; choose one with split=")
@@ -82,7 +82,7 @@ class UnikDataset(InMemoryDataset):
         self._channels, self._score = list(COORDINATES[kind]), kind == "xys"
         ids = [label for _, own in pairs for label in own]
         classes = names_of(max(ids, default=-1) + 1, labels, name)
-        splits = [split_name for split_name, array in zip(found, self._arrays) for _ in range(len(array))]
+        splits = [split_name for split_name, array in zip(arrays_by_split, self._arrays) for _ in range(len(array))]
         facts = frame_of([key for own, _ in pairs for key in own], ids, classes, {"split": splits})
         self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
         sums = [digest(str(array.shape), array[:: max(1, len(array) // 8)][:8]) for array in self._arrays]

@@ -48,7 +48,7 @@ FACTS: dict[str, type[pl.DataType]] = {
     "skeleton": pl.String,
     "licence": pl.String,
 }
-"""What of KEY.json can be asked for in a condition."""
+"""Keys of KEY.json that a condition may use."""
 MEMBER = re.compile(r"((?:.*/|)[^./][^.]*)[.]([^/]+)")
 """KEY.ENTRY: the key ends at the first dot of the file's own name (webdataset's convention)."""
 
@@ -181,8 +181,8 @@ def index(ranges: Ranges, tag: str, folder: Path) -> pl.DataFrame:
     path = folder / f"webdataset-{tag[:32]}.parquet"
     if path.is_file():
         return pl.read_parquet(path)
-    found = [row for number in range(len(ranges.files)) for row in _scan(ranges, number)]
-    places: dict[str, Any] = {name: pl.Int64 for row in found for name in row if name.startswith(("offset:", "size:"))}
+    rows = [row for number in range(len(ranges.files)) for row in _scan(ranges, number)]
+    places: dict[str, Any] = {name: pl.Int64 for row in rows for name in row if name.startswith(("offset:", "size:"))}
     schema: dict[str, Any] = {
         "key": pl.String,
         "shard": pl.Int64,
@@ -190,7 +190,7 @@ def index(ranges: Ranges, tag: str, folder: Path) -> pl.DataFrame:
         "joints": pl.String,
         **dict(sorted(places.items())),
     }
-    frame = pl.DataFrame(found, schema=schema, strict=False)
+    frame = pl.DataFrame(rows, schema=schema, strict=False)
     twice = frame.filter(pl.col("key").is_duplicated())
     if len(twice):
         raise DatasetError(f"{ranges.files[twice['shard'][1]]}: key {twice['key'][0]!r} stands in more than one place")
@@ -282,20 +282,20 @@ class WebDataset(Format):
         )
 
     def _stored(self, facts: pl.DataFrame, entries: Iterable[str], optional: set[str]) -> dict[str, str]:
-        """Wanted entry -> its name in the shards."""
+        """Entry -> its name in the shards."""
         stored = {
             name.removeprefix("offset:").removesuffix(".npy"): name.removeprefix("offset:")
             for name in facts.columns
             if ":" in name
         }
         stored = {entry: name for entry, name in stored.items() if not entry.startswith("size:")}
-        found = {}
+        names = {}
         for entry in dict.fromkeys(entries):
             if entry in stored:
-                found[entry] = stored[entry]
+                names[entry] = stored[entry]
             elif entry not in optional and not (entry in POSES and entry != self._pose):
                 raise DatasetError(f"{self.name}: no sample has the entry {entry!r}{suggestion(entry, stored)}")
-        return found
+        return names
 
     def _labelled(self, facts: pl.DataFrame, labels: Sequence[str] | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
         """The table with label and label_id made complete from each other, and the class names."""
@@ -311,25 +311,25 @@ class WebDataset(Format):
         count = 0 if highest is None else int(highest) + 1  # type: ignore[arg-type]
         return facts, names_of(count, labels or [pairs.get(k, str(k)) for k in range(count)], self.name)
 
-    def _layout(self, facts: pl.DataFrame, given: Layout) -> Skeleton:
-        """The layout the samples name, or the one given; checked against the first sample's joints."""
+    def _layout(self, facts: pl.DataFrame, layout: Layout) -> Skeleton:
+        """`layout`, or else the one that the samples name, checked against the first sample's joints."""
         number = self._entries.read(np.zeros(1, np.int64))[self._pose][0].shape[2]
         named = sorted(set(facts["skeleton"].drop_nulls().to_list()))
-        if given is None and len(named) > 1:
+        if layout is None and len(named) > 1:
             raise TrainingError(
                 f'{self.name}: samples of different skeletons: {", ".join(named)}; choose one with where="skeleton = '
                 f"'{named[0]}'\""
             )
         joints = (facts["joints"].drop_nulls().head(1).to_list() or [""])[0]
         return layout_of(
-            given or (named[0] if named else None), number, self.name, joints.split("\n") if joints else ()
+            layout or (named[0] if named else None), number, self.name, joints.split("\n") if joints else ()
         )
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places, in this order; arrays are read-only.
+        """The clips at these positions, in this order; arrays are read-only.
 
         Raises:
             DatasetError: a shard is torn or damaged, or cannot be reached.
