@@ -52,7 +52,7 @@ def write(folder: Path, count: int, per_shard: int = 500) -> None:
     beside."""
     rng = np.random.default_rng(0)
     root = folder / "dataset"
-    rows, known = [], {}
+    rows, records = [], {}
     poses = np.lib.format.open_memmap(folder / "poses.npy", "w+", np.float32, (count, PEOPLE, FRAMES, 17, 2))
     for part in range(-(-count // per_shard)):
         shard = f"shards/pose/train-{part:06d}.tar"
@@ -85,13 +85,13 @@ def write(folder: Path, count: int, per_shard: int = 500) -> None:
                 place = {"shard": shard, "offset": written.offset, "size": written.size, "blake3": written.blake3}
                 rows.append(row | place | {"entries": [entry._asdict() for entry in written.entries]})
         assert writer.shard is not None
-        known[shard] = (writer.shard.bytes, writer.shard.blake3)
+        records[shard] = (writer.shard.bytes, writer.shard.blake3)
     poses.flush()
     np.save(folder / "labels.npy", np.array([row["label_id"] for row in rows]))
     np.save(folder / "ready.npy", np.nan_to_num(poses).transpose(0, 4, 2, 3, 1))
     for name, schema in (index.TABLES | {"tracks": index.tracks_schema(())}).items():
         index.write_table(root / "index" / name, rows if name == "clips" else [], schema)
-    index.write_manifest(root, index.build_manifest(root, {"clips": count}, "0" * 64, known, skeleton="posetics17"))
+    index.write_manifest(root, index.build_manifest(root, {"clips": count}, "0" * 64, records, skeleton="posetics17"))
 
 
 def ours(folder: Path, entries: tuple[str, ...] = ("keypoints",)) -> Batches:
@@ -112,7 +112,7 @@ def turned(poses: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def seen(poses: np.ndarray) -> np.ndarray:
+def visible(poses: np.ndarray) -> np.ndarray:
     """Zeros in place of NaN."""
     out = np.zeros(poses.shape, np.float32)
     np.copyto(out, poses, where=poses == poses)
@@ -126,7 +126,7 @@ def memmap(folder: Path) -> Batches:
         order = rng.permutation(len(poses))
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            yield {"motion": turned(seen(poses[rows])), "label": torch.from_numpy(labels[rows])}
+            yield {"motion": turned(visible(poses[rows])), "label": torch.from_numpy(labels[rows])}
 
 
 def ready(folder: Path) -> Batches:
@@ -200,9 +200,9 @@ def speeds(folder: Path, count: int, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in READERS}
     for turn in range(rounds + 1):
         for name, batches in running.items():
-            wanted = count // 4 if name.startswith("webdataset") else count
+            needed = count // 4 if name.startswith("webdataset") else count
             spent, samples = cpu_seconds(), 0
-            while samples < wanted:
+            while samples < needed:
                 samples += len(next(batches)["label"])
             if turn:  # the first round warms caches up
                 found[name].append(samples / (cpu_seconds() - spent))

@@ -4,8 +4,8 @@ Published: NTU RGB+D 60, pre-trained on the set itself, then fine-tuned with all
 quarter width and 16 frames, pre-trained on the training clips without labels, fine-tuned with 10 % of the labels (with
 all of them every row is within a point of the ceiling), five seeds, each row paired with "w/o pre-training" on the same
 clips. The figures are stated whichever way they fall: here interpolation alone helps (+1.2, interval 0.8 to 1.5);
-InfoNCE hurts (-11.2, -19.8 to -2.6), and all three together are not told from none (-4.2, -9.4 to 1.0). Published, all
-of them help.
+InfoNCE hurts (-11.2, -19.8 to -2.6), and all three together do not clearly differ from none (-4.2, -9.4 to 1.0).
+Published, all of them help.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from harness import main
-from seeds import accuracy, difference, network, seeds, spread, supervise, told, train
+from seeds import accuracy, difference, network, predict, seeds, spread, supervise, train
 from skeletons import penn, ten_percent
 
 from training import create_method
@@ -113,7 +113,7 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
             PROTOCOL["smoothing"],
             backbone=backbone,
         )
-        found[row] = accuracy(told(backbone, test, preprocess, PROTOCOL["frames"]), test.label_ids)
+        found[row] = accuracy(predict(backbone, test, preprocess, PROTOCOL["frames"]), test.label_ids)
     return found
 
 

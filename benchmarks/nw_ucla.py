@@ -26,7 +26,7 @@ import numpy as np
 import ssl_penn
 import torch
 from harness import main
-from seeds import accuracy, difference, seeds, spread, supervise, told
+from seeds import accuracy, difference, predict, seeds, spread, supervise
 from skeletons import nw_ucla, one_nn, ridge
 from ssl_penn import PRETRAIN, drawn, pretrain, probe, rows
 
@@ -47,11 +47,11 @@ STEPS = (
 )
 VIEW: dict[str, Any] = {"base": 16, "normalise": "view_body", "steps": list(STEPS)}
 FRAMES = 16
-TOLD = (*STEPS, {"name": "invert_depth"})
+SUPERVISED_STEPS = (*STEPS, {"name": "invert_depth"})
 PROTOCOL: dict[str, Any] = {
     "base": 16,
     "normalise": "view_body",
-    "steps": list(TOLD),
+    "steps": list(SUPERVISED_STEPS),
     "frames": FRAMES,
     "epochs": 100,
     "batch": 16,
@@ -60,14 +60,22 @@ PROTOCOL: dict[str, Any] = {
     "smoothing": 0.1,
 }
 WITHOUT: dict[str, Any] = {**PRETRAIN, "epochs": 80}
-UNTOLD: dict[str, Any] = {**VIEW, "frames": ssl_penn.FRAMES, "pretrain": WITHOUT, "views": ssl_penn.PROTOCOL["views"]}
+WITHOUT_LABELS: dict[str, Any] = {
+    **VIEW,
+    "frames": ssl_penn.FRAMES,
+    "pretrain": WITHOUT,
+    "views": ssl_penn.PROTOCOL["views"],
+}
 SEEDS = range(5)
 
 
 def job(seed: int, folder: Path) -> dict[str, Any]:
-    """One seed: trained on two cameras, told on the third."""
+    """One seed: trained on two cameras, tested on the third."""
     train, test = nw_ucla()
-    preprocess, view = Preprocess(train.skeleton, normalise=VIEW["normalise"]), View(FRAMES, TOLD, train.skeleton)
+    preprocess, view = (
+        Preprocess(train.skeleton, normalise=VIEW["normalise"]),
+        View(FRAMES, SUPERVISED_STEPS, train.skeleton),
+    )
     settings = TrainSettings(
         epochs=PROTOCOL["epochs"],
         optim=OptimSettings(lr=PROTOCOL["lr"], weight_decay=PROTOCOL["decay"], warmup=2),
@@ -79,19 +87,19 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     supervise(
         train, preprocess, view, settings, seed, folder, PROTOCOL["batch"], PROTOCOL["smoothing"], backbone=backbone
     )
-    return {"joint": accuracy(told(backbone, test, preprocess, FRAMES), test.label_ids)}
+    return {"joint": accuracy(predict(backbone, test, preprocess, FRAMES), test.label_ids)}
 
 
-def untold(seed: int, folder: Path) -> dict[str, Any]:
+def without_labels(seed: int, folder: Path) -> dict[str, Any]:
     """One seed: linear probes of the network as it was drawn and after it learnt without labels."""
     train, test = nw_ucla()
     preprocess = Preprocess(train.skeleton, normalise=VIEW["normalise"])
     random = calibrate(drawn(train, seed, channels=3), train, preprocess, ssl_penn.FRAMES)
     learnt = pretrain(train, preprocess, STEPS, seed, folder, WITHOUT, channels=3).backbone
     found = {}
-    for name, made in (("random", random), ("linear", learnt)):
-        known, asked = rows(made, train, preprocess, STEPS), rows(made, test, preprocess)
-        found[name] = probe(known, train.label_ids, asked, test.label_ids, len(train.labels))
+    for name, network in (("random", random), ("linear", learnt)):
+        train_features, test_features = rows(network, train, preprocess, STEPS), rows(network, test, preprocess)
+        found[name] = probe(train_features, train.label_ids, test_features, test.label_ids, len(train.labels))
     return found
 
 
@@ -101,7 +109,7 @@ def run(quick: bool) -> dict[str, Any]:
     train, test = nw_ucla()
     chosen = SEEDS[:1] if quick else SEEDS
     runs = seeds("nw_ucla", PROTOCOL, chosen, job)
-    probes = seeds("nw_ucla-untold", UNTOLD, chosen, untold)
+    probes = seeds("nw_ucla-untold", WITHOUT_LABELS, chosen, without_labels)
     linear, random = spread(probes, "linear"), spread(probes, "random")
     joint = spread(runs, "joint")
     met = {
@@ -133,7 +141,7 @@ def run(quick: bool) -> dict[str, Any]:
         "data": f"NW-UCLA, cameras 1 and 2 -> 3 ({len(train)} / {len(test)})",
         "details": {
             "protocol": PROTOCOL,
-            "without_labels": UNTOLD,
+            "without_labels": WITHOUT_LABELS,
             "met": met,
             "cpu_s_a_seed": [run["cpu_s"] for run in runs],
         },

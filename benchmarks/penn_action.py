@@ -18,7 +18,7 @@ import numpy as np
 import penn_estimated
 import torch
 from harness import main
-from seeds import accuracy, difference, seeds, spread, supervise, told
+from seeds import accuracy, difference, predict, seeds, spread, supervise
 from skeletons import one_nn, penn, ridge
 
 from training.engine.settings import OptimSettings, TrainSettings
@@ -46,7 +46,7 @@ SEEDS = range(5)
 
 
 def job(base: int) -> Any:
-    """What one seed is: both streams trained, told on the test side."""
+    """One seed: both streams trained, tested on the test split."""
     train, test = penn()
 
     def run(seed: int, folder: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def job(base: int) -> Any:
                 PROTOCOL["smoothing"],
                 channels_base=base,
             )
-            answers[stream] = told(backbone, test, preprocess, PROTOCOL["frames"])
+            answers[stream] = predict(backbone, test, preprocess, PROTOCOL["frames"])
         answers["both"] = answers["joint"] + answers["bone"]
         return {name: accuracy(values, test.label_ids) for name, values in answers.items()}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seeds import accuracy, supervise, told
+from seeds import accuracy, predict, supervise
 from skeletons import Memory, penn
 from track_protocol import LAYOUT, clips, residuals, simulate
 
@@ -26,14 +26,14 @@ from training.transforms.view import View
 FUSIONS = ("ssta", "consensus")
 
 
-def estimated(side: str, annotated: Memory, fusion: str | None, seed: int = 0) -> Memory:
+def estimated(split: str, annotated: Memory, fusion: str | None, seed: int = 0) -> Memory:
     """The usable clips of a side with fused joints, or with the annotated ones where no fusion is named."""
     place = {int(clip.key) - 1: number for number, clip in enumerate(annotated.clips)}
-    errors = residuals(0 if side == "train" else 1)
+    errors = residuals(0 if split == "train" else 1)
     # the clip called 0001 is the first of the file
     component = None if fusion is None else registry.create("fusion", fusion, {})
-    chosen, made = [], []
-    for track in clips(side):
+    chosen, sequences = [], []
+    for track in clips(split):
         number = place[track.index]
         clip = annotated.clips[number]
         chosen.append(number)
@@ -41,19 +41,19 @@ def estimated(side: str, annotated: Memory, fusion: str | None, seed: int = 0) -
             coords = simulate(track, errors, np.random.default_rng([seed, track.index]))
             fused = component.fuse(coords, None, LAYOUT).coords.astype(np.float32)
             clip = SkeletonSequence(clip.key, fused[None], None, clip.label, clip.size, clip.fps)
-        made.append(clip)
-    name = f"{side} {fusion or 'annotated'} {seed}"
-    return Memory(name, annotated.skeleton, annotated.labels, tuple(made), f"{annotated.fingerprint}-{name}")
+        sequences.append(clip)
+    name = f"{split} {fusion or 'annotated'} {seed}"
+    return Memory(name, annotated.skeleton, annotated.labels, tuple(sequences), f"{annotated.fingerprint}-{name}")
 
 
 def job(protocol: dict[str, Any], steps: Any) -> Any:
     """One seed: a network each on annotated and on fused joints."""
-    sides = dict(zip(("train", "test"), penn()))
+    splits = dict(zip(("train", "test"), penn()))
 
     def run(seed: int, folder: Path) -> dict[str, Any]:
         found = {}
         for fusion in (None, *FUSIONS):
-            train, test = (estimated(side, sides[side], fusion, seed) for side in ("train", "test"))
+            train, test = (estimated(split, splits[split], fusion, seed) for split in ("train", "test"))
             preprocess, view = Preprocess(train.skeleton), View(protocol["frames"], steps, train.skeleton)
             settings = TrainSettings(
                 epochs=protocol["epochs"],
@@ -67,7 +67,7 @@ def job(protocol: dict[str, Any], steps: Any) -> Any:
                 train, preprocess, view, settings, seed, place, protocol["batch"], protocol["smoothing"]
             )
             found[fusion or "annotated"] = accuracy(
-                told(backbone, test, preprocess, protocol["frames"]), test.label_ids
+                predict(backbone, test, preprocess, protocol["frames"]), test.label_ids
             )
         return found
 

@@ -76,8 +76,8 @@ def mmpose(folder: Path, model: str = "rtmpose-m", **options: Any) -> Any:
             _settle(network, call)
             # a few cells in a hundred are people
             _tame(last.out_cls, 1.5, call, middle=-4.0)
-            for layers, wanted in ((last.out_bbox, 0.4), (last.out_kpt_vis, 1.0), (last.out_pose, 1.0)):
-                _tame(layers, wanted, call)
+            for layers, target in ((last.out_bbox, 0.4), (last.out_kpt_vis, 1.0), (last.out_pose, 1.0)):
+                _tame(layers, target, call)
         else:
             x = 4 * _picture(*NETWORKS[model].size) - 2
             _settle(network, lambda: network.head(network.backbone(x)))
@@ -128,21 +128,21 @@ def _picture(width: int, height: int) -> Any:
     return torch.cat([rendered, *blocks])
 
 
-def _tame(layers: Any, wanted: float, call: Any, middle: float = 0.0) -> None:
+def _tame(layers: Any, target: float, call: Any, middle: float = 0.0) -> None:
     """Last layers scaled so that what they give varies by `wanted` around `middle`."""
     import torch
 
-    given: list[Any] = []
+    outputs: list[Any] = []
     hooks = [
-        layer.register_forward_hook(lambda module, inputs, output: given.append((module, output))) for layer in layers
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append((module, output))) for layer in layers
     ]
     with torch.no_grad():
         call()
     for hook in hooks:
         hook.remove()
-    for module, output in given:
+    for module, output in outputs:
         with torch.no_grad():
-            scale = wanted / float(output.std())
+            scale = target / float(output.std())
             module.weight *= scale
             module.bias.copy_(middle - scale * (output.mean((0, 2, 3)) - module.bias))
 

@@ -33,7 +33,7 @@ WORK = Path(os.environ.get("DATAENGINE_BENCHMARKS", Path(tempfile.gettempdir()) 
 
 
 def seeds(
-    name: str, protocol: Mapping[str, Any], wanted: Iterable[int], job: Callable[[int, Path], dict[str, Any]]
+    name: str, protocol: Mapping[str, Any], numbers: Iterable[int], job: Callable[[int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """What `job(seed, folder)` gives for each seed; those that were run before with the same protocol are read, not
     run.
@@ -43,11 +43,11 @@ def seeds(
         protocol: everything that decides the figures; another protocol is another set of files.
         job: trains and measures; may keep checkpoints in the folder.
 
-    A seed's `cpu_s` is that of the run that ended it; what it had found in checkpoints is not in it.
+    A seed's `cpu_s` is that of the run that ended it; work restored from checkpoints is not counted.
     """
     mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
     found = []
-    for seed in wanted:
+    for seed in numbers:
         path = RESULTS / "seeds" / f"{name}-{mark}-{seed}.json"
         if not path.exists():
             wall, cpu = time.time(), cpu_seconds()
@@ -93,11 +93,11 @@ def network(
     channels_base: int = 32,
     name: str = "unik",
 ) -> Backbone:
-    """A network of the benchmarks, drawn by the seed; UNIK of half width where nothing else is said."""
+    """A network of the benchmarks, initialised by the seed; by default UNIK of half width."""
     torch.manual_seed(seed)
     options = {"people": 1, "channels_base": channels_base}
-    made: Backbone = create_backbone(name, num_classes, dataset.skeleton, channels, **options)
-    return made
+    backbone: Backbone = create_backbone(name, num_classes, dataset.skeleton, channels, **options)
+    return backbone
 
 
 def tmor_options(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,13 +148,13 @@ def train(
 
 
 def mirrored(dataset: SkeletonDataset, motion: torch.Tensor) -> torch.Tensor:
-    """Motions (N, C, T, V, M) as in a mirror: sides exchanged, x turned round."""
+    """Motions (N, C, T, V, M) mirrored: left and right joints exchanged, x negated."""
     found = motion[:, :, :, list(dataset.skeleton.flip)]
     found[:, 0] = -found[:, 0]
     return found
 
 
-def told(backbone: Backbone, dataset: SkeletonDataset, preprocess: Preprocess, frames: int) -> np.ndarray:
+def predict(backbone: Backbone, dataset: SkeletonDataset, preprocess: Preprocess, frames: int) -> np.ndarray:
     """Probabilities (N, K), the mean over three fixed parts of each clip and their mirror images."""
 
     def both(motion: torch.Tensor) -> torch.Tensor:

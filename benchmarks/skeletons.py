@@ -47,11 +47,11 @@ class Memory(SkeletonDataset):
         self.label_ids = np.array([clip.label for clip in self.clips], dtype=np.int64)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
-        """The clips at these places."""
+        """The clips at these positions."""
         return [self.clips[index] for index in indices]
 
     def subset(self, indices: Sequence[int] | Numbers, name: str) -> Memory:
-        """The clips at these places as a dataset; a fingerprint of its own."""
+        """The clips at these positions as a dataset with its own fingerprint."""
         clips = tuple(self.clips[index] for index in indices)
         mark = hashlib.sha256(f"{self.fingerprint} {[int(index) for index in indices]}".encode()).hexdigest()
         return Memory(f"{self.name} {name}", self.skeleton, self.labels, clips, mark)
@@ -68,8 +68,8 @@ def _split(
     """Train and test of a file that has `offsets`, `train` and `label_names`."""
     mark = hashlib.sha256(points.tobytes() + file["label"].tobytes() + file["train"].tobytes()).hexdigest()
     parts = np.split(points, file["offsets"][1:-1])
-    made = tuple(clips(number, part[None]) for number, part in enumerate(parts))
-    whole = Memory(name, skeleton(layout), tuple(shared_names), made, mark)
+    sequences = tuple(clips(number, part[None]) for number, part in enumerate(parts))
+    whole = Memory(name, skeleton(layout), tuple(shared_names), sequences, mark)
     return whole.subset(np.flatnonzero(file["train"]), "train"), whole.subset(np.flatnonzero(~file["train"]), "test")
 
 
@@ -152,8 +152,8 @@ def one_nn(
 ) -> float:
     """Per cent of test clips whose nearest training clip (or mirrored one) has their class; 32 frames, straight
     distance."""
-    rows, labels, asked = _both(train, test, preprocess, mirror)
-    apart = np.square(rows).sum(1) - 2 * asked @ rows.T
+    rows, labels, queries = _both(train, test, preprocess, mirror)
+    apart = np.square(rows).sum(1) - 2 * queries @ rows.T
     return 100 * float((labels[apart.argmin(1)] == test.label_ids).mean())
 
 
@@ -164,11 +164,11 @@ def ridge(
     preprocess: Preprocess | None = None,
     strength: float = STRENGTH,
 ) -> float:
-    """Per cent of test clips told right by ridge regression onto the classes; 32 frames, not standardised, intercept
-    not shrunk."""
-    rows, labels, asked = _both(train, test, preprocess, mirror)
+    """Per cent of test clips classified right by ridge regression onto the classes; 32 frames, not standardised,
+    intercept not shrunk."""
+    rows, labels, queries = _both(train, test, preprocess, mirror)
     centre, goal = rows.mean(0), np.eye(len(train.labels))[labels]
     rows = rows - centre
     weight = np.linalg.solve(rows.T @ rows + strength * np.eye(rows.shape[1]), rows.T @ (goal - goal.mean(0)))
-    told = ((asked - centre) @ weight + goal.mean(0)).argmax(1)
-    return 100 * float((told == test.label_ids).mean())
+    predictions = ((queries - centre) @ weight + goal.mean(0)).argmax(1)
+    return 100 * float((predictions == test.label_ids).mean())

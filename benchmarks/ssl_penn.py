@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import accuracy, difference, mirrored, network, seeds, spread, supervise, tmor_options, told, train
+from seeds import accuracy, difference, mirrored, network, predict, seeds, spread, supervise, tmor_options, train
 from skeletons import Memory, one_nn, penn, ten_percent
 
 from training import create_method
@@ -114,7 +114,7 @@ def rows(
     parts = [extract_features(both, dataset, preprocess, FRAMES, (span,))[0] for span in THREE_CROPS]
     fixed = [part.reshape(len(dataset), 2, -1).transpose(1, 0, 2) for part in parts]
     view = View(FRAMES, steps, dataset.skeleton)
-    seen = (
+    random_views = (
         [
             extract_features(backbone.features, dataset, preprocess, FRAMES, view=view, seed=n)[0][None]
             for n in range(PROTOCOL["views"])
@@ -122,24 +122,25 @@ def rows(
         if steps
         else []
     )
-    return np.concatenate([*fixed, *seen])
+    return np.concatenate([*fixed, *random_views])
 
 
 def probe(
-    known: np.ndarray,
+    train_features: np.ndarray,
     labels: np.ndarray,
-    asked: np.ndarray,
+    test_features: np.ndarray,
     truth: np.ndarray,
     classes: int,
     chosen: Sequence[int] | None = None,
 ) -> float:
-    """Linear probe in per cent: every row of a clip is one to learn from; what is asked is the mean of a clip's
-    rows."""
+    """Linear probe in per cent: trained on every row of a clip, tested on the mean of a clip's rows."""
     chosen = range(len(labels)) if chosen is None else chosen
-    taken = known[:, list(chosen)]
+    taken = train_features[:, list(chosen)]
     learn = LabelledFeatures(taken.reshape(-1, taken.shape[-1]), np.tile(labels[list(chosen)], len(taken)))
     return round(
-        100 * linear_probe(learn, LabelledFeatures(asked.mean(0), truth), classes, strength=PROTOCOL["C"]).value, 3
+        100
+        * linear_probe(learn, LabelledFeatures(test_features.mean(0), truth), classes, strength=PROTOCOL["C"]).value,
+        3,
     )
 
 
@@ -147,13 +148,13 @@ def measured(
     backbone: Backbone, train_side: Memory, test: Memory, preprocess: Preprocess, few: Sequence[int]
 ) -> tuple[float, float]:
     """The linear probe with all labels and with few."""
-    known, asked = rows(backbone, train_side, preprocess, STRONG), rows(backbone, test, preprocess)
-    told_by = (known, train_side.label_ids, asked, test.label_ids, len(train_side.labels))
-    return probe(*told_by), probe(*told_by, few)
+    train_features, test_features = rows(backbone, train_side, preprocess, STRONG), rows(backbone, test, preprocess)
+    features = (train_features, train_side.label_ids, test_features, test.label_ids, len(train_side.labels))
+    return probe(*features), probe(*features, few)
 
 
-def places(part: Memory, whole: Memory) -> list[int]:
-    """Where the clips of a part stand in the whole."""
+def positions(part: Memory, whole: Memory) -> list[int]:
+    """Positions of a subset's clips in the whole dataset."""
     at = {key: number for number, key in enumerate(whole.keys)}
     return [at[key] for key in part.keys]
 
@@ -163,7 +164,7 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     labels."""
     whole, test = penn()
     few = ten_percent(whole, seed)
-    chosen = places(few, whole)
+    chosen = positions(few, whole)
     preprocess, view = Preprocess(whole.skeleton), View(FRAMES, STRONG, whole.skeleton)
     found: dict[str, Any] = {}
     random = calibrate(drawn(whole, seed), whole, preprocess, FRAMES)
@@ -193,7 +194,7 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
             tables["smoothing"],
             backbone=backbone,
         )
-        found[name] = accuracy(told(backbone, test, preprocess, FRAMES), test.label_ids)
+        found[name] = accuracy(predict(backbone, test, preprocess, FRAMES), test.label_ids)
     return found
 
 

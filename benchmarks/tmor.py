@@ -40,7 +40,7 @@ import torch
 from harness import main
 from seeds import WORK, difference, mirrored, network, seeds, spread, tmor_options, train
 from skeletons import STRENGTH, Memory, flat, penn, ten_percent
-from ssl_penn import STRONG, places, probe
+from ssl_penn import STRONG, positions, probe
 from tmor_features import VIDEO, encoder, told_rendered, video_network, watched
 from torch import Tensor
 
@@ -141,8 +141,8 @@ def learnt(dataset: Memory, names: Array, row: str, seed: int, folder: Path) -> 
     torch.manual_seed(seed)
     method = create_method("tmor", backbone=small(dataset, seed), **chosen, **options)
     method.load_state_dict(first.state_dict(), strict=False)  # what a row has beside is drawn anew
-    made: TMOR = stage(method, PROTOCOL["then"], folder / row)  # type: ignore[assignment]
-    return made.eval()
+    trained: TMOR = stage(method, PROTOCOL["then"], folder / row)  # type: ignore[assignment]
+    return trained.eval()
 
 
 def said(method: TMOR, dataset: Memory) -> tuple[Array, Array]:
@@ -150,11 +150,11 @@ def said(method: TMOR, dataset: Memory) -> tuple[Array, Array]:
     mean."""
 
     def both(motion: Tensor) -> Tensor:
-        seen = [method.backbone.features(part) for part in (motion, mirrored(dataset, motion))]
+        features = [method.backbone.features(part) for part in (motion, mirrored(dataset, motion))]
         projected = torch.stack(
-            [torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in seen]
+            [torch.nn.functional.normalize(method.project_motion(part), dim=1) for part in features]
         ).mean(0)
-        return torch.cat([*seen, projected], 1)
+        return torch.cat([*features, projected], 1)
 
     method.eval()
     rows, _ = extract_features(both, dataset, Preprocess(dataset.skeleton), FRAMES)
@@ -162,7 +162,7 @@ def said(method: TMOR, dataset: Memory) -> tuple[Array, Array]:
     return np.stack([rows[:, :width], rows[:, width : 2 * width]]), rows[:, 2 * width :]
 
 
-def ridge_zero_shot(dataset: Memory, names: Array, asked: Memory, classes: Array) -> float:
+def ridge_zero_shot(dataset: Memory, names: Array, unseen: Memory, classes: Array) -> float:
     """Zero-shot without a network: joints onto texts by ridge regression."""
     preprocess = Preprocess(dataset.skeleton)
     rows = np.concatenate([flat(dataset, preprocess), flat(dataset, preprocess, mirror=True)])
@@ -170,8 +170,8 @@ def ridge_zero_shot(dataset: Memory, names: Array, asked: Memory, classes: Array
     centre, mean = rows.mean(0), goal.mean(0)
     rows = rows - centre
     weight = np.linalg.solve(rows.T @ rows + STRENGTH * np.eye(rows.shape[1]), rows.T @ (goal - mean))
-    told = similarities((flat(asked, preprocess) - centre) @ weight + mean, classes).argmax(1)
-    return percent(float((told == asked.label_ids).mean()))
+    predictions = similarities((flat(unseen, preprocess) - centre) @ weight + mean, classes).argmax(1)
+    return percent(float((predictions == unseen.label_ids).mean()))
 
 
 def percent(share: float) -> float:
@@ -215,20 +215,20 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
     texts = encoder()
     whole, test = (shown(side, WORK, texts) for side in penn())
     held = held_out(seed, len(whole.labels))
-    seen = [label for label in range(len(whole.labels)) if label not in held]
-    dataset, asked = only(whole, seen, "seen"), only(test, held, "held out")
+    trained_labels = [label for label in range(len(whole.labels)) if label not in held]
+    dataset, unseen = only(whole, trained_labels, "seen"), only(test, held, "held out")
     names = ClassText("minilm", PROTOCOL["prompts"]).vectors(whole.labels, [])[:, 0]
     plain = ClassText("minilm").vectors([label.replace("_", " ") for label in whole.labels], [])[:, 0]
     new = np.flatnonzero(np.isin(test.label_ids, held))
-    truth: Numbers = asked.label_ids
-    few = places(ten_percent(whole, seed), whole)
-    watched_rows = np.stack([clip.features["video"].mean(0) for clip in asked.clips])
+    truth: Numbers = unseen.label_ids
+    few = positions(ten_percent(whole, seed), whole)
+    watched_rows = np.stack([clip.features["video"].mean(0) for clip in unseen.clips])
     aid = ExtraScores(similarities(watched_rows, names[held]), 1.0, VIDEO["temperature"])
     found: dict[str, Any] = {
         "held_out": [whole.labels[label] for label in held],
         "majority": percent(np.bincount(truth).max() / len(truth)),
-        "ridge": ridge_zero_shot(dataset, names[seen], asked, names[held]),
-        "ridge_by_name": ridge_zero_shot(dataset, plain[seen], asked, plain[held]),
+        "ridge": ridge_zero_shot(dataset, names[trained_labels], unseen, names[held]),
+        "ridge_by_name": ridge_zero_shot(dataset, plain[trained_labels], unseen, plain[held]),
         "video": percent(float((aid.scores.argmax(1) == truth).mean())),
         "video_rendered": told_rendered(video_network(texts, WORK), texts),
     }
@@ -236,16 +236,16 @@ def job(seed: int, folder: Path) -> dict[str, Any]:
         "tmor",
         backbone=calibrate(small(whole, seed), dataset, Preprocess(dataset.skeleton), FRAMES),
         video=None,
-        text=names[seen],
+        text=names[trained_labels],
         **tmor_options(PROTOCOL["method"]),
     )
     for row in ("random", *ROWS):
-        method = random if row == "random" else learnt(dataset, names[seen], row, seed, folder)
-        (known, _), (all_test, projected) = said(method, whole), said(method, test)
-        told_by = (known, whole.label_ids, all_test, test.label_ids, len(whole.labels))
-        found[f"{row}_probe"], found[f"{row}_probe_10"] = probe(*told_by), probe(*told_by, few)
-        told = zero_shots(method, projected[new], truth, names[seen], names[held], aid)
-        found |= {f"{row}_{name}": value for name, value in told.items()}
+        method = random if row == "random" else learnt(dataset, names[trained_labels], row, seed, folder)
+        (known_features, _), (all_test, projected) = said(method, whole), said(method, test)
+        probe_inputs = (known_features, whole.label_ids, all_test, test.label_ids, len(whole.labels))
+        found[f"{row}_probe"], found[f"{row}_probe_10"] = probe(*probe_inputs), probe(*probe_inputs, few)
+        accuracies = zero_shots(method, projected[new], truth, names[trained_labels], names[held], aid)
+        found |= {f"{row}_{name}": value for name, value in accuracies.items()}
         print(f"seed {seed} {row}: { {k: v for k, v in found.items() if k.startswith(f'{row}_')} }", flush=True)
     return found
 
@@ -279,14 +279,14 @@ def run(quick: bool) -> dict[str, Any]:
         or name in ("video", "ridge", "ridge_by_name")
     }
     differences = {} if quick else {name: difference(runs, *pair) for name, pair in COMPARED.items()}
-    wanted = ("text raises zero-shot", "text raises zero-shot over chance", "video raises the probe")
+    goals = ("text raises zero-shot", "text raises zero-shot over chance", "video raises the probe")
     _, test = penn()
     return {
         "name": "tmor",
         "value": figures["mm_mv_mt_zero"]["mean"],
         "unit": "% top-1, zero-shot among five held-out classes, motion alone",
-        "goal": {name: "interval above 0" for name in wanted},
-        "holds": bool(differences) and all(differences[name]["low"] > 0 for name in wanted),
+        "goal": {name: "interval above 0" for name in goals},
+        "holds": bool(differences) and all(differences[name]["low"] > 0 for name in goals),
         "baselines": {
             "chance": 100 / HELD,
             "majority": spread(runs, "majority")["mean"],

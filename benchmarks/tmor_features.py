@@ -119,11 +119,11 @@ ARM, LEG, TRUNK, HEAD = 0.034, 0.056, 0.08, 0.086
 def encoder() -> text.TextEncoder:
     """The sentence encoder; without its weights the run ends with one line that says how to get them."""
     try:
-        made = text.create("minilm")
-        made.encode(["somebody"])
+        created = text.create("minilm")
+        created.encode(["somebody"])
     except (WeightsError, MissingExtraError) as error:
         raise SystemExit(f"tmor: {error}") from None
-    return made
+    return created
 
 
 class Filmed(SkeletonDataset):
@@ -316,18 +316,18 @@ class Watching(Method):
 
     def loss(self, batch: Batch) -> LossOutput:
         texts: Tensor = self.texts  # type: ignore[assignment]
-        seen = unit(self.backbone(batch["shown"]))
-        logits = seen @ texts.flatten(0, 1).T / self.temperature
+        features = unit(self.backbone(batch["shown"]))
+        logits = features @ texts.flatten(0, 1).T / self.temperature
         own = torch.nn.functional.one_hot(batch["label"], len(texts)).bool().repeat_interleave(texts.shape[1], 1)
         loss = info_nce(logits, own, form="each").mean()
-        return LossOutput(loss, {"vt": loss}, seen)
+        return LossOutput(loss, {"vt": loss}, features)
 
 
 def _network(width: int) -> Backbone:
     torch.manual_seed(0)
     options: dict[str, Any] = {"channels_base": VIDEO["base"], "depths": VIDEO["depths"], "dropout": 0.0}
-    made: Backbone = create_backbone("slow_r50", width, LAYOUT, 3, **options)
-    return made
+    created: Backbone = create_backbone("slow_r50", width, LAYOUT, 3, **options)
+    return created
 
 
 def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = VIDEO) -> Backbone:
@@ -359,11 +359,11 @@ def video_network(texts: text.TextEncoder, work: Path, tables: dict[str, Any] = 
 def watched(network: Backbone, dataset: Any, views: int = 1) -> Array:
     """(N, views, D) float32 unit vectors: what the network says of drawn views of clips; the first view shows the whole
     clip."""
-    seen = []
+    features = []
     for number in range(views):
         loader = DataLoader(dataset, Drawn(1.0 if number == 0 else VIDEO["share"]), 64, seed=number, shuffle=False)
-        seen.append(torch.cat([unit(network(batch["shown"])) for batch in loader]).numpy())
-    return np.stack(seen, 1)
+        features.append(torch.cat([unit(network(batch["shown"])) for batch in loader]).numpy())
+    return np.stack(features, 1)
 
 
 def told_rendered(network: Backbone, texts: text.TextEncoder, count: int = 600) -> float:
