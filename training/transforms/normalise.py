@@ -1,5 +1,7 @@
-"""Where a clip's origin lies and how large it is: functions from joints (M, T, V, C), NaN unseen, to new arrays of the
-same dtype."""
+"""Normalisation of position, size and orientation of a clip.
+
+Each function takes joints (M, T, V, C), NaN where unseen, and returns a new array of the same dtype unless stated.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from training.data.types import Array
 
 
 def body(array: Array) -> Array:
-    """Centre and size of the first person, once a sequence: its mean joint becomes 0, the root mean square of its
-    coordinates 1.
+    """Normalises by centre and size of the first person over the whole sequence.
 
-    Turning the body and playing it backwards commute with this; other people keep their place beside the first.
+    The mean joint of the first person becomes 0, and the root mean square of the coordinates becomes 1. Rotation and
+    time reversal commute with this normalisation. Other people keep their position relative to the first.
     """
     first = array[0].reshape(-1, array.shape[-1])
     if np.isnan(first).any():
@@ -27,99 +29,100 @@ def body(array: Array) -> Array:
 
 
 def screen(array: Array, size: tuple[int, int]) -> Array:
-    """x 2/w - 1 and y 2/w - h/w: the picture's width spans [-1, 1], the centre is 0; coordinates that are exactly 0
-    stay 0.
+    """Normalises pixels by the image size: x 2/w - 1 and y 2/w - h/w.
 
-    As UNIK's preprocessing (data_gen/preprocess.py @ bf39968), which takes every picture for 640 x 480.
+    The width of the image spans [-1, 1], the centre is 0, and coordinates that are exactly 0 stay 0. Source: the
+    preprocessing of UNIK (data_gen/preprocess.py @ bf39968), which assumes 640 x 480 for every image.
 
     Args:
         array: (..., 2) pixels.
-        size: width and height of the picture.
+        size: width and height of the image in pixels.
     """
     width, height = size
     moved: Array = array / width * 2 - np.array([1, height / width], array.dtype)
     return np.where(array == 0, array, moved)
 
 
-def picture(
+def pyskl2d(
     array: Array,
     scores: Array | None,
     size: tuple[int, int] = (1920, 1080),
     auto: bool = False,
     threshold: float = 0.01,
 ) -> Array:
-    """pyskl's normalisation in the plane: either axis of the picture, or of what the points span, to [-1, 1].
+    """The 2D normalisation of pyskl: each axis of the image, or of the bounding box of the joints, to [-1, 1].
 
-    PreNormalize2D of kennymckormick/pyskl @ 3f6795f, pose_related.py.
+    Source: PreNormalize2D of kennymckormick/pyskl @ 3f6795f, pose_related.py.
 
     Args:
         array: (M, T, V, 2) pixels.
-        scores: (M, T, V); points at or below the threshold become 0. None keeps all.
-        size: width and height of the picture.
-        auto: the smallest box around all kept points in place of the picture, if more than 10 pixels wide and high.
+        scores: (M, T, V); joints at or below the threshold become 0. None: no joint does.
+        size: width and height of the image in pixels.
+        auto: whether the bounding box of the visible joints replaces the image. Boxes of at most 10 pixels in width or
+            height leave the joints as they are.
         threshold: of the score.
     """
-    kept = np.ones(array.shape[:-1], bool) if scores is None else scores > threshold
+    visible = np.ones(array.shape[:-1], bool) if scores is None else scores > threshold
     centre = half = np.array(size, array.dtype) / 2
     if auto:
-        points = array[kept]
+        points = array[visible]
         low, high = (points.min(0), points.max(0)) if len(points) else (centre * 0, centre * 0)
         if (high - low <= 10).any():
-            return np.where(kept[..., None], array, array.dtype.type(0))
+            return np.where(visible[..., None], array, array.dtype.type(0))
         centre, half = (high + low) / 2, (high - low) / 2
-    return np.where(kept[..., None], (array - centre) / half, array.dtype.type(0))
+    return np.where(visible[..., None], (array - centre) / half, array.dtype.type(0))
 
 
 def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
-    """Root of the first frame removed; turned about the upright axis until the line from right to left shoulder and hip
-    in it runs along x.
+    """Moves the root of the reference frame to the origin and turns the clip to face along an axis.
 
-    The first frame is the first in which all these joints of the first person are seen; a clip without one is only
-    moved to its mean.
+    The clip is turned about the upright axis until the line from right to left shoulder and hip runs along x. The
+    reference frame is the first in which all these joints of the first person are visible. A clip without a reference
+    frame is only centred on the mean joint.
 
     Args:
         array: (M, T, V, 3).
-        skeleton: its layout, with left and right shoulders and hips.
+        skeleton: layout with left and right shoulders and hips.
         up: the upright axis, 1 for y, 2 for z.
 
     Raises:
-        TrainingError: not three coordinates.
+        TrainingError: the array has no three coordinates.
     """
     if array.shape[-1] != 3:
         raise TrainingError(f"view turns poses in space; given {array.shape[-1]} coordinates")
     needed = skeleton.indices(("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
     root = next((skeleton.index(name) for name in ("mid_hip", "pelvis") if name in skeleton.joints), None)
     used = array[0][:, needed + ([] if root is None else [root])]
-    whole = np.flatnonzero(np.isfinite(used).all(axis=(1, 2)))
-    if not len(whole):
+    complete = np.flatnonzero(np.isfinite(used).all(axis=(1, 2)))
+    if not len(complete):
         centred: Array = array - np.nanmean(array[0], axis=(0, 1)).astype(array.dtype)
         return centred
-    start = array[0, whole[0]].astype(np.float64)
-    left, right, left_hip, right_hip = start[needed]
-    origin = (left_hip + right_hip) / 2 if root is None else start[root]
-    across = left - right + left_hip - right_hip
-    ahead = 3 - up
-    length = np.hypot(across[0], across[ahead])
-    turn = np.eye(3)
+    pose = array[0, complete[0]].astype(np.float64)
+    left, right, left_hip, right_hip = pose[needed]
+    origin = (left_hip + right_hip) / 2 if root is None else pose[root]
+    direction = left - right + left_hip - right_hip
+    depth = 3 - up
+    length = np.hypot(direction[0], direction[depth])
+    rotation = np.eye(3)
     if length > 0:
-        cos, sin = across[0] / length, across[ahead] / length
-        turn[np.ix_((0, ahead), (0, ahead))] = [[cos, sin], [-sin, cos]]
-    moved: Array = ((array - origin.astype(array.dtype)) @ turn.T.astype(array.dtype)).astype(array.dtype)
-    return moved
+        cos, sin = direction[0] / length, direction[depth] / length
+        rotation[np.ix_((0, depth), (0, depth))] = [[cos, sin], [-sin, cos]]
+    aligned: Array = ((array - origin.astype(array.dtype)) @ rotation.T.astype(array.dtype)).astype(array.dtype)
+    return aligned
 
 
-def upright(
+def pyskl3d(
     array: Array, spine: tuple[int, int] = (0, 1), shoulders: tuple[int, int] = (8, 4), centre: int = 1
 ) -> Array:
-    """pyskl's normalisation in space: frames without the reference person dropped, a joint of its first frame to the
-    origin, its spine turned to z, then its shoulders to x.
+    """The 3D normalisation of pyskl.
 
-    PreNormalize3D of kennymckormick/pyskl @ 3f6795f, pose_related.py; joints are numbers of NTU RGB+D's layout. Zero
-    points stay zero.
+    Frames without the reference person are dropped. In the first of the others, one joint moves to the origin, the
+    spine is turned to z, and then the shoulders to x. Zero joints stay zero. Source: PreNormalize3D of
+    kennymckormick/pyskl @ 3f6795f, pose_related.py. The default joints are indices of the layout of NTU RGB+D.
 
     Args:
-        array: (M, T, V, 3), zero where unseen. Of two people the one seen longer is the reference and becomes the
-            first.
+        array: (M, T, V, 3), zero where unseen. Of two people, the one visible in more frames is the reference person
+            and becomes the first.
         spine: lower and upper joint of the line that becomes z.
         shoulders: right and left joint of the line that becomes x.
         centre: joint that becomes the origin.
@@ -127,14 +130,14 @@ def upright(
     Returns:
         (M, T', V, 3) float64.
     """
-    there: Bool = np.asarray(~np.isclose(array, 0).reshape(*array.shape[:2], -1).all(axis=2))
-    if not there.any():
+    present: Bool = np.asarray(~np.isclose(array, 0).reshape(*array.shape[:2], -1).all(axis=2))
+    if not present.any():
         return array.astype(np.float64)
-    if len(array) == 2 and there[1].sum() > there[0].sum():
-        array, there = array[::-1], there[::-1]
-    array = array[:, there[0]]
-    seen = (array != 0).any(-1, keepdims=True)
-    moved: Array = (array - array[0, 0, centre]) * seen
+    if len(array) == 2 and present[1].sum() > present[0].sum():
+        array, present = array[::-1], present[::-1]
+    array = array[:, present[0]]
+    visible = (array != 0).any(-1, keepdims=True)
+    moved: Array = (array - array[0, 0, centre]) * visible
     for (begin, end), axis in ((spine, 2), (shoulders, 0)):
         moved = (
             moved
@@ -146,12 +149,12 @@ def upright(
 
 
 def _onto(vector: Array, axis: int) -> Array:
-    """(3, 3) the shortest turn that brings a vector onto an axis (Rodrigues' formula)."""
+    """(3, 3) the smallest rotation that aligns a vector with an axis (Rodrigues' formula)."""
     goal = np.eye(3)[axis]
     length = np.linalg.norm(vector)
     if not length:
         return np.eye(3)
-    cos = float(np.clip(vector / length @ goal, -1, 1))  # in the precision given, as published
+    cos = float(np.clip(vector / length @ goal, -1, 1))  # in the precision of the input, as published
     normal, sin = np.cross(vector, goal), np.sqrt(1 - cos * cos)
     if sin < 1e-9:
         return np.eye(3)

@@ -1,5 +1,4 @@
-"""From a stored clip to what networks see: people chosen, missing joints filled, size and place normalised, joints or
-bones."""
+"""Preprocessing of a stored clip: selection of people, missing joints, normalisation, and the stream of the network."""
 
 from __future__ import annotations
 
@@ -27,68 +26,69 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def visible(array: Array) -> Bool:
-    """(M, T, V) where all coordinates (M, T, V, C) are finite."""
+    """(M, T, V) bool, where all coordinates of (M, T, V, C) are finite."""
     return np.asarray(np.isfinite(array).all(-1))
 
 
 def ranked(keypoints: Array, scores: Array | None, people: int, by: str = "score") -> NDArray[np.int64]:
-    """Indices of at most so many people who have a joint seen, the most important first; ties keep their order.
+    """Indices of at most `people` people with a visible joint, the most important first; ties keep their order.
 
     Args:
         keypoints: (M, T, V, C), NaN where unseen.
         scores: (M, T, V), or None.
-        people: how many.
-        by: "score" the sum of scores (joints seen where there are none), "motion" the mean over joints of how far they
-            move (standard deviation over time), "given" their order in the clip.
+        people: largest number of people.
+        by: "score": the sum of scores, or the number of visible joints without scores. "motion": the mean over joints
+            of the standard deviation over time. "given": the order in the clip.
     """
-    seen = visible(keypoints)
-    present = np.flatnonzero(np.asarray(seen.any(axis=(1, 2))))
+    is_visible = visible(keypoints)
+    present = np.flatnonzero(np.asarray(is_visible.any(axis=(1, 2))))
     if by == "given" or len(present) < 2:
         return present[:people]
     if by == "motion":
-        count = np.maximum(seen.sum(1, keepdims=True), 1)[..., None]
-        centre = np.where(seen[..., None], keypoints, 0).sum(1, keepdims=True) / count
-        apart = np.where(seen[..., None], keypoints - centre, 0)
-        far = np.sqrt(np.square(apart).sum((1, 3)) / count[:, 0, :, 0])
-        worth = far.sum(1) / np.maximum(seen.any(1).sum(1), 1)
+        count = np.maximum(is_visible.sum(1, keepdims=True), 1)[..., None]
+        centre = np.where(is_visible[..., None], keypoints, 0).sum(1, keepdims=True) / count
+        offsets = np.where(is_visible[..., None], keypoints - centre, 0)
+        deviation = np.sqrt(np.square(offsets).sum((1, 3)) / count[:, 0, :, 0])
+        importance = deviation.sum(1) / np.maximum(is_visible.any(1).sum(1), 1)
     else:
-        worth = (seen if scores is None else np.where(seen, scores, 0)).sum((1, 2))
-    return present[np.argsort(-worth[present], kind="stable")][:people]
+        importance = (is_visible if scores is None else np.where(is_visible, scores, 0)).sum((1, 2))
+    return present[np.argsort(-importance[present], kind="stable")][:people]
 
 
 def interpolate(array: Array) -> Array:
-    """Fill joints between the frames in which they were seen, linearly, and hold them before the first and after the
-    last.
+    """Fills missing joints linearly between visible frames, and holds them before the first and after the last.
 
-    A joint never seen lies, in each frame, at the mean of that person's other joints.
+    A joint that is never visible is placed, per frame, at the mean of the other joints of that person.
 
     Args:
         array: (M, T, V, C), NaN where unseen.
 
     Returns:
-        (M, T, V, C) of the dtype given; a person never seen stays NaN.
+        (M, T, V, C) of the dtype of `array`; a person who is never visible stays NaN.
     """
-    seen = visible(array)
-    if seen.all():
+    is_visible = visible(array)
+    if is_visible.all():
         return array.copy()
     total = array.shape[1]
     time = np.arange(total)[:, None]
-    before = np.maximum.accumulate(np.where(seen, time, -1), axis=1)
-    after = np.minimum.accumulate(np.where(seen, time, total)[:, ::-1], axis=1)[:, ::-1]
+    before = np.maximum.accumulate(np.where(is_visible, time, -1), axis=1)
+    after = np.minimum.accumulate(np.where(is_visible, time, total)[:, ::-1], axis=1)[:, ::-1]
     low, high = np.where(before < 0, after, before), np.where(after == total, before, after)
-    share = ((time - low) / np.maximum(high - low, 1)).astype(array.dtype)[..., None]
+    fraction = ((time - low) / np.maximum(high - low, 1)).astype(array.dtype)[..., None]
     low, high = np.minimum(low, total - 1)[..., None], np.maximum(high, 0)[..., None]
     begin = np.take_along_axis(array, low, axis=1)
-    out: Array = begin + (np.take_along_axis(array, high, axis=1) - begin) * np.clip(share, 0, 1)
-    for person, ever in zip(out, np.asarray(seen.any(axis=1))):
-        if ever.any() and not ever.all():
-            person[:, ~ever] = person[:, ever].mean(1, keepdims=True)
+    out: Array = begin + (np.take_along_axis(array, high, axis=1) - begin) * np.clip(fraction, 0, 1)
+    for person, ever_visible in zip(out, np.asarray(is_visible.any(axis=1))):
+        if ever_visible.any() and not ever_visible.all():
+            person[:, ~ever_visible] = person[:, ever_visible].mean(1, keepdims=True)
     return out
 
 
 def loop(array: Array) -> Array:
-    """Fill empty frames as UNIK does (data_gen/preprocess.py @ bf39968): a person whose first frame is empty is packed
-    to the front, an empty end repeats the front; gaps inside stay.
+    """Fills empty frames as UNIK does (data_gen/preprocess.py @ bf39968).
+
+    If the first frame of a person is empty, the frames that are not are moved to the front. An empty end repeats the
+    front. Other gaps stay.
 
     Args:
         array: (M, T, V, C), zero where unseen.
@@ -96,40 +96,40 @@ def loop(array: Array) -> Array:
     out = array.copy()
     total = array.shape[1]
     for person in out:
-        there = person.any((1, 2))
-        if not there.any():
+        present = person.any((1, 2))
+        if not present.any():
             continue
-        if not there[0]:
-            packed = person[there]
+        if not present[0]:
+            packed = person[present]
             person[:] = 0
             person[: len(packed)] = packed
-            there = np.arange(total) < len(packed)
-        end = int(np.flatnonzero(there)[-1]) + 1
+            present = np.arange(total) < len(packed)
+        end = int(np.flatnonzero(present)[-1]) + 1
         person[end:] = person[np.arange(total - end) % end]
     return out
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a clip to (M, T, V, C) float32 without NaN. Can be pickled.
+    """Turns a clip into (M, T, V, C) float32 without NaN. Can be pickled.
 
-    Frames before anybody is seen and after nobody is any more are left out. A clip of one frame stays one frame long
-    (views repeat it, its motion is zero); one in which nobody is seen becomes zeros of its length.
+    Frames before the first and after the last visible person are left out. A clip of one frame keeps one frame: views
+    repeat the frame, and the motion is zero. A clip without a visible person becomes zeros of the same length.
 
     Attributes:
         skeleton: layout of the clips, or its name.
-        people: M of the result; who is absent is zero.
-        rank: how people are chosen, see `ranked`.
-        channels: which channels of the clip are the coordinates; None: all.
+        people: M of the result; absent people are zero.
+        rank: how people are selected, see `ranked`.
+        channels: indices of the coordinates among the channels of the clip. None: all channels.
         fill: "interpolate" unseen joints over time, "zero" them, or zero them and "loop" (UNIK).
         normalise: "body" (centre and size of the first person), "view" (in space: root to the origin, facing along an
-            axis), "view_body" (first that, then centre and size of the first person), "screen" (picture, as UNIK),
-            "none", "pyskl2d" (picture, as pyskl), "pyskl3d" (as pyskl).
+            axis), "view_body" ("view", then "body"), "screen" (image size, as UNIK), "none", "pyskl2d" (image size, as
+            pyskl), "pyskl3d" (as pyskl).
         stream: "joint", "bone", "motion" or "bone_motion".
-        score: whether scores follow as another channel, 0 where unseen.
-        keep_root: whether the root of bones keeps its place (UNIK) instead of being zero.
+        score: whether scores are appended as a channel, 0 where unseen.
+        keep_root: whether the root of bones keeps its position (UNIK) instead of being zero.
         up: upright axis of clips in space, for "view" and "view_body".
-        size: width and height for "screen" and "pyskl2d" in place of the clip's own; UNIK takes (640, 480).
+        size: width and height for "screen" and "pyskl2d". Default: the size of the clip. UNIK uses (640, 480).
 
     Raises:
         TrainingError: an unknown layout or choice, or fewer than one person.
@@ -160,10 +160,10 @@ class Preprocess:
         if self.people < 1:
             raise TrainingError(f"people must be at least 1; given {self.people}")
         if self.normalise == "pyskl3d":
-            lacking = {"mid_hip", "spine", "left_shoulder", "right_shoulder"} - set(self.layout.joints)
-            if lacking:
+            missing = {"mid_hip", "spine", "left_shoulder", "right_shoulder"} - set(self.layout.joints)
+            if missing:
                 raise TrainingError(
-                    f"layout {self.layout.name!r} has no {', '.join(sorted(lacking))}, which pyskl3d needs; choose "
+                    f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which pyskl3d needs; choose "
                     "'view'"
                 )
             if self.score:
@@ -173,7 +173,7 @@ class Preprocess:
 
     @property
     def layout(self) -> Skeleton:
-        """The skeleton itself, whatever it was given as."""
+        """The skeleton as a layout."""
         return named(self.skeleton) if isinstance(self.skeleton, str) else self.skeleton
 
     def __call__(
@@ -182,45 +182,44 @@ class Preprocess:
         view: Callable[[Array, np.random.Generator], Array] | None = None,
         rng: np.random.Generator | None = None,
     ) -> Array:
-        """What networks see of a clip.
+        """The input of the network of a clip.
 
         Args:
-            clip: any clip of the skeleton.
-            view: changes the prepared joints before bones and motion are made of them, such as
-                `training.transforms.view.View`; with scores as a channel it must know (`View(score=True)`).
-            rng: what the view draws from; None is a fixed start.
+            clip: a clip of the skeleton.
+            view: augments the normalised joints before bones and motion are computed, such as
+                `training.transforms.view.View`. With a channel of scores, the view needs `View(score=True)`.
+            rng: random numbers of the view. Default: a generator with seed 0.
 
         Returns:
             (people, T, V, C) float32.
 
         Raises:
-            TrainingError: another number of joints, channels that the clip lacks, or a normalisation it cannot have.
+            TrainingError: the clip has another number of joints, lacks channels, or does not fit the normalisation.
         """
         joints = self.joints(clip)
         return self.finish(joints if view is None else view(joints, np.random.default_rng(0) if rng is None else rng))
 
     def finish(self, array: Array) -> Array:
-        """The stream asked for, of joints (M, T, V, C) that `joints` gave and views may have changed."""
+        """The configured stream of joints (M, T, V, C) from `joints`, which views may have augmented."""
         return stream(array, self.stream, self.layout, array.shape[-1] - self.score, self.keep_root)
 
     def joints(self, clip: SkeletonSequence) -> Array:
-        """The normalised joints (people, T, V, C) float32 of a clip before any stream, for several views of one
-        clip."""
+        """Normalised joints (people, T, V, C) float32 of a clip, before views and streams."""
         self._check(clip)
         keypoints = clip.keypoints if self.channels is None else clip.keypoints[..., list(self.channels)]
-        who = ranked(keypoints, clip.scores, self.people, self.rank)
-        if not len(who):
+        people = ranked(keypoints, clip.scores, self.people, self.rank)
+        if not len(people):
             return np.zeros((self.people, *keypoints.shape[1:3], keypoints.shape[-1] + self.score), np.float32)
-        array = np.asarray(keypoints[who], np.float32)
-        seen = visible(array)
-        when = np.flatnonzero(seen.any((0, 2)))
-        part = slice(when[0], when[-1] + 1)
-        array, seen = array[:, part], seen[:, part]
-        scores = None if clip.scores is None else np.asarray(clip.scores[who][:, part], np.float32)
+        array = np.asarray(keypoints[people], np.float32)
+        is_visible = visible(array)
+        frames = np.flatnonzero(is_visible.any((0, 2)))
+        part = slice(frames[0], frames[-1] + 1)
+        array, is_visible = array[:, part], is_visible[:, part]
+        scores = None if clip.scores is None else np.asarray(clip.scores[people][:, part], np.float32)
         array = self._normalised(interpolate(array) if self.fill == "interpolate" else array, scores, clip)
         array = np.nan_to_num(array, copy=False, nan=0.0)
         if self.score:
-            channel = seen.astype(np.float32) if scores is None else np.where(seen, scores, np.float32(0))
+            channel = is_visible.astype(np.float32) if scores is None else np.where(is_visible, scores, np.float32(0))
             array = np.concatenate([array, channel[..., None]], -1)
         if self.fill == "loop":
             array = loop(array)
@@ -229,46 +228,48 @@ class Preprocess:
         return out
 
     def _normalised(self, array: Array, scores: Array | None, clip: SkeletonSequence) -> Array:
-        """Joints (M, T, V, C), NaN where unseen, in the place and size asked for."""
-        made = self.layout
+        """Joints (M, T, V, C), NaN where unseen, normalised as configured."""
+        layout = self.layout
         match self.normalise:
             case "body":
                 return normal.body(array)
             case "view":
-                return normal.facing(array, made, "xyz".index(self.up))
+                return normal.facing(array, layout, "xyz".index(self.up))
             case "view_body":
-                return normal.body(normal.facing(array, made, "xyz".index(self.up)))
+                return normal.body(normal.facing(array, layout, "xyz".index(self.up)))
             case "screen":
                 return normal.screen(array, self._size(clip))
             case "pyskl2d":
-                return normal.picture(array, scores, self._size(clip))
+                return normal.pyskl2d(array, scores, self._size(clip))
             case "pyskl3d":
-                spine = (made.index("mid_hip"), made.index("spine"))
-                sides = (made.index("right_shoulder"), made.index("left_shoulder"))
-                return normal.upright(np.nan_to_num(array, nan=0.0), spine, sides, spine[1]).astype(np.float32)
+                spine = (layout.index("mid_hip"), layout.index("spine"))
+                shoulders = (layout.index("right_shoulder"), layout.index("left_shoulder"))
+                return normal.pyskl3d(np.nan_to_num(array, nan=0.0), spine, shoulders, spine[1]).astype(np.float32)
         return array
 
     def _size(self, clip: SkeletonSequence) -> tuple[int, int]:
         size = self.size or clip.size
         if size is None:
             raise TrainingError(
-                f"clip {clip.key!r} has no picture size, which normalise {self.normalise!r} needs: give size, or "
+                f"clip {clip.key!r} has no image size, which normalise {self.normalise!r} needs: give size, or "
                 "choose body"
             )
         return size
 
     def _check(self, clip: SkeletonSequence) -> None:
-        """Raises TrainingError where the clip is not what this was made for."""
-        made = self.layout
-        joints, given = clip.keypoints.shape[2:]
-        if joints != made.num_joints:
-            raise TrainingError(f"clip {clip.key!r} has {joints} joints; layout {made.name!r} has {made.num_joints}")
-        if self.channels is not None and not all(0 <= channel < given for channel in self.channels):
-            raise TrainingError(f"clip {clip.key!r} has {given} channels; given channels {self.channels}")
-        axes = given if self.channels is None else len(self.channels)
-        wanted = {"view": 3, "view_body": 3, "pyskl3d": 3, "screen": 2, "pyskl2d": 2}.get(self.normalise, axes)
-        if axes != wanted:
+        """Raises TrainingError if the joints or channels of the clip do not fit."""
+        layout = self.layout
+        joints, num_channels = clip.keypoints.shape[2:]
+        if joints != layout.num_joints:
             raise TrainingError(
-                f"normalise {self.normalise!r} works on {wanted} coordinates; clip {clip.key!r} has {axes}: choose "
+                f"clip {clip.key!r} has {joints} joints; layout {layout.name!r} has {layout.num_joints}"
+            )
+        if self.channels is not None and not all(0 <= channel < num_channels for channel in self.channels):
+            raise TrainingError(f"clip {clip.key!r} has {num_channels} channels; given channels {self.channels}")
+        axes = num_channels if self.channels is None else len(self.channels)
+        required = {"view": 3, "view_body": 3, "pyskl3d": 3, "screen": 2, "pyskl2d": 2}.get(self.normalise, axes)
+        if axes != required:
+            raise TrainingError(
+                f"normalise {self.normalise!r} works on {required} coordinates; clip {clip.key!r} has {axes}: choose "
                 "channels"
             )

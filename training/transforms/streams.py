@@ -1,4 +1,4 @@
-"""Bones and motion of a clip: what a network sees in place of joints, or beside them in a second one."""
+"""Streams of a clip: joints, bones, and their motion."""
 
 from __future__ import annotations
 
@@ -18,85 +18,88 @@ PUBLISHED: dict[str, tuple[int, ...]] = {
     "posetics17": (0, 0, 1, 2, 3, 2, 2, 5, 6, 7, 8, 4, 4, 11, 12, 13, 14),
     "nturgbd25": (1, 20, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 20, 22, 7, 24, 11),
 }
-"""Parent of every joint where bones of a layout are published: pyskl (pose_related.py @ 3f6795f), for posetics17 UNIK
+"""Published parents of the joints of a layout: of pyskl (pose_related.py @ 3f6795f), for posetics17 of UNIK
 (data_gen/gen_bone_data.py @ bf39968). A root is its own parent."""
 
 
 @cache
 def parents(skeleton: Skeleton) -> tuple[int, ...]:
-    """Parent of every joint, a root being its own: as published, or as the layout's bones say, or the shortest way
-    along them.
+    """Parent of each joint; a root is its own parent.
 
-    The last is for layouts whose bones make circles: from the head point (or joint 0) outwards; what bones do not reach
-    begins there.
+    Parents are the published ones, or else those of the bones of the layout. Where the bones are no forest,
+    parents follow a breadth-first search from the head point (or joint 0). A part that the search does not reach begins
+    with a child of that root.
     """
     if skeleton.name in PUBLISHED:
         return PUBLISHED[skeleton.name]
-    above = {child: parent for parent, child in skeleton.bones}
-    if len(above) == len(skeleton.bones) and not any(_circles(joint, above) for joint in above):
-        return tuple(above.get(joint, joint) for joint in range(skeleton.num_joints))
+    parent_of_child = {child: parent for parent, child in skeleton.bones}
+    if len(parent_of_child) == len(skeleton.bones) and not any(
+        _circles(joint, parent_of_child) for joint in parent_of_child
+    ):
+        return tuple(parent_of_child.get(joint, joint) for joint in range(skeleton.num_joints))
     root = next((skeleton.index(name) for name in ("nose", "head", "head_top") if name in skeleton.joints), 0)
-    found = {root: root}
+    parent_of = {root: root}
     starts = [root]
     while True:
-        for joint in starts:  # grows while it is read: nearest joints first
+        for joint in starts:  # the list grows during iteration: breadth-first search
             for a, b in skeleton.bones:
                 for end, other in ((a, b), (b, a)):
-                    if end == joint and other not in found:
-                        found[other] = joint
+                    if end == joint and other not in parent_of:
+                        parent_of[other] = joint
                         starts.append(other)
-        left = [joint for joint in range(skeleton.num_joints) if joint not in found]
-        if not left:
-            return tuple(found[joint] for joint in range(skeleton.num_joints))
-        pair = {left[0], skeleton.flip[left[0]]}
-        found |= dict.fromkeys(pair, root)
+        remaining = [joint for joint in range(skeleton.num_joints) if joint not in parent_of]
+        if not remaining:
+            return tuple(parent_of[joint] for joint in range(skeleton.num_joints))
+        pair = {remaining[0], skeleton.flip[remaining[0]]}
+        parent_of |= dict.fromkeys(pair, root)
         starts = sorted(pair)
 
 
-def _circles(joint: int, above: dict[int, int]) -> bool:
-    """Whether the way upwards comes back to the joint."""
-    at = above[joint]
-    for _ in above:
-        at = above.get(at, at)
-        if at == joint:
+def _circles(joint: int, parent_of_child: dict[int, int]) -> bool:
+    """Whether the chain of parents of a joint leads back to the joint."""
+    current = parent_of_child[joint]
+    for _ in parent_of_child:
+        current = parent_of_child.get(current, current)
+        if current == joint:
             return True
     return False
 
 
 def bones(array: Array, skeleton: Skeleton, axes: int | None = None, keep_root: bool = False) -> Array:
-    """From the parent to each joint; a root is zero, or keeps its place (`keep_root`, as UNIK's
-    data_gen/gen_bone_data.py @ bf39968).
+    """Vectors from the parent to each joint.
+
+    A root is zero, or keeps its position (`keep_root`, as UNIK, data_gen/gen_bone_data.py @ bf39968).
 
     Args:
         array: (M, T, V, C).
-        skeleton: its layout.
-        axes: how many channels are coordinates (None: all); the others become the mean of joint and parent, as in
+        skeleton: layout of the joints.
+        axes: number of channels that are coordinates; None: all. The others become the mean of joint and parent, as in
             pyskl.
         keep_root: see above.
 
     Returns:
-        (M, T, V, C) of the dtype given.
+        (M, T, V, C) of the dtype of `array`.
     """
-    above = np.array(parents(skeleton))
-    other = array[:, :, above]
+    parent_ids = np.array(parents(skeleton))
+    other = array[:, :, parent_ids]
     out: Array = array - other
     if axes is not None and axes < array.shape[-1]:
         out[..., axes:] = (array[..., axes:] + other[..., axes:]) / 2
     if keep_root:
-        roots = above == np.arange(len(above))
+        roots = parent_ids == np.arange(len(parent_ids))
         out[:, :, roots] = array[:, :, roots]
     return out
 
 
 def motion(array: Array, axes: int | None = None) -> Array:
-    """From each frame to the next, the last zero; channels beyond `axes` become the mean of both frames, as in pyskl.
+    """Differences from each frame to the next; the last is zero. Channels beyond `axes` become means, as in pyskl.
 
     Args:
         array: (M, T, V, C).
-        axes: how many channels are coordinates; None: all.
+        axes: number of channels that are coordinates; None: all. The others become the mean of both frames.
 
     Returns:
-        (M, T, V, C) of the dtype given.
+        (M, T, V, C) of the dtype of `array`.
     """
     out = np.zeros_like(array)
     np.subtract(array[:, 1:], array[:, :-1], out=out[:, :-1])
@@ -109,7 +112,7 @@ def stream(array: Array, name: str, skeleton: Skeleton, axes: int | None = None,
     """Joints, bones, motion of the joints or motion of the bones.
 
     Raises:
-        TrainingError: another name.
+        TrainingError: unknown name.
     """
     if name not in STREAMS:
         raise TrainingError(f"unknown stream {name!r}{suggestion(name, STREAMS)}")
