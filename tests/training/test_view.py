@@ -64,7 +64,7 @@ def test_choosing_a_window_agrees_with_unik(size):
     python = random.Random(5)
     for item, wanted in zip(UNIK["data"], UNIK[f"random_choose_{size}_seed5"], strict=True):
         start = python.randint(0, abs(item.shape[1] - size))
-        got = frames.sample(item.transpose(3, 1, 2, 0), frames.place(np.arange(item.shape[1]), size, start))
+        got = frames.sample(item.transpose(3, 1, 2, 0), frames.crop_or_pad(np.arange(item.shape[1]), size, start))
         np.testing.assert_allclose(got.transpose(3, 1, 2, 0), wanted, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_shifting_the_filled_part_agrees_with_unik():
     item = UNIK["data"][3]
     filled = np.flatnonzero(item.any((0, 2, 3)))
     start = random.Random(9).randint(0, 20 - len(filled))
-    got = frames.sample(item.transpose(3, 1, 2, 0).astype(np.float64), frames.place(filled, 20, start))
+    got = frames.sample(item.transpose(3, 1, 2, 0).astype(np.float64), frames.crop_or_pad(filled, 20, start))
     np.testing.assert_allclose(got.transpose(3, 1, 2, 0), UNIK["random_shift_seed9"], atol=1e-10)
 
 
@@ -370,7 +370,7 @@ def test_scores_beside_coordinates_are_left_alone():
         (lambda: View(steps=({"name": "noise", "chance": 2},)), r"chance must lie in \[0, 1\]"),
         (lambda: View(steps=({"name": "pad"}, {"name": "speed"})), "takes its frames in one way"),
         (lambda: View(8, ({"name": "rotate", "degrees": (1, 2, 3)},))(clip(), rng()), "must be one number"),
-        (lambda: View(8, ({"name": "invert_depth"},))(clip(), rng()), "joints in a picture have none"),
+        (lambda: View(8, ({"name": "invert_depth"},))(clip(), rng()), "2D joints do not have"),
         (lambda: View(frames=0), "at least 1 frame"),
         (lambda: View(steps="none")(np.zeros((1, 4, 3, 5), np.float32), rng()), "2 or 3 coordinates; given 5"),
         (lambda: View(steps=({"name": "speed", "choices": [0]},)), "speeds above 0"),

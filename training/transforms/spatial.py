@@ -1,7 +1,7 @@
-"""Changes to where the joints of a clip are: functions from (array, rng, options) to a new array.
+"""Spatial augmentation: functions from (array, rng, options) to a new array.
 
-A clip here is prepared: (M, T, V, C) float32 without NaN, absent people and frames zero, which they
-stay. Functions that move the whole body are also there as matrices, so that many become one.
+A clip is preprocessed: (M, T, V, C) float32 without NaN; absent people and frames are zero and stay zero. Affine
+augmentations also exist as functions that return a matrix, so that several become one product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataengine.core.skeletons import Skeleton
 from training.data.types import Array
 
 Matrix = NDArray[np.float64]
-"""(A + 1, A + 1): a point (x, y[, z], 1) of A coordinates is multiplied from the left."""
+"""(A + 1, A + 1) homogeneous matrix; a point (x, y[, z], 1) of A coordinates is multiplied from the left."""
 
 
 def _matrix(linear: Any, move: Any = 0.0) -> Matrix:
@@ -28,10 +28,10 @@ def _matrix(linear: Any, move: Any = 0.0) -> Matrix:
 
 
 def within(name: str, value: float, most: float = np.inf) -> float:
-    """The value.
+    """Returns the value.
 
     Raises:
-        ValueError: it is not in [0, most].
+        ValueError: the value is not in [0, most].
     """
     if not 0 <= value <= most:
         raise ValueError(f"{name} must lie in [0, {most:g}]; given {value!r}")
@@ -39,12 +39,14 @@ def within(name: str, value: float, most: float = np.inf) -> float:
 
 
 def rotation(rng: np.random.Generator, axes: int, degrees: float | Sequence[float]) -> Matrix:
-    """Turn about the origin by an angle uniform in [-degrees, degrees].
+    """Rotation about the origin by an angle uniform in [-degrees, degrees].
 
-    In space about x, then y, then z by angles of three ranges; one number is a range about y, the upright axis.
+    In 3D, the rotation is about x, then y, then z.
 
     Args:
-        degrees: largest angle; in space also three, about x, y and z.
+        rng: random numbers.
+        axes: number of coordinates, 2 or 3.
+        degrees: largest angle. In 3D one number is the range about y, the upright axis; three are those about x, y, z.
     """
     if axes == 2:
         if not np.isscalar(degrees):
@@ -58,7 +60,7 @@ def rotation(rng: np.random.Generator, axes: int, degrees: float | Sequence[floa
 
 
 def _turn(angle: float, first: int, second: int, axes: int) -> Matrix:
-    """A turn from the first towards the second axis."""
+    """A rotation from the first towards the second axis."""
     out = np.eye(axes + 1)
     out[first, first] = out[second, second] = np.cos(angle)
     out[second, first] = np.sin(angle)
@@ -67,7 +69,7 @@ def _turn(angle: float, first: int, second: int, axes: int) -> Matrix:
 
 
 def scaling(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Larger or smaller by one factor uniform in [1 - range, 1 + range].
+    """Scaling by one factor uniform in [1 - range, 1 + range].
 
     Args:
         range: largest change of the factor.
@@ -76,7 +78,7 @@ def scaling(rng: np.random.Generator, axes: int, range: float) -> Matrix:
 
 
 def stretching(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """A factor uniform in [1 - range, 1 + range] for each axis.
+    """Scaling by one factor per axis, uniform in [1 - range, 1 + range].
 
     Args:
         range: largest change of a factor.
@@ -85,7 +87,7 @@ def stretching(rng: np.random.Generator, axes: int, range: float) -> Matrix:
 
 
 def shifting(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Moved by a distance uniform in [-range, range] along each axis.
+    """Translation along each axis by a distance uniform in [-range, range].
 
     Args:
         range: largest distance along an axis, in the unit of the coordinates.
@@ -94,10 +96,10 @@ def shifting(rng: np.random.Generator, axes: int, range: float) -> Matrix:
 
 
 def shearing(rng: np.random.Generator, axes: int, range: float) -> Matrix:
-    """Each axis gets a share uniform in [-range, range] of each other one (AimCLR, Guo et al. 2022, section 3.2).
+    """Shear with factors uniform in [-range, range] (AimCLR, Guo et al. 2022, section 3.2).
 
     Args:
-        range: largest share.
+        range: largest shear factor.
     """
     linear = within("range", range) * rng.uniform(-1, 1, (axes, axes))
     np.fill_diagonal(linear, 1)
@@ -105,14 +107,14 @@ def shearing(rng: np.random.Generator, axes: int, range: float) -> Matrix:
 
 
 def transform(array: Array, matrix: Matrix) -> Array:
-    """Apply a matrix to all points; channels beyond its axes stay, frames of a person that are zero stay zero.
+    """Applies a matrix to all joints. Other channels stay, and frames of a person that are zero stay zero.
 
     Args:
         array: (M, T, V, C).
         matrix: (A + 1, A + 1), A <= C.
 
     Returns:
-        (M, T, V, C) of the dtype given.
+        (M, T, V, C) of the dtype of `array`.
     """
     axes = len(matrix) - 1
     linear, move = matrix[:axes, :axes].T.astype(array.dtype), matrix[:axes, axes].astype(array.dtype)
@@ -131,7 +133,7 @@ def transform(array: Array, matrix: Matrix) -> Array:
 
 
 def _empty(points: Array) -> Any:
-    """(M, T) where a person's frame is zero, or None where no frame is."""
+    """(M, T) bool, where a frame of a person is zero; None if no frame is zero."""
     empty = ~points.reshape(*points.shape[:2], -1).any(-1)
     return empty if empty.any() else None
 
@@ -165,50 +167,50 @@ def mirror(rng: np.random.Generator | None, axes: int, width: float = 0.0) -> Ma
     """x becomes width - x.
 
     Args:
-        width: of the picture in the unit of the coordinates; 0 mirrors about the origin.
+        width: of the image in the unit of the coordinates; 0 mirrors about the origin.
     """
     return _matrix(np.diag([-1.0] + [1.0] * (axes - 1)), [width] + [0.0] * (axes - 1))
 
 
 def flip(array: Array, skeleton: Skeleton, width: float = 0.0, axes: int | None = None) -> Array:
-    """The mirrored body: left and right joints change names, x becomes width - x (0: about the origin)."""
+    """Mirrors the body: left and right joints are exchanged, and x becomes width - x (0: about the origin)."""
     return transform(array[:, :, list(skeleton.flip)], mirror(None, axes or array.shape[-1], width))
 
 
 def depth(rng: np.random.Generator | None, axes: int) -> Matrix:
-    """z becomes -z, and joints keep their names: how an estimator that takes a back for a front sees a body that faces
-    the z axis.
+    """z becomes -z, and joints keep their names, as for an estimator that mistakes the back of a body for the front.
 
     Raises:
-        ValueError: there are but two coordinates.
+        ValueError: there are only two coordinates.
     """
     if axes < 3:
-        raise ValueError("turns depth round, which joints in a picture have none of")
+        raise ValueError("inverts depth, which 2D joints do not have")
     return _matrix(np.diag([1.0, 1.0, -1.0]), [0.0, 0.0, 0.0])
 
 
 def mask_joints(array: Array, rng: np.random.Generator, share: float = 0.05, frames: bool = False) -> Array:
-    """Each joint of each person becomes zero in all channels by this chance, in the whole clip or (`frames`) in every
-    frame anew.
+    """Sets each joint of each person to zero in all channels, with probability `share`.
 
     Args:
-        share: chance of each joint.
-        frames: whether every frame is drawn anew.
+        array: (M, T, V, C).
+        rng: random numbers.
+        share: probability per joint.
+        frames: whether joints are masked per frame, instead of in the whole clip.
     """
     people, total, joints, _ = array.shape
-    hidden = rng.random((people, total if frames else 1, joints, 1)) < within("share", share, 1)
-    return np.where(hidden, array.dtype.type(0), array)
+    masked = rng.random((people, total if frames else 1, joints, 1)) < within("share", share, 1)
+    return np.where(masked, array.dtype.type(0), array)
 
 
 def mask_axis(array: Array, rng: np.random.Generator, axes: int | None = None) -> Array:
-    """One coordinate axis becomes zero (AimCLR, section 3.2)."""
+    """Sets one random coordinate axis to zero (AimCLR, section 3.2)."""
     out = array.copy()
     out[..., int(rng.random() * (axes or array.shape[-1]))] = 0
     return out
 
 
 def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int | None = None) -> Array:
-    """Independent normal noise on every coordinate of people who are there.
+    """Adds independent normal noise to every coordinate of people who are present.
 
     Args:
         sigma: standard deviation, in the unit of the coordinates.
@@ -226,30 +228,34 @@ def noise(array: Array, rng: np.random.Generator, sigma: float = 0.03, axes: int
 
 
 def blur(array: Array, rng: np.random.Generator, sigma: Sequence[float] = (0.1, 2.0)) -> Array:
-    """Smoothed over time by a Gaussian of a width in frames uniform between two (AimCLR, section 3.2); its weights sum
-    to 1 at the ends.
+    """Gaussian blur over time (AimCLR, section 3.2). The weights sum to 1 at the ends too.
 
     Args:
-        sigma: least and greatest width in frames.
+        array: (M, T, V, C).
+        rng: samples the standard deviation, uniform between two values.
+        sigma: smallest and largest standard deviation in frames.
     """
     low, high = sigma
     if not 0 < low <= high:
         raise ValueError(f"sigma must be two widths, 0 < low <= high; given {sigma!r}")
     width = low + (high - low) * rng.random()
     people, total = array.shape[:2]
-    apart = np.arange(total) - np.arange(total)[:, None]
-    weights = np.exp(-0.5 * (apart / width) ** 2)
+    offsets = np.arange(total) - np.arange(total)[:, None]
+    weights = np.exp(-0.5 * (offsets / width) ** 2)
     weights /= weights.sum(1, keepdims=True)
     smooth: Array = (weights.astype(array.dtype) @ array.reshape(people, total, -1)).reshape(array.shape)
     return smooth
 
 
 def drop_frames(array: Array, rng: np.random.Generator, share: float = 0.135) -> Array:
-    """Each frame becomes zero by this chance, for all people. Motion-R3's masking: t_pb t_md = 0.15 * 0.9 of the
-    frames.
+    """Sets each frame of all people to zero, with probability `share`.
+
+    Source: the masking of Motion-R3, t_pb t_md = 0.15 * 0.9 of the frames.
 
     Args:
-        share: chance of each frame.
+        array: (M, T, V, C).
+        rng: random numbers.
+        share: probability per frame.
     """
     out = array.copy()
     out[:, rng.random(array.shape[1]) < within("share", share, 1)] = 0
@@ -264,31 +270,32 @@ def wander(
     shifts: Sequence[float] = (-0.2, -0.1, 0.0, 0.1, 0.2),
     nodes: int = 1,
 ) -> Array:
-    """Turned, scaled and shifted by amounts that change linearly between points in time: ST-GCN's and UNIK's random
-    move (feeders/tools.py @ bf39968), on the first two axes.
+    """Rotates, scales and shifts the first two axes by amounts that change linearly between points in time.
+
+    Source: the random move of ST-GCN and UNIK (feeders/tools.py @ bf39968).
 
     Args:
         array: (M, T, V, C), C >= 2.
-        rng: draws one of the values at each point.
-        degrees: angles to choose from.
-        scales: factors to choose from.
-        shifts: distances to choose from.
-        nodes: number of stretches between points.
+        rng: selects one of the values at each point.
+        degrees: candidate angles.
+        scales: candidate factors.
+        shifts: candidate distances.
+        nodes: number of segments between points.
     """
     values = (degrees, scales, shifts, shifts)
     return move(array, *(np.asarray(v)[(rng.random(nodes + 1) * len(v)).astype(int)] for v in values))
 
 
 def move(array: Array, degrees: Array, scales: Array, across: Array, down: Array) -> Array:
-    """`wander` with given values (nodes + 1,) at the points; each stretch reaches its end value at its last frame."""
+    """`wander` with fixed values (nodes + 1,) at the points; each segment reaches its end value at its last frame."""
     total, nodes = array.shape[1], len(degrees) - 1
-    begins = np.append(np.arange(nodes) * total / nodes, total).round().astype(int)
+    boundaries = np.append(np.arange(nodes) * total / nodes, total).round().astype(int)
     angle, size, x, y = (
-        np.concatenate([np.linspace(v[n], v[n + 1], begins[n + 1] - begins[n]) for n in range(nodes)])
+        np.concatenate([np.linspace(v[n], v[n + 1], boundaries[n + 1] - boundaries[n]) for n in range(nodes)])
         for v in (np.deg2rad(degrees), scales, across, down)
     )
-    turn = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = np.einsum("abt,mtvb->mtva", turn, array[..., :2]) + np.stack([x, y], -1)[:, None]
+    rotation = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = np.einsum("abt,mtvb->mtva", rotation, array[..., :2]) + np.stack([x, y], -1)[:, None]
     empty = _empty(array)
     if empty is not None:
         moved[empty] = 0

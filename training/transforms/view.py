@@ -1,8 +1,8 @@
-"""Views of a clip: what training changes at random and must not matter.
+"""Views of a clip: random augmentations that the features should not depend on.
 
-A `View` is a list of named steps: on time (`training.transforms.temporal`), on the whole body and on single
-joints (`training.transforms.spatial`). It reads the clip once at the frames that the steps on time leave, and
-makes one matrix of all successive steps that move the body.
+A `View` is a list of named steps: on time (`training.transforms.temporal`), on the whole body and on single joints
+(`training.transforms.spatial`). The clip is read once, at the frames that the steps on time select. Successive affine
+steps are combined into one matrix.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _CUT, _TAKE, _ORDER, _AFFINE, _POINT = range(5)
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of step: when it comes, its function, by what chance unless said."""
+    """One kind of step: phase, function, and default probability."""
 
     phase: int
     function: Any
     chance: float = 1.0
 
     def options(self) -> set[str]:
-        """What a step may say beside its name; the rest of the function's parameters is filled in."""
+        """Options of a step beside its name; the view sets the other parameters of the function."""
         filled = {"positions", "array", "rng", "axes"} | ({"frames"} if self.phase < _AFFINE else set())
         return (set(inspect.signature(self.function).parameters) - filled) | {"chance"}
 
@@ -64,7 +64,7 @@ STEPS: dict[str, _Kind] = {
     "drop_frames": _Kind(_POINT, augment.drop_frames),
     "wander": _Kind(_POINT, augment.wander),
 }
-"""Every step by name."""
+"""All kinds of steps by name."""
 
 _WEAK = ({"name": "crop", "min": 0.5}, {"name": "scale", "range": 0.1}, {"name": "shift", "range": 0.1})
 _STRONG = (
@@ -84,13 +84,13 @@ PRESETS: dict[str, dict[int, tuple[Mapping[str, Any], ...]]] = {
         3: (*_STRONG, {"name": "rotate", "degrees": (15, 60, 10)}),
     },
 }
-"""Steps by name and number of coordinate axes. Distances are in the unit of the prepared clip (the body's size where it
-was normalised to that)."""
+"""Steps by name of the preset and number of coordinates. Distances are in the unit of the preprocessed clip, such as
+the body size of normalisation "body"."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step ready to be applied."""
+    """A step with all its options bound."""
 
     phase: int
     function: Any
@@ -98,26 +98,25 @@ class _Step:
     mirrors: bool
 
 
-_Plan = tuple[tuple[_Step, ...], tuple[_Step, ...]]
+_Pipeline = tuple[tuple[_Step, ...], tuple[_Step, ...]]
 
 
 @dataclass(frozen=True)
 class View:
-    """A random view of a clip, a fixed number of frames long. Can be pickled; the same generator state gives the same
-    view.
+    """A random view of a clip, of a fixed number of frames. Can be pickled.
 
-    Steps on time come first, whatever their place among the others: crop, then one way to take frames (resample unless
-    another is named), then those that change their order. The other steps keep their order.
+    The same state of the generator gives the same view. Steps on time come first: crop, then one step that selects
+    frames (resample by default), then steps that change the order of frames. The other steps keep their order.
 
     Attributes:
         frames: T of the result.
-        steps: the steps, each a table with `name`, its options and `chance`; or the name of a preset (none, weak,
-            strong).
-        skeleton: whose left and right joints `flip` exchanges; a layout or its name.
-        score: whether the last channel is a score, which steps on coordinates leave alone.
+        steps: tables with `name`, the options of the step and `chance`, its probability; or the name of a preset
+            (none, weak, strong).
+        skeleton: layout, or its name, whose left and right joints `flip` exchanges.
+        score: whether the last channel is a score, which steps on coordinates do not change.
 
     Raises:
-        TrainingError: unknown preset, step or option, a value that a step refuses, or a flip without a skeleton.
+        TrainingError: unknown preset, step or option, an invalid value, or a flip without a skeleton.
     """
 
     frames: int = 64
@@ -125,7 +124,7 @@ class View:
     skeleton: Skeleton | str | None = None
     score: bool = False
     _flip: Any = field(init=False, repr=False, compare=False)
-    _plans: dict[int, _Plan | TrainingError] = field(init=False, repr=False, compare=False)
+    _pipelines: dict[int, _Pipeline | TrainingError] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.frames < 1:
@@ -138,21 +137,21 @@ class View:
             object.__setattr__(self, "skeleton", layout(self.skeleton))
         joints = [] if self.skeleton is None else list(self.skeleton.flip)  # type: ignore[union-attr]
         object.__setattr__(self, "_flip", np.array(joints, dtype=np.int64))
-        object.__setattr__(self, "_plans", self._compile())
+        object.__setattr__(self, "_pipelines", self._compile())
 
-    def _compile(self) -> dict[int, _Plan | TrainingError]:
-        """A plan for two and for three coordinates, or why there is none; at least one there must be."""
-        plans: dict[int, _Plan | TrainingError] = {}
+    def _compile(self) -> dict[int, _Pipeline | TrainingError]:
+        """The pipelines for two and for three coordinates, or the error of each; at least one must be valid."""
+        compiled: dict[int, _Pipeline | TrainingError] = {}
         for axes in (2, 3):
             try:
-                plans[axes] = self._plan(axes)
+                compiled[axes] = self._pipeline(axes)
             except TrainingError as error:
-                plans[axes] = error
-        if isinstance(plans[2], TrainingError) and isinstance(plans[3], TrainingError):
-            raise plans[2]
-        return plans
+                compiled[axes] = error
+        if isinstance(compiled[2], TrainingError) and isinstance(compiled[3], TrainingError):
+            raise compiled[2]
+        return compiled
 
-    def _plan(self, axes: int) -> _Plan:
+    def _pipeline(self, axes: int) -> _Pipeline:
         steps = PRESETS[self.steps][axes] if isinstance(self.steps, str) else self.steps
         compiled = [self._step(n, step, axes) for n, step in enumerate(steps)]
         if sum(step.phase == _TAKE for step in compiled) > 1:
@@ -163,13 +162,13 @@ class View:
             s for s in compiled if s.phase >= _AFFINE
         )
 
-    def _step(self, number: int, given: Mapping[str, Any], axes: int) -> _Step:
-        """One step, its options checked by name and tried on zeros.
+    def _step(self, number: int, config: Mapping[str, Any], axes: int) -> _Step:
+        """One step. Options are checked by name, and the step is tried on zeros.
 
         Raises:
             TrainingError: as the class.
         """
-        options = dict(given)
+        options = dict(config)
         name = options.pop("name", None)
         if name not in STEPS:
             raise TrainingError(f"unknown step {name!r} of a view, number {number + 1}{suggestion(str(name), STEPS)}")
@@ -179,62 +178,62 @@ class View:
                 raise TrainingError(f"step {name} of a view has no option {key!r}{suggestion(key, kind.options())}")
         if name == "flip" and self.skeleton is None:
             raise TrainingError("step flip exchanges left and right joints: give the view its skeleton")
-        wants = inspect.signature(kind.function).parameters
+        parameters = inspect.signature(kind.function).parameters
         chance = options.pop("chance", kind.chance)
-        if kind.phase < _AFFINE and "frames" in wants:
+        if kind.phase < _AFFINE and "frames" in parameters:
             options["frames"] = self.frames
-        elif kind.phase == _AFFINE or "axes" in wants:
+        elif kind.phase == _AFFINE or "axes" in parameters:
             options["axes"] = axes
-        made = _Step(kind.phase, partial(kind.function, **options), chance, name == "flip")
+        step = _Step(kind.phase, partial(kind.function, **options), chance, name == "flip")
         rng = np.random.default_rng(0)
         try:
             augment.within("chance", chance, 1)
-            made.function(
+            step.function(
                 *(
                     (np.arange(4),)
-                    if made.phase < _AFFINE
-                    else (np.zeros((1, 4, 2, axes), np.float32),) * (made.phase == _POINT)
+                    if step.phase < _AFFINE
+                    else (np.zeros((1, 4, 2, axes), np.float32),) * (step.phase == _POINT)
                 ),
                 rng,
             )
         except (ValueError, TypeError) as error:
             raise TrainingError(f"step {name} of a view: {error}") from error
-        return made
+        return step
 
     def __call__(self, array: Array, rng: np.random.Generator) -> Array:
-        """A view of a prepared clip.
+        """A view of a preprocessed clip.
 
         Args:
             array: (M, T, V, C) float32 without NaN.
-            rng: everything random is drawn from it.
+            rng: the only source of randomness.
 
         Returns:
             (M, frames, V, C), a new array.
 
         Raises:
-            TrainingError: channels that the steps cannot work on.
+            TrainingError: the steps do not fit the number of channels.
         """
         axes = array.shape[-1] - self.score
-        if axes not in self._plans:
+        if axes not in self._pipelines:
             raise TrainingError(
                 f"a view has 2 or 3 coordinates; given {axes}: choose channels, and say score where the last one is a "
                 "score"
             )
-        plan = self._plans[axes]
-        if isinstance(plan, TrainingError):
-            raise plan
+        pipeline = self._pipelines[axes]
+        if isinstance(pipeline, TrainingError):
+            raise pipeline
         positions = np.arange(array.shape[1])
-        for step in plan[0]:
+        for step in pipeline[0]:
             if step.chance >= 1 or rng.random() < step.chance:
                 positions = step.function(positions, rng)
         out = time.sample(array, np.asarray(positions))
         matrix: Any = None
-        for step in plan[1]:
+        for step in pipeline[1]:
             if step.chance < 1 and rng.random() >= step.chance:
                 continue
             if step.phase == _AFFINE:
-                made = step.function(rng)
-                matrix = made if matrix is None else made @ matrix
+                new_matrix = step.function(rng)
+                matrix = new_matrix if matrix is None else new_matrix @ matrix
                 if step.mirrors:
                     out = np.take(out, self._flip, axis=2)
                 continue
