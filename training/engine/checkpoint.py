@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file each, with everything a run needs to go on bit for bit.
+"""Checkpoints: one safetensors file each, from which a run resumes bit for bit.
 
-Tensors of the method (weights, buffers, queues, momentum encoders) lie under `method.`, those of the
-optimiser under `optim.`; facts (step, place of the loader, configuration, fingerprints of the data) are
-JSON in the header. A file is written beside its name, made durable, and renamed: none is ever half there.
+Tensors of the method (weights, buffers, queues, momentum encoders) have the prefix `method.`, those of the optimiser
+`optim.`. Facts (step, position of the loader, configuration, fingerprints of the data) are JSON in the header. Files
+are written atomically: to a temporary name, flushed to disk, and renamed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ FORMAT = "1"
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors by name and JSON-like facts, atomically."""
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    data = save(plain, {"format": "pt", "version": FORMAT, "facts": json.dumps(facts, sort_keys=True)})
+    """Writes tensors by name and JSON-like facts, atomically."""
+    contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    data = save(contiguous, {"format": "pt", "version": FORMAT, "facts": json.dumps(facts, sort_keys=True)})
     with staged(Path(path)) as partial:
         partial.write_bytes(data)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name and facts of a checkpoint; nothing in it is executed.
+    """Tensors by name and facts of a checkpoint. No code in the file is executed.
 
     Raises:
-        TrainingError: there is none, it is torn, or of another version.
+        TrainingError: the file is absent, damaged, or of another version.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -52,7 +52,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state by name of the parameter."""
+    """The state of the optimiser, by name of the parameter and of the value."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         f"{names[id(parameter)]}:{key}": torch.as_tensor(value)
@@ -63,9 +63,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave, in the dtypes and on the devices that the parameters have."""
+    """Restores the output of `optimizer_tensors`, on the devices of the parameters."""
     parameters = dict(model.named_parameters())
     for label, value in tensors.items():
         name, _, key = label.rpartition(":")
-        where = "cpu" if key == "step" else parameters[name].device
-        optimizer.state[parameters[name]][key] = value.to(where)
+        device = "cpu" if key == "step" else parameters[name].device
+        optimizer.state[parameters[name]][key] = value.to(device)

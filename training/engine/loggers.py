@@ -1,4 +1,4 @@
-"""Loggers beside log.jsonl: TensorBoard, and Weights & Biases where a run asks for it."""
+"""Loggers beside log.jsonl: TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from training.engine.settings import TrainSettings
 
 
 class Logger(Protocol):
-    """Takes the lines of a log."""
+    """Receives the entries of a log."""
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """One line: `step` and numbers by name."""
+        """Logs one entry: `step` and numbers by name."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Ends the log."""
 
 
 class TensorBoard:
@@ -29,13 +29,13 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder))
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """One line: `step` and numbers by name."""
+        """Logs one entry: `step` and numbers by name."""
         for name, value in entry.items():
             if name not in ("step", "epoch"):
                 self.writer.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
-        """The run has ended."""
+        """Ends the log."""
         self.writer.close()
 
 
@@ -48,25 +48,25 @@ class Wandb:
         self.run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """One line: `step` and numbers by name."""
+        """Logs one entry: `step` and numbers by name."""
         self.run.log(dict(entry), step=entry["step"])
 
     def close(self) -> None:
-        """The run has ended."""
+        """Ends the log."""
         self.run.finish()
 
 
 def loggers_of(settings: TrainSettings, out: Path | None) -> list[Logger]:
-    """The loggers that a run asks for; one that is not installed is left out with a warning."""
+    """The enabled loggers; one that is not installed is left out with a warning."""
     loggers: list[Logger] = []
     choices: tuple[tuple[bool, Any, str], ...] = (
         (settings.tensorboard, TensorBoard, "tensorboard"),
         (settings.wandb, Wandb, "wandb"),
     )
-    for wanted, make, folder in choices:
-        if wanted and out is not None:
+    for enabled, logger, folder in choices:
+        if enabled and out is not None:
             try:
-                loggers.append(make(out / folder))
+                loggers.append(logger(out / folder))
             except ImportError as error:
                 warnings.warn(f"{error.name} is not installed: its log is left out", stacklevel=3)
     return loggers

@@ -1,15 +1,14 @@
-"""The training loop: trains a method on one device or several; a run that was killed goes on.
+"""The training loop: trains a method on one or several devices. A run that was killed resumes from its checkpoint.
 
     result = fit(method, loader, TrainSettings(epochs=65, optim=OptimSettings(lr=0.1)), out="runs/unik")
 
-Everything that decides a step is a function of the seed, the step and the checkpoint, random numbers
-included. A run that was killed and started again ends with the same bytes as one that was not, on one
-kind of device. `out` holds:
+Every step, random numbers included, is a function of the seed, the step and the checkpoint. On one kind of device, a
+resumed run ends with the same bytes as an uninterrupted one. `out` holds:
 
-    run.toml          the configuration, when the run came from one
+    run.toml          the configuration, for a run of a configuration
     last.safetensors  the latest checkpoint
-    log.jsonl         a line every few steps: loss and parts, learning rate, rates, times, collapse statistics, probes
-    model.safetensors the network alone, at the end
+    log.jsonl         a line every few steps: loss and parts, learning rate, times, collapse statistics, probes
+    model.safetensors the network alone, after the last step
     tensorboard/
 """
 
@@ -40,22 +39,22 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class ProgressCallback(Protocol):
-    """Is called as a run goes on; `dataengine-train` shows a progress bar."""
+    """Called during a run; `dataengine-train` shows a progress bar."""
 
     def begin(self, total: int, done: int) -> None:
-        """The run begins: its number of steps, and how many of them are done."""
+        """Called before the first step, with the number of all steps and of completed steps."""
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
-        """A step was made; `entry` is a line of the log, at the steps that are logged."""
+        """Called after each step; `entry` is the line of the log, or None at steps that are not logged."""
 
 
 @dataclass
 class History:
-    """What a run left.
+    """Log and length of a run.
 
     Attributes:
         log: lines of log.jsonl.
-        steps: steps of the optimiser, of the whole run.
+        steps: number of steps of the optimiser.
         epochs: `steps` in epochs.
     """
 
@@ -65,7 +64,7 @@ class History:
 
     @property
     def losses(self) -> list[float]:
-        """The logged losses in order."""
+        """The logged losses, in order of steps."""
         return [entry["loss"] for entry in self.log if "loss" in entry]
 
 
@@ -83,27 +82,27 @@ def fit(
     progress: ProgressCallback | None = None,
     stop_after: int | None = None,
 ) -> History:
-    """Train to the end of the settings, from the checkpoint in `out` where there is one.
+    """Trains a method, from the checkpoint in `out` where there is one.
 
     Args:
-        method: what learns; trained in place.
-        loader: batches of this process, made by the method's `sample_transform`.
+        method: trained in place.
+        loader: batches of this process, with the `sample_transform` of the method.
         settings: hyper-parameters.
-        out: folder of checkpoints and log; None keeps nothing.
-        fabric: a launched `lightning_fabric.Fabric`. Default: one of this device.
-        facts: kept in checkpoints, for example the configuration; a checkpoint with other facts is refused.
-        probe: measures the method every `settings.probe_every` epochs.
-        progress: called at every step.
-        stop_after: stops after so many steps of the whole run, with a checkpoint.
+        out: folder of checkpoints and log. None: nothing is written.
+        fabric: a launched `lightning_fabric.Fabric`. Default: one device.
+        facts: stored in checkpoints, for example the configuration. A checkpoint with other facts is an error.
+        probe: evaluates the method every `settings.probe_every` epochs.
+        progress: called after every step.
+        stop_after: step of the run at which to stop, with a checkpoint.
 
     Raises:
-        TrainingError: the checkpoint is of another run, the loss is not finite, or the settings cannot be used.
+        TrainingError: the checkpoint is of another run, the loss is not finite, or no parameter can be trained.
     """
     return _Run(method, loader, settings, out, fabric, dict(facts or {}), probe, progress).run(stop_after)
 
 
 def fabric_of(precision: str = "32-true", devices: int | str = 1) -> Any:
-    """A Fabric that is not yet launched; on CPUs with several devices the processes talk by gloo."""
+    """A Fabric that is not yet launched. Several processes on CPUs communicate by gloo."""
     import lightning_fabric
 
     strategy = "auto" if devices in (1, "1") else "ddp"
@@ -158,22 +157,21 @@ class _Run:
         return self.history
 
     def _epoch(self, limit: int) -> None:
-        """The rest of an epoch; gradients are gathered over `accumulate` batches, a rest that fills no step is left
-        out."""
+        """The rest of an epoch. A step takes `accumulate` batches; an incomplete last step is dropped."""
         epoch = self.loader.epoch
-        group: list[Any] = []
-        begun = waited = time.perf_counter()
-        waiting = 0.0
+        batches: list[Any] = []
+        start = wait_start = time.perf_counter()
+        data_seconds = 0.0
         for batch in self.loader:
-            waiting += time.perf_counter() - waited
-            group.append(self.fabric.to_device(batch))
-            if len(group) == self.settings.accumulate:
-                self._update(group, begun, waiting)
-                group, waiting, begun = [], 0.0, time.perf_counter()
+            data_seconds += time.perf_counter() - wait_start
+            batches.append(self.fabric.to_device(batch))
+            if len(batches) == self.settings.accumulate:
+                self._update(batches, start, data_seconds)
+                batches, data_seconds, start = [], 0.0, time.perf_counter()
                 if self.step >= limit:
                     break
-            waited = time.perf_counter()
-        if self.loader.step >= len(self.loader):  # left by break at the very end
+            wait_start = time.perf_counter()
+        if self.loader.step >= len(self.loader):  # the loop ended by break after the last batch
             self.loader.set_epoch(epoch + 1)
         if (
             self.probe is not None
@@ -191,18 +189,18 @@ class _Run:
             )
             self.method.train()
 
-    def _update(self, group: list[Any], begun: float, waiting: float) -> None:
-        """One step of the optimiser over a group of batches."""
+    def _update(self, batches: list[Any], start: float, data_seconds: float) -> None:
+        """One step of the optimiser over `accumulate` batches."""
         rate = self.settings.rate(self.step / self.steps_per_epoch)
-        for table in self.optimizer.param_groups:
-            table["lr"] = rate * table["scale"]
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = rate * param_group["scale"]
         torch.manual_seed((self.settings.seed << 32) + (self.step << 8) + rank())
-        answers = []
-        for number, batch in enumerate(group):
-            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(group)):
-                answer = self.wrapped(batch)
-                self.fabric.backward(answer["loss"] / len(group))
-            answers.append({name: value.detach() for name, value in answer.items()})
+        outputs = []
+        for number, batch in enumerate(batches):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < len(batches)):
+                output = self.wrapped(batch)
+                self.fabric.backward(output["loss"] / len(batches))
+            outputs.append({name: value.detach() for name, value in output.items()})
         norm = None
         if self.settings.grad_clip is not None:
             norm = self.fabric.clip_gradients(
@@ -212,19 +210,19 @@ class _Run:
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.method.after_step(self.step / self.total)
-        due = self.step % self.settings.log_every == 0 or self.step == 1 or self.step == self.total
-        entry = self._entry(answers, group, rate, norm, begun, waiting) if due else None
+        is_logged = self.step % self.settings.log_every == 0 or self.step == 1 or self.step == self.total
+        entry = self._entry(outputs, batches, rate, norm, start, data_seconds) if is_logged else None
         if self.progress is not None:
             self.progress.step(entry)
         if self.out is not None and time.monotonic() - self.saved > self.settings.save_every:
             self._save(False)
 
     def _entry(
-        self, answers: list[Any], group: list[Any], rate: float, norm: Any, begun: float, waiting: float
+        self, outputs: list[Any], batches: list[Any], rate: float, norm: Any, start: float, data_seconds: float
     ) -> dict[str, Any]:
-        """A line of the log; the loss is checked here, where the device is waited for anyway."""
+        """A line of the log. The loss is checked here, where the device is synchronised anyway."""
         scalars = {
-            name: torch.stack([answer[name] for answer in answers]).mean() for name in answers[0] if name != "features"
+            name: torch.stack([output[name] for output in outputs]).mean() for name in outputs[0] if name != "features"
         }
         values = average(scalars)
         if not math.isfinite(values["loss"]):
@@ -233,8 +231,8 @@ class _Run:
                 f"{rate:.3g}), set run.grad_clip, "
                 f"or look at the data: nothing was saved since step {self._saved_step()}"
             )
-        spent = time.perf_counter() - begun
-        clips = sum(len(batch["label"]) for batch in group) * self.fabric.world_size
+        seconds = time.perf_counter() - start
+        clips = sum(len(batch["label"]) for batch in batches) * self.fabric.world_size
         entry: dict[str, Any] = {
             "step": self.step,
             "epoch": round(self.step / self.steps_per_epoch, 4),
@@ -243,12 +241,12 @@ class _Run:
         }
         if norm is not None:
             entry["gradient"] = float(norm)
-        if "features" in answers[-1]:
-            entry |= statistics(answers[-1]["features"].float())
+        if "features" in outputs[-1]:
+            entry |= statistics(outputs[-1]["features"].float())
         entry |= {
-            "data_s": round(waiting, 6),
-            "compute_s": round(spent - waiting, 6),
-            "clips_per_s": round(clips / max(spent, 1e-9), 2),
+            "data_s": round(data_seconds, 6),
+            "compute_s": round(seconds - data_seconds, 6),
+            "clips_per_s": round(clips / max(seconds, 1e-9), 2),
         }
         self._log(entry)
         return entry
@@ -290,9 +288,11 @@ class _Run:
                 (self.out / "log.jsonl").unlink(missing_ok=True)
             return
         tensors, facts = checkpoint.read(path)
-        own = json.loads(json.dumps(self.facts))
+        own_facts = json.loads(json.dumps(self.facts))
         if changed := [
-            name for name in own if name not in _FREE and _decisive(facts.get(name)) != _decisive(own[name])
+            name
+            for name in own_facts
+            if name not in _CHANGEABLE_FACTS and _with_effect(facts.get(name)) != _with_effect(own_facts[name])
         ]:
             raise TrainingError(
                 f"{self.out} holds a run with another {', '.join(changed)}: give another --out, go on with what it "
@@ -306,67 +306,69 @@ class _Run:
         )
         self.step = int(facts["step"])
         self.loader.load_state_dict(facts["loader"])
-        self.history.log = list(_kept(self.out / "log.jsonl", self.step)) if self.out is not None else []
+        self.history.log = list(_log_until(self.out / "log.jsonl", self.step)) if self.out is not None else []
         if rank() == 0 and self.out is not None:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
 
 
-_FREE = ("config",)
-"""Facts that may differ between a checkpoint and the run that goes on from it."""
-_WATCHING = ("log_every", "save_every", "probe_every", "tensorboard", "wandb", "compile")
+_CHANGEABLE_FACTS = ("config",)
+"""Facts that may differ between a checkpoint and the run that resumes from it."""
+_SETTINGS_WITHOUT_EFFECT = ("log_every", "save_every", "probe_every", "tensorboard", "wandb", "compile")
 
 
-def _decisive(fact: Any) -> Any:
-    """A fact without what changes no result."""
-    return {k: v for k, v in fact.items() if k not in _WATCHING} if isinstance(fact, dict) else fact
+def _with_effect(fact: Any) -> Any:
+    """A fact without the settings that have no effect on results."""
+    return {k: v for k, v in fact.items() if k not in _SETTINGS_WITHOUT_EFFECT} if isinstance(fact, dict) else fact
 
 
-def _kept(path: Path, step: int) -> Iterator[dict[str, Any]]:
-    """Lines of a log up to a step; what was written after the checkpoint is made again."""
+def _log_until(path: Path, step: int) -> Iterator[dict[str, Any]]:
+    """Lines of a log up to a step; later lines are written again by the resumed run."""
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # torn by the end of the process
+        except json.JSONDecodeError:  # incomplete, as the process was killed
             continue
         if entry["step"] <= step:
             yield entry
 
 
 def _optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Parameters in groups: the network and what stands around it, with weight decay and without."""
-    bare = {id(p) for module in method.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    """The optimiser, with parameter groups by learning-rate scale and weight decay."""
+    norm_ids = {
+        id(p) for module in method.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
+    }
     classifier = dict(method.backbone.named_modules()).get(
         method.backbone.classifier
-    )  # its name may be that of a part of a part
-    heads = (
+    )  # the name may be a path, such as "head.fc"
+    classifier_ids = (
         {id(p) for p in classifier.parameters()} if classifier is not None and method.backbone.num_classes else set()
     )
-    inner = {id(p) for p in method.backbone.parameters()} - heads
+    backbone_ids = {id(p) for p in method.backbone.parameters()} - classifier_ids
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = settings.optim.backbone_scale if id(parameter) in inner else 1.0
+        scale = settings.optim.backbone_scale if id(parameter) in backbone_ids else 1.0
         if scale == 0:
             parameter.requires_grad_(False)
             continue
-        free = not settings.optim.decay_all and (id(parameter) in bare or name.endswith("bias"))
-        groups.setdefault((scale, 0.0 if free else settings.optim.weight_decay), []).append(parameter)
+        without_decay = not settings.optim.decay_all and (id(parameter) in norm_ids or name.endswith("bias"))
+        groups.setdefault((scale, 0.0 if without_decay else settings.optim.weight_decay), []).append(parameter)
     if not groups:
         raise TrainingError(
             "nothing is left to train: optim.backbone_scale 0 freezes the network, and the method has no parameters "
             "of its own"
         )
-    tables = [
+    param_groups = [
         {"params": parameters, "weight_decay": decay, "scale": scale} for (scale, decay), parameters in groups.items()
     ]
     if settings.optim.optimizer == "sgd":
         return torch.optim.SGD(
-            tables,
+            param_groups,
             lr=settings.optim.lr,
             momentum=settings.optim.momentum,
             nesterov=settings.optim.nesterov and settings.optim.momentum > 0,
         )
     return (torch.optim.AdamW if settings.optim.optimizer == "adamw" else torch.optim.Adam)(
-        tables, lr=settings.optim.lr
+        param_groups, lr=settings.optim.lr
     )

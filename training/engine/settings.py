@@ -1,4 +1,4 @@
-"""Hyper-parameters of a run, as the loop takes them."""
+"""Hyper-parameters of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """The optimiser and its learning rate; see the table [optim] of `training.config` for each."""
+    """Optimiser and learning rate; the table [optim] of `training.config` describes each value."""
 
     lr: float = 0.1
     optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
@@ -25,7 +25,7 @@ class OptimSettings:
     backbone_scale: float = 1.0
 
     def rate(self, epoch: float, epochs: int) -> float:
-        """The learning rate at a time counted in epochs, of a run of so many epochs."""
+        """The learning rate at a time in epochs, for a run of `epochs` epochs."""
         if epoch < self.warmup:
             return self.lr * epoch / self.warmup
         if self.schedule == "step":
@@ -36,9 +36,9 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long a method is trained and by which steps; see the table [run] of `training.config` for each.
+    """Length, steps and outputs of a training; the table [run] of `training.config` describes each value.
 
-    `grad_clip` None leaves gradients as they are.
+    With `grad_clip` None, gradients are not clipped.
     """
 
     epochs: int = 65
@@ -55,5 +55,5 @@ class TrainSettings:
     wandb: bool = False
 
     def rate(self, epoch: float) -> float:
-        """The learning rate at a time counted in epochs."""
+        """The learning rate at a time in epochs."""
         return self.optim.rate(epoch, self.epochs)

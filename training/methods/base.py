@@ -1,4 +1,4 @@
-"""What methods share: their declaration of needs, random views, a projector, momentum encoders."""
+"""The base of methods: declaration of needs, random views, projector, momentum copies."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class LossOutput:
     Attributes:
         loss: () float.
         parts: terms of the loss by name, for the log.
-        features: (N, D), on which collapse is watched; None: not at all.
+        features: (N, D), for the collapse statistics of the log; None: no statistics.
     """
 
     loss: Tensor
@@ -105,7 +105,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method with certain options needs of the data and of the run.
+    """What a method with these options needs of the data and of the run.
 
     Attributes:
         features: names of stored features that are read with each clip.
@@ -161,12 +161,12 @@ class Method(nn.Module):
 
     def momentum_copy(self, module: Module) -> Module:
         """A copy without gradients that follows `module` by the momentum."""
-        made = copy.deepcopy(module).requires_grad_(False)
-        self._pairs.append((module, made))
-        return made
+        copied = copy.deepcopy(module).requires_grad_(False)
+        self._pairs.append((module, copied))
+        return copied
 
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
-        """What the loader takes of each sequence. Default: one random view, "motion"."""
+        """Makes the sample of each sequence. Default: one random view, "motion"."""
         return RandomViews(preprocess, {"motion": view})
 
     def loss(self, batch: Batch) -> LossOutput:
@@ -182,7 +182,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the momentum copies after a step of the optimiser; `progress` of the run is in [0, 1]."""
+        """Updates the momentum copies after a step of the optimiser; `progress` of the run is in [0, 1]."""
         keep = self.momentum if not self.anneal else 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for online, target in self._pairs:
             for new, old in zip(online.parameters(), target.parameters()):
@@ -195,7 +195,7 @@ class Method(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What shares a space with the motions: "text", "video", both or nothing."""
+        """Modalities that share a space with motions: "text", "video", both or none."""
         return ()
 
     @property
@@ -210,7 +210,7 @@ class Method(nn.Module):
 
     @property
     def has_classes_by_video(self) -> bool:
-        """Whether `classes_by_video` can be asked."""
+        """Whether `classes_by_video` is available."""
         return False
 
     def project(self, features: Tensor) -> Tensor | None:
@@ -245,7 +245,7 @@ class Method(nn.Module):
         """
         raise TrainingError(f"{type(self).__name__} was trained without videos")
 
-    def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def classes_by_video(self, text: Tensor, training_texts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where videos of classes (K, D) would lie, (K, width), and the mean (width,) to subtract from motions.
 
         Raises:

@@ -101,7 +101,7 @@ def two_view_info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, inverted: bool = False) -> Tensor:
     """max(0, margin + d(anchor, positive) - d(anchor, negative)) (N,) of (N, D); d is the Euclidean distance.
 
-    `inverted` is MCC's equation 1 as printed, which drives positives apart.
+    `inverted` is equation 1 of MCC as printed, which pushes positives apart.
     """
     near, far = torch.linalg.vector_norm(anchor - positive, dim=1), torch.linalg.vector_norm(anchor - negative, dim=1)
     return functional.relu(margin - (near - far) if inverted else margin + near - far)

@@ -36,10 +36,10 @@ def play(array: Array, start: float, step: float, frames: int) -> Array:
         array: (M, T, V, C).
         start: first position, in frames.
         step: frames between two positions; a fraction falls between frames.
-        frames: how many.
+        frames: number of frames to return.
 
     Returns:
-        (M, frames, V, C) of the dtype given.
+        (M, frames, V, C) of the dtype of `array`.
     """
     positions = (start + step * np.arange(frames)) % array.shape[1]
     before = positions.astype(np.int64)
@@ -47,13 +47,13 @@ def play(array: Array, start: float, step: float, frames: int) -> Array:
     if not fraction.any():
         return array[:, before]
     after = (before + 1) % array.shape[1]
-    between: Array = array[:, before] * (1 - fraction) + array[:, after] * fraction
-    return between
+    interpolated: Array = array[:, before] * (1 - fraction) + array[:, after] * fraction
+    return interpolated
 
 
 @dataclass(frozen=True)
 class PlaybackOptions:
-    """How the three clips of a sequence are made (section 3.1 and table 2).
+    """Sampling of the three clips of a sequence (section 3.1 and table 2).
 
     Attributes:
         frames: of each clip.
@@ -61,7 +61,7 @@ class PlaybackOptions:
         loop_at_speed_1: whether the target at speed 1 is the clip `rate` times over, as printed; otherwise it has the
             frames between the frames of the clip.
         vary_speed: whether the positive has another speed than the anchor; False is the paper's ablation.
-        negative: how the negative differs: its frames shuffled, its joints jittered, or the view turned.
+        negative: how the negative differs from the anchor: frames shuffled, joints jittered, or the view turned.
     """
 
     frames: int = 32
@@ -81,7 +81,7 @@ class PlaybackSampling:
 
     Attributes:
         preprocess: makes the input of the network of a sequence.
-        options: how the clips are made.
+        options: sampling of the clips.
     """
 
     preprocess: Preprocess
@@ -155,10 +155,10 @@ class MCC(Method):
     """Triplet loss within a sequence, InfoNCE across sequences, and interpolation between frames (equation 4).
 
     Two printed formulas are inverted and are not the default. Equation 1 has the distances exchanged, so that its
-    minimum drives positives apart. Equation 2 takes exp(+distance / tau), which rewards distance. Here the margin is on
+    minimum pushes positives apart. Equation 2 takes exp(+distance / tau), which rewards distance. Here the margin is on
     d(anchor, positive) - d(anchor, negative) of unit vectors, and similarity is the cosine. `variant="paper"` takes
-    both as printed. The bank of K keys is printed as 6536. One encoder makes both sides, as in the paper; with a
-    momentum above 0 keys come from a momentum encoder.
+    both as printed. The bank of K keys is printed as 6536. One encoder computes queries and keys, as in the paper; with
+    a momentum above 0, keys come from a momentum encoder.
 
     Args:
         backbone: the network.
@@ -167,7 +167,7 @@ class MCC(Method):
         interpolation: lambda 3, the weight of the interpolation loss; 0 leaves the term out.
         margin: gamma of the triplet loss.
         temperature: tau of InfoNCE.
-        playback: how clips are made.
+        playback: sampling of the clips.
         queue: the bank of keys.
         projector: of the compared embedding; 0 layers compare the network's features. `hidden` 0: the network's width.
         decoder_width: channels of the decoder's hidden layers.

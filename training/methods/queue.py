@@ -13,7 +13,7 @@ from training.distributed import gather
 
 @dataclass(frozen=True)
 class QueueOptions:
-    """A queue of keys, and the momentum encoder that makes them.
+    """A queue of keys, and the momentum encoder that computes them.
 
     Attributes:
         size: Q, keys in the queue.
@@ -50,7 +50,7 @@ class Queue(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def not_negative_mask(self, owners: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Which keys are no negatives of each clip: empty ones, those of the same clip, and those of the same label.
+        """Keys that are no negatives of a clip: empty ones, those of the same clip, and those of the same label.
 
         Args:
             owners: (N,) int64, indices of the clips.
@@ -70,7 +70,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, owners: Tensor, labels: Tensor) -> None:
-        """Put the keys (N, D) of all processes into the queue, in the order of ranks."""
+        """Puts the keys (N, D) of all processes into the queue, in the order of ranks."""
         keys, owners, labels = (gather(values)[-len(self.keys) :] for values in (keys, owners, labels))
         positions = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[positions] = keys.to(self.keys.dtype)

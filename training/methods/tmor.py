@@ -72,8 +72,8 @@ class TMOR(Method):
     - The negatives of L_mt are the texts of all other classes, exactly, and not a queue.
     - In the supervised stage clips of the same class are no negatives of L_mm and L_mv.
     - The queue of L_mv holds video features as they were stored. phi projects all of them at every step, with
-      gradients. phi has no momentum encoder: keys of some steps ago would tell how phi moved and not which video they
-      are of.
+      gradients. phi has no momentum encoder: stored keys of earlier steps would differ by the change of phi more
+      than by the video.
     - Temperature, projectors and schedule are those of LAC.
 
     phi is one projector per modality. Zero-shot compares phi(motion) with phi(text). `embed` gives the network's own
@@ -90,10 +90,10 @@ class TMOR(Method):
         temperature: of all similarities.
         queue: sizes of the queues of motions and of videos, and the momentum of the key encoder.
         projector: sizes of each phi.
-        supervised: whether labels decide what is no negative. Default: if texts are given.
+        supervised: whether clips of the same label are excluded from the negatives. Default: true with texts.
         symmetric: whether videos are also compared with the motions of the batch.
         shared: whether video and text have one phi, for features that lie in one space already, as those of ViCLIP.
-            Then what motions learn of videos also says where texts of other classes lie; see `classes_by_video`.
+            The alignment of motions and videos then also holds for texts of new classes; see `classes_by_video`.
         variant: "standard", or the formulas of the "paper" as printed.
     """
 
@@ -208,7 +208,7 @@ class TMOR(Method):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Text and video, as the method was given them."""
+        """Text and video, where the method has them."""
         return tuple(name for name, there in (("text", self.texts is not None), ("video", bool(self.video))) if there)
 
     @property
@@ -232,9 +232,7 @@ class TMOR(Method):
     def embed_text(self, text: Tensor) -> Tensor:
         """phi(text) of text features (K, D), (K, width) of unit length."""
         if self.texts is None:
-            raise TrainingError(
-                "this T-MOR was trained without texts: it cannot say what a motion is called; train with text"
-            )
+            raise TrainingError("this T-MOR was trained without texts: it cannot name motions; train with text")
         return self.embed_video(text) if self.project_text is None else unit(self.project_text(unit(text)))
 
     def embed_video(self, video: Tensor) -> Tensor:
@@ -248,16 +246,16 @@ class TMOR(Method):
         """Whether motions were compared with motions and with videos, and texts have no projector of their own."""
         return self.motions is not None and self.videos is not None and self.project_text is None
 
-    def classes_by_video(self, text: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def classes_by_video(self, text: Tensor, training_texts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where videos of classes would lie, without the gap between modalities.
 
-        Videos and texts of one space still keep apart in it (the modality gap, Liang et al. 2022, section 4.1), and so
-        do motions and both. Therefore the video of a class is expected where its text lies relative to the mean text:
+        Embeddings of videos, texts and motions form separate clusters even in one space (the modality gap, Liang et al.
+        2022, section 4.1). The video of a class is therefore predicted from the offset of its text to the mean text:
         phi(text - mean text + mean video) - phi(mean video). Means of motions and of videos are those of the queues.
 
         Args:
             text: (K, D) features of the classes.
-            known: (S, D) features of the classes of the training clips. Default: the method's own texts.
+            training_texts: (S, D) features of the training classes. Default: the texts of the method.
 
         Returns:
             (K, width) of the classes, and (width,) the mean of `embed_motion` over training clips.
@@ -266,13 +264,15 @@ class TMOR(Method):
             TrainingError: motions were not compared with motions and with videos, or texts have a projector of their
                 own.
         """
-        middle = self.texts if known is None else known
+        centre_texts = self.texts if training_texts is None else training_texts
         if self.motions is None or self.videos is None or self.project_video is None or self.project_text is not None:
             raise TrainingError(
-                "classes by video need a T-MOR with motion, with video, and with texts that are shared or not there"
+                "classes by video need a T-MOR with motion, with video, and without a projector of texts"
             )
-        if middle is None:
-            raise TrainingError("classes by video need the texts of the known classes; this T-MOR has none of its own")
+        if centre_texts is None:
+            raise TrainingError(
+                "classes by video need the texts of the training classes; this T-MOR has none of its own"
+            )
         mean = self.videos.mean
-        moved = unit(text) - unit(middle).mean(0) + mean
+        moved = unit(text) - unit(centre_texts).mean(0) + mean
         return self.project_video(moved) - self.project_video(mean), self.motions.mean
