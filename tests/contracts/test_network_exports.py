@@ -21,7 +21,8 @@ from dataengine.core.errors import TrainingError
 from tests.support.exported import lively, says
 from tests.support.motions import CLASSES
 from training import create_backbone, registry
-from training.runs.export import BareNetwork, export, metadata
+from training.runs.export import export, metadata
+from training.runs.trained_network import BareNetwork
 
 GRAPH: dict[str, Any] = {"channels_base": 4, "blocks": (1, 1)}
 SMALL: dict[str, dict[str, Any] | None] = {

@@ -30,11 +30,13 @@ from training.config import validate
 from training.data.formats import open_datasets
 from training.evaluate.result import of_seeds
 from training.runs.embed import embed
-from training.runs.export import FORMATS, SEEDS, BareNetwork, export, metadata, motions
+from training.runs.export import FORMATS, SEEDS, export, metadata
+from training.runs.export_formats import motions
 from training.runs.features import extract_features
 from training.runs.model_card import card
 from training.runs.run import load_run
 from training.runs.train import train
+from training.runs.trained_network import BareNetwork
 from training.transforms.preprocess import Preprocess
 
 FRAMES = 8

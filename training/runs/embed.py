@@ -21,8 +21,9 @@ from dataengine.io.storage import staged
 from training.data.formats import format_of, open_datasets
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
-from training.runs.export import FRAMES, TrainedNetwork
+from training.runs.export import FRAMES
 from training.runs.features import TemporalCrops
+from training.runs.trained_network import TrainedNetwork
 
 GROUP = 4096
 """Clips of a row group."""

@@ -4,8 +4,8 @@
     export(run, "model.pt", format="torchscript", output="features")
     metadata("model.onnx")["labels"]
 
-A file is run on random motions before it gets its name; one that does not say what the network says is removed.
-It also says what it is: joints, labels, frames, how clips were prepared, licence, and the data it was trained on.
+A file is run on random motions before it gets its name; a file whose output differs from the network's is removed.
+Its metadata are: joints, labels, frames, how clips were prepared, licence, and the data it was trained on.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import dataengine
-from dataengine.core.errors import MissingExtraError, TrainingError, suggestion
+from dataengine.core.errors import TrainingError, suggestion
 from dataengine.io.storage import staged
 from training.backbones.base import Backbone
 from training.engine import checkpoint
-from training.methods.base import Method
-from training.transforms.preprocess import Preprocess
-
-if TYPE_CHECKING:
-    from training.config import Config
+from training.runs.export_formats import AXES, NOTE, WRITERS, Output, Predictor, motions
+from training.runs.trained_network import BareNetwork, TrainedNetwork
 
 FORMATS = ("onnx", "torchscript", "safetensors")
 OUTPUTS = ("logits", "features", "embedding")
@@ -43,62 +40,12 @@ FOLLOWS = 0.01
 """Largest difference in parts of what the motions change, so that a large constant hides nothing."""
 ROUNDING = 3e-6
 """A difference that single precision alone may make, in parts of the largest number."""
-OPSET = 17
-"""Of ONNX files: the first with layer norms."""
 FRAMES = 64
-"""T where nobody says it."""
-INPUT = "motion"
-AXES = ("batch", "channels", "time", "joints", "people")
+"""T by default."""
 FREE: tuple[tuple[str, ...], ...] = (("batch", "time"), ("batch",), ())
 """Axes that may be of any size, tried in this order: not all networks allow any number of frames."""
 SEEDS = (1, 2)
-"""Of the random motions that are compared."""
-NOTE = "metadata.json"
-"""Member of TorchScript files."""
-
-Predictor: TypeAlias = Callable[[Tensor], Tensor]
-
-
-class TrainedNetwork(Protocol):
-    """What is exported: `training.runs.run.load_run` gives one, `BareNetwork` is one without a run.
-
-    Attributes:
-        backbone: the network.
-        method: what it was trained with, or None.
-        config: the configuration it was trained with, or None.
-        preprocess: how clips become its input, or None.
-        labels: names of its classes.
-        facts: of the checkpoint: fingerprint of the `data`, `step` and more.
-        folder: where it lies, with its results, or None.
-    """
-
-    @property
-    def backbone(self) -> Backbone: ...
-    @property
-    def method(self) -> Method | None: ...
-    @property
-    def config(self) -> Config | None: ...
-    @property
-    def preprocess(self) -> Preprocess | None: ...
-    @property
-    def labels(self) -> Sequence[str]: ...
-    @property
-    def facts(self) -> Mapping[str, Any]: ...
-    @property
-    def folder(self) -> Path | None: ...
-
-
-@dataclass(frozen=True)
-class BareNetwork:
-    """A network that comes from no run; see `TrainedNetwork`."""
-
-    backbone: Backbone
-    method: Method | None = None
-    config: Config | None = None
-    preprocess: Preprocess | None = None
-    labels: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
+"""Seeds of the random motions on which file and network are compared."""
 
 
 @dataclass(frozen=True)
@@ -118,43 +65,6 @@ class Exported:
     dynamic: tuple[str, ...]
     difference: float
     spread: float
-
-
-class Output(nn.Module):
-    """One of `OUTPUTS` of a network, as a module of its own."""
-
-    def __init__(self, run: TrainedNetwork, output: str) -> None:
-        super().__init__()
-        self.inner: Any = run.method if output == "embedding" else run.backbone
-        self.output = output
-
-    def forward(self, motion: Tensor) -> Tensor:
-        if self.output == "embedding":
-            embedded: Tensor = self.inner.embed_motion(motion)
-            return embedded
-        features: Tensor = self.inner.features(motion)
-        return features if self.output == "features" else self.inner.classify(features)
-
-
-class Guard(nn.Module):
-    """A traced network that refuses what it was not traced for, which alone it would answer wrongly; sizes 0 are
-    free."""
-
-    def __init__(self, traced: nn.Module, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.traced = traced
-        self.sizes = list(sizes)
-
-    def forward(self, motion: Tensor) -> Tensor:
-        sizes = motion.shape
-        right = len(sizes) == len(self.sizes)
-        for given, wanted in zip(sizes, self.sizes):
-            right = right and (wanted == 0 or given == wanted)
-        if not right:
-            raise ValueError(
-                f"the network takes motions (N, C, T, V, M) of {self.sizes}, 0 for any size; given {sizes}"
-            )
-        return self.traced(motion)  # type: ignore[no-any-return]
 
 
 def export(
@@ -200,13 +110,15 @@ def export(
     model = copy.deepcopy(Output(run, output)).float().cpu().eval().requires_grad_(False)
     target = Path(path)
     with torch.no_grad():
-        said = torch.cat([model(motions(run.backbone, 2, frames, seed)) for seed in SEEDS])
-    spread = float((said - said.mean(0)).abs().max() / said.abs().max().clamp(min=torch.finfo(said.dtype).tiny))
+        outputs = torch.cat([model(motions(run.backbone, 2, frames, seed)) for seed in SEEDS])
+    spread = float(
+        (outputs - outputs.mean(0)).abs().max() / outputs.abs().max().clamp(min=torch.finfo(outputs.dtype).tiny)
+    )
     allowed = min(TOLERANCE, max(FOLLOWS * spread, ROUNDING))
     with staged(target) as partial, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of every condition on sizes; whether they matter is measured
-        make = _WRITERS[format](model, run.backbone, partial, describe(run, output, frames, licence))
-        dynamic, worst = _settled(make, model, run.backbone, frames, allowed, str(target))
+        make = WRITERS[format](model, run.backbone, partial, describe(run, output, frames, licence))
+        dynamic, worst = _with_most_free_axes(make, model, run.backbone, frames, allowed, str(target))
     return Exported(target, format, output, dynamic, worst, spread)
 
 
@@ -251,32 +163,22 @@ def describe(run: TrainedNetwork, output: str, frames: int, licence: str) -> dic
     return note
 
 
-def motions(backbone: Backbone, clips: int, frames: int, seed: int = 0) -> Tensor:
-    """Random motions (N, C, T, V, M) float32, normal numbers; the last person of the first clip is absent where there
-    are several."""
-    drawn = torch.Generator().manual_seed(seed)
-    made = torch.randn(clips, backbone.channels, frames, backbone.skeleton.num_joints, backbone.people, generator=drawn)
-    if backbone.people > 1:
-        made[0, ..., -1] = 0
-    return made
-
-
 def _others(frames: int, dynamic: Sequence[str]) -> list[tuple[int, int]]:
     """(clips, frames) that a file with these free axes is tried on, beside what it was made with."""
     tried = [(1, frames), (3, frames)] if "batch" in dynamic else []
     return tried + ([(2, frames + 5), (1, 2 * frames), (3, max(1, frames // 2))] if "time" in dynamic else [])
 
 
-def difference(says: Predictor, model: Predictor, motion: Tensor) -> float:
+def difference(exported: Predictor, model: Predictor, motion: Tensor) -> float:
     """The largest difference of two networks on a motion, in parts of the second's largest number; infinite for other
     shapes."""
-    found, wanted = says(motion), model(motion)
-    if found.shape != wanted.shape or not torch.isfinite(found).all():
+    output, expected = exported(motion), model(motion)
+    if output.shape != expected.shape or not torch.isfinite(output).all():
         return float("inf")
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
+    return float((output - expected).abs().max() / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
 
 
-def _settled(
+def _with_most_free_axes(
     make: Callable[[tuple[str, ...]], Predictor],
     model: Output,
     backbone: Backbone,
@@ -291,8 +193,8 @@ def _settled(
     """
     for dynamic in FREE:
         try:
-            says = make(dynamic)
-            worst = max(difference(says, model, motions(backbone, 2, frames, seed)) for seed in SEEDS)
+            exported = make(dynamic)
+            worst = max(difference(exported, model, motions(backbone, 2, frames, seed)) for seed in SEEDS)
         except Exception as error:
             if dynamic:  # a free axis may be what it stumbled over
                 continue
@@ -308,88 +210,14 @@ def _settled(
             )
         try:
             rest = max(
-                (difference(says, model, motions(backbone, *size)) for size in _others(frames, dynamic)), default=0.0
+                (difference(exported, model, motions(backbone, *size)) for size in _others(frames, dynamic)),
+                default=0.0,
             )
         except Exception:  # the file does not take other sizes; which error says so is the runtime's affair
             continue
         if rest <= allowed:
             return dynamic, max(worst, rest)
     raise AssertionError("without free axes nothing is left to fail")
-
-
-def _onnx(
-    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
-) -> Callable[[tuple[str, ...]], Predictor]:
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError("ONNX export", "torch") from None
-    import onnxruntime
-
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 4
-    quiet.intra_op_num_threads = torch.get_num_threads()
-    places = {"batch": 0, "time": 2}
-
-    def make(dynamic: tuple[str, ...]) -> Predictor:
-        torch.onnx.export(
-            model,
-            (motions(backbone, 2, note["frames"]),),
-            str(partial),
-            dynamo=False,  # the other exporter needs one more package
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[model.output],
-            dynamic_axes={
-                INPUT: {places[axis]: axis for axis in dynamic},
-                model.output: {0: "batch"} if dynamic else {},
-            },
-        )
-        written = onnx.load(str(partial))
-        onnx.helper.set_model_props(written, _texts(note | {"dynamic": list(dynamic)}))
-        for node in written.graph.node:
-            node.doc_string = ""
-        onnx.save(written, str(partial))
-        session = onnxruntime.InferenceSession(str(partial), quiet, providers=["CPUExecutionProvider"])
-        return lambda motion: torch.from_numpy(session.run(None, {INPUT: motion.numpy()})[0])
-
-    return make
-
-
-def _torchscript(
-    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
-) -> Callable[[tuple[str, ...]], Predictor]:
-    def make(dynamic: tuple[str, ...]) -> Predictor:
-        example = motions(backbone, 2, note["frames"])
-        traced = torch.jit.trace(model, example, check_trace=False)
-        sizes = [0 if axis in dynamic else size for axis, size in zip(AXES, example.shape)]
-        guarded = torch.jit.script(Guard(traced, sizes))
-        torch.jit.save(guarded, str(partial), _extra_files={NOTE: json.dumps(note | {"dynamic": list(dynamic)})})
-        read: Predictor = torch.jit.load(str(partial))
-        return read
-
-    return make
-
-
-def _safetensors(
-    model: Output, backbone: Backbone, partial: Path, note: dict[str, Any]
-) -> Callable[[tuple[str, ...]], Predictor]:
-    def make(dynamic: tuple[str, ...]) -> Predictor:
-        checkpoint.write(partial, model.inner.state_dict(), note | {"dynamic": list(dynamic)})
-        fresh = copy.deepcopy(model)
-        for tensor in fresh.state_dict().values():
-            tensor.zero_()
-        fresh.inner.load_weights(checkpoint.read(partial)[0])
-        return fresh
-
-    return make
-
-
-_WRITERS = {"onnx": _onnx, "torchscript": _torchscript, "safetensors": _safetensors}
-
-
-def _texts(note: Mapping[str, Any]) -> dict[str, str]:
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in note.items()}
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -411,8 +239,8 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         if head == b"PK":
             with zipfile.ZipFile(file) as members:
                 name = next(member for member in members.namelist() if member.endswith(f"/extra/{NOTE}"))
-                found: dict[str, Any] = json.loads(members.read(name))
-                return found
+                note: dict[str, Any] = json.loads(members.read(name))
+                return note
         if file.suffix == ".safetensors":
             return checkpoint.read(file)[1]
         import onnxruntime

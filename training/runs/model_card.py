@@ -27,7 +27,8 @@ from training.config import Config
 from training.data.formats import format_of
 from training.evaluate.confidence_intervals import Interval
 from training.evaluate.result import Result, table
-from training.runs.export import FRAMES, TrainedNetwork, metadata
+from training.runs.export import FRAMES, metadata
+from training.runs.trained_network import TrainedNetwork
 from training.transforms.preprocess import Preprocess
 
 LICENCES = frozenset(
