@@ -135,7 +135,7 @@ def features_of(
     """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip; `advance` is given
     how many clips are done."""
     workers = run.config.run.workers if sum(map(len, split)) > MANY else 0
-    found, _ = extract_features(
+    rows, _ = extract_features(
         function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device, advance=advance
     )
-    return found
+    return rows

@@ -114,7 +114,7 @@ class NpzDataset(InMemoryDataset):
         joints = held["joint_names"].astype(str).tolist() if "joint_names" in held else ()
         parents = held["parents"].astype(np.int64).tolist() if "parents" in held else ()
         number = self._poses.shape[-2]
-        if any(len(given) not in (0, number) for given in (joints, parents)):
+        if any(len(stored) not in (0, number) for stored in (joints, parents)):
             raise TrainingError(f"{name}: joint_names and parents must be of the {number} joints of its poses")
         skeleton = layout_of(layout, number, name, joints, parents)
         sums = digest(self._poses, *(self._extra[entry] for entry in entries))
@@ -156,10 +156,10 @@ def _rows(name: str, held: dict[str, NDArray[Any]], key: str, count: int) -> NDA
 
 def _poses(name: str, held: dict[str, NDArray[Any]]) -> tuple[Array, NDArray[np.int64] | None, int]:
     """(F, M, V, C) with offsets or (N, M, T, V, C) without, float32, writable, and how many clips."""
-    given = held.get("keypoints", held.get("joints"))
-    if given is None or given.dtype.kind not in "fiu":
+    stored = held.get("keypoints", held.get("joints"))
+    if stored is None or stored.dtype.kind not in "fiu":
         raise TrainingError(f"{name}: it holds no numbers 'keypoints'; its arrays: {', '.join(sorted(held))}")
-    poses: Array = given.astype(np.float32)
+    poses: Array = stored.astype(np.float32)
     if "offsets" not in held:
         if poses.ndim != 5 or not all(poses.shape[1:]):
             raise TrainingError(
@@ -170,7 +170,7 @@ def _poses(name: str, held: dict[str, NDArray[Any]]) -> tuple[Array, NDArray[np.
     if poses.ndim == 3:
         poses = poses[:, None]
     if poses.ndim != 4:
-        raise TrainingError(f"{name}: keypoints are {given.shape}; allowed beside offsets: (F, V, C) or (F, M, V, C)")
+        raise TrainingError(f"{name}: keypoints are {stored.shape}; allowed beside offsets: (F, V, C) or (F, M, V, C)")
     if (
         offsets.ndim != 1
         or offsets.dtype.kind not in "iu"
