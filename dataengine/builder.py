@@ -187,6 +187,7 @@ def build(
         DataEngineError: what is wrong, in one line; nothing was built then.
     """
     begun = time.monotonic()
+    device = devices.pick(device)
     given = layers(recipe, sources, overlay, overrides)
     resolved = _merged(given)
     progress = progress or Progress()
@@ -197,6 +198,10 @@ def build(
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
     recipe_lock.check(folder, _used(resolved))
     work = folder.absolute() / "work"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--out {folder} cannot be made: {error.strerror}; give a folder to write into") from error
     plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
     result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
     return replace(result, notes=notes(given))

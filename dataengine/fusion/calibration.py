@@ -246,7 +246,7 @@ class Calibration:
             with file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError as error:
-            raise WeightsError(f"there is no calibration {path}") from error
+            raise WeightsError(f"there is no calibration {path}; give the path of a fitted one") from error
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
             raise WeightsError(f"{path} is not a calibration: {error}") from error
         found = str(arrays.get("format", "none"))
