@@ -16,7 +16,7 @@ from dataengine.inspect.build import find_clip, job_of
 from dataengine.inspect.explain import explain
 from dataengine.media.encode import write_video
 from dataengine.passes.clip_frames import frames_of, pose_arrays
-from dataengine.pipeline.plan import load
+from dataengine.pipeline.plan import TakenDown, load
 from dataengine.report.overlay import draw_people, panels
 
 
@@ -27,7 +27,7 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
         experts: one panel an expert beside the fused pose.
 
     Raises:
-        DatasetError: no such clip, or it has no poses; the message says why.
+        DatasetError: no such clip, it was taken down, or it has no poses; the message says why.
     """
     if to.suffix not in (".mp4", ".png"):
         raise DataEngineError(f"view writes .mp4 or .png; given {to.name!r}")
@@ -36,6 +36,9 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
     row = find_clip(plan, clip_id)
     clip = plan.clip(clip_id)
     assert clip is not None
+    gone = TakenDown.of(job.work).reason(clip_id, clip.video_id)
+    if gone is not None:
+        raise DatasetError(f"clip {clip_id} was taken down: {gone}")
     try:
         arrays = pose_arrays(job.ledger("poses"), row["unit"], clip_id)
     except DataEngineError:
