@@ -405,6 +405,12 @@ class Filter(Component, ABC):
     meaning: ClassVar[str] = ""
     measured_in: ClassVar[str]
 
+    def check(self) -> None:
+        super().check()
+        for name in ("reason", "measured_in"):
+            if not isinstance(getattr(type(self), name, None), str):
+                raise ComponentError(f"filter {type(self).__name__} has no {name}: give it `{name}: ClassVar[str]`")
+
     @abstractmethod
     def measure(self, sample: Sample) -> float:
         """The value of a clip, NaN where it is undefined."""
