@@ -313,6 +313,8 @@ def test_no_text_in_the_dataset_is_a_place_of_this_machine(out: Path) -> None:
         (["build", "posecpa"], 1, "did you mean 'posecap'"),
         (["build", "posecap", "--sources", "folder=/nonexistent"], 1, "is not a folder"),
         (["build", "posecap", "--engine", "ray"], 1, "allowed: dask, serial"),
+        (["build", "posecap", "--sources", "sample", "--device", "tpu"], 1, "tpu"),
+        (["build", "posecap", "--sources", "sample", "--out", "/dev/null/x"], 1, "give a folder to write into"),
         (["build"], 2, "Missing argument"),
         (["verify", "/nonexistent"], 1, "no such folder"),
         (["status", "/nonexistent"], 1, "is not a build"),

@@ -302,7 +302,10 @@ def create(kind_name: str, name: str, options: Mapping[str, Any] | None = None) 
         return _validator(cls).validate_python(given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "options"
+        if not first["loc"]:  # the component's own check of all its options
+            message = first["msg"].removeprefix("Value error, ")
+            raise ComponentError(f"[{kind_name}.{name}] {message}") from error
+        where = ".".join(str(part) for part in first["loc"])
         raise ComponentError(f"[{kind_name}.{name}] {where} = {first.get('input')!r}: {first['msg']}") from error
     except ValueError as error:
         raise ComponentError(f"[{kind_name}.{name}] {error}") from error

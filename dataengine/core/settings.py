@@ -98,7 +98,7 @@ def explain(error: pydantic.ValidationError, whole: type[pydantic.BaseModel]) ->
         return f"[{place[0]}] unknown key {place[-1]!r}{suggestion(place[-1], fields)}"
     if first["type"] == "missing":
         return f"{table} is missing"
-    return f"{table} = {first.get('input')!r}: {first['msg']}"
+    return f"{table} = {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _fields(annotation: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import polars as pl
@@ -122,6 +123,8 @@ def run(dataset: Dataset, query: str | None = None, sql: str | None = None) -> p
     if query is not None and query not in QUERIES:
         raise DatasetError(f"unknown query {query!r}{suggestion(query, QUERIES)}; or ask with --sql")
     statement = str(sql if query is None else QUERIES[query][1])
+    if not re.match(r"\s*(SELECT|WITH)\b", statement, re.IGNORECASE):
+        raise DatasetError(f"SQL reads only: begin with SELECT or WITH; given {statement.strip()[:60]!r}")
     frames = tables(dataset)
     try:
         return pl.SQLContext(frames).execute(statement, eager=True)

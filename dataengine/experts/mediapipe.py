@@ -44,7 +44,7 @@ class MediaPipe(Expert):
     session before the first batch of each clip.
 
     Attributes:
-        people: most people per frame.
+        max_people: most people per frame.
         tiles: number of half overlapping squares that fit into the shorter side of the frame. The detector takes
             224 x 224 pixels and finds the most prominent people only, so it runs on each square beside the whole frame;
             0 is the whole frame only.
@@ -58,14 +58,14 @@ class MediaPipe(Expert):
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     remembers_frames: ClassVar[bool] = True
 
-    people: int = 4
+    max_people: int = 4
     tiles: int = 1
     detect_every: int = 8
     min_score: float = 0.3
     deadline: float = 60.0
 
     def __post_init__(self) -> None:
-        for name, least in (("people", 1), ("tiles", 0), ("detect_every", 1)):
+        for name, least in (("max_people", 1), ("tiles", 0), ("detect_every", 1)):
             if getattr(self, name) < least:
                 raise ComponentError(f"[experts.mediapipe] {name} = {getattr(self, name)}: at least {least}")
         if not 0 <= self.min_score <= 1 or self.deadline <= 0:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dataengine.core.reasons import REASONS
 from dataengine.inspect.build import find_clip, job_of
 from dataengine.passes.base import Job
-from dataengine.pipeline.plan import load
+from dataengine.pipeline.plan import TakenDown, load
 
 Story = dict[str, Any]
 
@@ -18,7 +19,8 @@ def explain(out: Path, clip_id: str) -> Story:
 
     Returns:
         {"clip": plan row, "passes": [{pass, outcome, reason, meaning, value, threshold, detail, facts}], "measures":
-        [{filter, value, min, max, keeps}], "decision": row of the decisions or why there is none}
+        [{filter, value, min, max, keeps}], "decision": row of the decisions or why there is none}. A clip that was
+        taken down ends with the step "takedown".
 
     Raises:
         DatasetError: no build there, or no such clip.
@@ -29,7 +31,7 @@ def explain(out: Path, clip_id: str) -> Story:
     story: Story = {"clip": clip, "passes": [], "measures": [], "decision": None}
     if row["reason"] is not None:
         planned = {"outcome": "reject", "reason": row["reason"], "detail": row["detail"]}
-        story["passes"].append(_told("plan", planned, _meanings(job)))
+        story["passes"].append(_step("plan", planned, _meanings(job)))
         return story
     for p in job.passes.values():
         step = p.explain(job, row)
@@ -39,14 +41,18 @@ def explain(out: Path, clip_id: str) -> Story:
             continue
         story["measures"] = step.pop("measures", story["measures"])
         decision = step.pop("decision", None)
-        told = _told(p.name, step, _meanings(job))
-        story["passes"].append(told)
+        shown = _step(p.name, step, _meanings(job))
+        story["passes"].append(shown)
         if decision is not None:
             story["decision"] = decision
         if step["outcome"] != "keep":
             if story["decision"] is not None and decision is None:
-                story["decision"] = {"kept": False, **{k: told.get(k, "") for k in ("reason", "detail")}}
+                story["decision"] = {"kept": False, **{k: shown.get(k, "") for k in ("reason", "detail")}}
             break
+    gone = TakenDown.of(job.work).reason(clip_id, row["video_id"])
+    if gone is not None:
+        story["passes"].append(_step("takedown", {"outcome": "reject", "reason": "takedown", "detail": gone}, REASONS))
+        story["decision"] = {"kept": False, "reason": "takedown", "detail": gone}
     return story
 
 
@@ -56,10 +62,10 @@ def _meanings(job: Job) -> dict[str, str]:
     return own | REASONS
 
 
-def _told(name: str, step: dict[str, Any], meanings: dict[str, str]) -> dict[str, Any]:
+def _step(name: str, step: dict[str, Any], meanings: Mapping[str, str]) -> dict[str, Any]:
     meaning = meanings.get(step.get("reason") or "")
-    told = {"pass": name, **step, "meaning": meaning}
-    return {k: v for k, v in told.items() if v is not None and v != {}}
+    full = {"pass": name, **step, "meaning": meaning}
+    return {k: v for k, v in full.items() if v is not None and v != {}}
 
 
 def to_text(story: Story) -> str:

@@ -44,7 +44,7 @@ refines poses says `after = ("poses",)` and `gives = "poses"`, and everything be
                 return Reject(clip.clip_id, "too_dark", value, self.min)
             return {"brightness": value}
 
-**Adding a table pass**: a subclass of `TablePass` sees the decisions of all clips and may leave clips out or add
+**Adding a table pass**: a subclass of `TablePass` is given the decisions of all clips and may leave clips out or add
 columns::
 
     @dataclass(frozen=True)
@@ -55,7 +55,7 @@ columns::
 
         version = 1
         after = ("decisions",)
-        reasons = {"video_cap": "its video has as many clips as wanted"}
+        reasons = {"video_cap": "its video has as many clips as the recipe allows"}
 
         def decide(self, table):
             for row in table.rows:

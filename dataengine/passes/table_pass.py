@@ -51,7 +51,7 @@ PLAN_COLUMNS = ("clip_id", "source", "label", "split", "licence")
 
 @dataclass
 class Table:
-    """What a table pass sees.
+    """What a table pass is given.
 
     Attributes:
         plan: all planned clips.

@@ -34,7 +34,7 @@ DISK_FULL = 28
 
 @dataclass
 class Unit:
-    """What a unit pass sees: the clips of one unit that it is to run, and what earlier passes made of them.
+    """What a unit pass is given: the clips of one unit that it is to run, and what earlier passes made of them.
 
     Attributes:
         clips: to run, in the plan's order.

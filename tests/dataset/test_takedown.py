@@ -15,6 +15,7 @@ from dataengine.core.errors import DatasetError
 from dataengine.dataset.index import read_records
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
+from dataengine.inspect.explain import explain, to_text
 from tests.support.commands import dataengine as command
 from tests.support.shared import build_sample, copied
 
@@ -40,6 +41,17 @@ def test_readers_leave_clips_out_at_once(out: Path) -> None:
         kept["by"] == "rights officer" and kept["reason"] == "the person asked for it" and kept["clip_ids"] == [clip_id]
     )
     assert kept["fingerprint"] == before.manifest["fingerprint"] and record["time"].endswith("+00:00")
+
+
+def test_explain_and_view_say_that_a_clip_was_taken_down(out: Path) -> None:
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+    takedown(out, [clip_id], "consent withdrawn")
+    story = explain(out, clip_id)
+    assert story["decision"]["kept"] is False and story["passes"][-1]["reason"] == "takedown"
+    assert "consent withdrawn" in to_text(story) and "kept as" not in to_text(story)
+    seen = command("view", str(out), clip_id, "--to", str(out / "clip.png"))
+    assert seen.returncode == 1 and "was taken down: consent withdrawn" in seen.stderr
+    assert not (out / "clip.png").exists()
 
 
 def test_a_record_cannot_be_changed_unseen(out: Path) -> None:

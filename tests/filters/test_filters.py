@@ -16,6 +16,7 @@ from dataengine.core.errors import ComponentError
 from dataengine.core.reasons import REASONS
 from dataengine.core.skeletons import SKELETONS, convert
 from dataengine.core.types import Float, Sample
+from dataengine.filters.base import Between
 from dataengine.filters.bone_variation import bone_variation
 from dataengine.filters.camera_cut import camera_cut
 from dataengine.filters.jitter import jitter
@@ -124,8 +125,21 @@ def test_thresholds_are_inclusive_and_told() -> None:
     ],
 )
 def test_wrong_options_are_explained(name: str, options: dict[str, float], says: str) -> None:
-    with pytest.raises(ComponentError, match=says):
+    with pytest.raises(ComponentError, match=says) as caught:
         registry.create("filters", name, options)
+    assert "Value error" not in str(caught.value) and str(caught.value).startswith(f"[filters.{name}] ")
+
+
+def test_a_filter_needs_a_reason_and_what_it_measures() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Nameless(Between):
+        """Says nothing of itself."""
+
+        def measure(self, sample: Sample) -> float:
+            return 0.0
+
+    with pytest.raises(ComponentError, match="filter Nameless has no reason"):
+        Nameless().check()
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -30,7 +30,7 @@ def test_nothing_is_said_of_the_committed_recipes(recipe: str, overlay: str | No
             ["filters.num_people.max=1"],
             "[filters.num_people] max has no effect: curate.filters does not use num_people",
         ),
-        (["experts.mediapipe.people=1"], "[experts.mediapipe] has no effect: pose.experts does not use mediapipe"),
+        (["experts.mediapipe.max_people=1"], "[experts.mediapipe] has no effect: pose.experts does not use mediapipe"),
         (["features.viclip.batch=2"], "[features.viclip] has no effect: embed.features does not use viclip"),
         (["detectors.rtdetr.threshold=0.5"], "[detectors.rtdetr] has no effect: pose.detector does not use rtdetr"),
         (["fusion.ssta.max_gap=2"], "[fusion.ssta] has no effect: pose.fusion does not use ssta"),

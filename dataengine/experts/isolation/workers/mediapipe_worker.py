@@ -149,9 +149,9 @@ def see(networks: Networks, picture: np.ndarray, index: int, known: list[Array],
                 places.append(place)
     packet = networks.packet(picture)
     # Twice as many looks as people wanted: some regions show nobody, or somebody twice.
-    seen = [networks.look(packet, height, width, place) for place in places[: 2 * options["people"]]]
+    seen = [networks.look(packet, height, width, place) for place in places[: 2 * options["max_people"]]]
     people: list[Person] = merge(
-        [p for p in seen if p is not None and p.score >= max(options["min_score"], LEAST)], options["people"]
+        [p for p in seen if p is not None and p.score >= max(options["min_score"], LEAST)], options["max_people"]
     )
     return people
 
