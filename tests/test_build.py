@@ -151,7 +151,7 @@ def test_a_changed_expert_recomputes_from_pose_down(out: Path, corpus: Path) -> 
     assert "clips to run" in estimates.dry_run_text(report)
 
 
-@pytest.mark.parametrize("workers", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_one_process_and_any_number_of_workers_give_the_same_bytes(
     out: Path, corpus: Path, tmp_path: Path, workers: int
 ) -> None:
@@ -282,6 +282,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "there"
 
 
+@pytest.mark.slow
 def test_the_dataset_depends_on_no_path_and_no_time(out: Path, elsewhere: Path) -> None:
     def files(dataset: Path) -> dict[str, bytes]:
         return {str(p.relative_to(dataset)): p.read_bytes() for p in sorted(dataset.rglob("*")) if p.is_file()}
@@ -368,7 +369,7 @@ def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[
     return driver, below
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupted_build_resumes_to_the_same_bytes(out: Path, corpus: Path, tmp_path: Path, number: int) -> None:
     driver, below = interrupted(tmp_path / "out", corpus, number)
     with BusyClock() as clock:

@@ -16,12 +16,17 @@ from dataengine.core.skeletons import convert, skeleton
 from dataengine.rendering import render_clip
 from tests.support.local_experts import is_trained, make
 
+LARGE = {"keypoint_rcnn", "rtdetr"}
+"""Networks whose contract takes longer than ten seconds of one core."""
 NAMES = [
-    pytest.param(n, marks=[pytest.mark.network, pytest.mark.slow] if n == "mediapipe" else [])
+    pytest.param(
+        n, marks=[pytest.mark.network, pytest.mark.slow] if n == "mediapipe" else [pytest.mark.slow] * (n in LARGE)
+    )
     for n in registry.names("experts")
     if n != "precomputed"
-]  # fmt: skip
+]
 """MediaPipe makes an environment of its own first. `precomputed` looks poses up by clip: see test_precomputed.py."""
+DETECTORS = [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in registry.names("detectors")]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -63,14 +68,21 @@ def test_it_finds_a_person_where_one_is(expert: Expert, request: pytest.FixtureR
     assert np.mean(near) > 0.5
 
 
-@pytest.mark.parametrize("name", registry.names("detectors"))
+@pytest.mark.parametrize("name", DETECTORS)
 def test_detectors_keep_their_promises(name: str, tmp_path: Path) -> None:
     testing.check_detector(make(name, tmp_path, "detectors"), render_clip(11, 3, condition="clean").frames)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"people": 0}, {"tiles": -1}, {"detect_every": 0}, {"min_score": 2.0}, {"deadline": 0}, {"people": "many"}],
+    [
+        {"max_people": 0},
+        {"tiles": -1},
+        {"detect_every": 0},
+        {"min_score": 2.0},
+        {"deadline": 0},
+        {"max_people": "many"},
+    ],
 )
 def test_wrong_values_of_mediapipe(wrong: dict[str, Any]) -> None:
     with pytest.raises(ComponentError, match=next(iter(wrong))):
