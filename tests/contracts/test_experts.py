@@ -16,7 +16,7 @@ from dataengine.core.skeletons import convert, skeleton
 from dataengine.rendering import render_clip
 from tests.support.local_experts import is_trained, make
 
-LARGE = {"keypoint_rcnn", "rtdetr"}
+LARGE = {"keypoint_rcnn", "rtdetr", "vitpose"}
 """Networks whose contract takes longer than ten seconds of one core."""
 NAMES = [
     pytest.param(
