@@ -11,24 +11,8 @@ from dataengine.core.skeletons import SKELETONS, skeleton
 from dataengine.fusion import fuse
 from dataengine.fusion.observations import typical_scale
 from dataengine.fusion.ssta import confidence
+from tests.support.bodies import BODY
 
-BODY = np.array(
-    [
-        [0, 0.5],
-        [0.8, 1.5],
-        [-0.8, 1.5],
-        [1, 2.7],
-        [-1, 2.7],
-        [1, 3.7],
-        [-1, 3.7],
-        [0.5, 3.8],
-        [-0.5, 3.8],
-        [0.5, 5.4],
-        [-0.5, 5.4],
-        [0.5, 7],
-        [-0.5, 7],
-    ]
-)
 UNIT = 20.0
 
 

@@ -12,25 +12,7 @@ from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import convert, skeleton
 from dataengine.core.types import Poses, Track
 from dataengine.tracking import OksTracker, associate, next_boxes, rank
-
-#: A standing body in body13, 1 unit = 1 head, feet at y = 7.
-BODY = np.array(
-    [
-        [0, 0.5],
-        [0.8, 1.5],
-        [-0.8, 1.5],
-        [1, 2.7],
-        [-1, 2.7],
-        [1, 3.7],
-        [-1, 3.7],
-        [0.5, 3.8],
-        [-0.5, 3.8],
-        [0.5, 5.4],
-        [-0.5, 5.4],
-        [0.5, 7],
-        [-0.5, 7],
-    ]
-)
+from tests.support.bodies import BODY
 
 
 def body(x, y=100.0, size=20.0, swing=0.0):
