@@ -18,6 +18,7 @@ from typing import Any
 
 from dataengine.core.errors import ComponentError, suggestion
 from dataengine.core.settings import find_manifest
+from dataengine.labels.csv_rows import table_rows
 from dataengine.labels.names import key
 
 COLUMNS = ("source", "source_label", "label", "rule", "reason")
@@ -93,27 +94,18 @@ def numbers(labels: Iterator[str | None]) -> dict[str, int]:
 def _read_csv(path: Path) -> LabelMap:
     rules: dict[tuple[str, str], Decision] = {}
     lines: dict[tuple[str, str], int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+    for line, row in table_rows(path, COLUMNS):
+        wrong = _wrong(row)
+        if wrong is not None:
+            raise ComponentError(f"{path} line {line}, column {wrong[0]}: {wrong[1]}")
+        same = (row["source"], key(row["source_label"]))
+        if same in lines:
             raise ComponentError(
-                f"{path}: the columns are {', '.join(reader.fieldnames or ()) or '(none)'}; want {', '.join(COLUMNS)}"
+                f"{path} line {line}, column source_label: {row['source']} {row['source_label']!r} is already in line "
+                f"{lines[same]} (case and punctuation make no difference); give each source label once"
             )
-        for row in reader:
-            where = f"{path} line {reader.line_num}"
-            if None in row or None in row.values():
-                raise ComponentError(f"{where}: want {len(COLUMNS)} fields")
-            wrong = _wrong(row)
-            if wrong is not None:
-                raise ComponentError(f"{where}, column {wrong[0]}: {wrong[1]}")
-            same = (row["source"], key(row["source_label"]))
-            if same in lines:
-                raise ComponentError(
-                    f"{where}, column source_label: {row['source']} {row['source_label']!r} is already in line "
-                    f"{lines[same]} (case and punctuation make no difference); give each source label once"
-                )
-            lines[same] = reader.line_num
-            rules[row["source"], row["source_label"]] = (row["label"] or None, None if row["label"] else row["reason"])
+        lines[same] = line
+        rules[row["source"], row["source_label"]] = (row["label"] or None, None if row["label"] else row["reason"])
     sources = frozenset(source for source, _ in rules)
     return LabelMap(sources, rules, None, numbers(label for label, _ in rules.values()), (path,))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dataengine.core.errors import ComponentError, suggestion
 from dataengine.core.settings import find_manifest
+from dataengine.labels.csv_rows import table_rows
 
 COLUMNS = ("label", "verb", "phrase", "parts", "posture", "parent")
 
@@ -141,20 +142,12 @@ def _values(entry: Entry, column: str) -> tuple[str, ...]:
 def _read(path: Path, _written: int) -> Taxonomy:
     entries: dict[str, Entry] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ComponentError(
-                    f"{path}: the columns are {', '.join(reader.fieldnames or ())}; want {', '.join(COLUMNS)}"
-                )
-            for row in reader:
-                where = f"{path} line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ComponentError(f"{where}: want {len(COLUMNS)} fields")
-                entry = _entry(row, where)
-                if entry.label in entries:
-                    raise ComponentError(f"{where}, column label: {entry.label!r} is already there")
-                entries[entry.label] = entry
+        for line, row in table_rows(path, COLUMNS):
+            where = f"{path} line {line}"
+            entry = _entry(row, where)
+            if entry.label in entries:
+                raise ComponentError(f"{where}, column label: {entry.label!r} is already there")
+            entries[entry.label] = entry
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ComponentError(f"{path} cannot be read: {error}") from error
     return Taxonomy(entries)
