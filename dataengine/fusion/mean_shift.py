@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from dataengine.core.component import Fusion
 from dataengine.core.jit import compiled
-from dataengine.core.types import Float, Fused
+from dataengine.core.types import Float
+from dataengine.fusion.observation_fusion import ObservationFusion
 from dataengine.fusion.observations import Observations
-from dataengine.fusion.ssta import Norm
 
 _STEPS, _SMALL, _SMALLEST, _THERE = 100, 0.03, 0.001, 0.2
 """Most steps of a climb; the step that ends a climb while peaks are compared, and for the highest peak; and the
@@ -22,7 +20,7 @@ widths."""
 
 
 @dataclass(frozen=True)
-class MeanShift(Fusion):
+class MeanShift(ObservationFusion):
     """The mode of the experts: the highest peak of a weighted sum of Gaussians, one around each observation.
 
     Mean shift (Fukunaga and Hostetler 1975) climbs from every observation. The highest peak wins; ties go to the expert
@@ -39,28 +37,12 @@ class MeanShift(Fusion):
         score_power: exponent of the score in the weight of an observation; 0 weighs all alike.
     """
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
-    norm: Norm = "head_neck"
     width: Annotated[float, Field(gt=0)] = 0.5
     refine: Annotated[int, Field(ge=0)] = 1
-    score_power: Annotated[float, Field(ge=0)] = 2.0
 
-    def fuse(
-        self,
-        coords: Float,
-        scores: Float | None = None,
-        skeleton: str | None = None,
-        expert_weights: Sequence[float] | None = None,
-    ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiply the weights.
-
-        Raises:
-            ComponentError: arrays of a wrong shape.
-        """
-        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
-        pose = observations.empty_pose
-        _peaks(observations.x, observations.y, observations.weight, self.width * observations.scale, self.refine, pose)
-        return observations.fused(pose, 0, self.gamma, self.norm)
+    def estimate(self, observations: Observations, pose: Float) -> None:
+        scale = self.width * observations.scale
+        _peaks(observations.x, observations.y, observations.weight, scale, self.refine, pose)
 
 
 @compiled

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from dataengine.core.component import Fusion
 from dataengine.core.jit import compiled
-from dataengine.core.types import Float, Fused
+from dataengine.core.types import Float
+from dataengine.fusion.observation_fusion import ObservationFusion
 from dataengine.fusion.observations import Observations, bridge
-from dataengine.fusion.ssta import Norm
 
 WIDTH, REACH, CAP, AGREEMENT = 0.7, 0.365, 12.0, 2.0
 """Defaults: width of the agreement kernel and likely step per frame, both in head-neck lengths; highest cost of a step;
@@ -22,7 +20,7 @@ weight of agreement."""
 
 
 @dataclass(frozen=True)
-class ViterbiPath(Fusion):
+class ViterbiPath(ObservationFusion):
     """One expert for every joint and frame, so that the whole sequence costs least (exact, by Viterbi 1967).
 
     A step from one observation to the next costs min((length / reach)^2, cap). `reach` grows with every frame in which
@@ -44,33 +42,20 @@ class ViterbiPath(Fusion):
         agreement: factor by which the support of other observations lowers the cost.
     """
 
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
-    norm: Norm = "head_neck"
     max_gap: Annotated[int, Field(ge=0)] = 5
-    score_power: Annotated[float, Field(ge=0)] = 2.0
     width: Annotated[float, Field(gt=0)] = WIDTH
     reach: Annotated[float, Field(gt=0)] = REACH
     cap: Annotated[float, Field(ge=0)] = CAP
     agreement: Annotated[float, Field(ge=0)] = AGREEMENT
 
-    def fuse(
-        self,
-        coords: Float,
-        scores: Float | None = None,
-        skeleton: str | None = None,
-        expert_weights: Sequence[float] | None = None,
-    ) -> Fused:
-        """Fuse one sequence; see `dataengine.fuse`. `expert_weights` multiply the weights.
+    @property
+    def bridged(self) -> int:
+        return self.max_gap
 
-        Raises:
-            ComponentError: arrays of a wrong shape.
-        """
-        observations = Observations.from_arrays(coords, scores, skeleton, expert_weights, self.score_power)
-        pose = observations.empty_pose
+    def estimate(self, observations: Observations, pose: Float) -> None:
         x, y, weight, scale = observations.x, observations.y, observations.weight, observations.scale
         trace(x, y, weight, self.width * scale, self.reach * scale, self.cap, self.agreement, pose)
         bridge(pose)
-        return observations.fused(pose, self.max_gap, self.gamma, self.norm)
 
 
 @compiled
