@@ -10,6 +10,7 @@
     |-- MediaError             one file or stream cannot be used; becomes a typed row
     |-- WeightsError           a weight file is missing or is not the one that was promised
     |-- ExpertError            an expert failed on given frames (crash, hang, bad answer)
+    |-- EnvironmentFailure     a host failed (mount, disk, GPU), whatever clip it had; nothing is committed
     |-- LedgerError            the intermediates of a build are not what their records say
     |-- DatasetError           a dataset is incomplete, torn or of another format
     `-- TrainingError          a run's configuration, its data or its checkpoint cannot be used
@@ -104,6 +105,25 @@ class ExpertError(DataEngineError):
 
     def __reduce__(self) -> tuple[type[ExpertError], tuple[str, str, bool]]:
         return type(self), (self.kind, self.detail, self.retryable)
+
+
+class EnvironmentFailure(DataEngineError):
+    """A host failed, not a clip: nothing is committed, and the work runs again, elsewhere if possible.
+
+    Attributes:
+        kind: a kind of `dataengine.core.failures.ENVIRONMENT`.
+        detail: what failed, for people.
+        clip_id: the clip that was under way; None where the failure has nothing to do with it.
+    """
+
+    def __init__(self, kind: str, detail: str, clip_id: str | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.clip_id = clip_id
+
+    def __reduce__(self) -> tuple[type[EnvironmentFailure], tuple[str, str, str | None]]:
+        return type(self), (self.kind, self.detail, self.clip_id)
 
 
 class LedgerError(DataEngineError):

@@ -21,6 +21,7 @@ import numpy as np
 
 from dataengine.core.component import Batcher, DetectorSession, ExpertSession, Session
 from dataengine.core.errors import ExpertError
+from dataengine.core.failures import is_out_of_memory
 from dataengine.core.types import Float, Frames, Int, Poses
 
 Infer: TypeAlias = Callable[[Frames], Any]
@@ -97,16 +98,6 @@ class AdaptiveBatchSize:
                 self.batch, self.halvings = max(1, len(part) // 2), self.halvings + 1
                 _free_memory()
         return answers
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or onnxruntime ran out of host or device memory; none of them is imported for asking."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "failed to allocate memory" in text or "can't allocate memory" in text
-    )
 
 
 def _free_memory() -> None:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataengine.core.errors import ComponentError, ExpertError, LedgerError, MediaError
+from dataengine.core.failures import is_out_of_memory
 from dataengine.core.reasons import REASONS
 from dataengine.core.types import Clip, Fail, Keep, Outcome, Reject
-from dataengine.experts.batching import is_out_of_memory
 from dataengine.io import shards
 from dataengine.passes.base import Job, Pass, Row, heartbeat
 from dataengine.passes.progress import BuildState, PassState

@@ -14,7 +14,7 @@ import pytest
 from dataengine.core import registry
 from dataengine.core.errors import ExpertError
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import AdaptiveBatchSize, DynamicBatcher, NetworkExpertSession, is_out_of_memory
+from dataengine.experts.batching import AdaptiveBatchSize, DynamicBatcher, NetworkExpertSession
 from dataengine.experts.preprocess import FrameProcessing, crop_affine, letterbox, letterbox_affine
 from dataengine.rendering import render_clip
 
@@ -75,27 +75,6 @@ def test_a_picture_that_never_fits_is_a_typed_error() -> None:
     with pytest.raises(ExpertError, match=r"one image of 64 x 48 pixels does not fit: too many") as caught:
         Brightest(fits=0).predict(spots(3, 0)[0])
     assert (caught.value.kind, caught.value.retryable) == ("out_of_memory", True)
-
-
-@pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (MemoryError(), True),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"), True),
-        (RuntimeError("shapes differ"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_what_counts_as_memory(error: Exception, is_memory: bool) -> None:
-    assert is_out_of_memory(error) is is_memory
-
-
-def test_torch_out_of_memory_is_recognised() -> None:
-    torch = pytest.importorskip("torch")
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60)
-    assert is_out_of_memory(caught.value)
 
 
 def test_a_batcher_fills_batches_from_several_clips() -> None:

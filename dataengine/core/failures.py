@@ -1,0 +1,138 @@
+"""What an exception says about: a host, memory, or none of the two (then it is a clip's, or a mistake of ours).
+
+A failure of the environment is a property of a host at some time, never of a clip: a mount that went away, a full
+disk, a GPU whose context is lost. It commits nothing. The unit runs again, elsewhere if there is an elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from dataengine.core.errors import DataEngineError, EnvironmentFailure, ExpertError
+
+OUT_OF_MEMORY = "out_of_memory"
+"""What `kind_of` calls every way of running out of memory, on the host or on an accelerator."""
+
+ENVIRONMENT: dict[str, str] = {
+    "media_unreachable": "files that were there when they were planned lie in a folder that is gone or empty now",
+    "storage_failed": "the file system failed (input/output error, stale handle, server away, read-only)",
+    "disk_full": "no room is left on a disk, or in a quota",
+    "host_limits": "the host has no more processes, threads or open files to give",
+    "gpu_failed": "the GPU, its driver or one of its libraries failed; the process cannot use the GPU any more",
+    "handshake_failed": "a worker differs from the driver in what results depend on",
+}
+"""Every kind of failure of the environment with its meaning. The list is closed."""
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_HOST_LIMITS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+_STORAGE_FAILED = {
+    errno.EIO,
+    errno.EROFS,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EREMOTEIO,
+}
+
+_MEMORY_TEXTS = (
+    "out of memory",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",  # CUDNN_STATUS_ALLOC_FAILED, CUBLAS_STATUS_ALLOC_FAILED
+    "allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    "cudaerrormemoryallocation",
+)
+_GPU_TEXTS = (
+    "cuda error",
+    "cudaerror",
+    "cuda_error",
+    "cuda failure",
+    "cuda runtime",
+    "cuda driver",
+    "cudagetdevicecount",
+    "cudnn",
+    "cublas",
+    "cusolver",
+    "cufft",
+    "curand",
+    "nccl",
+    "nvml",
+    "nvrtc",
+    "nvidia driver",
+    "cuda-capable device",
+    "illegal memory access",
+    "misaligned address",
+    "illegal instruction was encountered",
+    "unspecified launch failure",
+    "launch timed out",
+    "device-side assert",
+    "uncorrectable ecc",
+    "fallen off the bus",
+    "no cuda gpus are available",
+)
+
+
+def kind_of(error: BaseException) -> str | None:
+    """What an exception is: `out_of_memory`, a kind of `ENVIRONMENT`, or None for everything else.
+
+    Errors of this package keep what they are, apart from an `ExpertError`, whose text is that of the process of an
+    isolated expert. No library is imported for asking.
+    """
+    if isinstance(error, EnvironmentFailure):
+        return error.kind
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OUT_OF_MEMORY
+    if isinstance(error, OSError):
+        return _kind_of_errno(error.errno)
+    if isinstance(error, ExpertError):
+        return _kind_of_text(error.detail) if error.kind == "expert_failed" else None
+    if isinstance(error, DataEngineError) or not _of_a_runtime(error):
+        return None
+    return _kind_of_text(str(error))
+
+
+def environment_kind(error: BaseException) -> str | None:
+    """The kind of `ENVIRONMENT` that an exception is, or None."""
+    kind = kind_of(error)
+    return kind if kind in ENVIRONMENT else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch, onnxruntime, cuDNN or cuBLAS ran out of host or device memory."""
+    return kind_of(error) == OUT_OF_MEMORY
+
+
+def _kind_of_errno(number: int | None) -> str | None:
+    if number == errno.ENOMEM:
+        return OUT_OF_MEMORY
+    for kind, numbers in (
+        ("disk_full", _DISK_FULL),
+        ("host_limits", _HOST_LIMITS),
+        ("storage_failed", _STORAGE_FAILED),
+    ):
+        if number in numbers:
+            return kind
+    return None
+
+
+def _of_a_runtime(error: BaseException) -> bool:
+    """Whether an exception may come from torch or onnxruntime. Those of onnxruntime derive from `Exception` alone."""
+    return isinstance(error, RuntimeError | SystemError) or type(error).__module__.startswith(("torch", "onnxruntime"))
+
+
+def _kind_of_text(text: str) -> str | None:
+    """What the message of a numeric library says. Memory comes first: 'CUDA error: out of memory' heals by itself."""
+    lower = text.lower()
+    if any(part in lower for part in _MEMORY_TEXTS):
+        return OUT_OF_MEMORY
+    if any(part in lower for part in _GPU_TEXTS):
+        return "gpu_failed"
+    return "host_limits" if "can't start new thread" in lower else None

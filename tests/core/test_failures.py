@@ -1,0 +1,90 @@
+"""What an exception says about: memory, the environment, or neither."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+
+import pytest
+
+from dataengine.core.errors import EnvironmentFailure, ExpertError, MediaError, MissingExtraError, RecipeError
+from dataengine.core.failures import ENVIRONMENT, environment_kind, is_out_of_memory, kind_of
+
+
+class Fail(Exception):
+    """As onnxruntime's: it derives from Exception alone."""
+
+
+Fail.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (OutOfMemoryError("CUDA error, whatever it says"), "out_of_memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"),
+         "out_of_memory"),
+        (os_error(errno.ENOMEM), "out_of_memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu_failed"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "gpu_failed"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "gpu_failed"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "gpu_failed"),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802"), "gpu_failed"),
+        (RuntimeError("Found no NVIDIA driver on your system"), "gpu_failed"),
+        (Fail("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access"), "gpu_failed"),
+        (Fail("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input"), None),
+        (ExpertError("expert_failed", "CUDA error: unspecified launch failure"), "gpu_failed"),
+        (ExpertError("expert_crashed", "it ended with signal 11"), None),
+        (RuntimeError("can't start new thread"), "host_limits"),
+        (os_error(errno.EIO), "storage_failed"),
+        (os_error(errno.ESTALE), "storage_failed"),
+        (os_error(errno.ENOTCONN), "storage_failed"),
+        (os_error(errno.ETIMEDOUT), "storage_failed"),
+        (os_error(errno.EHOSTDOWN), "storage_failed"),
+        (os_error(errno.EROFS), "storage_failed"),
+        (os_error(errno.ENOSPC), "disk_full"),
+        (os_error(errno.EDQUOT), "disk_full"),
+        (os_error(errno.EMFILE), "host_limits"),
+        (os_error(errno.ENOENT), None),
+        (os_error(errno.EACCES), None),
+        (OSError("no number"), None),
+        (RuntimeError("shapes differ"), None),
+        (ValueError("out of memory"), None),
+        (ValueError("CUDA error"), None),
+        (RecipeError("--device 'cuda': no CUDA-capable device is here"), None),
+        (MissingExtraError("CUDA", "torch"), None),
+        (MediaError("media_missing", "there is no file 'a.mp4'"), None),
+        (EnvironmentFailure("media_unreachable", "gone"), "media_unreachable"),
+    ],
+)  # fmt: skip
+def test_every_exception_is_memory_environment_or_neither(error: Exception, kind: str | None) -> None:
+    assert kind_of(error) == kind
+    assert is_out_of_memory(error) is (kind == "out_of_memory")
+    assert environment_kind(error) == (kind if kind in ENVIRONMENT else None)
+
+
+def test_torch_out_of_memory_is_recognised() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value)
+
+
+def test_an_environment_failure_travels_between_processes() -> None:
+    error = copy.copy(EnvironmentFailure("gpu_failed", "a lost context", "clip-1"))
+    assert (error.kind, error.detail, error.clip_id) == ("gpu_failed", "a lost context", "clip-1")
+    assert str(error) == "gpu_failed: a lost context"
