@@ -69,17 +69,3 @@ def pick(name: str) -> str:
         )
         raise RecipeError(f"--device cuda: {missing}; or use --device cpu")
     return "cuda"
-
-
-def device_of_process(device: str) -> str:
-    """The device of this process for 'cpu', 'cuda' or 'cuda:N'. Local workers are named 0, 1, ... and take one GPU
-    each."""
-    if device != "cuda":
-        return device
-    from distributed import get_worker
-
-    try:
-        name = get_worker().name
-    except ValueError:
-        return device
-    return f"cuda:{name}" if isinstance(name, int) else device

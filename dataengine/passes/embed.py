@@ -21,8 +21,8 @@ from blake3 import blake3
 
 from dataengine.core import registry
 from dataengine.core.component import SESSIONS, Session
-from dataengine.core.devices import device_of_process
 from dataengine.core.errors import MediaError
+from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.types import Clip, Fail, Float, Frames, Keep, Outcome
 from dataengine.features import Features, FeaturesSession
 from dataengine.io import shards

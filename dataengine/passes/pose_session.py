@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dataengine.core.component import Detector, DetectorSession, Expert, Fusion, Session, Tracker
-from dataengine.core.devices import device_of_process
+from dataengine.core.gpu_claim import device_of_process
 from dataengine.experts.batching import DynamicBatcher
 from dataengine.fusion.calibration import Calibration
 from dataengine.media.decode import Decoder
