@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.dataset.index import locate, read_manifest, tombstone_name
-from dataengine.dataset.sql_errors import sql_mistake
+from dataengine.dataset.sql import matching
 from dataengine.io.remote import MissingFileError, read_range
 from dataengine.io.shards import decode, decode_entry, read_sample
 from dataengine.io.storage import mapped
@@ -154,7 +154,17 @@ class Dataset:
         if not row:
             raise DatasetError(f"{self.root}: no clip {clip_id!r}{self._whereabouts(clip_id)}")
         shard, offset, size, digest = row[0]
+        self._check_shards([shard])
         return {"clip_id": clip_id, **decode(read_sample(f"{self.root}/{shard}", offset, size, digest))}
+
+    def _check_shards(self, shards: Sequence[str]) -> None:
+        """Read shards of the manifest only: an index that came from elsewhere may name any file."""
+        listed = {file["path"] for file in self.manifest["files"]}
+        if unknown := sorted(set(shards) - listed):
+            raise DatasetError(
+                f"{self.root}: the index names the shard {unknown[0]!r}, which the manifest does not; "
+                "run dataengine verify"
+            )
 
     def _whereabouts(self, clip_id: str) -> str:
         if len(self.tombstones().filter(pl.col("clip_id") == clip_id)):
@@ -223,13 +233,12 @@ class Dataset:
         wanted = list(dict.fromkeys((*given, "offset", "entries")))
         if where is not None:
             try:
-                frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
-                chosen = frame.select(wanted).collect()
-            except pl.exceptions.PolarsError as error:
-                mistake = sql_mistake(error, "clips", {"clips": self.clips.collect_schema().names()})
-                raise DatasetError(f"where={where!r} cannot be used: {mistake}") from None
+                chosen = matching(frame, where, wanted)
+            except DatasetError as error:
+                raise DatasetError(f"where={where!r} cannot be used: {error}") from None
         else:
             chosen = frame.select(wanted).collect()
+        self._check_shards(chosen["shard"].unique().to_list())
         chosen = chosen.sort("shard", "offset")
         members = chosen["entries"].explode().drop_nulls().struct.unnest()
         owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())

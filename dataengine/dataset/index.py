@@ -319,4 +319,7 @@ def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if missing := {"fingerprint", "counts", "files"} - manifest.keys():
         raise DatasetError(f"{where}: damaged: it lacks {', '.join(sorted(missing))}; run dataengine build again")
+    for name in (str(file.get("path")) for file in manifest["files"]):
+        if name.startswith("/") or "\\" in name or "://" in name or ".." in name.split("/"):
+            raise DatasetError(f"{where}: damaged: it names {name!r}, which is no file of a dataset; do not use it")
     return dict(manifest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from typing import Any
 
 import polars as pl
@@ -12,7 +11,7 @@ import polars as pl
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import ACCURACY
-from dataengine.dataset.sql_errors import sql_mistake
+from dataengine.dataset.sql import execute
 
 FORMATS = ("table", "json", "csv", "parquet")
 
@@ -123,14 +122,10 @@ def run(dataset: Dataset, query: str | None = None, sql: str | None = None) -> p
     if query is not None and query not in QUERIES:
         raise DatasetError(f"unknown query {query!r}{suggestion(query, QUERIES)}; or ask with --sql")
     statement = str(sql if query is None else QUERIES[query][1])
-    if not re.match(r"\s*(SELECT|WITH)\b", statement, re.IGNORECASE):
-        raise DatasetError(f"SQL reads only: begin with SELECT or WITH; given {statement.strip()[:60]!r}")
-    frames = tables(dataset)
     try:
-        return pl.SQLContext(frames).execute(statement, eager=True)
-    except pl.exceptions.PolarsError as error:
-        known = {name: frame.collect_schema().names() for name, frame in frames.items()}
-        raise DatasetError(f"the SQL cannot be run: {sql_mistake(error, statement, known)}") from None
+        return execute(statement, tables(dataset))
+    except DatasetError as error:
+        raise DatasetError(f"the SQL cannot be run: {error}") from None
 
 
 def to_text(frame: pl.DataFrame, format: str = "table") -> str | bytes:

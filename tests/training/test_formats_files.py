@@ -108,7 +108,7 @@ def test_plain_containers_are_admitted(tmp_path: Path) -> None:
         ({}, {"split": "vla"}, "no split 'vla' .did you mean 'val'"),
         ({}, {"split": "nobody"}, "split 'nobody' is empty: none of its 1 ids has an annotation"),
         ({}, {"where": "label = '7'"}, "where=\"label = '7'\" matches none of 3 clips"),
-        ({}, {"where": "size > 2"}, "cannot be used: .* columns: key, label, label_id"),
+        ({}, {"where": "size > 2"}, "cannot be used: no column .size. in clips.*allowed: .*key, label, label_id"),
         ({}, {"layout": "body13"}, "its clips have 17 joints, layout 'body13' has 13"),
         ({}, {"layout": "coco18"}, "unknown layout 'coco18' .did you mean 'coco17'"),
         ({}, {"labels": ["a"]}, "1 label names were given, its labels go up to 2"),

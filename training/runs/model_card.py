@@ -21,6 +21,7 @@ from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.markdown import plain, rows
 from dataengine.core.skeletons import SKELETONS
 from dataengine.dataset.dataset import open as open_built_dataset
+from dataengine.dataset.sql import matching
 from dataengine.io.storage import write_durably
 from training import registry
 from training.config import Config
@@ -305,9 +306,9 @@ def _dataset(
             return (kind, "not counted", "in the fingerprint above"), {}
         dataset = open_built_dataset(place)
         frame = dataset.clips if split is None else dataset.clips.filter(pl.col("split") == split)
-        if where is not None:
-            frame = pl.SQLContext(clips=frame).execute(f"SELECT * FROM clips WHERE {where}")
-        counts = frame.group_by("licence", "consent").len().collect().rows()
+        rights_of = ["licence", "consent"]
+        chosen = frame.select(rights_of).collect() if where is None else matching(frame, where, rights_of)
+        counts = chosen.group_by(rights_of).len().rows()
     except (DataEngineError, pl.exceptions.PolarsError):
         return ("not found when the card was written", "–", "in the fingerprint above"), {}
     rights = Counter({(licence or "unknown", consent or "not stated"): number for licence, consent, number in counts})

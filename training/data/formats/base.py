@@ -10,8 +10,9 @@ import polars as pl
 from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
-from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
+from dataengine.dataset.sql import matching
 from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
 
 
@@ -51,17 +52,9 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
     if where is not None:
         among = len(frame)
         try:
-            frame = (
-                pl.SQLContext(clips=frame.lazy())
-                .execute(f"SELECT * FROM clips WHERE {where}")
-                .select("row__")
-                .collect()
-            )
-        except pl.exceptions.PolarsError as error:
-            raise TrainingError(
-                f"{name}: where={where!r} cannot be used: {str(error).splitlines()[0]}; columns: "
-                f"{', '.join(facts.columns)}"
-            ) from None
+            frame = matching(frame.lazy(), where, ["row__"])
+        except DatasetError as error:
+            raise TrainingError(f"{name}: where={where!r} cannot be used: {error}") from None
         if frame.is_empty():
             raise TrainingError(f"{name}: where={where!r} matches none of {among} clips; leave it out or widen it")
     if frame.is_empty():
