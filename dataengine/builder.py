@@ -27,6 +27,7 @@ from dataengine.pipeline import plan as plans
 from dataengine.pipeline import recipe as recipes
 from dataengine.pipeline import recipe_lock
 from dataengine.pipeline.engine import Dispatcher, Engine
+from dataengine.pipeline.fingerprints import components_of
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
@@ -112,25 +113,10 @@ def _merged(given: Sequence[recipes.Layer]) -> Recipe:
     return loaded
 
 
-def _used(recipe: Recipe) -> dict[str, Any]:
-    """The components of a recipe that may need files, extras or programs, by name."""
-    pose = recipe.pose
-    used = [
-        ("decoders", pose.decoder),
-        *(("detectors", d) for d in (recipe.detector,) if d),
-        *(("experts", e) for e in pose.experts),
-    ]
-    used += [("trackers", pose.tracker), ("fusion", pose.fusion)]
-    used += [("filters", name) for name in recipe.curate.filters]
-    used += [("features", name) for name in recipe.embed.features]
-    found = {name: recipe.component(kind, name) for kind, name in used}
-    return found | {f"passes.{name}": recipe.component("passes", name) for name in recipe.options.get("passes", {})}
-
-
 def check(recipe: Recipe) -> None:
     """Raise what is missing for this recipe: its extras all at once, else the first weight file or program."""
-    extras.require(_used(recipe).items())
-    for component in _used(recipe).values():
+    extras.require(components_of(recipe).items())
+    for component in components_of(recipe).values():
         component.check()
         component.weights()
 
@@ -192,11 +178,11 @@ def build(
     resolved = _merged(given)
     progress = progress or Progress()
     plans.check_places(resolved)
-    extras.require(_used(resolved).items())
-    get_weights(weights.missing(_used(resolved).values()), progress)
+    extras.require(components_of(resolved).items())
+    get_weights(weights.missing(components_of(resolved).values()), progress)
     check(resolved)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
-    recipe_lock.check(folder, _used(resolved))
+    recipe_lock.check(folder, components_of(resolved))
     work = folder.absolute() / "work"
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -227,7 +213,7 @@ def _execute(
     work = folder / "work"
     plans.save(plan, work)
     job = Job.of(recipe, work, devices.pick(device))
-    recipe_lock.write(folder, recipe, job.fingerprints, _used(recipe))
+    recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe))
     build, states = BuildState(plan, job), list[PassState]()
     chosen = engine or Engine(clip_deadline=recipe.engine.clip_deadline)
     if job.device != "cpu":
