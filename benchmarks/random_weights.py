@@ -57,6 +57,24 @@ def keypoint_rcnn(folder: Path, **options: Any) -> Any:
     return experts.create("keypoint_rcnn", checkpoint=_file(network, folder / "keypoint_rcnn.pth"), **options)
 
 
+def rtmpose(folder: Path, model: str = "m", **options: Any) -> Any:
+    """RTMPose whose bins have smooth peaks, as trained ones have."""
+    import torch
+
+    from dataengine.experts.rtmpose import NETWORKS, empty_network
+
+    torch.manual_seed(0)
+    network = empty_network(model)
+    x = 4 * _picture(*NETWORKS[model].size) - 2
+    for last in (network.head.cls_x, network.head.cls_y):
+        last.weight.data = _smooth(last.weight.data)
+    _settle(network, lambda: network(x))
+    bins = _answers([network.head.cls_x, network.head.cls_y], lambda: network(x))
+    for last, found in zip((network.head.cls_x, network.head.cls_y), bins):
+        last.weight.data *= 0.3 / float(found.std())
+    return experts.create("rtmpose", model=model, checkpoint=_file(network, folder / f"rtmpose-{model}.pth"), **options)
+
+
 def mmpose(folder: Path, model: str = "rtmpose-m", **options: Any) -> Any:
     """One of mmpose's networks."""
     import torch
@@ -128,23 +146,37 @@ def _picture(width: int, height: int) -> Any:
     return torch.cat([rendered, *blocks])
 
 
+def _smooth(weight: Any) -> Any:
+    """Rows (bins, channels) so that neighbouring bins answer alike; a peak is about 12 bins wide, as SimCC's labels."""
+    import torch
+
+    bins = torch.arange(len(weight), dtype=torch.float32)
+    near = torch.exp(-0.5 * ((bins[:, None] - bins) / 6) ** 2)
+    return near @ torch.randn_like(weight) / near.sum(1, keepdim=True).sqrt()
+
+
 def _tame(layers: Any, target: float, call: Any, middle: float = 0.0) -> None:
     """Last layers scaled so that what they give varies by `wanted` around `middle`."""
     import torch
 
-    outputs: list[Any] = []
-    hooks = [
-        layer.register_forward_hook(lambda module, inputs, output: outputs.append((module, output))) for layer in layers
-    ]
-    with torch.no_grad():
-        call()
-    for hook in hooks:
-        hook.remove()
-    for module, output in outputs:
+    for module, output in zip(layers, _answers(layers, call)):
         with torch.no_grad():
             scale = target / float(output.std())
             module.weight *= scale
             module.bias.copy_(middle - scale * (output.mean((0, 2, 3)) - module.bias))
+
+
+def _answers(layers: Any, call: Any) -> list[Any]:
+    """What each layer gives during `call()`."""
+    import torch
+
+    found: dict[Any, Any] = {}
+    hooks = [layer.register_forward_hook(lambda module, _, output: found.update({module: output})) for layer in layers]
+    with torch.no_grad():
+        call()
+    for hook in hooks:
+        hook.remove()
+    return [found[layer] for layer in layers]
 
 
 def _file(network: Any, path: Path) -> str:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
-import shutil
-import subprocess
+import os
 from functools import cache
 
+from dataengine.core import nvml
 from dataengine.core.errors import RecipeError, suggestion
+
+DRIVER = "libcuda.so.1"
 
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs that the driver reports; empty without a driver."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    """Names of the NVIDIA GPUs that this process may use, CUDA_VISIBLE_DEVICES applied; empty without a driver.
+
+    The driver's management library is asked first, then torch: a container may lack the one or the other. Without a
+    driver, torch is not imported.
+    """
+    found = nvml.all_gpus()
+    if found:
+        return tuple(gpu.name for gpu in nvml.visible(found, os.environ.get("CUDA_VISIBLE_DEVICES")))
+    if not _driver():
         return ()
+    if _torch_sees():
+        import torch
+
+        return tuple(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
+    return ("a GPU that onnxruntime may use",) if _onnxruntime_has_cuda() else ()
+
+
+def _driver() -> bool:
+    """Whether CUDA's driver can be loaded."""
     try:
-        answer = subprocess.run(
-            [smi, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip()) if answer.returncode == 0 else ()
-
-
-@cache
-def able() -> bool:
-    """Whether torch or onnxruntime can use a GPU. Without a GPU, torch is not imported."""
-    if not gpus():
+        ctypes.CDLL(DRIVER)
+    except OSError:
         return False
-    import onnxruntime
+    return True
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return True
+
+def _torch_sees() -> bool:
     if importlib.util.find_spec("torch") is None:
         return False
     import torch
@@ -41,13 +49,24 @@ def able() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def _onnxruntime_has_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@cache
+def able() -> bool:
+    """Whether torch or onnxruntime can use a GPU. Without a GPU, torch is not imported."""
+    return bool(gpus()) and (_torch_sees() or _onnxruntime_has_cuda())
+
+
 def count() -> int:
     """Number of GPUs that this process may use, at least 1."""
-    if importlib.util.find_spec("torch") is not None:
+    if gpus() and _torch_sees():
         import torch
 
-        if torch.cuda.is_available():
-            return int(torch.cuda.device_count())
+        return int(torch.cuda.device_count())
     return max(1, len(gpus()))
 
 

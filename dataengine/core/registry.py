@@ -57,6 +57,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "onnx": "dataengine.experts.onnx:Onnx",
         "precomputed": "dataengine.experts.precomputed:Precomputed",
         "vitpose": "dataengine.experts.vitpose:VitPose",
+        "rtmpose": "dataengine.experts.rtmpose:RtmPose",
         "keypoint_rcnn": "dataengine.experts.keypoint_rcnn:KeypointRcnn",
         "mmpose": "dataengine.experts.mmpose:MmPose",
         "ultralytics": "dataengine.experts.ultralytics:Ultralytics",

@@ -22,6 +22,7 @@ from dataengine.experts.checkpoints import fill, read_state
 from dataengine.experts.mmpose_shims import EXTRA, mmpose_importable
 from dataengine.experts.nms import best, cells, split
 from dataengine.experts.preprocess import CropProcessing, FrameProcessing
+from dataengine.experts.rtmpose import decode_simcc
 from dataengine.experts.torch_runtime import Runtime, TorchExpert
 
 if TYPE_CHECKING:
@@ -139,8 +140,6 @@ Model = Literal[
 NUM_JOINTS = 17
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
-SIMCC_BINS = 2.0
-"""Bins a pixel."""
 ROOM = 1.25
 """RTMO looks for joints in the person's box times this."""
 
@@ -241,19 +240,6 @@ def _own_parts(part: Any) -> Any:
         kept = {key: _own_parts(value) for key, value in part.items() if key not in ("_scope_", "init_cfg")}
         return {**kept, "type": "BN"} if kept.get("type") == "SyncBN" else kept
     return type(part)(_own_parts(one) for one in part) if isinstance(part, (list, tuple)) else part
-
-
-def decode_simcc(across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """Bins (N, V, Bx) and (N, V, By) -> joints (N, V, 3): x, y in pixels of the picture, the lower of both peaks.
-
-    Li et al., "SimCC" (ECCV 2022, arXiv 2107.03332), equation 4. Joints whose peak is not above 0 are NaN with score 0.
-    """
-    import torch
-
-    (px, x), (py, y) = across.float().max(-1), down.float().max(-1)
-    score = torch.minimum(px, py)
-    at = torch.where((score > 0)[..., None], torch.stack([x, y], -1) / SIMCC_BINS, torch.nan)
-    return torch.cat([at, score.clamp(min=0)[..., None]], -1)
 
 
 def decode_heatmap(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -146,7 +146,7 @@ class Onnx(_OnnxFile, Expert):
         batch: most images at once; a file with a fixed batch keeps its own.
         threshold, overlap, max_people: which people of whole frames are kept: least score, largest intersection over
             union with a better person, most people per frame.
-        provider: auto takes the fastest of TensorRT, CUDA and CPU that works on the device.
+        provider: auto takes the faster of TensorRT and CUDA that works on a GPU, and the CPU on the CPU.
         kind: family of the network; auto tells it from the file's name, else from the outputs.
         skeleton: the layout of the joints.
         padding: side of a crop over side of the person's box.
@@ -272,7 +272,7 @@ class OnnxDetector(_OnnxFile, Detector):
         batch: most images at once; a file with a fixed batch keeps its own.
         threshold, overlap, max_people: which people are kept: least score, largest intersection over union with a
             better person, most people per frame.
-        provider: auto takes the fastest of TensorRT, CUDA and CPU that works on the device.
+        provider: auto takes the faster of TensorRT and CUDA that works on a GPU, and the CPU on the CPU.
         kind: family of the network; auto tells it from the file's name, else from the outputs.
     """
 

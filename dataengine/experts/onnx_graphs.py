@@ -114,7 +114,8 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
     """Open a file, single-threaded on a CPU.
 
     Args:
-        device: 'cpu', 'cuda' or 'cuda:N'. provider: 'auto' takes the fastest that works on the device.
+        device: 'cpu', 'cuda' or 'cuda:N'. provider: 'auto' takes the fastest that works on the device, and never the
+            CPU for a GPU.
         optimized: False opens faster, for a description only.
 
     Raises:
@@ -137,17 +138,44 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
             ) from error
         if session.get_providers()[0] == PROVIDERS[name]:
             return Graph(session, _info(session, path), name)
+    if provider == "auto" and device.startswith("cuda"):
+        raise ComponentError(no_gpu(path.name, device))
     raise ComponentError(
         f"{path.name}: onnxruntime cannot use {provider!r} here, only "
         f"{', '.join(onnxruntime.get_available_providers())}"
     )
 
 
+def no_gpu(file: str, device: str) -> str:
+    """The message where onnxruntime cannot use a GPU: why, as far as it can be told, and what to do."""
+    there = onnxruntime.get_available_providers()
+    why = (
+        "its CUDA provider does not start (its libraries must be of one CUDA version)"
+        if PROVIDERS["cuda"] in there
+        else f"it only has {', '.join(there)}"
+    )
+    return (
+        f"{file}: device {device!r}, but onnxruntime {onnxruntime.__version__} cannot use it: {why}; take an expert on "
+        f"torch (`rtmpose` is the same network), or install onnxruntime-gpu for {_cuda_version()} in place of "
+        'onnxruntime, or ask for the CPU with provider = "cpu"'
+    )
+
+
+def _cuda_version() -> str:
+    """The CUDA version that torch brings, which onnxruntime-gpu must share in one process."""
+    try:
+        import torch
+    except ImportError:
+        return "the CUDA version of the driver"
+    found = torch.version.cuda
+    return "the CUDA version of the driver" if found is None else f"CUDA {found.partition('.')[0]}, as torch has"
+
+
 def _candidates(device: str, provider: Provider) -> list[str]:
     there = [name for name, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
     if provider != "auto":
         return [name for name in there if name == provider]
-    return [name for name in there if name == "cpu" or device.startswith("cuda")]
+    return [name for name in there if (name == "cpu") != device.startswith("cuda")]
 
 
 def _provider(name: str, device: str) -> list[Any]:

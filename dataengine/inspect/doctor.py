@@ -9,19 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataengine.core import devices, extras, registry
+from dataengine.core import devices, extras, registry, resources
 from dataengine.core.errors import DataEngineError
 from dataengine.io import weights
 
 
 def examine() -> list[dict[str, Any]]:
     """Findings: {name, ok, detail, fix}; `fix` is a command or advice where something is missing."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = resources.memory_bytes() / 2**30
     findings = [
         _found(
             "machine",
             True,
-            f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
+            f"{_cores()}, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
             f"Python {platform.python_version()}",
         )
     ]
@@ -52,6 +52,12 @@ def examine() -> list[dict[str, Any]]:
 
 def _found(name: str, ok: bool, detail: str, fix: str = "") -> dict[str, Any]:
     return {"name": name, "ok": ok, "detail": detail, "fix": "" if ok else fix}
+
+
+def _cores() -> str:
+    """Processors that this process may use, and of how many where that is fewer than the host has."""
+    usable, there = resources.cpu_count(), os.cpu_count() or 1
+    return f"{usable} cores" if usable == there else f"{usable} of {there} cores"
 
 
 def _device() -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from dataengine.core.resources import cpu_count
 from dataengine.core.types import Fail
 from dataengine.inspect.build import job_of
 from dataengine.passes.progress import BuildState, PassState
@@ -45,7 +45,7 @@ def _pass_row(state: PassState) -> dict[str, Any]:
     return {
         **facts,
         "clips_per_second_a_core": rate,
-        "seconds_left": left / rate / (os.cpu_count() or 1) if rate else None,
+        "seconds_left": left / rate / cpu_count() if rate else None,
     }
 
 

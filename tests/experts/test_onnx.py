@@ -3,12 +3,14 @@ place."""
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 pytest.importorskip("onnx")
@@ -390,6 +392,19 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         detector(model=str(onnx_files.random_network(tmp_path / "f.onnx", *DETECTORS["rtmdet"]))).load()
     with pytest.raises(WeightsError, match="does not have the outputs of yolo"):
         detector(model=str(tmp_path / "f.onnx"), kind="yolo").load()
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_an_error_not_the_cpu(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime can use a GPU here")
+    pose = expert(model=str(onnx_files.random_network(tmp_path / "a.onnx", *POSES["simcc"])))
+    finder = detector(model=str(onnx_files.random_network(tmp_path / "b.onnx", *DETECTORS["yolo"])))
+    for component in (pose, finder):
+        for device in ("cuda", "cuda:1"):
+            with pytest.raises(ComponentError, match=r"device 'cuda.* onnxruntime .*cannot use it.*`rtmpose`.*-gpu"):
+                component.load(device)
+    # asked for by name, the CPU serves a GPU's build
+    assert dataclasses.replace(pose, provider="cpu").load("cuda").network.graph.provider == "cpu"
 
 
 def test_what_takes_no_pictures_is_refused(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ LOCAL: dict[str, Local] = {
     "keypoint_rcnn": Local(
         _random("keypoint_rcnn", width=128, height=96, proposals=40, max_people=2), modules=("torch", "torchvision")
     ),
+    "rtmpose": Local(_random("rtmpose", model="t"), modules=("torch",)),
     "mmpose": Local(
         _random("mmpose", model="rtmpose-t"), modules=("torch", "mmpose", "mmcv", "mmengine", "pycocotools")
     ),
