@@ -17,11 +17,11 @@ LENGTH = 96
 
 
 class _Memory(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
 
 class _Rates(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint) for name in ("gpu", "memory")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint) for name in ("gpu", "memory")]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def _string(library: Any, function: str, handle: Any) -> str:
 def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; None leaves all.
 
-    Entries are indices, UUIDs or their beginnings, and UUIDs of instances (MIG). The first entry that names no GPU hides
-    itself and those after it (CUDA C++ programming guide, "CUDA environment variables").
+    Entries are indices, UUIDs or their beginnings, and UUIDs of instances (MIG). The first entry that names no GPU
+    hides itself and those after it (CUDA C++ programming guide, "CUDA environment variables").
     """
     if setting is None:
         return tuple(gpus)

@@ -152,7 +152,8 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return x / size.clamp(min=LEAST_NORM) * self.g
+        scaled: torch.Tensor = x / size.clamp(min=LEAST_NORM)
+        return scaled * self.g
 
 
 class Scale(nn.Module):

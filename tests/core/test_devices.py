@@ -51,7 +51,8 @@ def names(folder: Path | None, setting: str | None, script: str = "print(*device
 
 
 @pytest.mark.parametrize(
-    ("setting", "found"), [(None, "Model 0,Model 1"), ("1", "Model 1"), ("1,0", "Model 1,Model 0"), ("", ""), ("-1", "")]
+    ("setting", "found"),
+    [(None, "Model 0,Model 1"), ("1", "Model 1"), ("1,0", "Model 1,Model 0"), ("", ""), ("-1", "")],
 )
 def test_gpus_are_found_without_nvidia_smi(driver: Path, setting: str | None, found: str) -> None:
     assert names(driver, setting) == found

@@ -58,7 +58,9 @@ def test_a_quota_below_the_affinity_bounds_the_count(tmp_path: Path) -> None:
 
 def test_affinity_bounds_the_count() -> None:
     only = min(os.sched_getaffinity(0))
-    script = f"import os; os.sched_setaffinity(0, [{only}]); from dataengine.core.resources import *; print(cpu_count())"
+    script = (
+        f"import os; os.sched_setaffinity(0, [{only}]); from dataengine.core.resources import *; print(cpu_count())"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "1"
 

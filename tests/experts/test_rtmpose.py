@@ -85,5 +85,5 @@ def test_peaks_become_joints_and_no_peak_becomes_none() -> None:
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
     small = random_weights.rtmpose(folder, "t")
-    with pytest.raises(WeightsError, match="are not of RTMPose s: tensors .* of another shape"):
+    with pytest.raises(WeightsError, match=r"are not of RTMPose s: tensors .* of another shape"):
         RtmPose(model="s", checkpoint=small.checkpoint).load()

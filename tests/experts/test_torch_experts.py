@@ -22,7 +22,9 @@ from dataengine.io import weights
 from tests.support.local_experts import make
 from tests.support.torch_setup import scene
 
-NAMES = [("experts", n) for n in ("vitpose", "keypoint_rcnn", "rtmpose", "mmpose", "ultralytics")] + [("detectors", "rtdetr")]
+NAMES = [("experts", n) for n in ("vitpose", "keypoint_rcnn", "rtmpose", "mmpose", "ultralytics")] + [
+    ("detectors", "rtdetr")
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES)
