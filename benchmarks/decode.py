@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from harness import cpu_seconds, main
 
-from dataengine.media.decode import DecordDecoder, PyAVDecoder
+from dataengine.media.decode import PyAVDecoder
+from dataengine.media.decord_decoder import DecordDecoder
 from dataengine.media.encode import write_video
 
 GOAL = 1.2

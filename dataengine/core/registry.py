@@ -42,7 +42,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "decoders": {
         "pyav": "dataengine.media.decode:PyAVDecoder",
-        "decord": "dataengine.media.decode:DecordDecoder",
+        "decord": "dataengine.media.decord_decoder:DecordDecoder",
     },
     "detectors": {
         "synthetic_detector": "dataengine.experts.synthetic:SyntheticDetector",

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from dataengine.core.jit import compiled
-from dataengine.core.skeletons import BODY12, skeleton
+from dataengine.core.skeletons import BODY12, positions, skeleton
 from dataengine.core.types import Bool, Float, Int, Sample
 
 SEGMENTS: tuple[tuple[str, str, float], ...] = (
@@ -51,6 +51,18 @@ def length(vectors: Float) -> Float:
     x, y = vectors[..., 0], vectors[..., 1]
     result: Float = np.sqrt(x * x + y * y)
     return result
+
+
+def head_length(coords: Float, layout: str) -> Float:
+    """(..., T, 1) pixels: median over frames of the distance from head point to the middle of the shoulders."""
+    ends = positions(coords, layout, ("nose", "neck"))
+    spans = length(ends[..., 0, :] - ends[..., 1, :])
+    middle = np.full((*spans.shape[:-1], 1), np.nan, spans.dtype)
+    for place in np.ndindex(spans.shape[:-1]):
+        known = np.sort(spans[place][spans[place] > 0])  # NaN is not above 0
+        if len(known):
+            middle[place] = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
+    return middle
 
 
 def seen(coords: Float, scores: Float) -> Bool:

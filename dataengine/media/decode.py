@@ -13,20 +13,20 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from dataengine.core.component import Component
-from dataengine.core.errors import MediaError, MissingExtraError
+from dataengine.core.errors import MediaError
 from dataengine.core.types import Frames
 from dataengine.media.files import MAX_BYTES
 from dataengine.media.probe import describe, stream_duration
 from dataengine.media.reader import MAX_PIXELS, Reader
 from dataengine.media.stream import BATCH_BYTES, FrameBatch, Limits, VideoStream, ticks
 
-__all__ = ["Decoder", "DecordDecoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
+__all__ = ["Decoder", "FrameBatch", "PyAVDecoder", "VideoStream", "read_frames"]
 
 
 @dataclass(frozen=True)
@@ -88,33 +88,6 @@ class PyAVDecoder(Decoder):
         except BaseException:
             reader.close()
             raise
-
-
-@dataclass(frozen=True)
-class DecordDecoder(Decoder):
-    """Decodes with decord (extra 'decord'), on one thread; the file is checked with libav first.
-
-    Its options are those of `Decoder`.
-    """
-
-    extra: ClassVar[str] = "decord"
-
-    def open(self, path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> VideoStream:
-        """Open the frames with start <= t < end, as `PyAVDecoder.open`.
-
-        Raises:
-            MissingExtraError: decord is not installed.
-            MediaError: as `PyAVDecoder.open`.
-        """
-        try:
-            from dataengine.media.decord_stream import DecordStream
-        except ImportError as error:
-            raise MissingExtraError("the decoder 'decord'", "decord") from error
-        reader = Reader(path, max_pixels=self.max_pixels, max_bytes=self.max_bytes, timeout=self.timeout)
-        try:
-            return DecordStream(reader, start, end, self.limits)
-        finally:
-            reader.close()
 
 
 def read_frames(

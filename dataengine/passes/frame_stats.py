@@ -8,7 +8,7 @@ import numpy as np
 from blake3 import blake3
 
 from dataengine.core.types import Frames
-from dataengine.dataset.near_duplicates import LONGEST, STEP, picture_hash
+from dataengine.dataset.signatures import LONGEST, STEP, picture_hash
 
 THUMB = (64, 48)
 """Size of the grey thumbnails that frame changes are measured on: small enough to ignore noise and compression."""

@@ -21,10 +21,10 @@ from scipy.optimize import linear_sum_assignment
 
 from dataengine.core import registry
 from dataengine.core.component import Filter
-from dataengine.core.skeletons import COMMON, all_finite, convert, positions, skeleton
+from dataengine.core.skeletons import COMMON, all_finite, convert, skeleton
 from dataengine.core.types import Bool, Clip, Float, Int, Sample
-from dataengine.dataset.near_duplicates import pose_words
-from dataengine.filters.body import Body, length
+from dataengine.dataset.signatures import pose_words
+from dataengine.filters.body import Body, head_length, length
 from dataengine.filters.bone_variation import body_bone_variation
 from dataengine.filters.confidence import confidence
 from dataengine.filters.jitter import body_jitter
@@ -118,18 +118,6 @@ def _mean_of(values: Float) -> float | None:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def head_length(coords: Float, layout: str) -> Float:
-    """(..., T, 1) pixels: median over frames of the distance from head point to the middle of the shoulders."""
-    ends = positions(coords, layout, ("nose", "neck"))
-    spans = length(ends[..., 0, :] - ends[..., 1, :])
-    middle = np.full((*spans.shape[:-1], 1), np.nan, spans.dtype)
-    for place in np.ndindex(spans.shape[:-1]):
-        known = np.sort(spans[place][spans[place] > 0])  # NaN is not above 0
-        if len(known):
-            middle[place] = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
-    return middle
 
 
 def _disagreement(arrays: dict[str, Any], fused: Float, layout: str) -> Float:

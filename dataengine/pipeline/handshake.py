@@ -30,6 +30,7 @@ import dataengine
 from dataengine.core import devices
 from dataengine.core.component import Component
 from dataengine.core.errors import DataEngineError
+from dataengine.core.resources import memory_bytes
 from dataengine.core.settings import find_manifest
 from dataengine.io.storage import file_hash
 from dataengine.pipeline import source_code
@@ -103,8 +104,11 @@ def media_of(rows: Iterable[Mapping[str, Any]], roots: Mapping[str, str]) -> dic
     return found
 
 
-def answer(asked: Question) -> Answer:
+def answer(asked: Question, worker: Any = None) -> Answer:
     """What this process is and what it sees; runs in every worker, and in the driver to compare with.
+
+    Args:
+        worker: the Dask worker of this process; None looks for it.
 
     Returns:
         address, host, pid, machine (processor architecture): of the process.
@@ -113,9 +117,9 @@ def answer(asked: Question) -> Answer:
         code: source file of dataengine, or module of a plug-in -> digest.
         seen: what the build needs -> digest, size, or what is wrong with it.
         gpus: how many it sees; 0 where none is asked for. offers_gpu: whether it takes tasks for one.
-        memory: bytes that it may use, 0 where not known. free: bytes where results are written.
+        memory: bytes that it may use. free: bytes where results are written.
     """
-    worker = _worker()
+    worker = _worker() if worker is None else worker
     return {
         "address": "" if worker is None else worker.address,
         "host": socket.gethostname(),
@@ -128,7 +132,7 @@ def answer(asked: Question) -> Answer:
         "seen": _seen(asked),
         "gpus": devices.count() if asked["device"] != "cpu" and devices.able() else 0,
         "offers_gpu": worker is not None and worker.state.total_resources.get("GPU", 0) > 0,
-        "memory": 0 if worker is None else int(worker.memory_manager.memory_limit or 0),
+        "memory": memory_bytes(),
         "free": _free(Path(asked["job"]).parent),
     }
 

@@ -11,7 +11,8 @@ import pytest
 
 import dataengine
 from dataengine import builder
-from dataengine.dataset.near_duplicates import STEP, Signatures, near_pairs, picture_hash, pose_words
+from dataengine.dataset.near_duplicates import Signatures, near_pairs
+from dataengine.dataset.signatures import STEP, picture_hash, pose_words
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
 from dataengine.pipeline import plan

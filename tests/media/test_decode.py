@@ -17,7 +17,8 @@ import pytest
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError, MediaError, MissingExtraError
 from dataengine.media import reader
-from dataengine.media.decode import DecordDecoder, PyAVDecoder, VideoStream, read_frames
+from dataengine.media.decode import PyAVDecoder, VideoStream, read_frames
+from dataengine.media.decord_decoder import DecordDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.probe import probe
 from dataengine.media.stream import TOLERANCE

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dataengine.core.errors import MediaError
-from dataengine.media.decode import DecordDecoder, PyAVDecoder
+from dataengine.media.decode import PyAVDecoder
+from dataengine.media.decord_decoder import DecordDecoder
 from dataengine.media.probe import probe
 
 pytestmark = pytest.mark.data
