@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras
-from dataengine.core.errors import DataEngineError, RecipeError
+from dataengine.core.errors import DataEngineError, LeaseError, RecipeError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
+from dataengine.dataset.placing import changing
+from dataengine.dataset.takedown_records import TakenDown
+from dataengine.inspect.status import clean
 from dataengine.io import weights
+from dataengine.io.lease import lease
 from dataengine.passes.assemble import assemble
 from dataengine.passes.base import Job, Pass, heartbeat, passes_of, run_task
 from dataengine.passes.download import Downloads
@@ -31,6 +35,9 @@ from dataengine.pipeline.fingerprints import components_of
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
+
+HANDOVER = 2.0
+"""Seconds that a build waits for another one on the same folder, which may just be ending."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,11 @@ def build(
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecipeError(f"--out {folder} cannot be made: {error.strerror}; give a folder to write into") from error
-    plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
-    result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
+    with lease(folder.absolute(), "build", "build", wait=HANDOVER):
+        with changing(folder.absolute(), "build"):
+            pass  # what a killed build left of the dataset is mended
+        plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
+        result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
     return replace(result, notes=notes(given))
 
 
@@ -201,9 +211,30 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
     """
     begun, folder = time.monotonic(), Path(out).absolute()
     work = folder / "work"
-    plan = plans.load(work).without(plans.TakenDown.of(work))
-    recipe = recipes.load(str(folder / "recipe.lock.toml"))
-    return _execute(recipe, plan, folder, engine, "auto", progress or Progress(), begun)
+    with lease(folder, "build", "rewrite", wait=HANDOVER):
+        with changing(folder, "rewrite"):
+            plan = plans.load(work).without(TakenDown.of(folder))
+        recipe = recipes.load(str(folder / "recipe.lock.toml"))
+        return _execute(recipe, plan, folder, engine, "auto", progress or Progress(), begun)
+
+
+def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult:
+    """`rewrite`, and remove the intermediates that hold what was taken down, before anybody else works on the build.
+
+    Raises:
+        LeaseError: somebody else does; what was recorded holds, but the shards are as they were.
+        DataEngineError: `out` holds no finished plan and lock.
+    """
+    folder = Path(out).absolute()
+    try:
+        with lease(folder, "build", "takedown", wait=HANDOVER):
+            result = rewrite(folder, progress=progress)
+            clean(folder)
+    except LeaseError as error:
+        raise LeaseError(
+            f"the takedown is recorded and readers leave the clips out, but the shards still hold them: {error}"
+        ) from error
+    return result
 
 
 def _execute(

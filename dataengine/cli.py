@@ -215,11 +215,9 @@ def takedown(
         raise DataEngineError("takedown names nothing: give --clip-id, --video-id or --list FILE")
     record = acts.takedown(out, ids, reason, by=by)
     if rewrite:
-        from dataengine.builder import rewrite as build_again
-        from dataengine.inspect.status import clean
+        from dataengine.builder import rewrite_and_clean
 
-        result = build_again(out, progress=None if as_json else ConsoleProgress())
-        clean(out)
+        result = rewrite_and_clean(out, progress=None if as_json else ConsoleProgress())
         record |= {"rewritten": result.changed, "dataset": result.dataset}
     show(record if as_json else acts.to_text(record, rewrite))
 

@@ -12,6 +12,8 @@
     |-- ExpertError            an expert failed on given frames (crash, hang, bad answer)
     |-- EnvironmentFailure     a host failed (mount, disk, GPU), whatever clip it had; nothing is committed
     |-- LedgerError            the intermediates of a build are not what their records say
+    |   `-- DamagedArtifact    a file of one unit changed after it was written; the unit is to be run again
+    |-- LeaseError             somebody else works on the same build
     |-- DatasetError           a dataset is incomplete, torn or of another format
     `-- TrainingError          a run's configuration, its data or its checkpoint cannot be used
 
@@ -128,6 +130,27 @@ class EnvironmentFailure(DataEngineError):
 
 class LedgerError(DataEngineError):
     """Intermediates of a build disagree with their commit records."""
+
+
+class DamagedArtifact(LedgerError):
+    """What a pass made of one unit is not what its record says. The record was dropped, so the unit counts as not done.
+
+    Attributes:
+        pass_name, unit: what has to be run again.
+    """
+
+    def __init__(self, pass_name: str, unit: str, what: str) -> None:
+        super().__init__(f"pass {pass_name}: {what} was damaged after it was written and has been dropped; build again")
+        self.pass_name = pass_name
+        self.unit = unit
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str, str]]:
+        return type(self), (self.pass_name, self.unit, self.what)
+
+
+class LeaseError(DataEngineError):
+    """Another process works on the same build, or took it over from this one."""
 
 
 class DatasetError(DataEngineError):

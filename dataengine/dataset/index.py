@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.io.remote import MissingFileError, read_range
 from dataengine.io.storage import clear_partials, file_hash, staged
+from dataengine.io.switch import interrupted
 
 FORMAT_VERSION = 3
 """Increased when a reader of older datasets could misread a new one."""
@@ -185,12 +186,17 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mapping[str, Any] | None = None) -> Path:
-    """Add a file of clips (clip_id, reason) to leave out from now on, under the next free number.
+    """Add a file of clips (clip_id, reason) to leave out from now on to the folder of a dataset; see
+    `append_tombstones`."""
+    return append_tombstones(Path(dataset) / "tombstones", rows, record)
+
+
+def append_tombstones(folder: Path, rows: Rows, record: Mapping[str, Any] | None = None) -> Path:
+    """Add a file of clips (clip_id, reason) to a folder, durably, under the next free number.
 
     Each number is given once, so concurrent writers lose no row. `record` (JSON) says who asked for it and why. The
     file holds the record and the BLAKE3 of the file before, so that no record can be changed or removed unnoticed.
     """
-    folder = Path(dataset) / "tombstones"
     table = _table(rows, TOMBSTONES, folder).sort_by("clip_id")
     for number in itertools.count():
         path = folder / tombstone_name(number)
@@ -206,11 +212,26 @@ def write_tombstones(dataset: str | os.PathLike[str], rows: Rows, record: Mappin
 
 
 def read_records(dataset: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of the takedowns in the folder of a dataset, in order, each with its file and its clip ids."""
+    """The records of the takedowns in the folder of a dataset; see `records_in`."""
+    return records_in(Path(dataset) / "tombstones")
+
+
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    """The records of the takedowns in a folder of tombstones, in order, each with its file and its clip ids.
+
+    Raises:
+        DatasetError: a record cannot be read.
+    """
     found = []
-    for path in sorted((Path(dataset) / "tombstones").glob("*.parquet")):
-        table = pq.read_table(path)
-        record = json.loads((table.schema.metadata or {}).get(b"record", b"{}"))
+    for path in sorted(folder.glob("part-*.parquet")):
+        try:
+            table = pq.read_table(path)
+            record = json.loads((table.schema.metadata or {}).get(b"record", b"{}"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{path} cannot be read: {str(error).splitlines()[0]}; it says which clips were taken down: put it "
+                "back from a copy of the build or of the dataset"
+            ) from error
         found.append({**record, "file": path.name, "clip_ids": table.column("clip_id").to_pylist()})
     return found
 
@@ -289,6 +310,11 @@ def locate(path: str | os.PathLike[str]) -> str:
         except MissingFileError:
             continue
         return root
+    if "://" not in text and any(interrupted(Path(text, name)) for name in ("", "dataset")):
+        raise DatasetError(
+            f"{text}: a build was stopped while it put the dataset in place; run it again, or dataengine gc, which "
+            "finishes that"
+        )
     if "://" not in text and not Path(text).is_dir():
         raise DatasetError(f"{text}: no such folder; give the OUT of a build, its dataset folder, or a url")
     raise DatasetError(f"{text}: dataset incomplete (it has no {MANIFEST}): run dataengine build again")

@@ -1,8 +1,12 @@
 """takedown: removes clips from a dataset for good. Readers skip them at once; a record says who asked and why.
 
-A tombstone hides clips from all readers of this package from the moment it is written, wherever the dataset lies. The
-next build, or `rewrite` at once, makes shards without the clips. Later builds keep them out, also clips of a taken-down
-video that appear later.
+The record is on the disk first, in `OUT/takedowns`, outside of what can be built again. Tombstones, copies of it in the
+dataset, hide the clips from all readers of this package from then on, wherever the dataset lies. The next build, or
+`rewrite` at once, makes shards without the clips. Later builds keep them out, also clips of a taken-down video that
+appear later. A build may run meanwhile: what it puts in place has the tombstones.
+
+In a dataset that was copied without its build the tombstones are the records. Put in the place of a build's `dataset`,
+they are taken over by the next build, takedown or gc there.
 """
 
 from __future__ import annotations
@@ -14,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DatasetError
+from dataengine.dataset import takedown_records
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import locate, write_tombstones
+from dataengine.dataset.placing import changing
+from dataengine.dataset.takedown_records import home
+from dataengine.io.switch import interrupted
 
 
 def read_list(path: Path) -> list[str]:
@@ -49,12 +57,25 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
     Raises:
         DatasetError: no dataset, no reason, or an id that is in neither clips nor rejects. Nothing is changed then.
     """
-    root = locate(out)
-    if "://" in root:
-        raise DatasetError(f"{root}: take clips down where the dataset lies, not over the network")
+    if "://" in str(out):
+        raise DatasetError(f"{out}: take clips down where the dataset lies, not over the network")
     if not reason.strip():
         raise DatasetError("takedown wants a reason: it is what the record is for")
-    dataset = Dataset(root)
+    folder = Path(out).absolute()
+    if interrupted(folder / "dataset"):
+        with changing(folder, "takedown"):
+            pass
+    root = Path(locate(out)).absolute()
+    build = home(root) or (folder if folder != root else None)
+    if build is None:
+        return _take_down(root, None, ids, reason.strip(), by)
+    with changing(build, "takedown"):
+        return _take_down(root, build, ids, reason.strip(), by)
+
+
+def _take_down(root: Path, build: Path | None, ids: Sequence[str], reason: str, by: str | None) -> dict[str, Any]:
+    """Write the record of a takedown from the dataset in `root`: to its build where it has one."""
+    dataset = Dataset(str(root))
     known: dict[str, str] = {}
     for name in ("clips", "rejects"):
         known |= dict(dataset.table(name).select("clip_id", "video_id").collect().rows())
@@ -72,19 +93,22 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
             clip_ids.update(videos[given])
         else:
             raise DatasetError(
-                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {out} --sql` lists "
+                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {root} --sql` lists "
                 "them"
             )
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "by": by or getpass.getuser(),
-        "reason": reason.strip(),
+        "reason": reason,
         "video_ids": sorted(set(video_ids)),
         "fingerprint": dataset.manifest["fingerprint"],
     }
-    path = write_tombstones(
-        root, [{"clip_id": clip_id, "reason": reason.strip()} for clip_id in sorted(clip_ids)], record
-    )
+    rows = [{"clip_id": clip_id, "reason": reason} for clip_id in sorted(clip_ids)]
+    if build is None:
+        path = write_tombstones(root, rows, record)
+    else:
+        path = takedown_records.add(build, rows, record)
+        takedown_records.derive(build, root)
     return {**record, "clip_ids": sorted(clip_ids), "file": str(path)}
 
 

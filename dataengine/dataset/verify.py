@@ -6,7 +6,6 @@ hide another: everything that can be read is checked.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,15 +22,14 @@ from dataengine.core.types import SPLITS
 from dataengine.dataset.index import (
     MORE_TABLES,
     TABLES,
-    TOMBSTONES,
     clips_schema,
     data_files,
     locate,
     read_manifest,
-    tombstone_name,
     tracks_schema,
 )
 from dataengine.dataset.null_columns import null_columns
+from dataengine.dataset.takedown_records import check_chain, check_records, home
 from dataengine.dataset.verify_shards import Problem, check_shards, named_files, shard_files
 from dataengine.io.storage import file_hash
 
@@ -245,21 +243,10 @@ def _problems(path: str, what: str, rows: pl.DataFrame) -> Iterator[Problem]:
 
 
 def _check_tombstones(root: Path) -> Iterator[Problem]:
-    """Mistakes in tombstones. Readers without a listing count the files up, so a gap would hide later files."""
-    folder = root / "tombstones"
-    previous = None
-    for number, path in enumerate(sorted(folder.glob("*"))):
-        name = f"tombstones/{path.name}"
-        if path.name != tombstone_name(number):
-            yield Problem(name, f"is not the next in number, which is {tombstone_name(number)}")
-        try:
-            if "clip_id" not in pq.read_schema(path).names or pq.read_table(path)["clip_id"].null_count:
-                yield Problem(name, f"columns are not those of this format: {', '.join(TOMBSTONES.names)}")
-            record = json.loads((pq.read_schema(path).metadata or {}).get(b"record", b"{}"))
-            if record.get("previous", previous) != previous:
-                yield Problem(
-                    name, "its record does not follow from the file before it: one of them was changed or replaced"
-                )
-            previous = file_hash(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            yield Problem(name, f"cannot be read: {str(error).splitlines()[0]}")
+    """Mistakes in tombstones, and in the records of the build that they come from. Readers without a listing count the
+    files up, so a gap would hide later files."""
+    for path, what in check_chain(root / "tombstones"):
+        yield Problem(f"tombstones/{path.name}", what)
+    out = home(root)
+    if out is not None:
+        yield from (Problem(*found) for found in check_records(out, root))

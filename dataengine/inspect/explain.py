@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.reasons import REASONS
+from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import find_clip, job_of
 from dataengine.passes.base import Job
-from dataengine.pipeline.plan import TakenDown, load
+from dataengine.pipeline.plan import load
 
 Story = dict[str, Any]
 
@@ -49,7 +50,7 @@ def explain(out: Path, clip_id: str) -> Story:
             if story["decision"] is not None and decision is None:
                 story["decision"] = {"kept": False, **{k: shown.get(k, "") for k in ("reason", "detail")}}
             break
-    gone = TakenDown.of(job.work).reason(clip_id, row["video_id"])
+    gone = TakenDown.of(out).reason(clip_id, row["video_id"])
     if gone is not None:
         story["passes"].append(_step("takedown", {"outcome": "reject", "reason": "takedown", "detail": gone}, REASONS))
         story["decision"] = {"kept": False, "reason": "takedown", "detail": gone}

@@ -7,7 +7,9 @@ from typing import Any
 
 from dataengine.core.resources import cpu_count
 from dataengine.core.types import Fail
+from dataengine.dataset.placing import changing
 from dataengine.inspect.build import job_of
+from dataengine.io.lease import lease
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline.ledger import collect_garbage
 from dataengine.pipeline.plan import load
@@ -76,13 +78,19 @@ def to_text(state: dict[str, Any]) -> str:
 
 
 def clean(out: Path) -> tuple[int, int]:
-    """Remove intermediates that the present recipe and plan do not name: (files, bytes)."""
+    """Remove intermediates that the present recipe and plan do not name: (files, bytes).
+
+    Raises:
+        LeaseError: a build is at work there.
+    """
     job = job_of(out)
-    units = set(load(job.work).table.column("unit").to_pylist())
-    live = {job.ledger(p.name).folder.name: p.live_keys(out, units) for p in job.passes.values()}
-    before = _size(job.work)
-    removed = collect_garbage(job.work, live)
-    return len(removed), before - _size(job.work)
+    with lease(out, "build", "gc", wait=1.0):
+        with changing(out, "gc"):
+            units = set(load(job.work).table.column("unit").to_pylist())
+        live = {job.ledger(p.name).folder.name: p.live_keys(out, units) for p in job.passes.values()}
+        before = _size(job.work)
+        removed = collect_garbage(job.work, live)
+        return len(removed), before - _size(job.work)
 
 
 def _size(folder: Path) -> int:

@@ -12,11 +12,12 @@ import numpy as np
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.skeletons import COMMON, convert
 from dataengine.core.types import Frames
+from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import find_clip, job_of
 from dataengine.inspect.explain import explain
 from dataengine.media.encode import write_video
 from dataengine.passes.clip_frames import frames_of, pose_arrays
-from dataengine.pipeline.plan import TakenDown, load
+from dataengine.pipeline.plan import load
 from dataengine.report.overlay import draw_people, panels
 
 
@@ -36,7 +37,7 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
     row = find_clip(plan, clip_id)
     clip = plan.clip(clip_id)
     assert clip is not None
-    gone = TakenDown.of(job.work).reason(clip_id, clip.video_id)
+    gone = TakenDown.of(out).reason(clip_id, clip.video_id)
     if gone is not None:
         raise DatasetError(f"clip {clip_id} was taken down: {gone}")
     try:

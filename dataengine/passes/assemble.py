@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataengine.core import registry
-from dataengine.core.errors import DatasetError
 from dataengine.core.reasons import REASONS
 from dataengine.core.types import Fail
-from dataengine.dataset import index
-from dataengine.io.storage import locked
+from dataengine.dataset import index, placing
 from dataengine.passes.base import Pass, Row
 from dataengine.passes.pack import kept_clips, texts
 from dataengine.passes.progress import BuildState
@@ -48,8 +45,7 @@ def assemble(build: BuildState, out: Path) -> tuple[bool, Tables]:
     if len(tables["clips"]) + len(tables["rejects"]) != build.plan.num_clips:
         kept, rejected = len(tables["clips"]), len(tables["rejects"])
         raise AssertionError(f"{kept} kept and {rejected} out of {build.plan.num_clips} planned clips")
-    with locked(build.job.work / "finish.lock"):
-        return _put_in_place(build, out, tables), tables
+    return _put_in_place(build, out, tables), tables
 
 
 def index_tables(build: BuildState) -> Tables:
@@ -178,7 +174,7 @@ def _pass_fact(build: BuildState, p: Pass) -> Row:
 
 
 def _put_in_place(build: BuildState, out: Path, tables: Tables) -> bool:
-    """Make the new dataset whole in `work/staging`, then let it change places with the old one; tombstones go along."""
+    """Make the new dataset whole in `work/staging`, then let it take the place of the old one in one step."""
     staging = build.job.work / "staging" / f"dataset-{uuid.uuid4().hex}"
     known = _link_shards(build, staging)
     for name, schema in _schemas(build, tables).items():
@@ -187,18 +183,7 @@ def _put_in_place(build: BuildState, out: Path, tables: Tables) -> bool:
     manifest = index.build_manifest(staging, counts, "", known, **_facts(build, tables))
     manifest["fingerprint"] = fingerprint(manifest)
     index.write_manifest(staging, manifest)
-    dataset = out / "dataset"
-    if _same(dataset, manifest):
-        shutil.rmtree(staging)
-        return False
-    old = build.job.work / "staging" / f"old-{uuid.uuid4().hex}"
-    if dataset.exists():
-        if (dataset / "tombstones").is_dir():
-            shutil.copytree(dataset / "tombstones", staging / "tombstones")
-        dataset.rename(old)
-    staging.rename(dataset)
-    shutil.rmtree(old, ignore_errors=True)
-    return True
+    return placing.put(out, staging, manifest, "putting a dataset in place")
 
 
 def _link_shards(build: BuildState, staging: Path) -> dict[str, tuple[int, str]]:
@@ -217,13 +202,3 @@ def _link_shards(build: BuildState, staging: Path) -> dict[str, tuple[int, str]]
                 shutil.copyfile(ledger.artifact(shard), target)
             known[f"shards/{kind}/{shard}.tar"] = (commit.size, commit.blake3)
     return known
-
-
-def _same(dataset: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the dataset there is the one of this manifest, with all files in place at their lengths."""
-    try:
-        if index.read_manifest(dataset)["fingerprint"] != manifest["fingerprint"]:
-            return False
-        return all((dataset / file["path"]).stat().st_size == file["bytes"] for file in manifest["files"])
-    except (DatasetError, OSError):
-        return False

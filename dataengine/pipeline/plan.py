@@ -26,7 +26,8 @@ from dataengine.core.errors import LedgerError, RecipeError, SourceError
 from dataengine.core.settings import find_folder
 from dataengine.core.types import CLIP_FIELDS, Clip
 from dataengine.dataset.dataset import Dataset
-from dataengine.dataset.index import locate, read_records
+from dataengine.dataset.index import locate
+from dataengine.dataset.takedown_records import TakenDown
 from dataengine.io.storage import write_durably
 from dataengine.pipeline.recipe import Recipe
 
@@ -200,36 +201,13 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
     return frozenset(ids)
 
 
-@dataclass(frozen=True)
-class TakenDown:
-    """Ids of clips and videos that must not come back, with the reasons given."""
-
-    clips: Mapping[str, str]
-    videos: Mapping[str, str]
-
-    @staticmethod
-    def of(work: Path) -> TakenDown:
-        """What the records of the dataset beside `work` say."""
-        clips: dict[str, str] = {}
-        videos: dict[str, str] = {}
-        for record in read_records(work.parent / "dataset"):
-            why = str(record.get("reason", ""))
-            clips |= dict.fromkeys(record["clip_ids"], why)
-            videos |= dict.fromkeys(record.get("video_ids", ()), why)
-        return TakenDown(clips, videos)
-
-    def reason(self, clip_id: str, video_id: str) -> str | None:
-        """Why a clip was taken down; None if it was not."""
-        return self.clips.get(clip_id, self.videos.get(video_id))
-
-
 def discover(
     recipe: Recipe,
     roots: Mapping[str, str],
     guarded: frozenset[str],
     limit: int | None,
     progress: Callable[[int], None],
-    gone: TakenDown = TakenDown({}, {}),
+    gone: TakenDown,
 ) -> list[dict[str, Any]]:
     """All clips of the recipe's sources as plan rows without units, duplicates and guarded ones marked."""
     rows: list[dict[str, Any]] = []
@@ -316,7 +294,7 @@ def make(
 ) -> Plan:
     """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing."""
     roots = resolve_roots(recipe, work / "media", data_root)
-    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work))
+    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work.parent))
     if not rows:
         raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
     path = work / "plan.parquet"

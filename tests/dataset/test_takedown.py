@@ -4,7 +4,10 @@ holds."""
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -13,10 +16,13 @@ import pytest
 import dataengine
 from dataengine.core.errors import DatasetError
 from dataengine.dataset.index import read_records
+from dataengine.dataset.placing import changing
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
 from dataengine.inspect.explain import explain, to_text
+from tests.support import tiny_dataset
 from tests.support.commands import dataengine as command
+from tests.support.killed import at_every_change
 from tests.support.shared import build_sample, copied
 
 
@@ -59,11 +65,106 @@ def test_a_record_cannot_be_changed_unseen(out: Path) -> None:
     takedown(out, [first], "one")
     takedown(out, [second], "two")
     assert verify(out) == []
-    path = out / "dataset" / "tombstones" / "part-00000.parquet"
-    table = pq.read_table(path)
-    changed = {**json.loads(table.schema.metadata[b"record"]), "by": "somebody else"}
-    pq.write_table(table.replace_schema_metadata({"record": json.dumps(changed)}), path)
-    assert [p.path for p in verify(out)] == ["tombstones/part-00001.parquet"]
+    for folder, said in (("dataset/tombstones", "tombstones"), ("takedowns", "takedowns")):
+        whole, path = tombstone_bytes(out), out / folder / "part-00000.parquet"
+        table = pq.read_table(path)
+        changed = {**json.loads(table.schema.metadata[b"record"]), "by": "somebody else"}
+        pq.write_table(table.replace_schema_metadata({"record": json.dumps(changed)}), path)
+        assert {f"{said}/part-00001.parquet", "tombstones/part-00000.parquet"} == {p.path for p in verify(out)}
+        path.write_bytes(whole[0])
+    assert verify(out) == []
+
+
+def tombstone_bytes(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((out / "dataset" / "tombstones").iterdir())]
+
+
+def test_a_removed_dataset_takes_no_record_along(out: Path, corpus: Path) -> None:
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+    takedown(out, [clip_id], "asked")
+    kept = tombstone_bytes(out)
+    shutil.rmtree(out / "dataset")
+    build_sample(corpus, out)
+    assert clip_id not in set(dataengine.open(out).clips.collect()["clip_id"])
+    assert tombstone_bytes(out) == kept and verify(out) == []
+
+
+def test_records_of_earlier_versions_are_taken_over_as_they_are(out: Path, corpus: Path) -> None:
+    """Those lie in the dataset alone. Here one came back with a copy that knows nothing of a record made meanwhile."""
+    first, second, third = dataengine.open(out).clips.collect()["clip_id"][:3]
+    for clip_id in (first, second):
+        takedown(out, [clip_id], f"asked for {clip_id}")
+    shutil.rmtree(out / "takedowns")
+    old = tombstone_bytes(out)
+    takedown(out, [third], "asked later")
+    assert tombstone_bytes(out)[:2] == old and verify(out) == []
+    shutil.rmtree(out / "takedowns")
+    (out / "dataset" / "tombstones" / "part-00000.parquet").unlink()  # as if only others had been made here
+    (out / "dataset" / "tombstones" / "part-00001.parquet").unlink()
+    shutil.move(out / "dataset" / "tombstones" / "part-00002.parquet", out / "dataset/tombstones/part-00000.parquet")
+    takedown(out, [first], "asked again")
+    build_sample(corpus, out)
+    assert [r["clip_ids"] for r in read_records(out / "dataset")] == [[third], [first]] and verify(out) == []
+    assert not {first, third} & set(dataengine.open(out).clips.collect()["clip_id"])
+
+
+def test_a_copy_without_its_build_keeps_the_records_itself(out: Path, corpus: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(out / "dataset", tmp_path / "alone"))
+    first, second = dataengine.open(alone).clips.collect()["clip_id"][:2]
+    takedown(alone, [first], "asked of the copy")
+    assert not (tmp_path / "takedowns").exists() and verify(alone) == []
+    assert first not in set(dataengine.open(alone).clips.collect()["clip_id"])
+    takedown(out, [second], "asked of the build")
+    shutil.rmtree(out / "dataset")
+    alone.rename(out / "dataset")
+    build_sample(corpus, out)
+    assert [r["clip_ids"] for r in read_records(out / "dataset")] == [[second], [first]] and verify(out) == []
+    assert not {first, second} & set(dataengine.open(out).clips.collect()["clip_id"])
+
+
+def test_a_takedown_killed_at_any_step_is_a_record_or_nothing(tmp_path: Path) -> None:
+    """A record that was written holds, also where the dataset does not say so yet."""
+    tiny_dataset.build(tmp_path / "whole")
+    (tmp_path / "whole" / "work").mkdir()
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.SimpleQueue()
+    driver = spawn.Process(target=_take_down_killed, args=(tmp_path, results))
+    driver.start()
+    found = list(iter(results.get, None))
+    driver.join(60)
+    assert driver.exitcode == 0 and sum(killed for _, killed in found) >= 4
+    recorded = []
+    for n, killed in found:
+        out = tmp_path / str(n) / "out"
+        recorded.append(bool(list((out / "takedowns").glob("part-*.parquet"))))
+        hidden = CLIP not in set(dataengine.open(out).clips.collect()["clip_id"])
+        assert recorded[-1] or not hidden, "no clip is hidden before its record is on the disk"
+        with changing(out, "test"):
+            pass
+        assert verify(out) == []
+        assert recorded[-1] == (CLIP not in set(dataengine.open(out).clips.collect()["clip_id"]))
+        assert recorded[-1] or killed
+    assert recorded == sorted(recorded)
+
+
+CLIP = "random-video000-0-280"
+
+
+def _take_down_killed(folder: Path, results: Any) -> None:
+    """In a process of its own that has started no threads yet: takedowns, killed at every change in turn."""
+
+    def copy(n: int) -> None:
+        shutil.copytree(folder / "whole", folder / str(n) / "out")
+
+    def work(n: int) -> None:
+        takedown(folder / str(n) / "out", [CLIP], "asked")
+
+    copy(0)
+    for n, killed in at_every_change(work, lambda n: f"{n}/out/"):
+        results.put((n, killed))
+        if killed:
+            copy(n + 1)
+    results.put(None)
 
 
 def test_rewriting_leaves_no_trace_of_the_poses(out: Path) -> None:

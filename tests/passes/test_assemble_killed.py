@@ -92,10 +92,6 @@ def test_a_build_killed_at_any_step_ends_as_if_it_was_not(folder: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="records of takedowns live inside the dataset alone: a kill between the two renames loses them",
-)
 def test_takedowns_outlive_a_kill_at_any_step(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "build", copy_function=shutil.copy2)
     clip_id = dataengine.open(tmp_path / "build" / "before").clips.collect()["clip_id"][0]
