@@ -68,8 +68,8 @@ class Ready(Runtime):
 
     x: Any = None
 
-    def images(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> Any:
-        return self.x[: len(pixels) if fixed is None or self.device.type == "cpu" else fixed]
+    def images(self, pixels: Any, mean: Any, std: Any, bgr: bool = False) -> Any:
+        return self.x[: len(pixels)]
 
 
 def clock(device: str) -> float:
@@ -87,7 +87,7 @@ def alone(expert: Any, loaded: TorchNetwork, pixels: Frames, seconds: float) -> 
             seen.append(super().images(*arguments, **more))
             return seen[-1]
 
-    part = np.ascontiguousarray(np.resize(pixels, (expert.batch, *pixels.shape[1:])))
+    part = np.ascontiguousarray(np.resize(pixels, (loaded.batch, *pixels.shape[1:])))
     kept = Kept(runtime.device, runtime.dtype)
     runtime.run(lambda: expert.forward(kept, network, part))
     ready = Ready(runtime.device, runtime.dtype, seen[0])

@@ -162,8 +162,8 @@ class ClipFrames:
 class Batcher(Protocol):
     """Runs a network on many images in batches (see `dataengine.experts.batching`)."""
 
-    def run(self, network: Any, pixels: Frames) -> list[Any]:
-        """One answer per image of (N, h, w, 3) uint8 `pixels`."""
+    def run(self, network: Any, pixels: Any) -> list[Any]:
+        """One answer per image of (N, h, w, 3) uint8 `pixels`, on the host or on a device."""
         ...
 
 

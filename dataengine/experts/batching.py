@@ -3,17 +3,14 @@
 A network's session is three pure steps. `preprocess` and `postprocess` belong to one clip and run in its
 thread. `infer` knows nothing of clips, so that a `DynamicBatcher` may put images of several clips into one
 batch. On a CPU larger batches gain nothing and would change the last bit of a sum, so there each clip's
-images stay among themselves; the dynamic batcher is for accelerators.
+images stay among themselves; the dynamic batcher (`dataengine.experts.dynamic_batcher`) is for accelerators.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
@@ -23,10 +20,11 @@ from dataengine.core.component import Batcher, DetectorSession, ExpertSession, S
 from dataengine.core.errors import ExpertError
 from dataengine.core.failures import is_out_of_memory
 from dataengine.core.types import Float, Frames, Int, Poses
+from dataengine.experts.device_images import DeviceFrames, Images
 
-Infer: TypeAlias = Callable[[Frames], Any]
-"""(N, h, w, 3) uint8 RGB -> a sequence of one answer per image; the answer of an image does not depend on the other
-images."""
+Infer: TypeAlias = Callable[[Any], Any]
+"""`Images` (N, h, w, 3) uint8 RGB -> a sequence of one answer per image; the answer of an image does not depend on the
+other images."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class InputBatch:
     """Images of one size made of a clip's frames, and the way back.
 
     Attributes:
-        pixels: (N, h, w, 3) uint8 RGB.
+        pixels: (N, h, w, 3) uint8 RGB, on the device where the frames were there.
         frame: (N,) int64, the number of the frame that each image was made of.
         affines: (N, 2, 3) float64, affine maps from pixels of the frame to pixels of the image.
         boxes: (N, 5) float64, the person box that each crop was made for, xyxy and score in the frame; else the
@@ -42,7 +40,7 @@ class InputBatch:
         num_frames, width, height: of the frames.
     """
 
-    pixels: Frames
+    pixels: Images
     frame: Int
     affines: Float
     boxes: Float
@@ -61,21 +59,39 @@ class Processing(ABC):
 
     @abstractmethod
     def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
-        """The images that the network gets of frames (T, H, W, 3)."""
+        """The images that the network gets of frames (T, H, W, 3).
+
+        The steps around networks on torch also take `DeviceFrames`, and make the images on the device then.
+        """
 
     @abstractmethod
     def postprocess(self, answers: Sequence[Any], batch: InputBatch) -> list[Any]:
         """One result per frame: `Poses` of an expert, boxes (M, 5) of a detector."""
 
 
+def bucket(count: int, batch: int) -> int:
+    """How many images a network gets on an accelerator for `count` of them: 1, 2, 4, 8, ... and at last `batch`.
+
+    Few shapes are needed for all counts, and half as many images need half the memory.
+    """
+    return min(1 << (count - 1).bit_length(), batch) if 0 < count <= batch else count
+
+
 @dataclass
 class AdaptiveBatchSize:
-    """A batch size that is halved when a batch does not fit into memory, and never falls below one."""
+    """A batch size that is halved when a batch does not fit into memory, and never falls below one.
+
+    Several threads may use it.
+
+    Attributes:
+        batch: most images at once. halvings: how often it was halved.
+    """
 
     batch: int
     halvings: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def run(self, network: Any, pixels: Frames) -> list[Any]:
+    def run(self, network: Any, pixels: Images) -> list[Any]:
         """Answers of `network.infer` for all images, in batches; a batch that ran out of memory is tried again in
         halves.
 
@@ -85,19 +101,31 @@ class AdaptiveBatchSize:
         answers: list[Any] = []
         while len(answers) < len(pixels):
             part = pixels[len(answers) : len(answers) + self.batch]
-            try:
-                answers += list(network.infer(part))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise ExpertError(
-                        "out_of_memory",
-                        f"one image of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}",
-                    ) from error
-                self.batch, self.halvings = max(1, len(part) // 2), self.halvings + 1
+            some = self._infer(network, part)
+            if some is None:
+                # here and not while the error is handled, because its traceback holds what the network had made
                 _free_memory()
+            else:
+                answers += some
         return answers
+
+    def _infer(self, network: Any, part: Images) -> list[Any] | None:
+        """Answers for one batch; None where it did not fit and the size was halved."""
+        try:
+            return list(network.infer(part))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise ExpertError(
+                    "out_of_memory",
+                    f"one image of {part.shape[2]} x {part.shape[1]} pixels does not fit: {error}",
+                ) from error
+            with self._lock:
+                half = max(1, bucket(len(part), self.batch) // 2)
+                if half < self.batch:  # unless another thread was here before
+                    self.batch, self.halvings = half, self.halvings + 1
+            return None
 
 
 def _free_memory() -> None:
@@ -110,128 +138,6 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-@dataclass
-class _Request:
-    """Images of one clip that wait for a network."""
-
-    pixels: Frames
-    future: Future[list[Any]]
-    since: float
-
-
-@dataclass
-class _Queue:
-    """The requests that wait for one network."""
-
-    network: Any
-    size: AdaptiveBatchSize
-    waiting: deque[_Request] = field(default_factory=deque)
-
-    @property
-    def count(self) -> int:
-        return sum(len(w.pixels) for w in self.waiting)
-
-
-class DynamicBatcher(Session):
-    """Runs networks on batches made of the images of several clips.
-
-    A batch runs when a full one waits for its network, or when its oldest image has waited `max_wait`
-    seconds. Several threads run batches, so that one prepares a batch while that of another is computed.
-
-    Args:
-        max_wait: most seconds that an image waits for others.
-        threads: how many batches are in flight at once.
-
-    Attributes:
-        batches: sizes of the last thousand batches.
-    """
-
-    concurrent: ClassVar[bool] = True
-
-    def __init__(self, max_wait: float = 0.01, threads: int = 2) -> None:
-        self.max_wait = max_wait
-        self.batches: deque[int] = deque(maxlen=1000)
-        self._queues: dict[int, _Queue] = {}
-        self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._serve, name=f"batcher-{n}", daemon=True) for n in range(threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def run(self, network: Any, pixels: Frames) -> list[Any]:
-        """Answers of `network.infer` for `pixels`, waiting for them; called from the threads of clips.
-
-        Raises:
-            ExpertError: see `AdaptiveBatchSize.run`; whatever else the network raises.
-        """
-        if not len(pixels):
-            return []
-        future: Future[list[Any]] = Future()
-        with self._changed:
-            if self._closed:
-                raise ExpertError("expert_failed", "the batcher of networks is closed", retryable=True)
-            queue = self._queues.setdefault(id(network), _Queue(network, AdaptiveBatchSize(network.batch)))
-            queue.waiting.append(_Request(pixels, future, time.monotonic()))
-            self._changed.notify_all()
-        return future.result()
-
-    def release(self) -> None:
-        """End the threads once nothing waits."""
-        with self._changed:
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
-                taken = self._take()
-                while taken is None:
-                    if self._closed and not any(queue.waiting for queue in self._queues.values()):
-                        return
-                    self._changed.wait(self._pause())
-                    taken = self._take()
-            queue, members = taken
-            self._run(queue, members)
-
-    def _pause(self) -> float | None:
-        since = [queue.waiting[0].since for queue in self._queues.values() if queue.waiting]
-        return max(0.0, min(since) + self.max_wait - time.monotonic()) if since else None
-
-    def _take(self) -> tuple[_Queue, list[_Request]] | None:
-        """The requests of the next batch, whole requests only; None while waiting is better."""
-        now = time.monotonic()
-        ready = [
-            queue
-            for queue in self._queues.values()
-            if queue.waiting
-            and (self._closed or queue.count >= queue.size.batch or now - queue.waiting[0].since >= self.max_wait)
-        ]
-        if not ready:
-            return None
-        queue = min(ready, key=lambda one: one.waiting[0].since)
-        members = [queue.waiting.popleft()]
-        while queue.waiting and sum(len(m.pixels) for m in members) + len(queue.waiting[0].pixels) <= queue.size.batch:
-            members.append(queue.waiting.popleft())
-        return queue, members
-
-    def _run(self, queue: _Queue, members: list[_Request]) -> None:
-        pixels = members[0].pixels if len(members) == 1 else np.concatenate([m.pixels for m in members])
-        try:
-            answers = queue.size.run(queue.network, pixels)
-        except BaseException as error:
-            if len(members) == 1:
-                members[0].future.set_exception(error)
-            else:  # the error of one clip is not that of the others
-                for member in members:
-                    self._run(queue, [member])
-            return
-        self.batches.append(len(pixels))
-        start = 0
-        for member in members:
-            member.future.set_result(answers[start : start + len(member.pixels)])
-            start += len(member.pixels)
-
-
 class NetworkSession(Session):
     """A network that works on images of one size, with the steps around it. Any number of threads may use it.
 
@@ -239,15 +145,26 @@ class NetworkSession(Session):
         processing: the steps before and after the network.
         network: the network itself, on its device.
         batch: most images per batch.
+        upload: brings frames to the device of the network, where the steps before it run there.
     """
 
     concurrent: ClassVar[bool] = True
 
-    def __init__(self, processing: Processing, network: Infer, batch: int) -> None:
+    def __init__(
+        self,
+        processing: Processing,
+        network: Infer,
+        batch: int,
+        upload: Callable[[Frames], DeviceFrames] | None = None,
+    ) -> None:
         self.processing = processing
         self.batch = batch
+        self.upload = upload
         self._network: Infer | None = network
         self._batcher: Batcher | None = None
+        if upload is not None:
+            # what once did not fit on an accelerator is not tried again in this process
+            self._batcher = AdaptiveBatchSize(batch)
 
     @property
     def network(self) -> Any:
@@ -256,10 +173,12 @@ class NetworkSession(Session):
         return self._network
 
     def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
-        """As `Processing.preprocess`."""
+        """As `Processing.preprocess`; frames on the host are uploaded before, where the session has an `upload`."""
+        if self.upload is not None and isinstance(frames, np.ndarray):
+            return self.processing.preprocess(self.upload(frames), boxes)  # type: ignore[arg-type]
         return self.processing.preprocess(frames, boxes)
 
-    def infer(self, pixels: Frames) -> Sequence[Any]:
+    def infer(self, pixels: Images) -> Sequence[Any]:
         """(N, h, w, 3) uint8 -> one answer per image, in one batch."""
         answers: Sequence[Any] = self.network(pixels)
         return answers

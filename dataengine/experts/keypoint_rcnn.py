@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dataengine.core.errors import ComponentError, MissingExtraError
-from dataengine.core.types import Float, Frames
+from dataengine.core.types import Float
 from dataengine.experts.checkpoints import fill, read_state
+from dataengine.experts.device_images import constant
 from dataengine.experts.preprocess import FrameProcessing
 from dataengine.experts.torch_runtime import Runtime, TorchExpert
 
@@ -49,7 +50,6 @@ class KeypointRcnn(TorchExpert):
         min_mean: people with a lower mean score are left out.
     """
 
-    batch: int = 4
     width: int = 800
     height: int = 608
     proposals: int = 1000
@@ -61,6 +61,7 @@ class KeypointRcnn(TorchExpert):
     title: ClassVar[str] = "[experts.keypoint_rcnn]"
     licence: ClassVar[str | None] = "BSD-3-Clause (code and weights)"
     skeleton: ClassVar[str] = "coco17"
+    default_batch: ClassVar[tuple[int, int]] = (4, 64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,26 +91,24 @@ class KeypointRcnn(TorchExpert):
         network.rpn._post_nms_top_n = {"training": self.proposals, "testing": self.proposals}
         network.roi_heads.score_thresh = self.threshold
         network.roi_heads.detections_per_img = self.max_people
-        return runtime.place(network)
+        heads = network.roi_heads
+        return runtime.place(network, lower=(network.backbone, network.rpn.head, heads.box_head, heads.keypoint_head))
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> list[np.ndarray]:
         import torch
         from torchvision.models.detection.image_list import ImageList
 
-        x = runtime.images(pixels, MEAN, STD, self.batch)
+        x = runtime.images(pixels, MEAN, STD)
         shapes = [(self.height, self.width)] * len(x)
         features = network.backbone(x)
         proposals, _ = network.rpn(ImageList(x, shapes), features)
         heads = network.roi_heads
         logits, shifts = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, shapes)))
-        boxes, scores, _ = heads.postprocess_detections(
-            logits.float(), shifts.float(), [p.float() for p in proposals], shapes
-        )
+        boxes, scores, _ = heads.postprocess_detections(logits, shifts, proposals, shapes)
         maps = heads.keypoint_predictor(heads.keypoint_head(heads.keypoint_roi_pool(features, boxes, shapes)))
-        with runtime.exactly():
-            joints = decode(maps.float(), torch.cat(boxes))
+        joints = decode(maps, torch.cat(boxes))
         rows = torch.cat([torch.cat(boxes) - 0.5, torch.cat(scores)[:, None], joints.flatten(1)], 1)
-        return [one.cpu().numpy() for one in rows.split([len(b) for b in boxes])]
+        return np.split(runtime.to_host(rows), np.cumsum([len(b) for b in boxes])[:-1])
 
 
 def empty_network(what: str) -> Any:
@@ -155,13 +154,13 @@ def decode(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         torch.arange(v, device=maps.device)[:, None, None],
     )
     near = maps[people, joints, rows[..., :, None], cols[..., None, :]]
-    kernel = torch.from_numpy(_cubic()).to(maps.device)
+    kernel = constant(_cubic(), maps.device)
     fine = (kernel @ near @ kernel.T).flatten(2).argmax(-1)
     side = 2 * STEPS + 1
     shift = torch.stack([fine % side, torch.div(fine, side, rounding_mode="floor")], -1) / STEPS - 1
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     cells = torch.stack([x, y], -1) + shift + 0.5
-    at = boxes[:, None, :2] + cells * (size / torch.tensor([w, h], device=maps.device))[:, None] - 0.5
+    at = boxes[:, None, :2] + cells * (size / constant(np.array([w, h], np.float32), maps.device))[:, None] - 0.5
     likely = torch.softmax(maps.flatten(2), -1).reshape(n, v, h, w)
     mass = torch.nn.functional.avg_pool2d(likely, 3, 1, 1, divisor_override=1).flatten(2).gather(-1, best[..., None])
     return torch.cat([at, mass], -1)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
+from dataengine.experts.device_images import constant
 from dataengine.experts.mmpose_shims import EXTRA, mmpose_importable
 from dataengine.experts.nms import best, cells, split
 from dataengine.experts.preprocess import CropProcessing, FrameProcessing
@@ -198,24 +198,22 @@ class MmPose(TorchExpert):
 
             network = empty_network(self.model)
             fill(network, read_state(path), path, f"mmpose's {self.model}")
-            network = runtime.place(fuse_conv_bn(network.eval()))
+            network = fuse_conv_bn(network.eval())
+            lower = [part for part in (network.backbone, getattr(network, "neck", None)) if part is not None]
+            network = runtime.place(network, lower)
         # what mmpose calls by older names, at every picture
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"mmpose\.")
         warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
         return network
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor | list[np.ndarray]:
         kind, size = NETWORKS[self.model].kind, NETWORKS[self.model].size
         if kind == "rtmo":
             # RTMO was trained on blue, green, red in units of 0 to 255
-            x = runtime.images(pixels[..., ::-1], 0.0, 1.0, self.batch)
-            raw = network.head(network.neck(network.backbone(x)))
-            with runtime.exactly():
-                return decode_rtmo(network.head, raw, size, self.threshold, self.overlap, self.max_people)
-        raw = network.head(network.backbone(runtime.images(pixels, MEAN, STD, self.batch)))
-        with runtime.exactly():
-            joints = decode_simcc(*raw) if kind == "simcc" else decode_heatmap(raw, size)
-            return list(joints.cpu().numpy())
+            raw = network.head(network.neck(network.backbone(runtime.images(pixels, 0.0, 1.0, bgr=True))))
+            return decode_rtmo(network.head, raw, size, self.threshold, self.overlap, self.max_people)
+        raw = network.head(network.backbone(runtime.images(pixels, MEAN, STD)))
+        return decode_simcc(*raw) if kind == "simcc" else decode_heatmap(raw, size)
 
 
 def empty_network(model: str) -> Any:
@@ -263,7 +261,9 @@ def decode_heatmap(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     dx = torch.where((x > 1) & (x < w - 1) & (y > 0), torch.sign(beside(1, 0) - beside(-1, 0)), 0)
     dy = torch.where((y > 1) & (y < h - 1) & (x > 0), torch.sign(beside(0, 1) - beside(0, -1)), 0)
-    at = torch.stack([x + dx / 4, y + dy / 4], -1) * torch.tensor([size[0] / w, size[1] / h], device=heat.device)
+    at = torch.stack([x + dx / 4, y + dy / 4], -1) * constant(
+        np.array([size[0] / w, size[1] / h], np.float32), heat.device
+    )
     return torch.cat([torch.where((score > 0)[..., None], at, torch.nan), score.clamp(min=0)[..., None]], -1)
 
 

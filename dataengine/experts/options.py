@@ -25,5 +25,5 @@ def check_ranges(component: Component) -> None:
         if not 0 <= given.get(name, 0) <= 1:
             raise ComponentError(f"{component.title} {name} = {given[name]}: lies in [0, 1]")
     for name in COUNTS:
-        if given.get(name, 1) < 1:
+        if given.get(name) is not None and given[name] < 1:
             raise ComponentError(f"{component.title} {name} = {given[name]}: at least 1")

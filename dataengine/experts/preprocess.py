@@ -2,7 +2,7 @@
 
 Top-down experts get crops around person boxes (`CropProcessing`); other experts (`FrameProcessing`) and
 detectors (`BoxProcessing`) get whole frames brought to one size. Coordinates: the centre of the first
-pixel of an image is (0, 0).
+pixel of an image is (0, 0). On the host images are made by OpenCV; of `DeviceFrames` they are made on the device.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataengine.core.errors import ExpertError
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Float, Frames, Poses
 from dataengine.experts.batching import InputBatch, Processing
+from dataengine.experts.device_images import DeviceFrames, Images
 
 GREY = (114, 114, 114)
 
@@ -58,20 +59,25 @@ def warp(frame: Frames, affine: Float, size: tuple[int, int], fill: tuple[int, i
     )
 
 
-def letterbox(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple[int, int, int]) -> InputBatch:
+def letterbox(
+    frames: Frames | DeviceFrames, size: tuple[int, int], centred: bool, fill: tuple[int, int, int]
+) -> InputBatch:
     """Every frame as one image of `size` that keeps its aspect ratio; area interpolation below half the size."""
     num, height, width = frames.shape[:3]
-    affine = letterbox_affine(width, height, size, centred)
-    pixels = np.empty((num, size[1], size[0], 3), np.uint8)
-    pixels[:] = np.array(fill, np.uint8)
-    scale = affine[0, 0]
+    scale = letterbox_affine(width, height, size, centred)[0, 0]
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = ((size[0] - wide) // 2, (size[1] - tall) // 2) if centred else (0, 0)
-    way = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    for n, frame in enumerate(frames):
-        pixels[n, top : top + tall, left : left + wide] = cv2.resize(
-            np.ascontiguousarray(frame), (wide, tall), interpolation=way
-        )
+    pixels: Images
+    if isinstance(frames, DeviceFrames):
+        pixels = frames.resize((wide, tall), bool(scale < 0.5), size, (left, top), fill)
+    else:
+        pixels = np.empty((num, size[1], size[0], 3), np.uint8)
+        pixels[:] = np.array(fill, np.uint8)
+        way = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+        for n, frame in enumerate(frames):
+            pixels[n, top : top + tall, left : left + wide] = cv2.resize(
+                np.ascontiguousarray(frame), (wide, tall), interpolation=way
+            )
     # the exact ratios after rounding to whole pixels
     sx, sy = wide / width, tall / height
     exact = np.array([[sx, 0, left + 0.5 * sx - 0.5], [0, sy, top + 0.5 * sy - 0.5]])
@@ -79,32 +85,31 @@ def letterbox(frames: Frames, size: tuple[int, int], centred: bool, fill: tuple[
     return InputBatch(pixels, np.arange(num), np.tile(exact, (num, 1, 1)), boxes, num, width, height)
 
 
-def stretch(frames: Frames, size: tuple[int, int]) -> InputBatch:
+def stretch(frames: Frames | DeviceFrames, size: tuple[int, int]) -> InputBatch:
     """Every frame as one image of `size`; each side is scaled by itself."""
     num, height, width = frames.shape[:3]
     sx, sy = size[0] / width, size[1] / height
-    way = cv2.INTER_AREA if max(sx, sy) < 0.5 else cv2.INTER_LINEAR
-    pixels = np.empty((num, size[1], size[0], 3), np.uint8)
-    for n, frame in enumerate(frames):
-        cv2.resize(np.ascontiguousarray(frame), size, dst=pixels[n], interpolation=way)
+    area = max(sx, sy) < 0.5
+    pixels: Images
+    if isinstance(frames, DeviceFrames):
+        pixels = frames.resize(size, area)
+    else:
+        pixels = np.empty((num, size[1], size[0], 3), np.uint8)
+        for n, frame in enumerate(frames):
+            way = cv2.INTER_AREA if area else cv2.INTER_LINEAR
+            cv2.resize(np.ascontiguousarray(frame), size, dst=pixels[n], interpolation=way)
     affine = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5]])
     boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
     return InputBatch(pixels, np.arange(num), np.tile(affine, (num, 1, 1)), boxes, num, width, height)
 
 
-def crop_boxes(
-    frames: Frames,
-    boxes: Sequence[Float] | None,
-    who: str,
-    size: tuple[int, int],
-    crop: Callable[[Frames, Float], tuple[Frames, Float]],
-) -> InputBatch:
-    """A crop of every box, made by `crop(frame, box) -> image, affine map`; boxes outside of the frame are left out.
+def boxes_to_crop(shape: Sequence[int], boxes: Sequence[Float] | None, who: str) -> tuple[list[int], list[Float]]:
+    """The frame and the box (5,) of every crop: boxes clipped to the frame; those outside of it are left out.
 
     Raises:
         ExpertError: no boxes, or not one array of boxes per frame; `who` needs them.
     """
-    num, height, width = frames.shape[:3]
+    num, height, width = shape[:3]
     if boxes is None or len(boxes) != num:
         given = "none" if boxes is None else str(len(boxes))
         raise ExpertError(
@@ -121,6 +126,23 @@ def crop_boxes(
             if (inside[2:] - inside[:2] > 1).all():
                 where.append(t)
                 kept.append(np.append(inside, box[4] if len(box) > 4 else 1.0))
+    return where, kept
+
+
+def crop_boxes(
+    frames: Frames,
+    boxes: Sequence[Float] | None,
+    who: str,
+    size: tuple[int, int],
+    crop: Callable[[Frames, Float], tuple[Frames, Float]],
+) -> InputBatch:
+    """A crop of every box, made by `crop(frame, box) -> image, affine map`; boxes outside of the frame are left out.
+
+    Raises:
+        ExpertError: no boxes, or not one array of boxes per frame; `who` needs them.
+    """
+    num, height, width = frames.shape[:3]
+    where, kept = boxes_to_crop(frames.shape, boxes, who)
     pixels, affines = np.empty((len(kept), size[1], size[0], 3), np.uint8), np.empty((len(kept), 2, 3))
     for n, (t, box) in enumerate(zip(where, kept)):
         pixels[n], affines[n] = crop(np.ascontiguousarray(frames[t]), box)
@@ -178,12 +200,18 @@ class CropProcessing(Processing):
         """The affine map (2, 3) from pixels of the frame to those of the crop around a box."""
         return crop_affine(box, self.size, self.padding, self.shift)
 
-    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+    def preprocess(self, frames: Frames | DeviceFrames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """A crop around every box.
 
         Raises:
             ExpertError: no boxes, or not one array of boxes per frame.
         """
+        if isinstance(frames, DeviceFrames):
+            num, height, width = frames.shape[:3]
+            where, kept = boxes_to_crop(frames.shape, boxes, self.who)
+            affines, at = np.reshape([self.affine(box) for box in kept], (-1, 2, 3)), np.array(where, np.int64)
+            pixels, rows = frames.warp(at, affines, self.size, self.fill), np.reshape(kept, (-1, 5))
+            return InputBatch(pixels, at, affines, rows.astype(np.float64), num, width, height)
 
         def crop(frame: Frames, box: Float) -> tuple[Frames, Float]:
             affine = self.affine(box)
@@ -229,7 +257,7 @@ class FrameProcessing(Processing):
     centred: bool = True
     fill: tuple[int, int, int] = GREY
 
-    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+    def preprocess(self, frames: Frames | DeviceFrames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """Every frame as one image; boxes are not needed."""
         return letterbox(frames, self.size, self.centred, self.fill)
 
@@ -262,7 +290,7 @@ class BoxProcessing(Processing):
     fill: tuple[int, int, int] = GREY
     keep_ratio: bool = True
 
-    def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
+    def preprocess(self, frames: Frames | DeviceFrames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """Every frame as one image."""
         return letterbox(frames, self.size, self.centred, self.fill) if self.keep_ratio else stretch(frames, self.size)
 

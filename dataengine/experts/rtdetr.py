@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import read_state
 from dataengine.experts.preprocess import BoxProcessing
 from dataengine.experts.torch_runtime import Runtime, TorchDetector
 from dataengine.experts.transformer_models import filled, import_transformers
+
+if TYPE_CHECKING:
+    import torch
 
 _BASIC: dict[str, Any] = {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 _SMALL: dict[str, Any] = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5}
@@ -53,13 +55,13 @@ class RtDetr(TorchDetector):
     """
 
     model: Model = "r18vd_coco_o365"
-    batch: int = 8
     threshold: float = 0.4
     max_people: int = 8
 
     title: ClassVar[str] = "[detectors.rtdetr]"
     extra: ClassVar[str | None] = "vitpose"
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
+    default_batch: ClassVar[tuple[int, int]] = (8, 64)
 
     @property
     def published(self) -> str:
@@ -76,19 +78,24 @@ class RtDetr(TorchDetector):
 
     def build(self, runtime: Runtime, path: Path) -> Any:
         with import_transformers(self.title):
-            return runtime.place(filled(empty_network(self.model), read_state(path), path, f"RT-DETR {self.model}"))
+            network = filled(empty_network(self.model), read_state(path), path, f"RT-DETR {self.model}")
+            core = network.model
+            return runtime.place(network, lower=(core.backbone, *core.encoder_input_proj, core.encoder))
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor:
         import torch
 
-        found = network(pixel_values=runtime.images(pixels, 0.0, 255.0, self.batch))
-        likely = found.logits[..., PERSON].float().sigmoid()
+        found = network(pixel_values=runtime.images(pixels, 0.0, 255.0))
+        likely = found.logits[..., PERSON].sigmoid()
         score, which = likely.topk(min(self.max_people, likely.shape[1]), sorted=True)
-        middle, size = found.pred_boxes.float().gather(1, which[..., None].expand(-1, -1, 4)).split(2, -1)
+        middle, size = found.pred_boxes.gather(1, which[..., None].expand(-1, -1, 4)).split(2, -1)
         # pixel areas: the left side of the first pixel is -0.5
         corners = torch.cat([middle - size / 2, middle + size / 2], -1) * SIDE - 0.5
-        some = torch.cat([corners, score[..., None]], -1).cpu().numpy()
-        return [one[one[:, 4] >= self.threshold] for one in some]
+        return torch.cat([corners, score[..., None]], -1)
+
+    def answers(self, found: np.ndarray) -> list[np.ndarray]:
+        """Boxes that reach the threshold of what `forward` gave (N, max_people, 5)."""
+        return [one[one[:, 4] >= self.threshold] for one in found]
 
 
 def empty_network(model: str) -> Any:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from dataengine.core.skeletons import skeleton as layout_of
-from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
 from dataengine.experts.preprocess import CropProcessing
 from dataengine.experts.torch_runtime import Runtime, TorchExpert
@@ -71,6 +70,7 @@ class RtmPose(TorchExpert):
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
     needs_boxes: ClassVar[bool] = True
+    default_batch: ClassVar[tuple[int, int]] = (16, 128)
 
     @property
     def processing(self) -> CropProcessing:
@@ -86,12 +86,10 @@ class RtmPose(TorchExpert):
         network = empty_network(self.model)
         fill(network, read_state(path), path, f"RTMPose {self.model}")
         network.eval().fold()
-        return runtime.place(network)
+        return runtime.place(network, lower=(network.backbone,))
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        across, down = network(runtime.images(pixels, MEAN, STD, self.batch))
-        with runtime.exactly():
-            return list(decode_simcc(across, down).cpu().numpy())
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor:
+        return decode_simcc(*network(runtime.images(pixels, MEAN, STD)))
 
 
 def empty_network(model: str) -> Any:

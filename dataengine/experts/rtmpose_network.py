@@ -226,11 +226,9 @@ class RtmPoseNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Crops (N, 3, h, w) -> bins along x (N, V, Bx) and along y (N, V, By).
 
-        The head is computed in float32: squares of products of tokens leave the range of float16.
+        The head is to be computed in float32: squares of products of tokens leave the range of float16.
         """
-        features = self.backbone(x)
-        with torch.autocast(features.device.type, enabled=False):
-            bins: tuple[torch.Tensor, torch.Tensor] = self.head(features.float())
+        bins: tuple[torch.Tensor, torch.Tensor] = self.head(self.backbone(x))
         return bins
 
     def fold(self) -> None:

@@ -1,21 +1,26 @@
-"""Running torch networks: device, precision, fixed shapes, pinned memory, warm-up."""
+"""Running torch networks: device, precision, fixed shapes, streams and pinned memory.
+
+A network computes in the precision of its `Runtime` only where that is safe: the modules that a component names to
+`Runtime.place`. Proposals, anchors, the suppression of overlaps, the last layers and the decoding are float32.
+"""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from dataengine.core.accelerator import is_accelerator
 from dataengine.core.component import Component, Detector, DetectorSession, Expert, ExpertSession
 from dataengine.core.errors import ComponentError, MissingExtraError
 from dataengine.core.types import Frames
-from dataengine.experts.batching import NetworkDetectorSession, NetworkExpertSession, Processing
+from dataengine.experts.batching import NetworkDetectorSession, NetworkExpertSession, Processing, bucket
+from dataengine.experts.device_images import DeviceFrames, DeviceImages, Images, constant, own_stream, upload
 from dataengine.experts.options import check_ranges
 from dataengine.io import weights
 
@@ -44,15 +49,19 @@ class Runtime:
     """Where and how precisely a network runs.
 
     Attributes:
-        device: a torch device. dtype: what the network computes in.
+        device: a torch device. dtype: what the parts of a network that bear it compute in.
+        accelerated: frames are uploaded once, and batches have few fixed shapes.
+        compiled: the parts of a network that bear `dtype` go through torch.compile.
     """
 
     device: Any
     dtype: Any
+    accelerated: bool = False
+    compiled: bool = False
 
     @staticmethod
-    def open(device: str, precision: Precision, what: str, extra: str = "torch") -> Runtime:
-        """The runtime for a device name such as 'cpu', 'cuda' or 'cuda:1'.
+    def open(device: str, precision: Precision, what: str, extra: str = "torch", compiled: bool = False) -> Runtime:
+        """The runtime for a device name such as 'cpu', 'cuda' or 'cuda:1'. Only accelerators compile.
 
         Raises:
             MissingExtraError: torch is not installed.
@@ -63,46 +72,92 @@ class Runtime:
             raise ComponentError(f"{what}: device {device!r}, but torch sees no CUDA device; use --device cpu")
         chosen = torch.device(device)
         name = ("float16" if chosen.type == "cuda" else "float32") if precision == "auto" else precision
-        return Runtime(chosen, getattr(torch, name))
+        accelerated = is_accelerator(device)
+        return Runtime(chosen, getattr(torch, name), accelerated, compiled and accelerated)
 
-    def place(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network in evaluation mode on the device; weights stay float32, `autocast` computes in `dtype`."""
-        if self.device.type == "cuda":
-            network = network.to(self.device)
-        return network.eval().requires_grad_(False)
+    def place(self, network: Any, lower: Sequence[Any] = ()) -> Any:
+        """The network in evaluation mode on the device.
 
-    def images(self, pixels: Frames, mean: Any, std: Any, fixed: int | None = None) -> torch.Tensor:
-        """(N, h, w, 3) uint8 -> (N or more, 3, h, w) float32 on the device, (x - mean) / std in units of 0 to 255.
-
-        `fixed`: on a GPU the batch is filled up with its first image to this many, so that shapes do not change.
+        Args:
+            network: a torch module.
+            lower: modules of it that compute in `dtype`, with their weights. What they are given is brought to
+                `dtype`, and what they give to float32; everything else computes in float32.
         """
         import torch
 
-        given = torch.from_numpy(np.ascontiguousarray(pixels))
+        network = network.eval().requires_grad_(False)
         if self.device.type == "cuda":
-            if fixed is not None and len(given) < fixed:
-                given = torch.cat([given, given[:1].expand(fixed - len(given), -1, -1, -1)])
-            given = given.pin_memory().to(self.device, non_blocking=True)
+            # channels are the fastest axis, as tensor cores like it
+            network = network.to(self.device, memory_format=torch.channels_last)
+        for module in lower:
+            if self.dtype != torch.float32:
+                lower_precision(module, self.dtype)
+            if self.compiled:
+                module.compile(dynamic=False)
+        if self.device.type == "cuda":  # threads on other streams may use the weights from now on
+            torch.cuda.synchronize(self.device)
+        return network
+
+    def upload(self, frames: Frames) -> DeviceFrames:
+        """Frames (T, H, W, 3) uint8 on the device, for all networks of a clip."""
+        return DeviceFrames(frames, self.device)
+
+    def images(self, pixels: Images | torch.Tensor, mean: Any, std: Any, bgr: bool = False) -> torch.Tensor:
+        """(N, h, w, 3) uint8 -> (N, 3, h, w) float32 on the device, (x - mean) / std in units of 0 to 255.
+
+        `bgr`: the network takes blue, green, red; `mean` and `std` are in this order then.
+        """
+        if isinstance(pixels, DeviceImages):
+            pixels = pixels.gather()
+        given = upload(pixels, self.device) if isinstance(pixels, np.ndarray) else pixels
+        if bgr:
+            given = given.flip(-1)
         # colours stay the fastest axis, as convolutions like it
         x = given.permute(0, 3, 1, 2).float()
-        middle, width = (
-            torch.as_tensor(v, dtype=torch.float32, device=self.device).view(-1, 1, 1) for v in (mean, std)
-        )
+        middle, width = (constant(np.asarray(v, np.float32).reshape(-1, 1, 1), self.device) for v in (mean, std))
         return x.sub_(middle).div_(width)
 
-    def exactly(self) -> Any:
-        """A context in which everything is computed in the precision of its inputs; for decoding answers."""
-        import torch
-
-        return torch.autocast(self.device.type, enabled=False)
+    def constant(self, values: Any) -> torch.Tensor:
+        """A small array as a tensor on the device, uploaded once in the life of a process. Not to be written to."""
+        return constant(np.asarray(values), self.device)
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """`call()` without gradients, in this precision."""
+        """`call()` without gradients."""
         import torch
 
-        lower = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype) if lower else nullcontext():
+        with torch.inference_mode():
             return call()
+
+    def to_host(self, tensor: torch.Tensor) -> np.ndarray:
+        """A tensor as an array, once the work of the current stream is done; other threads run meanwhile."""
+        if self.device.type != "cuda":
+            return np.asarray(tensor.cpu().numpy())
+        import torch
+
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        event.synchronize()
+        return np.array(pinned.numpy())
+
+
+def lower_precision(module: Any, dtype: Any) -> None:
+    """Weights of a module in `dtype`; floating tensors become `dtype` on their way in and float32 on their way out."""
+    import torch
+
+    def cast(value: Any, to: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(to) if value.is_floating_point() else value
+        if isinstance(value, dict):  # the outputs of transformers are dictionaries too
+            return type(value)({key: cast(one, to) for key, one in value.items()})
+        if isinstance(value, (list, tuple)):
+            return type(value)(cast(one, to) for one in value)
+        return value
+
+    module.to(dtype)
+    module.register_forward_pre_hook(lambda _, given, named: (cast(given, dtype), cast(named, dtype)), with_kwargs=True)
+    module.register_forward_hook(lambda _, given, made: cast(made, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -111,15 +166,19 @@ class TorchComponent(Component, ABC):
 
     Attributes:
         checkpoint: a local file of weights in place of the published one; '' takes the published one.
-        batch: most images that go through the network at once.
-        precision: what the network computes in.
+        batch: most images that go through the network at once; not given: what suits a CPU or an accelerator.
+        precision: what the network computes in, apart from its last layers and the decoding, which take float32.
+        compile: compile the network with torch.compile on an accelerator; the first batches take minutes then.
     """
 
     checkpoint: str = ""
-    batch: int = 16
+    batch: int | None = None
     precision: Precision = "auto"
+    compile: bool = False
 
     extra: ClassVar[str | None] = "torch"
+    default_batch: ClassVar[tuple[int, int]] = (16, 64)
+    """Most images at once on a CPU and on an accelerator."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -139,14 +198,25 @@ class TorchComponent(Component, ABC):
         """The network with the weights of a file, on the device, ready to be called."""
 
     @abstractmethod
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        """(N, h, w, 3) uint8 -> one answer per image."""
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> Any:
+        """What the network says of images (N, h, w, 3) uint8, decoded: a tensor (N, ...) on the device.
+
+        Nothing here waits for the device. Where what it gives has no fixed shape, a list of one array per image.
+        """
+
+    def answers(self, found: np.ndarray) -> list[np.ndarray]:
+        """One answer per image of what `forward` gave. Default: as it is."""
+        return list(found)
 
     @property
     def cpu_batch(self) -> int:
         """Images that a CPU computes at once, however large the batch: what lies between layers must stay in its
         cache."""
         return 8
+
+    def batch_on(self, accelerated: bool) -> int:
+        """Most images at once, on a CPU or on an accelerator."""
+        return self.default_batch[accelerated] if self.batch is None else self.batch
 
     @property
     def file(self) -> str:
@@ -170,31 +240,63 @@ class TorchComponent(Component, ABC):
 
     def open_network(self, device: str) -> TorchNetwork:
         """The network on a device; raises as `Expert.load`."""
-        runtime = Runtime.open(device, self.precision, self.title, self.extra or "torch")
+        runtime = Runtime.open(device, self.precision, self.title, self.extra or "torch", self.compile)
         return TorchNetwork(self, runtime, self.build(runtime, weights.locate(self.file)))
 
 
-@dataclass(frozen=True)
 class TorchNetwork:
-    """A network on its device, called with any number of images.
+    """A network on its device, called with any number of images by any number of threads.
+
+    On an accelerator every batch is filled up to a size of `bucket`, so that shapes are few.
+
+    Args:
+        component: what it was made of. runtime: where it runs. module: the network itself.
 
     Attributes:
-        component: what it was made of. runtime: where it runs. module: the network itself.
+        images: how many images the network was given. padding: how many more it computed to fill batches up.
     """
 
-    component: TorchComponent
-    runtime: Runtime
-    module: Any
+    def __init__(self, component: TorchComponent, runtime: Runtime, module: Any) -> None:
+        self.component = component
+        self.runtime = runtime
+        self.module = module
+        self.batch = component.batch_on(runtime.accelerated)
+        self.images = 0
+        self.padding = 0
 
-    def __call__(self, pixels: Frames) -> list[np.ndarray]:
+    @property
+    def upload(self) -> Callable[[Frames], DeviceFrames] | None:
+        """How frames come to the device, where images are made there."""
+        return self.runtime.upload if self.runtime.accelerated else None
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed images that only filled batches up."""
+        return self.padding / max(1, self.images + self.padding)
+
+    def __call__(self, pixels: Images) -> list[np.ndarray]:
         """(N, h, w, 3) uint8 -> one answer per image."""
-        own, runtime = self.component, self.runtime
-        step = own.batch if runtime.device.type == "cuda" else min(own.batch, own.cpu_batch)
+        accelerated = self.runtime.accelerated
+        step = self.batch if accelerated else min(self.batch, self.component.cpu_batch)
         answers: list[np.ndarray] = []
         for start in range(0, len(pixels), step):
             part = pixels[start : start + step]
-            answers += runtime.run(functools.partial(own.forward, runtime, self.module, part))[: len(part)]
+            answers += self._filled(part) if accelerated else self._run(part)
         return answers
+
+    def _filled(self, part: Images) -> list[np.ndarray]:
+        """As `_run`, filled up with the first image."""
+        size = bucket(len(part), self.batch)
+        self.images, self.padding = self.images + len(part), self.padding + size - len(part)
+        with own_stream(self.runtime.device):
+            if isinstance(part, DeviceImages):
+                return self._run(part.gather(size))[: len(part)]
+            return self._run(np.concatenate([part, np.repeat(part[:1], size - len(part), 0)]))[: len(part)]
+
+    def _run(self, pixels: Any) -> list[np.ndarray]:
+        component, runtime = self.component, self.runtime
+        found = runtime.run(functools.partial(component.forward, runtime, self.module, pixels))
+        return found if isinstance(found, list) else component.answers(runtime.to_host(found))
 
 
 @dataclass(frozen=True)
@@ -203,7 +305,8 @@ class TorchExpert(TorchComponent, Expert):
 
     def load(self, device: str = "cpu") -> ExpertSession:
         """Read the weights and bring the network onto a device; raises as `Expert.load`."""
-        return NetworkExpertSession(self.processing, self.open_network(device), self.batch)
+        network = self.open_network(device)
+        return NetworkExpertSession(self.processing, network, network.batch, network.upload)
 
 
 @dataclass(frozen=True)
@@ -212,4 +315,5 @@ class TorchDetector(TorchComponent, Detector):
 
     def load(self, device: str = "cpu") -> DetectorSession:
         """Read the weights and bring the network onto a device; raises as `Expert.load`."""
-        return NetworkDetectorSession(self.processing, self.open_network(device), self.batch)
+        network = self.open_network(device)
+        return NetworkDetectorSession(self.processing, network, network.batch, network.upload)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from dataengine.core.errors import ComponentError, MissingExtraError
-from dataengine.core.types import Frames
 from dataengine.experts.checkpoints import fill, read_state
 from dataengine.experts.nms import best, cells, split
 from dataengine.experts.preprocess import FrameProcessing
@@ -37,6 +36,8 @@ Model = Literal[
     "yolov8n-pose", "yolov8s-pose", "yolov8m-pose", "yolov8l-pose", "yolov8x-pose",
 ]  # fmt: skip
 NUM_JOINTS = 17
+STRIDES = (8.0, 16.0, 32.0)
+"""Pixels a cell of the maps of all these networks."""
 OFFLINE = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 TOUCHED = ("OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS", "TF_CPP_MIN_LOG_LEVEL", "TORCH_CPP_LOG_LEVEL", "KINETO_LOG_LEVEL")
 """What ultralytics sets in the environment of the process that imports it."""
@@ -94,16 +95,15 @@ class Ultralytics(TorchExpert):
         fill(network, read_state(path), path, self.model)
         network.eval()
         network.fuse(verbose=False)
-        runtime.place(network)
+        runtime.place(network, lower=(network,))
         # a head in training gives what it computed, undecoded; its layers are not in training
         network.model[-1].training = True
         return network
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        raw = network(runtime.images(pixels, 0.0, 255.0, self.batch))
-        with runtime.exactly():
-            strides, size = network.model[-1].stride.tolist(), (self.side, self.side)
-            return decode(raw, strides, size, self.threshold, self.overlap, self.max_people)
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> list[np.ndarray]:
+        raw = network(runtime.images(pixels, 0.0, 255.0))
+        size = (self.side, self.side)
+        return decode(raw, STRIDES, size, self.threshold, self.overlap, self.max_people)
 
 
 def empty_network(model: str, what: str) -> Any:

@@ -19,8 +19,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from dataengine.core.skeletons import skeleton as layout_of
-from dataengine.core.types import Float, Frames
+from dataengine.core.types import Float
 from dataengine.experts.checkpoints import read_state
+from dataengine.experts.device_images import constant
 from dataengine.experts.preprocess import CropProcessing
 from dataengine.experts.torch_runtime import Runtime, TorchExpert
 from dataengine.experts.transformer_models import filled, import_transformers
@@ -99,6 +100,7 @@ class VitPose(TorchExpert):
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     skeleton: ClassVar[str] = "coco17"
     needs_boxes: ClassVar[bool] = True
+    default_batch: ClassVar[tuple[int, int]] = (16, 128)
 
     @property
     def published(self) -> str:
@@ -111,17 +113,16 @@ class VitPose(TorchExpert):
 
     def build(self, runtime: Runtime, path: Path) -> Any:
         with import_transformers(self.title):
-            network = empty_network(self.model)
-            return runtime.place(filled(network, read_state(path), path, f"ViTPose {self.model}"))
+            network = filled(empty_network(self.model), read_state(path), path, f"ViTPose {self.model}")
+            return runtime.place(network, lower=(network.backbone,))
 
-    def forward(self, runtime: Runtime, network: Any, pixels: Frames) -> list[np.ndarray]:
-        x = runtime.images(pixels, MEAN, STD, self.batch)
+    def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor:
+        x = runtime.images(pixels, MEAN, STD)
         heat = self._maps(network, x)
         if self.flip:
             mirrored = self._maps(network, x.flip(-1)).flip(-1)
             heat = (heat + mirrored[:, list(layout_of(self.skeleton).flip)]) / 2
-        with runtime.exactly():
-            return list(decode(heat.float(), (WIDTH, HEIGHT)).cpu().numpy())
+        return decode(heat, (WIDTH, HEIGHT))
 
     def _maps(self, network: Any, x: torch.Tensor) -> torch.Tensor:
         import torch
@@ -158,7 +159,7 @@ def decode(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     n, v, h, w = heat.shape
     peak, best = heat.reshape(n, v, -1).max(-1)
     x, y = best % w, torch.div(best, w, rounding_mode="floor")
-    rows, cols = (torch.from_numpy(_smoothing(side)).to(heat.device) for side in (h, w))
+    rows, cols = (constant(_smoothing(side), heat.device) for side in (h, w))
     logs = torch.log((rows @ heat @ cols.T).clamp(LEAST, MOST))
     around = torch.nn.functional.pad(logs, (1, 1, 1, 1), mode="replicate").reshape(n, v, -1)
 
@@ -173,6 +174,6 @@ def decode(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     dxx, dyy = dxx + EPSILON, dyy + EPSILON
     det = dxx * dyy - dxy * dxy
     at = torch.stack([x - (dyy * dx - dxy * dy) / det, y - (dxx * dy - dxy * dx) / det], -1)
-    at = at * torch.tensor([(size[0] - 1) / (w - 1), (size[1] - 1) / (h - 1)], device=heat.device)
+    at = at * constant(np.array([(size[0] - 1) / (w - 1), (size[1] - 1) / (h - 1)], np.float32), heat.device)
     found = peak > 0
     return torch.cat([torch.where(found[..., None], at, torch.nan), torch.where(found, peak, 0)[..., None]], -1)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dataengine.core.component import Detector, DetectorSession, Expert, Fusion, Session, Tracker
 from dataengine.core.gpu_claim import device_of_process
-from dataengine.experts.batching import DynamicBatcher
+from dataengine.experts.dynamic_batcher import DynamicBatcher
 from dataengine.fusion.calibration import Calibration
 from dataengine.media.decode import Decoder
 from dataengine.media.prefetch import Budget

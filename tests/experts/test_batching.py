@@ -14,7 +14,8 @@ import pytest
 from dataengine.core import registry
 from dataengine.core.errors import ExpertError
 from dataengine.core.types import Float, Frames, Poses
-from dataengine.experts.batching import AdaptiveBatchSize, DynamicBatcher, NetworkExpertSession
+from dataengine.experts.batching import AdaptiveBatchSize, NetworkExpertSession
+from dataengine.experts.dynamic_batcher import DynamicBatcher
 from dataengine.experts.preprocess import FrameProcessing, crop_affine, letterbox, letterbox_affine
 from dataengine.rendering import render_clip
 
