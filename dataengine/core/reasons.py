@@ -32,6 +32,7 @@ REASONS: dict[str, str] = {
     "timeout": "a server did not answer, or stopped sending, in every try",
     "unavailable": "a server refused or broke off in every try, or asks to come back later",
     "corrupt": "what was downloaded is not what was promised (hash, length, torn archive)",
+    "host_refused": "the media, their archive or a redirect lie on a host that neither mirror list nor recipe allow",
     "disk_limit": "the download needs more room than the disk or the stated limit leaves",
     # pose
     "decode_failed": "no frame could be decoded in the clip's span",

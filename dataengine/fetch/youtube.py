@@ -17,6 +17,8 @@ from dataengine.core.errors import MediaError, MissingExtraError
 from dataengine.core.types import Clip, Frames
 from dataengine.fetch import Fetcher, Report, Site
 from dataengine.fetch.transfers import Transfers
+from dataengine.fetch.youtube_pages import HOSTS, Guard, origin, page_of
+from dataengine.io.addresses import AllowedHosts
 from dataengine.io.http_policy import refusal
 from dataengine.io.storage import locked, publish
 
@@ -103,8 +105,10 @@ class YouTube(Fetcher):
             return
         folder = site.state / "staging" / f"video-{blake3(clips[0].video_id.encode()).hexdigest()[:16]}"
         try:
-            page = self.url.format(video_id=clips[0].video_id) if self.url else clips[0].url
-            video = download(str(page), folder, site.transfers, self.height, site.max_bytes)
+            page = page_of(clips[0], self.url)
+            hosts = site.transfers.policy.hosts.also(*HOSTS, *([origin(self.url)] if self.url else []))
+            hosts.check_url(page, page)
+            video = download(page, folder, site.transfers, self.height, site.max_bytes, hosts)
             for clip in left:
                 try:
                     _keep(video, clip, site, self.crf)
@@ -141,7 +145,7 @@ class _Outcomes:
         return self.outcomes.get(clip.file or "")
 
     def keep(self, clip: Clip, error: MediaError | None) -> None:
-        if error is not None and not error.retryable:
+        if error is not None and not error.retryable and error.kind != "host_refused":
             row = {"file": clip.file, "kind": error.kind, "detail": error.detail, "way": self.way}
             with (
                 locked(self.site.state / "locks" / "outcomes.lock", self.site.transfers.stop),
@@ -185,15 +189,37 @@ def _keep(video: Path, clip: Clip, site: Site, crf: int) -> None:
     publish(staged, target)
 
 
-def download(url: str, folder: Path, transfers: Transfers, height: int, max_bytes: int) -> Path:
+def download(url: str, folder: Path, transfers: Transfers, height: int, max_bytes: int, hosts: AllowedHosts) -> Path:
     """The video of a page, in `folder`; what an interrupted download left there is gone on with.
 
+    Args:
+        url: of the page.
+        folder: of what is under way and done.
+        transfers: limits of requests, bytes and disk.
+        height: largest height of the picture.
+        max_bytes: largest file.
+        hosts: that may be asked, redirects and the streams of the page included.
+
     Raises:
-        MediaError: gone, private, geo_blocked, timeout, unavailable, too_large or disk_limit.
+        MediaError: gone, private, geo_blocked, timeout, unavailable, host_refused, too_large or disk_limit.
     """
     import yt_dlp
+    from yt_dlp.networking._urllib import UrllibRH
+
+    class GuardedRH(UrllibRH):  # type: ignore[misc, unused-ignore]
+        """Asks allowed hosts only, hop by hop."""
+
+        RH_NAME = "guarded"
+
+        def _create_instance(self, *args: Any, **kwargs: Any) -> Any:
+            opener = super()._create_instance(*args, **kwargs)
+            opener.add_handler(Guard(hosts, url))
+            return opener
 
     class RateLimited(yt_dlp.YoutubeDL):  # type: ignore[misc, name-defined, unused-ignore]
+        def build_request_director(self, handlers: Any, preferences: Any = None) -> Any:
+            return super().build_request_director([GuardedRH], preferences)
+
         def urlopen(self, req: Any) -> Any:
             transfers.requests.take()
             response = super().urlopen(req)
@@ -262,6 +288,9 @@ def _options(
         "fragment_retries": policy.retries,
         "skip_unavailable_fragments": False,
         "noplaylist": True,
+        "external_downloader": {"default": "native"},  # a program of its own would ask any host
+        "hls_prefer_native": True,
+        "enable_file_urls": False,
         "cachedir": False,
         "fixup": "never",
         "updatetime": False,
@@ -290,6 +319,8 @@ def explain(error: Exception) -> MediaError:
     said = re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).strip()
     detail = re.sub(r"https?://\S+", "URL", said.splitlines()[0] if said else type(error).__name__)[:300]
     causes = list(_causes(error))
+    if refused := next((cause for cause in causes if isinstance(cause, MediaError)), None):
+        return refused
     status = next((int(cause.status) for cause in causes if isinstance(cause, HTTPError)), None)
     if any(isinstance(cause, GeoRestrictedError) for cause in causes):
         return MediaError("geo_blocked", detail)

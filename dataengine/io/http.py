@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dataengine.core.errors import MediaError
+from dataengine.io.addresses import watch
 from dataengine.io.disk_budget import DiskBudget
 from dataengine.io.http_policy import FinalError, HttpPolicy, LaterError, refusal, retry_after
 from dataengine.io.partial_download import ByteProgress, Note, PartialDownload
@@ -43,6 +44,8 @@ _PATIENCE = 600.0
 """Seconds; a server that asks for a longer wait is asked again by a later process."""
 _LONGEST_PAUSE = 60.0
 _DISK_IS_FULL = errno.ENOSPC
+_GIVEN = "dataengine_given"
+"""Extension of a request: the url of the first hop. httpx hands it on to the requests of redirects."""
 
 
 class _Answer(NamedTuple):
@@ -54,7 +57,8 @@ class _Answer(NamedTuple):
 class HttpClient:
     """One way to use HTTP for everything: files to a folder, short texts, ranges of a file.
 
-    Only http and https urls are asked for, also after a redirect; at most ten redirects are followed.
+    Only http and https urls of the hosts that the policy allows are asked for, also after a redirect; at most ten
+    redirects are followed.
 
     Args:
         policy: timeouts, retries, limits.
@@ -80,7 +84,7 @@ class HttpClient:
             proxy=policy.proxy,
             cookies=policy.jar(),
             headers={"User-Agent": "dataengine", "Accept-Encoding": "identity"},
-            event_hooks={"request": [self._limit]},  # called for every hop of a redirect, too
+            event_hooks={"request": [self._admit]},  # called for every hop of a redirect, too
         )
 
     def close(self) -> None:
@@ -241,8 +245,10 @@ class HttpClient:
                 if self.stop.wait(max(wait, pause)):
                     raise Stopped from None
 
-    def _limit(self, request: httpx.Request) -> None:
-        del request
+    def _admit(self, request: httpx.Request) -> None:
+        hosts, url, given = self.policy.hosts, request.url, str(request.extensions.get(_GIVEN, request.url))
+        hosts.check_url(str(url), given)
+        request.extensions["trace"] = watch(hosts, url.host, given)
         self.requests.take()
 
     def _accepted(self, file: PartialDownload, accept: Accept | None) -> Path:
@@ -333,7 +339,7 @@ class HttpClient:
         import httpx
 
         try:
-            with self.client.stream(method, url, headers=headers) as response:
+            with self.client.stream(method, url, headers=headers, extensions={_GIVEN: url}) as response:
                 start, total = _range(response)
                 yield _Answer(response, start, total)
         except httpx.TimeoutException as error:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from dataengine.core.errors import MediaError, RecipeError
+from dataengine.io.addresses import PUBLIC, AllowedHosts
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class HttpPolicy:
         proxy: url of a proxy; without one HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold.
         cookies: path of a cookie file in Netscape form.
         pause: seconds before the first retry; doubled with each, and drawn at random between half and all of it.
+        hosts: which hosts may be asked, redirects included.
     """
 
     connections: int = 4
@@ -34,6 +36,7 @@ class HttpPolicy:
     proxy: str | None = None
     cookies: str | None = None
     pause: float = 1.0
+    hosts: AllowedHosts = PUBLIC
 
     def __post_init__(self) -> None:
         if self.proxy is not None:

@@ -24,6 +24,7 @@ from dataengine.fetch import Fetcher, Site
 from dataengine.fetch.mirror import annotate
 from dataengine.fetch.mirrors import load_mirrors, mirror
 from dataengine.fetch.transfers import Transfers
+from dataengine.io.addresses import AllowedHosts
 from dataengine.io.disk_budget import DiskBudget
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.storage import locked
@@ -61,7 +62,7 @@ class Downloads(AbstractContextManager["Downloads"]):
             found = mirror(tables, name, self.recipe.source_mirror(name), where)
             own = self.recipe.source_path(name) is not None or self.recipe.component("sources", name).makes_media
             if found is not None and not own and self._may_fetch(root / name, name):
-                self._open(root)
+                self._open(root, tables)
                 assert self._transfers is not None
                 self.sites[name] = Site(name, root / name, found, self._transfers, self.recipe.fetch.max_bytes)
         return self
@@ -76,17 +77,28 @@ class Downloads(AbstractContextManager["Downloads"]):
         asked = self.recipe.source_mirror(source) is not None or self.recipe.fetch.fetchers != FetchTable().fetchers
         return asked or (folder / ".fetch").is_dir() or not _holds_media(folder)
 
-    def _open(self, root: Path) -> None:
+    def _open(self, root: Path, tables: dict[str, Any]) -> None:
         if self._transfers is None:
             fetch = self.recipe.fetch
             with self._writing():
                 root.mkdir(parents=True, exist_ok=True)
             policy = HttpPolicy(
-                fetch.connections, fetch.rate, fetch.retries, fetch.timeout, fetch.bandwidth, fetch.proxy, fetch.cookies
+                connections=fetch.connections,
+                rate=fetch.rate,
+                retries=fetch.retries,
+                timeout=fetch.timeout,
+                bandwidth=fetch.bandwidth,
+                proxy=fetch.proxy,
+                cookies=fetch.cookies,
+                hosts=AllowedHosts.of(fetch.hosts, [*self._bases(), *_urls(tables)]),
             )
             for fetcher in self._fetchers():
                 fetcher.check()
             self._transfers = Transfers(policy, root, DiskBudget(root, fetch.max_disk))
+
+    def _bases(self) -> list[str]:
+        """The mirrors that the recipe names."""
+        return [base for name in self.recipe.use if (base := self.recipe.source_mirror(name)) is not None]
 
     def _fetchers(self) -> list[Fetcher]:
         return [self.recipe.component("fetchers", name) for name in self.recipe.fetch.fetchers]
@@ -190,6 +202,19 @@ def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
             f"[fetch] mirrors = {name!r}: no such list; give the path of a .toml, or the name of one in manifests/"
         )
     return str(path), load_mirrors(path)
+
+
+def _urls(value: Any) -> Iterator[str]:
+    """The urls anywhere in the tables of a mirror list, `homepage` apart."""
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key != "homepage":
+                yield from _urls(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _urls(inner)
 
 
 def _empty(folder: Path) -> bool:

@@ -103,6 +103,10 @@ class FetchTable(Table):
     """Url of an HTTP proxy. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment."""
     cookies: str | None = None
     """Path of a cookie file in Netscape form."""
+    hosts: list[str] = []
+    """Further hosts that lists, redirects and urls of annotations may name, besides those of the mirror list: HOST,
+    *.HOST (every host below) or http://HOST, with :PORT where one is meant. A host named here (not with *) may have a
+    private address."""
 
 
 class PoseTable(Table):

@@ -173,9 +173,9 @@ def test_redirects_are_followed_and_loops_are_not(server: Server, transfers: Tra
     server.always |= {"b.bin": redirect("/a.bin"), "c.bin": redirect("c.bin"), "d.bin": redirect("file:///etc/passwd")}
     transfers.download(server.base + "b.bin", tmp_path / "b.bin")
     assert (tmp_path / "b.bin").read_bytes() == BODY
-    for name in ("c.bin", "d.bin"):
+    for name, kind in (("c.bin", "unavailable"), ("d.bin", "host_refused")):
         error = failure(transfers, server, tmp_path, name)
-        assert error.kind == "unavailable" and not error.retryable
+        assert error.kind == kind and not error.retryable
     assert server.asked("c.bin") == 11
 
 
