@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from dataengine.core import devices
+from dataengine.core.accelerator import cpu_as_accelerator
 
 REHEARSED = os.environ.get("DATAENGINE_TEST_DEVICE", "cuda") == "cpu"
 
@@ -22,7 +23,8 @@ def device() -> Iterator[str]:
     """'cuda', or 'cpu' where that is rehearsed."""
     torch = pytest.importorskip("torch")
     if REHEARSED:
-        yield "cpu"
+        with cpu_as_accelerator():
+            yield "cpu"
         return
     if not devices.able() or not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")

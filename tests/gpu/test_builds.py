@@ -85,8 +85,10 @@ def test_clips_under_way_together_give_what_each_gives_alone(
         shown = render_clip(n, 24, condition="clean", num_people=1).frames
         write_video(videos / f"v{n:02d}.mp4", (shown[k % len(shown)] for k in range(length)), 25)
     expert = random_weights.rtmpose(tmp_path / "weights", "t", min_score=0.0, min_mean=0.0)
-    options = {k: v for k, v in registry.config(expert).items() if k in ("model", "checkpoint", "min_score", "min_mean")}
-    shown_options = [f'experts.rtmpose.{k}={v!r}'.replace("'", '"') for k, v in options.items()]
+    options = {
+        k: v for k, v in registry.config(expert).items() if k in ("model", "checkpoint", "min_score", "min_mean")
+    }
+    shown_options = [f"experts.rtmpose.{k}={v!r}".replace("'", '"') for k, v in options.items()]
     found, speed = {}, {}
     for together in (1, 8):
         out, begun = tmp_path / f"out{together}", time.perf_counter()
