@@ -6,6 +6,7 @@ flat from the first tenth of the tasks to the last.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -53,7 +54,7 @@ def run(quick: bool) -> dict[str, Any]:
         dispatcher.run(nothing, ("nothing",), tasks, receive)
     assert done[0] == count, f"{done[0]} receipts of {count} tasks"
     # the first twentieth starts workers and imports
-    each = [1e3 * (b - a) / (count // 20) for a, b in zip(marks, marks[1:])]
+    each = [1e3 * (b - a) / (count // 20) for a, b in itertools.pairwise(marks)]
     value, growth = sum(each) / len(each), curve[-1] - curve[1]
     return {
         "name": "dispatch",

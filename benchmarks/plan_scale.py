@@ -16,7 +16,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +107,8 @@ def draw(job_path: Path, name: str, tasks: Sequence[Task], count: int) -> None:
     from dataengine.pipeline import ledger as ledgers
 
     for module in (storage, ledgers):  # durability is not what is measured
-        module.fsync_file = module.fsync_folder = lambda path: None
+        for function in ("fsync_file", "fsync_folder"):
+            setattr(module, function, lambda path: None)
     job = load_job(job_path)
     ledger, kind = job.ledger(name), job.passes[name].scope
     for task in tasks:
@@ -179,7 +180,7 @@ def one_size(rows: int, folder: str) -> dict[str, Any]:
                 for task in tasks:
                     run_task(path, p.name, task)
         else:
-            in_other_processes(lambda part, name=p.name: (path, name, part, rows), tasks)
+            in_other_processes(path, p.name, tasks, rows)
         with steps.step(f"{p.name}: records"):
             assert not build.record(p.name)
     with steps.step("index and dataset"):
@@ -204,12 +205,12 @@ def one_size(rows: int, folder: str) -> dict[str, Any]:
     }
 
 
-def in_other_processes(arguments: Callable[[Sequence[Task]], tuple[Any, ...]], tasks: Sequence[Task]) -> None:
+def in_other_processes(job_path: Path, name: str, tasks: Sequence[Task], rows: int) -> None:
     """Draw the results of tasks in other processes, a share each."""
     count = os.cpu_count() or 1
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
         shares = [tasks[n::count] for n in range(count)]
-        for done in [pool.submit(draw, *arguments(share)) for share in shares]:
+        for done in [pool.submit(draw, job_path, name, share, rows) for share in shares]:
             done.result()
 
 
@@ -218,9 +219,9 @@ def run(quick: bool) -> dict[str, Any]:
     sizes = (5_000, 20_000) if quick else (130_000, 650_000)
     results = []
     for rows in sizes:
-        with tempfile.TemporaryDirectory() as scratch:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                results.append(pool.submit(one_size, rows, scratch).result())
+        own = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        with tempfile.TemporaryDirectory() as scratch, own as pool:
+            results.append(pool.submit(one_size, rows, scratch).result())
     small, large = results
     seconds = [r["seconds"] for r in results]
     growth = (seconds[1] / seconds[0]) / (large["rows"] / small["rows"])

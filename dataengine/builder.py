@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -252,10 +252,10 @@ def _execute(
     with chosen.open() as dispatcher:
         for p in (p for p in build.passes if p.scope != "dataset"):
             states.append(_run_pass(build, p, dispatcher, progress))
-    changed, tables = assemble(build, folder)
+    changed, rows = assemble(build, folder)
     for p in (p for p in build.passes if p.scope == "dataset"):
         states.append(_run_pass(build, p, Dispatcher(chosen, None), progress))
-    return _result(build, folder, tables, states, changed, time.monotonic() - begun)
+    return _result(build, folder, rows, states, changed, time.monotonic() - begun)
 
 
 def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Progress) -> PassState:
@@ -306,7 +306,7 @@ def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | Non
 
 
 def _result(
-    build: BuildState, out: Path, tables: Mapping[str, Sized], states: list[PassState], changed: bool, seconds: float
+    build: BuildState, out: Path, rows: Mapping[str, int], states: list[PassState], changed: bool, seconds: float
 ) -> BuildResult:
     reasons: dict[str, int] = {}
     planned_out = [reason for reason in build.plan.table.column("reason").to_pylist() if reason is not None]
@@ -317,8 +317,8 @@ def _result(
     return BuildResult(
         out=str(out),
         planned=build.plan.num_clips,
-        kept=len(tables["clips"]),
-        rejected=len(tables["rejects"]) - len(fails),
+        kept=rows["clips"],
+        rejected=rows["rejects"] - len(fails),
         failed=len(fails),
         retryable=sum(fail.retryable for fail in fails),
         reasons=dict(sorted(reasons.items(), key=lambda kv: (-kv[1], kv[0]))),

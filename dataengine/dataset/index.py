@@ -137,18 +137,37 @@ def write_table(folder: str | os.PathLike[str], rows: Rows, schema: pa.Schema) -
         DatasetError: a row has a column that the schema lacks, or a value of another type.
     """
     target = Path(folder)
-    table = _table(rows, schema, target)
-    table = table.sort_by([(name, "ascending") for name in ("clip_id", "track_id") if name in schema.names])
-    paths = [target / f"part-{number:05d}.parquet" for number in range(max(1, -(-len(table) // PART_ROWS)))]
-    for number, path in enumerate(paths):
-        with staged(path) as partial:
-            _write_parquet(partial, table.slice(number * PART_ROWS, PART_ROWS))
-    for stale in set(target.glob("part-*.parquet")) - set(paths):
-        stale.unlink()
+    table = in_order(checked(rows, schema, target))
+    count = max(1, -(-len(table) // PART_ROWS))
+    paths = [write_part(target, number, table.slice(number * PART_ROWS, PART_ROWS)) for number in range(count)]
+    drop_parts(target, count)
     return paths
 
 
-def _table(rows: Rows, schema: pa.Schema, target: Path) -> pa.Table:
+def in_order(table: pa.Table) -> pa.Table:
+    """A table of the index in the order of its rows in the files: by clip_id, then by track_id where it has it."""
+    names = [name for name in ("clip_id", "track_id") if name in table.column_names]
+    return table.sort_by([(name, "ascending") for name in names])
+
+
+def write_part(folder: Path, number: int, table: pa.Table) -> Path:
+    """Write one part file of a table, of at most `PART_ROWS` rows in order."""
+    path = folder / f"part-{number:05d}.parquet"
+    with staged(path) as partial:
+        _write_parquet(partial, table.combine_chunks())  # chunks would show in the bytes
+    return path
+
+
+def drop_parts(folder: Path, count: int) -> None:
+    """Remove the part files from number `count` on."""
+    for stale in set(folder.glob("part-*.parquet")) - {
+        folder / f"part-{number:05d}.parquet" for number in range(count)
+    }:
+        stale.unlink()
+
+
+def checked(rows: Rows, schema: pa.Schema, target: Path) -> pa.Table:
+    """Rows as a table of a schema, NaN as null; raises as `write_table`. `target` is what an error names."""
     given = rows.column_names if isinstance(rows, pa.Table) else {name for row in rows for name in row}
     if unknown := sorted(set(given) - set(schema.names)):
         raise DatasetError(f"{target}: unknown column {unknown[0]!r}{suggestion(unknown[0], schema.names)}")
@@ -197,7 +216,7 @@ def append_tombstones(folder: Path, rows: Rows, record: Mapping[str, Any] | None
     Each number is given once, so concurrent writers lose no row. `record` (JSON) says who asked for it and why. The
     file holds the record and the BLAKE3 of the file before, so that no record can be changed or removed unnoticed.
     """
-    table = _table(rows, TOMBSTONES, folder).sort_by("clip_id")
+    table = checked(rows, TOMBSTONES, folder).sort_by("clip_id")
     for number in itertools.count():
         path = folder / tombstone_name(number)
         if path.exists():

@@ -225,8 +225,9 @@ class Pass(Component, ABC):
         del build, unit
         return {}
 
-    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, list[Row]]:
-        """Rows of each of `tables`. `kept` is clip_id -> decision of the clips of the dataset."""
+    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, index.Rows]:
+        """Rows of each of `tables`, dicts or an Arrow table. `kept` is clip_id -> decision of the clips of the
+        dataset."""
         del build, kept
         return {}
 

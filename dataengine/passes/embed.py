@@ -164,9 +164,8 @@ def _wanted(build: BuildState) -> dict[str, list[str]]:
 
 def _look_up_wanted(build: BuildState) -> dict[str, list[str]]:
     wanted = build.given("embed")
-    decided = build.kept_rows(build.job.ledger("decisions", before="embed").pass_name) or {}
     known = prompts(build.job.recipe.curate.prompts)
-    labels = {row["label"] for rows in decided.values() for row in rows if row["label"] is not None}
+    labels = build.labels(build.job.ledger("decisions", before="embed").pass_name)
     texts = sorted({text for label in labels for text in known.texts(label)})
     return wanted | ({TEXTS: [text_key(text) for text in texts]} if texts else {})
 
@@ -174,9 +173,9 @@ def _look_up_wanted(build: BuildState) -> dict[str, list[str]]:
 def texts_in_use(job: Job) -> dict[str, str]:
     """Key -> text of every text of every label of kept clips."""
     path = job.ledger("decisions", before="embed").artifact(ALL)
-    rows = pq.read_table(path, columns=["label", "kept"]).to_pylist()
+    table = pq.read_table(path, columns=["label", "kept"])
     known = prompts(job.recipe.curate.prompts)
-    labels = {row["label"] for row in rows if row["kept"] and row["label"] is not None}
+    labels = {label for label in table.filter(table["kept"])["label"].unique().to_pylist() if label is not None}
     return {text_key(text): text for label in labels for text in known.texts(label)}
 
 

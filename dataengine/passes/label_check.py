@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -57,8 +58,7 @@ class LabelCheck(TablePass):
     def inputs(self, build: BuildState) -> dict[str, list[str]]:
         """The texts of every label."""
         known = prompts(build.job.recipe.curate.prompts)
-        decided = build.kept_rows(build.job.ledger("decisions", before=self.name).pass_name) or {}
-        labels = {row["label"] for rows in decided.values() for row in rows if row["label"] is not None}
+        labels = build.labels(build.job.ledger("decisions", before=self.name).pass_name)
         return {label: list(known.texts(label)) for label in sorted(labels)}
 
     def decide(self, table: Table) -> list[Row]:
@@ -77,13 +77,13 @@ class LabelCheck(TablePass):
                 row["features"] = _digest(entries[row["clip_id"]])
         return table.rows
 
-    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, list[Row]]:
+    def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, index.Rows]:
         """Every clip with features that is nearer to another label, kept or not."""
         del kept
         columns = ["clip_id", "label", "proposed", "proposed_cosine", "proposed_margin"]
-        rows = pq.read_table(build.job.ledger(self.name).artifact(ALL), columns=columns).to_pylist()
-        names = {"proposed_cosine": "cosine", "proposed_margin": "margin"}
-        return {"review": [{names.get(k, k): row[k] for k in columns} for row in rows if row["proposed"] is not None]}
+        table = pq.read_table(build.job.ledger(self.name).artifact(ALL), columns=columns)
+        table = table.filter(pc.is_valid(table["proposed"]))
+        return {"review": table.rename_columns(["clip_id", "label", "proposed", "cosine", "margin"])}
 
 
 def class_features(job: Job, labels: Sequence[str], known: Prompts) -> Float:

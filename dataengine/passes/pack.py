@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dataengine.core.errors import DatasetError
 from dataengine.core.skeletons import skeleton
-from dataengine.core.types import SPLITS
+from dataengine.core.types import SPLITS, Int
 from dataengine.dataset.dataset import open as open_dataset
 from dataengine.io import shards
 from dataengine.labels.prompts import prompts
 from dataengine.passes.base import Job, Pass, Row
 from dataengine.passes.progress import BuildState, PassState
-from dataengine.passes.table_pass import decisions_of
+from dataengine.passes.table_pass import decisions_of, tables_of
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.plan import Plan
@@ -58,7 +58,7 @@ class Pack(Pass):
 
     def run(self, job: Job, task: Task) -> Receipt:
         begun, ledger, recipe = time.monotonic(), job.ledger(self.name), job.recipe
-        planned = planned_rows(plans.load(job.work), task.clips)
+        planned = planned_rows(plans.load_clips(job.work, task.clips), task.clips)
         decisions = decisions_of(job, task.clips, (row["unit"] for row in planned.values()))
         adding = [p for p in job.passes.values() if p.entries]
         text, staged = texts(recipe, decisions.values()), ledger.stage(task.key, "tar")
@@ -123,12 +123,12 @@ def shards_in(out: Path) -> set[str]:
     return {path.stem for path in (out / "dataset" / "shards" / "pose").glob("*.tar")}
 
 
-def kept_clips(build: BuildState) -> dict[str, Row]:
-    """clip_id -> row of decisions of the clips that no pass threw out."""
-    rows = build.kept_rows(build.job.ledger("decisions").pass_name)
-    assert rows is not None, "decisions are made before clips are packed"
-    on_their_way = {clip_id for clips in build.given("pack").values() for clip_id in clips}
-    return {row["clip_id"]: row for unit in rows.values() for row in unit if row["clip_id"] in on_their_way}
+def kept_clips(build: BuildState) -> pa.Table:
+    """Rows of decisions of the clips that no pass threw out, in the plan's order."""
+    table = build.decided(build.job.ledger("decisions").pass_name)
+    assert table is not None, "decisions are made before clips are packed"
+    on_their_way = pa.array([clip_id for clips in build.given("pack").values() for clip_id in clips], pa.string())
+    return table.filter(pc.is_in(table["clip_id"], value_set=on_their_way)).combine_chunks()
 
 
 def planned_rows(plan: Plan, clips: Sequence[str]) -> dict[str, Row]:
@@ -144,48 +144,46 @@ def plan_shards(build: BuildState) -> list[Task]:
     recipe, job = build.job.recipe, build.job
     joints, limit = skeleton(recipe.pose.skeleton).num_joints, recipe.pack.shard_mb << 20
     kept = kept_clips(build)
-    text, facts = texts(recipe, kept.values()), _lengths(build, {row["unit"] for row in kept.values()})
+    facts = _lengths(build, kept["unit"].unique().to_pylist())
+    facts = facts.take(pc.index_in(kept["clip_id"], facts["clip_id"].combine_chunks()))
+    people = np.minimum(facts["num_tracks"].to_numpy(), recipe.pose.max_people).astype(np.int64)
+    sizes = sample_size(people, facts["num_frames"].to_numpy().astype(np.int64), joints)
+    rows = build.plan.table.filter(pc.is_in(build.plan.table["clip_id"], value_set=kept["clip_id"].combine_chunks()))
     posed = build.commits(job.ledger("poses").pass_name)
     adding = [p for p in build.passes if p.entries]
-    rows = [row for row in build.plan.iterate() if row["clip_id"] in kept]
     tasks = []
     for split in SPLITS:
-        for number, group in enumerate(_groups((r for r in rows if r["split"] == split), facts, recipe, joints, limit)):
-            content = []
-            for row in group:
-                d = kept[row["clip_id"]]
+        places = np.flatnonzero(pc.fill_null(pc.equal(rows["split"], split), False).to_numpy())
+        for number, group in enumerate(_groups(places, sizes[places].tolist(), limit)):
+            planned, decided = rows.take(group).to_pylist(), kept.take(group).to_pylist()
+            text, content = texts(recipe, decided), []
+            for row, d in zip(planned, decided):
+                assert row["clip_id"] == d["clip_id"], "decisions come in the plan's order"
                 added = [p.entries_digest(build, d) for p in adding]
                 content.append([row, d["label"], d["label_id"], text[row["clip_id"]], added])
-            units = sorted({row["unit"] for row in group})
+            units = sorted({row["unit"] for row in planned})
             digest = fingerprint([content, [posed[unit].digest for unit in units]])
-            tasks.append(Task(f"{split}-{number:06d}", tuple(row["clip_id"] for row in group), digest))
+            tasks.append(Task(f"{split}-{number:06d}", tuple(row["clip_id"] for row in planned), digest))
     return tasks
 
 
-def _lengths(build: BuildState, units: set[str]) -> dict[str, Row]:
-    """clip_id -> num_frames and num_tracks."""
-    ledger, facts = build.job.ledger("measures"), dict[str, Row]()
-    for unit in sorted(units):
-        table = pq.read_table(ledger.artifact(unit), columns=["clip_id", "num_frames", "num_tracks"])
-        facts.update((row["clip_id"], row) for row in table.to_pylist())
-    return facts
+def _lengths(build: BuildState, units: Sequence[str]) -> pa.Table:
+    """clip_id, num_frames and num_tracks of the clips of some units."""
+    ledger, columns = build.job.ledger("measures"), ["clip_id", "num_frames", "num_tracks"]
+    schema = pa.schema([("clip_id", pa.string()), ("num_frames", pa.int32()), ("num_tracks", pa.int32())])
+    return pa.concat_tables([schema.empty_table(), *tables_of(ledger, units, columns)])
 
 
-def _groups(
-    rows: Iterable[Row], facts: Mapping[str, Row], recipe: Recipe, joints: int, limit: int
-) -> Iterator[list[Row]]:
+def _groups(places: Int, sizes: Sequence[int], limit: int) -> Iterator[Int]:
     """Runs of rows whose samples take up to `limit` bytes."""
-    group, size = list[Row](), 0
-    for row in rows:
-        fact = facts[row["clip_id"]]
-        octets = sample_size(min(fact["num_tracks"], recipe.pose.max_people), fact["num_frames"], joints)
-        if group and size + octets > limit:
-            yield group
-            group, size = [], 0
-        group.append(row)
+    start, size = 0, 0
+    for number, octets in enumerate(sizes):
+        if number > start and size + octets > limit:
+            yield places[start:number]
+            start, size = number, 0
         size += octets
-    if group:
-        yield group
+    if len(sizes):
+        yield places[start:]
 
 
 def texts(recipe: Recipe, decisions: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
@@ -197,8 +195,8 @@ def texts(recipe: Recipe, decisions: Iterable[Mapping[str, Any]]) -> dict[str, s
     }
 
 
-def sample_size(num_people: int, num_frames: int, num_joints: int) -> int:
-    """About how many bytes a sample takes in a shard."""
+def sample_size(num_people: Int, num_frames: Int, num_joints: int) -> Int:
+    """About how many bytes each of N samples (N,) takes in a shard."""
     return num_people * num_frames * (num_joints * 10 + 2) + num_frames * 4 + 5 * 1024
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataengine.core.types import Fail, Reject
@@ -59,6 +61,15 @@ class PassState:
         return {**{name: getattr(self, name) for name in names}, "clips_left": len(self.left)}
 
 
+def runs(column: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
+    """Value -> where its rows begin in a column, and how many there are; rows of a value lie together."""
+    if not len(column):
+        return {}
+    encoded = pc.run_end_encode(column.combine_chunks())
+    bounds = [0, *encoded.run_ends.to_pylist()]
+    return {value: (a, b - a) for value, a, b in zip(encoded.values.to_pylist(), bounds, bounds[1:])}
+
+
 class BuildState:
     """The state of every pass of a build, worked out when it is asked for.
 
@@ -79,15 +90,11 @@ class BuildState:
     @cached_property
     def units(self) -> dict[str, tuple[int, int]]:
         """Unit -> where its rows begin in the plan, and how many there are; rows of a unit lie together."""
-        places: dict[str, tuple[int, int]] = {}
-        for number, unit in enumerate(self.plan.table.column("unit").to_pylist()):
-            start, count = places.get(unit, (number, 0))
-            places[unit] = (start, count + 1)
-        return places
+        return runs(self.plan.table.column("unit"))
 
-    def rows(self, unit: str) -> list[Row]:
-        """The rows of the plan of one unit. They are made when asked for, since a plan may have a million."""
-        rows: list[Row] = self.plan.table.slice(*self.units[unit]).to_pylist()
+    def rows(self, unit: str, columns: Sequence[str]) -> list[Row]:
+        """Some columns of the plan of one unit. They are made when asked for, since a plan may have a million rows."""
+        rows: list[Row] = self.plan.table.slice(*self.units[unit]).select(columns).to_pylist()
         return rows
 
     def state(self, name: str) -> PassState:
@@ -158,21 +165,35 @@ class BuildState:
                 alive.setdefault(unit, []).append(clip_id)
         return alive
 
-    def kept_rows(self, name: str) -> dict[str, list[Row]] | None:
-        """Unit -> rows of decisions of the clips that a table pass keeps; None while the pass is not finished."""
+    def decided(self, name: str) -> pa.Table | None:
+        """The decisions of the clips that a table pass keeps, in the plan's order; None while it is not finished.
+
+        A table of Arrow, since a plan may have a million clips."""
         commit = self.commits(name).get(ALL)
         if commit is None:
             return None
 
-        def read() -> dict[str, list[Row]]:
+        def read() -> pa.Table:
             table = pq.read_table(self.job.ledger(name).path(commit))
-            found: dict[str, list[Row]] = {}
-            for row in table.filter(table.column("kept")).to_pylist():
-                found.setdefault(row["unit"], []).append(row)
-            return found
+            return table.filter(table.column("kept")).combine_chunks()
 
-        rows: dict[str, list[Row]] = self.remember((name, commit.artifact), read, lasting=True)
+        return self.remember((name, commit.artifact), read, lasting=True)
+
+    def decided_rows(self, name: str, unit: str, columns: Sequence[str]) -> list[Row]:
+        """Some columns of `decided` of one unit, which must be finished."""
+        table = self.decided(name)
+        assert table is not None, f"pass {name} is finished before its decisions are asked for"
+        key = (name, self.commits(name)[ALL].artifact, "units")
+        places: dict[str, tuple[int, int]] = self.remember(key, lambda: runs(table.column("unit")), lasting=True)
+        if unit not in places:
+            return []
+        rows: list[Row] = table.slice(*places[unit]).select(columns).to_pylist()
         return rows
+
+    def labels(self, name: str) -> set[str]:
+        """The labels of the clips that a table pass keeps, as far as it is finished."""
+        table = self.decided(name)
+        return set() if table is None else {v for v in table.column("label").unique().to_pylist() if v is not None}
 
     def remember(self, key: tuple[str, ...], make: Callable[[], Any], lasting: bool = False) -> Any:
         """What `make()` gives, worked out once for `key`, until a pass has run; for good if `lasting`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dataengine.core.errors import ComponentError
 from dataengine.core.types import Fail, Reject
+from dataengine.dataset import index
 from dataengine.passes.base import ALL, Job, Pass, Row, finished
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import check_reasons, receipt
@@ -44,6 +46,9 @@ DECISIONS = pa.schema(
 )
 """One row for each clip given: the decision, the label the clip gets, and for a reject the value that missed a
 threshold."""
+
+READERS, READ_AHEAD = 4, 64
+"""Files of units that are read at once, and those that wait in memory at most."""
 
 PLAN_COLUMNS = ("clip_id", "source", "label", "split", "licence")
 """Columns of the plan that decisions may depend on; others may change without deciding anew."""
@@ -142,7 +147,9 @@ class TablePass(Pass):
         check_reasons(self, job.recipe, {row["reason"] for row in decided if not row["kept"]})
         staged = ledger.stage(ALL, "parquet")
         schema = self._schema(DECISIONS if earlier is None else pq.read_schema(earlier.artifact(ALL)))
-        pq.write_table(pa.Table.from_pylist(decided, schema), staged, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(decided, schema), staged, compression="zstd", row_group_size=index.GROUP_ROWS
+        )
         commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun)
         return receipt(task, len(names), sum(row["kept"] for row in decided), begun, commit)
 
@@ -195,8 +202,21 @@ class TablePass(Pass):
         if not self.columns:
             return {}
         names = [column.name for column in self.columns]
-        rows = build.kept_rows(self.name) or {}
-        return {row["clip_id"]: {name: row[name] for name in names} for row in rows.get(unit, [])}
+        rows = [] if build.decided(self.name) is None else build.decided_rows(self.name, unit, ["clip_id", *names])
+        return {row["clip_id"]: {name: row[name] for name in names} for row in rows}
+
+
+def tables_of(ledger: Ledger, units: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of some finished units of a pass, in order; some are read ahead, since a shared disk takes its
+    time."""
+
+    def read(unit: str) -> pa.Table:
+        with pq.ParquetFile(ledger.artifact(unit)) as file:
+            return file.read(columns)
+
+    with ThreadPoolExecutor(READERS) as threads:
+        for start in range(0, len(units), READ_AHEAD):
+            yield from threads.map(read, units[start : start + READ_AHEAD])
 
 
 def decisions_of(job: Job, clips: Iterable[str], units: Iterable[str]) -> dict[str, Row]:

@@ -182,8 +182,9 @@ class UnitPass(Pass):
         ledger, read = build.job.ledger(self.name), self.reads(build.passes)
         state = PassState(self.name, self.scope, ledger.fingerprint, list(build.units))
         left: list[str] = []
+        columns = list(dict.fromkeys(("clip_id", "reason", *self.plan_columns)))
         for unit in build.units:
-            rows = build.rows(unit)
+            rows = build.rows(unit, columns)
             given = _given(build, read, unit, rows)
             if given is None:
                 left += [row["clip_id"] for row in rows if row["reason"] is None]
@@ -244,10 +245,9 @@ def _given(build: BuildState, read: Sequence[str], unit: str, rows: Sequence[Row
     for name in read:
         p = build.job.passes[name]
         if p.scope == "table":
-            decided = build.kept_rows(name)
-            if decided is None:
+            if build.decided(name) is None:
                 return None
-            mine = decided.get(unit, [])
+            mine = build.decided_rows(name, unit, ("clip_id", "label"))
             kept &= {row["clip_id"] for row in mine}
             digests.append([[row["clip_id"], row["label"]] for row in mine])
         else:

@@ -58,7 +58,7 @@ class Video(Pass):
 
     def run(self, job: Job, task: Task) -> Receipt:
         begun, ledger, pack = time.monotonic(), job.ledger(self.name), job.recipe.pack
-        plan = plans.load(job.work)
+        plan = plans.load_clips(job.work, task.clips)
         planned = planned_rows(plan, task.clips)
         staged, count = ledger.stage(task.key, "tar"), 0
         scratch = staged.with_suffix(".mp4")

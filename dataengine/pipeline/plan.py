@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -325,6 +325,17 @@ def load(work: Path) -> Plan:
         return Plan(pq.read_table(work / "plan.parquet", schema=SCHEMA), json.loads((work / "roots.json").read_bytes()))
     except FileNotFoundError:
         raise LedgerError(f"{work} holds no plan: run `dataengine build` with this --out first") from None
+
+
+def load_clips(work: Path, clip_ids: Sequence[str]) -> Plan:
+    """The plan saved in `work` reduced to some clips, read a part at a time."""
+    chosen, tables = pa.array(clip_ids, pa.string()), [SCHEMA.empty_table()]
+    with pq.ParquetFile(work / "plan.parquet") as file:
+        for number in range(file.num_row_groups):
+            rows = pc.is_in(file.read_row_group(number, columns=["clip_id"]).column(0), value_set=chosen)
+            if pc.any(rows).as_py():
+                tables.append(file.read_row_group(number).filter(rows))
+    return Plan(pa.concat_tables(tables), json.loads((work / "roots.json").read_bytes()))
 
 
 @lru_cache(maxsize=64)
