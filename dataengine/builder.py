@@ -24,14 +24,17 @@ from dataengine.inspect.status import clean
 from dataengine.io import weights
 from dataengine.io.lease import lease
 from dataengine.passes.assemble import assemble
-from dataengine.passes.base import Job, Pass, heartbeat, passes_of, run_task
+from dataengine.passes.base import Job, Pass, passes_of, run_task
 from dataengine.passes.download import Downloads
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline import recipe as recipes
 from dataengine.pipeline import recipe_lock
+from dataengine.pipeline.attempts import forget_attempts
+from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.engine import Dispatcher, Engine
 from dataengine.pipeline.fingerprints import components_of
+from dataengine.pipeline.journal import JOURNAL
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
@@ -246,7 +249,12 @@ def _execute(
     job = Job.of(recipe, work, devices.pick(device))
     recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe))
     build, states = BuildState(plan, job), list[PassState]()
-    chosen = engine or Engine(clip_deadline=recipe.engine.clip_deadline)
+    chosen = engine or Engine(
+        clip_deadline=recipe.engine.clip_deadline,
+        host_failures=recipe.engine.host_failures,
+        failure_share=recipe.engine.failure_share,
+    )
+    forget_attempts(work)
     if job.device != "cpu":
         chosen = replace(chosen, gpus=devices.count())
     with chosen.open() as dispatcher:
@@ -262,23 +270,43 @@ def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Prog
     """Run what is left of a pass; its state before that."""
     state, job = build.state(p.name), build.job
     before = replace(state, commits=dict(state.commits))
-    if p.scope in ("table", "dataset"):  # they see all clips at once: in this process, where nobody limits their memory
-        dispatcher = Dispatcher(dispatcher.engine, None)
     clips = {task.key: len(task.clips) for task in state.tasks}
     with progress.step(p.name, sum(clips.values())) as advance:
-        dispatcher.run(
-            run_task,
-            (job.save(), p.name),
-            state.tasks,
-            lambda receipt: advance(clips[receipt.key]),
-            (lambda key: heartbeat(job.work, key)) if p.scope == "unit" else None,
-            gpu=p.on_device and job.device != "cpu",
-        )
-    lost = build.record(p.name)
+        call = (run_task, (job.save(), p.name), state.tasks, lambda receipt: advance(clips[receipt.key]))
+        aside: list[SetAside] = []
+        if p.scope in ("table", "dataset"):
+            dispatcher.run_here(*call)
+        else:
+            aside = dispatcher.run(
+                *call,
+                name=p.name,
+                work=job.work,
+                steps=p.scope == "unit",
+                gpu=p.on_device and job.device != "cpu",
+                say=progress.say,
+            )
+    _check_set_aside(build, p, state, aside)
+    lost = build.record(p.name, aside)
     if lost:
         folder = job.ledger(p.name).folder
         raise DataEngineError(f"pass {p.name}: unit {lost[0]} ran but left no record in {folder}; build again")
     return before
+
+
+def _check_set_aside(build: BuildState, p: Pass, state: PassState, aside: Sequence[SetAside]) -> None:
+    """Refuse to go on where what was set aside is no unit of the plan, or where it is all that there is."""
+    journal = build.job.work / JOURNAL
+    for found in aside:
+        if p.scope != "unit" or found.task.key not in build.units:
+            raise DataEngineError(
+                f"pass {p.name}: {found.task.key} failed wherever it was tried ({found.kind}: {found.detail}); "
+                f"{journal} tells more; run the same command again once that is mended"
+            )
+    if aside and len(aside) == len(state.tasks) and all(commit.is_aside for commit in state.commits.values()):
+        raise DataEngineError(
+            f"pass {p.name}: every unit failed, the last for {aside[-1].kind}: {aside[-1].detail}; "
+            f"{journal} tells more; run the same command again once that is mended"
+        )
 
 
 def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | None, progress: Progress) -> Plan:

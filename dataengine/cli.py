@@ -87,7 +87,15 @@ def build(
         show(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
         return
     progress.say(f"{name} -> {target}")
-    how = Engine(workers, scheduler, engine == "serial", dashboard, resolved.engine.clip_deadline)
+    how = Engine(
+        workers,
+        scheduler,
+        engine == "serial",
+        dashboard,
+        resolved.engine.clip_deadline,
+        host_failures=resolved.engine.host_failures,
+        failure_share=resolved.engine.failure_share,
+    )
     result = building.build(
         recipe,
         sources,

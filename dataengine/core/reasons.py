@@ -45,6 +45,7 @@ REASONS: dict[str, str] = {
     "out_of_memory": "memory ran out while the clip was processed, twice",
     "unit_timeout": "the clip alone ran past the unit deadline and stands in quarantine",
     "internal_error": "an unforeseen error while the clip was processed",
+    "set_aside": "the clip's unit failed wherever it was tried, for no fault of the clip; build again",
     # curate
     "no_person": "no person was found in any frame",
     "pose_coverage": "too few frames hold a pose",

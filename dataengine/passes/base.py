@@ -375,11 +375,6 @@ def run_task(job_path: Path, pass_name: str, task: Task) -> Receipt:
     return job.passes[pass_name].run(job, task)
 
 
-def heartbeat(work: Path, key: str) -> Path:
-    """The file that a worker touches before each clip of a key."""
-    return work / "staging" / f"{key}.heartbeat"
-
-
 def finished(job: Job, name: str, key: str) -> Commit:
     """The record of a key.
 

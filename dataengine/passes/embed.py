@@ -28,10 +28,11 @@ from dataengine.features import Features, FeaturesSession
 from dataengine.io import shards
 from dataengine.labels.prompts import prompts
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.passes.base import ALL, Job, Row, heartbeat
+from dataengine.passes.base import ALL, Job, Row
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import Unit, UnitPass, quarantined, receipt
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline.attempts import Heartbeat
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.recipe import Recipe, fingerprint
 from dataengine.pipeline.task import Receipt, Task
@@ -99,14 +100,14 @@ class Embed(UnitPass):
         """Embed what is left of one unit and commit it together with what was there."""
         begun, ledger = time.monotonic(), job.ledger(self.name)
         session = open_features(job, job.recipe.embed.features)
-        staged, beat = ledger.stage(task.key, self.extension), heartbeat(job.work, task.key)
+        staged = ledger.stage(task.key, self.extension)
         commit = None
         try:
             if task.key == TEXTS:
                 texts = texts_in_use(job)
                 made, outcomes = _embed_texts(session, [texts[key] for key in task.clips])
             else:
-                made, outcomes = self._embed_clips(job, task, session, staged, beat)
+                made, outcomes = self._embed_clips(job, task, session, staged)
             if not task.probe:
                 known = ledger.read(task.key)
                 before = known if known is not None and known.inputs == task.inputs else None
@@ -119,19 +120,18 @@ class Embed(UnitPass):
                 ordered = tuple(every[key] for key in sorted(every))
                 commit = ledger.commit(task.key, task.inputs, staged, ordered, seconds)
         finally:
-            for leftover in (staged, beat):
-                leftover.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
         return receipt(task, len(task.clips), len(made), begun, commit)
 
     def _embed_clips(
-        self, job: Job, task: Task, session: EmbedSession, staged: Path, beat: Path
+        self, job: Job, task: Task, session: EmbedSession, staged: Path
     ) -> tuple[dict[str, Entries], list[Outcome]]:
         """Decode and prepare every clip, then encode them: several at once on an accelerator, one by one on a CPU."""
         plan = plans.load_unit(job.work, task.key, (job.work / "plan.parquet").stat().st_mtime_ns)
         chosen, quarantine = set(task.clips), dict(task.quarantine)
         clips = [clip for clip in plan.clips() if clip.clip_id in chosen]
         runnable = [clip for clip in clips if clip.clip_id not in quarantine]
-        work = Unit(job, task.key, runnable, staged, plan, lambda clip: beat.touch())
+        work = Unit(job, task.key, runnable, staged, plan, Heartbeat(task.attempt))
         table = pq.read_table(job.ledger("measures").artifact(task.key), columns=["clip_id", "num_frames"])
         lengths = {row["clip_id"]: row["num_frames"] for row in table.to_pylist()}
         prepared: dict[str, dict[str, list[Frames]]] = {}
@@ -265,8 +265,9 @@ def _encoded(
             part = [clip for clip in work.clips[start : start + at_once] if clip.clip_id not in failed]
             if len(part) > 1:
                 with contextlib.suppress(Exception):  # whose fault it was shows when each clip is encoded alone
-                    work.before(part[0])
+                    work.beat(part[0])
                     together(part)
+                    work.heartbeat.end(part[0].clip_id)
                     continue
             failed |= {o.clip_id: o for o in replace(work, clips=part).each(alone) if isinstance(o, Fail)}
     return {clip_id: entries for clip_id, entries in made.items() if clip_id not in failed}, failed

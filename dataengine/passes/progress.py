@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dataengine.core.types import Fail, Reject
 from dataengine.passes.base import ALL, Job, Pass, Row, Scope
+from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.task import Task
@@ -116,11 +117,19 @@ class BuildState:
         p = self.job.passes[name]
         self._states[name] = PassState(name, p.scope, self.job.fingerprints[name], keys, dict(commits))
 
-    def record(self, name: str) -> list[str]:
-        """Take note that the tasks of a pass have run; the keys that left no record."""
+    def record(self, name: str, aside: Sequence[SetAside] = ()) -> list[str]:
+        """Take note that the tasks of a pass have run; the keys that left no record.
+
+        Args:
+            aside: tasks that were set aside. Their clips count as failed in this build, and worth another try.
+        """
         state, p = self.state(name), self.job.passes[name]
         lost = []
+        set_aside = {found.task.key: found for found in aside}
         for task in state.tasks:
+            if task.key in set_aside:
+                state.commits[task.key] = self._aside(p, task, set_aside[task.key])
+                continue
             commit = p.commit_of(self, task.key)
             if commit is None:
                 lost.append(task.key)
@@ -130,6 +139,17 @@ class BuildState:
         self._out.pop(name, None)
         self._memory.clear()
         return lost
+
+    def _aside(self, p: Pass, task: Task, found: SetAside) -> Commit:
+        """What stands for the record of a task that was set aside: the record that was there, as far as it holds, and
+        a failure of every clip beside."""
+        commit = p.commit_of(self, task.key)
+        if commit is None or commit.inputs != task.inputs:
+            commit = Commit.aside(task.key, task.inputs)
+        known = {outcome.clip_id for outcome in commit.outcomes}
+        detail = f"the unit failed wherever it was tried: {found.kind}"
+        failed = [Fail(clip_id, "set_aside", True, detail) for clip_id in task.clips if clip_id not in known]
+        return replace(commit, outcomes=(*commit.outcomes, *failed))
 
     def out(self, name: str) -> Mapping[str, Reject | Fail]:
         """clip_id -> outcome of the clips that a pass threw out, as far as it is done."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,20 +14,31 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataengine.core.errors import ComponentError, ExpertError, LedgerError, MediaError
+from dataengine.core.errors import (
+    ComponentError,
+    EnvironmentFailure,
+    ExpertError,
+    LedgerError,
+    MediaError,
+    MissingExtraError,
+    RecipeError,
+    WeightsError,
+)
 from dataengine.core.failures import is_out_of_memory
 from dataengine.core.reasons import REASONS
 from dataengine.core.types import Clip, Fail, Keep, Outcome, Reject
 from dataengine.io import shards
-from dataengine.passes.base import Job, Pass, Row, heartbeat
+from dataengine.passes.base import Job, Pass, Row
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline.attempts import Heartbeat, described, environment_failure
 from dataengine.pipeline.ledger import Commit
+from dataengine.pipeline.quarantine import BLAMED
 from dataengine.pipeline.recipe import Recipe, fingerprint
 from dataengine.pipeline.task import Receipt, Task
 
-DISK_FULL = 28
-"""errno of a full disk, which is the build's failure, not the clip's."""
+MISTAKES = (RecipeError, ComponentError, MissingExtraError, WeightsError)
+"""Errors that say what a user can mend; they end the build, whichever clip met them first."""
 
 
 @dataclass
@@ -40,7 +49,7 @@ class Unit:
         clips: to run, in the plan's order.
         artifact: where the pass writes what it makes.
         plan: the rows of this unit.
-        before: called before each clip.
+        heartbeat: where the unit gives signs of life.
     """
 
     job: Job
@@ -48,7 +57,7 @@ class Unit:
     clips: list[Clip]
     artifact: Path
     plan: plans.Plan
-    before: Callable[[Clip], None] = field(default=lambda clip: None)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     _reading: dict[str, Any] = field(default_factory=dict, repr=False)
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -99,39 +108,85 @@ class Unit:
             in_flight: clips under way at once, each in a thread.
             then: called for every clip in the caller's thread after its work, in the order of the clips.
         """
-        with ThreadPoolExecutor(in_flight, thread_name_prefix="clip") if in_flight > 1 else nullcontext() as threads:
-            outcomes = []
-            running = (map if threads is None else threads.map)(functools.partial(self._one, work), self.clips)
-            for clip, outcome in zip(self.clips, running):
-                outcomes.append(outcome)
-                if then is not None:
-                    then(clip)
-        return outcomes
+        if in_flight == 1:
+            return [self._then(clip, self._one(work, clip), then) for clip in self.clips]
+        with ThreadPoolExecutor(in_flight, thread_name_prefix="clip") as threads:
+            running = [threads.submit(self._one, work, clip) for clip in self.clips]
+            try:
+                return [self._then(clip, found.result(), then) for clip, found in zip(self.clips, running)]
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def beat(self, clip: Clip) -> None:
+        """Tell that a clip goes on. A pass calls this for each batch of frames; a clip that is quiet for the deadline
+        is taken to hang."""
+        self.heartbeat.step(clip.clip_id)
+
+    @staticmethod
+    def _then(clip: Clip, outcome: Outcome, then: Callable[[Clip], None] | None) -> Outcome:
+        if then is not None:
+            then(clip)
+        return outcome
 
     def _one(self, work: Callable[[Clip], Outcome], clip: Clip) -> Outcome:
-        self.before(clip)
+        self.beat(clip)
         try:
-            try:
-                return work(clip)
-            except Exception as error:
-                if not (is_out_of_memory(error) or (isinstance(error, ExpertError) and error.retryable)):
-                    raise
-            self.before(clip)
-            return work(clip)
+            return self._tried(work, clip)
         except MediaError as error:
-            return Fail(clip.clip_id, error.kind, error.retryable, error.detail, error.value, error.threshold)
-        except ExpertError as error:
-            return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
-        except (LedgerError, KeyboardInterrupt):
+            retryable = error.retryable or self._left(clip, error)
+            return Fail(clip.clip_id, error.kind, retryable, error.detail, error.value, error.threshold)
+        except EnvironmentFailure as error:
+            raise EnvironmentFailure(error.kind, error.detail, error.clip_id or clip.clip_id) from error
+        except (LedgerError, *MISTAKES):
             raise
         except Exception as error:
+            failure = environment_failure(error, clip.clip_id)
+            if failure is not None:
+                raise failure from error
             if is_out_of_memory(error):
                 return Fail(clip.clip_id, "out_of_memory", True, str(error)[:500])
-            if isinstance(error, OSError) and error.errno == DISK_FULL:
+            if isinstance(error, ExpertError):
+                return Fail(clip.clip_id, error.kind, error.retryable, error.detail)
+            return Fail(clip.clip_id, "internal_error", True, described(error)[:500])
+        finally:
+            self.heartbeat.end(clip.clip_id)
+
+    def _tried(self, work: Callable[[Clip], Outcome], clip: Clip) -> Outcome:
+        """The outcome of a clip; memory that ran out, and an expert that may answer the next time, are tried twice."""
+        try:
+            return work(clip)
+        except Exception as error:
+            if not (is_out_of_memory(error) or (isinstance(error, ExpertError) and error.retryable)):
                 raise
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            detail = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            return Fail(clip.clip_id, "internal_error", False, detail[:500])
+        self.beat(clip)
+        return work(clip)
+
+    def _left(self, clip: Clip, error: MediaError) -> bool:
+        """Whether the clip's file was there when it was planned, and has left alone.
+
+        A file that has left together with the others of its folder tells of a mount, not of the clip.
+
+        Raises:
+            EnvironmentFailure: the file's folder is gone or empty.
+        """
+        if error.kind != "media_missing" or not clip.media or self.plan.row(clip.clip_id)["media_size"] < 0:
+            return False
+        path = self.plan.media(clip)
+        if _holds_anything(path.parent):
+            return True
+        root = Path(self.plan.roots[clip.source])
+        whole = not _holds_anything(root)
+        what = f"the folder of the source {clip.source!r}" if whole else f"the folder of {path.name!r}"
+        detail = f"{what} is empty or cannot be reached, and held files when they were planned"
+        raise EnvironmentFailure("media_unreachable", detail, None if whole else clip.clip_id) from error
+
+
+def _holds_anything(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -192,7 +247,9 @@ class UnitPass(Pass):
             kept, upstream = given
             inputs = inputs_digest(self.plan_columns, rows, upstream)
             commit = ledger.read(unit)
-            if commit is not None and commit.inputs == inputs and not (build.retry and commit.retryable):
+            if any(build.commits(name)[unit].is_aside for name in read if build.job.passes[name].scope == "unit"):
+                state.commits[unit] = Commit.aside(unit, inputs)
+            elif commit is not None and commit.inputs == inputs and not (build.retry and commit.retryable):
                 state.commits[unit] = commit
             else:
                 clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
@@ -207,17 +264,16 @@ class UnitPass(Pass):
         chosen, quarantine = set(task.clips), dict(task.quarantine)
         clips = [clip for clip in plan.clips() if clip.clip_id in chosen]
         runnable = [clip for clip in clips if clip.clip_id not in quarantine]
-        staged, beat = ledger.stage(task.key, self.extension), heartbeat(job.work, task.key)
+        staged = ledger.stage(task.key, self.extension)
         commit = None
         try:
-            outcomes = self.process(Unit(job, task.key, runnable, staged, plan, lambda clip: beat.touch()))
+            outcomes = self.process(Unit(job, task.key, runnable, staged, plan, Heartbeat(task.attempt)))
             check_outcomes(self, job.recipe, task.key, [clip.clip_id for clip in runnable], outcomes)
             if not task.probe:
                 every = in_order(clips, [*outcomes, *quarantined(self, clips, quarantine)])
                 commit = ledger.commit(task.key, task.inputs, staged, every, time.monotonic() - begun)
         finally:
-            for leftover in (staged, beat):
-                leftover.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
         return receipt(task, len(clips), sum(isinstance(o, Keep) for o in outcomes), begun, commit)
 
     def clip_values(self, build: BuildState, unit: str) -> Mapping[str, Row]:
@@ -265,9 +321,14 @@ def inputs_digest(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], ups
 
 
 def quarantined(p: Pass, clips: Sequence[Clip], quarantine: Mapping[str, str]) -> list[Fail]:
-    """The failures of the clips that must not be run again."""
-    detail = f"stands in quarantine since pass {p.name}"
-    return [Fail(c.clip_id, quarantine[c.clip_id], False, detail) for c in clips if c.clip_id in quarantine]
+    """The failures of the clips that must not be run again in this build.
+
+    What brought about a failure of the environment is worth another try in the next one; what kills workers is not,
+    unless it is released.
+    """
+    details = {True: "it failed alike each time, where other clips did not", False: f"quarantined by pass {p.name}"}
+    blamed = {c.clip_id: quarantine[c.clip_id] in BLAMED.values() for c in clips if c.clip_id in quarantine}
+    return [Fail(clip_id, quarantine[clip_id], again, details[again]) for clip_id, again in blamed.items()]
 
 
 def in_order(clips: Sequence[Clip], outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:

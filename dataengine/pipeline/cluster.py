@@ -69,6 +69,10 @@ class Cluster:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
 
+    def hosts(self) -> set[str]:
+        """Hosts of the workers that are there now, by their addresses."""
+        return {worker["host"] for worker in self.client.scheduler_info(n_workers=-1)["workers"].values()}
+
     def running_on(self, future: Any) -> list[str]:
         """Addresses of the workers that run a future."""
         return [address for address, keys in self.client.processing().items() if future.key in keys]

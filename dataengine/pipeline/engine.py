@@ -1,29 +1,24 @@
-"""Tasks -> Dask (or the caller): an in-flight window, deadlines, and quarantine for what kills workers.
+"""The engine: how the tasks of passes are run, on a cluster or in the caller.
 
 Processes, restarts of dead workers and placement are Dask's (`dataengine.pipeline.cluster`). The ledger is the truth
-of what is done. What travels is small tasks and small receipts (`dataengine.pipeline.task`);
-`dataengine.pipeline.quarantine` decides what to run after a worker died.
+of what is done. What travels is small tasks and small receipts (`dataengine.pipeline.task`).
+`dataengine.pipeline.dispatch` runs the tasks of one pass; `dataengine.pipeline.health` knows how the hosts do.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dataengine.pipeline import cluster as clusters
-from dataengine.pipeline.quarantine import CrashBisector
+from dataengine.pipeline.attempts import ATTEMPTS, Runner
+from dataengine.pipeline.dispatch import DaskRun, RunOptions, SetAside, Troubles, run_serial
+from dataengine.pipeline.health import Health
+from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.task import Receipt, Task
-
-GRACE = 60.0
-"""Seconds that a task gets beside its clips' deadlines: to load models, or to wait for a restarted worker."""
-
-Runner = Callable[..., Receipt]
-"""A module-level function `runner(*arguments, task) -> Receipt`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +28,11 @@ class Engine:
     Attributes:
         workers: number of local processes (None: one a core).
         scheduler: address of a Dask scheduler to use instead of a local cluster.
-        serial: run in the caller, one after another, for debugging; no deadline, no quarantine.
+        serial: run in the caller, one after another, for debugging; no deadline, no quarantine for what kills it.
         dashboard: serve Dask's dashboard on loopback.
-        clip_deadline: seconds that a task gets for a clip, beside GRACE.
+        clip_deadline: seconds without a sign of life after which a clip is taken to hang.
+        host_failures: failures of the environment in a row after which a host is set aside.
+        failure_share: share of attempts that may fail for one reason before the build stops.
         gpus: how many of the local workers have a GPU each, the resource "GPU" of Dask; at least so many are started.
     """
 
@@ -45,6 +42,8 @@ class Engine:
     dashboard: bool = False
     clip_deadline: float = 180.0
     gpus: int = 0
+    host_failures: int = 3
+    failure_share: float = 0.5
 
     @contextmanager
     def open(self) -> Iterator[Dispatcher]:
@@ -62,78 +61,57 @@ class Dispatcher:
     def __init__(self, engine: Engine, cluster: clusters.Cluster | None) -> None:
         self.engine = engine
         self.cluster = cluster
+        self.health = Health(engine.host_failures, engine.failure_share)
 
     def run(
         self,
         runner: Runner,
         arguments: Sequence[Any],
         tasks: Iterable[Task],
-        receive: Callable[[Receipt], None],
-        heartbeat: Callable[[str], Path] | None = None,
+        receive: Callable[[Receipt], None] = lambda receipt: None,
+        *,
+        name: str = "",
+        work: Path | None = None,
+        steps: bool = False,
         gpu: bool = False,
-    ) -> None:
+        say: Callable[[str], None] = lambda text: None,
+    ) -> list[SetAside]:
         """Run `runner(*arguments, task)` for every task and hand its receipt to `receive`.
 
         Args:
-            runner: a module-level function; what it raises ends the run.
+            runner: a module-level function. One of our errors that it raises ends the run, apart from
+                `EnvironmentFailure` and `LedgerError`.
             tasks: in the order to run them; each key once.
-            heartbeat: the file that the runner touches before each clip of a key. The deadline then runs from the last
-                touch, else from the start for all clips together.
+            name: of the pass.
+            work: the work folder of the build, where attempts and the journal lie. Without it no worker tells that it
+                has begun, and deadlines run from when tasks are sent.
+            steps: whether the runner gives a sign of life for each clip and batch (`Heartbeat`). The deadline is that
+                of a clip then, else that of all clips together.
             gpu: run the tasks on workers with the resource GPU alone, where any has it.
+            say: takes a line for people.
+
+        Returns:
+            The tasks that committed nothing wherever they were tried.
+
+        Raises:
+            Stopped: too much fails for one reason, or no host is left.
+            DamagedArtifact: a task met a file of an earlier unit that is not what was written; all others have run.
         """
+        if work is not None:
+            (work / ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        troubles = Troubles(RunOptions(name, work, steps, gpu, receive, say), self.health, Journal(work))
         if self.cluster is None:
-            for task in tasks:
-                receive(runner(*arguments, task))
-            return
-        client = self.cluster.client
-        waiting, bisector = deque(tasks), CrashBisector()
-        in_flight: dict[Any, tuple[Task, float]] = {}
-        gpu_slots = self.cluster.slots(gpu=True) if gpu else 0
-        try:
-            while waiting or in_flight:
-                while waiting and len(in_flight) < (gpu_slots or self.cluster.slots(gpu=False)):
-                    task = waiting.popleft()
-                    resources = clusters.GPU if gpu_slots else None
-                    future = client.submit(runner, *arguments, task, pure=False, retries=0, resources=resources)
-                    in_flight[future] = (task, time.time())
-                self.cluster.wait(list(in_flight))
-                for future, (task, sent) in list(in_flight.items()):
-                    again = self._collect(future, task, self._due(task, sent, heartbeat), bisector, receive)
-                    if again is not None:
-                        del in_flight[future]
-                        waiting.extendleft(reversed(again))
-        finally:
-            client.cancel(list(in_flight), force=True)
+            aside = run_serial(runner, arguments, tasks, troubles)
+        else:
+            aside = DaskRun(self.engine, self.cluster, runner, tuple(arguments), tasks, troubles).run()
+        for found in aside:
+            if found.damaged is not None:
+                raise found.damaged
+        return aside
 
-    def _due(self, task: Task, sent: float, heartbeat: Callable[[str], Path] | None) -> float:
-        """When a task is overdue, as wall time: that is what files of other machines carry."""
-        if heartbeat is None:
-            return sent + GRACE + self.engine.clip_deadline * len(task.clips)
-        with suppress(OSError):
-            sent = max(sent, heartbeat(task.key).stat().st_mtime)
-        return sent + GRACE + self.engine.clip_deadline
-
-    def _collect(
-        self, future: Any, task: Task, due: float, bisector: CrashBisector, receive: Callable[[Receipt], None]
-    ) -> list[Task] | None:
-        """What to run next if the future has ended or is overdue; None while it is still running."""
-        import distributed
-
-        if future.status == "finished":
-            if not task.probe:
-                receive(future.result())
-            return bisector.finished(task)
-        if future.status == "error":
-            error = future.exception()
-            if isinstance(error, distributed.scheduler.KilledWorker):
-                return bisector.lost(task, "worker_killed")
-            raise error
-        if future.status in ("cancelled", "lost"):
-            return bisector.lost(task, "worker_killed")
-        if time.time() < due:
-            return None
-        assert self.cluster is not None
-        where = self.cluster.running_on(future)
-        self.cluster.client.cancel([future], force=True)
-        self.cluster.restart(where)
-        return bisector.lost(task, "unit_timeout")
+    def run_here(
+        self, runner: Runner, arguments: Sequence[Any], tasks: Iterable[Task], receive: Callable[[Receipt], None]
+    ) -> None:
+        """Run tasks that see all clips at once in this process, where nobody limits their memory; errors are raised."""
+        for task in tasks:
+            receive(runner(*arguments, task))

@@ -17,14 +17,14 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from dataengine.core.errors import LedgerError
+from dataengine.core.errors import DamagedArtifact, LedgerError
 from dataengine.core.types import Fail, Keep, Outcome, Reject
 from dataengine.io.storage import file_hash, fsync_file, fsync_folder, write_durably
 
@@ -54,6 +54,16 @@ class Commit:
     def digest(self) -> str:
         """Digest of what the unit gives to later passes: artifact and outcomes."""
         return blake3(json.dumps([self.blake3, [_outcome_row(o) for o in self.outcomes]]).encode()).hexdigest()
+
+    @staticmethod
+    def aside(unit: str, inputs: str, outcomes: Sequence[Outcome] = ()) -> Commit:
+        """What stands for the record of a unit that was set aside in this build. It is never written."""
+        return Commit(unit, inputs, "", 0, "", tuple(outcomes))
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether the unit was set aside in this build: there is no artifact, and later passes skip the unit."""
+        return not self.artifact
 
     @property
     def kept(self) -> list[str]:
@@ -138,8 +148,9 @@ class Ledger:
         """The artifact of a finished unit, its content checked against the record.
 
         Raises:
-            LedgerError: no record, or the file is not what the record says; the record is dropped, so
-                building again makes it anew.
+            LedgerError: no record.
+            DamagedArtifact: the file is not what the record says; the record is dropped, so that building again makes
+                it anew.
         """
         commit = self.read(unit)
         if commit is None:
@@ -148,9 +159,7 @@ class Ledger:
         if file_hash(path) != commit.blake3:
             (self.folder / "commits" / f"{unit}.json").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            raise LedgerError(
-                f"pass {self.pass_name}: {path.name} was damaged after it was written and has been dropped; build again"
-            )
+            raise DamagedArtifact(self.pass_name, unit, path.name)
         return path
 
     def units(self) -> Iterator[str]:

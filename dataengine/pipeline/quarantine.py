@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dataengine.core.errors import DataEngineError
 from dataengine.pipeline.task import Task
 
 STRIKES = 2
@@ -19,7 +18,11 @@ WEIGHT = {"worker_killed": 1, "unit_timeout": STRIKES}
 waiting for it twice costs as much again."""
 
 ROUNDS = 4
-"""How often a task may be bisected before the build stops and says so."""
+"""How often a task may be bisected before it is set aside."""
+
+BLAMED = {"media_unreachable": "media_missing", "storage_failed": "media_unreadable", "gpu_failed": "expert_failed"}
+"""Failures of the environment that one clip may bring about, with the reason that the clip then gets. A file may be
+deleted or lie on a bad sector, and one clip's frames may send a network astray."""
 
 
 @dataclass
@@ -40,11 +43,11 @@ class CrashBisector:
     def __init__(self) -> None:
         self.cases: dict[str, _Case] = {}
 
-    def lost(self, task: Task, reason: str) -> list[Task]:
+    def lost(self, task: Task, reason: str) -> list[Task] | None:
         """Tasks to run after `task` was lost to `reason` (worker_killed or unit_timeout).
 
-        Raises:
-            DataEngineError: the task keeps losing its worker, and no single clip of it does.
+        Returns:
+            None where the task keeps losing its worker, and no single clip of it does.
         """
         case = self.cases.setdefault(task.key, _Case(task))
         if not task.probe:
@@ -62,16 +65,19 @@ class CrashBisector:
         """Tasks to run after `task` ended well."""
         return self._probe_closed(self.cases[task.key]) if task.probe else []
 
-    def _whole_lost(self, task: Task, reason: str, case: _Case) -> list[Task]:
+    def blame(self, task: Task, clip: str, reason: str) -> Task:
+        """The task to run after a single clip turned out to bring about a failure of the environment."""
+        case = self.cases.setdefault(task.key, _Case(task))
+        case.culprits[clip] = reason
+        return self._without_culprits(case)
+
+    def _whole_lost(self, task: Task, reason: str, case: _Case) -> list[Task] | None:
         case.strikes += WEIGHT[reason]
         if case.strikes < STRIKES:
             return [task]
         case.rounds += 1
         if case.rounds > ROUNDS:
-            raise DataEngineError(
-                f"unit {task.key} keeps losing its worker ({reason}), and no single clip of it does; "
-                "see the worker's log"
-            )
+            return None
         suspects = tuple(clip for clip in task.clips if clip not in case.culprits)
         return self._split(suspects, case) if suspects else [task]
 
@@ -86,4 +92,8 @@ class CrashBisector:
         if case.open_probes:
             return []
         case.strikes, case.deaths = 0, {}
-        return [replace(case.whole, quarantine=tuple(sorted(case.culprits.items())))]
+        return [self._without_culprits(case)]
+
+    @staticmethod
+    def _without_culprits(case: _Case) -> Task:
+        return replace(case.whole, quarantine=tuple(sorted(case.culprits.items())))

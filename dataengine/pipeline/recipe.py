@@ -204,7 +204,12 @@ class EngineTable(Table):
     """[engine]: how the work is run. No key changes a result or a fingerprint."""
 
     clip_deadline: float = pydantic.Field(default=180.0, gt=0)
-    """Seconds that a clip may take. A worker that takes longer is stopped, and the clip is found by bisection."""
+    """Seconds that a clip may go on without a sign of life; each batch of frames gives one. A worker that takes longer
+    is stopped, and the clip is found by bisection."""
+    host_failures: int = pydantic.Field(default=3, ge=1)
+    """Failures of the environment in a row after which a host is set aside; its work goes to the others."""
+    failure_share: float = pydantic.Field(default=0.5, gt=0, le=1)
+    """Share of attempts at units that may fail for one reason before the build stops."""
     clips_in_flight: int = pydantic.Field(default=16, ge=1, le=256)
     """Clips under way together in a GPU process."""
     prefetch_mb: int = pydantic.Field(default=1024, ge=1)

@@ -15,6 +15,7 @@ class Task:
         inputs: digest of everything that the key reads. The record of the key holds only for these inputs.
         quarantine: (clip_id, reason) of clips that must not be run again.
         probe: run the clips and commit nothing. A probe searches for the clip that kills workers.
+        attempt: path of the file that tells that the task was begun, and is touched as it goes on; '' for none.
     """
 
     key: str
@@ -22,6 +23,7 @@ class Task:
     inputs: str = ""
     quarantine: tuple[tuple[str, str], ...] = ()
     probe: bool = False
+    attempt: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from dataengine.core.errors import DataEngineError
+from dataengine.core.errors import DataEngineError, WeightsError
 from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.quarantine import STRIKES, CrashBisector
 from dataengine.pipeline.task import Receipt, Task
 
@@ -27,7 +28,9 @@ def play(clips: list[str], killers: set[str], reason: str = "worker_killed") -> 
         count += 1
         assert count < 200 and task.inputs == "inputs"
         if killers & (set(task.clips) - dict(task.quarantine).keys()):
-            waiting = bisector.lost(task, reason) + waiting
+            again = bisector.lost(task, reason)
+            assert again is not None
+            waiting = again + waiting
         else:
             if not task.probe:
                 assert task.clips == tuple(clips)
@@ -50,13 +53,16 @@ def test_two_killers_are_both_found() -> None:
     assert play(clips, {"c1", "c6"}, "unit_timeout")[0] == {"c1": "unit_timeout", "c6": "unit_timeout"}
 
 
-def test_a_unit_that_dies_without_a_culprit_ends_the_build() -> None:
+def test_a_unit_that_dies_without_a_culprit_is_given_up() -> None:
     bisector, task = CrashBisector(), Task("u", ("a", "b"))
-    with pytest.raises(DataEngineError, match="no single clip"):
-        for _ in range(40):
-            for probe in bisector.lost(task, "worker_killed"):
-                if probe.probe:
-                    bisector.finished(probe)
+    for _ in range(40):
+        again = bisector.lost(task, "worker_killed")
+        if again is None:
+            return
+        for probe in again:
+            if probe.probe:
+                bisector.finished(probe)
+    raise AssertionError("it is tried for ever")
 
 
 def runner(folder: Path, task: Task) -> Receipt:
@@ -69,6 +75,8 @@ def runner(folder: Path, task: Task) -> Receipt:
                 time.sleep(3600)
             if clip == "fail":
                 raise FileNotFoundError(clip)
+            if clip == "mistake":
+                raise WeightsError("no weights")
             if clip == "once" and not (folder / "once.done").exists():
                 (folder / "once.done").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -99,16 +107,28 @@ def test_dask_survives_kills_and_quarantines_by_name(tmp_path: Path) -> None:
 
 
 def test_a_hung_worker_is_restarted_and_the_clip_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataengine.pipeline.engine.GRACE", 5.0)
+    monkeypatch.setattr("dataengine.pipeline.dispatch.GRACE", 5.0)
     with Engine(workers=1, clip_deadline=1.0).open() as dispatcher:
         dispatcher.run(runner, (tmp_path,), tasks({"u0": "a", "u1": "hang"}), lambda receipt: None)
     assert (tmp_path / "u1.done").read_text() == "[('hang', 'unit_timeout')]"
     assert (tmp_path / "u0.done").exists()
 
 
-def test_an_error_in_a_unit_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), Engine(workers=1).open() as dispatcher:
-        dispatcher.run(runner, (tmp_path,), tasks({"u0": "fail"}), lambda receipt: None)
+@pytest.mark.parametrize("serial", [True, False])
+def test_an_unexpected_error_in_one_unit_does_not_end_the_run(tmp_path: Path, serial: bool) -> None:
+    with Engine(workers=1, serial=serial).open() as dispatcher:
+        aside = dispatcher.run(runner, (tmp_path,), tasks({"u0": "fail", "u1": "a"}), work=tmp_path)
+    assert [(found.task.key, found.kind) for found in aside] == [("u0", "unexpected_error")]
+    assert "FileNotFoundError: fail (test_engine.py:" in aside[0].detail
+    assert (tmp_path / "u1.done").exists()
+    tries = [line for line in Journal(tmp_path).read() if line["event"] == "trouble"]
+    assert len({line["attempt"] for line in tries}) == len(tries) == 3 and "Traceback" in tries[0]["trace"]
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_mistake_of_the_user_ends_the_run_at_once(tmp_path: Path, serial: bool) -> None:
+    with pytest.raises(WeightsError, match="no weights"), Engine(workers=1, serial=serial).open() as dispatcher:
+        dispatcher.run(runner, (tmp_path,), tasks({"u0": "mistake", "u1": "a"}), work=tmp_path)
 
 
 def test_an_absent_scheduler_is_one_line() -> None:
