@@ -63,9 +63,12 @@ class Session:
 
     Attributes:
         concurrent: whether several threads may use the session at the same time.
+        upload: brings frames (T, H, W, 3) to the accelerator of the session, which takes what it returns in place of
+            frames. Callers upload frames once for all sessions. None: the session takes frames of the host.
     """
 
     concurrent: ClassVar[bool] = False
+    upload: Callable[[Frames], Any] | None = None
     _closed: bool = False
 
     @property
@@ -140,7 +143,7 @@ class ClipFrames:
 
     Attributes:
         clip: the clip.
-        frames: (T, H, W, 3) uint8 RGB.
+        frames: (T, H, W, 3) uint8 RGB; for sessions that upload frames, what their `upload` made of them.
         indices: (T,) int64, numbers of the frames within the clip's span, from 0.
         timestamps: (T,) float64 seconds from the span's start.
         fps: frames per second of the video.

@@ -175,7 +175,7 @@ class NetworkSession(Session):
     def preprocess(self, frames: Frames, boxes: Sequence[Float] | None = None) -> InputBatch:
         """As `Processing.preprocess`; frames on the host are uploaded before, where the session has an `upload`."""
         if self.upload is not None and isinstance(frames, np.ndarray):
-            return self.processing.preprocess(self.upload(frames), boxes)  # type: ignore[arg-type]
+            return self.processing.preprocess(self.upload(frames), boxes)
         return self.processing.preprocess(frames, boxes)
 
     def infer(self, pixels: Images) -> Sequence[Any]:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.core import registry
+from dataengine.core.accelerator import is_accelerator
 from dataengine.core.component import SESSIONS, ClipFrames, Component
 from dataengine.core.errors import MediaError
 from dataengine.core.skeletons import COMMON, convert
@@ -74,8 +75,11 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
     people: list[list[Poses]] = []
     times: list[float] = []
     stats, sampler = FrameStats(), FrameSampler(pose.max_fps)
-    estimator = PoseEstimator(session.detector, list(zip(session.experts, session.needs_boxes)), pose.detect_every)
-    with tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream:
+    with (
+        session.for_clip() as (detector, experts),
+        tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream,
+    ):
+        estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), pose.detect_every)
         for batch in stream if session.budget is None else prefetch(stream, session.budget):
             picked = sampler.pick(batch.timestamps)
             if not picked:
@@ -149,7 +153,7 @@ def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: d
 def open_session(unit: Unit) -> PoseSession:
     """The session of this process for a unit; units of the same recipe and device share it."""
     recipe, device = unit.recipe, unit.job.device
-    key = (unit.job.fingerprints["pose"], device, recipe.pose.isolated, recipe.engine)
+    key = (unit.job.fingerprints["pose"], device, is_accelerator(device), recipe.pose.isolated, recipe.engine)
     return SESSIONS.get("pose", key, lambda: PoseSession(recipe, device))
 
 

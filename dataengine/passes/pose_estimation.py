@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from dataengine.core.component import ClipFrames, DetectorSession, ExpertSession
+from dataengine.core.component import ClipFrames, DetectorSession, ExpertSession, Session
 from dataengine.core.types import Float, Poses
 from dataengine.tracking import next_boxes
 
@@ -39,16 +40,19 @@ class PoseEstimator:
     def predict(self, batch: ClipFrames) -> list[list[Poses]]:
         """The poses of each expert in the next frames of the clip: one list per expert, with one `Poses` per frame."""
         first, self.count = self.count, self.count + len(batch)
+        given = self._given(batch)
         top_down = [needs_boxes for _, needs_boxes in self.experts]
         if not any(top_down) or self.detector is None:
-            return [expert.observe(batch) for expert, _ in self.experts]
+            return [expert.observe(given(expert)) for expert, _ in self.experts]
         due = [n for n in range(len(batch)) if (first + n) % self.detect_every == 0]
-        found = dict(zip(due, self.detector.detect(batch.frames[due]))) if due else {}
+        found = dict(zip(due, self.detector.detect(given(self.detector).frames[due]))) if due else {}
         if self.detect_every == 1:
             boxes = [found[n] for n in range(len(batch))]
-            return [expert.observe(batch, boxes if needs_boxes else None) for expert, needs_boxes in self.experts]
+            return [
+                expert.observe(given(expert), boxes if needs_boxes else None) for expert, needs_boxes in self.experts
+            ]
         answers: list[list[Poses]] = [
-            [] if needs_boxes else expert.observe(batch) for expert, needs_boxes in self.experts
+            [] if needs_boxes else expert.observe(given(expert)) for expert, needs_boxes in self.experts
         ]
         leader = top_down.index(True)
         for n in range(len(batch)):
@@ -58,6 +62,15 @@ class PoseEstimator:
                 self.boxes = next_boxes(self.here, self.boxes, self.before)
             for (expert, needs_boxes), poses in zip(self.experts, answers):
                 if needs_boxes:
-                    poses += expert.observe(batch[n : n + 1], [self.boxes])
+                    poses += expert.observe(given(expert)[n : n + 1], [self.boxes])
             self.before, self.here = self.here, answers[leader][-1]
         return answers
+
+    def _given(self, batch: ClipFrames) -> Callable[[Session], ClipFrames]:
+        """Which frames each session takes: those of the host, or the same frames uploaded once for all."""
+        sessions = [*([] if self.detector is None else [self.detector]), *(expert for expert, _ in self.experts)]
+        upload = next((session.upload for session in sessions if session.upload is not None), None)
+        if upload is None:
+            return lambda session: batch
+        uploaded = replace(batch, frames=upload(batch.frames))
+        return lambda session: batch if session.upload is None else uploaded

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dataengine.core.component import Detector, DetectorSession, Expert, Fusion, Session, Tracker
+from dataengine.core.accelerator import is_accelerator
+from dataengine.core.component import Detector, DetectorSession, Expert, ExpertSession, Fusion, Session, Tracker
 from dataengine.core.gpu_claim import device_of_process
+from dataengine.core.resources import cpu_count
 from dataengine.experts.dynamic_batcher import DynamicBatcher
 from dataengine.fusion.calibration import Calibration
 from dataengine.media.decode import Decoder
 from dataengine.media.prefetch import Budget
+from dataengine.passes.clip_sessions import SessionPerClip, detector_for_threads, for_threads
 from dataengine.pipeline.recipe import Recipe
 
 S = TypeVar("S", bound=Session)
@@ -53,51 +58,69 @@ class PoseSession(Session):
     """The open detector and experts of a recipe on the device of this process.
 
     On an accelerator the images of several clips go through the networks together, and frames are decoded ahead of
-    the networks. On a CPU larger batches gain nothing, and the result of a clip must not depend on other clips, so
-    clips run one by one there.
+    the networks, also beside experts that take no part in batches (`dataengine.passes.clip_sessions`). On a CPU larger
+    batches gain nothing, and the result of a clip must not depend on other clips, so clips run one by one there.
 
     Attributes:
         components: what the recipe names.
-        detector: open, None where no expert needs boxes.
-        experts: open, in the order of the recipe.
         skeletons: layout of each expert's joints.
         budget: bytes of frames decoded ahead; None where clips run one by one.
+        batcher: makes batches across clips; None where clips run one by one.
     """
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         self.components = PoseComponents.of(recipe)
-        self.detector: DetectorSession | None = None
         self.budget: Budget | None = None
+        self.batcher: DynamicBatcher | None = None
+        self._detector: DetectorSession | None = None
+        self._experts: list[ExpertSession | SessionPerClip] = []
         self._owned: list[Session] = []
-        own = device_of_process(device)
+        own, most = device_of_process(device), recipe.engine.clips_in_flight
         try:
             if self.components.detector is not None:
-                self.detector = self._own(self.components.detector.load(own))
-            self.experts = tuple(self._own(expert.load(own)) for expert in self.components.experts)
+                self._detector = self._own(self.components.detector.load(own))
+            experts = [self._own(expert.load(own)) for expert in self.components.experts]
+            self._experts += experts
+            if is_accelerator(device) and most > 1:
+                self.budget = Budget(recipe.engine.prefetch_mb << 20)
+                self._share(experts, own, min(most, cpu_count()))
         except BaseException:
             self.close()
             raise
         self.skeletons = [expert.skeleton for expert in self.components.experts]
         self.needs_boxes = [expert.needs_boxes for expert in self.components.experts]
-        together = all(session.concurrent for session in self._owned)
-        if device != "cpu" and together and recipe.engine.clips_in_flight > 1:
-            self.budget = Budget(recipe.engine.prefetch_mb << 20)
-            self._share_batches()
 
     @property
     def clips_in_flight(self) -> bool:
-        """Whether several clips may be in flight: on an accelerator, where threads may share every session."""
+        """Whether several clips may be in flight: on an accelerator."""
         return self.budget is not None
+
+    @contextmanager
+    def for_clip(self) -> Iterator[tuple[DetectorSession | None, list[ExpertSession]]]:
+        """The detector, None where no expert needs boxes, and the experts in the order of the recipe, for one clip."""
+        with ExitStack() as stack:
+            yield (
+                self._detector,
+                [stack.enter_context(one.lease()) if isinstance(one, SessionPerClip) else one for one in self._experts],
+            )
 
     def _own(self, session: S) -> S:
         self._owned.append(session)
         return session
 
-    def _share_batches(self) -> None:
-        batcher = self._own(DynamicBatcher())
-        for session in (self.detector, *self.experts):
+    def _share(self, experts: Sequence[ExpertSession], device: str, most: int) -> None:
+        """Make the sessions ready for clips in several threads, at most so many of an expert that remembers frames."""
+        batcher = self.batcher = self._own(DynamicBatcher())
+        for session in (self._detector, *experts):
             if session is not None:
                 session.use_batcher(batcher)
+        if self._detector is not None:
+            self._detector = detector_for_threads(self._detector)
+        shared = [for_threads(one, of, device, most) for one, of in zip(experts, self.components.experts)]
+        for one in shared:
+            if isinstance(one, SessionPerClip):
+                self._own(one)
+        self._experts = list(shared)
 
     def release(self) -> None:
         """Close every session, the batcher first."""
