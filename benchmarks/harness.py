@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dataengine.core import devices
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "numpy",
@@ -36,7 +38,7 @@ def cpu_seconds() -> float:
 
 
 def hardware() -> str:
-    """A short name of the machine's processor and number of cores."""
+    """A short name of the machine's processor and number of cores, and of its GPUs."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -44,7 +46,8 @@ def hardware() -> str:
             (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
             model,
         )
-    return f"{os.cpu_count()} x {model}"
+    gpus = devices.gpus()
+    return f"{os.cpu_count()} x {model}" + (f", {len(gpus)} x {gpus[0]}" if gpus else "")
 
 
 def commit() -> str:

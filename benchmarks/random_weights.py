@@ -119,6 +119,19 @@ def ultralytics(folder: Path, model: str = "yolo11n-pose", **options: Any) -> An
     return experts.create("ultralytics", model=model, checkpoint=_file(network, folder / f"{model}.pt"), **options)
 
 
+def viclip(folder: Path, size: str = "B/16", num_frames: int = 8) -> str:
+    """The path of weights of ViCLIP as its publishers save them."""
+    import safetensors.numpy
+
+    from dataengine.features import viclip, viclip_towers
+
+    towers = viclip_towers.build(viclip.SIZES[size], num_frames)
+    drawn = viclip.random_weights({key: tuple(value.shape) for key, value in towers.state_dict().items()})
+    path = folder / f"viclip-{size.replace('/', '').lower()}.safetensors"
+    safetensors.numpy.save_file(drawn, path)
+    return str(path)
+
+
 def _settle(network: Any, call: Any) -> None:
     """Statistics of normalisation as one noisy picture gives them, so that values stay in range through all layers."""
     import torch

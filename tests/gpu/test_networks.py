@@ -111,8 +111,8 @@ def test_as_on_the_cpu(
     half, most = float(np.median(apart)), float(np.quantile(apart, 0.9))
     with capsys.disabled():
         print(
-            f"\n{name} {precision}: {found:.0%} of people, half of {len(apart)} points within {half:.3f} px, nine tenths "
-            f"within {most:.3f} px; {slow:.1f} frames/s on the CPU, {fast:.1f} on {device} (batch of {len(frames)})"
+            f"\n{name} {precision}: {found:.0%} of people, half of {len(apart)} points within {half:.3f} px, nine "
+            f"tenths within {most:.3f} px; {slow:.1f} frames/s on the CPU, {fast:.1f} on {device} (batch of {len(frames)})"
         )
     least, middle, edge = NEAR[precision]
     assert found >= least and half <= middle and most <= edge
