@@ -1,6 +1,8 @@
 """Clusters: what makes or joins one, and what a dispatcher asks of it.
 
-Processes, restarts of dead workers and placement are Dask's.
+Processes, restarts of dead workers and placement are Dask's. What this module adds holds on every cluster, also where
+somebody else started the scheduler: a worker that dies costs the unit it ran and no other, every worker is asked before
+its first task (`dataengine.pipeline.admission`), and a scheduler that is gone is one line.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from dataengine.core import devices
 from dataengine.core.errors import DataEngineError
+from dataengine.pipeline.admission import TOPIC, admission
 
 THREADS = {
     name: "1"
@@ -30,8 +34,7 @@ THREADS = {
 """Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
 
 GPU = {"GPU": 1}
-"""The resource that tasks for an accelerator take. Workers of a cluster of your own offer it with `--resources
-GPU=1`."""
+"""The resource that tasks for an accelerator take. Workers that see a GPU offer it."""
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
@@ -45,49 +48,184 @@ SETTINGS = {
     "distributed.worker.multiprocessing-method": "forkserver",
 }
 
+PER_SLOT = 1
+"""Units sent for each slot: one runs and one waits, so that no worker idles while its next unit travels. What waits is
+also what an adaptive cluster grows by."""
 
-@dataclass(frozen=True)
+FRESH = 1.0
+"""Seconds for which what the scheduler says of its workers holds."""
+
+PATIENCE = 30.0
+"""Seconds without a worker after which a build of whose workers some were refused stops."""
+
+
+@dataclass
 class Cluster:
     """An open cluster.
 
     Attributes:
         client: Dask's client of it.
-        workers: how many workers were asked for; None where others decide.
-        gpus: how many of the local workers have a GPU; None where the workers say so themselves.
+        name: how errors call it.
+        say: shows one line to whoever runs the build.
+        refused: host and problem -> names of workers that were refused for it.
     """
 
     client: Any
-    workers: int | None = None
-    gpus: int | None = None
+    name: str
+    say: Callable[[str], None] = field(default=lambda line: None)
+    refused: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    _told: set[tuple[str, str]] = field(default_factory=set)
+    _workers: tuple[float, dict[str, dict[str, Any]]] = (-FRESH, {})
+    _last_seen: float = field(default_factory=time.monotonic)
+    _waiting: bool = False
+
+    def workers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Address -> what the scheduler knows of each worker that may run tasks, at most FRESH seconds ago.
+
+        Raises:
+            DataEngineError: the scheduler is gone, or every worker was refused.
+        """
+        asked, found = self._workers
+        if time.monotonic() - asked >= FRESH:
+            with self.connected():
+                known = self.client.scheduler_info(n_workers=-1)["workers"]
+            found = {address: one for address, one in known.items() if one["status"] == "running"}
+            self._workers = (time.monotonic(), found)
+            self._review(bool(found))
+        return found
 
     def slots(self, gpu: bool) -> int:
-        """How many tasks run at once, now; with `gpu` on workers that have one, 0 where none has."""
-        if not gpu:
-            return max(1, sum(self.client.nthreads().values()) or self.workers or 1)
-        if self.gpus is not None:
-            return self.gpus
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return int(sum(worker["resources"].get("GPU", 0) for worker in workers))
+        """How many tasks run at once, now; with `gpu` on workers that offer one."""
+        if gpu:
+            return int(sum(one["resources"].get("GPU", 0) for one in self.workers().values()))
+        return sum(one["nthreads"] for one in self.workers().values())
+
+    def window(self, gpu: bool) -> int:
+        """How many tasks to have in flight, now."""
+        return max(1, self.slots(gpu)) * PER_SLOT
+
+    def _review(self, any_left: bool) -> None:
+        """Say who was refused, once for each host and problem; stop where nobody is left."""
+        for (host, problem), names in list(self.refused.items()):
+            if (host, problem) not in self._told:
+                self._told.add((host, problem))
+                self.say(f"worker {', '.join(sorted(names))} on {host} is refused: {problem}")
+        now = time.monotonic()
+        if any_left:
+            self._last_seen, self._waiting = now, False
+        elif self.refused and now - self._last_seen > PATIENCE:
+            why = "; ".join(f"{host}: {problem}" for host, problem in sorted(self.refused))
+            raise DataEngineError(
+                f"{self.name} has no worker left, all were refused ({why}); mend them and build again"
+            )
+        elif not self._waiting and now - self._last_seen > PATIENCE:
+            self._waiting = True
+            self.say(f"waiting for workers of {self.name}")
+
+    def device(self, wanted: str) -> str:
+        """The device of a build: what the workers see decides, not what this process sees.
+
+        Args:
+            wanted: auto, cpu or cuda.
+
+        Raises:
+            DataEngineError: cuda where no worker sees a GPU, or every worker was refused.
+        """
+        if wanted not in ("auto", "cuda"):
+            return devices.pick(wanted)
+        while not self.workers():
+            time.sleep(0.2)
+        if self.slots(gpu=True):
+            return "cuda"
+        if wanted == "auto":
+            return "cpu"
+        raise DataEngineError(
+            f"--device cuda: none of the {len(self.workers())} workers of {self.name} sees a GPU; "
+            "start some on hosts that have one, or use --device cpu"
+        )
+
+    def ask(self, asked: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Have every worker, also later ones, answer a question of `dataengine.pipeline.handshake` before its work.
+
+        Args:
+            own: what this process answers. A worker that differs is refused.
+        """
+        self._admit("dataengine-handshake", admission(asked, own))
+        self._workers = (-FRESH, {})
+
+    def _admit(self, name: str, plugin: Any) -> None:
+        with self.connected():
+            try:
+                self.client.register_plugin(plugin, name=name)
+            except OSError:
+                raise
+            except Exception as error:  # raised where a worker cannot even read the questions
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                raise DataEngineError(
+                    f"a worker of {self.name} cannot read what it is asked ({said}); "
+                    "give all workers the driver's version of Python and of Dask"
+                ) from error
+
+    def note_refusal(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """Take up one event of admission; called by Dask's client in its own thread."""
+        _, told = event
+        for problem in told["problems"]:
+            self.refused.setdefault((told["host"], problem), set()).add(told["name"])
 
     def hosts(self) -> set[str]:
         """Hosts of the workers that are there now, by their addresses."""
-        return {worker["host"] for worker in self.client.scheduler_info(n_workers=-1)["workers"].values()}
+        return {str(one["host"]) for one in self.workers().values()}
+
+    def cancel(self, futures: Sequence[Any]) -> None:
+        """Take futures back; where the scheduler is gone, they are gone, too."""
+        with suppress(OSError, RuntimeError):
+            self.client.cancel(list(futures), force=True)
 
     def running_on(self, future: Any) -> list[str]:
         """Addresses of the workers that run a future."""
-        return [address for address, keys in self.client.processing().items() if future.key in keys]
+        with self.connected():
+            return [address for address, keys in self.client.processing().items() if future.key in keys]
 
     def wait(self, futures: Sequence[Any]) -> None:
-        """Return when one of the futures has ended, or after half a second."""
+        """Return when one of the futures has ended, or after half a second.
+
+        Raises:
+            DataEngineError: the scheduler is gone.
+        """
         import distributed
 
+        with self.connected():
+            try:
+                with self.client.as_current():
+                    distributed.wait(futures, timeout=0.5, return_when="FIRST_COMPLETED")
+            except (TimeoutError, distributed.TimeoutError):
+                pass
+            except distributed.CancelledError:
+                time.sleep(0.05)
+        self.workers()
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Turn whatever fails because the scheduler is gone into one line."""
         try:
-            with self.client.as_current():
-                distributed.wait(futures, timeout=0.5, return_when="FIRST_COMPLETED")
-        except (TimeoutError, distributed.TimeoutError):
-            pass
-        except distributed.CancelledError:
-            time.sleep(0.05)
+            yield
+        except DataEngineError:
+            raise
+        except Exception as error:
+            from distributed import CommClosedError
+
+            time.sleep(0.1)  # the client's own thread notes the loss
+            if self.client.status != "running" or isinstance(error, CommClosedError):
+                raise self._gone() from error
+            raise
+        if self.client.status != "running":
+            raise self._gone()
+
+    def _gone(self) -> DataEngineError:
+        return DataEngineError(
+            f"the scheduler of {self.name} is gone; what was finished is kept: "
+            "start it again and run the same command to continue"
+        )
 
     def restart(self, addresses: Sequence[str]) -> None:
         """End hung workers and have new ones started: at once where they are our own, through the scheduler
@@ -100,11 +238,18 @@ class Cluster:
                     os.kill(pids[address], signal.SIGKILL)
         others = [address for address in addresses if address not in pids]
         if others:
-            self.client.restart_workers(others, timeout=60, raise_for_error=False)
+            with self.connected(), suppress(ValueError, KeyError):  # a worker that ended meanwhile
+                self.client.restart_workers(others, timeout=60, raise_for_error=False)
 
 
 @contextmanager
-def opened(scheduler: str | None, workers: int | None, gpus: int, dashboard: bool) -> Iterator[Cluster]:
+def opened(
+    scheduler: str | None,
+    workers: int | None,
+    gpus: int,
+    dashboard: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Cluster]:
     """The cluster of a scheduler's address, or one of local processes, for as long as the context lasts.
 
     Args:
@@ -112,34 +257,91 @@ def opened(scheduler: str | None, workers: int | None, gpus: int, dashboard: boo
         workers: number of local processes (None: one a core).
         gpus: how many of the local workers have a GPU each; at least so many are started.
         dashboard: serve Dask's dashboard on loopback.
+        say: shows one line to whoever runs the build.
 
     Raises:
         DataEngineError: no scheduler answers there.
     """
     import dask
-    import distributed
+    import distributed  # brings the defaults of its settings
 
-    with dask.config.set(SETTINGS):
+    del distributed
+    with dask.config.set(SETTINGS), ExitStack() as closing:
         for name in ("distributed", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        local = client = None
+        local = None
         try:
             if scheduler is None:
                 with _ignoring_interrupts():
                     local = _local_cluster(max(workers or os.cpu_count() or 1, gpus), gpus, dashboard)
-            try:
-                client = distributed.Client(local or scheduler, timeout=10, set_as_default=False)
-            except OSError as error:
-                raise DataEngineError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-            yield Cluster(client, workers, gpus if scheduler is None else None)
+                closing.callback(_close, local)
+            client = _client(local or scheduler, scheduler)
+            closing.callback(_close, client)
+            if scheduler is not None:
+                closing.callback(_settle, client, _settle(client, OURS))
+            cluster = Cluster(client, "this machine" if scheduler is None else scheduler, say)
+            if scheduler is not None:
+                client.subscribe_topic(TOPIC, cluster.note_refusal)
+                cluster._admit("dataengine-admission", admission())
+                closing.callback(_dismiss, client)
+            yield cluster
         except BaseException:
             _kill(local)  # units in flight are of no more use, and waiting for them to end well takes long
             raise
-        finally:
-            for closing in (client, local):
-                if closing is not None:
-                    with suppress(Exception):
-                        closing.close(timeout=2)
+
+
+def _client(target: Any, address: str | None) -> Any:
+    import distributed
+
+    try:
+        return distributed.Client(target, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise DataEngineError(f"no Dask scheduler answers at {address}: {error}") from error
+
+
+def _close(closing: Any) -> None:
+    with suppress(Exception):
+        closing.close(timeout=2)
+
+
+def _dismiss(client: Any) -> None:
+    """Take our questions back from a scheduler of somebody else."""
+    for name in ("dataengine-handshake", "dataengine-admission"):
+        with suppress(Exception):
+            client.unregister_worker_plugin(name)
+
+
+OURS = {"failures": 0, "saturation": 1.0, "stealing": False}
+"""How a scheduler treats our units: one that loses its worker comes back to the driver at once, which knows better, and
+none moves between workers."""
+
+
+def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Have a scheduler, which may be somebody else's, treat tasks as `wanted`; how it did before.
+
+    Dask reads these settings in the scheduler's process, where our configuration does not reach.
+    """
+
+    # It travels by value: a scheduler needs no dataengine.
+    async def settle(wanted: Mapping[str, Any], dask_scheduler: Any) -> dict[str, Any]:
+        stealing = dask_scheduler.extensions.get("stealing")
+        before = {
+            "failures": dask_scheduler.allowed_failures,
+            "saturation": dask_scheduler.WORKER_SATURATION,
+            "stealing": "stealing" in dask_scheduler.periodic_callbacks,
+        }
+        dask_scheduler.allowed_failures = wanted["failures"]
+        dask_scheduler.WORKER_SATURATION = wanted["saturation"]
+        if stealing is not None and wanted["stealing"] != before["stealing"]:
+            await (stealing.start() if wanted["stealing"] else stealing.stop())
+        return before
+
+    try:
+        return dict(client.run_on_scheduler(settle, dict(wanted)))
+    except Exception:
+        if client.status == "running":
+            raise
+        return {}
 
 
 def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:

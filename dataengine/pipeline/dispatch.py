@@ -86,7 +86,7 @@ class RunOptions:
         name: of the pass.
         work: where attempts are noted; None to note nothing.
         steps: whether tasks give a sign of life for each clip and batch. Else the deadline is that of all clips.
-        gpu: run the tasks on workers with the resource GPU alone, where any has it.
+        gpu: run the tasks on workers with the resource GPU alone.
         receive: takes receipts. say: takes lines for people.
     """
 
@@ -283,21 +283,26 @@ class DaskRun:
         """Run every task; those that were set aside."""
         try:
             while self.waiting or self.in_flight:
-                self._submit()
-                self.cluster.wait(list(self.in_flight))
-                for future, flight in list(self.in_flight.items()):
-                    again = self._collect(future, flight)
-                    if again is not None:
-                        del self.in_flight[future]
-                        self._remove(flight)
-                        self._take(again, first=future.status != "finished" or flight.task.probe)
-                self._tell_waiting()
+                with self.cluster.connected():
+                    self._round()
         finally:
-            self.cluster.client.cancel(list(self.in_flight), force=True)
+            self.cluster.cancel(list(self.in_flight))
             for flight in self.in_flight.values():
                 self._remove(flight)
             aside = self.troubles.close()
         return aside
+
+    def _round(self) -> None:
+        """Send what there is room for, wait a moment, and take up what has ended."""
+        self._submit()
+        self.cluster.wait(list(self.in_flight))
+        for future, flight in list(self.in_flight.items()):
+            again = self._collect(future, flight)
+            if again is not None:
+                del self.in_flight[future]
+                self._remove(flight)
+                self._take(again, first=future.status != "finished" or flight.task.probe)
+        self._tell_waiting()
 
     def _take(self, tasks: Sequence[Task], first: bool) -> None:
         """Queue tasks: halves of a bisection first; what met trouble last, so that others show how the host does."""
@@ -314,9 +319,7 @@ class DaskRun:
                 flight.path.unlink(missing_ok=True)
 
     def _submit(self) -> None:
-        gpu_slots = self.cluster.slots(gpu=True) if self.options.gpu else 0
-        slots = gpu_slots or self.cluster.slots(gpu=False)
-        while self.waiting and len(self.in_flight) < slots:
+        while self.waiting and len(self.in_flight) < self.cluster.window(self.options.gpu):
             task = self.waiting.popleft()
             if task.key in self.troubles.aside:
                 continue
@@ -329,7 +332,7 @@ class DaskRun:
                 self.troubles.facts(task),
                 pure=False,
                 retries=0,
-                resources=clusters.GPU if gpu_slots else None,
+                resources=clusters.GPU if self.options.gpu else None,
                 workers=list(hosts) or None,
             )
             self.in_flight[future] = _Flight(task, path, time.monotonic(), hosts)
@@ -362,7 +365,7 @@ class DaskRun:
             if ended.receipt is None and ended.trouble is None:
                 return self._refused(task, ended.place)
             if ended.trouble is not None and ended.trouble.kind not in NOT_OF_THE_PROCESS:
-                self.cluster.client.cancel([future], force=True)  # else its result, lost with the worker, is made anew
+                self.cluster.cancel([future])  # else its result, lost with the worker, is made anew
                 self._restart(ended.place)
             return self.troubles.ended(task, ended)
         if future.status == "error":
@@ -416,7 +419,7 @@ class DaskRun:
         flight.look(now)
         if flight.begun is None:
             if flight.hosts and not set(flight.hosts) & self.cluster.hosts():  # those that it was to run on have left
-                self.cluster.client.cancel([future], force=True)
+                self.cluster.cancel([future])
                 return [flight.task]
             return None
         self.heard = now
@@ -424,7 +427,7 @@ class DaskRun:
         if now - flight.changed < allowed:
             return None
         where = self.cluster.running_on(future)
-        self.cluster.client.cancel([future], force=True)
+        self.cluster.cancel([future])
         self.cluster.restart(where)
         return self._lost(flight.task, "unit_timeout")
 
@@ -433,5 +436,5 @@ class DaskRun:
         if now - self.heard < QUIET:
             return
         self.heard = now
-        count, workers = len(self.waiting) + len(self.in_flight), len(self.cluster.client.nthreads())
+        count, workers = len(self.waiting) + len(self.in_flight), len(self.cluster.workers())
         self.options.say(f"waiting for workers: {count} units queued, {workers} workers")

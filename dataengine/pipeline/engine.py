@@ -46,12 +46,12 @@ class Engine:
     failure_share: float = 0.5
 
     @contextmanager
-    def open(self) -> Iterator[Dispatcher]:
-        """The means to run tasks, for as long as the context lasts."""
+    def open(self, say: Callable[[str], None] = lambda line: None) -> Iterator[Dispatcher]:
+        """The means to run tasks, for as long as the context lasts; `say` shows one line to whoever runs the build."""
         if self.serial:
             yield Dispatcher(self, None)
             return
-        with clusters.opened(self.scheduler, self.workers, self.gpus, self.dashboard) as cluster:
+        with clusters.opened(self.scheduler, self.workers, self.gpus, self.dashboard, say) as cluster:
             yield Dispatcher(self, cluster)
 
 
@@ -87,7 +87,7 @@ class Dispatcher:
                 has begun, and deadlines run from when tasks are sent.
             steps: whether the runner gives a sign of life for each clip and batch (`Heartbeat`). The deadline is that
                 of a clip then, else that of all clips together.
-            gpu: run the tasks on workers with the resource GPU alone, where any has it.
+            gpu: run the tasks on workers with the resource GPU alone.
             say: takes a line for people.
 
         Returns:

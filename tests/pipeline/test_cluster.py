@@ -1,0 +1,139 @@
+"""A cluster of somebody else: a scheduler and workers that a command line started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from dataengine.core.errors import DataEngineError
+from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.task import Receipt, Task
+from tests.support.dask_processes import Started, dask_scheduler
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+pytestmark = pytest.mark.slow
+
+
+def runner(folder: Path, task: Task) -> Receipt:
+    """Note each start of a clip; a clip called kill ends the worker."""
+    quarantine = dict(task.quarantine)
+    for clip in task.clips:
+        if clip not in quarantine:
+            with (folder / f"{clip}.starts").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            if clip == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if clip == "hang":
+                time.sleep(3600)
+            if clip.startswith("slow"):
+                time.sleep(0.5)
+    if not task.probe:
+        (folder / f"{task.key}.done").write_text(repr(sorted(quarantine.items())))
+    return Receipt(task.key, len(task.clips), len(task.clips), 0.0)
+
+
+def starts(folder: Path, clip: str) -> int:
+    return len((folder / f"{clip}.starts").read_text().split())
+
+
+def run(started: Started, folder: Path, units: dict[str, str], **options: float) -> list[str]:
+    """Run units on a cluster; what was said meanwhile."""
+    said: list[str] = []
+    folder.mkdir(exist_ok=True)
+    with Engine(scheduler=started.address, **options).open(said.append) as dispatcher:  # type: ignore[arg-type]
+        dispatcher.run(
+            runner, (folder,), [Task(key, tuple(clips.split())) for key, clips in units.items()], lambda receipt: None
+        )
+    return said
+
+
+def test_a_clip_that_kills_costs_on_a_foreign_scheduler_what_it_costs_on_ours(tmp_path: Path) -> None:
+    """Dask's own settings of a scheduler try a task four times and move others between workers."""
+    units = {"u0": "a b", "u1": "c kill d e", "u2": "f"}
+    (tmp_path / "local").mkdir()
+    with Engine(workers=2).open() as dispatcher:
+        dispatcher.run(
+            runner, (tmp_path / "local",), [Task(k, tuple(c.split())) for k, c in units.items()], lambda receipt: None
+        )
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker("--nworkers", "2")
+        run(started, tmp_path / "foreign", units)
+    assert (tmp_path / "foreign" / "u1.done").read_text() == "[('kill', 'worker_killed')]"
+    assert starts(tmp_path / "foreign", "kill") == starts(tmp_path / "local", "kill") <= 8
+
+
+def test_workers_with_several_threads_or_without_a_nanny_are_refused_by_name(tmp_path: Path) -> None:
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker("--nthreads", "4", "--name", "many")
+        started.worker("--no-nanny", "--name", "bare")
+        later = threading.Timer(5, lambda: started.worker("--name", "good"))
+        later.start()
+        said = run(started, tmp_path / "out", {f"u{n}": "a" for n in range(4)})
+        later.join()
+    assert any("many" in line and "--nthreads 1" in line for line in said), said
+    assert any("bare" in line and "--no-nanny" in line for line in said), said
+    assert not any("good" in line for line in said), said
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.done")) == [f"u{n}.done" for n in range(4)]
+
+
+def test_a_build_stops_in_one_line_when_every_worker_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataengine.pipeline.cluster.PATIENCE", 3.0)
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker("--nthreads", "3", "--name", "many")
+        with pytest.raises(DataEngineError, match=r"no worker left.*3 tasks at once"):
+            run(started, tmp_path / "out", {"u0": "a"})
+
+
+def test_a_lost_scheduler_is_one_line_and_what_was_finished_is_kept(tmp_path: Path) -> None:
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        (tmp_path / "out").mkdir()
+        kill = threading.Thread(target=_kill_later, args=(started, tmp_path / "out" / "u0.done"))
+        kill.start()
+        with pytest.raises(DataEngineError, match="is gone; what was finished is kept"):
+            run(started, tmp_path / "out", {f"u{n}": "slow" for n in range(40)})
+        kill.join()
+    assert (tmp_path / "out" / "u0.done").exists()
+
+
+def _kill_later(started: Started, after: Path) -> None:
+    while not after.exists():
+        time.sleep(0.05)
+    started.kill(started.scheduler)
+
+
+def test_a_hung_clip_on_a_cluster_of_somebody_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataengine.pipeline.engine.GRACE", 5.0)
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        run(started, tmp_path / "out", {"u0": "a", "u1": "hang"}, clip_deadline=1.0)
+    assert (tmp_path / "out" / "u1.done").read_text() == "[('hang', 'unit_timeout')]"
+
+
+def test_a_scheduler_of_somebody_else_gets_its_settings_back(tmp_path: Path) -> None:
+    from distributed import Client
+
+    def settings(dask_scheduler: object) -> tuple[object, ...]:
+        return (
+            dask_scheduler.allowed_failures,  # type: ignore[attr-defined]
+            dask_scheduler.WORKER_SATURATION,  # type: ignore[attr-defined]
+            "stealing" in dask_scheduler.periodic_callbacks,  # type: ignore[attr-defined]
+        )
+
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        with Client(started.address, set_as_default=False) as client:
+            before = client.run_on_scheduler(settings)
+            with Engine(scheduler=started.address).open():
+                assert client.run_on_scheduler(settings) == (0, 1.0, False)
+            assert client.run_on_scheduler(settings) == before == (3, 1.1, True)
