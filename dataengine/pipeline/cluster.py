@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataengine.core import devices
+from dataengine.core import devices, resources
 from dataengine.core.errors import DataEngineError
 from dataengine.pipeline.admission import TOPIC, admission
 
@@ -47,6 +47,9 @@ SETTINGS = {
     # a restarted worker need not import everything anew
     "distributed.worker.multiprocessing-method": "forkserver",
 }
+
+NO_PAGES: dict[str, list[str]] = {f"distributed.{server}.http.routes": [] for server in ("scheduler", "worker")}
+"""Settings of a local cluster without a dashboard: its servers tell other users of the host nothing."""
 
 PER_SLOT = 1
 """Units sent for each slot: one runs and one waits, so that no worker idles while its next unit travels. What waits is
@@ -266,14 +269,15 @@ def opened(
     import distributed  # brings the defaults of its settings
 
     del distributed
-    with dask.config.set(SETTINGS), ExitStack() as closing:
+    quiet = NO_PAGES if scheduler is None and not dashboard else {}
+    with dask.config.set({**SETTINGS, **quiet}), ExitStack() as closing:
         for name in ("distributed", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         local = None
         try:
             if scheduler is None:
                 with _ignoring_interrupts():
-                    local = _local_cluster(max(workers or os.cpu_count() or 1, gpus), gpus, dashboard)
+                    local = _local_cluster(max(workers or resources.cpu_count(), gpus), gpus, dashboard)
                 closing.callback(_close, local)
             client = _client(local or scheduler, scheduler)
             closing.callback(_close, client)
@@ -348,6 +352,8 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
     """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
     import distributed
 
+    from dataengine.pipeline import loopback
+
     class LocalCluster(distributed.LocalCluster):  # type: ignore[misc]
         def new_worker_spec(self) -> dict[int, dict[str, Any]]:
             spec = super().new_worker_spec()
@@ -361,11 +367,13 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
+        protocol=loopback.PREFIX,
         dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}",
         worker_dashboard_address="127.0.0.1:0",
         scheduler_kwargs={"dashboard": dashboard},
         silence_logs=logging.CRITICAL,
-        env=THREADS,
+        env={**THREADS, **loopback.own_secret()},
+        preload=[loopback.__name__],
     )
     cluster.scale(workers)
     return cluster
