@@ -51,7 +51,7 @@ SETTINGS = {
 NO_PAGES: dict[str, list[str]] = {f"distributed.{server}.http.routes": [] for server in ("scheduler", "worker")}
 """Settings of a local cluster without a dashboard: its servers tell other users of the host nothing."""
 
-PER_SLOT = 1
+PER_SLOT = 2
 """Units sent for each slot: one runs and one waits, so that no worker idles while its next unit travels. What waits is
 also what an adaptive cluster grows by."""
 

@@ -113,7 +113,7 @@ def _kill_later(started: Started, after: Path) -> None:
 
 
 def test_a_hung_clip_on_a_cluster_of_somebody_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataengine.pipeline.engine.GRACE", 5.0)
+    monkeypatch.setattr("dataengine.pipeline.dispatch.GRACE", 5.0)
     with dask_scheduler(tmp_path / "dask") as started:
         started.worker()
         run(started, tmp_path / "out", {"u0": "a", "u1": "hang"}, clip_deadline=1.0)
