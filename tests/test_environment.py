@@ -1,0 +1,143 @@
+"""Failures of the environment are not failures of clips: mounts, disks and GPUs that fail while a build runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import dataengine
+from dataengine.builder import BuildResult
+from dataengine.core import registry
+from dataengine.core.errors import DataEngineError
+from dataengine.dataset.verify import verify
+from dataengine.media.encode import write_video
+from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.journal import Journal
+from tests.support import saboteur
+from tests.support.plugins import install
+
+ROOT = Path(__file__).parents[1]
+SERIAL = Engine(serial=True)
+NAMES = ("a", "b", "c", "d", "e", "f")
+
+
+class Lab:
+    """Six videos in units of two, and an expert that gets its host into trouble."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.marks, self.videos, self.out = (
+            folder,
+            folder / "marks",
+            folder / "videos",
+            folder / "out",
+        )
+        self.marks.mkdir()
+        self.videos.mkdir()
+        for n, name in enumerate(NAMES):
+            self.write(name, (n, 128, 128))
+
+    def write(self, name: str, colour: tuple[int, int, int]) -> None:
+        frames = np.random.default_rng(0).integers(60, 200, (12, 120, 160, 3), dtype=np.uint8)
+        frames[:, :24, :24] = colour
+        write_video(self.videos / f"{name}.mp4", iter(frames), 25)
+
+    def plant(self, what: str, text: object = "") -> None:
+        (self.marks / what).write_text(str(text))
+
+    def build(self, engine: Engine = SERIAL, **options: Any) -> BuildResult:
+        overrides = ['pose.experts=["troubled"]', "pose.expert_weights={}", f'experts.troubled.marks="{self.marks}"']
+        overrides += ["plan.clips_per_unit=2", "curate.filters=[]", 'curate.dedup="off"', "report.gallery=0"]
+        sources = {"folder": str(self.videos)}
+        return dataengine.build(
+            "posecap", sources, self.out, overlay="core", overrides=overrides, engine=engine, **options
+        )
+
+    def rejects(self) -> dict[str, tuple[str, bool]]:
+        rows = dataengine.open(self.out).rejects.select(
+            pl.col("video_id").str.split("-").list.first(), "reason", "retryable"
+        )
+        return {video: (reason, retryable) for video, reason, retryable in rows.collect().rows()}
+
+    def troubles(self) -> list[dict[str, Any]]:
+        return [line for line in Journal(self.out / "work").read() if line["event"] == "trouble"]
+
+    def content(self) -> dict[str, str]:
+        files = json.loads((self.out / "dataset" / "MANIFEST.json").read_text())["files"]
+        return {file["path"]: file["blake3"] for file in files}
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    entry = "[dataengine.experts]\ntroubled = tests.support.troubled_expert:Troubled\n"
+    install(tmp_path / "site", "troubled", entry, ROOT, monkeypatch)
+    yield Lab(tmp_path)
+    registry.refresh()
+
+
+def test_a_mount_that_goes_away_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
+    lab.plant("away", lab.videos)
+    with pytest.raises(
+        DataEngineError, match=r"stopped: .* 3 times in a row \(media_unreachable: .*no other host"
+    ) as caught:
+        lab.build()
+    assert "\n" not in str(caught.value) and not (lab.out / "dataset").exists()
+    assert {line["kind"] for line in lab.troubles()} == {"media_unreachable"} and len(lab.troubles()) == 3
+    Path(f"{lab.videos}.away").rename(lab.videos)
+    result = lab.build()
+    assert (result.kept, result.failed, lab.rejects(), verify(lab.out)) == (6, 0, {}, [])
+    built = lab.content()
+    shutil.rmtree(lab.out)
+    lab.build()
+    assert lab.content() == built, "the bytes of an undisturbed build"
+
+
+def test_a_file_that_goes_away_alone_fails_and_may_be_tried_again(lab: Lab) -> None:
+    lab.plant("remove", lab.videos / "d.mp4")
+    result = lab.build()
+    assert (result.kept, result.retryable, lab.rejects()) == (5, 1, {"d": ("media_missing", True)})
+    assert lab.troubles() == []
+    lab.write("d", (3, 128, 128))
+    assert lab.build().kept == 6
+
+
+def test_a_gpu_that_lost_its_context_costs_a_process_and_no_clip(lab: Lab) -> None:
+    lab.plant("poison")
+    result = lab.build(Engine(workers=1))
+    assert (result.kept, result.failed, lab.rejects(), verify(lab.out)) == (6, 0, {}, [])
+    (trouble,) = lab.troubles()
+    assert trouble["kind"] == "gpu_failed" and "illegal memory access" in trouble["detail"]
+
+
+def test_a_clip_that_loses_the_gpu_each_time_is_to_blame_itself(lab: Lab) -> None:
+    lab.write("c", saboteur.RED)
+    result = lab.build()
+    assert (result.kept, result.retryable, lab.rejects()) == (5, 1, {"c": ("expert_failed", True)})
+    assert [line["unit"] for line in lab.troubles()] == ["u000001", "u000001"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk")
+def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
+    lab.out.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(lab.out)], check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        lab.plant("fill", lab.out)
+        with pytest.raises(DataEngineError, match=r"disk_full") as caught:
+            lab.build()
+        assert "\n" not in str(caught.value) and not (lab.out / "dataset").exists()
+        for filler in lab.out.glob("filler*"):
+            filler.unlink()
+        result = lab.build()
+        assert (result.kept, result.failed, lab.rejects()) == (6, 0, {})
+    finally:
+        subprocess.run(["umount", "-l", str(lab.out)], check=True)
