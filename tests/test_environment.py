@@ -109,6 +109,7 @@ def test_a_file_that_goes_away_alone_fails_and_may_be_tried_again(lab: Lab) -> N
     assert lab.build().kept == 6
 
 
+@pytest.mark.slow
 def test_a_gpu_that_lost_its_context_costs_a_process_and_no_clip(lab: Lab) -> None:
     lab.plant("poison")
     result = lab.build(Engine(workers=1))
