@@ -9,6 +9,7 @@ functions that a build calls, from the plan to the dataset put in place.
 from __future__ import annotations
 
 import csv
+import functools
 import gc
 import json
 import multiprocessing
@@ -77,11 +78,13 @@ def signature(number: int, count: int) -> tuple[np.ndarray, bytes]:
     return hashes, words.tobytes()
 
 
-def measured(job: Job, clips: Sequence[str], numbers: Sequence[int], count: int) -> pa.Table:
-    """A table of `measure` of some clips: drawn signatures, and tracks and joints that are alike."""
+@functools.cache
+def alike(job_path: Path, clips: int) -> pa.Table:
+    """A table of `measure` of clips without names, whose measures, tracks and joints are alike."""
     from dataengine.core.skeletons import skeleton
     from dataengine.passes.measure import schema
 
+    job = load_job(job_path)
     names, experts = schema(job.recipe), list(job.recipe.pose.experts)
     track = {"num_frames": 300, "coverage": 1.0, "score_mean": 0.9, "confidence_mean": 0.9, "motion": 0.4}
     joints = [
@@ -89,15 +92,23 @@ def measured(job: Job, clips: Sequence[str], numbers: Sequence[int], count: int)
         for t in range(PEOPLE)
         for joint in skeleton(job.recipe.pose.skeleton).joints
     ]
-    rows = []
-    for clip_id, number in zip(clips, numbers):
-        hashes, words = signature(number, count)
-        row = {"clip_id": clip_id, "frames_blake3": f"{number:064x}", "hashes": hashes.tolist(), "words": words}
-        row |= {"fps": "30/1", "width": 640, "height": 360, "num_frames": 300, "num_tracks": PEOPLE}
-        row |= {"experts": experts, "joints": joints, "confidence_p10": 0.8, "expert_disagreement": 0.1}
-        row["tracks"] = [{"track_id": t, "rank": t, **track, "shares": [0.5] * len(experts)} for t in range(PEOPLE)]
-        rows.append(row | {name: 0.9 for name in names.names if name.startswith("filter_")})
-    return pa.Table.from_pylist(rows, names)
+    row = {"fps": "30/1", "width": 640, "height": 360, "num_frames": 300, "num_tracks": PEOPLE}
+    row |= {"experts": experts, "joints": joints, "confidence_p10": 0.8, "expert_disagreement": 0.1}
+    row["tracks"] = [{"track_id": t, "rank": t, **track, "shares": [0.5] * len(experts)} for t in range(PEOPLE)]
+    row |= {name: 0.9 for name in names.names if name.startswith("filter_")}
+    return pa.Table.from_pylist([row] * clips, names)
+
+
+def measured(job_path: Path, clips: Sequence[str], count: int) -> pa.Table:
+    """A table of `measure` of some of `count` clips, with drawn signatures."""
+    table = alike(job_path, len(clips))
+    signs = [signature(number_of(clip), count) for clip in clips]
+    own: dict[str, Any] = {"clip_id": list(clips), "frames_blake3": [f"{number_of(clip):064x}" for clip in clips]}
+    own |= {"hashes": [hashes for hashes, _ in signs], "words": [words for _, words in signs]}
+    for name, values in own.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    return table
 
 
 def draw(job_path: Path, name: str, tasks: Sequence[Task], count: int) -> None:
@@ -114,8 +125,7 @@ def draw(job_path: Path, name: str, tasks: Sequence[Task], count: int) -> None:
     for task in tasks:
         staged, sidecar = ledger.stage(task.key, "parquet" if name == "measure" else "tar"), None
         if name == "measure":
-            table = measured(job, task.clips, [number_of(clip) for clip in task.clips], count)
-            pq.write_table(table, staged, compression="zstd")
+            pq.write_table(measured(job_path, task.clips, count), staged, compression="zstd")
         else:
             staged.write_bytes(task.key.encode())
         if kind == "shard":

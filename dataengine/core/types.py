@@ -62,14 +62,14 @@ class Clip:
 CLIP_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Clip))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Keep:
     """The clip goes on to the next pass."""
 
     clip_id: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reject:
     """The clip is out: its `value` missed the `threshold`."""
 
@@ -80,7 +80,7 @@ class Reject:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fail:
     """The clip could not be processed."""
 

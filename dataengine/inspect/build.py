@@ -43,9 +43,8 @@ def find_clip(plan: Plan, clip_id: str) -> dict[str, Any]:
     Raises:
         DatasetError: the plan has no such clip.
     """
-    rows = [row for row in plan.rows() if row["clip_id"] == clip_id]
-    if not rows:
-        near = [row["clip_id"] for row in plan.rows()[:20_000]]
+    if plan.clip(clip_id) is None:
+        near = plan.table.column("clip_id").slice(0, 20_000).to_pylist()
         hint = suggestion(clip_id, near).split(";")[0]
         raise DatasetError(f"no clip {clip_id!r} among the {plan.num_clips} planned{hint}")
-    return rows[0]
+    return plan.row(clip_id)

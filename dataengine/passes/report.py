@@ -138,6 +138,7 @@ def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Pi
     labels = {row["clip_id"]: row["label"] or "" for row in plan.rows()} | {
         clip_id: label or "" for clip_id, label in kept
     }
+    labels = dict(kept)
     reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail in out}
     chosen = [(clip_id, None, "") for clip_id in _spread([clip_id for clip_id, _ in kept], count)]
     chosen += [(clip_id, *reasons[clip_id]) for clip_id in _spread(list(reasons), (count + 1) // 2)]
@@ -145,7 +146,8 @@ def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Pi
         picture = _picture(plan, job, clip_id)
         if picture is not None:
             jpeg, place = picture
-            yield Picture(clip_id, labels[clip_id], jpeg, detail or place, reason)
+            label = labels[clip_id] if clip_id in labels else plan.row(clip_id)["label"]
+            yield Picture(clip_id, label or "", jpeg, detail or place, reason)
 
 
 def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
@@ -154,9 +156,8 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
     clip = plan.clip(clip_id)
     if clip is None:
         return None
-    unit = next(row["unit"] for row in plan.rows() if row["clip_id"] == clip_id)
     try:
-        arrays = pose_arrays(job.ledger("poses"), unit, clip_id)
+        arrays = pose_arrays(job.ledger("poses"), plan.row(clip_id)["unit"], clip_id)
         scores = np.nan_to_num(arrays["scores"].astype(np.float32))
         best = int(np.argmax(scores.sum((0, 2))))
         frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays["timestamps"])) if n == best)

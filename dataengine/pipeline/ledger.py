@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -80,7 +81,9 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
-    return _KINDS[row["outcome"]](**{k: v for k, v in row.items() if k != "outcome"})
+    given = {k: v for k, v in row.items() if k != "outcome"}
+    # a clip's records of all passes share one text, since a driver may hold those of a million clips
+    return _KINDS[row["outcome"]](**{**given, "clip_id": sys.intern(given["clip_id"])})
 
 
 class Ledger:

@@ -387,6 +387,17 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert expert(tmp_path, content=False).weights() != listed
 
 
+def test_saved_files_are_read_once_however_often_a_build_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(5):
+        numbered(tmp_path, f"c{n}", 4)
+    read, before = list[Path](), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or before(path))
+    found = [expert(tmp_path).weights() for _ in range(4)]  # as the check, the fingerprint and the lock of a build do
+    assert len(read) == 5 and all(weights == found[0] for weights in found)
+    numbered(tmp_path, "c5", 4)
+    assert expert(tmp_path).weights() != found[0]
+
+
 def test_it_travels_and_forgets_old_clips(tmp_path: Path) -> None:
     for n in range(20):
         numbered(tmp_path, f"c{n}", 4 + n)

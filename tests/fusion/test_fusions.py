@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 import pytest
 from numpy.linalg import norm
 
@@ -196,3 +197,13 @@ def test_mistakes_are_told(method):
         for expert_weights in ([1, 1], [0, 0, 0], [-1, 1, 1], [np.nan, 1, 1]):
             with pytest.raises(ComponentError, match="expert_weights"):
                 registry.create("fusion", method).fuse(coords, scores, "body13", expert_weights)
+
+
+def test_the_check_of_options_is_built_once_for_all_calls(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    coords, scores = views(frames=4)
+    fuse(coords, scores, method, "body13")
+    built, adapter = list[object](), pydantic.TypeAdapter
+    monkeypatch.setattr(pydantic, "TypeAdapter", lambda cls: built.append(cls) or adapter(cls))
+    for _ in range(5):
+        fuse(coords, scores, method, "body13")
+    assert not built, "building the check takes a hundred times longer than a call"

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
@@ -133,11 +134,15 @@ class Precomputed(Expert):
         Raises:
             ComponentError: the folder does not exist.
         """
-        hasher = blake3(self.version.encode() + b"\0")
+        root, hasher, stamp = self.root, blake3(self.version.encode() + b"\0"), blake3()
+        names: list[bytes] = []
         for path in self._files():
-            hasher.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\0".encode())
-            if self.content:
-                hasher.update(blake3(path.read_bytes()).digest())
+            state = path.stat()
+            names.append(f"{path.relative_to(root).as_posix()}\0{state.st_size}\0".encode())
+            stamp.update(names[-1] + f"{state.st_mtime_ns}\0".encode())
+        content = _contents(root.absolute(), stamp.hexdigest()) if self.content else b""
+        for number, name in enumerate(names):
+            hasher.update(name + content[32 * number : 32 * (number + 1)])
         return {"saved poses": hasher.hexdigest()}
 
     def load(self, device: str = "cpu") -> PrecomputedSession:
@@ -190,7 +195,7 @@ class Precomputed(Expert):
         return root
 
     def _files(self) -> list[Path]:
-        return sorted(p for p in self.root.rglob("*") if p.suffix in (".json", ".npz") and p.is_file())
+        return _saved_files(self.root)
 
     def _samples(self) -> Iterator[Saved]:
         """What can be read of the first files."""
@@ -202,6 +207,18 @@ class Precomputed(Expert):
         for place in places[:KEPT]:
             with suppress(ExpertError):  # a damaged file fails its own clip
                 yield openpose.read(place) if kind == "openpose" else read_file(kind, place)
+
+
+def _saved_files(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.suffix in (".json", ".npz") and p.is_file())
+
+
+@lru_cache(maxsize=4)
+def _contents(root: Path, stamp: str) -> bytes:
+    """Hashes of 32 bytes of the saved files, in order. A build asks several times: files are read again only when
+    names, lengths or times of change, which `stamp` stands for, are others."""
+    del stamp
+    return b"".join(blake3(path.read_bytes()).digest() for path in _saved_files(root))
 
 
 def read_file(kind: str, path: Path) -> Saved:
