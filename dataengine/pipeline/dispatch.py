@@ -59,6 +59,9 @@ UNBEGUN = 20
 """How often a task may be lost before it began, until that counts as a strike: its beginning may stay unseen where a
 file system is slow to show new files."""
 
+RESULT = 10.0
+"""Seconds that a result may take to arrive after it was announced."""
+
 RESTART_LIMIT = 120.0
 """Seconds after which a worker that was to be restarted, and still runs, ends the build."""
 
@@ -360,7 +363,10 @@ class DaskRun:
 
         task = flight.task
         if future.status == "finished":
-            ended: Ended = future.result()
+            try:
+                ended: Ended = future.result(timeout=RESULT)
+            except (TimeoutError, distributed.TimeoutError):
+                return None  # its worker died with the result; Dask runs the task again
             self.heard = time.monotonic()
             if ended.receipt is None and ended.trouble is None:
                 return self._refused(task, ended.place)
