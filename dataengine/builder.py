@@ -164,6 +164,7 @@ def build(
     device: str = "auto",
     limit: int | None = None,
     data_root: str | None = None,
+    accept: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BuildResult:
     """Build a dataset, or finish, extend or update the one in `out`.
@@ -178,6 +179,8 @@ def build(
         device: auto, cpu or cuda.
         limit: plan only the first clips.
         data_root: folder with a folder a source, for sources without a path; default the variable DATAENGINE_DATA.
+        accept: passes whose results are taken as they are although other code, libraries or another kind of device
+            made them. The lock and the manifest say so, and later builds take them, too.
 
     Raises:
         DataEngineError: what is wrong, in one line; nothing was built then.
@@ -201,8 +204,12 @@ def build(
     with lease(folder.absolute(), "build", "build", wait=HANDOVER):
         with changing(folder.absolute(), "build"):
             pass  # what a killed build left of the dataset is mended
+        before = recipe_lock.parts(folder / recipe_lock.NAME)
+        job = Job.of(resolved, work, device, before, accept)
+        for line in recipe_lock.why_anew(recipe, before, job.parts):
+            progress.say(line)
         plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
-        result = _execute(resolved, plan, folder.absolute(), engine, device, progress, begun)
+        result = _execute(job, plan, folder.absolute(), engine, progress, begun)
     return replace(result, notes=notes(given))
 
 
@@ -217,8 +224,10 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
     with lease(folder, "build", "rewrite", wait=HANDOVER):
         with changing(folder, "rewrite"):
             plan = plans.load(work).without(TakenDown.of(folder))
-        recipe = recipes.load(str(folder / "recipe.lock.toml"))
-        return _execute(recipe, plan, folder, engine, "auto", progress or Progress(), begun)
+        lock = folder / recipe_lock.NAME
+        # nothing is added, so nothing is made anew because the code, a library or the machine is another one by now
+        job = Job.of(recipes.load(str(lock)), work, devices.pick("auto"), recipe_lock.parts(lock), keep=True)
+        return _execute(job, plan, folder, engine, progress or Progress(), begun)
 
 
 def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult:
@@ -241,20 +250,19 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
 
 
 def _execute(
-    recipe: Recipe, plan: Plan, folder: Path, engine: Engine | None, device: str, progress: Progress, begun: float
+    job: Job, plan: Plan, folder: Path, engine: Engine | None, progress: Progress, begun: float
 ) -> BuildResult:
     """Run every pass of a plan, in order; the dataset is put in place before the passes that read it as a whole."""
-    work = folder / "work"
-    plans.save(plan, work)
-    job = Job.of(recipe, work, devices.pick(device))
-    recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe))
+    recipe = job.recipe
+    plans.save(plan, job.work)
+    recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
     build, states = BuildState(plan, job), list[PassState]()
     chosen = engine or Engine(
         clip_deadline=recipe.engine.clip_deadline,
         host_failures=recipe.engine.host_failures,
         failure_share=recipe.engine.failure_share,
     )
-    forget_attempts(work)
+    forget_attempts(job.work)
     if job.device != "cpu":
         chosen = replace(chosen, gpus=devices.count())
     with chosen.open() as dispatcher:

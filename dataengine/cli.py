@@ -55,6 +55,14 @@ def build(
         str | None,
         typer.Option(help="Folder with one folder per source, for sources without a PATH.", envvar="DATAENGINE_DATA"),
     ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep what this pass made with other code, other libraries or another kind of device, now and in "
+            "later builds; the lock and the manifest say so. Repeatable.",
+            metavar="PASS",
+        ),
+    ] = None,
     dashboard: Annotated[bool, typer.Option(help="Serve Dask's dashboard on 127.0.0.1:8787.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what a build would do and cost, without doing it.")
@@ -83,7 +91,7 @@ def build(
     if dry_run:
         from dataengine import dry_run as estimates
 
-        report = {**estimates.dry_run(resolved, target, limit, data_root, device), "notes": remarks}
+        report = {**estimates.dry_run(resolved, target, limit, data_root, device, accept or ()), "notes": remarks}
         show(report if as_json else f"{name} -> {target}\n" + estimates.dry_run_text(report))
         return
     progress.say(f"{name} -> {target}")
@@ -106,6 +114,7 @@ def build(
         device=device,
         limit=limit,
         data_root=data_root,
+        accept=accept or (),
         progress=progress,
     )
     show(result.to_dict() if as_json else building.result_text(result))

@@ -22,6 +22,8 @@ from dataengine.core.settings import find_manifest
 from dataengine.passes.base import Job, Pass
 from dataengine.passes.progress import BuildState
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline import recipe_lock
+from dataengine.pipeline.fingerprints import reasons
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.recipe import Recipe
 
@@ -172,13 +174,17 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str) -> dict[str, Any]:
+def dry_run(
+    recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str, accept: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a build would do, without doing any of it: clips, bytes, units and clips left in each pass, and the hours
     they take."""
     check(recipe)
     work = out.absolute() / "work"
     plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
-    build = BuildState(plan, Job.of(recipe, work, devices.pick(device)))
+    before = recipe_lock.parts(out / recipe_lock.NAME)
+    job = Job.of(recipe, work, devices.pick(device), before, accept)
+    build = BuildState(plan, job)
     found = costs(build, known_rates())
     rows = plan.rows()
     sizes = {row["media"]: row["media_size"] for row in rows if row["media_size"] > 0}
@@ -192,6 +198,7 @@ def dry_run(recipe: Recipe, out: Path, limit: int | None, data_root: str | None,
         "media_bytes": sum(sizes.values()),
         "free_bytes": free_bytes(out.absolute()),
         "passes": [state.row() for state in build.states()],
+        "made_anew": reasons(before, job.parts),
         "costs": [asdict(c) for c in found],
         "total": {name: _sum([getattr(c, name) for c in found]) for name in ("cpu_hours", "gpu_hours")},
     }
@@ -232,5 +239,6 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
         for t in (report["total"][k] for k in ("cpu_hours", "gpu_hours"))
     ]
     lines.append(f"{'total':<40}{shown[0]:>12}{shown[1]:>12}")
+    lines += [f"{name}: made anew: {why}" for name, why in report["made_anew"].items()]
     lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
     return "\n".join(lines)

@@ -35,10 +35,13 @@ class Component:
     Attributes:
         extra: the extra of the package whose libraries the component needs; None: the core is enough.
         title: how messages name the component, for example "[experts.vitpose]".
+        programs: modules that run in a process of their own, so that no import names them. Results depend on them as
+            on the component's own code.
     """
 
     extra: ClassVar[str | None] = None
     title: ClassVar[str] = ""
+    programs: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         """Raise what would fail every clip, before any work: a missing program, folder or key. Default: nothing."""

@@ -55,6 +55,9 @@ class MediaPipe(Expert):
     """
 
     title: ClassVar[str] = "[experts.mediapipe]"
+    programs: ClassVar[tuple[str, ...]] = tuple(
+        f"dataengine.experts.isolation.workers.{name}" for name in ("mediapipe_worker", "people", "serving")
+    )
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     remembers_frames: ClassVar[bool] = True
 

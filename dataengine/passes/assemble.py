@@ -57,7 +57,10 @@ def _facts(build: BuildState) -> Row:
 
 
 def _pass_fact(build: BuildState, p: Pass) -> Row:
-    return {"name": p.name, "scope": p.scope, "fingerprint": build.job.fingerprints[p.name]}
+    fact = {"name": p.name, "scope": p.scope, "fingerprint": build.job.fingerprints[p.name]}
+    accepted = build.job.parts[p.name].accepted if p.name in build.job.parts else ()
+    # results of several environments under one fingerprint, as the owner of the build wanted it
+    return fact | ({"accepted": [list(one.changes) for one in accepted]} if accepted else {})
 
 
 def _put_in_place(build: BuildState, out: Path) -> tuple[bool, Counts]:

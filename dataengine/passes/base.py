@@ -79,8 +79,8 @@ from __future__ import annotations
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -92,7 +92,10 @@ from dataengine.core.errors import LedgerError, RecipeError, suggestion
 from dataengine.core.types import Fail, Keep, Outcome, Reject
 from dataengine.dataset import index
 from dataengine.io.storage import write_durably
+from dataengine.pipeline.fingerprints import LIBRARIES, Environment, Parts, accept, kept, settled
+from dataengine.pipeline.handshake import Question, media_of, question
 from dataengine.pipeline.ledger import Commit, Ledger
+from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe, fingerprint, validate
 from dataengine.pipeline.task import Receipt, Task
 
@@ -162,6 +165,22 @@ class Pass(Component, ABC):
         """The part of the recipe (and hashes of weights) that results depend on, beside the pass's own options."""
         del recipe
         return {}
+
+    def uses(self, recipe: Recipe) -> Iterable[Component]:
+        """The components that it runs: results depend on their code as on the pass's own. Default: none."""
+        del recipe
+        return ()
+
+    def unused(self, recipe: Recipe) -> Sequence[str]:
+        """Modules that its code imports and that it does not run under a recipe. Default: none."""
+        del recipe
+        return ()
+
+    def environment(self, recipe: Recipe, device: str) -> Environment:
+        """The code, libraries and kind of device of this process that results depend on; part of the fingerprint."""
+        used = tuple(self.uses(recipe))
+        programs = [name for component in used for name in component.programs]
+        return Environment.of((self, *used), self.unused(recipe), device if self.on_device else "", programs)
 
     def fingerprint(self, recipe: Recipe, upstream: Mapping[str, str]) -> str:
         """Digest of configuration, version and options, and of what the pass reads.
@@ -319,21 +338,58 @@ class Job:
 
     Attributes:
         fingerprints: pass -> fingerprint, of every enabled pass.
+        parts: pass -> what its fingerprint was made of; empty in a worker, and where a lock is only looked at.
     """
 
     work: Path
     recipe: Recipe
     device: str
     fingerprints: Mapping[str, str]
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
     @staticmethod
-    def of(recipe: Recipe, work: Path, device: str) -> Job:
-        """The job of a recipe."""
-        passes, fingerprints = passes_of(recipe), dict[str, str]()
+    def of(
+        recipe: Recipe,
+        work: Path,
+        device: str,
+        before: Mapping[str, Parts] | None = None,
+        accepted: Iterable[str] = (),
+        keep: bool = False,
+    ) -> Job:
+        """The job of a recipe in this process.
+
+        Args:
+            before: the parts that the lock of the build holds, by pass.
+            accepted: passes whose results of another environment are taken as they are, from now on.
+            keep: take the results of every pass so for this once.
+
+        Raises:
+            RecipeError: a pass to accept is not of the recipe, or its results differ for another reason.
+        """
+        passes, locked, asked = passes_of(recipe), before or {}, set(accepted)
+        for name in sorted(asked - {p.name for p in passes}):
+            raise RecipeError(f"--accept {name}: no pass of this recipe{suggestion(name, [p.name for p in passes])}")
+        fingerprints, parts = dict[str, str](), dict[str, Parts]()
         for p in passes:
-            upstream = {name: fingerprints[name] for name in p.reads(passes)}
-            fingerprints[p.name] = p.fingerprint(recipe, upstream)
-        return Job(work, recipe, device, fingerprints)
+            read = p.reads(passes)
+            configuration = p.fingerprint(recipe, dict.fromkeys(read, ""))
+            found = Parts(p.version, configuration, p.environment(recipe, device))
+            known = locked.get(p.name)
+            if p.name in asked:
+                found = accept(p.name, found, known)
+            elif keep and known is not None and found.same_recipe(known):
+                found = kept(found, known, lasting=False)
+            else:
+                found = settled(found, known)
+            configured = p.fingerprint(recipe, {name: fingerprints[name] for name in read})
+            fingerprints[p.name], parts[p.name] = fingerprint([configured, found.environment.digest]), found
+        return Job(work, recipe, device, fingerprints, parts)
+
+    def question(self, plan: Plan) -> Question:
+        """What to ask the workers of this build before their first task; saves the job."""
+        libraries = {name for parts in self.parts.values() for name in parts.environment.libraries}
+        media = media_of(plan.iterate(), plan.roots)
+        return question(self.save(), self.recipe, media, self.device, libraries & LIBRARIES.keys())
 
     @functools.cached_property
     def passes(self) -> dict[str, Pass]:

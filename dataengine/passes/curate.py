@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dataengine.core import registry
+from dataengine.core.component import Component
 from dataengine.core.reasons import REASONS
 from dataengine.dataset import near_duplicates as duplicates
 from dataengine.dataset.dataset import Dataset
@@ -79,6 +80,10 @@ class Curate(TablePass):
             include={"dedup", "near_duplicate_threshold", "max_per_label", "min_per_label"}
         )
         return [filters, table, rules, copied, recipe.plan.seed, guards]
+
+    def uses(self, recipe: Recipe) -> list[Component]:
+        filters = [recipe.component("filters", name) for name in recipe.curate.filters]
+        return [*filters, *([] if recipe.curate.relabel is None else [label_table(recipe.curate.relabel)])]
 
     def own_reasons(self, recipe: Recipe) -> Mapping[str, str]:
         filters = [recipe.component("filters", name) for name in recipe.curate.filters]

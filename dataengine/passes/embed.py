@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dataengine.core import registry
-from dataengine.core.component import SESSIONS, Session
+from dataengine.core.component import SESSIONS, Component, Session
 from dataengine.core.errors import MediaError
 from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.types import Clip, Fail, Float, Frames, Keep, Outcome
@@ -68,6 +68,15 @@ class Embed(UnitPass):
         """Digest of the features with their weights and of how frames are read; nothing of curation or of poses."""
         del upstream
         return fingerprint([self.name, self.version, self.config(recipe)])
+
+    def uses(self, recipe: Recipe) -> list[Component]:
+        features = [recipe.component("features", name) for name in recipe.embed.features]
+        return [recipe.component("decoders", recipe.pose.decoder), *features]
+
+    def unused(self, recipe: Recipe) -> Sequence[str]:
+        return (
+            "dataengine.labels.prompts",
+        )  # an embedding lies under the digest of its text, wherever the text came from
 
     def rates(self, recipe: Recipe) -> Mapping[str, float]:
         return {f"features/{name}": 1.0 for name in recipe.embed.features}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from scipy.optimize import linear_sum_assignment
 
 from dataengine.core import registry
-from dataengine.core.component import Filter
+from dataengine.core.component import Component, Filter
 from dataengine.core.skeletons import COMMON, all_finite, convert, skeleton
 from dataengine.core.types import Bool, Clip, Float, Int, Sample
 from dataengine.dataset.signatures import pose_words
@@ -320,6 +320,9 @@ class Measure(UnitPass):
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         return _config(recipe)
+
+    def uses(self, recipe: Recipe) -> list[Component]:
+        return list(_filters(recipe).values())
 
     def table_schema(self, recipe: Recipe) -> pa.Schema:
         return schema(recipe)

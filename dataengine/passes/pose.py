@@ -195,6 +195,14 @@ class Pose(UnitPass):
     def config(self, recipe: Recipe) -> dict[str, Any]:
         return _config(recipe)
 
+    def uses(self, recipe: Recipe) -> list[Component]:
+        tools = PoseComponents.of(recipe)
+        experts = [recipe.component("experts", name) for name in tools.names]
+        return [tools.decoder, tools.tracker, tools.fusion, *experts, *([tools.detector] if tools.detector else [])]
+
+    def unused(self, recipe: Recipe) -> Sequence[str]:
+        return () if recipe.pose.calibration is not None else ("dataengine.fusion.calibration",)
+
     def process(self, unit: Unit) -> list[Outcome]:
         return _run(unit)
 

@@ -8,7 +8,7 @@ made unrecognisable before anything is written; people that no expert saw stay a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from dataengine.core import registry
+from dataengine.core.component import Component
 from dataengine.core.skeletons import convert
 from dataengine.core.types import Clip, Float, Frames
 from dataengine.filters.body import head_length
@@ -52,6 +53,12 @@ class Video(Pass):
     def config(self, recipe: Recipe) -> list[Any]:
         decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
         return [recipe.pose.decoder, decoder, recipe.pack.model_dump()]
+
+    def uses(self, recipe: Recipe) -> list[Component]:
+        return [recipe.component("decoders", recipe.pose.decoder)]
+
+    def unused(self, recipe: Recipe) -> Sequence[str]:
+        return ("dataengine.labels.prompts",)  # texts cut no shards, and are part of the inputs of each
 
     def state(self, build: BuildState) -> PassState:
         return shard_state(self, build)

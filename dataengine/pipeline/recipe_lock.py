@@ -13,6 +13,7 @@ import tomli_w
 
 from dataengine.io import weights
 from dataengine.io.storage import write_durably
+from dataengine.pipeline.fingerprints import Parts, changes, reasons
 from dataengine.pipeline.recipe import Recipe
 
 NAME = "recipe.lock.toml"
@@ -44,8 +45,20 @@ def check(out: Path, used: Mapping[str, Any]) -> None:
         )
 
 
-def write(out: Path, recipe: Recipe, fingerprints: Mapping[str, str], used: Mapping[str, Any]) -> None:
-    """Write the lock of a build: recipe, versions of libraries, hashes of weights, fingerprints of passes."""
+def parts(path: Path) -> dict[str, Parts]:
+    """What the fingerprints of a lock were made of, by pass; nothing where there is no lock, or one of a former
+    version."""
+    if not path.is_file():
+        return {}
+    lock = tomllib.loads(path.read_text(encoding="utf-8")).get("lock", {})
+    return {name: Parts.from_toml(table) for name, table in lock.get("passes", {}).items()}
+
+
+def write(
+    out: Path, recipe: Recipe, fingerprints: Mapping[str, str], used: Mapping[str, Any], parts: Mapping[str, Parts]
+) -> None:
+    """Write the lock of a build: recipe, versions of libraries, hashes of weights, fingerprints of passes and what
+    they were made of."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -53,6 +66,22 @@ def write(out: Path, recipe: Recipe, fingerprints: Mapping[str, str], used: Mapp
         except importlib.metadata.PackageNotFoundError:
             continue
     table: dict[str, Any] = {"versions": versions, "weights": _hashes(used), "fingerprints": dict(fingerprints)}
+    table["passes"] = {name: one.to_toml() for name, one in parts.items()}
     if recipe.overlay:
         table["overlay"] = recipe.overlay
     write_durably(out / NAME, tomli_w.dumps({**recipe.to_toml(), "lock": table}).encode())
+
+
+def why_anew(recipe: str, before: Mapping[str, Parts], now: Mapping[str, Parts]) -> list[str]:
+    """One line for each pass whose finished results count no more; or, for a lock that was given as the recipe of a new
+    build, for each pass that the build makes in another way.
+
+    Args:
+        recipe: name or path of the recipe, as given.
+        before: the parts that the lock of the build holds. now: those of the build that begins.
+    """
+    if before:
+        return [f"{name}: made anew: {why}" for name, why in reasons(before, now).items()]
+    given = parts(Path(recipe)) if recipe.endswith(".lock.toml") else {}
+    told = {name: changes(given[name].environment, one.environment) for name, one in now.items() if name in given}
+    return [f"{name}: not as {recipe} was built: {'; '.join(lines)}" for name, lines in told.items() if lines]

@@ -36,8 +36,8 @@ FRAMEWORK_VERSION = 1
 
 FRAMEWORK = (
     *(f"{OWN}.core.{name}" for name in ("catalogue", "component", "console", "describe", "devices", "errors")),
-    *(f"{OWN}.core.{name}" for name in ("extras", "failures", "former_names", "markdown", "progress", "reasons")),
-    *(f"{OWN}.core.{name}" for name in ("registry", "settings")),
+    *(f"{OWN}.core.{name}" for name in ("extras", "failures", "former_names", "gpu_claim", "markdown", "nvml")),
+    *(f"{OWN}.core.{name}" for name in ("progress", "reasons", "registry", "resources", "settings")),
     *(f"{OWN}.passes.{name}" for name in ("base", "progress", "table_pass", "unit_pass")),
     *(f"{OWN}.dataset.{name}" for name in ("dataset", "index")),
     *(f"{OWN}.{room}" for room in ("io", "pipeline", "inspect", "builder", "dry_run", "cli", "testing")),
@@ -69,22 +69,23 @@ class _Module:
     imports: frozenset[str]
 
 
-def closure(modules: Iterable[str]) -> Code:
+def closure(modules: Iterable[str], unused: Iterable[str] = ()) -> Code:
     """The modules given, those of their packages that they import, and so on.
 
     Args:
         modules: names of modules. Their top-level packages, and this package, are followed; all else is a library.
+        unused: modules that are imported and not run; they and what they import are left out.
 
     Raises:
         ComponentError: a source cannot be read or is no Python.
     """
-    waiting = list(dict.fromkeys(modules))
+    waiting, left_out = list(dict.fromkeys(modules)), set(unused)
     followed = {OWN, *(name.partition(".")[0] for name in waiting)}
     found: dict[str, str] = {}
     libraries: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in found or is_framework(name):
+        if name in found or name in left_out or is_framework(name):
             continue
         module = _read(name)
         found[name] = module.digest
@@ -157,17 +158,22 @@ def _read(name: str) -> _Module:
     content = path.read_bytes()
     if path.suffix != ".py":
         return _Module(_digest(content), frozenset())
+    try:
+        return _parse(content, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    except (SyntaxError, ValueError) as error:
+        raise ComponentError(f"{path} cannot be read as Python: {error}") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse(content: bytes, package: str) -> _Module:
+    """What a source says; `package` is where its relative imports begin."""
     collecting = gc.isenabled()
     gc.disable()  # a tree makes no garbage, and looking for it takes most of the time
     try:
-        tree = ast.parse(content)
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         texts: list[str] = []
         imports: set[str] = set()
-        _walk(tree, package, texts, imports)
+        _walk(ast.parse(content), package, texts, imports)
         return _Module(_digest("\n".join(texts).encode("utf-8", "surrogatepass")), frozenset(imports))
-    except (SyntaxError, ValueError) as error:
-        raise ComponentError(f"{path} cannot be read as Python: {error}") from error
     finally:
         if collecting:
             gc.enable()
