@@ -222,7 +222,8 @@ def watched() -> tuple[Stages, dict[str, float]]:
     from dataengine.passes import embed, pose
     from dataengine.tracking import OksTracker
 
-    stages, walls = Stages(), {}
+    stages = Stages()
+    walls: dict[str, float] = {}
     stages.watch_iteration(VideoStream, "decode")
     stages.watch(NetworkSession, "preprocess", "preprocess")
     stages.watch(NetworkSession, "postprocess", "postprocess")
@@ -259,7 +260,7 @@ def run(quick: bool) -> dict[str, Any]:
     if device == "cpu" and not quick:
         sys.exit("gpu_build: torch sees no CUDA device; --quick shows on a CPU that it runs, and claims nothing")
     torch.set_num_threads(1 if device == "cpu" else 8)
-    few, clips, frames = (1, 2, 4) if device == "cpu" else (8, 24, 150) if quick else (16, 96, 300)
+    few, clips, frames = (1, 2, 4) if device == "cpu" else (4, 16, 100) if quick else (16, 96, 300)
     stages, walls = watched()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -123,10 +123,12 @@ def viclip(folder: Path, size: str = "B/16", num_frames: int = 8) -> str:
     """The path of weights of ViCLIP as its publishers save them."""
     import safetensors.numpy
 
-    from dataengine.features import viclip, viclip_towers
+    from dataengine.features import viclip_towers
+    from dataengine.features.viclip import random_weights
+    from dataengine.features.viclip_sizes import SIZES
 
-    towers = viclip_towers.build(viclip.SIZES[size], num_frames)
-    drawn = viclip.random_weights({key: tuple(value.shape) for key, value in towers.state_dict().items()})
+    towers = viclip_towers.build(SIZES[size], num_frames)
+    drawn = random_weights({key: tuple(value.shape) for key, value in towers.state_dict().items()})
     path = folder / f"viclip-{size.replace('/', '').lower()}.safetensors"
     safetensors.numpy.save_file(drawn, path)
     return str(path)

@@ -120,7 +120,8 @@ def test_clips_under_way_together_give_what_each_gives_alone(
     with capsys.disabled():
         print(
             f"\n8 clips under way against 1: half of {len(pixels)} joints within {np.median(pixels):.4f} px, 99 % "
-            f"within {np.quantile(pixels, 0.99):.4f} px; whole build {speed[1]:.0f} frames/s alone, {speed[8]:.0f} together"
+            f"within {np.quantile(pixels, 0.99):.4f} px; whole build "
+            f"{speed[1]:.0f} frames/s alone, {speed[8]:.0f} together"
         )
     assert len(pixels) > 100
     assert np.median(pixels) <= 0.05 and np.mean(pixels <= 1.0) > 0.98

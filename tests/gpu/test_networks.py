@@ -112,7 +112,8 @@ def test_as_on_the_cpu(
     with capsys.disabled():
         print(
             f"\n{name} {precision}: {found:.0%} of people, half of {len(apart)} points within {half:.3f} px, nine "
-            f"tenths within {most:.3f} px; {slow:.1f} frames/s on the CPU, {fast:.1f} on {device} (batch of {len(frames)})"
+            f"tenths within {most:.3f} px; {slow:.1f} frames/s on the CPU, {fast:.1f} on "
+            f"{device} (batch of {len(frames)})"
         )
     least, middle, edge = NEAR[precision]
     assert found >= least and half <= middle and most <= edge
