@@ -19,7 +19,6 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import importlib.util
 import io
-import shutil
 import sys
 import tempfile
 import threading
@@ -32,14 +31,13 @@ from typing import Any
 
 import numpy as np
 import random_weights
+from expert_speed import corpus
 from harness import main
 
 import dataengine
 from dataengine.core import nvml, registry
 from dataengine.io import shards
-from dataengine.media.encode import write_video
 from dataengine.pipeline.engine import Engine
-from dataengine.rendering import render_clip
 
 GOAL = 240.0
 """Frames a second on one GPU: 650,000 clips of 300 frames on 64 GPUs in three and a half hours."""
@@ -112,21 +110,6 @@ def sampled_utilisation(seconds: float = 0.05) -> Iterator[list[float]]:
     finally:
         ended.set()
         thread.join()
-
-
-def videos(folder: Path, clips: int, frames: int) -> Path:
-    """Rendered people, 340 x 256: eight videos under `clips` names."""
-    folder.mkdir()
-    made: list[Path] = []
-    for n in range(clips):
-        path = folder / f"v{n:04d}.mp4"
-        if n < 8:
-            shown = render_clip(n, min(frames, 24), condition="clean", num_people=2).frames
-            write_video(path, (shown[k % len(shown)] for k in range(frames)), 25)
-            made.append(path)
-        else:
-            shutil.copyfile(made[n % 8], path)
-    return folder
 
 
 def components(folder: Path, quick: bool, device: str) -> tuple[list[str], dict[str, Any]]:
@@ -266,7 +249,7 @@ def run(quick: bool) -> dict[str, Any]:
         folder = Path(scratch)
         begun = time.perf_counter()
         overrides, used = components(folder, quick, device)
-        some, every = videos(folder / "some", few, frames), videos(folder / "every", clips, frames)
+        some, every = corpus(folder / "some", few, frames, 2), corpus(folder / "every", clips, frames, 2)
         seconds = {"preparation": time.perf_counter() - begun}
         seconds["one_by_one"] = build(some, folder / "alone", overrides, 1, device)
         pose_alone = walls.pop("pose")
