@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from dataengine.core.errors import DataEngineError, EnvironmentFailure, ExpertError
+from dataengine.core.errors import DataEngineError, EnvironmentFailure, ExpertError, MediaError
 
 OUT_OF_MEMORY = "out_of_memory"
 """What `kind_of` calls every way of running out of memory, on the host or on an accelerator."""
@@ -83,8 +83,9 @@ _GPU_TEXTS = (
 def kind_of(error: BaseException) -> str | None:
     """What an exception is: `out_of_memory`, a kind of `ENVIRONMENT`, or None for everything else.
 
-    Errors of this package keep what they are, apart from an `ExpertError`, whose text is that of the process of an
-    isolated expert. No library is imported for asking.
+    Errors of this package keep what they are, with two exceptions. A `MediaError` or `ExpertError` that the operating
+    system caused is what the system said. The text of an `ExpertError` is that of the process of an isolated expert. No
+    library is imported for asking.
     """
     if isinstance(error, EnvironmentFailure):
         return error.kind
@@ -92,6 +93,8 @@ def kind_of(error: BaseException) -> str | None:
         return OUT_OF_MEMORY
     if isinstance(error, OSError):
         return _kind_of_errno(error.errno)
+    if isinstance(error, MediaError | ExpertError) and (kind := _kind_of_cause(error.__cause__)) is not None:
+        return kind
     if isinstance(error, ExpertError):
         return _kind_of_text(error.detail) if error.kind == "expert_failed" else None
     if isinstance(error, DataEngineError) or not _of_a_runtime(error):
@@ -108,6 +111,12 @@ def environment_kind(error: BaseException) -> str | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch, onnxruntime, cuDNN or cuBLAS ran out of host or device memory."""
     return kind_of(error) == OUT_OF_MEMORY
+
+
+def _kind_of_cause(cause: BaseException | None) -> str | None:
+    """What the operating system said. libav calls a damaged file an input/output error, too, so it is not asked."""
+    of_the_system = isinstance(cause, OSError) and not type(cause).__module__.startswith("av.")
+    return kind_of(cause) if of_the_system and cause is not None else None
 
 
 def _kind_of_errno(number: int | None) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from dataengine.core.errors import MediaError
+from dataengine.core.failures import environment_kind
 
 MAX_BYTES = 8 << 30
 """Largest media file that is read unless a caller says otherwise: 8 GiB."""
@@ -64,6 +65,16 @@ def digest(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> tuple[in
     except OSError as error:
         raise _unreadable(Path(path).name, error) from error
     return size, hasher.hexdigest()
+
+
+def check_storage(path: Path, error: Exception) -> None:
+    """Tell damage from a file system that fails: libav calls both an input/output error, so the file is read plainly.
+
+    Raises:
+        MediaError: media_unreadable, where the file system fails; the operating system's error is the cause.
+    """
+    if environment_kind(error) is not None:
+        digest(path)
 
 
 def _unreadable(name: str, error: OSError) -> MediaError:

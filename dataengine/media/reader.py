@@ -19,7 +19,7 @@ import av
 from av.stream import Disposition
 
 from dataengine.core.errors import MediaError
-from dataengine.media.files import MAX_BYTES, check_file
+from dataengine.media.files import MAX_BYTES, check_file, check_storage
 
 MAX_PIXELS = 4096 * 2304
 """Largest picture that is decoded unless a caller says otherwise."""
@@ -202,6 +202,7 @@ class Reader:
         except av.ExitError as error:
             raise self.stopwatch.expired() from error
         except (av.FFmpegError, UnicodeDecodeError, ValueError) as error:
+            check_storage(self.path, error)
             raise MediaError("media_corrupt", f"{self.path.name!r} cannot be opened: {_text(error)}") from error
         try:
             self.stopwatch.check()
@@ -238,7 +239,8 @@ class Reader:
                 break
             except av.ExitError as error:
                 raise self.stopwatch.expired() from error
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                check_storage(self.path, error)
                 self.errors.append(None)
         yield None
 

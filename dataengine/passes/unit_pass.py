@@ -132,11 +132,14 @@ class Unit:
         self.beat(clip)
         try:
             return self._tried(work, clip)
-        except MediaError as error:
-            retryable = error.retryable or self._left(clip, error)
-            return Fail(clip.clip_id, error.kind, retryable, error.detail, error.value, error.threshold)
         except EnvironmentFailure as error:
             raise EnvironmentFailure(error.kind, error.detail, error.clip_id or clip.clip_id) from error
+        except MediaError as error:
+            failure = environment_failure(error, clip.clip_id)
+            if failure is not None:
+                raise failure from error
+            retryable = error.retryable or self._left(clip, error)
+            return Fail(clip.clip_id, error.kind, retryable, error.detail, error.value, error.threshold)
         except (LedgerError, *MISTAKES):
             raise
         except Exception as error:

@@ -77,6 +77,21 @@ def test_every_exception_is_memory_environment_or_neither(error: Exception, kind
     assert environment_kind(error) == (kind if kind in ENVIRONMENT else None)
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_what_the_operating_system_caused_is_what_it_said() -> None:
+    av = pytest.importorskip("av")
+    unreadable = MediaError("media_unreadable", "'a.mp4' cannot be read", True)
+    assert kind_of(caused(unreadable, os_error(errno.ESTALE))) == "storage_failed"
+    assert kind_of(caused(ExpertError("expert_failed", "cannot be started"), os_error(errno.EMFILE))) == "host_limits"
+    assert kind_of(caused(unreadable, PermissionError(errno.EACCES, "Permission denied"))) is None
+    damaged = av.error.OSError(errno.EIO, "Input/output error")
+    assert kind_of(caused(MediaError("media_corrupt", "'a.mp4' cannot be opened"), damaged)) is None
+
+
 def test_torch_out_of_memory_is_recognised() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(RuntimeError) as caught:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from dataengine.core.errors import MediaError
+from dataengine.core.failures import environment_kind
 from dataengine.core.reasons import REASONS
 from dataengine.media.decode import DecordDecoder, PyAVDecoder
 from dataengine.media.encode import write_video
+from dataengine.media.files import check_storage
 from dataengine.media.probe import digest, probe
 
 LIMIT_S = 60.0
@@ -142,6 +144,26 @@ def test_refused_by_the_file_system(tmp_path: Path, sound: bytes, monkeypatch: p
         with pytest.raises(MediaError) as caught:
             probe(path)
         assert (caught.value.kind, caught.value.retryable) == ("media_unreadable", retryable)
+        assert environment_kind(caught.value) == ("storage_failed" if retryable else None)
+
+
+def test_damage_is_told_from_a_file_system_that_fails(
+    tmp_path: Path, sound: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libav says 'Input/output error' of both."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(sound)
+    said = OSError(5, "Input/output error")
+    check_storage(path, said)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise said
+
+    monkeypatch.setattr(Path, "open", refuse)
+    check_storage(path, ValueError("damaged"))
+    with pytest.raises(MediaError) as caught:
+        check_storage(path, said)
+    assert environment_kind(caught.value) == "storage_failed"
 
 
 GARBAGE: dict[str, Callable[[bytes], bytes]] = {
