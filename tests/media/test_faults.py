@@ -17,7 +17,8 @@ import pytest
 from dataengine.core.errors import MediaError
 from dataengine.core.failures import environment_kind
 from dataengine.core.reasons import REASONS
-from dataengine.media.decode import DecordDecoder, PyAVDecoder
+from dataengine.media.decode import PyAVDecoder
+from dataengine.media.decord_decoder import DecordDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.files import check_storage
 from dataengine.media.probe import digest, probe
