@@ -7,6 +7,7 @@ build again resumes.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -186,7 +187,7 @@ def build(
         DataEngineError: what is wrong, in one line; nothing was built then.
     """
     begun = time.monotonic()
-    device = devices.pick(device)
+    remote, device = (engine or Engine()).remote, (engine or Engine()).device(device)
     given = layers(recipe, sources, overlay, overrides)
     resolved = _merged(given)
     progress = progress or Progress()
@@ -205,11 +206,18 @@ def build(
         with changing(folder.absolute(), "build"):
             pass  # what a killed build left of the dataset is mended
         before = recipe_lock.parts(folder / recipe_lock.NAME)
-        job = Job.of(resolved, work, device, before, accept)
-        for line in recipe_lock.why_anew(recipe, before, job.parts):
-            progress.say(line)
+
+        @functools.cache
+        def job_on(device: str) -> Job:
+            job = Job.of(resolved, work, device, before, accept)
+            for line in recipe_lock.why_anew(recipe, before, job.parts):
+                progress.say(line)
+            return job
+
+        if not (remote and device == "auto"):  # else the workers decide, and they come after the plan
+            job_on(device)
         plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
-        result = _execute(job, plan, folder.absolute(), engine, progress, begun)
+        result = _execute(resolved, job_on, device, plan, folder.absolute(), engine, progress, begun)
     return replace(result, notes=notes(given))
 
 
@@ -226,8 +234,12 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
             plan = plans.load(work).without(TakenDown.of(folder))
         lock = folder / recipe_lock.NAME
         # nothing is added, so nothing is made anew because the code, a library or the machine is another one by now
-        job = Job.of(recipes.load(str(lock)), work, devices.pick("auto"), recipe_lock.parts(lock), keep=True)
-        return _execute(job, plan, folder, engine, progress or Progress(), begun)
+        recipe, before = recipes.load(str(lock)), recipe_lock.parts(lock)
+
+        def job_on(device: str) -> Job:
+            return Job.of(recipe, work, device, before, keep=True)
+
+        return _execute(recipe, job_on, "auto", plan, folder, engine, progress or Progress(), begun)
 
 
 def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult:
@@ -250,22 +262,34 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
 
 
 def _execute(
-    job: Job, plan: Plan, folder: Path, engine: Engine | None, progress: Progress, begun: float
+    recipe: Recipe,
+    job_on: Callable[[str], Job],
+    device: str,
+    plan: Plan,
+    folder: Path,
+    engine: Engine | None,
+    progress: Progress,
+    begun: float,
 ) -> BuildResult:
-    """Run every pass of a plan, in order; the dataset is put in place before the passes that read it as a whole."""
-    recipe = job.recipe
-    plans.save(plan, job.work)
-    recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
-    build, states = BuildState(plan, job), list[PassState]()
+    """Run every pass of a plan, in order; the dataset is put in place before the passes that read it as a whole.
+
+    Args:
+        job_on: the job for a device, which workers decide where they run on other hosts.
+    """
+    work = folder / "work"
+    plans.save(plan, work)
     chosen = engine or Engine(
         clip_deadline=recipe.engine.clip_deadline,
         host_failures=recipe.engine.host_failures,
         failure_share=recipe.engine.failure_share,
     )
-    forget_attempts(job.work)
-    if job.device != "cpu":
-        chosen = replace(chosen, gpus=devices.count())
-    with chosen.open() as dispatcher:
+    forget_attempts(work)
+    device, states = chosen.device(device), list[PassState]()
+    with chosen.open(progress.say, gpus=devices.count() if device == "cuda" else 0) as dispatcher:
+        job = job_on(dispatcher.device(device))
+        recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
+        build = BuildState(plan, job)
+        dispatcher.ask(lambda: job.question(plan))
         for p in (p for p in build.passes if p.scope != "dataset"):
             states.append(_run_pass(build, p, dispatcher, progress))
     changed, rows = assemble(build, folder)

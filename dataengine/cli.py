@@ -37,7 +37,17 @@ def build(
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, instead of a local cluster.", metavar="ADDR")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Local processes. Default: one per core.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="How workers are started: local, ssh:HOST,HOST, slurm or another batch system, or FILE.toml.",
+            metavar="KIND",
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="How many processes; MIN..MAX grows with the work. Default: one per core.", metavar="N"),
+    ] = None,
     overlay: Annotated[
         str | None, typer.Option(help="Committed variant of the recipe; 'core' needs neither torch nor a download.")
     ] = None,
@@ -72,6 +82,7 @@ def build(
     """Build a dataset; run it again to resume, extend or update it."""
     from dataengine import builder as building
     from dataengine.core.errors import suggestion
+    from dataengine.pipeline import cluster_kinds
     from dataengine.pipeline.engine import Engine
     from dataengine.pipeline.notes import notes
     from dataengine.pipeline.recipe import merged
@@ -96,13 +107,12 @@ def build(
         return
     progress.say(f"{name} -> {target}")
     how = Engine(
-        workers,
-        scheduler,
-        engine == "serial",
-        dashboard,
-        resolved.engine.clip_deadline,
+        serial=engine == "serial",
+        dashboard=dashboard,
+        clip_deadline=resolved.engine.clip_deadline,
         host_failures=resolved.engine.host_failures,
         failure_share=resolved.engine.failure_share,
+        cluster=cluster_kinds.read(cluster, scheduler, workers),
     )
     result = building.build(
         recipe,

@@ -70,14 +70,24 @@ def count() -> int:
     return max(1, len(gpus()))
 
 
+def named(name: str) -> str:
+    """The name of a device as given: 'auto', 'cpu' or 'cuda'.
+
+    Raises:
+        RecipeError: another name.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise RecipeError(f"--device {name!r}{suggestion(name, ('auto', 'cpu', 'cuda'))}")
+    return name
+
+
 def pick(name: str) -> str:
     """The device for 'auto', 'cpu' or 'cuda': 'auto' is 'cuda' where a runtime can use a GPU, else 'cpu'.
 
     Raises:
         RecipeError: an unknown name, or 'cuda' where nothing can use a GPU.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise RecipeError(f"--device {name!r}{suggestion(name, ('auto', 'cpu', 'cuda'))}")
+    named(name)
     if name == "cpu" or (name == "auto" and not able()):
         return "cpu"
     if not able():

@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "decord": ("decord",),
     "train": ("torch", "sklearn", "lightning_fabric", "matplotlib", "tokenizers"),
     "s3": ("s3fs",),
+    "cluster": ("dask_jobqueue", "asyncssh"),
     "dev": ("pytest",),
 }
 """Modules by which each extra is recognised."""

@@ -19,7 +19,9 @@ from typing import Any
 
 from dataengine.core import devices, resources
 from dataengine.core.errors import DataEngineError
+from dataengine.pipeline import cluster_kinds
 from dataengine.pipeline.admission import TOPIC, admission
+from dataengine.pipeline.cluster_kinds import ClusterSettings
 
 THREADS = {
     name: "1"
@@ -70,12 +72,14 @@ class Cluster:
         client: Dask's client of it.
         name: how errors call it.
         say: shows one line to whoever runs the build.
+        local: whether its workers are processes of this host alone.
         refused: host and problem -> names of workers that were refused for it.
     """
 
     client: Any
     name: str
     say: Callable[[str], None] = field(default=lambda line: None)
+    local: bool = False
     refused: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     _told: set[tuple[str, str]] = field(default_factory=set)
     _workers: tuple[float, dict[str, dict[str, Any]]] = (-FRESH, {})
@@ -134,7 +138,7 @@ class Cluster:
         Raises:
             DataEngineError: cuda where no worker sees a GPU, or every worker was refused.
         """
-        if wanted not in ("auto", "cuda"):
+        if self.local or wanted not in ("auto", "cuda"):
             return devices.pick(wanted)
         while not self.workers():
             time.sleep(0.2)
@@ -247,50 +251,50 @@ class Cluster:
 
 @contextmanager
 def opened(
-    scheduler: str | None,
-    workers: int | None,
-    gpus: int,
-    dashboard: bool,
+    told: ClusterSettings,
+    gpus: int = 0,
+    dashboard: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Cluster]:
-    """The cluster of a scheduler's address, or one of local processes, for as long as the context lasts.
+    """A cluster, joined or started, for as long as the context lasts.
 
     Args:
-        scheduler: address of a Dask scheduler to use instead of a local cluster.
-        workers: number of local processes (None: one a core).
-        gpus: how many of the local workers have a GPU each; at least so many are started.
+        told: which.
+        gpus: how many of the workers of a local cluster have a GPU each; at least so many are started.
         dashboard: serve Dask's dashboard on loopback.
         say: shows one line to whoever runs the build.
 
     Raises:
-        DataEngineError: no scheduler answers there.
+        DataEngineError: no scheduler answers, or the cluster cannot be started.
     """
     import dask
     import distributed  # brings the defaults of its settings
 
     del distributed
-    quiet = NO_PAGES if scheduler is None and not dashboard else {}
-    with dask.config.set({**SETTINGS, **quiet}), ExitStack() as closing:
+    local = told.kind == "local"
+    quiet = NO_PAGES if local and not dashboard else {}
+    with dask.config.set({**SETTINGS, **quiet, **cluster_kinds.tls(told)}), ExitStack() as closing:
         for name in ("distributed", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        local = None
+        started = None
         try:
-            if scheduler is None:
+            if told.kind != "scheduler":
                 with _ignoring_interrupts():
-                    local = _local_cluster(max(workers or resources.cpu_count(), gpus), gpus, dashboard)
-                closing.callback(_close, local)
-            client = _client(local or scheduler, scheduler)
+                    started = _local_cluster(told, gpus, dashboard) if local else cluster_kinds.start(told)
+                closing.callback(_close, started)
+            client = _client(started or told.address, told.address)
             closing.callback(_close, client)
-            if scheduler is not None:
+            name = {"local": "this machine", "scheduler": str(told.address)}.get(told.kind, f"the {told.kind} cluster")
+            cluster = Cluster(client, name, say, local)
+            if not local:
                 closing.callback(_settle, client, _settle(client, OURS))
-            cluster = Cluster(client, "this machine" if scheduler is None else scheduler, say)
-            if scheduler is not None:
                 client.subscribe_topic(TOPIC, cluster.note_refusal)
                 cluster._admit("dataengine-admission", admission())
                 closing.callback(_dismiss, client)
             yield cluster
         except BaseException:
-            _kill(local)  # units in flight are of no more use, and waiting for them to end well takes long
+            if local:
+                _kill(started)  # units in flight are of no more use, and waiting for them to end well takes long
             raise
 
 
@@ -348,7 +352,7 @@ def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
-def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
+def _local_cluster(told: ClusterSettings, gpus: int, dashboard: bool) -> Any:
     """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
     import distributed
 
@@ -363,6 +367,7 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
             }
 
     cluster = LocalCluster(
+        **told.options,
         n_workers=0,
         threads_per_worker=1,
         processes=True,
@@ -375,7 +380,11 @@ def _local_cluster(workers: int, gpus: int, dashboard: bool) -> Any:
         env={**THREADS, **loopback.own_secret()},
         preload=[loopback.__name__],
     )
-    cluster.scale(workers)
+    least, most = told.bounds or (resources.cpu_count(), 0)
+    if least < most:
+        cluster_kinds.grow(cluster, max(least, gpus), max(most, gpus))
+    else:
+        cluster.scale(max(least, gpus))
     return cluster
 
 

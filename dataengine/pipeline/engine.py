@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataengine.core import devices
 from dataengine.pipeline import cluster as clusters
+from dataengine.pipeline import handshake
 from dataengine.pipeline.attempts import ATTEMPTS, Runner
+from dataengine.pipeline.cluster_kinds import ClusterSettings
 from dataengine.pipeline.dispatch import DaskRun, RunOptions, SetAside, Troubles, run_serial
 from dataengine.pipeline.health import Health
 from dataengine.pipeline.journal import Journal
@@ -34,6 +37,7 @@ class Engine:
         host_failures: failures of the environment in a row after which a host is set aside.
         failure_share: share of attempts that may fail for one reason before the build stops.
         gpus: how many of the local workers have a GPU each, the resource "GPU" of Dask; at least so many are started.
+        cluster: which cluster to use, in place of `workers` and `scheduler`.
     """
 
     workers: int | None = None
@@ -44,14 +48,41 @@ class Engine:
     gpus: int = 0
     host_failures: int = 3
     failure_share: float = 0.5
+    cluster: ClusterSettings | None = None
+
+    @property
+    def told(self) -> ClusterSettings:
+        """Which cluster to use."""
+        if self.cluster is not None:
+            return self.cluster
+        kind = "local" if self.scheduler is None else "scheduler"
+        return ClusterSettings(kind=kind, address=self.scheduler, workers=self.workers if kind == "local" else None)
+
+    @property
+    def remote(self) -> bool:
+        """Whether workers may run on other hosts than this process."""
+        return not self.serial and self.told.kind != "local"
+
+    def device(self, wanted: str) -> str:
+        """The device where it is known before the engine is open; else `wanted`, since the workers decide.
+
+        Raises:
+            RecipeError: an unknown name, or 'cuda' where nothing can use a GPU.
+        """
+        return devices.named(wanted) if self.remote else devices.pick(wanted)
 
     @contextmanager
-    def open(self, say: Callable[[str], None] = lambda line: None) -> Iterator[Dispatcher]:
-        """The means to run tasks, for as long as the context lasts; `say` shows one line to whoever runs the build."""
+    def open(self, say: Callable[[str], None] = lambda line: None, gpus: int = 0) -> Iterator[Dispatcher]:
+        """The means to run tasks, for as long as the context lasts.
+
+        Args:
+            say: shows one line to whoever runs the build.
+            gpus: how many of the workers on this host have a GPU each; at least so many are started.
+        """
         if self.serial:
             yield Dispatcher(self, None)
             return
-        with clusters.opened(self.scheduler, self.workers, self.gpus, self.dashboard, say) as cluster:
+        with clusters.opened(self.told, max(gpus, self.gpus), self.dashboard, say) as cluster:
             yield Dispatcher(self, cluster)
 
 
@@ -62,6 +93,16 @@ class Dispatcher:
         self.engine = engine
         self.cluster = cluster
         self.health = Health(engine.host_failures, engine.failure_share)
+
+    def device(self, wanted: str) -> str:
+        """The device of a build; where workers run on other hosts, what they see decides."""
+        return devices.pick(wanted) if self.cluster is None else self.cluster.device(wanted)
+
+    def ask(self, question: Callable[[], handshake.Question]) -> None:
+        """Have workers on other hosts answer a question before they get work; who differs from here is refused."""
+        if self.cluster is not None and self.engine.remote:
+            asked = question()
+            self.cluster.ask(asked, handshake.answer(asked))
 
     def run(
         self,

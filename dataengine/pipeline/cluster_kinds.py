@@ -1,0 +1,207 @@
+"""The kinds of clusters, and what is told about one: on the command line, or in a file that a site keeps.
+
+::
+
+    kind = "slurm"                 # a file given as --cluster FILE.toml
+    workers = "4..64"
+
+    [options]                      # handed on to dask_jobqueue.SLURMCluster as they are
+    queue = "gpu"
+    memory = "32GB"
+    walltime = "04:00:00"
+    job_extra_directives = ["--gres=gpu:1"]
+
+What starts workers is Dask's: `LocalCluster`, `SSHCluster`, or a class of dask-jobqueue.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from dataengine.core import extras, settings
+from dataengine.core.errors import MissingExtraError, RecipeError, suggestion
+from dataengine.core.settings import Table
+
+JOBQUEUE = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "lsf": "LSFCluster",
+    "htcondor": "HTCondorCluster",
+    "oar": "OARCluster",
+    "moab": "MoabCluster",
+}
+"""Batch systems, and the class of dask-jobqueue for each."""
+
+KINDS = ("local", "scheduler", "ssh", *JOBQUEUE)
+
+
+class ClusterSettings(Table):
+    """What is told about a cluster. No key changes a dataset."""
+
+    kind: str = "local"
+    """local; scheduler (join one that runs); ssh; or a batch system: slurm, pbs, sge, lsf, htcondor, oar, moab."""
+    address: str | None = None
+    """Of the scheduler to join, such as tcp://HOST:8786 or tls://HOST:8786."""
+    hosts: list[str] = pydantic.Field(default_factory=list)
+    """For ssh: where workers run. The scheduler runs on the first."""
+    workers: str | int | None = None
+    """How many workers, N, or a cluster that grows and shrinks with the work, MIN..MAX."""
+    tls_ca: Path | None = None
+    """Certificate of the authority that signed those of the cluster. With it every connection is encrypted."""
+    tls_cert: Path | None = None
+    """Own certificate."""
+    tls_key: Path | None = None
+    """Key of the own certificate."""
+    options: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Options of the Dask class that starts the cluster, handed on as they are."""
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """Least and greatest number of workers; None where nothing is told."""
+        if self.workers is None:
+            return None
+        least, dots, most = str(self.workers).partition("..")
+        return int(least), int(most if dots else least)
+
+    @pydantic.field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}{suggestion(kind, KINDS)}")
+        return kind
+
+    @pydantic.field_validator("workers")
+    @classmethod
+    def _count(cls, workers: str | int | None) -> str | int | None:
+        parts = [] if workers is None else str(workers).split("..")
+        numbers = [int(part) for part in parts if part.isdecimal()]
+        if len(numbers) != len(parts) or len(parts) > 2 or sorted(numbers) != numbers or (parts and numbers[-1] < 1):
+            raise ValueError(f"{workers!r} is no number of workers: give N, or MIN..MAX such as 4..64")
+        return workers
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> ClusterSettings:
+        if (self.kind == "scheduler") != (self.address is not None):
+            raise ValueError("kind 'scheduler' and an address go together")
+        if (self.kind == "ssh") != bool(self.hosts):
+            raise ValueError("kind 'ssh' and hosts go together: ssh:HOST,HOST or hosts = [...]")
+        if self.kind == "scheduler" and self.workers is not None:
+            raise ValueError("workers of a running scheduler are started beside it (dask worker ADDR --nthreads 1)")
+        if len({self.tls_ca is None, self.tls_cert is None, self.tls_key is None}) > 1:
+            raise ValueError("TLS needs tls_ca, tls_cert and tls_key")
+        return self
+
+
+def read(cluster: str | None, scheduler: str | None, workers: str | int | None) -> ClusterSettings:
+    """What the options --cluster, --scheduler and --workers tell; a file's own keys stand behind the options.
+
+    Args:
+        cluster: a kind, ssh:HOST,HOST, or the path of a .toml file.
+
+    Raises:
+        RecipeError: unknown, wrong, or contradicting.
+    """
+    given: dict[str, Any] = {}
+    where = "--cluster"
+    if cluster is not None and cluster.endswith(".toml"):
+        given, where = settings.read(Path(cluster)), cluster
+        for key in ("tls_ca", "tls_cert", "tls_key"):
+            if isinstance(given.get(key), str):
+                given[key] = (Path(cluster).parent / given[key]).absolute()
+    elif cluster is not None and cluster.startswith("ssh:"):
+        given = {"kind": "ssh", "hosts": [host for host in cluster[4:].split(",") if host]}
+    elif cluster is not None:
+        given = {"kind": cluster}
+    if scheduler is not None:
+        if given.get("kind", "scheduler") != "scheduler":
+            raise RecipeError(f"--scheduler joins a cluster and --cluster {cluster} starts one: give one of them")
+        given |= {"kind": "scheduler", "address": scheduler}
+    if workers is not None:
+        given["workers"] = workers
+        where = "--workers" if cluster is None else where
+    try:
+        return ClusterSettings(**given)
+    except pydantic.ValidationError as error:
+        raise RecipeError(f"{where}: {settings.explain(error, ClusterSettings)}") from error
+
+
+def tls(told: ClusterSettings) -> dict[str, Any]:
+    """The settings of Dask for the certificates that were told; those of Dask's own files and variables stand else."""
+    if told.tls_ca is None:
+        return {}
+    found: dict[str, Any] = {
+        "distributed.comm.require-encryption": True,
+        "distributed.comm.tls.ca-file": str(told.tls_ca),
+    }
+    for role in ("scheduler", "worker", "client"):
+        found[f"distributed.comm.tls.{role}.cert"] = str(told.tls_cert)
+        found[f"distributed.comm.tls.{role}.key"] = str(told.tls_key)
+    return found
+
+
+def start(told: ClusterSettings) -> Any:
+    """Start a cluster of a kind that Dask starts elsewhere; the workers come on their own.
+
+    Raises:
+        MissingExtraError: the library that starts this kind is not installed.
+        RecipeError: it refuses the options.
+    """
+    if not extras.installed("cluster"):
+        raise MissingExtraError(f"--cluster {told.kind}", "cluster")
+    try:
+        return _ssh(told) if told.kind == "ssh" else _jobqueue(told)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"--cluster {told.kind} refuses its options: {error}") from error
+    except (OSError, RuntimeError) as error:
+        raise RecipeError(f"--cluster {told.kind} does not start: {' '.join(str(error).split())[:500]}") from error
+
+
+def _ssh(told: ClusterSettings) -> Any:
+    from distributed import SSHCluster
+
+    options = dict(told.options)
+    least, _ = told.bounds or (len(told.hosts), 0)
+    each = -(-least // len(told.hosts))
+    workers = {"n_workers": each, "nthreads": 1, **options.pop("worker_options", {})}
+    scheduler = {"idle_timeout": "6 hours", **options.pop("scheduler_options", {})}
+    protocol = {"protocol": "tls"} if told.tls_ca is not None else {}
+    return SSHCluster(
+        [told.hosts[0], *told.hosts],
+        worker_options=protocol | workers,
+        scheduler_options=protocol | scheduler,
+        **options,
+    )
+
+
+def jobs(told: ClusterSettings) -> dict[str, Any]:
+    """The options of a class of dask-jobqueue: one process a job with one thread, unless told otherwise; encrypted."""
+    options = {"processes": 1, "memory": "8GB", "protocol": "tls://", **told.options}
+    options.setdefault("cores", options["processes"])
+    if told.tls_ca is None and options["protocol"] == "tls://":
+        options.setdefault("security", True)  # keys for this cluster alone, made by dask-jobqueue
+    return options
+
+
+def _jobqueue(told: ClusterSettings) -> Any:
+    import dask_jobqueue
+
+    cluster = getattr(dask_jobqueue, JOBQUEUE[told.kind])(**jobs(told))
+    least, most = told.bounds or (1, 1)
+    if least == most:
+        cluster.scale(n=least)
+    else:
+        grow(cluster, least, most)
+    return cluster
+
+
+def grow(cluster: Any, least: int, most: int) -> None:
+    """Let a cluster have as many workers as there are units that run or wait, within bounds.
+
+    Dask reckons how long what waits would take the workers there are; a target below its guess for tasks never seen
+    makes each waiting unit ask for a worker.
+    """
+    cluster.adapt(minimum=least, maximum=most, interval="1s", target_duration="200ms", wait_count=30)
