@@ -192,7 +192,7 @@ def one_size(rows: int, folder: str) -> dict[str, Any]:
         else:
             in_other_processes(path, p.name, tasks, rows)
         with steps.step(f"{p.name}: records"):
-            assert not build.record(p.name)
+            build.record(p.name)
     with steps.step("index and dataset"):
         assemble(build, root / "out")
     with steps.step("nothing left to do"):

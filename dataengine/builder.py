@@ -39,6 +39,7 @@ from dataengine.pipeline.journal import JOURNAL
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
+from dataengine.pipeline.task import Receipt
 
 HANDOVER = 2.0
 """Seconds that a build waits for another one on the same folder, which may just be ending."""
@@ -303,8 +304,14 @@ def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Prog
     state, job = build.state(p.name), build.job
     before = replace(state, commits=dict(state.commits))
     clips = {task.key: len(task.clips) for task in state.tasks}
+    receipts: dict[str, Receipt] = {}
     with progress.step(p.name, sum(clips.values())) as advance:
-        call = (run_task, (job.save(), p.name), state.tasks, lambda receipt: advance(clips[receipt.key]))
+
+        def receive(receipt: Receipt) -> None:
+            receipts[receipt.key] = receipt
+            advance(clips[receipt.key])
+
+        call = (run_task, (job.save(), p.name), state.tasks, receive)
         aside: list[SetAside] = []
         if p.scope in ("table", "dataset"):
             dispatcher.run_here(*call)
@@ -318,10 +325,7 @@ def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Prog
                 say=progress.say,
             )
     _check_set_aside(build, p, state, aside)
-    lost = build.record(p.name, aside)
-    if lost:
-        folder = job.ledger(p.name).folder
-        raise DataEngineError(f"pass {p.name}: unit {lost[0]} ran but left no record in {folder}; build again")
+    build.record(p.name, aside, receipts)
     return before
 
 

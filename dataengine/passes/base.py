@@ -201,9 +201,13 @@ class Pass(Component, ABC):
     def run(self, job: Job, task: Task) -> Receipt:
         """Run one key and commit it, or only run it for a probe; called in a worker for units and shards."""
 
-    def commit_of(self, build: BuildState, key: str) -> Commit | None:
-        """The record of a finished key."""
-        return build.job.ledger(self.name).read(key)
+    def commit_of(self, build: BuildState, key: str, record: Commit | None = None) -> Commit | None:
+        """The record of a finished key, as the build sees it.
+
+        Args:
+            record: what was written, where it is known; None reads it.
+        """
+        return build.job.ledger(self.name).read(key) if record is None else record
 
     def thrown_out(self, build: BuildState) -> Iterator[Reject | Fail]:
         """What became of the clips that the pass was given and did not keep, as far as it is done."""

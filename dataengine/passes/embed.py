@@ -74,9 +74,8 @@ class Embed(UnitPass):
         return [recipe.component("decoders", recipe.pose.decoder), *features]
 
     def unused(self, recipe: Recipe) -> Sequence[str]:
-        return (
-            "dataengine.labels.prompts",
-        )  # an embedding lies under the digest of its text, wherever the text came from
+        # an embedding lies under the digest of its text, wherever the text came from
+        return ("dataengine.labels.prompts",)
 
     def rates(self, recipe: Recipe) -> Mapping[str, float]:
         return {f"features/{name}": 1.0 for name in recipe.embed.features}
@@ -100,9 +99,9 @@ class Embed(UnitPass):
         state.left = left_out
         return state
 
-    def commit_of(self, build: BuildState, key: str) -> Commit | None:
+    def commit_of(self, build: BuildState, key: str, record: Commit | None = None) -> Commit | None:
         """The record of a unit with the outcomes of the clips that are kept now."""
-        commit = build.job.ledger(self.name).read(key)
+        commit = super().commit_of(build, key, record)
         return None if commit is None else _among(commit, _wanted(build)[key])
 
     def run(self, job: Job, task: Task) -> Receipt:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from dataengine.core.types import Fail, Reject
 from dataengine.passes.base import ALL, Job, Pass, Row, Scope
+from dataengine.passes.receipts import received
 from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.plan import Plan
-from dataengine.pipeline.task import Task
+from dataengine.pipeline.task import Receipt, Task
 
 DECIDING = ("unit", "table")
 """Scopes of the passes that may throw clips out."""
@@ -117,28 +118,26 @@ class BuildState:
         p = self.job.passes[name]
         self._states[name] = PassState(name, p.scope, self.job.fingerprints[name], keys, dict(commits))
 
-    def record(self, name: str, aside: Sequence[SetAside] = ()) -> list[str]:
-        """Take note that the tasks of a pass have run; the keys that left no record.
+    def record(self, name: str, aside: Sequence[SetAside] = (), receipts: Mapping[str, Receipt] | None = None) -> None:
+        """Take note that the tasks of a pass have run.
 
         Args:
+            receipts: by key, of the tasks that were not set aside.
             aside: tasks that were set aside. Their clips count as failed in this build, and worth another try.
+
+        Raises:
+            LedgerError: a task left no record.
         """
         state, p = self.state(name), self.job.passes[name]
-        lost = []
         set_aside = {found.task.key: found for found in aside}
         for task in state.tasks:
             if task.key in set_aside:
                 state.commits[task.key] = self._aside(p, task, set_aside[task.key])
                 continue
-            commit = p.commit_of(self, task.key)
-            if commit is None:
-                lost.append(task.key)
-            else:
-                state.commits[task.key] = commit
+            state.commits[task.key] = received(p, self, task, (receipts or {}).get(task.key))
         state.tasks, state.left = [], ()
         self._out.pop(name, None)
         self._memory.clear()
-        return lost
 
     def _aside(self, p: Pass, task: Task, found: SetAside) -> Commit:
         """What stands for the record of a task that was set aside: the record that was there, as far as it holds, and

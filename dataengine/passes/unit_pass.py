@@ -356,7 +356,8 @@ def check_reasons(p: Pass, recipe: Recipe, given: set[str]) -> None:
 
 def receipt(task: Task, clips: int, kept: int, begun: float, commit: Commit | None) -> Receipt:
     """The receipt of a task that began at `begun` (monotonic seconds)."""
-    seconds, host = time.monotonic() - begun, socket.gethostname()
+    seconds, host, pid = time.monotonic() - begun, socket.gethostname(), os.getpid()
     if commit is None:
-        return Receipt(task.key, clips, kept, seconds, host=host)
-    return Receipt(task.key, clips, kept, seconds, commit.inputs, commit.artifact, commit.digest, host)
+        return Receipt(task.key, clips, kept, seconds, host=host, pid=pid)
+    told = (commit.inputs, commit.artifact, commit.digest, commit.to_json())
+    return Receipt(task.key, clips, kept, seconds, *told, host, pid)

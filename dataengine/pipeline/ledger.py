@@ -28,6 +28,7 @@ from blake3 import blake3
 from dataengine.core.errors import DamagedArtifact, LedgerError
 from dataengine.core.types import Fail, Keep, Outcome, Reject
 from dataengine.io.storage import file_hash, fsync_file, fsync_folder, write_durably
+from dataengine.pipeline.patience import awaited
 
 _KINDS: dict[str, type[Keep] | type[Reject] | type[Fail]] = {"keep": Keep, "reject": Reject, "fail": Fail}
 
@@ -55,6 +56,17 @@ class Commit:
     def digest(self) -> str:
         """Digest of what the unit gives to later passes: artifact and outcomes."""
         return blake3(json.dumps([self.blake3, [_outcome_row(o) for o in self.outcomes]]).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """The record as it is written."""
+        row = {**asdict(self), "outcomes": [_outcome_row(outcome) for outcome in self.outcomes]}
+        return json.dumps(row, indent=0, sort_keys=True).encode()
+
+    @staticmethod
+    def from_json(content: bytes) -> Commit:
+        """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
+        row = json.loads(content)
+        return Commit(**{**row, "outcomes": tuple(_outcome(outcome) for outcome in row["outcomes"])})
 
     @staticmethod
     def aside(unit: str, inputs: str, outcomes: Sequence[Outcome] = ()) -> Commit:
@@ -104,8 +116,7 @@ class Ledger:
         """The record of a unit, or None when there is none, it is unreadable, or its artifact is gone."""
         path = self.folder / "commits" / f"{unit}.json"
         try:
-            row = json.loads(path.read_bytes())
-            commit = Commit(**{**row, "outcomes": tuple(_outcome(o) for o in row["outcomes"])})
+            commit = Commit.from_json(path.read_bytes())
             return commit if self.path(commit).stat().st_size == commit.size else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -131,12 +142,10 @@ class Ledger:
         if sidecar is not None:
             write_durably(self.folder / "data" / f"{name}.json", sidecar)
         fsync_folder(self.folder / "data")
-        row = {**asdict(commit), "outcomes": [_outcome_row(o) for o in outcomes]}
         record = self.folder / "commits" / f"{unit}.json"
-        content = json.dumps(row, indent=0, sort_keys=True).encode()
         known = self.read(unit)
         if known is None or known.inputs != inputs or known.digest != commit.digest:
-            write_durably(record, content)
+            write_durably(record, commit.to_json())
         return commit
 
     def sidecar(self, commit: Commit) -> bytes:
@@ -155,7 +164,7 @@ class Ledger:
             DamagedArtifact: the file is not what the record says; the record is dropped, so that building again makes
                 it anew.
         """
-        commit = self.read(unit)
+        commit = awaited(lambda: self.read(unit), (self.folder / "commits", self.folder / "data"))
         if commit is None:
             raise LedgerError(f"pass {self.pass_name}: unit {unit} is not finished; build again")
         path = self.path(commit)

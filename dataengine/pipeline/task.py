@@ -34,7 +34,8 @@ class Receipt:
         clips: how many clips the task was given. kept: how many of them go on.
         seconds: wall time of the task.
         inputs, artifact, digest: what the record says; empty for a probe.
-        host: name of the machine that ran the task.
+        record: the record as it was written, so that nobody has to read it back; empty for a probe.
+        host: name of the machine that ran the task. pid: of the process there.
     """
 
     key: str
@@ -44,4 +45,6 @@ class Receipt:
     inputs: str = ""
     artifact: str = ""
     digest: str = ""
+    record: bytes = b""
     host: str = field(default="", compare=False)
+    pid: int = field(default=0, compare=False)
