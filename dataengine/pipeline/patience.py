@@ -17,8 +17,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LIMIT = 30.0
-"""Seconds that a file which was written may stay unseen. By default NFS asks anew about a folder after 30 s at least, and
-at once when the folder is listed."""
+"""Seconds that a file which was written may stay unseen. By default NFS asks anew about a folder after 30 s or
+more, and at once when the folder is listed."""
 
 _FIRST, _LONGEST = 0.02, 2.0
 """Seconds between the first two looks, and the most between two."""
