@@ -66,6 +66,8 @@ def _device() -> dict[str, Any]:
     providers = [p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()]
     detail = f"onnxruntime {onnxruntime.__version__}: {', '.join(providers)}"
     if devices.gpus():
+        if "CUDA" not in providers:
+            detail += " (so `onnx` and `onnx_detector` need onnxruntime-gpu on the GPU; `rtmpose` does not)"
         return _found(
             "devices",
             devices.able(),
