@@ -143,11 +143,17 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def verify(out: OutArgument, as_json: JsonOption = False) -> None:
+def verify(
+    out: OutArgument,
+    work: Annotated[bool, typer.Option("--work", help="Check the intermediates against their records, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check every file, digest, count and cross-reference of the dataset; list mistakes and exit 1."""
     from dataengine.dataset.verify import verify as check
+    from dataengine.inspect.verify_work import verify_work
 
-    problems = check(out, Progress() if as_json else ConsoleProgress())
+    progress = Progress() if as_json else ConsoleProgress()
+    problems = check(out, progress) + (verify_work(out, progress) if work else [])
     if as_json:
         show({"ok": not problems, "problems": [{"path": p.path, "what": p.what} for p in problems]})
     else:

@@ -1,0 +1,80 @@
+"""verify --work: intermediates of a sound build hold, and every planted damage is found and named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataengine.core.errors import DatasetError
+from dataengine.inspect.verify_work import verify_work
+from tests.support.commands import dataengine
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def artifact(out: Path) -> Path:
+    return min(path for path in (out / "work").glob("pose-*/data/*") if path.suffix != ".json")
+
+
+def record(out: Path) -> Path:
+    return min((out / "work").glob("pose-*/commits/*.json"))
+
+
+def twice(out: Path) -> None:
+    row = json.loads(record(out).read_bytes())
+    record(out).write_text(json.dumps({**row, "outcomes": [*row["outcomes"], row["outcomes"][0]]}))
+
+
+def other_outcome(out: Path) -> None:
+    row = json.loads(record(out).read_bytes())
+    record(out).write_text(json.dumps({**row, "outcomes": [{**row["outcomes"][0], "outcome": "lost"}]}))
+
+
+def doubled_plan(out: Path) -> None:
+    table = pq.read_table(out / "work/plan.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), out / "work/plan.parquet")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda out: flipped(artifact(out)), r"work/pose-\w+/commits/.*is damaged: blake3 .*build again"),
+        (lambda out: artifact(out).unlink(), "is missing; remove it"),
+        (lambda out: artifact(out).write_bytes(b"short"), "has 5 bytes, the record says "),
+        (lambda out: record(out).write_text("{"), "is no record: "),
+        (lambda out: record(out).write_text("[]"), "is no record: "),
+        (twice, "has 2 outcomes"),
+        (other_outcome, "has the outcome 'lost'; known: keep, reject, fail"),
+        (doubled_plan, "work/plan.parquet.*stands 2 times"),
+        (lambda out: (out / "work/plan.parquet").write_bytes(b"no"), "work/plan.parquet.*cannot be read"),
+        (lambda out: (out / "recipe.lock.toml").write_text("[recipe"), "recipe.lock.toml"),
+    ],
+)
+def test_every_damage_to_intermediates_is_named(
+    sample_build: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copytree(sample_build / "work", out / "work")
+    shutil.copy(sample_build / "recipe.lock.toml", out)
+    damage(out)
+    told = "\n".join(f"{problem.path}: {problem.what}" for problem in verify_work(out))
+    assert re.search(message, told), told
+
+
+def test_a_sound_build_has_none(sample_build: Path, tmp_path: Path) -> None:
+    assert verify_work(sample_build) == []
+    with pytest.raises(DatasetError, match="has no folder work"):
+        verify_work(tmp_path)
+    assert dataengine("verify", str(sample_build), "--work").returncode == 0
