@@ -70,13 +70,7 @@ def admission(asked: Mapping[str, Any] | None = None, own: Mapping[str, Any] | N
             self.gpus = devices.count() if devices.able() else 0
             if asked is None or own is None:
                 return []
-            answer = handshake.answer(dict(asked)) | {
-                "address": worker.address,
-                "threads": worker.state.nthreads,
-                "nanny": worker.nanny is not None,
-                "offers_gpu": worker.state.total_resources.get("GPU", 0) > 0,
-                "memory": int(worker.memory_manager.memory_limit or 0),
-            }
+            answer = handshake.answer(dict(asked), worker)
             return [found.what for found in handshake.differences(dict(own), {worker.address: answer})]
 
     return Admission()

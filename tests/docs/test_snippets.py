@@ -15,6 +15,7 @@ import pytest
 from dataengine.core import settings
 from dataengine.core.settings import Table
 from dataengine.pipeline import recipe as recipes
+from dataengine.pipeline.cluster_kinds import ClusterSettings
 from tests.support.documents import ROOT, WRITTEN, Block, blocks, spans
 
 PYTHON = blocks("python")
@@ -31,6 +32,8 @@ def test_toml_is_taken_by_the_strict_loaders(block: Block) -> None:
     if block.about == 'title="recipe"':
         base = settings.read(ROOT / "recipes" / "posecap.toml")
         recipes.validate(settings.merge(base, tables), block.page, None)
+    elif block.about == 'title="cluster"':
+        ClusterSettings(**tables)
     elif block.about == 'title="training configuration"':
         pytest.importorskip("torch")
         from training import config

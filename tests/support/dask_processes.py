@@ -22,10 +22,12 @@ class Started:
         address: of the scheduler.
     """
 
-    def __init__(self, folder: Path, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, host: str) -> None:
         self.folder, self.processes = folder, list[Process]()
         self.file = folder / "scheduler.json"
-        self.scheduler = self.start([*prefix], "scheduler", "--host", host, "--port", "0", "--no-dashboard")
+        self.scheduler = self.start(
+            (), "scheduler", "--host", host, "--port", "0", *("--no-dashboard", "--scheduler-file", str(self.file))
+        )
         self.address = self._address()
 
     def _address(self) -> str:
@@ -48,7 +50,6 @@ class Started:
         """Start `dask KIND` in a session of its own."""
         log = (self.folder / f"{len(self.processes)}-{kind}.log").open("wb")
         command = [*prefix, sys.executable, "-m", "dask", kind, *options]
-        command += ["--scheduler-file", str(self.file)]
         process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True
         )
@@ -59,7 +60,7 @@ class Started:
     def worker(self, *options: str, prefix: Sequence[str] = (), cwd: Path | None = None, **env: str) -> Process:
         """Start a worker with one thread, unless `options` say otherwise."""
         threads = () if "--nthreads" in options else ("--nthreads", "1")
-        return self.start(prefix, "worker", *threads, *options, "--no-dashboard", cwd=cwd, env=env)
+        return self.start(prefix, "worker", self.address, *threads, *options, "--no-dashboard", cwd=cwd, env=env)
 
     def logs(self) -> str:
         """What all of them printed."""
@@ -73,10 +74,10 @@ class Started:
 
 
 @contextmanager
-def dask_scheduler(folder: Path) -> Iterator[Started]:
-    """A scheduler on loopback; all that was started ends with the context."""
+def dask_scheduler(folder: Path, host: str = "127.0.0.1") -> Iterator[Started]:
+    """A scheduler; all that was started ends with the context."""
     folder.mkdir(parents=True, exist_ok=True)
-    started = Started(folder)
+    started = Started(folder, host)
     try:
         yield started
     finally:
