@@ -93,7 +93,7 @@ def alone(expert: Any, loaded: TorchNetwork, pixels: Frames, seconds: float) -> 
     part = np.ascontiguousarray(np.resize(pixels, (loaded.batch, *pixels.shape[1:])))
     kept = Kept(runtime.device, runtime.dtype)
     runtime.run(lambda: expert.forward(kept, network, part))
-    ready = Ready(runtime.device, runtime.dtype, seen[0])
+    ready = Ready(runtime.device, runtime.dtype, x=seen[0])
     count, begun = 0, clock(runtime.device.type)
     while (spent := clock(runtime.device.type) - begun) < seconds:
         found = runtime.run(lambda: expert.forward(ready, network, part))
