@@ -76,11 +76,21 @@ def test_a_batch_too_large_is_computed_in_real_halves(session: Any, capsys: pyte
 def test_one_image_that_does_not_fit_is_out_of_memory(session: Any) -> None:
     import torch
 
+    from dataengine.experts.device_images import own_stream
+
     session.infer(crops(1))
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(max(torch.cuda.memory_allocated() - (1 << 20), 1) / total)
+    held, size = [], 1 << 24
+    with own_stream(torch.device("cuda")):  # what lies free between blocks belongs to a stream
+        while size >= 512:
+            try:
+                held.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+            except torch.OutOfMemoryError:
+                size //= 2
     with pytest.raises(ExpertError, match=r"out_of_memory.*one image of 192 x 256 pixels does not fit"):
         AdaptiveBatchSize(64).run(session, crops(64))
+    held.clear()
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert len(AdaptiveBatchSize(64).run(session, crops(64))) == 64, "the process goes on afterwards"
