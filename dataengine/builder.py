@@ -24,6 +24,7 @@ from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.status import clean
 from dataengine.io import weights
 from dataengine.io.lease import lease
+from dataengine.passes.again import NEVER_AGAIN, RETRYABLE, Again, check_clips, check_reasons
 from dataengine.passes.assemble import assemble
 from dataengine.passes.base import Job, Pass, passes_of, run_task
 from dataengine.passes.download import Downloads
@@ -167,6 +168,8 @@ def build(
     limit: int | None = None,
     data_root: str | None = None,
     accept: Sequence[str] = (),
+    retry: Sequence[str] = (),
+    release: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BuildResult:
     """Build a dataset, or finish, extend or update the one in `out`.
@@ -183,6 +186,9 @@ def build(
         data_root: folder with a folder a source, for sources without a path; default the variable DATAENGINE_DATA.
         accept: passes whose results are taken as they are although other code, libraries or another kind of device
             made them. The lock and the manifest say so, and later builds take them, too.
+        retry: reasons of failures; the clips that failed for them run again, worth another try or not. Clips that are
+            worth another try run again anyway.
+        release: ids of clips that failed, such as those in quarantine; they run again.
 
     Raises:
         DataEngineError: what is wrong, in one line; nothing was built then.
@@ -196,6 +202,7 @@ def build(
     extras.require(components_of(resolved).items())
     get_weights(weights.missing(components_of(resolved).values()), progress)
     check(resolved)
+    check_reasons(resolved, retry)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
     recipe_lock.check(folder, components_of(resolved))
     work = folder.absolute() / "work"
@@ -217,8 +224,9 @@ def build(
 
         if not (remote and device == "auto"):  # else the workers decide, and they come after the plan
             job_on(device)
-        plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress)
-        result = _execute(resolved, job_on, device, plan, folder.absolute(), engine, progress, begun)
+        again = Again(reasons=frozenset(retry), clips=frozenset(release))
+        plan = _planned(resolved, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, progress, again)
+        result = _execute(resolved, job_on, device, plan, folder.absolute(), engine, progress, begun, again)
     return replace(result, notes=notes(given))
 
 
@@ -271,6 +279,7 @@ def _execute(
     engine: Engine | None,
     progress: Progress,
     begun: float,
+    again: Again = RETRYABLE,
 ) -> BuildResult:
     """Run every pass of a plan, in order; the dataset is put in place before the passes that read it as a whole.
 
@@ -289,7 +298,9 @@ def _execute(
     with chosen.open(progress.say, gpus=devices.count() if device == "cuda" else 0) as dispatcher:
         job = job_on(dispatcher.device(device))
         recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
-        build = BuildState(plan, job)
+        if again.clips:
+            check_clips(BuildState(plan, job, NEVER_AGAIN), again.clips)
+        build = BuildState(plan, job, again)
         dispatcher.ask(lambda: job.question(plan))
         for p in (p for p in build.passes if p.scope != "dataset"):
             states.append(_run_pass(build, p, dispatcher, progress))
@@ -345,7 +356,9 @@ def _check_set_aside(build: BuildState, p: Pass, state: PassState, aside: Sequen
         )
 
 
-def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | None, progress: Progress) -> Plan:
+def _planned(
+    recipe: Recipe, work: Path, data_root: str | None, limit: int | None, progress: Progress, again: Again
+) -> Plan:
     """The plan, made after its annotations, and again after the media that it missed, were obtained."""
 
     def make() -> Plan:
@@ -358,7 +371,7 @@ def _planned(recipe: Recipe, work: Path, data_root: str | None, limit: int | Non
 
             return plans.make(recipe, work, data_root, limit, counted)
 
-    with Downloads(recipe, data_root, progress.say) as downloads:
+    with Downloads(recipe, data_root, progress.say, again.reasons) as downloads:
         downloads.annotations()
         plan = make()
         missing = downloads.missing(plan)

@@ -73,6 +73,16 @@ def build(
             metavar="PASS",
         ),
     ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run clips that failed for this reason again, worth another try or not; repeatable.", metavar="REASON"
+        ),
+    ] = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(help="Take this clip out of quarantine and run it again; repeatable.", metavar="CLIP_ID"),
+    ] = None,
     dashboard: Annotated[bool, typer.Option(help="Serve Dask's dashboard on 127.0.0.1:8787.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what a build would do and cost, without doing it.")
@@ -124,6 +134,8 @@ def build(
         device=device,
         limit=limit,
         data_root=data_root,
+        retry=retry or (),
+        release=release or (),
         accept=accept or (),
         progress=progress,
     )

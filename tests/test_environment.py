@@ -142,3 +142,42 @@ def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
         assert (result.kept, result.failed, lab.rejects()) == (6, 0, {})
     finally:
         subprocess.run(["umount", "-l", str(lab.out)], check=True)
+
+
+def left(result: BuildResult, name: str) -> int:
+    """How many units of a pass ran."""
+    state = next(state for state in result.states if state.name == name)
+    return (state.units or 0) - state.done
+
+
+def test_failures_are_run_again_by_reason_and_clips_by_name(lab: Lab) -> None:
+    (lab.videos / "e.mp4").write_bytes(b"no video")
+    lab.build()
+    assert lab.rejects() == {"e": ("media_corrupt", False)}
+    ids = {row["video_id"][0]: row["clip_id"] for row in dataengine.open(lab.out).rejects.collect().to_dicts()}
+    kept = dataengine.open(lab.out).clips.collect()["clip_id"][0]
+    assert left(lab.build(), "probe") == 0
+    assert left(lab.build(retry=["media_corrupt"]), "probe") == 1
+    assert left(lab.build(release=[ids["e"]]), "probe") == 1
+    assert left(lab.build(retry=["worker_killed"]), "probe") == 0
+    for options, words in (
+        ({"retry": ["media_corupt"]}, r"--retry 'media_corupt' \(did you mean 'media_corrupt'\?\); allowed: corrupt"),
+        ({"retry": ["jitter"]}, "--retry 'jitter' is a decision of the recipe, not a failure"),
+        ({"release": [ids["e"] + "x"]}, f"is no clip of the plan .did you mean '{ids['e']}'"),
+        ({"release": [kept]}, f"--release '{kept}' did not fail"),
+    ):
+        with pytest.raises(DataEngineError, match=words) as caught:
+            lab.build(**options)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_clip_is_released_from_quarantine(lab: Lab) -> None:
+    lab.write("c", saboteur.GREEN)
+    lab.plant("kill")
+    result = lab.build(Engine(workers=1))
+    assert (result.kept, result.retryable, lab.rejects()) == (5, 0, {"c": ("worker_killed", False)})
+    (lab.marks / "kill").unlink()
+    assert lab.build().kept == 5, "what stands in quarantine stays there"
+    clip_id = dataengine.open(lab.out).rejects.collect()["clip_id"][0]
+    assert lab.build(release=[clip_id]).kept == 6 and lab.rejects() == {}

@@ -69,6 +69,16 @@ REASONS: dict[str, str] = {
 """Every built-in reason with its meaning."""
 
 
+DECISIONS = frozenset(
+    {
+        *("bad_row", "duplicate_id", "leak_guard", "takedown", "no_person", "pose_coverage", "body_visible"),
+        *("confidence", "truncation", "jitter", "bone_variation", "motion", "camera_cut", "num_people", "length"),
+        *("label_left_out", "duplicate", "licence_unknown", "class_cap", "class_small", "label_disagrees"),
+    }
+)
+"""The built-in reasons that a plan or a recipe decides by; all others are failures, which may be tried again."""
+
+
 def of_manifest(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Reason -> meaning of every reason that a dataset may give: the built-in ones, and its manifest's own."""
     return {**manifest.get("reasons", {}), **REASONS}

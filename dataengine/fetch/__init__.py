@@ -34,6 +34,7 @@ class Site:
         mirror: where copies of the source are, as far as known.
         transfers: the HTTP client.
         max_bytes: largest media file.
+        again: reasons for which files that are gone for good are asked for again.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Site:
     mirror: Mirror | None
     transfers: Transfers
     max_bytes: int
+    again: frozenset[str] = frozenset()
 
     @property
     def state(self) -> Path:

@@ -136,7 +136,7 @@ class _Outcomes:
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             try:
                 row = json.loads(line)
-                if row["way"] == self.way:
+                if row["way"] == self.way and row["kind"] not in site.again:
                     self.outcomes[row["file"]] = MediaError(row["kind"], row["detail"])
             except (ValueError, KeyError, TypeError):
                 continue  # a line that a crash cut off

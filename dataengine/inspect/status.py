@@ -10,6 +10,7 @@ from dataengine.core.types import Fail
 from dataengine.dataset.placing import changing
 from dataengine.inspect.build import job_of
 from dataengine.io.lease import lease
+from dataengine.passes.again import NEVER_AGAIN
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline.ledger import collect_garbage
 from dataengine.pipeline.plan import load
@@ -21,7 +22,7 @@ def status(out: Path) -> dict[str, Any]:
     Time left assumes the cores of this machine and the mean time that finished clips took.
     """
     job = job_of(out)
-    build, reasons, retryable = BuildState(load(job.work), job, retry=False), dict[str, int](), 0
+    build, reasons, retryable = BuildState(load(job.work), job, NEVER_AGAIN), dict[str, int](), 0
     planned_out = [reason for reason in build.plan.table.column("reason").to_pylist() if reason is not None]
     for reason in planned_out:
         reasons[reason] = reasons.get(reason, 0) + 1

@@ -43,12 +43,14 @@ class Downloads(AbstractContextManager["Downloads"]):
 
     Attributes:
         say: gets the origin and the licence of each source before its first request.
+        again: reasons for which files that are gone for good are asked for again.
         sites: the sources that may be fetched, by name.
     """
 
     recipe: Recipe
     data_root: str | None
     say: Callable[[str], None] = lambda text: None
+    again: frozenset[str] = frozenset()
     sites: dict[str, Site] = field(default_factory=dict)
     _transfers: Transfers | None = field(default=None, repr=False)
     _announced: set[str] = field(default_factory=set, repr=False)
@@ -64,7 +66,9 @@ class Downloads(AbstractContextManager["Downloads"]):
             if found is not None and not own and self._may_fetch(root / name, name):
                 self._open(root, tables)
                 assert self._transfers is not None
-                self.sites[name] = Site(name, root / name, found, self._transfers, self.recipe.fetch.max_bytes)
+                self.sites[name] = Site(
+                    name, root / name, found, self._transfers, self.recipe.fetch.max_bytes, self.again
+                )
         return self
 
     def __exit__(

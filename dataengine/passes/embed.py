@@ -28,6 +28,7 @@ from dataengine.features import Features, FeaturesSession
 from dataengine.io import shards
 from dataengine.labels.prompts import prompts
 from dataengine.media.frame_sampler import FrameSampler
+from dataengine.passes.again import Again
 from dataengine.passes.base import ALL, Job, Row
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import Unit, UnitPass, quarantined, receipt
@@ -89,7 +90,7 @@ class Embed(UnitPass):
         left_out: list[str] = []
         for key, clips in wanted.items():
             inputs, commit = _inputs(build, key), ledger.read(key)
-            left = _left(commit, inputs, clips, build.retry)
+            left = _left(commit, inputs, clips, build.again)
             if left:
                 left_out += left if key != TEXTS else []
                 state.tasks += [Task(key, tuple(left), inputs)] if ready else []
@@ -187,10 +188,10 @@ def texts_in_use(job: Job) -> dict[str, str]:
     return {text_key(text): text for label in labels for text in known.texts(label)}
 
 
-def _left(commit: Commit | None, inputs: str, wanted: Sequence[str], retry: bool) -> list[str]:
+def _left(commit: Commit | None, inputs: str, wanted: Sequence[str], again: Again) -> list[str]:
     if commit is None or commit.inputs != inputs:
         return list(wanted)
-    finished = {o.clip_id for o in commit.outcomes if not (retry and isinstance(o, Fail) and o.retryable)}
+    finished = {o.clip_id for o in commit.outcomes if not again.wants(o)}
     return [key for key in wanted if key not in finished]
 
 

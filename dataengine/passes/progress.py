@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataengine.core.types import Fail, Reject
+from dataengine.passes.again import RETRYABLE, Again
 from dataengine.passes.base import ALL, Job, Pass, Row, Scope
 from dataengine.passes.receipts import received
 from dataengine.pipeline.dispatch import SetAside
@@ -76,13 +77,13 @@ class BuildState:
     """The state of every pass of a build, worked out when it is asked for.
 
     Attributes:
-        retry: whether keys with clips that failed for retryable reasons count as left.
+        again: which clips that failed count as left.
     """
 
-    def __init__(self, plan: Plan, job: Job, retry: bool = True) -> None:
+    def __init__(self, plan: Plan, job: Job, again: Again = RETRYABLE) -> None:
         self.plan = plan
         self.job = job
-        self.retry = retry
+        self.again = again
         self.passes: list[Pass] = list(job.passes.values())
         self._states: dict[str, PassState] = {}
         self._out: dict[str, dict[str, Reject | Fail]] = {}

@@ -252,7 +252,7 @@ class UnitPass(Pass):
             commit = ledger.read(unit)
             if any(build.commits(name)[unit].is_aside for name in read if build.job.passes[name].scope == "unit"):
                 state.commits[unit] = Commit.aside(unit, inputs)
-            elif commit is not None and commit.inputs == inputs and not (build.retry and commit.retryable):
+            elif commit is not None and commit.inputs == inputs and not build.again.wants_unit(commit):
                 state.commits[unit] = commit
             else:
                 clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
