@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras
-from dataengine.core.errors import DataEngineError, LeaseError, RecipeError
+from dataengine.core.errors import DamagedArtifact, DataEngineError, LeaseError, RecipeError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.dataset.placing import changing
@@ -44,6 +45,8 @@ from dataengine.pipeline.task import Receipt
 
 HANDOVER = 2.0
 """Seconds that a build waits for another one on the same folder, which may just be ending."""
+MENDED = 2
+"""How often a build makes the same damaged artifact anew before it gives up: then the disk is to blame."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
     try:
         with lease(folder, "build", "takedown", wait=HANDOVER):
             result = rewrite(folder, progress=progress)
-            clean(folder)
+            clean(folder, gone=TakenDown.of(folder))
     except LeaseError as error:
         raise LeaseError(
             f"the takedown is recorded and readers leave the clips out, but the shards still hold them: {error}"
@@ -294,26 +297,38 @@ def _execute(
         failure_share=recipe.engine.failure_share,
     )
     forget_attempts(work)
-    device, states = chosen.device(device), list[PassState]()
-    with chosen.open(progress.say, gpus=devices.count() if device == "cuda" else 0) as dispatcher:
-        job = job_on(dispatcher.device(device))
-        recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
-        if again.clips:
-            check_clips(BuildState(plan, job, NEVER_AGAIN), again.clips)
-        build = BuildState(plan, job, again)
-        dispatcher.ask(lambda: job.question(plan))
-        for p in (p for p in build.passes if p.scope != "dataset"):
-            states.append(_run_pass(build, p, dispatcher, progress))
-    changed, rows = assemble(build, folder)
-    for p in (p for p in build.passes if p.scope == "dataset"):
-        states.append(_run_pass(build, p, Dispatcher(chosen, None), progress))
-    return _result(build, folder, rows, states, changed, time.monotonic() - begun)
+    device = chosen.device(device)
+    states, damages = dict[str, PassState](), Counter[tuple[str, str]]()
+    while True:
+        try:
+            with chosen.open(progress.say, gpus=devices.count() if device == "cuda" else 0) as dispatcher:
+                job = job_on(dispatcher.device(device))
+                recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
+                if again.clips:
+                    check_clips(BuildState(plan, job, NEVER_AGAIN), again.clips)
+                build = BuildState(plan, job, again, drives=True)
+                dispatcher.ask(functools.partial(job.question, plan))
+                for p in (p for p in build.passes if p.scope != "dataset"):
+                    states.setdefault(p.name, _run_pass(build, p, dispatcher, progress))
+            with lease(folder, "build", "build") as held:
+                held.check()
+                changed, rows = assemble(build, folder)
+            for p in (p for p in build.passes if p.scope == "dataset"):
+                states.setdefault(p.name, _run_pass(build, p, Dispatcher(chosen, None), progress))
+            return _result(build, folder, rows, list(states.values()), changed, time.monotonic() - begun)
+        except DamagedArtifact as damaged:
+            # found by a pass that reads it: the unit counts as not done from now on, all else is reused
+            damages[damaged.pass_name, damaged.unit] += 1
+            if damages[damaged.pass_name, damaged.unit] > MENDED:
+                raise
+            progress.say(f"pass {damaged.pass_name}: {damaged.what}: unit {damaged.unit} is run again")
 
 
 def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Progress) -> PassState:
     """Run what is left of a pass; its state before that."""
     state, job = build.state(p.name), build.job
     before = replace(state, commits=dict(state.commits))
+    job.ledger(p.name).use()
     clips = {task.key: len(task.clips) for task in state.tasks}
     receipts: dict[str, Receipt] = {}
     with progress.step(p.name, sum(clips.values())) as advance:

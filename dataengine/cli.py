@@ -268,11 +268,17 @@ def takedown(
 
 
 @app.command()
-def gc(out: OutArgument, as_json: JsonOption = False) -> None:
-    """Remove intermediates that no commit of the present recipe and plan names."""
+def gc(
+    out: OutArgument,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Of how many recipes to keep what each pass made; the present one counts.")
+    ] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove intermediates that neither the dataset nor one of the last recipes needs."""
     from dataengine.inspect.status import clean
 
-    removed, freed = clean(out)
+    removed, freed = clean(out, keep)
     show({"removed": removed, "bytes": freed} if as_json else f"removed {removed} files, {freed / 1e6:.1f} MB")
 
 

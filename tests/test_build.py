@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ import dataengine
 from dataengine import builder
 from dataengine import dry_run as estimates
 from dataengine.core.errors import DataEngineError, DatasetError
+from dataengine.core.progress import Progress
 from dataengine.core.reasons import REASONS
 from dataengine.dataset.verify import verify
 from dataengine.inspect.build import job_of
@@ -236,18 +238,83 @@ def test_status_counts_and_gc_keeps_what_is_needed(copy: Path, corpus: Path) -> 
     assert not build_sample(corpus, copy, "filters.motion.min=0.5").changed
 
 
-def test_damaged_intermediates_are_dropped_and_made_anew(copy: Path, corpus: Path, out: Path) -> None:
-    artifact = max((copy / "work").glob("pose-*/data/*.tar"), key=lambda p: p.stat().st_size)
+def finished_before(result: builder.BuildResult) -> dict[str, tuple[int, int | None]]:
+    """Pass -> keys that were done when the build began, and all its keys; the page is written for every dataset."""
+    return {state.name: (state.done, state.units) for state in result.states if state.scope != "dataset"}
+
+
+def test_a_build_of_a_few_clips_costs_nothing_of_the_work_of_all(copy: Path, corpus: Path, out: Path) -> None:
+    first = build_sample(corpus, copy, limit=6)
+    assert first.planned == 6 and first.changed and status(copy)["planned"] == 6 and verify(copy) == []
+    again = build_sample(corpus, copy)
+    assert all(done == keys for done, keys in finished_before(again).values()), finished_before(again)
+    assert content(copy) == content(out) and verify(copy) == []
+
+
+@pytest.mark.slow
+def test_a_source_that_was_left_out_once_is_not_run_again(copy: Path, corpus: Path, out: Path, tmp_path: Path) -> None:
+    """The clips of both sources are numbered through, so that one unit has clips of both."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in sorted(corpus.rglob("*.mp4"))[:3]:
+        shutil.copy2(path, folder)
+    both = {"sample": str(corpus), "folder": str(folder)}
+    alone, settings = {"sample": str(corpus)}, [*SETTINGS, "plan.clips_per_unit=4"]
+
+    def build(sources: dict[str, str]) -> builder.BuildResult:
+        return dataengine.build("posecap", sources, copy, overlay="core", overrides=settings, engine=SERIAL)
+
+    build(both)
+    made = content(copy)
+    assert finished_before(build(alone))["pose"][0] >= 3 and content(copy) == content(out)
+    clean(copy)
+    again = build(both)  # only shards that are not in the dataset are no longer there
+    found = {name: keys for name, keys in finished_before(again).items() if name != "pack"}
+    assert all(done == keys for done, keys in found.values()), found
+    assert content(copy) == made and verify(copy) == []
+
+
+def test_an_aborted_trial_costs_nothing_of_the_dataset_in_place(copy: Path, corpus: Path, out: Path) -> None:
+    """Another recipe that stops at its first pass; what made the dataset survives even the strictest gc."""
+    with pytest.raises(KeyboardInterrupt):
+        build_sample(corpus, copy, "pose.max_people=1", progress=StopsAt("pose"))
+    clean(copy, keep=1)
+    again = build_sample(corpus, copy)
+    assert all(done == keys for done, keys in finished_before(again).values()), finished_before(again)
+    assert not again.changed and content(copy) == content(out)
+
+
+class StopsAt(Progress):
+    """Somebody who presses Ctrl-C when a pass begins."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def step(self, name: str, total: int | None, unit: str = "clips") -> Any:
+        if name == self.name:
+            raise KeyboardInterrupt
+        return super().step(name, total, unit)
+
+
+@pytest.mark.parametrize("found_by", ["pack", "assemble"])
+def test_a_damaged_intermediate_is_made_anew_within_the_same_build(
+    found_by: str, copy: Path, corpus: Path, out: Path
+) -> None:
+    """One flipped bit in what a unit made before: the unit runs again, and no other."""
+    name = {"pack": "pose-*/data/*.tar", "assemble": "measure-*/data/*.parquet"}[found_by]
+    artifact = max((copy / "work").glob(name), key=lambda p: p.stat().st_size)
     data = bytearray(artifact.read_bytes())
     data[len(data) // 2] ^= 1
     artifact.write_bytes(data)
     shutil.rmtree(copy / "dataset")
-    for pack in (copy / "work").glob("pack-*"):
-        shutil.rmtree(pack)
-    with pytest.raises(DataEngineError, match="damaged after it was written"):
-        build_sample(corpus, copy)
+    if found_by == "pack":
+        for pack in (copy / "work").glob("pack-*"):
+            shutil.rmtree(pack)
+    records = {p: p.stat().st_mtime_ns for p in (copy / "work").glob("[pm][oe]*-*/commits/*.json")}
     build_sample(corpus, copy)
-    assert content(copy) == content(out)
+    assert content(copy) == content(out) and verify(copy) == []
+    unit = artifact.name.split("-")[0]
+    assert {p.stem for p, time in records.items() if p.stat().st_mtime_ns != time} == {unit}
 
 
 def test_the_report_shows_what_was_built(out: Path) -> None:

@@ -136,11 +136,11 @@ class DamagedArtifact(LedgerError):
     """What a pass made of one unit is not what its record says. The record was dropped, so the unit counts as not done.
 
     Attributes:
-        pass_name, unit: what has to be run again.
+        pass_name, unit: what has to be run again. what: the file, and what is wrong with it.
     """
 
     def __init__(self, pass_name: str, unit: str, what: str) -> None:
-        super().__init__(f"pass {pass_name}: {what} was damaged after it was written and has been dropped; build again")
+        super().__init__(f"pass {pass_name}: {what}; build again, which makes it anew")
         self.pass_name = pass_name
         self.unit = unit
         self.what = what

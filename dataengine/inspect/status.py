@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dataengine.core.errors import DatasetError
 from dataengine.core.resources import cpu_count
 from dataengine.core.types import Fail
+from dataengine.dataset.index import read_manifest
 from dataengine.dataset.placing import changing
+from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import job_of
 from dataengine.io.lease import lease
 from dataengine.passes.again import NEVER_AGAIN
 from dataengine.passes.progress import BuildState, PassState
-from dataengine.pipeline.ledger import collect_garbage
+from dataengine.pipeline import units
+from dataengine.pipeline.garbage import STAGING_AGE, collect_garbage, last_used
 from dataengine.pipeline.plan import load
+
+KEEP = 2
+"""Of how many recipes `gc` keeps what each pass made: the present one, and the one before."""
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -78,20 +85,48 @@ def to_text(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def clean(out: Path) -> tuple[int, int]:
-    """Remove intermediates that the present recipe and plan do not name: (files, bytes).
+def clean(
+    out: Path, keep: int = KEEP, gone: TakenDown | None = None, staging_age: float = STAGING_AGE
+) -> tuple[int, int]:
+    """Remove intermediates that nobody is likely to come back to.
+
+    What the present recipe and the dataset in place are made of stays, of all units that were ever planned, and of each
+    pass what the last `keep` different recipes made.
+
+    Args:
+        keep: the present recipe counts; 1 keeps no other.
+        gone: what was taken down; nothing that holds it stays.
+        staging_age: seconds; what was written to staging later stays, since a worker may still be at it.
+
+    Returns:
+        Files removed, and their bytes.
 
     Raises:
         LeaseError: a build is at work there.
     """
     job = job_of(out)
     with lease(out, "build", "gc", wait=1.0):
-        with changing(out, "gc"):
-            units = set(load(job.work).table.column("unit").to_pylist())
-        live = {job.ledger(p.name).folder.name: p.live_keys(out, units) for p in job.passes.values()}
+        with changing(out, "gc") as dataset:
+            placed = _folders_of(dataset)
+        known = units.read(job.work)
+        every = {*known.by_clip.values(), *load(job.work).table.column("unit").to_pylist()}
+        live = {job.ledger(p.name).folder.name: p.live_keys(out, every) for p in job.passes.values()}
+        taken = frozenset() if gone is None else known.gone(gone)
+        whole = (placed | last_used(job.work, keep)) - live.keys()
         before = _size(job.work)
-        removed = collect_garbage(job.work, live)
+        removed = collect_garbage(
+            job.work, live, whole=whole, former=keep - 1, gone=taken, staging_age=0.0 if taken else staging_age
+        )
         return len(removed), before - _size(job.work)
+
+
+def _folders_of(dataset: Path) -> set[str]:
+    """Folders of the passes that made a dataset; none where there is no dataset."""
+    try:
+        passes = read_manifest(dataset).get("passes", [])
+    except DatasetError:
+        return set()
+    return {f"{p['name']}-{p['fingerprint'][:12]}" for p in passes}
 
 
 def _size(folder: Path) -> int:

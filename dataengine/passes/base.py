@@ -78,6 +78,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ import pyarrow as pa
 
 from dataengine.core import registry
 from dataengine.core.component import Component
-from dataengine.core.errors import LedgerError, RecipeError, suggestion
+from dataengine.core.errors import DamagedArtifact, RecipeError, suggestion
 from dataengine.core.types import Fail, Keep, Outcome, Reject
 from dataengine.dataset import index
 from dataengine.io.storage import write_durably
@@ -201,13 +202,13 @@ class Pass(Component, ABC):
     def run(self, job: Job, task: Task) -> Receipt:
         """Run one key and commit it, or only run it for a probe; called in a worker for units and shards."""
 
-    def commit_of(self, build: BuildState, key: str, record: Commit | None = None) -> Commit | None:
-        """The record of a finished key, as the build sees it.
+    def commit_of(self, build: BuildState, key: str, inputs: str, record: Commit | None = None) -> Commit | None:
+        """The record of a finished key for the inputs of this build, as the build sees it.
 
         Args:
             record: what was written, where it is known; None reads it.
         """
-        return build.job.ledger(self.name).read(key) if record is None else record
+        return build.find(self.name, key, inputs) if record is None else record
 
     def thrown_out(self, build: BuildState) -> Iterator[Reject | Fail]:
         """What became of the clips that the pass was given and did not keep, as far as it is done."""
@@ -239,7 +240,7 @@ class Pass(Component, ABC):
         return None if outcome is None else outcome_step(outcome)
 
     def live_keys(self, out: Path, units: set[str]) -> set[str]:
-        """Keys whose records `gc` keeps. `out` is the build's folder, `units` the names of the plan's units."""
+        """Keys whose records `gc` keeps. `out` is the build's folder, `units` are all units ever planned."""
         del out
         return units if self.scope == "unit" else {ALL}
 
@@ -418,6 +419,7 @@ class Job:
         if not path.exists():
             self.work.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(content, sort_keys=True, indent=1).encode())
+        os.utime(path)
         return path
 
 
@@ -439,10 +441,10 @@ def finished(job: Job, name: str, key: str) -> Commit:
     """The record of a key.
 
     Raises:
-        LedgerError: the key is not finished.
+        DamagedArtifact: the key is not finished, or its artifact is gone.
     """
     ledger = job.ledger(name)
     commit = ledger.read(key)
     if commit is None:
-        raise LedgerError(f"pass {ledger.pass_name}: unit {key} is not finished; build again")
+        raise DamagedArtifact(ledger.pass_name, key, f"unit {key} is not finished")
     return commit

@@ -89,7 +89,8 @@ class Embed(UnitPass):
         state = PassState(self.name, self.scope, ledger.fingerprint, list(wanted) if ready else None)
         left_out: list[str] = []
         for key, clips in wanted.items():
-            inputs, commit = _inputs(build, key), ledger.read(key)
+            inputs = _inputs(build, key)
+            commit = build.find(self.name, key, inputs)
             left = _left(commit, inputs, clips, build.again)
             if left:
                 left_out += left if key != TEXTS else []
@@ -100,9 +101,9 @@ class Embed(UnitPass):
         state.left = left_out
         return state
 
-    def commit_of(self, build: BuildState, key: str, record: Commit | None = None) -> Commit | None:
+    def commit_of(self, build: BuildState, key: str, inputs: str, record: Commit | None = None) -> Commit | None:
         """The record of a unit with the outcomes of the clips that are kept now."""
-        commit = super().commit_of(build, key, record)
+        commit = super().commit_of(build, key, inputs, record)
         return None if commit is None else _among(commit, _wanted(build)[key])
 
     def run(self, job: Job, task: Task) -> Receipt:
@@ -118,16 +119,16 @@ class Embed(UnitPass):
             else:
                 made, outcomes = self._embed_clips(job, task, session, staged)
             if not task.probe:
-                known = ledger.read(task.key)
-                before = known if known is not None and known.inputs == task.inputs else None
+                before = ledger.find(task.key, task.inputs)
                 every = {o.clip_id: o for o in (*(before.outcomes if before else ()), *outcomes)}
                 with shards.ShardWriter(staged) as writer:
-                    old = dict(shards.iterate(ledger.artifact(task.key))) if before else {}
+                    old = dict(shards.iterate(ledger.checked(before))) if before else {}
                     for key, entries in sorted({**old, **made}.items()):
                         writer.write(key, entries)
                 seconds = time.monotonic() - begun + (before.seconds if before else 0.0)
                 ordered = tuple(every[key] for key in sorted(every))
-                commit = ledger.commit(task.key, task.inputs, staged, ordered, seconds)
+                replaced = before.digest if before else ""
+                commit = ledger.commit(task.key, task.inputs, staged, ordered, seconds, replaces=replaced)
         finally:
             staged.unlink(missing_ok=True)
         return receipt(task, len(task.clips), len(made), begun, commit)

@@ -109,8 +109,8 @@ def shard_state(p: Pass, build: BuildState) -> PassState:
     tasks: list[Task] = build.remember(("shards",), lambda: plan_shards(build), lasting=True)
     state.keys = [task.key for task in tasks]
     for task in tasks:
-        commit = ledger.read(task.key)
-        if commit is not None and commit.inputs == task.inputs:
+        commit = build.find(p.name, task.key, task.inputs)
+        if commit is not None:
             state.commits[task.key] = commit
         else:
             state.tasks.append(task)

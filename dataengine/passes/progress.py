@@ -78,12 +78,14 @@ class BuildState:
 
     Attributes:
         again: which clips that failed count as left.
+        drives: whether this is the driver, which makes the records count that are for the inputs of this build.
     """
 
-    def __init__(self, plan: Plan, job: Job, again: Again = RETRYABLE) -> None:
+    def __init__(self, plan: Plan, job: Job, again: Again = RETRYABLE, drives: bool = False) -> None:
         self.plan = plan
         self.job = job
         self.again = again
+        self.drives = drives
         self.passes: list[Pass] = list(job.passes.values())
         self._states: dict[str, PassState] = {}
         self._out: dict[str, dict[str, Reject | Fail]] = {}
@@ -109,6 +111,10 @@ class BuildState:
     def states(self) -> list[PassState]:
         """The states of all passes, in order."""
         return [self.state(p.name) for p in self.passes]
+
+    def find(self, name: str, key: str, inputs: str) -> Commit | None:
+        """The record of a key of a pass for some inputs, or None."""
+        return self.job.ledger(name).find(key, inputs, activate=self.drives)
 
     def commits(self, name: str) -> dict[str, Commit]:
         """Records of the finished keys of a pass."""
@@ -143,8 +149,8 @@ class BuildState:
     def _aside(self, p: Pass, task: Task, found: SetAside) -> Commit:
         """What stands for the record of a task that was set aside: the record that was there, as far as it holds, and
         a failure of every clip beside."""
-        commit = p.commit_of(self, task.key)
-        if commit is None or commit.inputs != task.inputs:
+        commit = p.commit_of(self, task.key, task.inputs)
+        if commit is None:
             commit = Commit.aside(task.key, task.inputs)
         known = {outcome.clip_id for outcome in commit.outcomes}
         detail = f"the unit failed wherever it was tried: {found.kind}"
@@ -194,7 +200,7 @@ class BuildState:
             return None
 
         def read() -> pa.Table:
-            table = pq.read_table(self.job.ledger(name).path(commit))
+            table = pq.read_table(self.job.ledger(name).checked(commit))
             return table.filter(table.column("kept")).combine_chunks()
 
         return self.remember((name, commit.artifact), read, lasting=True)

@@ -34,12 +34,14 @@ def received(p: Pass, build: BuildState, task: Task, receipt: Receipt | None) ->
                 f"pass {p.name}: {host} ran {task.key} for other inputs than it was given; does it run another version "
                 "of dataengine?"
             )
-        return p.commit_of(build, task.key, record) or record
+        if build.drives:
+            ledger.settle(record)
+        return p.commit_of(build, task.key, task.inputs, record) or record
 
     def look() -> Commit | None:
-        found = ledger.read(task.key)
+        found = build.find(p.name, task.key, task.inputs)
         expected = receipt is None or not receipt.digest or (found is not None and found.digest == receipt.digest)
-        return found if found is not None and found.inputs == task.inputs and expected else None
+        return found if expected else None
 
     found = awaited(look, (ledger.folder / "commits", ledger.folder / "data"))
     if found is None:
@@ -47,4 +49,4 @@ def received(p: Pass, build: BuildState, task: Task, receipt: Receipt | None) ->
             f"pass {p.name}: {task.key} ran on {host}, but its record {ledger.folder / 'commits' / task.key}.json is "
             "not to be seen here, or is of other inputs; do all machines share the folder of the build? Build again"
         )
-    return p.commit_of(build, task.key, found) or found
+    return p.commit_of(build, task.key, task.inputs, found) or found

@@ -54,13 +54,17 @@ class Report(Pass):
         ledger, dataset = build.job.ledger(self.name), build.job.work.parent / "dataset"
         state = PassState(self.name, self.scope, ledger.fingerprint, [ALL])
         clips = [clip_id for unit in build.given(self.name).values() for clip_id in unit]
-        commit = ledger.read(ALL)
+        inputs = _inputs(dataset)
+        commit = build.find(self.name, ALL, inputs)
         if not all(build.state(name).finished for name in self.reads(build.passes)):
             state.left = clips
-        elif commit is not None and commit.inputs == _inputs(dataset) and _there(dataset, commit.size):
+        elif commit is not None and _there(dataset, commit.size):
             state.commits = {ALL: commit}
         else:
-            state.tasks, state.left = [Task(ALL, tuple(clips), _inputs(dataset))], clips
+            state.tasks, state.left = (
+                [Task(ALL, tuple(clips), inputs, replaces="" if commit is None else commit.digest)],
+                clips,
+            )
         return state
 
     def run(self, job: Job, task: Task) -> Receipt:
@@ -68,7 +72,7 @@ class Report(Pass):
         page = write_pages(job)
         staged = ledger.stage(ALL, "html")
         staged.write_bytes(page.encode())
-        commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun)
+        commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun, replaces=task.replaces)
         return receipt(task, len(task.clips), len(task.clips), begun, commit)
 
     def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:

@@ -128,8 +128,8 @@ class TablePass(Pass):
             digests += [[key, commit.digest] for key, commit in sorted(build.commits(name).items())]
         table = build.plan.table.select(PLAN_COLUMNS).to_pydict()
         inputs = fingerprint([digests, table, clips, self.inputs(build)])
-        commit = ledger.read(ALL)
-        if commit is not None and commit.inputs == inputs:
+        commit = build.find(self.name, ALL, inputs)
+        if commit is not None:
             state.commits, state.left = {ALL: commit}, ()
         else:
             state.tasks = [Task(ALL, clips, inputs)]

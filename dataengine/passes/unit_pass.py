@@ -249,14 +249,14 @@ class UnitPass(Pass):
                 continue
             kept, upstream = given
             inputs = inputs_digest(self.plan_columns, rows, upstream)
-            commit = ledger.read(unit)
+            commit = build.find(self.name, unit, inputs)
             if any(build.commits(name)[unit].is_aside for name in read if build.job.passes[name].scope == "unit"):
                 state.commits[unit] = Commit.aside(unit, inputs)
-            elif commit is not None and commit.inputs == inputs and not build.again.wants_unit(commit):
+            elif commit is not None and not build.again.wants_unit(commit):
                 state.commits[unit] = commit
             else:
                 clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
-                state.tasks.append(Task(unit, clips, inputs))
+                state.tasks.append(Task(unit, clips, inputs, replaces="" if commit is None else commit.digest))
                 left += clips
         state.left = left
         return state
@@ -274,7 +274,8 @@ class UnitPass(Pass):
             check_outcomes(self, job.recipe, task.key, [clip.clip_id for clip in runnable], outcomes)
             if not task.probe:
                 every = in_order(clips, [*outcomes, *quarantined(self, clips, quarantine)])
-                commit = ledger.commit(task.key, task.inputs, staged, every, time.monotonic() - begun)
+                seconds = time.monotonic() - begun
+                commit = ledger.commit(task.key, task.inputs, staged, every, seconds, replaces=task.replaces)
         finally:
             staged.unlink(missing_ok=True)
         return receipt(task, len(clips), sum(isinstance(o, Keep) for o in outcomes), begun, commit)

@@ -2,20 +2,26 @@
 
 Layout under `work/`::
 
-    <pass>-<fingerprint12>/data/<unit>-<hash12>.<ext>     what a pass made of one unit
-    <pass>-<fingerprint12>/commits/<unit>.json            the record that makes it count
-    staging/                                              files being written; never read
+    <pass>-<fingerprint12>/data/<unit>-<hash12>.<ext>          what a pass made of one unit
+    <pass>-<fingerprint12>/commits/<unit>.json                 the record that makes it count
+    <pass>-<fingerprint12>/commits/<unit>.<inputs12>.json      records of the unit for other inputs
+    staging/                                                   files being written; never read
 
 Commit protocol: write to staging, fsync, rename to a name that holds the content's hash, fsync the
 folder, then put the record in place. Readers believe records only, so a crash at any point leaves
 either the whole artifact or none of it, and two workers that do one unit write the same bytes
 under the same name.
+
+A record is created if there is none for its unit and inputs; of two workers that do one unit the first one counts. Only
+a retry replaces a record: the one that it read, and no other. Records for other inputs stay, so that a build of some
+clips does not cost what a build of all clips did: the driver says which one counts now (`find` with `activate`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,9 +31,10 @@ from typing import Any
 
 from blake3 import blake3
 
-from dataengine.core.errors import DamagedArtifact, LedgerError
+from dataengine.core.errors import DamagedArtifact
 from dataengine.core.types import Fail, Keep, Outcome, Reject
-from dataengine.io.storage import file_hash, fsync_file, fsync_folder, write_durably
+from dataengine.io.storage import file_hash, fsync_file, fsync_folder, locked, write_durably
+from dataengine.io.storage import staged as staged_file
 from dataengine.pipeline.patience import awaited
 
 _KINDS: dict[str, type[Keep] | type[Reject] | type[Fail]] = {"keep": Keep, "reject": Reject, "fail": Fail}
@@ -42,6 +49,7 @@ class Commit:
         artifact: file name in the pass's data folder. size, blake3: of that file.
         outcomes: what became of each clip given, one each.
         seconds: wall time the unit took; not part of the digest.
+        sidecar: blake3 of the file beside the artifact, where there is one.
     """
 
     unit: str
@@ -51,6 +59,7 @@ class Commit:
     blake3: str
     outcomes: tuple[Outcome, ...]
     seconds: float = 0.0
+    sidecar: str = ""
 
     @property
     def digest(self) -> str:
@@ -113,13 +122,58 @@ class Ledger:
         return self.staging / f"{self.pass_name}-{unit}-{uuid.uuid4().hex}.{extension}"
 
     def read(self, unit: str) -> Commit | None:
-        """The record of a unit, or None when there is none, it is unreadable, or its artifact is gone."""
-        path = self.folder / "commits" / f"{unit}.json"
+        """The record of a unit that counts now, or None when there is none, it is unreadable, or its artifact is gone
+        or has another length."""
+        return self._load(self.record(unit))
+
+    def record(self, unit: str, inputs: str = "") -> Path:
+        """The file of the record of a unit that counts now, or of the one for other inputs."""
+        return self.folder / "commits" / (f"{unit}.{inputs[:12]}.json" if inputs else f"{unit}.json")
+
+    def find(self, unit: str, inputs: str, activate: bool = False) -> Commit | None:
+        """The record of a unit for some inputs, or None.
+
+        Args:
+            activate: make it the one that counts now; for the driver alone.
+        """
+        current = self.read(unit)
+        if current is not None and current.inputs == inputs:
+            return current
+        former = self._load(self.record(unit, inputs)) if inputs else None
+        if former is None or former.inputs != inputs:
+            return None
+        if activate:
+            self._activate(former)
+        return former
+
+    def settle(self, commit: Commit) -> None:
+        """Make a record count that a worker has written, where one for other inputs counted; for the driver alone."""
+        current = self.read(commit.unit)
+        if current is not None and current.inputs != commit.inputs:
+            self._activate(commit)
+
+    def _activate(self, former: Commit) -> None:
+        with self._alone():
+            current = self.read(former.unit)
+            if current is not None:
+                write_durably(self.record(former.unit, current.inputs), current.to_json())
+            write_durably(self.record(former.unit), former.to_json())
+            self.record(former.unit, former.inputs).unlink(missing_ok=True)
+
+    def _load(self, path: Path) -> Commit | None:
         try:
             commit = Commit.from_json(path.read_bytes())
             return commit if self.path(commit).stat().st_size == commit.size else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes records of the pass meanwhile, where the file system has locks."""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                stack.enter_context(locked(self.folder / "commits.lock"))
+            yield
 
     def commit(
         self,
@@ -129,28 +183,66 @@ class Ledger:
         outcomes: tuple[Outcome, ...],
         seconds: float,
         sidecar: bytes | None = None,
+        replaces: str = "",
     ) -> Commit:
         """Make a staged artifact and its outcomes count. The staged file is moved; `sidecar` goes beside it as
-        <name>.json."""
+        <name>.json.
+
+        Args:
+            replaces: digest of the record that a retry has read, which alone it may replace.
+
+        Returns:
+            The record for these inputs that counts: this one, or that of another worker who was first.
+        """
         fsync_file(staged)
         digest = file_hash(staged)
         name = f"{unit}-{digest[:12]}{staged.suffix}"
-        commit = Commit(unit, inputs, name, staged.stat().st_size, digest, outcomes, round(seconds, 3))
+        beside = "" if sidecar is None else blake3(sidecar).hexdigest()
+        commit = Commit(unit, inputs, name, staged.stat().st_size, digest, outcomes, round(seconds, 3), beside)
         for folder in ("data", "commits"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         staged.replace(self.folder / "data" / name)
         if sidecar is not None:
             write_durably(self.folder / "data" / f"{name}.json", sidecar)
         fsync_folder(self.folder / "data")
-        record = self.folder / "commits" / f"{unit}.json"
-        known = self.read(unit)
-        if known is None or known.inputs != inputs or known.digest != commit.digest:
-            write_durably(record, commit.to_json())
+        with self._alone():
+            return self._write(commit, replaces)
+
+    def _write(self, commit: Commit, replaces: str) -> Commit:
+        """Put a record in place, or give the one that stands there for the same inputs."""
+        path, current = self.record(commit.unit), self.read(commit.unit)
+        if current is not None and current.inputs != commit.inputs:
+            path = self.record(commit.unit, commit.inputs)
+        known = self._load(path)
+        if known is not None and known.inputs == commit.inputs and known.digest in (replaces, commit.digest):
+            if known.digest == commit.digest:
+                return known
+            write_durably(path, commit.to_json())
+            return commit
+        if known is not None and known.inputs == commit.inputs:
+            return known
+        if known is None and path.exists():  # unreadable, or its artifact is gone
+            path.unlink(missing_ok=True)
+        try:
+            with staged_file(path, replace=False) as partial:
+                partial.write_bytes(commit.to_json())
+        except FileExistsError:  # without locks: another worker was quicker
+            return self._load(path) or commit
         return commit
 
     def sidecar(self, commit: Commit) -> bytes:
-        """What was written beside the artifact of a record."""
-        return (self.folder / "data" / f"{commit.artifact}.json").read_bytes()
+        """What was written beside the artifact of a record.
+
+        Raises:
+            DamagedArtifact: it is not what was written; the record was dropped.
+        """
+        try:
+            content = (self.folder / "data" / f"{commit.artifact}.json").read_bytes()
+        except FileNotFoundError:
+            content = b""
+        if commit.sidecar and blake3(content).hexdigest() != commit.sidecar:
+            raise self._drop(commit, f"{commit.artifact}.json")
+        return content
 
     def path(self, commit: Commit) -> Path:
         """The artifact of a record."""
@@ -160,50 +252,52 @@ class Ledger:
         """The artifact of a finished unit, its content checked against the record.
 
         Raises:
-            LedgerError: no record.
-            DamagedArtifact: the file is not what the record says; the record is dropped, so that building again makes
-                it anew.
+            DamagedArtifact: no record, or the file is not what the record says; the record is dropped, so that the
+                unit is run again.
         """
         commit = awaited(lambda: self.read(unit), (self.folder / "commits", self.folder / "data"))
         if commit is None:
-            raise LedgerError(f"pass {self.pass_name}: unit {unit} is not finished; build again")
+            raise DamagedArtifact(self.pass_name, unit, f"unit {unit} has no artifact, or one that was cut off")
+        return self.checked(commit)
+
+    def checked(self, commit: Commit) -> Path:
+        """The artifact of a record, its content checked.
+
+        Raises:
+            DamagedArtifact: the file is not what the record says; the record is dropped.
+        """
         path = self.path(commit)
-        if file_hash(path) != commit.blake3:
-            (self.folder / "commits" / f"{unit}.json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            raise DamagedArtifact(self.pass_name, unit, path.name)
+        try:
+            whole = file_hash(path) == commit.blake3
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            raise self._drop(commit, path.name)
         return path
+
+    def _drop(self, commit: Commit, what: str) -> DamagedArtifact:
+        """Remove a damaged artifact and every record that names it; the error to raise."""
+        with self._alone():
+            for record in (self.record(commit.unit), self.record(commit.unit, commit.inputs)):
+                known = self._load(record)
+                if known is None or known.artifact == commit.artifact:
+                    record.unlink(missing_ok=True)
+            self.path(commit).unlink(missing_ok=True)
+        return DamagedArtifact(self.pass_name, commit.unit, f"{what} was damaged after it was written")
+
+    def use(self) -> None:
+        """Note that the folder of the pass is in use now: `gc` keeps those that were used last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(self.folder)
+
+    def records(self) -> Iterator[tuple[Path, Commit | None]]:
+        """Every record, for all inputs: its file, and what it says if that holds."""
+        for path in sorted((self.folder / "commits").glob("*.json")):
+            yield path, self._load(path)
 
     def units(self) -> Iterator[str]:
         """Names of all units with a record."""
         folder = self.folder / "commits"
         if folder.is_dir():
-            yield from sorted(p.stem for p in folder.iterdir() if p.suffix == ".json" and not p.name.startswith("."))
-
-
-def collect_garbage(work: Path, live: dict[str, set[str]]) -> list[Path]:
-    """Remove what no commit of a live pass folder names.
-
-    Args:
-        work: the work folder of a build.
-        live: folder name `<pass>-<fingerprint12>` -> units that still belong to the plan.
-
-    Returns:
-        Paths removed.
-    """
-    removed = list((work / "staging").glob("*")) if (work / "staging").is_dir() else []
-    for folder in sorted(p for p in work.iterdir() if p.is_dir() and (p / "commits").is_dir()):
-        ledger = Ledger(work, *folder.name.rsplit("-", 1))
-        units = live.get(folder.name, set())
-        wanted = {commit.artifact for unit in units if (commit := ledger.read(unit)) is not None}
-        removed += [p for p in sorted((folder / "data").glob("*")) if p.name.removesuffix(".json") not in wanted]
-        removed += [p for p in sorted((folder / "commits").glob("*")) if p.stem not in units]
-    for path in removed:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-    for folder in sorted(p for p in work.iterdir() if p.is_dir() and (p / "commits").is_dir() and p.name not in live):
-        for inner in (folder / "data", folder / "commits", folder):
-            if inner.is_dir() and not any(inner.iterdir()):
-                inner.rmdir()
-    return removed
+            names = {p.name.removesuffix(".json") for p in folder.glob("*.json") if not p.name.startswith(".")}
+            yield from sorted(name for name in names if "." not in name)

@@ -1,8 +1,8 @@
-"""Sources -> `plan.parquet`: every clip, its unit, its rights; frozen, and append-only when sources grow.
+"""Sources -> `plan.parquet`: every clip of a build, its unit, its rights; frozen.
 
-A unit is a fixed group of clips. Clips that appear later make new units and leave the old ones as
-they are; a clip that a source no longer lists leaves its unit; changed facts of a clip (a label, a
-media file) change its row only.
+A unit is a fixed group of clips (`dataengine.pipeline.units`). Clips that appear later make new units and leave the old
+ones as they are; a clip that a source no longer lists, or that is beyond the limit of a build, is not in the plan, but
+its unit is remembered; changed facts of a clip (a label, a media file) change its row only.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import locate
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.io.storage import write_durably
+from dataengine.pipeline import units
 from dataengine.pipeline.recipe import Recipe
 
 SCHEMA = pa.schema(
@@ -267,24 +268,6 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def assign_units(rows: Iterable[dict[str, Any]], known: Mapping[str, str], clips_per_unit: int) -> list[dict[str, Any]]:
-    """Give every row its unit: the one it has, or a new one of `clips_per_unit` clips, numbered on.
-
-    Returns:
-        rows with `unit`, ordered by unit, then in the order given.
-    """
-    rows = list(rows)
-    first = 1 + max((int(unit[1:]) for unit in known.values()), default=-1)
-    fresh = 0
-    for row in rows:
-        unit = known.get(row["clip_id"])
-        if unit is None:
-            unit = f"u{first + fresh // clips_per_unit:06d}"
-            fresh += 1
-        row["unit"] = unit
-    return sorted(rows, key=lambda row: row["unit"])
-
-
 def make(
     recipe: Recipe,
     work: Path,
@@ -297,18 +280,14 @@ def make(
     rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work.parent))
     if not rows:
         raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
-    path = work / "plan.parquet"
-    known: dict[str, str] = {}
-    if path.exists():
-        table = pq.read_table(path, columns=["clip_id", "unit"])
-        known = dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist()))
-    rows = assign_units(rows, known, recipe.plan.clips_per_unit)
+    rows = units.assign(rows, units.read(work).by_clip, recipe.plan.clips_per_unit)
     return Plan(pa.Table.from_pylist(rows, SCHEMA), roots)
 
 
 def save(plan: Plan, work: Path) -> None:
-    """Write plan.parquet and roots.json durably."""
+    """Write the new units, then plan.parquet and roots.json, durably."""
     work.mkdir(parents=True, exist_ok=True)
+    units.append(work, plan.table)
     sink = pa.BufferOutputStream()
     pq.write_table(plan.table, sink, compression="zstd", row_group_size=4096)
     write_durably(work / "plan.parquet", sink.getvalue().to_pybytes())

@@ -14,6 +14,7 @@ class Task:
         clips: ids of the clips to run, in order; what a deadline is reckoned by.
         inputs: digest of everything that the key reads. The record of the key holds only for these inputs.
         quarantine: (clip_id, reason) of clips that must not be run again.
+        replaces: digest of the record for these inputs that a retry may replace; empty where there was none.
         probe: run the clips and commit nothing. A probe searches for the clip that kills workers.
         attempt: path of the file that tells that the task was begun, and is touched as it goes on; '' for none.
     """
@@ -22,6 +23,7 @@ class Task:
     clips: tuple[str, ...] = ()
     inputs: str = ""
     quarantine: tuple[tuple[str, str], ...] = ()
+    replaces: str = ""
     probe: bool = False
     attempt: str = field(default="", compare=False)
 

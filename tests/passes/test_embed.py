@@ -81,7 +81,10 @@ class Build:
         build = BuildState(self.plan, self.job)
         build.take("pose", list(self.measured), {})
         build.take("measure", list(self.measured), self.measured)
-        build.take("curate", [ALL], {ALL: ledger.commit(ALL, "", staged, (), 0.0)})
+        ledger.commit(ALL, kept, staged, (), 0.0)
+        decided = ledger.find(ALL, kept, activate=True)
+        assert decided is not None
+        build.take("curate", [ALL], {ALL: decided})
         return build
 
     def tasks(self, kept: str) -> list[Task]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataengine.core.errors import RecipeError, SourceError
-from dataengine.pipeline import plan, recipe
+from dataengine.pipeline import plan, recipe, units
 
 
 def rows(*ids: str) -> list[dict[str, object]]:
@@ -15,20 +15,20 @@ def rows(*ids: str) -> list[dict[str, object]]:
 
 
 def test_units_are_filled_in_order() -> None:
-    assigned = plan.assign_units(rows("a", "b", "c", "d", "e"), {}, 2)
+    assigned = units.assign(rows("a", "b", "c", "d", "e"), {}, 2)
     assert [r["unit"] for r in assigned] == ["u000000", "u000000", "u000001", "u000001", "u000002"]
 
 
 def test_added_clips_make_new_units() -> None:
-    first = {r["clip_id"]: r["unit"] for r in plan.assign_units(rows("b", "d", "e"), {}, 2)}
-    again = {r["clip_id"]: r["unit"] for r in plan.assign_units(rows("a", "b", "c", "d", "e"), first, 2)}
+    first = {r["clip_id"]: r["unit"] for r in units.assign(rows("b", "d", "e"), {}, 2)}
+    again = {r["clip_id"]: r["unit"] for r in units.assign(rows("a", "b", "c", "d", "e"), first, 2)}
     assert {k: again[k] for k in first} == first
     assert again["a"] == again["c"] == "u000002"
 
 
 def test_clips_that_vanish_leave_their_unit() -> None:
-    first = {r["clip_id"]: r["unit"] for r in plan.assign_units(rows("a", "b", "c"), {}, 2)}
-    again = plan.assign_units(rows("b", "c"), first, 2)
+    first = {r["clip_id"]: r["unit"] for r in units.assign(rows("a", "b", "c"), {}, 2)}
+    again = units.assign(rows("b", "c"), first, 2)
     assert [(r["clip_id"], r["unit"]) for r in again] == [("b", "u000000"), ("c", "u000001")]
 
 

@@ -1,0 +1,115 @@
+"""Units: fixed groups of clips, in an append-only table of their own, `work/units`.
+
+A clip gets its unit the first time that it is planned, and keeps it. A build of a few clips (`--limit`), or without one
+of the sources, leaves the units of all others as they are. Each plan that brings new clips adds one part, numbered,
+created if absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataengine.core.errors import LeaseError, LedgerError
+from dataengine.dataset.takedown_records import TakenDown
+from dataengine.io.storage import clear_partials, staged
+
+FOLDER = "units"
+SCHEMA = pa.schema([("clip_id", pa.string()), ("video_id", pa.string()), ("unit", pa.string())])
+"""Columns of a part, one row per clip."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of every clip that was ever planned.
+
+    Attributes:
+        by_clip: clip_id -> unit. videos: clip_id -> video_id.
+        parts: how many parts there are.
+    """
+
+    by_clip: Mapping[str, str]
+    videos: Mapping[str, str]
+    parts: int = 0
+
+    def gone(self, taken: TakenDown) -> frozenset[str]:
+        """Ids of the clips that were taken down, by their own id or by their video."""
+        return frozenset({*taken.clips, *(clip for clip, video in self.videos.items() if video in taken.videos)})
+
+
+def read(work: Path) -> Units:
+    """The units of a build. One of an earlier version has those of its plan alone.
+
+    Raises:
+        LedgerError: a part cannot be read.
+    """
+    by_clip, videos = dict[str, str](), dict[str, str]()
+    plan = work / "plan.parquet"
+    parts = sorted((work / FOLDER).glob("part-*.parquet"))
+    for path in [plan] * (not parts and plan.is_file()) + parts:
+        try:
+            table = pq.read_table(path, columns=SCHEMA.names, page_checksum_verification=path != plan)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise LedgerError(
+                f"{path} cannot be read: {str(error).splitlines()[0]}; put it back from a copy, or remove "
+                f"{path.parent if path != plan else path} to have all clips planned and run anew"
+            ) from error
+        clips, video, unit = (table.column(name).to_pylist() for name in SCHEMA.names)
+        by_clip |= dict(zip(clips, unit))
+        videos |= dict(zip(clips, video))
+    return Units(by_clip, videos, len(parts))
+
+
+def assign(rows: Iterable[dict[str, Any]], known: Mapping[str, str], clips_per_unit: int) -> list[dict[str, Any]]:
+    """Give every row its unit: the one it has, or a new one of `clips_per_unit` clips, numbered on.
+
+    Returns:
+        rows with `unit`, ordered by unit, then in the order given.
+    """
+    rows = list(rows)
+    first = 1 + max((int(unit[1:]) for unit in known.values()), default=-1)
+    fresh = 0
+    for row in rows:
+        unit = known.get(row["clip_id"])
+        if unit is None:
+            unit = f"u{first + fresh // clips_per_unit:06d}"
+            fresh += 1
+        row["unit"] = unit
+    return sorted(rows, key=lambda row: row["unit"])
+
+
+def append(work: Path, plan: pa.Table) -> None:
+    """Add the clips of a plan that have no unit yet to the table, durably; for the driver, who holds the lease.
+
+    Raises:
+        LeaseError: another process added units since the plan was made.
+    """
+    folder = work / FOLDER
+    known = read(work)
+    table = plan.select(SCHEMA.names).cast(SCHEMA)
+    units = table.column("unit").to_pylist()
+    if known.parts:
+        fresh = [clip not in known.by_clip for clip in table.column("clip_id").to_pylist()]
+        moved = [
+            clip
+            for clip, unit in zip(table.column("clip_id").to_pylist(), units)
+            if known.by_clip.get(clip, unit) != unit
+        ]
+        if moved:
+            raise LeaseError(f"{work.parent}: another process planned clips at the same time; run the command again")
+        table = table.filter(pa.array(fresh))
+    if not table.num_rows:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_partials(folder)
+    path = folder / f"part-{known.parts:05d}.parquet"
+    with contextlib.suppress(FileExistsError), staged(path, replace=False) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        return
+    raise LeaseError(f"{work.parent}: another process planned clips at the same time; run the command again")
