@@ -37,7 +37,23 @@ def written(work: Path, inputs: str = "inputs") -> Receipt:
 
 def build(work: Path) -> Any:
     """As much of a build as a receipt needs."""
-    return SimpleNamespace(job=SimpleNamespace(ledger=lambda name: Ledger(work, name, "f" * 64)))
+
+    def ledger(name: str) -> Ledger:
+        return Ledger(work, name, "f" * 64)
+
+    def find(name: str, key: str, inputs: str) -> Commit | None:
+        return ledger(name).find(key, inputs, activate=True)
+
+    return SimpleNamespace(job=SimpleNamespace(ledger=ledger), drives=True, find=find)
+
+
+def test_the_record_of_a_receipt_counts_where_one_for_other_inputs_did(tmp_path: Path) -> None:
+    written(tmp_path, inputs="of another build")
+    told = written(tmp_path)
+    ledger = Ledger(tmp_path, "probe", "f" * 64)
+    assert ledger.read("u000000") == ledger.find("u000000", "of another build")
+    assert receipts.received(Probe("probe"), build(tmp_path), TASK, told) == ledger.read("u000000")
+    assert ledger.find("u000000", "of another build") is not None
 
 
 def test_a_receipt_is_enough_where_no_file_is_to_be_seen(tmp_path: Path) -> None:
