@@ -293,7 +293,7 @@ def _warped(
 
     upper = torch.lerp(at(0, 0), at(1, 0), fx)
     lower = torch.lerp(at(0, 1), at(1, 1), fx)
-    return torch.lerp(upper, lower, fy).add_(0.5).to(torch.uint8)
+    return torch.lerp(upper, lower, fy).round_().to(torch.uint8)
 
 
 @cache
@@ -339,4 +339,4 @@ def _shrunk(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     with torch.autocast(frames.device.type, enabled=False):
         tall = (rows @ frames.reshape(num, height, -1).float()).view(num, size[1], width, 3)
         mixed = torch.matmul(cols, tall)
-    return mixed.add_(0.5).clamp_(0, 255).to(torch.uint8)
+    return mixed.round_().to(torch.uint8)

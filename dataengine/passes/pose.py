@@ -91,6 +91,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
             people.extend([list(per_frame) for per_frame in zip(*estimator.predict(given))])
             times.extend(batch.timestamps[picked].tolist())
             unit.beat(clip)
+            unit.beat(clip)
         info, damaged, total = stream.info, stream.num_damaged, stream.num_frames
         fps = Fraction(stream.fps)
     timestamps = np.asarray(times, np.float64) - (times[0] if times else 0.0)

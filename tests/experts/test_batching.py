@@ -23,8 +23,9 @@ from dataengine.rendering import render_clip
 class Brightest(NetworkExpertSession):
     """Finds the brightest pixel of an image and calls it every joint of a body."""
 
-    def __init__(self, batch: int = 4, fits: int = 99, seconds: float = 0.0) -> None:
-        super().__init__(FrameProcessing((64, 48), "body13", 0.0, 0.0), self.brightest, batch)
+    def __init__(self, batch: int = 4, fits: int = 99, seconds: float = 0.0, uploads: bool = False) -> None:
+        upload: Any = (lambda frames: frames) if uploads else None
+        super().__init__(FrameProcessing((64, 48), "body13", 0.0, 0.0), self.brightest, batch, upload)
         self.fits = fits
         self.seconds = seconds
         self.sizes: list[int] = []
@@ -186,3 +187,76 @@ def test_whole_frames_keep_their_geometry(shape: tuple[int, int], centred: bool)
     seen = inputs.pixels[0][rows[inner], cols[inner], :2] * np.array([width, height]) / 255
     assert np.abs(at - seen).mean() < 0.02 * max(width, height) + 0.6
     assert np.allclose(letterbox_affine(width, height, (64, 48), centred), inputs.affines[0], atol=1.0)
+
+
+def test_a_batch_is_filled_with_parts_of_requests() -> None:
+    """Requests of three images fill batches of eight exactly, and every clip gets its own answers in order."""
+    pool, expert = DynamicBatcher(max_wait=30.0, threads=1), Brightest(batch=8)
+    expert.use_batcher(pool)
+    clips = [spots(3, seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda clip: expert.predict(clip[0]), clips))
+    pool.close()
+    assert expert.sizes == [8, 8, 8]
+    for poses, (_, at) in zip(answers, clips):
+        assert np.abs(found(poses) - at).max() <= 2.5
+
+
+def test_a_failed_part_ends_its_request_and_no_other() -> None:
+    """One request spans several batches, and one of its images is refused: neighbours in these batches are answered."""
+
+    class Choosy(Brightest):
+        def infer(self, pixels: Frames) -> Sequence[Float]:
+            if (pixels[:, 0, 0] == 77).any():
+                raise ValueError("I do not like this one")
+            return super().infer(pixels)
+
+    expert, pool = Choosy(batch=4), DynamicBatcher(max_wait=0.2)
+    expert.use_batcher(pool)
+    long, _ = spots(10, 5)
+    long[6] = 77
+    clips = [long, *(spots(3, seed)[0] for seed in range(4))]
+
+    def one(frames: Frames) -> Any:
+        try:
+            return found(expert.predict(frames))
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(5) as threads:
+        refused, *fine = threads.map(one, clips)
+    pool.close()
+    assert refused == "I do not like this one"
+    for got, seed in zip(fine, range(4)):
+        assert np.abs(got - spots(3, seed)[1]).max() <= 2.5
+
+
+def test_a_failed_gpu_is_not_tried_again_image_by_image() -> None:
+    class Lost(Brightest):
+        def infer(self, pixels: Frames) -> Sequence[Float]:
+            self.sizes.append(len(pixels))
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    expert, pool = Lost(batch=6), DynamicBatcher(max_wait=30.0, threads=1)
+    expert.use_batcher(pool)
+
+    def one(seed: int) -> str:
+        with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+            expert.predict(spots(3, seed)[0])
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert len(list(threads.map(one, range(2)))) == 2
+    pool.close()
+    assert expert.sizes == [6]
+
+
+def test_what_fits_is_remembered_on_an_accelerator_and_not_on_a_cpu() -> None:
+    frames, _ = spots(8, 0)
+    cpu, accelerator = Brightest(batch=8, fits=3), Brightest(batch=8, fits=3, uploads=True)
+    for expert in (cpu, accelerator):
+        expert.predict(frames)
+        before = len(expert.sizes)
+        expert.predict(frames)
+        again = expert.sizes[before:]
+        assert again == ([8, 4, 2, 2, 2, 2] if expert is cpu else [2, 2, 2, 2])

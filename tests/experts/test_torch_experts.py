@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,12 @@ import pytest
 pytest.importorskip("torch")
 
 from dataengine.core import registry
+from dataengine.core.accelerator import cpu_as_accelerator
 from dataengine.core.errors import ComponentError, ExpertError, WeightsError
 from dataengine.core.skeletons import skeleton
-from dataengine.experts.batching import AdaptiveBatchSize, NetworkSession
 from dataengine.io import weights
 from tests.support.local_experts import make
-from tests.support.torch_setup import scene
+from tests.support.torch_setup import BOXES, random_weights, scene
 
 NAMES = [("experts", n) for n in ("vitpose", "keypoint_rcnn", "rtmpose", "mmpose", "ultralytics")] + [
     ("detectors", "rtdetr")
@@ -117,26 +118,115 @@ def test_threads_get_what_one_thread_gets(tmp_path: Path) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(alone, answer, strict=True))
 
 
-def test_out_of_memory_halves_the_batch_and_ends_in_a_typed_error(tmp_path: Path) -> None:
+def test_out_of_memory_halves_what_reaches_the_network(tmp_path: Path) -> None:
+    """The sizes that the network itself is given on the device, filled up to a power of two, become half as large."""
     import torch
 
-    whole = make("mmpose", tmp_path).load()
-    pixels = whole.preprocess(scene()[None].repeat(4, 0), [np.array([[20.0, 20, 150, 200]])] * 4).pixels
-    room = 2
+    frames, boxes = scene()[None].repeat(11, 0), [np.array([[20.0, 20, 150, 200]])] * 11
+    made = random_weights.rtmpose(tmp_path, "t", batch=16)
+    expected = made.load().predict(frames, boxes)
+    with cpu_as_accelerator():
+        session: Any = made.load()
+    sizes: list[int] = []
+    room = 3
 
-    def infer(some: np.ndarray) -> Any:
-        if len(some) > room:
+    def watch(module: Any, given: Any) -> None:
+        sizes.append(len(given[0]))
+        if len(given[0]) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole.infer(some)
 
-    small = NetworkSession(whole.processing, infer, 4)
-    size = AdaptiveBatchSize(4)
-    got = size.run(small, pixels)
-    assert (size.batch, size.halvings) == (2, 1)
-    assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(got, whole.infer(pixels), strict=True))
+    session.network.module.register_forward_pre_hook(watch)
+    got = session.predict(frames, boxes)
+    assert sizes == [16, 8, 4, 2, 2, 2, 2, 2, 1]
+    for a, b in zip(expected, got, strict=True):
+        np.testing.assert_allclose(a.coords, b.coords, atol=0.05)
+    sizes.clear()
+    session.predict(frames[:5], boxes[:5])
+    assert sizes == [2, 2, 1]  # remembered for as long as the process uses the network
     room = 0
     with pytest.raises(ExpertError, match="out_of_memory"):
-        AdaptiveBatchSize(4).run(small, pixels)
+        session.predict(frames[:2], boxes[:2])
+
+
+def test_batches_are_filled_up_to_few_sizes(tmp_path: Path) -> None:
+    """On an accelerator shapes are 1, 2, 4, 8 and the batch, whatever the number of images; padding is counted."""
+    frames, box = scene()[None].repeat(20, 0), np.array([[20.0, 20, 150, 200]])
+    with cpu_as_accelerator():
+        session: Any = random_weights.rtmpose(tmp_path, "t", batch=12).load()
+    sizes: list[int] = []
+    session.network.module.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    for count in (1, 3, 8, 9, 20):
+        session.predict(frames[:count], [box] * count)
+    assert sizes == [1, 4, 8, 12, 12, 8]
+    assert (session.network.images, session.network.padding) == (41, 4)
+    assert 0.08 < session.network.padding_share < 0.09
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("rtmpose", "bfloat16"),
+        ("rtmpose", "float16"),
+        *(pytest.param(name, "float16", marks=pytest.mark.slow) for name in ("vitpose", "keypoint_rcnn", "rtdetr")),
+    ],
+)
+def test_half_precision_ends_where_it_is_not_safe(name: str, precision: str, tmp_path: Path) -> None:
+    """Backbones have half weights. Heads, proposals, regions, the decoder and the decoding are given float32."""
+    import torch
+
+    exact = make(name, tmp_path, "detectors" if name == "rtdetr" else "experts")
+    made = dataclasses.replace(exact, precision=precision)
+    with cpu_as_accelerator():
+        session: Any = made.load()
+    module = session.network.module
+    dtype = getattr(torch, precision)
+    half, full = {
+        "rtmpose": (lambda m: [m.backbone], lambda m: [m.head]),
+        "vitpose": (lambda m: [m.backbone], lambda m: [m.head]),
+        "keypoint_rcnn": (
+            lambda m: [m.backbone, m.rpn.head, m.roi_heads.box_head, m.roi_heads.keypoint_head],
+            lambda m: [
+                m.rpn.anchor_generator,
+                m.roi_heads.box_roi_pool,
+                m.roi_heads.box_predictor,
+                m.roi_heads.keypoint_roi_pool,
+                m.roi_heads.keypoint_predictor,
+            ],
+        ),
+        "rtdetr": (
+            lambda m: [m.model.backbone, m.model.encoder],
+            lambda m: [*m.model.decoder_input_proj, m.model.enc_score_head, m.model.enc_bbox_head, m.model.decoder],
+        ),
+    }[name]
+    assert all(weight.dtype == dtype for part in half(module) for weight in part.parameters())
+    seen: list[Any] = []
+
+    def watch(part: Any, given: Any, named: Any) -> None:
+        seen.extend(floats([given, named]))
+
+    for part in full(module):
+        assert all(weight.dtype == torch.float32 for weight in part.parameters())
+        part.register_forward_pre_hook(watch, with_kwargs=True)
+    frames = scene(310, 236)[None]
+    answers = [exact.load().detect(frames)] if name == "rtdetr" else [exact.load().predict(frames, [BOXES])]
+    answers += [session.detect(frames)] if name == "rtdetr" else [session.predict(frames, [BOXES])]
+    assert seen
+    assert {tensor.dtype for tensor in seen} == {torch.float32}
+    (a,), (b,) = answers
+    if name in ("rtmpose", "vitpose"):  # random weights; people of the others are a lottery among equals
+        away = np.linalg.norm(a.coords - b.coords, axis=-1)
+        assert np.nanmedian(away) < (4 if precision == "bfloat16" else 1)
+        assert np.abs(a.scores - b.scores).mean() < 0.05
+
+
+def floats(value: Any) -> list[Any]:
+    """All floating tensors in nested lists and dictionaries."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [one for part in parts for one in floats(part)]
 
 
 @pytest.mark.data
