@@ -101,15 +101,15 @@ def test_hosts_with_paths_of_their_own_build_the_bytes_of_a_serial_build(tmp_pat
             )
             for name, host in hosts.items()
         }
-        driver = subprocess.Popen(
-            command(*build, "--out", str(out), "--scheduler", started.address),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        log = tmp_path / "driver.log"
+        with log.open("wb") as output:
+            arguments = command(*build, "--out", str(out), "--scheduler", started.address)
+            driver = subprocess.Popen(arguments, stdout=output, stderr=output)
         until(lambda: began(out / "work", "losing") or driver.poll() is not None, "the host has work")
+        assert driver.poll() is None, log.read_text() + started.logs()
         namespaces.mount_over(workers["losing"].pid, media)
-        said = driver.communicate(timeout=900)[0]
+        driver.wait(timeout=900)
+        said = log.read_text()
         assert driver.returncode == 0, said + started.logs()
     assert digests(out / "dataset") == digests(serial / "dataset")
     refused = [line for line in said.splitlines() if "is refused" in line]

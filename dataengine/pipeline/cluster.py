@@ -51,7 +51,7 @@ SETTINGS = {
 }
 
 NO_PAGES: dict[str, list[str]] = {f"distributed.{server}.http.routes": [] for server in ("scheduler", "worker")}
-"""Settings of a local cluster without a dashboard: its servers tell other users of the host nothing."""
+"""Settings of a cluster of ours without a dashboard: its servers tell other users of the network nothing."""
 
 PER_SLOT = 2
 """Units sent for each slot: one runs and one waits, so that no worker idles while its next unit travels. What waits is
@@ -272,7 +272,7 @@ def opened(
 
     del distributed
     local = told.kind == "local"
-    quiet = NO_PAGES if local and not dashboard else {}
+    quiet = NO_PAGES if told.kind != "scheduler" and not dashboard else {}
     with dask.config.set({**SETTINGS, **quiet, **cluster_kinds.tls(told)}), ExitStack() as closing:
         for name in ("distributed", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -288,6 +288,7 @@ def opened(
             cluster = Cluster(client, name, say, local)
             if not local:
                 closing.callback(_settle, client, _settle(client, OURS))
+                _dismiss(client)  # what a driver that was killed asked
                 client.subscribe_topic(TOPIC, cluster.note_refusal)
                 cluster._admit("dataengine-admission", admission())
                 closing.callback(_dismiss, client)
@@ -305,6 +306,10 @@ def _client(target: Any, address: str | None) -> Any:
         return distributed.Client(target, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DataEngineError(f"no Dask scheduler answers at {address}: {error}") from error
+    except TypeError as error:
+        raise DataEngineError(
+            f"the scheduler at {address} wants certificates: give tls_ca, tls_cert and tls_key in --cluster FILE.toml"
+        ) from error
 
 
 def _close(closing: Any) -> None:
@@ -313,7 +318,7 @@ def _close(closing: Any) -> None:
 
 
 def _dismiss(client: Any) -> None:
-    """Take our questions back from a scheduler of somebody else."""
+    """Take questions of a build back from a scheduler that goes on without it."""
     for name in ("dataengine-handshake", "dataengine-admission"):
         with suppress(Exception):
             client.unregister_worker_plugin(name)

@@ -126,7 +126,16 @@ def read(cluster: str | None, scheduler: str | None, workers: str | int | None) 
     try:
         return ClusterSettings(**given)
     except pydantic.ValidationError as error:
-        raise RecipeError(f"{where}: {settings.explain(error, ClusterSettings)}") from error
+        raise RecipeError(f"{where}: {_explained(error)}") from error
+
+
+def _explained(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{suggestion(key, ClusterSettings.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return message if first["type"] == "value_error" else f"{key} = {first.get('input')!r}: {message}"
 
 
 def tls(told: ClusterSettings) -> dict[str, Any]:
@@ -181,8 +190,15 @@ def jobs(told: ClusterSettings) -> dict[str, Any]:
     """The options of a class of dask-jobqueue: one process a job with one thread, unless told otherwise; encrypted."""
     options = {"processes": 1, "memory": "8GB", "protocol": "tls://", **told.options}
     options.setdefault("cores", options["processes"])
-    if told.tls_ca is None and options["protocol"] == "tls://":
-        options.setdefault("security", True)  # keys for this cluster alone, made by dask-jobqueue
+    options.setdefault("worker_extra_args", ["--no-dashboard"])
+    options["scheduler_options"] = {
+        "dashboard": False,
+        "dashboard_address": ":0",
+        **options.get("scheduler_options", {}),
+    }
+    if told.tls_ca is None and options["protocol"] == "tls://" and options.setdefault("security", True) is True:
+        # keys for this cluster alone, made by dask-jobqueue, in files that jobs on other hosts read
+        options.setdefault("shared_temp_directory", str(Path.home()))
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -137,3 +138,63 @@ def test_a_scheduler_of_somebody_else_gets_its_settings_back(tmp_path: Path) -> 
             with Engine(scheduler=started.address).open():
                 assert client.run_on_scheduler(settings) == (0, 1.0, False)
             assert client.run_on_scheduler(settings) == before == (3, 1.1, True)
+
+
+def named(folder: Path, task: Task) -> Receipt:
+    """Tell which worker runs it."""
+    from distributed import get_worker
+
+    return Receipt(task.key, 1, 1, 0.0, artifact=str(get_worker().name))
+
+
+def test_what_the_workers_see_decides_the_device_and_gpus_that_join_later_count(tmp_path: Path) -> None:
+    """The driver's own machine has no GPU here; a worker says by Dask's resource that it has one."""
+    got: list[Receipt] = []
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker("--name", "plain")
+        with Engine(scheduler=started.address).open() as dispatcher:
+            assert dispatcher.device("auto") == "cpu"
+            with pytest.raises(DataEngineError, match=r"none of the 1 workers of tcp.* sees a GPU"):
+                dispatcher.device("cuda")
+            started.worker("--name", "37", "--resources", "GPU=1")
+            assert dispatcher.cluster is not None
+            until = time.monotonic() + 90
+            while not dispatcher.cluster.slots(gpu=True) and time.monotonic() < until:
+                time.sleep(0.1)
+            assert dispatcher.device("auto") == "cuda"
+            assert dispatcher.cluster.window(gpu=True) == 2 and dispatcher.cluster.window(gpu=False) == 4
+            dispatcher.run(named, (tmp_path,), [Task(f"u{n}", ("a",)) for n in range(5)], got.append, gpu=True)
+    assert [receipt.artifact for receipt in got] == ["37"] * 5
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[3]]
+import cloudpickle
+import tests.pipeline.test_cluster as own
+cloudpickle.register_pickle_by_value(own)
+from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.task import Task
+with Engine(scheduler=sys.argv[1]).open() as dispatcher:
+    tasks = [Task(f"u{n}", ("slow",)) for n in range(400)]
+    dispatcher.run(own.runner, (Path(sys.argv[2]),), tasks, lambda receipt: None)
+"""
+
+
+def test_a_driver_that_is_killed_leaves_a_cluster_that_the_next_one_uses(tmp_path: Path) -> None:
+    out, root = tmp_path / "out", str(Path(__file__).resolve().parents[2])
+    out.mkdir()
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, started.address, str(out), root])
+        until = time.monotonic() + 120
+        while not (out / "u1.done").exists():
+            assert driver.poll() is None and time.monotonic() < until, started.logs()
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
+        run(started, out, {"v0": "a", "v1": "b"})
+        time.sleep(2.0)
+        left = len(list(out.glob("u*.done")))
+        assert (out / "v1.done").exists() and left < 100, "units of the dead driver are forgotten"

@@ -22,12 +22,11 @@ class Started:
         address: of the scheduler.
     """
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: str, options: Sequence[str]) -> None:
         self.folder, self.processes = folder, list[Process]()
         self.file = folder / "scheduler.json"
-        self.scheduler = self.start(
-            (), "scheduler", "--host", host, "--port", "0", *("--no-dashboard", "--scheduler-file", str(self.file))
-        )
+        listen = ["--host", host, "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)]
+        self.scheduler = self.start((), "scheduler", *listen, *options)
         self.address = self._address()
 
     def _address(self) -> str:
@@ -74,10 +73,10 @@ class Started:
 
 
 @contextmanager
-def dask_scheduler(folder: Path, host: str = "127.0.0.1") -> Iterator[Started]:
+def dask_scheduler(folder: Path, host: str = "127.0.0.1", options: Sequence[str] = ()) -> Iterator[Started]:
     """A scheduler; all that was started ends with the context."""
     folder.mkdir(parents=True, exist_ok=True)
-    started = Started(folder, host)
+    started = Started(folder, host, options)
     try:
         yield started
     finally:
