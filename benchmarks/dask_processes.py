@@ -98,10 +98,14 @@ class DaskProcesses:
 
 
 def working(pid: int) -> list[psutil.Process]:
-    """The processes below `pid` that run units: those without children, helpers of multiprocessing apart."""
+    """The worker processes below `pid`: started by multiprocessing, its helpers apart, and old enough to have imported
+    something."""
     found = []
     for process in descendants(pid):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if not process.children() and process.memory_info().rss > 60e6:
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            forked = parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
+            spawned = "multiprocessing.spawn" in " ".join(process.cmdline())
+            if (forked or spawned) and not process.children() and process.memory_info().rss > 60e6:
                 found.append(process)
     return found
