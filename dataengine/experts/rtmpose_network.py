@@ -184,7 +184,7 @@ class GatedAttentionUnit(nn.Module):
         wide = EXPANSION * TOKEN
         gate, value, shared = nn.functional.silu(self.uv(self.ln(x))).split([wide, wide, KEY], -1)
         query, key = (shared[..., None, :] * self.gamma + self.beta).unbind(-2)
-        weight = (query @ key.mT * KEY**-0.5).relu().square()
+        weight = (query @ key.transpose(-2, -1) * KEY**-0.5).relu().square()
         return self.res_scale(x) + self.o(gate * (weight @ value))  # type: ignore[no-any-return]
 
 

@@ -87,3 +87,26 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     small = random_weights.rtmpose(folder, "t")
     with pytest.raises(WeightsError, match=r"are not of RTMPose s: tensors .* of another shape"):
         RtmPose(model="s", checkpoint=small.checkpoint).load()
+
+
+def test_joints_as_the_expert_onnx_with_the_network_exported(folder: Path) -> None:
+    """The recipes' former expert, on the form of file that is published: two outputs, one per axis."""
+    pytest.importorskip("onnx")
+    from dataengine import experts
+
+    options = {"min_score": 0.0, "min_mean": 0.0}
+    ours = random_weights.rtmpose(folder, "t", **options)
+    network = empty_network("t").eval()
+    network.load_state_dict(torch.load(ours.checkpoint, weights_only=True)["state_dict"])
+    path, names = folder / "end2end.onnx", ["simcc_x", "simcc_y"]
+    free = {name: {0: "batch"} for name in ("input", *names)}
+    torch.onnx.export(
+        network, (torch.zeros(1, 3, 256, 192),), str(path), dynamo=False, input_names=["input"], output_names=names,
+        dynamic_axes=free, opset_version=17,
+    )  # fmt: skip
+    theirs = experts.create("onnx", model=str(path), **options)
+    with ours.load() as own, theirs.load() as other:
+        (got,), (expected,) = own.predict(scene()[None], [BOXES]), other.predict(scene()[None], [BOXES])
+    assert len(got) == len(expected) == len(BOXES)
+    np.testing.assert_allclose(got.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(got.coords, expected.coords, atol=0.01)
