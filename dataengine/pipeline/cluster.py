@@ -63,6 +63,9 @@ FRESH = 1.0
 PATIENCE = 30.0
 """Seconds without a worker after which a build of whose workers some were refused stops."""
 
+PATIENCE_HERE = 300.0
+"""Seconds without a worker after which a build on this machine stops: its workers are its own, and start in seconds."""
+
 
 @dataclass
 class Cluster:
@@ -124,6 +127,11 @@ class Cluster:
             why = "; ".join(f"{host}: {problem}" for host, problem in sorted(self.refused))
             raise DataEngineError(
                 f"{self.name} has no worker left, all were refused ({why}); mend them and build again"
+            )
+        elif self.local and now - self._last_seen > PATIENCE_HERE:
+            raise DataEngineError(
+                f"no worker process has run on this machine for {PATIENCE_HERE:.0f} s, though they were started (memory "
+                "may be short, or something killed them); what was finished is kept: run the same command to continue"
             )
         elif not self._waiting and now - self._last_seen > PATIENCE:
             self._waiting = True

@@ -1,0 +1,39 @@
+"""A cluster of this machine whose workers never come ends in one line, and does not wait for ever."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from dataengine.core.errors import DataEngineError
+from dataengine.pipeline import cluster
+from dataengine.pipeline.cluster import Cluster
+
+
+class Client:
+    """A client whose scheduler knows no worker."""
+
+    status = "running"
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {}}
+
+
+def waits(local: bool) -> None:
+    waiting = Cluster(Client(), "this machine", local=local)
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        waiting.workers()
+        time.sleep(0.02)
+
+
+def test_a_build_whose_own_workers_never_start_stops_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is where the process that starts the workers was killed before it started any."""
+    monkeypatch.setattr(cluster, "FRESH", 0.01)
+    monkeypatch.setattr(cluster, "PATIENCE_HERE", 0.2)
+    with pytest.raises(DataEngineError, match="no worker process has run on this machine") as error:
+        waits(local=True)
+    assert "\n" not in str(error.value)
+    waits(local=False)  # workers of others may come whenever they like
