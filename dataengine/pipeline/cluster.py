@@ -130,8 +130,8 @@ class Cluster:
             )
         elif self.local and now - self._last_seen > PATIENCE_HERE:
             raise DataEngineError(
-                f"no worker process has run on this machine for {PATIENCE_HERE:.0f} s, though they were started (memory "
-                "may be short, or something killed them); what was finished is kept: run the same command to continue"
+                f"no worker process has run on this machine for {PATIENCE_HERE:.0f} s, though they were started "
+                "(memory may be short); what was finished is kept: run the same command to continue"
             )
         elif not self._waiting and now - self._last_seen > PATIENCE:
             self._waiting = True
