@@ -37,7 +37,7 @@ from dataengine.pipeline.attempts import forget_attempts
 from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.engine import Dispatcher, Engine
 from dataengine.pipeline.fingerprints import components_of
-from dataengine.pipeline.journal import JOURNAL
+from dataengine.pipeline.journal import JOURNAL, Journal
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
@@ -297,6 +297,7 @@ def _execute(
         failure_share=recipe.engine.failure_share,
     )
     forget_attempts(work)
+    Journal(work).note("build")
     device = chosen.device(device)
     states, damages = dict[str, PassState](), Counter[tuple[str, str]]()
     while True:

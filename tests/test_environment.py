@@ -18,11 +18,18 @@ import dataengine
 from dataengine.builder import BuildResult
 from dataengine.core import registry
 from dataengine.core.errors import DataEngineError
+from dataengine.core.types import Outcome
 from dataengine.dataset.verify import verify
+from dataengine.inspect.status import status, to_text
 from dataengine.media.encode import write_video
+from dataengine.passes.measure import Measure
+from dataengine.passes.pose import Pose
+from dataengine.passes.probe import Probe
+from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.engine import Engine
 from dataengine.pipeline.journal import Journal
 from tests.support import saboteur
+from tests.support.commands import dataengine as command
 from tests.support.plugins import install
 
 ROOT = Path(__file__).parents[1]
@@ -53,13 +60,21 @@ class Lab:
     def plant(self, what: str, text: object = "") -> None:
         (self.marks / what).write_text(str(text))
 
-    def build(self, engine: Engine = SERIAL, **options: Any) -> BuildResult:
+    def overrides(self) -> list[str]:
         overrides = ['pose.experts=["troubled"]', "pose.expert_weights={}", f'experts.troubled.marks="{self.marks}"']
         overrides += ["plan.clips_per_unit=2", "curate.filters=[]", 'curate.dedup="off"', "report.gallery=0"]
-        sources = {"folder": str(self.videos)}
+        return overrides
+
+    def build(self, engine: Engine = SERIAL, **options: Any) -> BuildResult:
+        sources, settings = {"folder": str(self.videos)}, self.overrides()
         return dataengine.build(
-            "posecap", sources, self.out, overlay="core", overrides=overrides, engine=engine, **options
+            "posecap", sources, self.out, overlay="core", overrides=settings, engine=engine, **options
         )
+
+    def command(self, *options: str) -> tuple[int, str, str]:
+        settings = [part for text in self.overrides() for part in ("--set", text)]
+        places = ["--sources", f"folder={self.videos}", "--out", str(self.out), "--overlay", "core"]
+        return command("build", "posecap", *places, "--engine", "serial", *settings, *options)
 
     def rejects(self) -> dict[str, tuple[str, bool]]:
         rows = dataengine.open(self.out).rejects.select(
@@ -123,6 +138,11 @@ def test_a_clip_that_loses_the_gpu_each_time_is_to_blame_itself(lab: Lab) -> Non
     result = lab.build()
     assert (result.kept, result.retryable, lab.rejects()) == (5, 1, {"c": ("expert_failed", True)})
     assert [line["unit"] for line in lab.troubles()] == ["u000001", "u000001"]
+    state = status(lab.out)
+    (lost,), (host,) = state["lost"], state["hosts"]
+    assert (lost["kind"], lost["count"], lost["host"]) == ("gpu_failed", 2, host["host"])
+    assert (host["failures"], host["in_flight"], host["set_aside"], state["in_flight"]) == (2, 0, False, [])
+    assert host["units"] >= 9 and "lost to the environment, by kind and host" in to_text(state)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk")
@@ -142,6 +162,34 @@ def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
         assert (result.kept, result.failed, lab.rejects()) == (6, 0, {})
     finally:
         subprocess.run(["umount", "-l", str(lab.out)], check=True)
+
+
+@pytest.mark.parametrize("spoilt", [Probe, Pose, Measure])
+def test_a_unit_that_fails_everywhere_is_set_aside_and_the_rest_is_finished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, spoilt: type[UnitPass]
+) -> None:
+    """A mistake of ours outside of any clip: the next build, without it, gives the bytes of an undisturbed one."""
+    process = spoilt.process
+
+    def spoiled(self: UnitPass, unit: Unit) -> list[Outcome]:
+        if unit.name == "u000001":
+            raise KeyError("nobody foresaw this")
+        return process(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spoilt, "process", spoiled)
+        code, told, said = lab.command()
+    assert code == 3 and "2 failed clips are worth another try" in told
+    assert said.count("KeyError: 'nobody foresaw this' (test_environment.py:") == 3 and "Traceback" not in said
+    assert lab.rejects() == {"c": ("set_aside", True), "d": ("set_aside", True)} and verify(lab.out) == []
+    aside = status(lab.out)["set_aside"]
+    name = spoilt.__name__.lower()
+    assert [(row["pass"], row["unit"], row["kind"]) for row in aside] == [(name, "u000001", "unexpected_error")]
+    assert lab.command()[0] == 0
+    built = lab.content()
+    shutil.rmtree(lab.out)
+    lab.build()
+    assert lab.content() == built
 
 
 def left(result: BuildResult, name: str) -> int:

@@ -12,6 +12,7 @@ from dataengine.dataset.index import read_manifest
 from dataengine.dataset.placing import changing
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import job_of
+from dataengine.inspect.hosts import hosts, to_lines
 from dataengine.io.lease import lease
 from dataengine.passes.again import NEVER_AGAIN
 from dataengine.passes.progress import BuildState, PassState
@@ -24,7 +25,8 @@ KEEP = 2
 
 
 def status(out: Path) -> dict[str, Any]:
-    """Keys and clips done and left in each pass, clips per second of work, time left, and what failed by kind.
+    """Keys and clips done and left in each pass, clips per second of work, time left, what failed by kind, and what the
+    hosts do (`dataengine.inspect.hosts`).
 
     Time left assumes the cores of this machine and the mean time that finished clips took.
     """
@@ -43,6 +45,7 @@ def status(out: Path) -> dict[str, Any]:
         "reasons": reasons,
         "retryable": retryable,
         "dataset": (out / "dataset" / "MANIFEST.json").exists(),
+        **hosts(job.work),
     }
 
 
@@ -82,6 +85,7 @@ def to_text(state: dict[str, Any]) -> str:
     lines += [f"  {reason:<18}{count:>8}" for reason, count in sorted(state["reasons"].items(), key=lambda kv: -kv[1])]
     if state["retryable"]:
         lines.append(f"{state['retryable']} failed clips are worth another try: run the build again")
+    lines += to_lines(state)
     return "\n".join(lines)
 
 

@@ -59,6 +59,9 @@ UNBEGUN = 20
 """How often a task may be lost before it began, until that counts as a strike: its beginning may stay unseen where a
 file system is slow to show new files."""
 
+NOTE = 300.0
+"""Seconds between two notes of what hosts have done."""
+
 RESULT = 10.0
 """Seconds that a result may take to arrive after it was announced."""
 
@@ -157,6 +160,7 @@ class Troubles:
         self.aside: dict[str, SetAside] = {}
         self.numbers: dict[str, int] = {}
         self.worked: dict[str, list[float]] = {}
+        self.noted = time.monotonic()
 
     def file_of(self, task: Task) -> Path | None:
         """A fresh path for the file of the next attempt at a task."""
@@ -190,6 +194,8 @@ class Troubles:
             worked = self.worked.setdefault(ended.place.name, [0, 0, 0.0])
             for n, amount in enumerate((1, ended.receipt.clips, ended.receipt.seconds)):
                 worked[n] += amount
+            if time.monotonic() - self.noted > NOTE:
+                self._note_work()
             self.options.receive(ended.receipt)
         return self.bisector.finished(task)
 
@@ -236,12 +242,15 @@ class Troubles:
         return []
 
     def close(self) -> list[SetAside]:
-        """Note what the hosts did; the tasks that were set aside."""
+        """The tasks that were set aside; called at the end of a run, however it ends."""
+        self._note_work()
+        return list(self.aside.values())
+
+    def _note_work(self) -> None:
         for host, (units, clips, seconds) in sorted(self.worked.items()):
             facts = {"host": host, "units": int(units), "clips": int(clips), "seconds": round(seconds, 3)}
             self.journal.note("worked", **{"pass": self.options.name}, **facts)
-        self.worked = {}
-        return list(self.aside.values())
+        self.worked, self.noted = {}, time.monotonic()
 
 
 def run_serial(runner: Runner, arguments: Sequence[Any], tasks: Iterable[Task], troubles: Troubles) -> list[SetAside]:

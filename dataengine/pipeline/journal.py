@@ -3,10 +3,11 @@
 The journal explains; nothing is decided by it. Lines have `event`:
 
 ==========  ==========================================================================================
+build       a build began
 trouble     an attempt committed nothing: pass, unit, attempt, host, pid, kind, detail, clip_id, trace
 host        a host was set aside: host, detail
 set_aside   a unit was set aside for this build: pass, unit, kind, detail
-worked      units that a host finished in a pass: pass, host, units, clips, seconds
+worked      units that a host finished in a pass since the line before: pass, host, units, clips, seconds
 ==========  ==========================================================================================
 """
 

@@ -107,7 +107,7 @@ def test_waiting_for_workers_is_not_failing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(dispatch, "QUIET", 1.0)
     said: list[str] = []
     with hosts() as cluster, dispatcher_of(cluster, clip_deadline=0.2) as dispatcher:
-        timer = threading.Timer(5.0, lambda: add_worker(cluster))
+        timer = threading.Timer(3.0, lambda: add_worker(cluster))
         timer.start()
         aside = dispatcher.run(runner, (tmp_path,), tasks("a b", "c", "d"), work=tmp_path, steps=True, say=said.append)
         timer.join()
