@@ -164,7 +164,9 @@ def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
         subprocess.run(["umount", "-l", str(lab.out)], check=True)
 
 
-@pytest.mark.parametrize("spoilt", [Probe, Pose, Measure])
+@pytest.mark.parametrize(
+    "spoilt", [pytest.param(Probe, marks=pytest.mark.slow), Pose, pytest.param(Measure, marks=pytest.mark.slow)]
+)
 def test_a_unit_that_fails_everywhere_is_set_aside_and_the_rest_is_finished(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, spoilt: type[UnitPass]
 ) -> None:
