@@ -9,7 +9,7 @@ So the driver asks each worker once, before its first task, and gives no work to
         print(found)     # worker tcp://10.0.0.7:4711 on node7: numpy 1.26.4, the driver has 2.3.5
 
 Questions and answers are plain dictionaries: a worker with another version of this package can answer, too. `answer`
-imports neither torch nor a video library, unless the build runs on an accelerator and so has to look for one.
+does not import torch, unless the build runs on an accelerator and so has to look for one.
 """
 
 from __future__ import annotations
