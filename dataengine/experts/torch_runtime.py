@@ -284,6 +284,20 @@ class TorchNetwork:
             answers += self._filled(part) if accelerated else self._run(part)
         return answers
 
+    def warm_up(self, call: Callable[[Frames, list[Any]], Any]) -> None:
+        """On CUDA, call the network once by way of its session, on a black frame with a box.
+
+        Libraries make their handles then, and networks the tensors that they keep; both are there before threads on
+        streams of their own use them.
+        """
+        if self.runtime.device.type != "cuda":
+            return
+        import torch
+
+        call(np.zeros((1, 64, 64, 3), np.uint8), [np.array([[8.0, 8, 56, 56, 1]])])
+        torch.cuda.synchronize(self.runtime.device)
+        self.images = self.padding = 0
+
     def _filled(self, part: Images) -> list[np.ndarray]:
         """As `_run`, filled up with the first image."""
         size = bucket(len(part), self.batch)
@@ -306,7 +320,9 @@ class TorchExpert(TorchComponent, Expert):
     def load(self, device: str = "cpu") -> ExpertSession:
         """Read the weights and bring the network onto a device; raises as `Expert.load`."""
         network = self.open_network(device)
-        return NetworkExpertSession(self.processing, network, network.batch, network.upload)
+        session = NetworkExpertSession(self.processing, network, network.batch, network.upload)
+        network.warm_up(lambda frames, boxes: session.predict(frames, boxes))
+        return session
 
 
 @dataclass(frozen=True)
@@ -316,4 +332,6 @@ class TorchDetector(TorchComponent, Detector):
     def load(self, device: str = "cpu") -> DetectorSession:
         """Read the weights and bring the network onto a device; raises as `Expert.load`."""
         network = self.open_network(device)
-        return NetworkDetectorSession(self.processing, network, network.batch, network.upload)
+        session = NetworkDetectorSession(self.processing, network, network.batch, network.upload)
+        network.warm_up(lambda frames, boxes: session.detect(frames))
+        return session
