@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras
-from dataengine.core.errors import DamagedArtifact, DataEngineError, LeaseError, RecipeError
+from dataengine.core.errors import DamagedArtifact, DataEngineError, DatasetError, LeaseError, RecipeError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
-from dataengine.dataset.placing import changing
+from dataengine.dataset.index import read_manifest
+from dataengine.dataset.placing import changing, refuse_link
 from dataengine.dataset.takedown_records import TakenDown
+from dataengine.inspect.build import job_of
 from dataengine.inspect.status import clean
 from dataengine.io import weights
 from dataengine.io.lease import lease
@@ -214,8 +216,8 @@ def build(
     except OSError as error:
         raise RecipeError(f"--out {folder} cannot be made: {error.strerror}; give a folder to write into") from error
     with lease(folder.absolute(), "build", "build", wait=HANDOVER):
-        with changing(folder.absolute(), "build"):
-            pass  # what a killed build left of the dataset is mended
+        with changing(folder.absolute(), "build"):  # what a killed build left of the dataset is mended
+            refuse_link(folder.absolute())
         before = recipe_lock.parts(folder / recipe_lock.NAME)
 
         @functools.cache
@@ -242,8 +244,9 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
     begun, folder = time.monotonic(), Path(out).absolute()
     work = folder / "work"
     with lease(folder, "build", "rewrite", wait=HANDOVER):
-        with changing(folder, "rewrite"):
+        with changing(folder, "rewrite") as dataset:
             plan = plans.load(work).without(TakenDown.of(folder))
+            _check_last_build(folder, dataset, plan)
         lock = folder / recipe_lock.NAME
         # nothing is added, so nothing is made anew because the code, a library or the machine is another one by now
         recipe, before = recipes.load(str(lock)), recipe_lock.parts(lock)
@@ -254,11 +257,28 @@ def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress:
         return _execute(recipe, job_on, "auto", plan, folder, engine, progress or Progress(), begun)
 
 
+def _check_last_build(folder: Path, dataset: Path, plan: Plan) -> None:
+    """Refuse to rewrite a dataset by the plan and the recipe of another build, which was stopped.
+
+    Raises:
+        DatasetError: saying so.
+    """
+    manifest = read_manifest(dataset)
+    made = {p["name"]: p["fingerprint"] for p in manifest.get("passes", [])}
+    last = job_of(folder).fingerprints
+    if plan.num_clips != manifest["counts"]["planned"] or any(last.get(name) != made[name] for name in made):
+        raise DatasetError(
+            f"{folder}: the last build here was stopped before its dataset was in place, and is another one than the "
+            "dataset's; run the build of the dataset again, which leaves out what was taken down"
+        )
+
+
 def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult:
     """`rewrite`, and remove the intermediates that hold what was taken down, before anybody else works on the build.
 
     Raises:
         LeaseError: somebody else does; what was recorded holds, but the shards are as they were.
+        DatasetError: the last build was stopped, and is not the one of the dataset; likewise.
         DataEngineError: `out` holds no finished plan and lock.
     """
     folder = Path(out).absolute()
@@ -266,8 +286,8 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
         with lease(folder, "build", "takedown", wait=HANDOVER):
             result = rewrite(folder, progress=progress)
             clean(folder, gone=TakenDown.of(folder))
-    except LeaseError as error:
-        raise LeaseError(
+    except (LeaseError, DatasetError) as error:
+        raise type(error)(
             f"the takedown is recorded and readers leave the clips out, but the shards still hold them: {error}"
         ) from error
     return result

@@ -278,6 +278,8 @@ def test_an_aborted_trial_costs_nothing_of_the_dataset_in_place(copy: Path, corp
     """Another recipe that stops at its first pass; what made the dataset survives even the strictest gc."""
     with pytest.raises(KeyboardInterrupt):
         build_sample(corpus, copy, "pose.max_people=1", progress=StopsAt("pose"))
+    with pytest.raises(DatasetError, match="the last build here was stopped"):
+        builder.rewrite(copy)
     clean(copy, keep=1)
     again = build_sample(corpus, copy)
     assert all(done == keys for done, keys in finished_before(again).values()), finished_before(again)

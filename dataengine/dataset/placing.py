@@ -44,6 +44,20 @@ def mend(out: Path) -> None:
         takedown_records.derive(out, dataset)
 
 
+def refuse_link(out: Path) -> None:
+    """Refuse a dataset that is a link: a build replaces the folder as a whole.
+
+    Raises:
+        DatasetError: naming the link.
+    """
+    dataset = out / "dataset"
+    if dataset.is_symlink():
+        raise DatasetError(
+            f"{dataset} is a link, and a build puts a new folder in its place: remove the link, or give the folder "
+            "that is to hold the whole build with --out"
+        )
+
+
 def put(out: Path, staging: Path, manifest: Mapping[str, Any], purpose: str) -> bool:
     """Put a finished dataset in place of the one of a build, in one step, with the tombstones of its takedowns.
 
@@ -56,6 +70,7 @@ def put(out: Path, staging: Path, manifest: Mapping[str, Any], purpose: str) -> 
         Whether it was put there.
     """
     with changing(out, purpose) as dataset:
+        refuse_link(out)
         if _same(dataset, manifest):
             shutil.rmtree(staging)
             return False

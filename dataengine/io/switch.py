@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dataengine.io.storage import fsync_folder
+from dataengine.io.storage import fsync_file, fsync_folder, staged
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM)
@@ -24,18 +24,22 @@ _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno.EPER
 
 
 def put(folder: Path, target: Path, mark: str) -> None:
-    """Put a finished folder in the place of `target`, which may exist, and remove that; both on one disk, nobody else
-    at work.
+    """Put a finished folder in the place of `target`, which may exist, and remove that; nobody else is at work.
 
     Args:
-        mark: name of a file that every whole folder holds. It is removed first, so that a folder that is half removed
-            is never taken for a whole one.
+        folder: is moved, or copied and removed where it lies on another disk.
+        mark: name of a file that every whole folder holds. It is written last and removed first, so that a folder that
+            is half there is never taken for a whole one.
     """
     recover(target, mark)
     new, old = _beside(target)
-    for inner, _, _ in os.walk(folder):
-        fsync_folder(Path(inner))
-    folder.rename(new)
+    _sync(folder)
+    try:
+        folder.rename(new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(folder, new, mark)
     fsync_folder(target.parent)
     if not target.exists():
         new.rename(target)
@@ -76,8 +80,29 @@ def _beside(target: Path) -> tuple[Path, Path]:
     return target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
 
 
+def _sync(folder: Path) -> None:
+    for inner, _, _ in os.walk(folder):
+        fsync_folder(Path(inner))
+
+
+def _copy(folder: Path, new: Path, mark: str) -> None:
+    """Move a folder to another disk, durably, its mark last."""
+
+    def copy(source: str, target: str) -> None:
+        shutil.copyfile(source, target)
+        fsync_file(Path(target))
+
+    shutil.copytree(folder, new, copy_function=copy, ignore=lambda inner, _: [mark] if Path(inner) == folder else [])
+    _sync(new)
+    with staged(new / mark) as partial:
+        shutil.copyfile(folder / mark, partial)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _discard(folder: Path, mark: str) -> None:
-    if folder.exists():
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         (folder / mark).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 

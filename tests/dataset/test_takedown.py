@@ -122,6 +122,14 @@ def test_a_copy_without_its_build_keeps_the_records_itself(out: Path, corpus: Pa
     assert not {first, second} & set(dataengine.open(out).clips.collect()["clip_id"])
 
 
+def test_a_dataset_that_is_a_link_is_not_replaced(out: Path, corpus: Path, tmp_path: Path) -> None:
+    (out / "dataset").rename(tmp_path / "elsewhere")
+    (out / "dataset").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="is a link, and a build puts a new folder in its place"):
+        build_sample(corpus, out)
+    assert (out / "dataset").is_symlink() and verify(out) == []
+
+
 def test_a_takedown_killed_at_any_step_is_a_record_or_nothing(tmp_path: Path) -> None:
     """A record that was written holds, also where the dataset does not say so yet."""
     tiny_dataset.build(tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def _put_killed(folder: Path, way: str, results: Any) -> None:
         if killed:
             prepare(n + 1)
     results.put(None)
+
+
+def test_a_folder_of_another_disk_is_copied_its_mark_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system at hand")
+    with tempfile.TemporaryDirectory(dir=other) as staging:
+        for content in ("one", "two"):
+            switch.put(write(Path(staging) / "dataset", content), tmp_path / "dataset", MARK)
+            assert read(tmp_path / "dataset") == {content}
+        assert not list(Path(staging).iterdir()) and [p.name for p in tmp_path.iterdir()] == ["dataset"]
 
 
 def test_what_was_half_removed_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
