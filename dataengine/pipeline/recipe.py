@@ -21,6 +21,7 @@ from blake3 import blake3
 from dataengine.core import registry, settings
 from dataengine.core.errors import ComponentError, RecipeError, suggestion
 from dataengine.core.settings import Table, find_folder
+from dataengine.io import addresses
 
 COMPONENT_TABLES = (
     "sources",
@@ -107,6 +108,13 @@ class FetchTable(Table):
     """Further hosts that lists, redirects and urls of annotations may name, besides those of the mirror list: HOST,
     *.HOST (every host below) or http://HOST, with :PORT where one is meant. A host named here (not with *) may have a
     private address."""
+
+    @pydantic.field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, entries: list[str]) -> list[str]:
+        for entry in entries:
+            addresses.parse(entry)
+        return entries
 
 
 class PoseTable(Table):
