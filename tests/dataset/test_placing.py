@@ -17,6 +17,6 @@ def test_a_dataset_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)
     (out / "dataset").symlink_to(elsewhere)
-    with pytest.raises(DatasetError, match="is a link to .*: a build exchanges this folder"), changing(out, "build"):
+    with pytest.raises(DatasetError, match=r"is a link to .*: a build exchanges this folder"), changing(out, "build"):
         pass
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
