@@ -322,7 +322,9 @@ def _execute(
     states, damages = dict[str, PassState](), Counter[tuple[str, str]]()
     while True:
         try:
-            with chosen.open(progress.say, gpus=devices.count() if device == "cuda" else 0) as dispatcher:
+            with chosen.open(
+                progress.say, gpus=devices.count() * recipe.engine.processes_per_gpu if device == "cuda" else 0
+            ) as dispatcher:
                 job = job_on(dispatcher.device(device))
                 recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
                 if again.clips:

@@ -10,33 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataengine.core import devices, resources
+from dataengine.core import devices
 from dataengine.core.errors import DataEngineError
 from dataengine.pipeline import cluster_kinds
 from dataengine.pipeline.admission import TOPIC, admission
 from dataengine.pipeline.cluster_kinds import ClusterSettings
-
-THREADS = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-    )
-}
-"""Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
-
-GPU = {"GPU": 1}
-"""The resource that tasks for an accelerator take. Workers that see a GPU offer it."""
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
@@ -87,7 +71,6 @@ class Cluster:
     _told: set[tuple[str, str]] = field(default_factory=set)
     _workers: tuple[float, dict[str, dict[str, Any]]] = (-FRESH, {})
     _last_seen: float = field(default_factory=time.monotonic)
-    _waiting: bool = False
 
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
         """Address -> what the scheduler knows of each worker that may run tasks, at most FRESH seconds ago.
@@ -122,7 +105,7 @@ class Cluster:
                 self.say(f"worker {', '.join(sorted(names))} on {host} is refused: {problem}")
         now = time.monotonic()
         if any_left:
-            self._last_seen, self._waiting = now, False
+            self._last_seen = now
         elif self.refused and now - self._last_seen > PATIENCE:
             why = "; ".join(f"{host}: {problem}" for host, problem in sorted(self.refused))
             raise DataEngineError(
@@ -133,9 +116,6 @@ class Cluster:
                 f"no worker process has run on this machine for {PATIENCE_HERE:.0f} s, though they were started "
                 "(memory may be short); what was finished is kept: run the same command to continue"
             )
-        elif not self._waiting and now - self._last_seen > PATIENCE:
-            self._waiting = True
-            self.say(f"waiting for workers of {self.name}")
 
     def device(self, wanted: str) -> str:
         """The device of a build: what the workers see decides, not what this process sees.
@@ -148,6 +128,8 @@ class Cluster:
         """
         if self.local or wanted not in ("auto", "cuda"):
             return devices.pick(wanted)
+        if not self.workers():
+            self.say(f"waiting for workers of {self.name}")
         while not self.workers():
             time.sleep(0.2)
         if self.slots(gpu=True):
@@ -287,9 +269,8 @@ def opened(
         started = None
         try:
             if told.kind != "scheduler":
-                with _ignoring_interrupts():
-                    started = _local_cluster(told, gpus, dashboard) if local else cluster_kinds.start(told)
-                closing.callback(_close, started)
+                started = cluster_kinds.start(told, gpus, dashboard)
+                closing.callback(_close, started, 2.0 if local else 30.0)  # elsewhere jobs are taken back
             client = _client(started or told.address, told.address)
             closing.callback(_close, client)
             name = {"local": "this machine", "scheduler": str(told.address)}.get(told.kind, f"the {told.kind} cluster")
@@ -303,7 +284,9 @@ def opened(
             yield cluster
         except BaseException:
             if local:
-                _kill(started)  # units in flight are of no more use, and waiting for them to end well takes long
+                cluster_kinds.kill(
+                    started
+                )  # units in flight are of no more use, and waiting for them to end well takes long
             raise
 
 
@@ -320,9 +303,9 @@ def _client(target: Any, address: str | None) -> Any:
         ) from error
 
 
-def _close(closing: Any) -> None:
+def _close(closing: Any, timeout: float = 2.0) -> None:
     with suppress(Exception):
-        closing.close(timeout=2)
+        closing.close(timeout=timeout)
 
 
 def _dismiss(client: Any) -> None:
@@ -363,60 +346,3 @@ def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         if client.status == "running":
             raise
         return {}
-
-
-def _local_cluster(told: ClusterSettings, gpus: int, dashboard: bool) -> Any:
-    """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
-    import distributed
-
-    from dataengine.pipeline import loopback
-
-    class LocalCluster(distributed.LocalCluster):  # type: ignore[misc]
-        def new_worker_spec(self) -> dict[int, dict[str, Any]]:
-            spec = super().new_worker_spec()
-            return {
-                n: {**one, "options": {**one["options"], "resources": GPU if n < gpus else {}}}
-                for n, one in spec.items()
-            }
-
-    cluster = LocalCluster(
-        **told.options,
-        n_workers=0,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        protocol=loopback.PREFIX,
-        dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}",
-        worker_dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": dashboard},
-        silence_logs=logging.CRITICAL,
-        env={**THREADS, **loopback.own_secret()},
-        preload=[loopback.__name__],
-    )
-    least, most = told.bounds or (resources.cpu_count(), 0)
-    if least < most:
-        cluster_kinds.grow(cluster, max(least, gpus), max(most, gpus))
-    else:
-        cluster.scale(max(least, gpus))
-    return cluster
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the driver decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _kill(cluster: Any) -> None:
-    """End a local cluster's workers at once, for good."""
-    for nanny in getattr(cluster, "workers", {}).values():
-        nanny.auto_restart = False
-        with suppress(ProcessLookupError, TypeError):
-            os.kill(nanny.pid, signal.SIGKILL)

@@ -16,12 +16,18 @@ What starts workers is Dask's: `LocalCluster`, `SSHCluster`, or a class of dask-
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from dataengine.core import extras, settings
+from dataengine.core import extras, resources, settings
 from dataengine.core.errors import MissingExtraError, RecipeError, suggestion
 from dataengine.core.settings import Table
 
@@ -35,6 +41,21 @@ JOBQUEUE = {
     "moab": "MoabCluster",
 }
 """Batch systems, and the class of dask-jobqueue for each."""
+
+THREADS = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    )
+}
+"""Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
+
+GPU = {"GPU": 1}
+"""The resource that tasks for an accelerator take. Workers that see a GPU offer it."""
 
 KINDS = ("local", "scheduler", "ssh", *JOBQUEUE)
 
@@ -152,13 +173,20 @@ def tls(told: ClusterSettings) -> dict[str, Any]:
     return found
 
 
-def start(told: ClusterSettings) -> Any:
-    """Start a cluster of a kind that Dask starts elsewhere; the workers come on their own.
+def start(told: ClusterSettings, gpus: int = 0, dashboard: bool = False) -> Any:
+    """Start a cluster; the workers come on their own.
+
+    Args:
+        gpus: how many of the workers of a local cluster have a GPU each; at least so many are started.
+        dashboard: serve the dashboard of a local cluster on loopback.
 
     Raises:
         MissingExtraError: the library that starts this kind is not installed.
         RecipeError: it refuses the options.
     """
+    if told.kind == "local":
+        with _ignoring_interrupts():
+            return _local(told, gpus, dashboard)
     if not extras.installed("cluster"):
         raise MissingExtraError(f"--cluster {told.kind}", "cluster")
     try:
@@ -221,3 +249,60 @@ def grow(cluster: Any, least: int, most: int) -> None:
     makes each waiting unit ask for a worker.
     """
     cluster.adapt(minimum=least, maximum=most, interval="1s", target_duration="200ms", wait_count=30)
+
+
+def _local(told: ClusterSettings, gpus: int, dashboard: bool) -> Any:
+    """Single-threaded processes on this machine, on loopback alone; the first `gpus` of them hold the resource GPU."""
+    import distributed
+
+    from dataengine.pipeline import loopback
+
+    class LocalCluster(distributed.LocalCluster):  # type: ignore[misc]
+        def new_worker_spec(self) -> dict[int, dict[str, Any]]:
+            spec = super().new_worker_spec()
+            return {
+                n: {**one, "options": {**one["options"], "resources": GPU if n < gpus else {}}}
+                for n, one in spec.items()
+            }
+
+    cluster = LocalCluster(
+        **told.options,
+        n_workers=0,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        protocol=loopback.PREFIX,
+        dashboard_address=f"127.0.0.1:{8787 if dashboard else 0}",
+        worker_dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": dashboard},
+        silence_logs=logging.CRITICAL,
+        env={**THREADS, **loopback.own_secret()},
+        preload=[loopback.__name__],
+    )
+    least, most = told.bounds or (resources.cpu_count(), 0)
+    if least < most:
+        grow(cluster, max(least, gpus), max(most, gpus))
+    else:
+        cluster.scale(max(least, gpus))
+    return cluster
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the driver decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def kill(cluster: Any) -> None:
+    """End a local cluster's workers at once, for good."""
+    for nanny in getattr(cluster, "workers", {}).values():
+        nanny.auto_restart = False
+        with suppress(ProcessLookupError, TypeError):
+            os.kill(nanny.pid, signal.SIGKILL)

@@ -35,6 +35,7 @@ from dataengine.pipeline.attempts import (
     described,
     with_attempt,
 )
+from dataengine.pipeline.cluster_kinds import GPU
 from dataengine.pipeline.health import Health
 from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.quarantine import BLAMED, CrashBisector
@@ -344,7 +345,7 @@ class DaskRun:
                 self.troubles.facts(task),
                 pure=False,
                 retries=0,
-                resources=clusters.GPU if self.options.gpu else None,
+                resources=GPU if self.options.gpu else None,
                 workers=list(hosts) or None,
             )
             self.in_flight[future] = _Flight(task, path, time.monotonic(), hosts)

@@ -220,6 +220,9 @@ class EngineTable(Table):
     """Share of attempts at units that may fail for one reason before the build stops."""
     clips_in_flight: int = pydantic.Field(default=16, ge=1, le=256)
     """Clips under way together in a GPU process."""
+    processes_per_gpu: int = pydantic.Field(default=1, ge=1, le=16)
+    """Local processes that share a GPU. More than one keeps it busy where Python is the limit. Each loads the
+    networks."""
     prefetch_mb: int = pydantic.Field(default=1024, ge=1)
     """Decoded frames that a GPU process reads ahead, megabytes."""
 
