@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras
-from dataengine.core.errors import DamagedArtifact, DataEngineError, DatasetError, LeaseError, RecipeError
+from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, RecipeError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.dataset.index import read_manifest
@@ -29,21 +29,20 @@ from dataengine.io import weights
 from dataengine.io.lease import lease
 from dataengine.passes.again import NEVER_AGAIN, RETRYABLE, Again, check_clips, check_reasons
 from dataengine.passes.assemble import assemble
-from dataengine.passes.base import Job, Pass, passes_of, run_task
+from dataengine.passes.base import Job, passes_of
+from dataengine.passes.chain import run_passes
 from dataengine.passes.download import Downloads
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline import recipe as recipes
 from dataengine.pipeline import recipe_lock
 from dataengine.pipeline.attempts import forget_attempts
-from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.engine import Dispatcher, Engine
 from dataengine.pipeline.fingerprints import components_of
-from dataengine.pipeline.journal import JOURNAL, Journal
+from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
-from dataengine.pipeline.task import Receipt
 
 HANDOVER = 2.0
 """Seconds that a build waits for another one on the same folder, which may just be ending."""
@@ -331,13 +330,12 @@ def _execute(
                     check_clips(BuildState(plan, job, NEVER_AGAIN), again.clips)
                 build = BuildState(plan, job, again, drives=True)
                 dispatcher.ask(functools.partial(job.question, plan))
-                for p in (p for p in build.passes if p.scope != "dataset"):
-                    states.setdefault(p.name, _run_pass(build, p, dispatcher, progress))
+                run_passes(build, [p for p in build.passes if p.scope != "dataset"], dispatcher, progress, states)
             with lease(folder, "build", "build") as held:
                 held.check()
                 changed, rows = assemble(build, folder)
-            for p in (p for p in build.passes if p.scope == "dataset"):
-                states.setdefault(p.name, _run_pass(build, p, Dispatcher(chosen, None), progress))
+            last = [p for p in build.passes if p.scope == "dataset"]
+            run_passes(build, last, Dispatcher(chosen, None), progress, states)
             return _result(build, folder, rows, list(states.values()), changed, time.monotonic() - begun)
         except DamagedArtifact as damaged:
             # found by a pass that reads it: the unit counts as not done from now on, all else is reused
@@ -345,53 +343,6 @@ def _execute(
             if damages[damaged.pass_name, damaged.unit] > MENDED:
                 raise
             progress.say(f"pass {damaged.pass_name}: {damaged.what}: unit {damaged.unit} is run again")
-
-
-def _run_pass(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Progress) -> PassState:
-    """Run what is left of a pass; its state before that."""
-    state, job = build.state(p.name), build.job
-    before = replace(state, commits=dict(state.commits))
-    job.ledger(p.name).use()
-    clips = {task.key: len(task.clips) for task in state.tasks}
-    receipts: dict[str, Receipt] = {}
-    with progress.step(p.name, sum(clips.values())) as advance:
-
-        def receive(receipt: Receipt) -> None:
-            receipts[receipt.key] = receipt
-            advance(clips[receipt.key])
-
-        call = (run_task, (job.save(), p.name), state.tasks, receive)
-        aside: list[SetAside] = []
-        if p.scope in ("table", "dataset"):
-            dispatcher.run_here(*call)
-        else:
-            aside = dispatcher.run(
-                *call,
-                name=p.name,
-                work=job.work,
-                steps=p.scope == "unit",
-                gpu=p.on_device and job.device != "cpu",
-                say=progress.say,
-            )
-    _check_set_aside(build, p, state, aside)
-    build.record(p.name, aside, receipts)
-    return before
-
-
-def _check_set_aside(build: BuildState, p: Pass, state: PassState, aside: Sequence[SetAside]) -> None:
-    """Refuse to go on where what was set aside is no unit of the plan, or where it is all that there is."""
-    journal = build.job.work / JOURNAL
-    for found in aside:
-        if p.scope != "unit" or found.task.key not in build.units:
-            raise DataEngineError(
-                f"pass {p.name}: {found.task.key} failed wherever it was tried ({found.kind}: {found.detail}); "
-                f"{journal} tells more; run the same command again once that is mended"
-            )
-    if aside and len(aside) == len(state.tasks) and all(commit.is_aside for commit in state.commits.values()):
-        raise DataEngineError(
-            f"pass {p.name}: every unit failed, the last for {aside[-1].kind}: {aside[-1].detail}; "
-            f"{journal} tells more; run the same command again once that is mended"
-        )
 
 
 def _planned(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 EVERY = 10.0
@@ -30,6 +30,12 @@ class Progress:
         del name, total, unit
         yield lambda count: None
 
+    @contextmanager
+    def steps(self, names: Sequence[tuple[str, int]], unit: str = "clips") -> Iterator[list[Callable[[int], None]]]:
+        """Run several steps at the same time inside the block; as `step` of each (name, total)."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.step(name, total, unit)) for name, total in names]
+
     def say(self, text: str) -> None:
         """Print one line."""
 
@@ -45,6 +51,16 @@ class ConsoleProgress(Progress):
         with Bar(name, total, unit) as bar:
             yield bar.advance
 
+    @contextmanager
+    def steps(self, names: Sequence[tuple[str, int]], unit: str = "clips") -> Iterator[list[Callable[[int], None]]]:
+        bars: list[Bar] = []
+        with ExitStack() as stack:
+            for name, total in names:
+                if total:
+                    bars.append(stack.enter_context(Bar(name, total, unit, above=bars[0] if bars else None)))
+            shown = iter(bars)
+            yield [next(shown).advance if total else lambda count: None for _, total in names]
+
     def say(self, text: str) -> None:
         print(text, file=sys.stderr)
 
@@ -57,27 +73,31 @@ class Bar:
         total: units of the step, None where unknown.
         unit: what is counted.
         done: units that an earlier run has done; they count for no rate.
+        above: the bar of a step that runs at the same time, under which this one is shown.
     """
 
-    def __init__(self, name: str, total: int | None, unit: str = "", done: int = 0) -> None:
-        self.name, self.total, self.unit = name, total, unit
+    def __init__(self, name: str, total: int | None, unit: str = "", done: int = 0, above: Bar | None = None) -> None:
+        self.name, self.total, self.unit, self.above = name, total, unit, above
         self.done = self._first = done
         self._begun = self._shown = time.monotonic()
         self._text = ""
         self._rich: Any = None
+        self._place: Any = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self._rich = self._bars()
-            self._rich.start()
-            self._rich.add_task(self.name, total=self.total, completed=self.done, text="")
+            self._rich = self._bars() if self.above is None else self.above._rich
+            if self.above is None:
+                self._rich.start()
+            self._place = self._rich.add_task(self.name, total=self.total, completed=self.done, text="")
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._rich is not None:
             if self.total is None:
-                self._rich.update(self._rich.task_ids[0], total=max(self.done, 1), completed=max(self.done, 1))
-            self._rich.stop()
+                self._rich.update(self._place, total=max(self.done, 1), completed=max(self.done, 1))
+            if self.above is None:
+                self._rich.stop()
         elif kind is None and (self.total is None or self.done < self.total):
             self._line()
 
@@ -91,7 +111,7 @@ class Bar:
         self.done += count
         self._text = text or self._text
         if self._rich is not None:
-            self._rich.update(self._rich.task_ids[0], completed=self.done, text=self._text or self._rate())
+            self._rich.update(self._place, completed=self.done, text=self._text or self._rate())
         elif self.done == self.total or time.monotonic() - self._shown > EVERY:
             self._line()
 

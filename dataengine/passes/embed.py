@@ -54,6 +54,7 @@ class Embed(UnitPass):
     entries = ("NAME_video.npy", "NAME_views.npy", "NAME_text.npy")
     extension = "tar"
     on_device = True
+    streams = False
 
     def enabled(self, recipe: Recipe) -> bool:
         return bool(recipe.embed.features)

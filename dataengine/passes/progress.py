@@ -102,6 +102,10 @@ class BuildState:
         rows: list[Row] = self.plan.table.slice(*self.units[unit]).select(columns).to_pylist()
         return rows
 
+    def alive(self, unit: str) -> list[str]:
+        """Ids of the clips of a unit that the plan does not leave out."""
+        return [row["clip_id"] for row in self.rows(unit, ["clip_id", "reason"]) if row["reason"] is None]
+
     def state(self, name: str) -> PassState:
         """The state of a pass."""
         if name not in self._states:
@@ -125,6 +129,14 @@ class BuildState:
         p = self.job.passes[name]
         self._states[name] = PassState(name, p.scope, self.job.fingerprints[name], keys, dict(commits))
 
+    def note(self, name: str, task: Task, receipt: Receipt | None) -> None:
+        """Take note that one task of a pass has run.
+
+        Raises:
+            LedgerError: it left no record.
+        """
+        self.state(name).commits[task.key] = received(self.job.passes[name], self, task, receipt)
+
     def record(self, name: str, aside: Sequence[SetAside] = (), receipts: Mapping[str, Receipt] | None = None) -> None:
         """Take note that the tasks of a pass have run.
 
@@ -140,8 +152,8 @@ class BuildState:
         for task in state.tasks:
             if task.key in set_aside:
                 state.commits[task.key] = self._aside(p, task, set_aside[task.key])
-                continue
-            state.commits[task.key] = received(p, self, task, (receipts or {}).get(task.key))
+            elif task.key not in state.commits:
+                self.note(name, task, (receipts or {}).get(task.key))
         state.tasks, state.left = [], ()
         self._out.pop(name, None)
         self._memory.clear()

@@ -200,9 +200,12 @@ class UnitPass(Pass):
         plan_columns: columns of the plan that it reads, beside clip_id; others may change without work.
         extension: of its artifacts.
         schema: of its table, with a column clip_id, where its artifacts are tables.
+        streams: whether a unit may run as soon as the passes before have finished that unit (`step`). A pass with a
+            `state` of its own, which asks for all units, sets False.
     """
 
     scope = "unit"
+    streams: ClassVar[bool] = True
     plan_columns: ClassVar[tuple[str, ...]] = ()
     extension: ClassVar[str] = "parquet"
     schema: ClassVar[pa.Schema | None] = None
@@ -237,29 +240,36 @@ class UnitPass(Pass):
         return self.schema
 
     def state(self, build: BuildState) -> PassState:
-        ledger, read = build.job.ledger(self.name), self.reads(build.passes)
-        state = PassState(self.name, self.scope, ledger.fingerprint, list(build.units))
+        state = PassState(self.name, self.scope, build.job.fingerprints[self.name], list(build.units))
         left: list[str] = []
-        columns = list(dict.fromkeys(("clip_id", "reason", *self.plan_columns)))
         for unit in build.units:
-            rows = build.rows(unit, columns)
-            given = _given(build, read, unit, rows)
-            if given is None:
-                left += [row["clip_id"] for row in rows if row["reason"] is None]
+            found = self.step(build, unit)
+            if isinstance(found, Commit):
+                state.commits[unit] = found
                 continue
-            kept, upstream = given
-            inputs = inputs_digest(self.plan_columns, rows, upstream)
-            commit = build.find(self.name, unit, inputs)
-            if any(build.commits(name)[unit].is_aside for name in read if build.job.passes[name].scope == "unit"):
-                state.commits[unit] = Commit.aside(unit, inputs)
-            elif commit is not None and not build.again.wants_unit(commit):
-                state.commits[unit] = commit
-            else:
-                clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
-                state.tasks.append(Task(unit, clips, inputs, replaces="" if commit is None else commit.digest))
-                left += clips
+            if found is not None:
+                state.tasks.append(found)
+            left += build.alive(unit) if found is None else found.clips
         state.left = left
         return state
+
+    def step(self, build: BuildState, unit: str) -> Commit | Task | None:
+        """The record of a unit that is done, else its task; None while a pass that it reads has not finished the
+        unit."""
+        read = self.reads(build.passes)
+        rows = build.rows(unit, list(dict.fromkeys(("clip_id", "reason", *self.plan_columns))))
+        given = _given(build, read, unit, rows)
+        if given is None:
+            return None
+        kept, upstream = given
+        inputs = inputs_digest(self.plan_columns, rows, upstream)
+        if any(build.commits(name)[unit].is_aside for name in read if build.job.passes[name].scope == "unit"):
+            return Commit.aside(unit, inputs)
+        commit = build.find(self.name, unit, inputs)
+        if commit is not None and not build.again.wants_unit(commit):
+            return commit
+        clips = tuple(row["clip_id"] for row in rows if row["reason"] is None and row["clip_id"] in kept)
+        return Task(unit, clips, inputs, replaces="" if commit is None else commit.digest)
 
     def run(self, job: Job, task: Task) -> Receipt:
         begun, ledger = time.monotonic(), job.ledger(self.name)

@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,21 @@ class RunOptions:
     gpu: bool = False
     receive: Callable[[Receipt], None] = lambda receipt: None
     say: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The tasks of one pass, one of several that run at the same time.
+
+    Attributes:
+        arguments: of the runner, before the task.
+        waiting: tasks to run, in order; what takes receipts may add to this or a later stage.
+    """
+
+    runner: Runner
+    arguments: tuple[Any, ...]
+    waiting: deque[Task]
+    options: RunOptions
 
 
 @dataclass
@@ -254,10 +269,9 @@ class Troubles:
         self.worked, self.noted = {}, time.monotonic()
 
 
-def run_serial(runner: Runner, arguments: Sequence[Any], tasks: Iterable[Task], troubles: Troubles) -> list[SetAside]:
+def run_serial(runner: Runner, arguments: Sequence[Any], waiting: deque[Task], troubles: Troubles) -> list[SetAside]:
     """Run tasks one after another in this process: no deadline, and a process that is not restarted."""
     place = Place.own()
-    waiting = deque(tasks)
     try:
         while waiting:
             task = waiting.popleft()
@@ -272,7 +286,7 @@ def run_serial(runner: Runner, arguments: Sequence[Any], tasks: Iterable[Task], 
 
 
 class DaskRun:
-    """One run of tasks on a cluster."""
+    """One run of tasks on a cluster. Tasks may be added to `waiting` while it runs."""
 
     def __init__(
         self,
@@ -280,42 +294,33 @@ class DaskRun:
         cluster: clusters.Cluster,
         runner: Runner,
         arguments: Sequence[Any],
-        tasks: Iterable[Task],
+        waiting: deque[Task],
         troubles: Troubles,
     ) -> None:
         self.engine, self.cluster, self.troubles = engine, cluster, troubles
         self.runner, self.arguments = runner, arguments
         self.health, self.options = troubles.health, troubles.options
-        self.waiting = deque(tasks)
+        self.waiting = waiting
         self.in_flight: dict[Any, _Flight] = {}
         self.unbegun: dict[str, int] = {}
         self.restarting: dict[tuple[str, int], float] = {}
         self.heard = time.monotonic()
 
-    def run(self) -> list[SetAside]:
-        """Run every task; those that were set aside."""
-        try:
-            while self.waiting or self.in_flight:
-                with self.cluster.connected():
-                    self._round()
-        finally:
-            self.cluster.cancel(list(self.in_flight))
-            for flight in self.in_flight.values():
-                self._remove(flight)
-            aside = self.troubles.close()
-        return aside
+    def close(self) -> list[SetAside]:
+        """Take back what is in flight; the tasks that were set aside."""
+        self.cluster.cancel(list(self.in_flight))
+        for flight in self.in_flight.values():
+            self._remove(flight)
+        return self.troubles.close()
 
-    def _round(self) -> None:
-        """Send what there is room for, wait a moment, and take up what has ended."""
-        self._submit()
-        self.cluster.wait(list(self.in_flight))
+    def collect(self) -> None:
+        """Take up what has ended."""
         for future, flight in list(self.in_flight.items()):
             again = self._collect(future, flight)
             if again is not None:
                 del self.in_flight[future]
                 self._remove(flight)
                 self._take(again, first=future.status != "finished" or flight.task.probe)
-        self._tell_waiting()
 
     def _take(self, tasks: Sequence[Task], first: bool) -> None:
         """Queue tasks: halves of a bisection first; what met trouble last, so that others show how the host does."""
@@ -331,8 +336,9 @@ class DaskRun:
             with suppress(OSError):
                 flight.path.unlink(missing_ok=True)
 
-    def _submit(self) -> None:
-        while self.waiting and len(self.in_flight) < self.cluster.window(self.options.gpu):
+    def submit(self, others: int = 0) -> None:
+        """Send what there is room for, beside so many tasks of other runs in flight."""
+        while self.waiting and others + len(self.in_flight) < self.cluster.window(self.options.gpu):
             task = self.waiting.popleft()
             if task.key in self.troubles.aside:
                 continue
@@ -447,10 +453,31 @@ class DaskRun:
         self.cluster.restart(where)
         return self._lost(flight.task, "unit_timeout")
 
-    def _tell_waiting(self) -> None:
-        now = time.monotonic()
-        if now - self.heard < QUIET:
-            return
-        self.heard = now
-        count, workers = len(self.waiting) + len(self.in_flight), len(self.cluster.workers())
-        self.options.say(f"waiting for workers: {count} units queued, {workers} workers")
+
+def run_together(runs: Sequence[DaskRun]) -> list[list[SetAside]]:
+    """Run all tasks of several runs on one cluster, also those that are added meanwhile; what each set aside.
+
+    Later runs come first where there is room for one task more, so that what was begun is finished.
+    """
+    aside: list[list[SetAside]] = []
+    try:
+        while any(run.waiting or run.in_flight for run in runs):
+            with runs[0].cluster.connected():
+                for run in reversed(runs):
+                    run.submit(sum(len(r.in_flight) for r in runs if r is not run and r.options.gpu == run.options.gpu))
+                runs[0].cluster.wait([future for run in runs for future in run.in_flight])
+                for run in runs:
+                    run.collect()
+                _tell_waiting(runs)
+    finally:
+        aside += [run.close() for run in runs]
+    return aside
+
+
+def _tell_waiting(runs: Sequence[DaskRun]) -> None:
+    now = time.monotonic()
+    if now - max(run.heard for run in runs) < QUIET:
+        return
+    runs[0].heard = now
+    count = sum(len(run.waiting) + len(run.in_flight) for run in runs)
+    runs[0].options.say(f"waiting for workers: {count} units queued, {len(runs[0].cluster.workers())} workers")

@@ -7,6 +7,7 @@ of what is done. What travels is small tasks and small receipts (`dataengine.pip
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline import handshake
 from dataengine.pipeline.attempts import ATTEMPTS, Runner
 from dataengine.pipeline.cluster_kinds import ClusterSettings
-from dataengine.pipeline.dispatch import DaskRun, RunOptions, SetAside, Troubles, run_serial
+from dataengine.pipeline.dispatch import DaskRun, RunOptions, SetAside, Stage, Troubles, run_serial, run_together
 from dataengine.pipeline.health import Health
 from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.task import Receipt, Task
@@ -138,17 +139,30 @@ class Dispatcher:
             Stopped: too much fails for one reason, or no host is left.
             DamagedArtifact: a task met a file of an earlier unit that is not what was written; all others have run.
         """
-        if work is not None:
-            (work / ATTEMPTS).mkdir(parents=True, exist_ok=True)
-        troubles = Troubles(RunOptions(name, work, steps, gpu, receive, say), self.health, Journal(work))
-        if self.cluster is None:
-            aside = run_serial(runner, arguments, tasks, troubles)
-        else:
-            aside = DaskRun(self.engine, self.cluster, runner, tuple(arguments), tasks, troubles).run()
-        for found in aside:
-            if found.damaged is not None:
-                raise found.damaged
+        options = RunOptions(name, work, steps, gpu, receive, say)
+        (aside,) = self.run_chain([Stage(runner, tuple(arguments), deque(tasks), options)])
         return aside
+
+    def run_chain(self, stages: Sequence[Stage]) -> list[list[SetAside]]:
+        """Run the tasks of several stages at the same time, in the order of the stages where there is no cluster.
+
+        A stage that takes a receipt may add a task to a later one. So nothing waits for all tasks of a stage.
+
+        Returns:
+            For each stage what `run` returns; raises as `run`.
+        """
+        troubles = [Troubles(stage.options, self.health, Journal(stage.options.work)) for stage in stages]
+        for work in {stage.options.work for stage in stages if stage.options.work is not None}:
+            (work / ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        given = [(stage.runner, stage.arguments, stage.waiting, own) for stage, own in zip(stages, troubles)]
+        if self.cluster is None:
+            found = [run_serial(*each) for each in given]
+        else:
+            found = run_together([DaskRun(self.engine, self.cluster, *each) for each in given])
+        for aside in (aside for each in found for aside in each):
+            if aside.damaged is not None:
+                raise aside.damaged
+        return found
 
     def run_here(
         self, runner: Runner, arguments: Sequence[Any], tasks: Iterable[Task], receive: Callable[[Receipt], None]
