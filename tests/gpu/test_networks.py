@@ -26,9 +26,9 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "mmpose": ("mmpose",),
 }
 """Networks, and what must be installed beside torch."""
-NEAR = {"float32": (0.9, 0.05, 1.0), "auto": (0.8, 0.5, 2.0)}
-"""Share of people found by both, and pixels that half and nine tenths of their joints are apart at most. Random weights
-have near ties, which a last bit decides: hence a tenth without a bound."""
+NEAR = {"float32": (0.9, 0.05, 1.0), "auto": (0.7, 0.5, 2.0)}
+"""Share of people found by both, and pixels that half and nine tenths of their joints are apart at most. Drawn weights
+have near ties between people and between peaks, which a last bit decides: hence a tenth without a bound."""
 
 
 def made(name: str, folder: Path, precision: str) -> Any:
@@ -41,6 +41,8 @@ def made(name: str, folder: Path, precision: str) -> Any:
     options: dict[str, Any] = {"precision": precision}
     if name == "rtdetr":
         return random_weights.rtdetr(folder, threshold=0.0, max_people=8, **options)
+    if name == "keypoint_rcnn":
+        options["max_people"] = 50  # few, and near ties decide which
     if name == "mmpose":
         options["model"] = "rtmpose-t"
     return getattr(random_weights, name)(folder, min_score=0.0, min_mean=0.0, **options)
@@ -98,8 +100,16 @@ def compare(expected: list[Any], got: list[Any]) -> tuple[float, np.ndarray]:
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_on_the_cpu(
-    name: str, precision: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    precision: str,
+    device: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "float32")
     clip = render_clip(11, 4, condition="clean", num_people=2)
     frames = np.asarray(clip.frames)
     height, width = frames.shape[1:3]
