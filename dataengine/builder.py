@@ -18,6 +18,7 @@ from typing import Any
 
 from dataengine.core import devices, extras
 from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, RecipeError
+from dataengine.core.failures import in_one_line
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.dataset.index import read_manifest
@@ -160,6 +161,7 @@ def get_weights(names: Sequence[str], progress: Progress) -> None:
             weights.download(name, tell)
 
 
+@in_one_line()
 def build(
     recipe: str,
     sources: str | Mapping[str, str | None] | None = None,
@@ -234,6 +236,7 @@ def build(
     return replace(result, notes=notes(given))
 
 
+@in_one_line()
 def rewrite(out: str | os.PathLike[str], engine: Engine | None = None, progress: Progress | None = None) -> BuildResult:
     """Build again what `out` planned without what was taken down since; nothing new is planned or downloaded.
 

@@ -115,6 +115,33 @@ def test_a_mount_that_goes_away_stops_the_build_and_rejects_nothing(lab: Lab) ->
     assert lab.content() == built, "the bytes of an undisturbed build"
 
 
+ROOT_ALONE = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mount") is None, reason="only the superuser may mount"
+)
+
+
+def mount(*arguments: str) -> None:
+    """Mount, or skip the test where that is not allowed."""
+    if subprocess.run(["mount", *arguments], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+
+
+@ROOT_ALONE
+def test_a_real_mount_that_is_unmounted_during_the_build_rejects_nothing(lab: Lab) -> None:
+    inside = lab.videos.rename(lab.folder / "inside")
+    lab.videos.mkdir()
+    mount("--bind", str(inside), str(lab.videos))
+    try:
+        lab.plant("unmount", lab.videos)
+        with pytest.raises(DataEngineError, match=r"3 times in a row \(media_unreachable.*no other host"):
+            lab.build()
+        mount("--bind", str(inside), str(lab.videos))
+        result = lab.build()
+        assert (result.kept, result.failed, lab.rejects()) == (6, 0, {})
+    finally:
+        subprocess.run(["umount", "-l", str(lab.videos)], check=True)
+
+
 def test_a_file_that_goes_away_alone_fails_and_may_be_tried_again(lab: Lab) -> None:
     lab.plant("remove", lab.videos / "d.mp4")
     result = lab.build()
@@ -145,17 +172,18 @@ def test_a_clip_that_loses_the_gpu_each_time_is_to_blame_itself(lab: Lab) -> Non
     assert host["units"] >= 9 and "lost to the environment, by kind and host" in to_text(state)
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk")
+@ROOT_ALONE
 def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
     lab.out.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(lab.out)], check=False)
-    if mounted.returncode:
-        pytest.skip("no small disk can be mounted here")
+    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(lab.out))
     try:
         lab.plant("fill", lab.out)
         with pytest.raises(DataEngineError, match=r"disk_full") as caught:
             lab.build()
         assert "\n" not in str(caught.value) and not (lab.out / "dataset").exists()
+        with pytest.raises(DataEngineError, match="disk_full") as caught:
+            lab.build()  # the driver's own files find no room, either
+        assert "\n" not in str(caught.value)
         for filler in lab.out.glob("filler*"):
             filler.unlink()
         result = lab.build()

@@ -10,6 +10,7 @@ import typer
 
 from dataengine import __version__
 from dataengine.core.errors import DataEngineError
+from dataengine.core.failures import in_one_line
 
 
 def application(name: str, about: str) -> typer.Typer:
@@ -35,7 +36,8 @@ def show(value: Any) -> None:
 def execute(app: typer.Typer, name: str) -> None:
     """Run a command and exit: 1 after one line for errors of this package, 130 after Ctrl-C."""
     try:
-        code = app(standalone_mode=False)
+        with in_one_line():
+            code = app(standalone_mode=False)
     except DataEngineError as error:
         typer.echo(f"{name}: {error}", err=True)
         code = 1

@@ -6,7 +6,9 @@ disk, a GPU whose context is lost. It commits nothing. The unit runs again, else
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from dataengine.core.errors import DataEngineError, EnvironmentFailure, ExpertError, MediaError
 
@@ -106,6 +108,24 @@ def environment_kind(error: BaseException) -> str | None:
     """The kind of `ENVIRONMENT` that an exception is, or None."""
     kind = kind_of(error)
     return kind if kind in ENVIRONMENT else None
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """Give what the environment did to the block in one line.
+
+    Raises:
+        EnvironmentFailure: the operating system said that a disk is full, a file system failed and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = environment_kind(error)
+        if kind is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        text = f"{error.strerror or error}{where}; run the same command again once that is mended"
+        raise EnvironmentFailure(kind, text) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

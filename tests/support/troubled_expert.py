@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Troubled(Expert):
 
     ========  ======================================================================
     away      renames the folder named in it to the same name with '.away'
+    unmount   unmounts the folder named in it
     remove    removes the file named in it
     fill      fills the disk of the folder named in it
     poison    raises as a lost context of a GPU, in this process, for ever
@@ -54,7 +56,7 @@ class TroubledSession(ExpertSession):
 
     def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         global _poisoned
-        for what in ("away", "remove", "fill", "poison"):
+        for what in ("away", "unmount", "remove", "fill", "poison"):
             taken = self.marks / f"{what}.{os.getpid()}"
             with suppress(FileNotFoundError):
                 (self.marks / what).rename(taken)
@@ -77,6 +79,8 @@ class TroubledSession(ExpertSession):
     def do(what: str, name: str) -> bool:
         if what == "away":
             Path(name).rename(f"{name}.away")
+        elif what == "unmount":
+            subprocess.run(["umount", "-l", name], check=True)
         elif what == "remove":
             Path(name).unlink()
         elif what == "fill":
