@@ -298,22 +298,26 @@ class StopsAt(Progress):
         return super().step(name, total, unit)
 
 
-@pytest.mark.parametrize("found_by", ["pack", "assemble"])
+@pytest.mark.parametrize(
+    ("found_by", "workers"),
+    [("pack", 0), ("assemble", 0), pytest.param("measure", 2, marks=pytest.mark.slow)],
+)
 def test_a_damaged_intermediate_is_made_anew_within_the_same_build(
-    found_by: str, copy: Path, corpus: Path, out: Path
+    found_by: str, workers: int, copy: Path, corpus: Path, out: Path
 ) -> None:
     """One flipped bit in what a unit made before: the unit runs again, and no other."""
-    name = {"pack": "pose-*/data/*.tar", "assemble": "measure-*/data/*.parquet"}[found_by]
+    name = "measure-*/data/*.parquet" if found_by == "assemble" else "pose-*/data/*.tar"
     artifact = max((copy / "work").glob(name), key=lambda p: p.stat().st_size)
     data = bytearray(artifact.read_bytes())
     data[len(data) // 2] ^= 1
     artifact.write_bytes(data)
     shutil.rmtree(copy / "dataset")
-    if found_by == "pack":
-        for pack in (copy / "work").glob("pack-*"):
-            shutil.rmtree(pack)
-    records = {p: p.stat().st_mtime_ns for p in (copy / "work").glob("[pm][oe]*-*/commits/*.json")}
-    build_sample(corpus, copy)
+    for folder in (copy / "work").glob("measure-*" if found_by == "measure" else "pack-*"):
+        if found_by != "assemble":
+            shutil.rmtree(folder)
+    damaged = artifact.parent.parent / "commits"
+    records = {p: p.stat().st_mtime_ns for p in damaged.glob("*.json")}
+    build_sample(corpus, copy, engine=Engine(workers=workers) if workers else SERIAL)
     assert content(copy) == content(out) and verify(copy) == []
     unit = artifact.name.split("-")[0]
     assert {p.stem for p, time in records.items() if p.stat().st_mtime_ns != time} == {unit}

@@ -7,7 +7,6 @@ created if absent.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,26 +89,22 @@ def append(work: Path, plan: pa.Table) -> None:
     Raises:
         LeaseError: another process added units since the plan was made.
     """
-    folder = work / FOLDER
-    known = read(work)
-    table = plan.select(SCHEMA.names).cast(SCHEMA)
-    units = table.column("unit").to_pylist()
-    if known.parts:
-        fresh = [clip not in known.by_clip for clip in table.column("clip_id").to_pylist()]
-        moved = [
-            clip
-            for clip, unit in zip(table.column("clip_id").to_pylist(), units)
-            if known.by_clip.get(clip, unit) != unit
-        ]
-        if moved:
-            raise LeaseError(f"{work.parent}: another process planned clips at the same time; run the command again")
-        table = table.filter(pa.array(fresh))
-    if not table.num_rows:
+    folder, known = work / FOLDER, read(work)
+    clips, videos, units = (plan.column(name).to_pylist() for name in SCHEMA.names)
+    rows = [(clip, video, unit) for clip, video, unit in zip(clips, videos, units) if clip not in known.by_clip]
+    crossed = f"{work.parent}: another process planned clips at the same time; run the command again"
+    if any(known.by_clip.get(clip, unit) != unit for clip, unit in zip(clips, units)):
+        raise LeaseError(crossed)
+    if not known.parts:  # of an earlier version: what its plan knows comes first
+        rows = [(clip, known.videos[clip], unit) for clip, unit in known.by_clip.items()] + rows
+    if not rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
     clear_partials(folder)
     path = folder / f"part-{known.parts:05d}.parquet"
-    with contextlib.suppress(FileExistsError), staged(path, replace=False) as partial:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
-        return
-    raise LeaseError(f"{work.parent}: another process planned clips at the same time; run the command again")
+    table = pa.table([pa.array(column, pa.string()) for column in zip(*rows)], schema=SCHEMA)
+    try:
+        with staged(path, replace=False) as partial:
+            pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    except FileExistsError:
+        raise LeaseError(crossed) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataengine.core.errors import RecipeError, SourceError
+from dataengine.core.errors import LeaseError, LedgerError, RecipeError, SourceError
 from dataengine.pipeline import plan, recipe, units
 
 
@@ -56,6 +56,52 @@ def test_planning_writes_nothing_and_saving_reads_back(folder: Path, tmp_path: P
     assert again.media(clip).is_file() and again.clip(clip.clip_id) == clip and again.clip("absent") is None
     stamp = (tmp_path / "work" / "plan.parquet").stat().st_mtime_ns
     assert [c.clip_id for c in plan.load_unit(tmp_path / "work", "u000001", stamp).clips()] == [clip.clip_id]
+
+
+def unit_of(work: Path) -> dict[str, str]:
+    return dict(units.read(work).by_clip)
+
+
+def test_a_limited_plan_leaves_the_units_of_all_others(folder: Path, tmp_path: Path) -> None:
+    work, alone = tmp_path / "work", resolved(folder, "plan.clips_per_unit=1")
+    for limit, planned in ((None, 3), (1, 1), (2, 2), (None, 3)):
+        made = plan.make(alone, work, limit=limit)
+        plan.save(made, work)
+        assert made.num_clips == planned and len(unit_of(work)) == 3
+        assert {row["clip_id"]: row["unit"] for row in made.rows()}.items() <= unit_of(work).items()
+    assert [path.name for path in (work / "units").iterdir()] == ["part-00000.parquet"]
+    (folder / "d.mp4").write_bytes(b"not a video")
+    known = unit_of(work)
+    plan.save(plan.make(alone, work), work)
+    assert known.items() < unit_of(work).items() and len(list((work / "units").iterdir())) == 2
+
+
+def test_the_units_of_an_earlier_version_are_those_of_its_plan(folder: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    plan.save(plan.make(resolved(folder, "plan.clips_per_unit=2"), work), work)
+    known = unit_of(work)
+    (work / "units" / "part-00000.parquet").unlink()
+    (folder / "0.mp4").write_bytes(b"not a video")  # comes first now
+    plan.save(plan.make(resolved(folder, "plan.clips_per_unit=2"), work, limit=2), work)
+    assert known.items() < unit_of(work).items() and len(unit_of(work)) == 4
+
+
+def test_a_damaged_table_of_units_is_named_and_guessed_by_nobody(folder: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    plan.save(plan.make(resolved(folder), work), work)
+    part = work / "units" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(LedgerError, match=r"part-00000\.parquet cannot be read: .*put it back from a copy, or remove"):
+        plan.make(resolved(folder), work)
+
+
+def test_two_that_plan_new_clips_at_once_are_told(folder: Path, tmp_path: Path) -> None:
+    """The lease of the build keeps them apart; where that was lost, the table still does."""
+    work = tmp_path / "work"
+    one, other = (plan.make(resolved(folder, f"plan.clips_per_unit={n}"), work) for n in (1, 2))
+    plan.save(one, work)
+    with pytest.raises(LeaseError, match="another process planned clips at the same time"):
+        plan.save(other, work)
 
 
 def test_the_leak_guard_takes_videos_out(folder: Path, tmp_path: Path) -> None:
