@@ -36,8 +36,8 @@ def build(corpus: Path, out: Path, workers: int) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Build 96 clips three times with each number of workers (16 clips once, --quick)."""
-    clips, repeats = (16, 1) if quick else (96, 3)
+    """Build 128 clips three times with each number of workers (16 clips once, --quick)."""
+    clips, repeats = (16, 1) if quick else (128, 3)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -70,10 +71,11 @@ class Place:
     def own() -> Place:
         """This process."""
         address = ""
-        with contextlib.suppress(ImportError, ValueError):
+        if "distributed" in sys.modules:  # else this is no worker, and importing it takes a second
             from distributed import get_worker
 
-            address = get_worker().address
+            with contextlib.suppress(ValueError):
+                address = get_worker().address
         return Place(socket.gethostname(), os.getpid(), address)
 
 

@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -184,6 +185,8 @@ def _differences(own: Answer, given: Answer) -> Iterator[tuple[str, str]]:
 
 def _worker() -> Any | None:
     """The Dask worker that runs this, None in the driver's process."""
+    if "distributed" not in sys.modules:
+        return None
     from distributed import get_worker
 
     try:
