@@ -277,6 +277,8 @@ def opened(
             cluster = Cluster(client, name, say, local)
             if not local:
                 closing.callback(_settle, client, _settle(client, OURS))
+                if told.kind == "ssh":
+                    client.run_on_scheduler(_ending_with_its_driver(), ALONE)
                 _dismiss(client)  # what a driver that was killed asked
                 client.subscribe_topic(TOPIC, cluster.note_refusal)
                 cluster._admit("dataengine-admission", admission())
@@ -318,6 +320,29 @@ def _dismiss(client: Any) -> None:
 OURS = {"failures": 0, "saturation": 1.0, "stealing": False}
 """How a scheduler treats our units: one that loses its worker comes back to the driver at once, which knows better, and
 none moves between workers."""
+
+
+ALONE = 60.0
+"""Seconds without a client after which a scheduler that we started over SSH ends, and its workers with it."""
+
+
+def _ending_with_its_driver() -> Callable[..., Any]:
+    """What a scheduler on another host runs, so that it does not outlive a driver that was killed."""
+
+    # It travels by value: a scheduler needs no dataengine.
+    async def watch(alone: float, dask_scheduler: Any) -> None:
+        import asyncio
+
+        async def watching() -> None:
+            left = 0.0
+            while left < alone:
+                await asyncio.sleep(1.0)
+                left = 0.0 if set(dask_scheduler.clients) - {"fire-and-forget"} else left + 1.0
+            await dask_scheduler.close(reason="the driver is gone")
+
+        dask_scheduler.watching = asyncio.create_task(watching())
+
+    return watch
 
 
 def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -209,3 +210,40 @@ def test_workers_over_ssh_run_units(tmp_path: Path) -> None:
         with Engine(cluster=told).open() as dispatcher:
             dispatcher.run(where, (tmp_path,), tasks(12), got.append)
     assert len(got) == 12 and len({receipt.artifact for receipt in got}) == 2
+
+
+DRIVER = """
+import json, os, sys, time
+from dataengine.pipeline import cluster
+from dataengine.pipeline.cluster_kinds import ClusterSettings
+from dataengine.pipeline.engine import Engine
+
+def main():
+    cluster.ALONE = 3.0
+    told = ClusterSettings(kind="ssh", hosts=["127.0.0.1"], workers=1, options=json.loads(sys.argv[1]))
+    with Engine(cluster=told).open() as dispatcher:
+        client = dispatcher.cluster.client
+        pids = [client.run_on_scheduler(os.getpid), *client.run(os.getpid).values()]
+        print(json.dumps(pids), flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_over_ssh_ends_with_a_driver_that_was_killed(tmp_path: Path) -> None:
+    pytest.importorskip("asyncssh")
+    with ssh_server(tmp_path) as connect:
+        options = json.dumps({"connect_options": connect, "remote_python": sys.executable})
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, options], stdout=subprocess.PIPE, text=True)
+        assert driver.stdout is not None
+        processes = json.loads(driver.stdout.readline())
+        assert len(processes) == 2 and all(Path(f"/proc/{pid}").exists() for pid in processes)
+        driver.kill()
+        driver.communicate()
+        until = time.monotonic() + 90
+        while any(Path(f"/proc/{pid}").exists() for pid in processes) and time.monotonic() < until:
+            time.sleep(0.5)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
