@@ -5,6 +5,7 @@ Each host has an address, and a network cable that can be pulled. What runs ther
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+
+_NUMBERS = itertools.count()
+"""The kernel takes a while to forget the names of interfaces, so none is used twice."""
 
 
 def run(*command: str) -> None:
@@ -76,7 +81,8 @@ def mount_over(pid: int, folder: Path) -> None:
 @contextmanager
 def hosts(names: Sequence[str]) -> Iterator[tuple[str, list[Host]]]:
     """The address of this machine on a bridge, and a host for each name that is connected to it."""
-    tag, net = f"de{os.getpid()}", f"10.77.{os.getpid() % 250}"
+    number = os.getpid() * 10 + next(_NUMBERS) % 10
+    tag, net = f"de{number % 10**7}x", f"10.77.{number % 250}"
     bridge, made = f"{tag}b", list[Host]()
     run("ip", "link", "add", bridge, "type", "bridge")
     try:
@@ -95,5 +101,6 @@ def hosts(names: Sequence[str]) -> Iterator[tuple[str, list[Host]]]:
         yield f"{net}.1", made
     finally:
         for host in made:
+            subprocess.run(["ip", "link", "del", host.cable], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", host.name], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
