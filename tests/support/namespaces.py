@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-
 _NUMBERS = itertools.count()
 """The kernel takes a while to forget the names of interfaces, so none is used twice."""
 
