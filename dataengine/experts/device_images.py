@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 LINEAR_BITS = 11
 """Bits of the weights of `cv2.resize` with `INTER_LINEAR` on uint8."""
-PIXELS_AT_ONCE = 1 << 21
-"""Pixels of images that are computed at once; bounds the memory of what lies between, not results."""
+PIXELS_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 23}
+"""Pixels of images that are computed at once, by the kind of device; bounds the memory of what lies between (about
+100 bytes a pixel), not results."""
 
 
 class _Streams(threading.local):
@@ -195,7 +196,7 @@ class DeviceFrames:
             out = torch.empty((len(rows), size[1], size[0], 3), dtype=torch.uint8, device=self._device)
             where, maps = upload(rows, self._device), upload(inverse, self._device)
             colour = constant(np.array(fill, np.float32), self._device)
-            for part in _parts(len(rows), size[0] * size[1]):
+            for part in _parts(len(rows), size[0] * size[1], self._device):
                 out[part] = _warped(self._frames, where[part], maps[part], size, colour)
             return DeviceImages(((out, _event(self._device)),))
 
@@ -225,7 +226,7 @@ class DeviceFrames:
                 out[:] = constant(np.array(fill, np.uint8), self._device)
             rows = upload(self._rows, self._device)
             one = max(wide * tall, self._frames.shape[1] * self._frames.shape[2])
-            for part in _parts(len(self._rows), one):
+            for part in _parts(len(self._rows), one, self._device):
                 frames = self._frames.index_select(0, rows[part])
                 resized = _shrunk(frames, inner) if area else _interpolated(frames, inner)
                 out[part, top : top + tall, left : left + wide] = resized
@@ -258,8 +259,8 @@ def constant(values: np.ndarray, device: Any) -> torch.Tensor:
     return _constant(values.tobytes(), values.dtype.str, values.shape, device)
 
 
-def _parts(num: int, pixels: int) -> Iterator[slice]:
-    step = max(1, PIXELS_AT_ONCE // pixels)
+def _parts(num: int, pixels: int, device: Any) -> Iterator[slice]:
+    step = max(1, PIXELS_AT_ONCE.get(device.type, 1 << 21) // pixels)
     return (slice(start, start + step) for start in range(0, num, step))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +15,9 @@ from dataengine.core.errors import ExpertError
 from dataengine.core.failures import environment_kind
 from dataengine.experts.batching import AdaptiveBatchSize
 from dataengine.experts.device_images import Images, joined
+
+SWITCH_SECONDS = 1e-4
+"""After how long a thread that computes in Python lets others in, while batches run."""
 
 
 @dataclass(eq=False)
@@ -101,6 +105,10 @@ class DynamicBatcher(Session):
     concurrent: ClassVar[bool] = True
 
     def __init__(self, max_wait: float = 0.01, threads: int = 2) -> None:
+        # Every call of torch gives the interpreter away, and gets it back from a thread that computes in Python no
+        # sooner than after this interval: with Python's five milliseconds, networks of hundreds of calls crawl.
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self.max_wait = max_wait
         self.batches: deque[int] = deque(maxlen=1000)
         self._queues: dict[Any, _Queue] = {}
@@ -132,6 +140,7 @@ class DynamicBatcher(Session):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        sys.setswitchinterval(self._interval)
 
     def _serve(self) -> None:
         while True:

@@ -62,6 +62,7 @@ class RtDetr(TorchDetector):
     extra: ClassVar[str | None] = "vitpose"
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     default_batch: ClassVar[tuple[int, int]] = (8, 64)
+    fixed_shapes: ClassVar[bool] = True
 
     @property
     def published(self) -> str:

@@ -71,6 +71,7 @@ class RtmPose(TorchExpert):
     skeleton: ClassVar[str] = "coco17"
     needs_boxes: ClassVar[bool] = True
     default_batch: ClassVar[tuple[int, int]] = (16, 128)
+    fixed_shapes: ClassVar[bool] = True
 
     @property
     def processing(self) -> CropProcessing:

@@ -20,6 +20,7 @@ from dataengine.core.component import Component, Detector, DetectorSession, Expe
 from dataengine.core.errors import ComponentError, MissingExtraError
 from dataengine.core.types import Frames
 from dataengine.experts.batching import NetworkDetectorSession, NetworkExpertSession, Processing, bucket
+from dataengine.experts.cuda_graphs import GraphedForward
 from dataengine.experts.device_images import DeviceFrames, DeviceImages, Images, constant, own_stream, upload
 from dataengine.experts.options import check_ranges
 from dataengine.io import weights
@@ -169,16 +170,21 @@ class TorchComponent(Component, ABC):
         batch: most images that go through the network at once; not given: what suits a CPU or an accelerator.
         precision: what the network computes in, apart from its last layers and the decoding, which take float32.
         compile: compile the network with torch.compile on an accelerator; the first batches take minutes then.
+        cuda_graphs: on a GPU, replay forward passes that were recorded for each size of batches. It costs memory, and
+            leaves more of the interpreter to other threads. Without effect on networks whose shapes vary.
     """
 
     checkpoint: str = ""
     batch: int | None = None
     precision: Precision = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
 
     extra: ClassVar[str | None] = "torch"
     default_batch: ClassVar[tuple[int, int]] = (16, 64)
     """Most images at once on a CPU and on an accelerator."""
+    fixed_shapes: ClassVar[bool] = False
+    """Whether `forward` makes the same calls whatever is on the images, and gives a tensor."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -263,6 +269,8 @@ class TorchNetwork:
         self.batch = component.batch_on(runtime.accelerated)
         self.images = 0
         self.padding = 0
+        recorded = component.cuda_graphs and component.fixed_shapes and runtime.device.type == "cuda"
+        self._forward = GraphedForward(self._plain) if recorded else self._plain
 
     @property
     def upload(self) -> Callable[[Frames], DeviceFrames] | None:
@@ -303,14 +311,16 @@ class TorchNetwork:
         size = bucket(len(part), self.batch)
         self.images, self.padding = self.images + len(part), self.padding + size - len(part)
         with own_stream(self.runtime.device):
-            if isinstance(part, DeviceImages):
-                return self._run(part.gather(size))[: len(part)]
-            return self._run(np.concatenate([part, np.repeat(part[:1], size - len(part), 0)]))[: len(part)]
+            if not isinstance(part, DeviceImages):
+                part = DeviceImages(((upload(part, self.runtime.device), None),))
+            return self._run(part.gather(size))[: len(part)]
+
+    def _plain(self, pixels: Any) -> Any:
+        return self.component.forward(self.runtime, self.module, pixels)
 
     def _run(self, pixels: Any) -> list[np.ndarray]:
-        component, runtime = self.component, self.runtime
-        found = runtime.run(functools.partial(component.forward, runtime, self.module, pixels))
-        return found if isinstance(found, list) else component.answers(runtime.to_host(found))
+        found = self.runtime.run(functools.partial(self._forward, pixels))
+        return found if isinstance(found, list) else self.component.answers(self.runtime.to_host(found))
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class VitPose(TorchExpert):
     skeleton: ClassVar[str] = "coco17"
     needs_boxes: ClassVar[bool] = True
     default_batch: ClassVar[tuple[int, int]] = (16, 128)
+    fixed_shapes: ClassVar[bool] = True
 
     @property
     def published(self) -> str:

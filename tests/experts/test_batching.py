@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -191,12 +192,15 @@ def test_whole_frames_keep_their_geometry(shape: tuple[int, int], centred: bool)
 
 def test_a_batch_is_filled_with_parts_of_requests() -> None:
     """Requests of three images fill batches of eight exactly, and every clip gets its own answers in order."""
+    before = sys.getswitchinterval()
     pool, expert = DynamicBatcher(max_wait=30.0, threads=1), Brightest(batch=8)
     expert.use_batcher(pool)
+    assert sys.getswitchinterval() < before
     clips = [spots(3, seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda clip: expert.predict(clip[0]), clips))
     pool.close()
+    assert sys.getswitchinterval() == pytest.approx(before)
     assert expert.sizes == [8, 8, 8]
     for poses, (_, at) in zip(answers, clips):
         assert np.abs(found(poses) - at).max() <= 2.5

@@ -123,6 +123,30 @@ def test_threads_with_common_batches_get_what_one_thread_gets(
     assert np.mean(away < 0.5) > 0.95  # drawn weights have near ties, which a last bit decides
 
 
+@pytest.mark.parametrize("name", ["rtmpose", "vitpose", "rtdetr"])
+def test_recorded_forward_passes_say_the_same(
+    name: str, cuda: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA graphs: each size of batch twice, from two threads with streams of their own."""
+    spent, found = [], []
+    for graphs in (False, True):
+        with made(name, tmp_path, precision="float32", batch=16, cuda_graphs=graphs).load(cuda) as session:
+            images = [session.preprocess(session.upload(pictures(n)), [BOXES] * n).pixels for n in (1, 3, 5, 4) * 3]
+            with ThreadPoolExecutor(2) as threads:
+                answers = [np.concatenate(one) for one in threads.map(session.infer, images)]
+                begun = time.perf_counter()
+                for _ in threads.map(session.infer, images):
+                    pass
+                spent.append(time.perf_counter() - begun)
+            found.append(answers)
+    with capsys.disabled():
+        print(f"\n{name}: twelve small batches in {spent[0] * 1e3:.0f} ms, recorded in {spent[1] * 1e3:.0f} ms")
+    for a, b in zip(*found, strict=True):
+        assert a.shape == b.shape
+        away = np.abs(a - b)
+        assert np.nanmedian(away) < 0.01
+
+
 @pytest.mark.slow
 def test_a_compiled_network_says_the_same(cuda: str, tmp_path: Path) -> None:
     crops = pictures(4, 192, 256)
