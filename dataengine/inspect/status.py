@@ -116,7 +116,7 @@ def clean(
         every = {*known.by_clip.values(), *load(job.work).table.column("unit").to_pylist()}
         live = {job.ledger(p.name).folder.name: p.live_keys(out, every) for p in job.passes.values()}
         taken = frozenset() if gone is None else known.gone(gone)
-        whole = (placed | last_used(job.work, keep)) - live.keys()
+        whole = (placed - live.keys()) | last_used(job.work, live.keys(), keep - 1)
         before = _size(job.work)
         removed = collect_garbage(
             job.work, live, whole=whole, former=keep - 1, gone=taken, staging_age=0.0 if taken else staging_age

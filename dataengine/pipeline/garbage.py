@@ -109,10 +109,10 @@ def _remove_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def last_used(work: Path, keep: int) -> set[str]:
-    """The `keep` folders of each pass that a build used last, by name."""
+def last_used(work: Path, live: Set[str], count: int) -> set[str]:
+    """The `count` folders of each pass that a build used last, by name, beside those of the present recipe (`live`)."""
     folders: dict[str, list[tuple[float, str]]] = {}
     for path in work.iterdir():
-        if path.is_dir() and (path / "commits").is_dir():
+        if path.name not in live and path.is_dir() and (path / "commits").is_dir():
             folders.setdefault(path.name.rpartition("-")[0], []).append((path.stat().st_mtime, path.name))
-    return {name for found in folders.values() for _, name in sorted(found, reverse=True)[:keep]}
+    return {name for found in folders.values() for _, name in sorted(found, reverse=True)[:count]}

@@ -195,7 +195,7 @@ def test_verify_finds_features_that_are_none(copy):
 
 def test_gc_keeps_what_the_features_need(copy, encoded, again):
     again(copy, "features.viclip.views=1")
-    clean(copy)
+    clean(copy, keep=1)
     assert len(encoded) == len(dataengine.open(copy).clips.collect())
     assert [folder.name.split("-")[0] for folder in sorted((copy / "work").glob("embed-*")) if folder.is_dir()] == [
         "embed"

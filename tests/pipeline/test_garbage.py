@@ -60,7 +60,12 @@ def test_the_folders_used_last_are_counted_by_pass(tmp_path: Path) -> None:
         path.name[: -len("-aaaaaaaaaaaa")] + path.name[-1] for path in tmp_path.iterdir() if path.name != "staging"
     }
     assert names == {"posea", "poseb", "curatec", "curated", "curatee"}
-    assert {name[:-12] + name[-1] for name in last_used(tmp_path, 2)} == {"pose-a", "pose-b", "curate-d", "curate-e"}
+    present = {ledger(tmp_path, "a").folder.name, ledger(tmp_path, "d", "curate").folder.name}
+    assert {name[:-12] + name[-1] for name in last_used(tmp_path, present, 1)} == {"pose-b", "curate-e"}
+    assert {name[:-12] + name[-1] for name in last_used(tmp_path, set(), 2)} == {
+        "pose-a", "pose-b", "curate-d", "curate-e",
+    }  # fmt: skip
+    assert last_used(tmp_path, present, 0) == set()
 
 
 def test_a_build_of_few_clips_does_not_push_out_the_record_of_all(tmp_path: Path) -> None:
