@@ -6,7 +6,7 @@ import difflib
 import math
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from dataengine.core.types import Clip
 from dataengine.media.probe import probe
 from dataengine.sources import ids, tables
 from dataengine.sources.listing import Listing, list_files
+from dataengine.sources.matching import Names
 
 COLUMNS = ("file", "label", "start", "end", "split", "licence", "consent", "subject")
 """Columns of labels.csv; all but `file` may be absent or empty."""
@@ -64,23 +65,31 @@ class Folder(Source):
             )
         seen: dict[str, Clip] = {}
         labelled: set[str] = set()
+        used: set[str] = set()
+        names = Names([*listing.paths(), *listing.refused] if table else [])
         for line, fields in tables.rows(table) if table else ():
             shown = table.name if table else ""
-            found = self._row(fields, listing, labelled)
+            found = self._row(fields, listing, names, labelled)
             if isinstance(found, str):
                 yield ids.refused_row(self.name, shown, line, found)
                 continue
             for clip in found:
+                used.add(clip.media)
+                if clip.reason is not None:
+                    clip = replace(clip, detail=f"{shown} line {line}: {clip.detail}")
                 before = seen.setdefault(clip.clip_id, clip)
                 if before is clip:
                     yield clip
                 elif before != clip:
                     detail = f"{clip.clip_id} is there with other facts (label {before.label!r}, here {clip.label!r})"
                     yield ids.refused_row(self.name, shown, line, detail, "duplicate_id", clip.video_id)
+        for path in sorted(labelled - used):
+            detail = "a row names it, and no row that names it can be used"
+            yield self._clip(path, "", 0.0, 0.0, None, {}, reason="bad_row", detail=detail)
         for path in sorted(listing.paths()):
             if path not in labelled:
                 yield from self._windows(path, root / path, {})
-        for path, why in sorted(listing.refused.items()):
+        for path, why in sorted((path, why) for path, why in listing.refused.items() if path not in labelled):
             yield self._clip(path, "", 0.0, 0.0, None, {}, reason="not_a_file", detail=why)
 
     def _table(self, root: Path) -> Path | None:
@@ -100,7 +109,7 @@ class Folder(Source):
         names = tables.columns(path)
         if "file" not in names:
             raise SourceError(
-                f"{self.name}: {path} has the columns {', '.join(names) or '(none)'}; "
+                f"{self.name}: {path} {'has the columns ' + ', '.join(names) if names else 'has no header'}; "
                 f"want {', '.join(COLUMNS)}, at least file"
             )
         for name in set(names) - set(COLUMNS):
@@ -112,20 +121,25 @@ class Folder(Source):
                 )
         return path
 
-    def _row(self, fields: dict[str, str] | str, listing: Listing, labelled: set[str]) -> list[Clip] | str:
-        """The clips of one row, or what is wrong with it."""
+    def _row(
+        self, fields: dict[str, str] | str, listing: Listing, names: Names, labelled: set[str]
+    ) -> list[Clip] | str:
+        """The clips of one row, or what is wrong with it. Files that a row names, even a wrong one, go to `labelled`:
+        they must not come in by themselves, with no label or in another split."""
         if isinstance(fields, str):
+            given = fields.values if isinstance(fields, tables.BadLine) else ()
+            labelled.update(file for value in given for file in names.may_mean(value))
             return fields
         if not fields["file"]:
             return "the column file is empty"
-        path = posixpath.normpath(fields["file"].replace("\\", "/"))
-        # A name alone may lie in any folder; a path means that file and no namesake of it elsewhere.
-        found = [file for file in listing.find(path) if file == path or ("/" not in path and file.endswith(f"/{path}"))]
+        found = names.find(fields["file"])
+        labelled.update(found)
         if len(found) > 1:
             shown = f"{found[0]}, {found[1]}, ..."
             return f"{fields['file']!r} may mean {len(found)} files ({shown}): give the path from the folder"
         media = found[0] if found else ""
-        labelled.add(media)
+        if media in listing.refused:
+            return f"{fields['file']!r}: {listing.refused[media]}"
         try:
             facts: dict[str, Any] = {key: fields.get(key) or None for key in ("label", "licence", "consent", "subject")}
             facts["split"] = ids.split_named(fields["split"]) if fields.get("split") else self.split
@@ -134,25 +148,28 @@ class Folder(Source):
                 return f"the end {end:g} s is not after the start {start or 0.0:g} s"
         except ValueError as error:
             return str(error)
-        path = media or path
+        if not media:
+            nearest, path = names.nearest(fields["file"]), posixpath.normpath(fields["file"].replace("\\", "/"))
+            hint = "" if nearest is None else f"; the nearest name is {nearest!r}"
+            why = {"reason": "media_missing", "detail": f"there is no file {fields['file']!r} in the folder{hint}"}
+            return [self._clip(path, "", start or 0.0, end or 0.0, None, facts, **why)]
         if start is None and end is None:
-            return list(self._windows(path, listing.root / media if media else None, facts))
+            return list(self._windows(media, listing.root / media, facts))
         if end is None:
             # The end of the file is its span's end; only the id and the index want the number.
-            last = _duration(listing.root / media) if media else None
-            return [self._clip(path, media, start or 0.0, max(last or 0.0, start or 0.0), (start or 0.0, None), facts)]
-        return [self._clip(path, media, start or 0.0, end, (start or 0.0, end), facts)]
+            last = _duration(listing.root / media)
+            return [self._clip(media, media, start or 0.0, max(last or 0.0, start or 0.0), (start or 0.0, None), facts)]
+        return [self._clip(media, media, start or 0.0, end, (start or 0.0, end), facts)]
 
-    def _windows(self, path: str, file: Path | None, facts: dict[str, Any]) -> Iterator[Clip]:
+    def _windows(self, media: str, file: Path, facts: dict[str, Any]) -> Iterator[Clip]:
         """The whole file, or equal steps of `max_seconds` of it; the last one runs to the last frame."""
-        duration = _duration(file) if file is not None else None
-        media = "" if file is None else path
+        duration = _duration(file)
         count = 1 if duration is None else max(1, math.ceil((duration - _SLIVER) / self.max_seconds))
         for number in range(count):
             start, last = number * self.max_seconds, number == count - 1
             end = (duration or 0.0) if last else start + self.max_seconds
             span = None if count == 1 else (start, None if last else end)
-            yield self._clip(path, media, start, end, span, facts)
+            yield self._clip(media, media, start, end, span, facts)
 
     def _clip(
         self,

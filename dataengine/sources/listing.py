@@ -15,10 +15,16 @@ from typing import NamedTuple
 
 from dataengine.core.errors import SourceError
 
-VIDEO_EXTENSIONS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+VIDEO_EXTENSIONS = (
+    *(".264", ".265", ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264"),
+    *(".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4"),
+    *(".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm"),
+    *(".wmv", ".wtv", ".y4m"),
+)
 TABLE_EXTENSIONS = (".csv", ".csv.gz", ".json")
 
 _LINKED_FOLDER = "a link to a folder is not followed"
+_NOWHERE = "a link that leads nowhere: to itself, or in a circle"
 
 
 class Location(NamedTuple):
@@ -127,13 +133,15 @@ def _enter(listing: Listing, folder: str, entry: os.DirEntry[str], inside: str) 
     if not link and entry.is_dir():
         return f"{folder}{name}/" if _readable(name) else None
     if not (media or table):
-        if link and entry.is_dir():
+        if link and _leads(entry) == "folder":
             listing.refused[f"{folder}{_printable(name)}"] = _LINKED_FOLDER
         return None
     if not _readable(name):
         listing.refused[f"{folder}{_printable(name)}"] = "the file name is not valid UTF-8"
-    elif link and entry.is_dir():
+    elif link and _leads(entry) == "folder":
         listing.refused[f"{folder}{name}"] = _LINKED_FOLDER
+    elif link and media and _leads(entry) == "nowhere":
+        listing.refused[f"{folder}{name}"] = _NOWHERE
     elif link and media and not os.path.realpath(entry.path).startswith(inside):
         listing.refused[f"{folder}{name}"] = "a link that leads out of the source's folder"
     elif media:
@@ -141,6 +149,14 @@ def _enter(listing: Listing, folder: str, entry: os.DirEntry[str], inside: str) 
     else:
         listing.tables.append(f"{folder}{name}")
     return None
+
+
+def _leads(link: os.DirEntry[str]) -> str:
+    """What a link leads to: a folder, a file (there or not), or nowhere, as a link to itself."""
+    try:
+        return "folder" if link.is_dir() else "file"
+    except OSError:
+        return "nowhere"
 
 
 def _readable(name: str) -> bool:

@@ -15,10 +15,30 @@ _PIECE = 1 << 16
 _SPACE = re.compile(r"[\s,]*")
 
 
+class BadLine(str):
+    """What is wrong with a line; `values` holds what was in it, as far as that can be told."""
+
+    values: tuple[str, ...] = ()
+
+
 def _open(path: Path) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
-    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+    """A text file in UTF-8, or in UTF-16 as spreadsheets write it."""
+    zipped = path.name.lower().endswith(".gz")
+    with gzip.open(path, "rb") if zipped else path.open("rb") as stream:
+        encoding = _encoding(stream.read(64))
+    if zipped:
+        return gzip.open(path, "rt", encoding=encoding, errors="replace", newline="")
+    return path.open(encoding=encoding, errors="replace", newline="")
+
+
+def _encoding(start: bytes) -> str:
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if len(start) >= 8 and start[1::2].count(0) > len(start) // 4:
+        return "utf-16-le"
+    if len(start) >= 8 and start[0::2].count(0) > len(start) // 4:
+        return "utf-16-be"
+    return "utf-8-sig"
 
 
 def head(path: Path, size: int = _PIECE) -> str:
@@ -32,11 +52,20 @@ def head(path: Path, size: int = _PIECE) -> str:
 
 def columns(path: Path) -> list[str]:
     """The header of a CSV file (or .csv.gz), stripped; [] when there is none."""
-    line = head(path).split("\n", 1)[0].rstrip("\r")
+    line = _first_line(path)
     try:
-        return [name.strip() for name in next(csv.reader([line], strict=True), [])]
+        return [name.strip() for name in next(csv.reader([line], strict=True, delimiter=_delimiter(line)), [])]
     except csv.Error:
         return []
+
+
+def _first_line(path: Path) -> str:
+    return re.split(r"\r\n|\r|\n", head(path), maxsplit=1)[0]
+
+
+def _delimiter(header: str) -> str:
+    """What stands between the columns of a header: a comma, else a semicolon or a tab, as spreadsheets write them."""
+    return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
@@ -44,7 +73,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
 
     Every line is read by itself: an unclosed quote costs its own line, not the rest of the file.
     """
-    names = columns(path)
+    names, delimiter = columns(path), _delimiter(_first_line(path))
     line = 1
     try:
         with _open(path) as stream:
@@ -52,21 +81,27 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
             while text := stream.readline(_PIECE):
                 line += 1
                 if text.strip():
-                    yield line, _fields(names, text)
+                    yield line, _fields(names, text, delimiter)
     except (OSError, EOFError, zlib.error) as error:
         yield line + 1, f"the file cannot be read from here on ({type(error).__name__})"
 
 
-def _fields(names: list[str], text: str) -> dict[str, str] | str:
+def _fields(names: list[str], text: str, delimiter: str) -> dict[str, str] | str:
     try:
-        fields = next(csv.reader([text], strict=True))
+        fields = next(csv.reader([text], strict=True, delimiter=delimiter))
     except csv.Error as error:
-        return f"not a CSV line ({error})"
+        return _bad(f"not a CSV line ({error})", [part.strip(' "') for part in text.strip().split(delimiter)])
     if len(fields) != len(names):
-        return f"{len(fields)} fields where the header has {len(names)}"
+        return _bad(f"{len(fields)} fields where the header has {len(names)}", fields)
     if "\ufffd" in text:
-        return "the line is not valid UTF-8"
+        return _bad("the line is not valid UTF-8", fields)
     return dict(zip(names, (value.strip() for value in fields)))
+
+
+def _bad(what: str, values: list[str]) -> BadLine:
+    line = BadLine(what)
+    line.values = tuple(value.strip() for value in values if value.strip())
+    return line
 
 
 def entries(path: Path) -> Iterator[tuple[str, Any]]:

@@ -93,8 +93,8 @@ def test_labels_spans_and_rights(tmp_path: Path) -> None:
         and {clip.split for clip in walk} == {"test"}
     )
     assert (late.media, late.span_start, late.span_end, late.end) == ("sub/b.mp4", 4.5, None, 5.0)
-    assert (gone.media, gone.label, gone.reason) == ("", "run", None)
-    assert (outside.media, outside.reason) == ("", None)
+    assert (gone.media, gone.label, gone.reason) == ("", "run", "media_missing")
+    assert (outside.media, outside.reason) == ("", "media_missing")
     assert (rest.media, rest.label, rest.licence) == ("c.mp4", None, "mine")
 
 
@@ -114,12 +114,111 @@ def test_bad_and_repeated_rows(tmp_path: Path) -> None:
         "b.mp4,wave\n"
     )
     found = clips(tmp_path)
-    assert [clip.reason for clip in found] == ["bad_row"] * 5 + [None, "duplicate_id", "bad_row", None, None]
+    assert [clip.reason for clip in found] == ["bad_row"] * 5 + [None, "duplicate_id", "bad_row", "bad_row", "bad_row"]
     told = [clip.detail or "" for clip in found]
     for detail, says in zip(told, ["may mean 2 files", "is empty", "'zero'", "not after", "'tset'"]):
         assert says in detail
     assert "labels.csv line 9" in told[6] and "'clap'" in told[6]
-    assert {clip.media for clip in found[-2:]} == {"x/a.mp4", "y/a.mp4"}
+    assert all("a row names it" in detail for detail in told[-2:])  # a file with a wrong row never comes in without one
+
+
+def rows_of(root: Path, *rows: str) -> dict[str, tuple[str | None, str, str | None]]:
+    """Media, or what was said -> label, split and reason of each clip, where the rows are file, label, split."""
+    (root / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    return {clip.media or clip.detail or "": (clip.label, clip.split, clip.reason) for clip in clips(root)}
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "A.MP4", "/data/here/a.mp4", "C:\\videos\\A.mp4", "videos/a.mp4", "./a.mp4", "a.avi/../a.mp4"]
+)
+def test_a_row_means_its_file_however_it_is_written(tmp_path: Path, name: str) -> None:
+    video(tmp_path / "a.mp4", 1)
+    video(tmp_path / "sub" / "b.mp4", 1)
+    assert rows_of(tmp_path, f"{name},jump,test") == {
+        "a.mp4": ("jump", "test", None), "sub/b.mp4": (None, "train", None),
+    }  # fmt: skip
+
+
+def test_a_row_means_its_file_in_either_unicode_form(tmp_path: Path) -> None:
+    video(tmp_path / "pirouette-e\u0301.mp4", 1)
+    assert rows_of(tmp_path, "pirouette-\u00e9.mp4,turn,test") == {"pirouette-e\u0301.mp4": ("turn", "test", None)}
+
+
+def test_a_row_without_a_file_names_the_nearest_and_a_path_means_no_namesake(tmp_path: Path) -> None:
+    video(tmp_path / "val" / "001.mp4", 1)
+    video(tmp_path / "walking.mp4", 1)
+    told = rows_of(tmp_path, "train/001.mp4,run,train", "wolking.mp4,walk,test")
+    assert {text for text, (_, _, reason) in told.items() if reason} == {
+        "labels.csv line 2: there is no file 'train/001.mp4' in the folder; the nearest name is 'val/001.mp4'",
+        "labels.csv line 3: there is no file 'wolking.mp4' in the folder; the nearest name is 'walking.mp4'",
+    }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a.mp4,pi\xf1ata,test".encode("latin-1"),
+        "\xe4.mp4,jump,test".encode("latin-1"),
+        b"a.mp4,jump,tset",
+        b"a.mp4,jump",
+        b'a.mp4,"jump,test',
+        b"A,jump,test,more",
+    ],
+)
+def test_a_file_with_a_wrong_row_never_comes_in_without_a_label(tmp_path: Path, row: bytes) -> None:
+    name = "\xe4.mp4" if row.startswith(b"\xe4") else "a.mp4"
+    video(tmp_path / name, 1)
+    video(tmp_path / "b.mp4", 1)
+    (tmp_path / "labels.csv").write_bytes(b"file,label,split\n" + row + b"\nb.mp4,run,test\n")
+    found = clips(tmp_path)
+    assert [clip.media for clip in found if clip.reason is None] == ["b.mp4"]
+    assert {clip.reason for clip in found} == {None, "bad_row"} and len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "file,label\r\na.mp4,jump\r\n".encode("utf-16"),
+        "file,label\na.mp4,jump\n".encode("utf-16-le"),
+        "file,label\na.mp4,jump\n".encode("utf-16-be"),
+        "file,label\na.mp4,jump\n".encode("utf-8-sig"),
+        b"file,label\ra.mp4,jump\r",
+        b"file;label\na.mp4;jump\n",
+        b"file\tlabel\na.mp4\tjump\n",
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> None:
+    video(tmp_path / "a.mp4", 1)
+    (tmp_path / "labels.csv").write_bytes(content)
+    (clip,) = clips(tmp_path)
+    assert (clip.media, clip.label, clip.reason) == ("a.mp4", "jump", None)
+
+
+def test_an_empty_table_is_named(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 1)
+    (tmp_path / "labels.csv").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"labels\.csv has no header; want file, label"):
+        clips(tmp_path)
+
+
+def test_links_in_a_circle_are_rejected_by_name(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 1)
+    (tmp_path / "self.mp4").symlink_to("self.mp4")
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    (tmp_path / "folder").symlink_to(".")
+    told = {clip.media or clip.detail or "": clip.reason for clip in clips(tmp_path)}
+    assert told == {
+        "a.mp4": None,
+        "a link that leads nowhere: to itself, or in a circle": "not_a_file",
+        "a link to a folder is not followed": "not_a_file",
+    }
+
+
+def test_what_libav_reads_is_planned_whatever_its_ending(tmp_path: Path) -> None:
+    for name in ("b.ts", "00001.MTS", "anim.gif", "raw.h264", "a.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    assert {clip.media for clip in clips(tmp_path)} == {"b.ts", "00001.MTS", "anim.gif", "raw.h264", "a.mp4"}
 
 
 def test_labels_elsewhere_and_what_is_wrong_with_them(tmp_path: Path) -> None:
