@@ -149,6 +149,8 @@ class _PyAVStream(VideoStream):
         for pts, frame in self._selected():
             self._num_corrupt += frame.is_corrupt
             picture = _rgb(convert, frame, *stored)
+            if self.info.mirrored:
+                picture = picture[:, ::-1]
             yield float((pts - self._zero) * time_base) - offset, np.rot90(picture, turns) if turns else picture
 
     def _selected(self) -> Iterator[tuple[int, Any]]:

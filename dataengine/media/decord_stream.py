@@ -30,6 +30,8 @@ class DecordStream(VideoStream):
         if first is None:
             raise MediaError("decode_failed", f"no picture of {reader.path.name!r} can be decoded")
         super().__init__(reader.path.name, describe(reader, first[1]), start, end, limits)
+        if self.info.mirrored:
+            raise MediaError("decode_failed", f"{reader.path.name!r} is to be mirrored, which decord does not do")
         self._stopwatch = reader.stopwatch
         self._path = str(reader.path.absolute())
         times = reader.packet_times()

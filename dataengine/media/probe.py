@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -26,6 +28,7 @@ class MediaInfo:
         num_frames: frames announced by the header, None where it does not say.
         codec, pix_fmt: libav's names.
         rotation: degrees clockwise by which the stored picture is turned for showing: 0, 90, 180 or 270.
+        mirrored: whether the stored picture is mirrored, left to right, before it is turned.
         has_audio: an audio stream is there.
         variable_rate: frames are unevenly spaced, as far as the header tells.
     """
@@ -40,6 +43,7 @@ class MediaInfo:
     pix_fmt: str
     has_audio: bool
     variable_rate: bool
+    mirrored: bool = False
 
 
 def probe(
@@ -64,8 +68,7 @@ def probe(
 def describe(reader: Reader, frame: Any | None) -> MediaInfo:
     """Tell what an open file holds; `frame` is its first picture (PyAV), which alone knows the rotation."""
     stream, codec = reader.stream, reader.stream.codec_context
-    # PyAV gives degrees counter-clockwise in (-180, 180].
-    rotation = 0 if frame is None else -90 * round(frame.rotation / 90) % 360
+    rotation, mirrored = (0, False) if frame is None else _orientation(frame)
     width, height = (codec.width, codec.height) if frame is None else (frame.width, frame.height)
     if rotation in (90, 270):
         width, height = height, width
@@ -81,7 +84,27 @@ def describe(reader: Reader, frame: Any | None) -> MediaInfo:
         pix_fmt=codec.pix_fmt or "unknown",
         has_audio=bool(reader.container.streams.audio),
         variable_rate=bool(stream.average_rate and stream.base_rate and stream.average_rate != stream.base_rate),
+        mirrored=mirrored,
     )
+
+
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """Degrees clockwise in steps of 90, and whether the picture is mirrored before, as the display matrix says.
+
+    The matrix (libavutil/display.h) takes a stored (x, y) to (a x + c y, b x + d y), y downwards; its determinant is
+    negative where it mirrors.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        # PyAV gives degrees counter-clockwise in (-180, 180].
+        return -90 * round(frame.rotation / 90) % 360, False
+    a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    if a == b == c == d == 0:
+        return 0, False
+    return 90 * round(math.degrees(math.atan2(b - c, a + d)) / 90) % 360, mirrored
 
 
 def stream_duration(reader: Reader) -> float | None:

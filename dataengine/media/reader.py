@@ -72,7 +72,7 @@ class Stopwatch:
 
 
 class Reader:
-    """An open media file and its first video stream (cover pictures apart).
+    """An open media file and its default video stream (cover pictures apart).
 
     Attributes:
         container, stream: PyAV's objects; `frames_from` may replace them.
@@ -218,7 +218,8 @@ class Reader:
         if not streams:
             others = sorted({"pictures" if s.type == "video" else s.type for s in self.container.streams})
             raise MediaError("no_video_stream", f"{self.path.name!r} holds no video, only {', '.join(others)}")
-        self.stream = streams[0]
+        # As players do: the stream that the file marks as its default, then the one with the largest pictures.
+        self.stream = max(streams, key=_preference)
         codec = self.stream.codec_context
         if codec is None:
             raise MediaError("media_corrupt", f"{self.path.name!r} is coded in a way that no decoder here reads")
@@ -259,6 +260,12 @@ class Reader:
     def _too_large(self, width: int, height: int) -> MediaError:
         detail = f"{self.path.name!r} has pictures of {width} x {height}, at most {self.max_pixels} pixels are allowed"
         return MediaError("too_large", detail, value=float(width * height), threshold=float(self.max_pixels))
+
+
+def _preference(stream: Any) -> tuple[bool, int, int]:
+    codec = stream.codec_context
+    size = 0 if codec is None else codec.width * codec.height
+    return bool(stream.disposition & Disposition.default), size, -stream.index
 
 
 def _ascending(last: int | None, stated: int | None, step: int) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from dataengine.core.errors import DataEngineError
 from dataengine.media.decode import PyAVDecoder, read_frames
@@ -43,6 +46,60 @@ def test_rotation_tag_turns_clockwise(tmp_path: Path, pictures: Callable[..., An
     expected = np.rot90(made, -rotation // 90)
     assert (info.height, info.width) == expected.shape[:2]
     assert np.abs(read_frames(path, [0])[0].astype(int) - expected).mean() < 4
+
+
+MATRICES = [
+    (a, b, c, d)
+    for a, b, c, d in itertools.product((-1, 0, 1), repeat=4)
+    if abs(a * d - b * c) == 1 and 0 in (a, b) and 0 in (c, d)
+]
+"""The eight ways to turn and mirror a picture, as a display matrix says them: (x, y) goes to (a x + c y, b x + d y)."""
+
+
+@pytest.mark.parametrize(("a", "b", "c", "d"), MATRICES)
+def test_pictures_are_turned_and_mirrored_as_the_display_matrix_says(
+    tmp_path: Path, pictures: Callable[..., Any], a: int, b: int, c: int, d: int
+) -> None:
+    path = tmp_path / "a.mp4"
+    made = np.asarray(next(iter(pictures(1))))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = *made.shape[:2], "yuv420p"
+        one = 1 << 16
+        stream.set_display_matrix([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(made, format="rgb24").reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    y, x = np.indices(made.shape[:2])
+    across, down = a * x + c * y, b * x + d * y
+    shown = np.zeros((np.ptp(down) + 1, np.ptp(across) + 1, 3), np.uint8)
+    shown[down - down.min(), across - across.min()] = made
+    info, read = probe(path), read_frames(path, [0])[0]
+    assert (info.height, info.width) == shown.shape[:2] == read.shape[:2]
+    assert info.mirrored == (a * d - b * c < 0)
+    assert np.abs(read.astype(int) - shown).mean() < 4
+
+
+def test_the_default_stream_is_read_then_the_largest(tmp_path: Path) -> None:
+    def write(name: str, default: int | None) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            streams = []
+            for number, size in enumerate((64, 96, 32)):
+                stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+                stream.width = stream.height = size
+                stream.pix_fmt = "yuv420p"
+                stream.disposition = Disposition.default if number == default else 0
+                streams.append(stream)
+            for number, stream in enumerate(streams):
+                picture = np.full((stream.height, stream.width, 3), 60 * (number + 1), np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+                container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
+        return path
+
+    for default, width in ((0, 64), (2, 32), (None, 96)):
+        path = write(f"{default}.mkv", default)
+        assert probe(path).width == width and read_frames(path, [0])[0].shape == (width, width, 3)
 
 
 def test_odd_sizes_are_kept(tmp_path: Path, pictures: Callable[..., Any]) -> None:
