@@ -4,10 +4,13 @@ Speed does not depend on what a network has learnt. The detector names two peopl
 experts get two crops a frame; filters and the removal of duplicates are off, so that every clip goes through every
 pass. Clips are a few rendered videos under many names.
 
-Three builds in one process: some clips one by one, the same clips together (which also warms up), then all clips
-together, measured. Stages are seconds of threads: decoding and preprocessing run beside the networks, so their sum
-exceeds the wall time. `forward` holds the wait for the device. Needs the extras `vitpose` and `clip`; without open_clip
-no features are embedded. A CPU only shows that it runs: its result has no value.
+Builds in one process: some clips one by one, the same clips together (which also warms up), then all clips together,
+measured; then half of them with the switch interval that Python has by itself, and in three processes that share the
+GPU. Stages are seconds of threads and, of these, seconds on a processor: threads also wait, for the device and for the
+interpreter, so their sum exceeds the wall time. `forward` holds the wait for the device.
+
+Needs the extras `vitpose` and `clip`; without open_clip no features are embedded. A CPU only shows that it runs: its
+result has no value.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import importlib.util
 import io
+import multiprocessing
+import queue
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +42,48 @@ from harness import main
 
 import dataengine
 from dataengine.core import nvml, registry
+from dataengine.core.component import SESSIONS
 from dataengine.io import shards
 from dataengine.pipeline.engine import Engine
 
 GOAL = 240.0
 """Frames a second on one GPU: 650,000 clips of 300 frames on 64 GPUs in three and a half hours."""
+PROCESSES = 3
+"""Processes that share the GPU in the last part."""
+
+
+def now() -> tuple[float, float]:
+    """(seconds, seconds that this thread spent on a processor)."""
+    return time.perf_counter(), time.thread_time()
 
 
 class Stages:
-    """Seconds that threads spent in named functions, while it is on."""
+    """Seconds that threads spent in named functions, and of these on a processor, while it is on."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.busy: dict[str, float] = defaultdict(float)
         self.on = False
         self._lock = threading.Lock()
 
-    def add(self, name: str, seconds: float) -> None:
-        """Count seconds."""
+    def add(self, name: str, begun: tuple[float, float]) -> None:
+        """Count what this thread spent since `begun`, which `now` gave."""
+        wall, busy = now()
         if self.on:
             with self._lock:
-                self.seconds[name] += seconds
+                self.seconds[name] += wall - begun[0]
+                self.busy[name] += busy - begun[1]
 
     def watch(self, owner: Any, attribute: str, name: str) -> None:
         """Count the time in a function or method."""
         inner = getattr(owner, attribute)
 
         def timed(*given: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
+            begun = now()
             try:
                 return inner(*given, **named)
             finally:
-                self.add(name, time.perf_counter() - begun)
+                self.add(name, begun)
 
         setattr(owner, attribute, timed)
 
@@ -77,13 +94,13 @@ class Stages:
         def timed(this: Any) -> Iterator[Any]:
             items = inner(this)
             while True:
-                begun = time.perf_counter()
+                begun = now()
                 try:
                     item = next(items)
                 except StopIteration:
                     return
                 finally:
-                    self.add(name, time.perf_counter() - begun)
+                    self.add(name, begun)
                 yield item
 
         owner.__iter__ = timed
@@ -197,8 +214,37 @@ def difference(alone: Path, together: Path) -> dict[str, float]:
     }
 
 
-def watched() -> tuple[Stages, dict[str, float]]:
-    """(stages of the pose pass, wall seconds of passes), counted from now on."""
+@dataclass
+class Passes:
+    """When passes ran: (begin, end) by the clock of the machine, and processor seconds of this process during pose."""
+
+    pose: list[tuple[float, float]] = field(default_factory=list)
+    embed: list[tuple[float, float]] = field(default_factory=list)
+    processor: float = 0.0
+
+    def seconds(self, name: str) -> float:
+        """Wall seconds of a pass."""
+        return float(sum(end - begin for begin, end in getattr(self, name)))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.pose, self.embed, self.processor = [], [], 0.0
+
+
+def peak_memory(device: str) -> dict[str, float]:
+    """Most GiB of this process on the device so far."""
+    if device == "cpu":
+        return {}
+    import torch
+
+    return {
+        "peak_allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
+    }
+
+
+def watched() -> tuple[Stages, Passes]:
+    """The stages of the pose pass, and the passes, counted from now on."""
     from dataengine.experts.batching import NetworkSession
     from dataengine.experts.torch_runtime import TorchNetwork
     from dataengine.media.stream import VideoStream
@@ -206,7 +252,7 @@ def watched() -> tuple[Stages, dict[str, float]]:
     from dataengine.tracking import OksTracker
 
     stages = Stages()
-    walls: dict[str, float] = {}
+    passes = Passes()
     stages.watch_iteration(VideoStream, "decode")
     stages.watch(NetworkSession, "preprocess", "preprocess")
     stages.watch(NetworkSession, "postprocess", "postprocess")
@@ -217,22 +263,60 @@ def watched() -> tuple[Stages, dict[str, float]]:
 
     def posed(this: Any, unit: Any) -> Any:
         pose.open_session(unit)
-        begun, stages.on = time.perf_counter(), True
+        begun, processor, stages.on = time.time(), time.process_time(), True
         try:
             return process(this, unit)
         finally:
             stages.on = False
-            walls["pose"] = walls.get("pose", 0.0) + time.perf_counter() - begun
+            passes.pose.append((begun, time.time()))
+            passes.processor += time.process_time() - processor
 
     def embedded(this: Any, *given: Any) -> Any:
-        begun = time.perf_counter()
+        begun = time.time()
         try:
             return run(this, *given)
         finally:
-            walls["embed"] = walls.get("embed", 0.0) + time.perf_counter() - begun
+            passes.embed.append((begun, time.time()))
 
     pose.Pose.process, embed.Embed.run = posed, embedded  # type: ignore[method-assign, assignment]
-    return stages, walls
+    return stages, passes
+
+
+def part(
+    number: int, folder: Path, overrides: list[str], warm: Path, source: Path, device: str, ready: Any, spans: Any
+) -> None:
+    """One of several processes on the GPU: warms up, waits for the others, and gives (begin, end) of its poses."""
+    import torch
+
+    torch.set_num_threads(1)
+    _, passes = watched()
+    build(warm, folder / f"warm{number}", overrides, 16, device)
+    passes.clear()
+    ready.wait(300)
+    build(source, folder / f"part{number}", overrides, 16, device)
+    spans.put((passes.pose[0][0], passes.pose[-1][1]))
+
+
+def together(folder: Path, overrides: list[str], warm: Path, source: Path, device: str, frames: int) -> float | None:
+    """Frames a second of several processes on one GPU; None where one of them failed."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, spans = spawn.Barrier(PROCESSES), spawn.Queue()
+    given = [*overrides, "experts.keypoint_rcnn.batch=32", "detectors.rtdetr.batch=32"]
+    running = [
+        spawn.Process(target=part, args=(n, folder, given, warm, source, device, ready, spans))
+        for n in range(PROCESSES)
+    ]
+    for process in running:
+        process.start()
+    found: list[tuple[float, float]] = []
+    with suppress(queue.Empty):
+        found += [spans.get(timeout=300) for _ in running]
+    for process in running:
+        process.join(5 if len(found) == PROCESSES else 0)
+        process.kill()
+    if len(found) < PROCESSES:
+        return None
+    return PROCESSES * frames / (max(end for _, end in found) - min(begin for begin, _ in found))
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -244,35 +328,47 @@ def run(quick: bool) -> dict[str, Any]:
         sys.exit("gpu_build: torch sees no CUDA device; --quick shows on a CPU that it runs, and claims nothing")
     torch.set_num_threads(1 if device == "cpu" else 8)
     few, clips, frames = (1, 2, 4) if device == "cpu" else (4, 16, 100) if quick else (16, 96, 300)
-    stages, walls = watched()
+    share = max(1, clips // 2)
+    stages, passes = watched()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         begun = time.perf_counter()
         overrides, used = components(folder, quick, device)
-        some, every = corpus(folder / "some", few, frames, 2), corpus(folder / "every", clips, frames, 2)
+        some, every, half = (
+            corpus(folder / name, count, frames, 2)
+            for name, count in (("some", few), ("every", clips), ("half", share))
+        )
         seconds = {"preparation": time.perf_counter() - begun}
         seconds["one_by_one"] = build(some, folder / "alone", overrides, 1, device)
-        pose_alone = walls.pop("pose")
-        seconds["together"] = build(some, folder / "together", overrides, 16, device)
+        speeds = {"one_by_one": few * frames / passes.seconds("pose")}
+        seconds["warm_up"] = build(some, folder / "together", overrides, 16, device)
         same = difference(folder / "alone", folder / "together")
-        walls.clear()
+        passes.clear()
         stages.seconds.clear()
+        stages.busy.clear()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         with sampled_utilisation() as samples:
             seconds["measured"] = build(every, folder / "out", overrides, 16, device)
         kept = len(dataengine.open(folder / "out").clips.collect())
+        walls = {name: passes.seconds(name) for name in ("pose", "embed")}
+        processors, measured = passes.processor / walls["pose"], dict(stages.seconds)
+        busy, memory = dict(stages.busy), peak_memory(device)
+        passes.clear()
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(0.005)
+        build(half, folder / "half-out", overrides, 16, device)
+        sys.setswitchinterval(interval)
+        speeds["switch_interval_of_5_ms"] = share * frames / passes.seconds("pose")
+        if device == "cuda":
+            SESSIONS.close()
+            torch.cuda.empty_cache()
+            crowd = together(folder, overrides, some, half, device, share * frames)
+            if crowd is not None:
+                speeds[f"{PROCESSES}_processes"] = crowd
     total = clips * frames
     speed = total / walls["pose"]
-    memory = (
-        {}
-        if device == "cpu"
-        else {
-            "peak_allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-            "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
-        }
-    )
-    spent = sum(stages.seconds.values())
+    spent = sum(measured.values())
     equal = same["clips_with_other_tracks"] == 0 and same["median_px"] <= 0.05 and same["share_within_1_px"] >= 0.98
     return {
         "name": "gpu_build",
@@ -282,7 +378,7 @@ def run(quick: bool) -> dict[str, Any]:
         "holds": False if device == "cpu" else speed >= GOAL and equal and kept == clips,
         "n": total,
         "spread": [],
-        "baselines": {"one_by_one_frames_per_second": round(few * frames / pose_alone, 1)},
+        "baselines": {f"{name}_frames_per_second": round(value, 1) for name, value in speeds.items()},
         "details": {
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "cpu: no claim",
             "networks": used,
@@ -292,8 +388,10 @@ def run(quick: bool) -> dict[str, Any]:
             "pass_seconds": {k: round(v, 2) for k, v in walls.items()},
             "build_frames_per_second": round(total / seconds["measured"], 1),
             "embed_clips_per_second": round(clips / walls["embed"], 1) if walls.get("embed") else None,
-            "stage_thread_seconds": {k: round(v, 2) for k, v in sorted(stages.seconds.items())},
-            "stage_share": {k: round(v / spent, 3) for k, v in sorted(stages.seconds.items())},
+            "stage_thread_seconds": {k: round(v, 2) for k, v in sorted(measured.items())},
+            "stage_processor_seconds": {k: round(v, 2) for k, v in sorted(busy.items())},
+            "stage_share": {k: round(v / spent, 3) for k, v in sorted(measured.items())},
+            "processors_busy": round(processors, 2),
             "gpu_utilisation": round(float(np.mean(samples)), 3) if samples else None,
             "gpu_utilisation_samples": len(samples),
             **memory,
