@@ -5,8 +5,8 @@ experts get two crops a frame; filters and the removal of duplicates are off, so
 pass. Clips are a few rendered videos under many names.
 
 Builds in one process: some clips one by one, the same clips together (which also warms up), then all clips together,
-measured; then half of them with the switch interval that Python has by itself, and in three processes that share the
-GPU. Stages are seconds of threads and, of these, seconds on a processor: threads also wait, for the device and for the
+measured; then half of them with the switch interval that Python has by itself, with CUDA graphs, and in three processes
+that share the GPU. Stages are seconds of threads and, of these, seconds on a processor: threads also wait, for the device and for the
 interpreter, so their sum exceeds the wall time. `forward` holds the wait for the device.
 
 Needs the extras `vitpose` and `clip`; without open_clip no features are embedded. A CPU only shows that it runs: its
@@ -48,6 +48,8 @@ from dataengine.pipeline.engine import Engine
 
 GOAL = 240.0
 """Frames a second on one GPU: 650,000 clips of 300 frames on 64 GPUs in three and a half hours."""
+GRAPHED = ("detectors.rtdetr", "experts.vitpose", "experts.rtmpose")
+"""Networks that have the option cuda_graphs."""
 PROCESSES = 3
 """Processes that share the GPU in the last part."""
 
@@ -361,6 +363,10 @@ def run(quick: bool) -> dict[str, Any]:
         sys.setswitchinterval(interval)
         speeds["switch_interval_of_5_ms"] = share * frames / passes.seconds("pose")
         if device == "cuda":
+            passes.clear()
+            graphs = [f"{name}.cuda_graphs=true" for name in used if name in GRAPHED]
+            build(half, folder / "graphs", [*overrides, *graphs], 16, device)
+            speeds["cuda_graphs"] = share * frames / passes.seconds("pose")
             SESSIONS.close()
             torch.cuda.empty_cache()
             crowd = together(folder, overrides, some, half, device, share * frames)

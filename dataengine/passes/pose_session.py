@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,6 @@ from dataengine.passes.clip_sessions import SessionPerClip, detector_for_threads
 from dataengine.pipeline.recipe import Recipe
 
 S = TypeVar("S", bound=Session)
-SWITCH_INTERVAL = 0.0002
-"""Seconds after which a thread of Python lets another one run, where clips are in flight together. With Python's own
-5 ms, a thread that decodes or feeds the device waits up to that long for the interpreter after every frame and every
-wait for the device, whenever another one tracks or fuses."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,6 @@ class PoseSession(Session):
         self.components = PoseComponents.of(recipe)
         self.budget: Budget | None = None
         self.batcher: DynamicBatcher | None = None
-        self._interval: float | None = None
         self._detector: DetectorSession | None = None
         self._experts: list[ExpertSession | SessionPerClip] = []
         self._owned: list[Session] = []
@@ -90,8 +84,6 @@ class PoseSession(Session):
             if is_accelerator(device) and most > 1:
                 self.budget = Budget(recipe.engine.prefetch_mb << 20)
                 self._share(experts, own, min(most, cpu_count()))
-                self._interval = sys.getswitchinterval()
-                sys.setswitchinterval(SWITCH_INTERVAL)
         except BaseException:
             self.close()
             raise
@@ -132,7 +124,5 @@ class PoseSession(Session):
 
     def release(self) -> None:
         """Close every session, the batcher first."""
-        if self._interval is not None:
-            sys.setswitchinterval(self._interval)
         while self._owned:
             self._owned.pop().close()
