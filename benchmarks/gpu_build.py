@@ -6,8 +6,9 @@ pass. Clips are a few rendered videos under many names.
 
 Builds in one process: some clips one by one, the same clips together (which also warms up), then all clips together,
 measured; then half of them with the switch interval that Python has by itself, with CUDA graphs, and in three processes
-that share the GPU. Stages are seconds of threads and, of these, seconds on a processor: threads also wait, for the device and for the
-interpreter, so their sum exceeds the wall time. `forward` holds the wait for the device.
+that share the GPU. Stages are seconds of threads and, of these, seconds on a processor: threads also wait, for the
+device and for the interpreter, so their sum exceeds the wall time. `forward` holds the wait for the device. Figures
+also go to stderr as soon as they are there.
 
 Needs the extras `vitpose` and `clip`; without open_clip no features are embedded. A CPU only shows that it runs: its
 result has no value.
@@ -233,6 +234,14 @@ class Passes:
         self.pose, self.embed, self.processor = [], [], 0.0
 
 
+class Speeds(dict[str, float]):
+    """Frames a second by name; each is also told on stderr."""
+
+    def __setitem__(self, name: str, value: float) -> None:
+        super().__setitem__(name, value)
+        print(f"gpu_build: {name} {value:.1f} frames/s", file=sys.stderr, flush=True)
+
+
 def peak_memory(device: str) -> dict[str, float]:
     """Most GiB of this process on the device so far."""
     if device == "cpu":
@@ -342,7 +351,8 @@ def run(quick: bool) -> dict[str, Any]:
         )
         seconds = {"preparation": time.perf_counter() - begun}
         seconds["one_by_one"] = build(some, folder / "alone", overrides, 1, device)
-        speeds = {"one_by_one": few * frames / passes.seconds("pose")}
+        speeds = Speeds()
+        speeds["one_by_one"] = few * frames / passes.seconds("pose")
         seconds["warm_up"] = build(some, folder / "together", overrides, 16, device)
         same = difference(folder / "alone", folder / "together")
         passes.clear()
@@ -356,6 +366,7 @@ def run(quick: bool) -> dict[str, Any]:
         walls = {name: passes.seconds(name) for name in ("pose", "embed")}
         processors, measured = passes.processor / walls["pose"], dict(stages.seconds)
         busy, memory = dict(stages.busy), peak_memory(device)
+        speeds["together"] = clips * frames / walls["pose"]
         passes.clear()
         interval = sys.getswitchinterval()
         sys.setswitchinterval(0.005)
@@ -373,7 +384,7 @@ def run(quick: bool) -> dict[str, Any]:
             if crowd is not None:
                 speeds[f"{PROCESSES}_processes"] = crowd
     total = clips * frames
-    speed = total / walls["pose"]
+    speed = speeds.pop("together")
     spent = sum(measured.values())
     equal = same["clips_with_other_tracks"] == 0 and same["median_px"] <= 0.05 and same["share_within_1_px"] >= 0.98
     return {
