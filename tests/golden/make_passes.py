@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,9 @@ def summaries(out: Path) -> dict[str, dict[str, Any]]:
         for unit in sorted(ledger.units()):
             commit = ledger.read(unit)
             assert commit is not None
-            summary.add("outcomes", [[type(o).__name__, *(v for v in vars(o).values())] for o in commit.outcomes])
+            summary.add(
+                "outcomes", [[type(o).__name__, *(getattr(o, f.name) for f in fields(o))] for o in commit.outcomes]
+            )
             if commit.artifact:
                 for where, value in read(ledger.path(commit)):
                     summary.add(where, value)
