@@ -180,6 +180,26 @@ def test_a_clip_that_cannot_be_embedded_is_a_reject_and_comes_back(copy, out, mo
     assert again(copy).failed == before.failed and content(copy) == content(out)
 
 
+@pytest.mark.slow
+def test_a_unit_that_cannot_be_embedded_is_set_aside_and_comes_back(copy, out, monkeypatch, again):
+    before = again(copy)
+    shutil.rmtree(job_of(copy).ledger("embed").folder)
+    run = Embed.run
+
+    def spoilt(self, job, task):
+        if task.key == "u000001":
+            raise KeyError("nobody foresaw this")
+        return run(self, job, task)
+
+    monkeypatch.setattr(Embed, "run", spoilt)
+    result = again(copy)
+    lost = dataengine.open(copy).rejects.filter(pl.col("reason") == "set_aside").collect()
+    assert len(lost) == result.reasons["set_aside"] > 0 and lost["retryable"].all() and verify(copy) == []
+    assert result.kept == before.kept - len(lost)
+    monkeypatch.setattr(Embed, "run", run)
+    assert again(copy).retryable == before.retryable and content(copy) == content(out)
+
+
 def test_verify_finds_features_that_are_none(copy):
     row = dataengine.open(copy).clips.collect().row(0, named=True)
     place = next(entry for entry in row["entries"] if entry["name"] == "viclip_video.npy")
