@@ -7,6 +7,7 @@ its first task (`dataengine.pipeline.admission`), and a scheduler that is gone i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -208,8 +209,8 @@ class Cluster:
             yield
         except DataEngineError:
             raise
-        except Exception as error:
-            from distributed import CommClosedError
+        except (Exception, asyncio.CancelledError) as error:
+            from distributed.comm import CommClosedError
 
             time.sleep(0.1)  # the client's own thread notes the loss
             if self.client.status != "running" or isinstance(error, CommClosedError):

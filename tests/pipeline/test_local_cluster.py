@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed.comm import CommClosedError
 
 from dataengine.core.errors import DataEngineError
 from dataengine.pipeline import cluster
@@ -37,3 +40,17 @@ def test_a_build_whose_own_workers_never_start_stops_in_one_line(monkeypatch: py
         waits(local=True)
     assert "\n" not in str(error.value)
     waits(local=False)  # workers of others may come whenever they like
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("reset"), CommClosedError("closed"), asyncio.CancelledError(), KeyError("u")]
+)
+def test_whatever_fails_because_the_scheduler_is_gone_is_one_line(error: BaseException) -> None:
+    gone = Cluster(SimpleNamespace(status="closed"), "tcp://host:1")
+    with pytest.raises(DataEngineError, match="the scheduler of tcp://host:1 is gone"), gone.connected():
+        raise error
+    with pytest.raises(DataEngineError, match="is gone"), gone.connected():
+        pass
+    there = Cluster(SimpleNamespace(status="running"), "tcp://host:1")
+    with pytest.raises(KeyError), there.connected():
+        raise KeyError("a mistake of ours stays one")
