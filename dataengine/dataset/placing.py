@@ -13,7 +13,6 @@ from dataengine.dataset import takedown_records
 from dataengine.dataset.index import MANIFEST, read_manifest
 from dataengine.io import switch
 from dataengine.io.lease import lease
-from dataengine.io.storage import clear_partials
 
 PATIENCE = 600.0
 """Seconds that a change of the dataset waits for another one. Each takes moments: shards are linked, not copied."""
@@ -37,8 +36,7 @@ def mend(out: Path) -> None:
     """Finish what a killed process left of a dataset and its takedowns; for who holds the lease."""
     dataset = out / "dataset"
     switch.recover(dataset, MANIFEST)
-    if (out / takedown_records.RECORDS).is_dir():
-        clear_partials(out / takedown_records.RECORDS)
+    takedown_records.clear(out)
     takedown_records.adopt(out)
     if dataset.is_dir():
         takedown_records.derive(out, dataset)

@@ -130,6 +130,16 @@ def derive(out: Path, dataset: Path) -> None:
         write_durably(target, path.read_bytes())
 
 
+def clear(out: Path) -> None:
+    """Remove what killed takedowns left unfinished; for who holds the lease."""
+    folder = out / RECORDS
+    if folder.is_dir():
+        clear_partials(folder)
+        for path in files(out):
+            if not path.stat().st_size:  # a name that was claimed, but not written to
+                path.unlink()
+
+
 def files(out: Path) -> list[Path]:
     """The files of the records of a build, in order."""
     return sorted((out / RECORDS).glob("part-*.parquet"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -20,6 +21,8 @@ from dataengine.core.errors import DatasetError
 PARTIAL = ".partial"
 """Ending of files that are still being written."""
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system answers that has no hard links, or no more for a file."""
 
 _POLL = 0.1
 """Seconds between two tries to take a lock that somebody else holds."""
@@ -84,10 +87,23 @@ def staged(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]
             publish(partial, target)
         else:
             fsync_file(partial)
-            target.hardlink_to(partial)
+            _name_new(partial, target)
             fsync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _name_new(partial: Path, target: Path) -> None:
+    """Give a file a name that nothing has yet; where files cannot be linked, the name is claimed by an empty file."""
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        target.touch(exist_ok=False)
+        partial.replace(target)
 
 
 def publish(partial: Path, target: Path) -> None:

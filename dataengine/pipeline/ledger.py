@@ -205,8 +205,19 @@ class Ledger:
         if sidecar is not None:
             write_durably(self.folder / "data" / f"{name}.json", sidecar)
         fsync_folder(self.folder / "data")
+        if self._create(self.record(unit), commit):
+            return commit
         with self._alone():
             return self._write(commit, replaces)
+
+    def _create(self, path: Path, commit: Commit) -> bool:
+        """Write a record where there is none; whether that was so."""
+        try:
+            with staged_file(path, replace=False) as partial:
+                partial.write_bytes(commit.to_json())
+        except FileExistsError:
+            return False
+        return True
 
     def _write(self, commit: Commit, replaces: str) -> Commit:
         """Put a record in place, or give the one that stands there for the same inputs."""
@@ -223,12 +234,9 @@ class Ledger:
             return known
         if known is None and path.exists():  # unreadable, or its artifact is gone
             path.unlink(missing_ok=True)
-        try:
-            with staged_file(path, replace=False) as partial:
-                partial.write_bytes(commit.to_json())
-        except FileExistsError:  # without locks: another worker was quicker
-            return self._load(path) or commit
-        return commit
+        if self._create(path, commit):
+            return commit
+        return self._load(path) or commit  # another worker was quicker
 
     def sidecar(self, commit: Commit) -> bytes:
         """What was written beside the artifact of a record.

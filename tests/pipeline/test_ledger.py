@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -37,9 +38,9 @@ def test_a_commit_reads_back(tmp_path: Path) -> None:
 def test_committing_again_writes_the_same_bytes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "pose", "f" * 64)
     commit(ledger)
-    before = sorted(p.name for p in ledger.folder.rglob("*"))
+    before = {p: p.read_bytes() for p in ledger.folder.glob("*/*")}
     commit(ledger)
-    assert sorted(p.name for p in ledger.folder.rglob("*")) == before
+    assert {p: p.read_bytes() for p in ledger.folder.glob("*/*")} == before
 
 
 def test_records_for_other_inputs_stay_and_the_driver_says_which_one_counts(tmp_path: Path) -> None:
@@ -118,6 +119,21 @@ def test_the_digest_tells_outcomes_apart_but_not_times(tmp_path: Path) -> None:
         staged.write_bytes(b"x")
         digests.append(ledger.commit("u", inputs, staged, outcomes, seconds).digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_records_are_created_if_absent_where_files_cannot_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    ledger = Ledger(tmp_path, "pose", "f" * 64)
+    first = commit(ledger)
+    assert commit(ledger, content=b"later") == first == ledger.read("u000000")
+    ledger.record("u000000").write_bytes(b"")  # claimed by a writer that was killed
+    assert commit(ledger, content=b"later") == ledger.read("u000000") != first
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_two_processes_that_commit_the_same_unit_leave_one_record_and_know_which(tmp_path: Path) -> None:
