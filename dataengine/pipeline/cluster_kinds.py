@@ -64,11 +64,12 @@ class ClusterSettings(Table):
     """What is told about a cluster. No key changes a dataset."""
 
     kind: str = "local"
-    """local; scheduler (join one that runs); ssh; or a batch system: slurm, pbs, sge, lsf, htcondor, oar, moab."""
+    """How workers are started: local, ssh, or a batch system (slurm, pbs, sge, lsf, htcondor, oar, moab); or scheduler,
+    to join one that runs."""
     address: str | None = None
-    """Of the scheduler to join, such as tcp://HOST:8786 or tls://HOST:8786."""
+    """Address of the scheduler to join, such as tcp://HOST:8786 or tls://HOST:8786."""
     hosts: list[str] = pydantic.Field(default_factory=list)
-    """For ssh: where workers run. The scheduler runs on the first."""
+    """Hosts of an ssh cluster. The scheduler runs on the first."""
     workers: str | int | None = None
     """How many workers, N, or a cluster that grows and shrinks with the work, MIN..MAX."""
     tls_ca: Path | None = None

@@ -12,6 +12,7 @@ from dataengine.core.describe import descriptions, summary
 from dataengine.core.former_names import FORMER_NAMES
 from dataengine.core.settings import Table
 from dataengine.pipeline import recipe as recipes
+from dataengine.pipeline.cluster_kinds import ClusterSettings
 from tools.reference.markdown import Pages, cell, code, join, kind, limits, prose, sentence, table, toml
 
 SOURCE_KEYS = {
@@ -22,11 +23,23 @@ SOURCE_KEYS = {
 
 
 def pages() -> Pages:
-    """The page of recipe keys, and that of former names."""
+    """The pages of recipe keys, of the keys of cluster files, and of former names."""
     return {
         "reference/recipe.md": ("Builds/Recipe keys", page()),
+        "reference/cluster.md": ("Builds/Cluster files", cluster_page()),
         "reference/former-names.md": ("Builds/Former names", former_page()),
     }
+
+
+def cluster_page() -> str:
+    """The keys of a file that `--cluster` takes."""
+    return join(
+        "# Cluster files",
+        "A file for `dataengine build --cluster FILE.toml` says how workers are started, or which scheduler to join. "
+        "The options `--scheduler` and `--workers` stand before the file. No key changes a dataset. "
+        "[Clusters and GPUs](../how-to/cluster.md) has an example of each kind.",
+        keys_table(ClusterSettings),
+    )
 
 
 def former_page() -> str:
