@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from blake3 import blake3
 from pydantic import Field
 
-from dataengine.core.errors import MediaError, MissingExtraError
+from dataengine.core.errors import MediaError, MissingExtraError, RecipeError
 from dataengine.core.types import Clip, Frames
 from dataengine.fetch import Fetcher, Report, Site
 from dataengine.fetch.transfers import Transfers
@@ -74,6 +74,8 @@ class YouTube(Fetcher):
     def fetch(self, clips: Sequence[Clip], site: Site, report: Report) -> None:
         """See `Fetcher.fetch`: one download per video, for all its clips; none for a video that is gone for good."""
         self.check()
+        if (site.transfers.policy.proxy or "").startswith("https://"):
+            raise RecipeError("[fetch] proxy: the fetcher 'youtube' takes a proxy of the form http://HOST:PORT only")
         outcomes = _Outcomes(site)
         videos: dict[str, list[Clip]] = {}
         for clip in clips:

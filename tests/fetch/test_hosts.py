@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataengine.builder import resolve
-from dataengine.core.errors import MediaError
+from dataengine.core.errors import MediaError, RecipeError
 from dataengine.core.types import Clip
 from dataengine.fetch import Site
 from dataengine.fetch.mirror import Archives
@@ -107,6 +107,13 @@ def test_a_page_may_not_send_the_crawler_elsewhere(mirror: Server, inside: Serve
         error = fetched(place(tmp_path / name, mirror), YouTube(), [cap(f"{mirror.base}{name}")])["cap-V1"]
         assert error is not None and error.kind in ("host_refused", "unavailable")
     assert mirror.asked("film.mp4") and mirror.asked("page") and not inside.log
+
+
+def test_a_proxy_that_the_crawler_cannot_use_is_named(mirror: Server, tmp_path: Path) -> None:
+    pytest.importorskip("yt_dlp", reason="needs the extra 'crawl'")
+    behind = Transfers(replace(QUICK, proxy="https://proxy.example:3128"), tmp_path)
+    with pytest.raises(RecipeError, match="takes a proxy of the form http://HOST:PORT only"):
+        fetched(replace(place(tmp_path, mirror), transfers=behind), YouTube(), [cap("https://youtu.be/abcdefghijk")])
 
 
 @pytest.mark.parametrize(
