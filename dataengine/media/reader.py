@@ -19,7 +19,7 @@ import av
 from av.stream import Disposition
 
 from dataengine.core.errors import MediaError
-from dataengine.media.files import MAX_BYTES, check_file, check_storage
+from dataengine.media.files import MAX_BYTES, check_file, check_storage, kind_of_file
 
 MAX_PIXELS = 4096 * 2304
 """Largest picture that is decoded unless a caller says otherwise."""
@@ -31,7 +31,7 @@ DEFAULT_RATE = Fraction(25)
 # would make libavformat open further files and addresses named inside an untrusted file.
 _FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,av1,flv,asf,ogg,mxf,nut,rm,dv,"
-    "mp3,aac,wav,flac,ac3,amr"
+    "gif,apng,mp3,aac,wav,flac,ac3,amr"
 )
 # These carry decode times only: frames are given the times of the packets in ascending order instead.
 _WITHOUT_PRESENTATION_TIMES = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
@@ -203,6 +203,9 @@ class Reader:
             raise self.stopwatch.expired() from error
         except (av.FFmpegError, UnicodeDecodeError, ValueError) as error:
             check_storage(self.path, error)
+            what = kind_of_file(self.path)
+            if what is not None:
+                raise MediaError("no_video_stream", f"{self.path.name!r} is {what}, not a video") from error
             raise MediaError("media_corrupt", f"{self.path.name!r} cannot be opened: {_text(error)}") from error
         try:
             self.stopwatch.check()

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from dataengine.core.errors import MediaError
 from dataengine.core.failures import environment_kind
 from dataengine.core.reasons import REASONS
-from dataengine.media.decode import PyAVDecoder
+from dataengine.media.decode import PyAVDecoder, read_frames
 from dataengine.media.decord_decoder import DecordDecoder
 from dataengine.media.encode import write_video
 from dataengine.media.files import check_storage
@@ -184,7 +185,8 @@ GARBAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_garbage(tmp_path: Path, sound: bytes, opener: Callable[[Path], Any], name: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(GARBAGE[name](sound))
-    assert kind_of(lambda: opener(path)) == "media_corrupt"
+    whole = name in ("text", "playlist")  # but no video
+    assert kind_of(lambda: opener(path)) == ("no_video_stream" if whole else "media_corrupt")
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "concat:a.mp4", "http:__a.mp4", "a b%20ä?.mp4"])
@@ -319,3 +321,36 @@ def test_probe_and_digest_of_a_sound_file(tmp_path: Path, sound: bytes) -> None:
         False,
         False,
     )
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP picture"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"PK\x03\x04\x14\0", "a zip archive"),
+        (b"  <!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to a file in Git LFS"),
+    ],
+)
+def test_a_file_that_is_no_video_is_called_by_what_it_is(tmp_path: Path, start: bytes, what: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(start + bytes(4096))
+    with pytest.raises(MediaError, match=f"'a.mp4' is {what}, not a video") as error:
+        probe(path)
+    assert error.value.kind == "no_video_stream"
+
+
+def test_an_animated_gif_is_read_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", format="gif") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "rgb8"
+        for number in range(5):
+            picture = np.full((32, 32, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="rgb8")))
+        container.mux(stream.encode(None))
+    assert len(read_frames(path, range(5))) == 5 and probe(path).codec == "gif"
