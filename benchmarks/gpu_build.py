@@ -138,7 +138,7 @@ def components(folder: Path, quick: bool, device: str) -> tuple[list[str], dict[
     reduced = {"width": 160, "height": 128, "proposals": 50} if small else {}
     networks = {
         "detectors.rtdetr": random_weights.rtdetr(
-            folder, "r18vd" if small else "r50vd_coco_o365", threshold=0.0, max_people=2
+            folder, "r18vd" if small else "r18vd_coco_o365", threshold=0.0, max_people=2
         ),
         "experts.vitpose": random_weights.vitpose(folder, "plus-small" if small else "base-simple", min_mean=0.0),
         "experts.keypoint_rcnn": random_weights.keypoint_rcnn(folder, max_people=2, min_mean=0.0, **reduced),
