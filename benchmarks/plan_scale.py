@@ -181,7 +181,7 @@ def one_size(rows: int, folder: str) -> dict[str, Any]:
         plan = plans.make(chosen, work)
         plans.save(plan, work)
     job = Job.of(chosen, work, "cpu")
-    build, path = BuildState(plan, job), job.save()
+    build, path = BuildState(plan, job, drives=True), job.save()
     for p in (p for p in build.passes if p.scope != "dataset"):
         with steps.step(f"{p.name}: what is left"):
             tasks = build.state(p.name).tasks

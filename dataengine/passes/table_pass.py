@@ -6,6 +6,7 @@ the decisions that the dataset is made by. Columns that a pass adds are carried 
 
 from __future__ import annotations
 
+import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -77,13 +78,12 @@ class Table:
 
     def measures(self, columns: Sequence[str]) -> Iterator[tuple[Row, Row]]:
         """(row, {column: value} of `measures`) of every row, read unit by unit."""
-        unit, found = None, dict[str, Row]()
-        for row in self.rows:
-            if row["unit"] != unit:
-                unit = row["unit"]
-                table = pq.read_table(self.artifact("measures", unit), columns=["clip_id", *columns])
-                found = {measured["clip_id"]: measured for measured in table.to_pylist()}
-            yield row, found[row["clip_id"]]
+        found: dict[str, Row] = {}
+        tables = tables_of(self.job.ledger("measures"), self.units(), ["clip_id", *columns])
+        for _, rows in itertools.groupby(self.rows, lambda row: row["unit"]):
+            found = {measured["clip_id"]: measured for measured in next(tables).to_pylist()}
+            for row in rows:
+                yield row, found[row["clip_id"]]
 
 
 def leave_out(row: Row, reason: str, detail: str, value: float | None = None, threshold: float | None = None) -> None:

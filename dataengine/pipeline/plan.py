@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ SCHEMA = pa.schema(
 )
 """plan.parquet: the fields of `Clip`; the unit; size and modification time (ns) of the media file when it was planned,
 -1 if absent; why the file could not be obtained (JSON: kind, detail, retryable), where that was tried."""
+
+
+ROWS_AT_ONCE = 4096
+"""Rows of clips in Python at a time: a plan may have a million."""
+
+GROUP_ROWS = 4096
+"""Rows of a row group of plan.parquet: what a worker reads for a unit."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,17 @@ class Plan:
 
     def without(self, gone: TakenDown) -> Plan:
         """The plan with clips that were taken down marked so."""
-        rows = self.rows()
-        for row in rows:
-            why = gone.reason(row["clip_id"], row["video_id"])
-            if why is not None and row["reason"] is None:
-                row |= {"reason": "takedown", "detail": why}
-        return Plan(pa.Table.from_pylist(rows, SCHEMA), self.roots)
+        ids, videos, reasons, details = (
+            self.table.column(name).to_pylist() for name in ("clip_id", "video_id", "reason", "detail")
+        )
+        for number, (clip_id, video_id) in enumerate(zip(ids, videos)):
+            why = gone.reason(clip_id, video_id)
+            if why is not None and reasons[number] is None:
+                reasons[number], details[number] = "takedown", why
+        table = self.table
+        for name, values in (("reason", reasons), ("detail", details)):
+            table = table.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), pa.array(values, pa.string()))
+        return Plan(table, self.roots)
 
     def media(self, clip: Clip) -> Path:
         """Where the clip's media file lies."""
@@ -209,9 +222,8 @@ def discover(
     limit: int | None,
     progress: Callable[[int], None],
     gone: TakenDown,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """All clips of the recipe's sources as plan rows without units, duplicates and guarded ones marked."""
-    rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for name in recipe.use:
         source = recipe.component("sources", name)
@@ -228,12 +240,11 @@ def discover(
                 clip = _renamed(clip, seen)
             seen.add(clip.clip_id)
             size, time = _identity(Path(roots[name]) / clip.media) if clip.media and clip.reason is None else (-1, -1)
-            rows.append({**_row(clip), "media_size": size, "media_time": time})
-            if len(rows) % 1000 == 0:
-                progress(len(rows))
-            if limit is not None and len(rows) >= limit:
-                return rows
-    return rows
+            yield {**_row(clip), "media_size": size, "media_time": time}
+            if len(seen) % 1000 == 0:
+                progress(len(seen))
+            if limit is not None and len(seen) >= limit:
+                return
 
 
 def own_split(recipe: Recipe, clip: Clip) -> str:
@@ -278,10 +289,15 @@ def make(
     """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing."""
     roots = resolve_roots(recipe, work / "media", data_root)
     rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work.parent))
-    if not rows:
+    parts = [SCHEMA.empty_table()]
+    while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        parts.append(pa.Table.from_pylist(part, SCHEMA))
+    table = pa.concat_tables(parts)
+    if not len(table):
         raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
-    rows = units.assign(rows, units.read(work).by_clip, recipe.plan.clips_per_unit)
-    return Plan(pa.Table.from_pylist(rows, SCHEMA), roots)
+    names = units.assign(table["clip_id"].to_pylist(), units.read(work).by_clip, recipe.plan.clips_per_unit)
+    table = table.set_column(SCHEMA.get_field_index("unit"), SCHEMA.field("unit"), pa.array(names, pa.string()))
+    return Plan(table.take(pc.sort_indices(table["unit"])), roots)
 
 
 def save(plan: Plan, work: Path) -> None:
@@ -289,7 +305,7 @@ def save(plan: Plan, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     units.append(work, plan.table)
     sink = pa.BufferOutputStream()
-    pq.write_table(plan.table, sink, compression="zstd", row_group_size=4096)
+    pq.write_table(plan.table, sink, compression="zstd", row_group_size=GROUP_ROWS)
     write_durably(work / "plan.parquet", sink.getvalue().to_pybytes())
     write_durably(work / "roots.json", json.dumps(plan.roots, indent=1, sort_keys=True).encode())
 
@@ -320,6 +336,28 @@ def load_clips(work: Path, clip_ids: Sequence[str]) -> Plan:
 @lru_cache(maxsize=64)
 def load_unit(work: Path, unit: str, stamp: int) -> Plan:
     """The plan reduced to one unit; `stamp` is plan.parquet's modification time, so that a new plan is read anew."""
+    parts, roots = _parts(work, stamp)
+    tables = [SCHEMA.empty_table()]
+    for number, (first, last) in enumerate(parts):
+        if first <= unit <= last:
+            rows = _part(work, stamp, number)
+            tables.append(rows.filter(pc.equal(rows["unit"], unit)))
+    return Plan(pa.concat_tables(tables), roots)
+
+
+@lru_cache(maxsize=2)
+def _parts(work: Path, stamp: int) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """The first and last unit of each row group of a saved plan, and its roots: read once by each process."""
     del stamp
-    table = pq.read_table(work / "plan.parquet", schema=SCHEMA, filters=[("unit", "==", unit)])
-    return Plan(table, json.loads((work / "roots.json").read_bytes()))
+    column = SCHEMA.get_field_index("unit")
+    metadata = pq.read_metadata(work / "plan.parquet")
+    statistics = [metadata.row_group(n).column(column).statistics for n in range(metadata.num_row_groups)]
+    return [(s.min, s.max) for s in statistics], json.loads((work / "roots.json").read_bytes())
+
+
+@lru_cache(maxsize=2)
+def _part(work: Path, stamp: int, number: int) -> pa.Table:
+    """A row group of a saved plan; units that a process runs one after another often share it."""
+    del stamp
+    with pq.ParquetFile(work / "plan.parquet") as file:
+        return file.read_row_group(number)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,22 +64,17 @@ def read(work: Path) -> Units:
     return Units(by_clip, videos, len(parts))
 
 
-def assign(rows: Iterable[dict[str, Any]], known: Mapping[str, str], clips_per_unit: int) -> list[dict[str, Any]]:
-    """Give every row its unit: the one it has, or a new one of `clips_per_unit` clips, numbered on.
-
-    Returns:
-        rows with `unit`, ordered by unit, then in the order given.
-    """
-    rows = list(rows)
+def assign(clip_ids: Iterable[str], known: Mapping[str, str], clips_per_unit: int) -> list[str]:
+    """The unit of each clip: the one it has, or a new one of `clips_per_unit` clips, numbered on."""
     first = 1 + max((int(unit[1:]) for unit in known.values()), default=-1)
-    fresh = 0
-    for row in rows:
-        unit = known.get(row["clip_id"])
+    found, fresh = list[str](), 0
+    for clip_id in clip_ids:
+        unit = known.get(clip_id)
         if unit is None:
             unit = f"u{first + fresh // clips_per_unit:06d}"
             fresh += 1
-        row["unit"] = unit
-    return sorted(rows, key=lambda row: row["unit"])
+        found.append(unit)
+    return found
 
 
 def append(work: Path, plan: pa.Table) -> None:

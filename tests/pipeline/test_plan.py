@@ -7,29 +7,29 @@ from pathlib import Path
 import pytest
 
 from dataengine.core.errors import LeaseError, LedgerError, RecipeError, SourceError
+from dataengine.dataset.takedown_records import TakenDown
 from dataengine.pipeline import plan, recipe, units
 
 
-def rows(*ids: str) -> list[dict[str, object]]:
-    return [{"clip_id": i} for i in ids]
+def assigned(known: dict[str, str], *ids: str) -> dict[str, str]:
+    return dict(zip(ids, units.assign(ids, known, 2)))
 
 
 def test_units_are_filled_in_order() -> None:
-    assigned = units.assign(rows("a", "b", "c", "d", "e"), {}, 2)
-    assert [r["unit"] for r in assigned] == ["u000000", "u000000", "u000001", "u000001", "u000002"]
+    found = assigned({}, "a", "b", "c", "d", "e")
+    assert list(found.values()) == ["u000000", "u000000", "u000001", "u000001", "u000002"]
 
 
 def test_added_clips_make_new_units() -> None:
-    first = {r["clip_id"]: r["unit"] for r in units.assign(rows("b", "d", "e"), {}, 2)}
-    again = {r["clip_id"]: r["unit"] for r in units.assign(rows("a", "b", "c", "d", "e"), first, 2)}
+    first = assigned({}, "b", "d", "e")
+    again = assigned(first, "a", "b", "c", "d", "e")
     assert {k: again[k] for k in first} == first
     assert again["a"] == again["c"] == "u000002"
 
 
 def test_clips_that_vanish_leave_their_unit() -> None:
-    first = {r["clip_id"]: r["unit"] for r in units.assign(rows("a", "b", "c"), {}, 2)}
-    again = units.assign(rows("b", "c"), first, 2)
-    assert [(r["clip_id"], r["unit"]) for r in again] == [("b", "u000000"), ("c", "u000001")]
+    first = assigned({}, "a", "b", "c")
+    assert assigned(first, "b", "c") == {"b": "u000000", "c": "u000001"}
 
 
 @pytest.fixture
@@ -125,3 +125,29 @@ def test_sources_without_a_place_or_clips_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError):
         plan.make(resolved(tmp_path / "empty"), tmp_path / "work")
+
+
+def test_a_unit_is_read_from_the_part_of_the_plan_that_holds_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    for name in range(30):
+        (folder / f"v{name:02d}.mp4").write_bytes(b"not a video")
+    monkeypatch.setattr(plan, "GROUP_ROWS", 5)
+    made = plan.make(resolved(folder, "plan.clips_per_unit=2"), work)
+    plan.save(made, work)
+    stamp = (work / "plan.parquet").stat().st_mtime_ns
+    for unit in made.units():
+        assert plan.load_unit(work, unit, stamp).rows() == made.rows(unit)
+    assert plan.load_unit(work, "u999999", stamp).num_clips == 0
+    ids = made.table["clip_id"].to_pylist()[3:20:4]
+    assert [row["clip_id"] for row in plan.load_clips(work, ids).rows()] == ids
+
+
+def test_clips_taken_down_are_marked_and_no_other(folder: Path, tmp_path: Path) -> None:
+    made = plan.make(resolved(folder), tmp_path / "work")
+    gone = made.table["clip_id"][1].as_py()
+    marked = made.without(TakenDown({gone: "asked"}, {}))
+    assert [(r["reason"], r["detail"]) for r in marked.rows() if r["clip_id"] == gone] == [("takedown", "asked")]
+    assert [r for r in marked.rows() if r["clip_id"] != gone] == [r for r in made.rows() if r["clip_id"] != gone]
+    assert marked.table.schema.equals(made.table.schema)
