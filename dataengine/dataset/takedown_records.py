@@ -66,12 +66,22 @@ def home(root: Path) -> Path | None:
 
 
 def add(out: Path, rows: Rows, record: Mapping[str, Any]) -> Path:
-    """Write a record of a build, durably; nothing of the dataset changes yet."""
+    """Write a record of a build, durably; nothing of the dataset changes yet.
+
+    Raises:
+        DatasetError: it cannot be written; nothing was changed.
+    """
     folder = out / RECORDS
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        fsync_folder(out)
-    return append_tombstones(folder, rows, record)
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            fsync_folder(out)
+        return append_tombstones(folder, rows, record)
+    except OSError as error:
+        raise DatasetError(
+            f"the takedown is not recorded: {error.strerror}, in {folder}; nothing was changed, so mend that and run "
+            "the command again"
+        ) from error
 
 
 def adopt(out: Path) -> int:

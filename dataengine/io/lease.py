@@ -138,7 +138,10 @@ def lease(folder: Path, name: str, purpose: str, wait: float = 0.0) -> Iterator[
     except OSError as error:
         raise LeaseError(f"{folder} cannot be written to: {error.strerror}; give a folder to write into") from error
     with file:
-        taken = _take(file, path, purpose, time.monotonic() + wait)
+        try:
+            taken = _take(file, path, purpose, time.monotonic() + wait)
+        except OSError as error:
+            raise LeaseError(f"{path} cannot be written: {error.strerror}; mend that, then run again") from error
         before = _HELD.set({**held, str(path): taken})
         threading.Thread(target=taken.renew, name=f"lease {name}", daemon=True).start()
         try:

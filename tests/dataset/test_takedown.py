@@ -3,8 +3,10 @@ holds."""
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,29 @@ def test_a_copy_without_its_build_keeps_the_records_itself(out: Path, corpus: Pa
     build_sample(corpus, out)
     assert [r["clip_ids"] for r in read_records(out / "dataset")] == [[second], [first]] and verify(out) == []
     assert not {first, second} & set(dataengine.open(out).clips.collect()["clip_id"])
+
+
+def test_a_stopped_switch_is_said_to_readers_and_finished_by_a_takedown(tmp_path: Path) -> None:
+    tiny_dataset.build(tmp_path)
+    (tmp_path / "dataset").rename(tmp_path / "dataset.old")
+    for where in (tmp_path, tmp_path / "dataset"):
+        with pytest.raises(DatasetError, match="a build was stopped while it put the dataset in place; run"):
+            dataengine.open(where)
+    takedown(tmp_path, [CLIP], "asked")
+    assert CLIP not in set(dataengine.open(tmp_path).clips.collect()["clip_id"]) and verify(tmp_path) == []
+
+
+def test_a_full_disk_is_said_and_changes_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        done = command("takedown", str(out), "--clip-id", clip_id, "--reason", "asked")
+    assert done.returncode == 1 and "is not recorded: No space left on device" in done.stderr
+    assert not list((out / "takedowns").glob("part-*")) and verify(out) == []
 
 
 def test_a_dataset_that_is_a_link_is_not_replaced(out: Path, corpus: Path, tmp_path: Path) -> None:
