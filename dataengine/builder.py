@@ -216,7 +216,7 @@ def build(
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecipeError(f"--out {folder} cannot be made: {error.strerror}; give a folder to write into") from error
-    with lease(folder.absolute(), "build", "build", wait=HANDOVER):
+    with in_one_line(folder), lease(folder.absolute(), "build", "build", wait=HANDOVER):
         with changing(folder.absolute(), "build"):  # what a killed build left of the dataset is mended
             refuse_link(folder.absolute())
         before = recipe_lock.parts(folder / recipe_lock.NAME)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from dataengine.core.errors import DataEngineError, EnvironmentFailure, ExpertError, MediaError
 
@@ -111,8 +113,11 @@ def environment_kind(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(place: Path | None = None) -> Iterator[None]:
     """Give what the environment did to the block in one line.
+
+    Args:
+        place: where the block writes; the line names it, and for a full disk what is free there.
 
     Raises:
         EnvironmentFailure: the operating system said that a disk is full, a file system failed and the like.
@@ -123,9 +128,18 @@ def in_one_line() -> Iterator[None]:
         kind = environment_kind(error)
         if kind is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        named = error.filename or place
+        where = f" ({named}{_free(place) if kind == 'disk_full' else ''})" if named else ""
         text = f"{error.strerror or error}{where}; run the same command again once that is mended"
         raise EnvironmentFailure(kind, text) from error
+
+
+def _free(place: Path | None) -> str:
+    """How much is free where something is written, for people."""
+    try:
+        return "" if place is None else f", {shutil.disk_usage(place).free / 1e6:.1f} MB free"
+    except OSError:
+        return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

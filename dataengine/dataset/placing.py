@@ -43,12 +43,14 @@ def mend(out: Path) -> None:
 
 
 def refuse_link(out: Path) -> None:
-    """Refuse a dataset that is a link: a build replaces the folder as a whole.
+    """Refuse a dataset that is a link, or no folder: a build replaces the folder as a whole.
 
     Raises:
-        DatasetError: naming the link.
+        DatasetError: naming it.
     """
     dataset = out / "dataset"
+    if dataset.exists() and not dataset.is_dir():
+        raise DatasetError(f"{dataset} is not a folder: remove it, or give another --out")
     if dataset.is_symlink():
         raise DatasetError(
             f"{dataset} is a link, and a build puts a new folder in its place: remove the link, or give the folder "

@@ -17,8 +17,8 @@ from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import Clip
 from dataengine.media.probe import probe
 from dataengine.sources import ids, tables
+from dataengine.sources.file_names import FileNames
 from dataengine.sources.listing import Listing, list_files
-from dataengine.sources.matching import Names
 
 COLUMNS = ("file", "label", "start", "end", "split", "licence", "consent", "subject")
 """Columns of labels.csv; all but `file` may be absent or empty."""
@@ -66,7 +66,7 @@ class Folder(Source):
         seen: dict[str, Clip] = {}
         labelled: set[str] = set()
         used: set[str] = set()
-        names = Names([*listing.paths(), *listing.refused] if table else [])
+        names = FileNames([*listing.paths(), *listing.refused] if table else [])
         for line, fields in tables.rows(table) if table else ():
             shown = table.name if table else ""
             found = self._row(fields, listing, names, labelled)
@@ -122,7 +122,7 @@ class Folder(Source):
         return path
 
     def _row(
-        self, fields: dict[str, str] | str, listing: Listing, names: Names, labelled: set[str]
+        self, fields: dict[str, str] | str, listing: Listing, names: FileNames, labelled: set[str]
     ) -> list[Clip] | str:
         """The clips of one row, or what is wrong with it. Files that a row names, even a wrong one, go to `labelled`:
         they must not come in by themselves, with no label or in another split."""

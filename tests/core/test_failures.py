@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from dataengine.core.errors import EnvironmentFailure, ExpertError, MediaError, MissingExtraError, RecipeError
-from dataengine.core.failures import ENVIRONMENT, environment_kind, is_out_of_memory, kind_of
+from dataengine.core.failures import ENVIRONMENT, environment_kind, in_one_line, is_out_of_memory, kind_of
 
 
 class Fail(Exception):
@@ -103,3 +104,10 @@ def test_an_environment_failure_travels_between_processes() -> None:
     error = copy.copy(EnvironmentFailure("gpu_failed", "a lost context", "clip-1"))
     assert (error.kind, error.detail, error.clip_id) == ("gpu_failed", "a lost context", "clip-1")
     assert str(error) == "gpu_failed: a lost context"
+
+
+def test_a_full_disk_is_told_with_the_place_and_what_is_free(tmp_path: Path) -> None:
+    told = rf"No space left on device \({tmp_path}, [\d.]+ MB free\)"
+    with pytest.raises(EnvironmentFailure, match=told) as error, in_one_line(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.kind == "disk_full"

@@ -18,7 +18,7 @@ import pytest
 import dataengine
 from dataengine.core.errors import DatasetError
 from dataengine.dataset.index import read_records
-from dataengine.dataset.placing import changing
+from dataengine.dataset.placing import changing, refuse_link
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
 from dataengine.inspect.explain import explain, to_text
@@ -153,6 +153,12 @@ def test_a_dataset_that_is_a_link_is_not_replaced(out: Path, corpus: Path, tmp_p
     with pytest.raises(DatasetError, match="is a link, and a build puts a new folder in its place"):
         build_sample(corpus, out)
     assert (out / "dataset").is_symlink() and verify(out) == []
+
+
+def test_a_file_in_the_place_of_the_dataset_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset").write_bytes(b"")
+    with pytest.raises(DatasetError, match="dataset is not a folder: remove it, or give another --out"):
+        refuse_link(tmp_path)
 
 
 def test_a_takedown_killed_at_any_step_is_a_record_or_nothing(tmp_path: Path) -> None:

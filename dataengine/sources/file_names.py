@@ -14,7 +14,7 @@ def _plain(path: str) -> str:
     return unicodedata.normalize("NFC", posixpath.normpath(path.replace("\\", "/"))).casefold()
 
 
-class Names:
+class FileNames:
     """The files of a listing by what a table may call them.
 
     Args:
