@@ -265,7 +265,7 @@ def opened(
     local = told.kind == "local"
     quiet = NO_PAGES if told.kind != "scheduler" and not dashboard else {}
     with dask.config.set({**SETTINGS, **quiet, **cluster_kinds.tls(told)}), ExitStack() as closing:
-        for name in ("distributed", "tornado.application", "asyncio"):
+        for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         started = None
         try:
@@ -313,7 +313,7 @@ def _close(closing: Any, timeout: float = 2.0) -> None:
 
 def _dismiss(client: Any) -> None:
     """Take questions of a build back from a scheduler that goes on without it."""
-    for name in ("dataengine-handshake", "dataengine-admission"):
+    for name in ("dataengine-handshake", "dataengine-admission") if client.status == "running" else ():
         with suppress(Exception):
             client.unregister_worker_plugin(name)
 
@@ -366,6 +366,8 @@ def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
             await (stealing.start() if wanted["stealing"] else stealing.stop())
         return before
 
+    if client.status != "running":
+        return {}
     try:
         return dict(client.run_on_scheduler(settle, dict(wanted)))
     except Exception:

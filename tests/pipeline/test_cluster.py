@@ -198,3 +198,20 @@ def test_a_driver_that_is_killed_leaves_a_cluster_that_the_next_one_uses(tmp_pat
         time.sleep(2.0)
         left = len(list(out.glob("u*.done")))
         assert (out / "v1.done").exists() and left < 100, "units of the dead driver are forgotten"
+
+
+def test_the_command_ends_with_one_line_and_exit_code_1_when_its_scheduler_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "one.mp4").write_bytes(b"not asked for before there are workers")
+    build = ["build", "posecap", "--overlay", "core", "--sources", f"folder={tmp_path / 'videos'}"]
+    with dask_scheduler(tmp_path / "dask") as started:
+        command = [sys.executable, "-m", "dataengine.cli", *build, "--out", str(tmp_path / "out")]
+        driver = subprocess.Popen([*command, "--scheduler", started.address], stderr=subprocess.PIPE, text=True)
+        assert driver.stderr is not None
+        said = []
+        for line in driver.stderr:
+            said.append(line)
+            if "waiting for workers" in line:
+                started.kill(started.scheduler)
+        assert driver.wait(timeout=60) == 1
+    assert "is gone; what was finished is kept" in said[-1] and "waiting for workers" in said[-2], said
