@@ -96,15 +96,14 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
     """
     kind = np.dtype([("a", np.int64), ("b", np.int64), ("offset", np.int32), ("share", np.float32)])
     lengths = np.diff(found.start)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(owner)) - found.start[owner]
+    # narrow types, and nothing kept that is not needed: there are twenty entries a clip, of a million clips
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    position = (np.arange(len(owner)) - found.start[owner]).astype(np.int32)
     textured = np.flatnonzero(found.hashes != 0)
     candidates = [np.zeros((0, 3), np.int64)]
     for shift, width in _BANDS:
-        keys = (found.hashes[textured] >> np.uint64(shift)) & np.uint64((1 << width) - 1)
-        rank = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.diff(keys[rank], prepend=np.uint64(1 << 63), append=np.uint64(1 << 63)))
-        candidates.append(np.unique(_similar(found.hashes, owner, position, textured[rank], edges, _CROWD), axis=0))
+        places, edges = _buckets(found.hashes, textured, shift, width)
+        candidates.append(np.unique(_similar(found.hashes, owner, position, places, edges, _CROWD), axis=0))
     rows: dict[tuple[int, int], tuple[float, int]] = {}
     for a, b, offset in np.unique(np.concatenate(candidates), axis=0).tolist():
         part, over = _compare(found.hashes, found.words, found.start, a, b, offset, FEW_BITS, SAME_POSE / WORD)
@@ -116,6 +115,24 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
         ):
             rows[a, b] = (part, offset)
     return np.array([(a, b, offset, part) for (a, b), (part, offset) in sorted(rows.items())], kind)
+
+
+def _buckets(
+    hashes: NDArray[np.uint64], chosen: NDArray[np.int64], shift: int, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Chosen places of hashes ordered by `width` bits of them, and where runs of equal bits begin and end."""
+    keys = hashes[chosen]
+    keys >>= np.uint64(shift)
+    keys &= np.uint64((1 << width) - 1)
+    narrow = keys.astype(np.uint32)
+    del keys
+    rank = np.argsort(narrow, kind="stable")
+    ordered = narrow[rank]
+    del narrow
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    ends = [0, *([len(ordered)] if len(ordered) else [])]
+    edges = np.concatenate([ends[:1], changes, ends[1:]]).astype(np.int64)
+    return chosen[rank], edges
 
 
 @compiled
