@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from dataengine import experts
+from dataengine.core.component import ClipFrames
 from dataengine.core.errors import ComponentError, ExpertError
 from dataengine.core.skeletons import skeleton
 from dataengine.core.types import Clip, Poses
 from dataengine.experts.isolation.isolated import Isolated
-from dataengine.experts.precomputed import Precomputed
+from dataengine.experts.precomputed import Precomputed, openpose
+from dataengine.experts.precomputed.saved import Saved, person
 
 FPS = Fraction(25)
 
@@ -432,3 +434,35 @@ def test_the_three_estimators_of_sstas_demo(shared_data: Path, tmp_path: Path) -
 def test_it_needs_no_process_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match="only looks up what was saved"):
         Isolated("precomputed", {"folder": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["a", "a[1]", "what?", "*"])
+def test_a_clip_of_openpose_is_found_by_its_whole_name(tmp_path: Path, name: str) -> None:
+    """The files of all clips lie in one folder, and some names begin as others do."""
+    stems = ("a", "a_b", "a[1]", "a1", "what?", "whats", "*", "a_1")
+    for number, stem in enumerate(stems, 1):
+        coords = np.full((2, 1, 25, 2), 10.0 * number, np.float32)
+        write_openpose(tmp_path, stem, coords, np.full((2, 1, 25), 0.9, np.float32))
+    found = openpose.read(tmp_path / name)
+    assert sorted(found.people) == [0, 1]
+    shown = {float(person.coords[0, 0]) for people in found.people.values() for person in people}
+    assert shown == {10.0 * (stems.index(name) + 1)}
+
+
+@pytest.mark.parametrize(("low", "unit"), [(0.0, 1.0), (-1.0, 2.0)])
+def test_coordinates_from_0_to_1_are_scaled_to_the_picture(tmp_path: Path, low: float, unit: float) -> None:
+    pixels = np.random.default_rng(0).uniform(1, 99, (4, 1, 25, 2)) * np.array([3.0, 2.0])
+    pixels[0, 0, 0] = 3.0, 2.0  # so that [-1, 1] holds something below 0
+    scores = np.full((4, 1, 25), 0.9, np.float32)
+    write_openpose(tmp_path / clip().clip_id, "x", low + unit * pixels / np.array([300.0, 200.0]), scores)
+    frames = np.zeros((4, 200, 300, 3), np.uint8)
+    batch = ClipFrames(clip(), frames, np.arange(4), np.arange(4) / 25, FPS)
+    with expert(tmp_path).load() as session:
+        for frame, poses in enumerate(session.observe(batch)):
+            np.testing.assert_allclose(poses.coords, pixels[frame], atol=1e-2)
+            assert poses.boxes[0, 2] > 100
+
+
+def test_coordinates_in_pixels_are_left_alone(tmp_path: Path) -> None:
+    saved = Saved("x", {0: [person(np.full((17, 2), 0.5)), person(np.full((17, 2), 1.5))]})
+    assert saved.in_pixels(300, 200) is saved

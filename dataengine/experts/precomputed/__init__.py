@@ -262,9 +262,12 @@ class PrecomputedSession(ExpertSession):
 
     def observe(self, batch: ClipFrames, boxes: Sequence[Float] | None = None) -> list[Poses]:
         """What is saved for the frames of a batch; raises as `lookup`."""
-        return self.lookup(batch.clip, batch.indices, batch.timestamps, batch.fps)
+        height, width = batch.frames.shape[1:3]
+        return self.lookup(batch.clip, batch.indices, batch.timestamps, batch.fps, (width, height))
 
-    def lookup(self, clip: Clip, indices: Int, timestamps: Float, fps: Fraction) -> list[Poses]:
+    def lookup(
+        self, clip: Clip, indices: Int, timestamps: Float, fps: Fraction, size: tuple[int, int] | None = None
+    ) -> list[Poses]:
         """What is saved for some frames of a clip.
 
         Args:
@@ -272,6 +275,8 @@ class PrecomputedSession(ExpertSession):
             indices: (T,) numbers of the frames within its span.
             timestamps: (T,) seconds from the start of the span.
             fps: frames per second of the video.
+            size: width and height of its pictures, by which coordinates from 0 to 1 are told and scaled; None takes
+                all coordinates for pixels.
 
         Returns:
             One `Poses` per frame.
@@ -280,7 +285,7 @@ class PrecomputedSession(ExpertSession):
             ExpertError: nothing is saved for the clip, or it cannot be read.
         """
         self.require_open()
-        saved = self._saved(clip)
+        saved = self._saved(clip, size)
         wanted = self.options.numbers(clip, indices, timestamps, fps)
         if saved.last is not None and len(indices) and indices[0] == 0 and wanted[0] > saved.last:
             raise refused(saved.where, f"ends at frame {saved.last}, before the clip's first, {wanted[0]}")
@@ -304,11 +309,12 @@ class PrecomputedSession(ExpertSession):
                 self._whole = results.read_all(self.root)
             return self._whole
 
-    def _saved(self, clip: Clip) -> Saved:
+    def _saved(self, clip: Clip, size: tuple[int, int] | None) -> Saved:
         with self._lock:
             saved = self._clips.get(clip.clip_id)
             if saved is None:
-                saved = self._clips[clip.clip_id] = self._open(clip)
+                saved = self._open(clip)
+                saved = self._clips[clip.clip_id] = saved if size is None else saved.in_pixels(*size)
                 joints = layout_of(self.skeleton).num_joints
                 if saved.num_joints not in (None, joints):
                     raise refused(

@@ -5,6 +5,7 @@ Format: CMU-Perceptual-Computing-Lab/openpose, doc/02_output.md.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dataengine.experts.precomputed.saved import Saved, number, person, read_json, refused, rows, triplets
@@ -20,9 +21,11 @@ def read(folder: Path) -> Saved:
     Raises:
         ExpertError: no files, or one that is torn or of another form.
     """
-    files = (
-        sorted(folder.glob(f"*{ENDING}")) if folder.is_dir() else sorted(folder.parent.glob(f"{folder.name}_*{ENDING}"))
-    )
+    if folder.is_dir():
+        files = sorted(folder.glob(f"*{ENDING}"))
+    else:  # the whole name and a number: a_b_12 is no frame of a, and brackets in a name are brackets
+        own = re.compile(rf"{re.escape(folder.name)}_\d+{re.escape(ENDING)}")
+        files = sorted(p for p in folder.parent.glob(f"*{ENDING}") if own.fullmatch(p.name))
     if not files:
         raise refused(folder, f"holds no file *{ENDING}")
     saved = Saved(str(folder))

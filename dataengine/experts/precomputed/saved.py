@@ -55,6 +55,23 @@ class Saved:
         """How many joints its people have; None without people."""
         return next((len(p.coords) for some in self.people.values() for p in some), None)
 
+    def in_pixels(self, width: int, height: int) -> Saved:
+        """The same with coordinates in pixels, where all of them lie in [0, 1], or in [-1, 1], of the picture, as
+        OpenPose's `--keypoint_scale 3` and `4` write them; itself where they are pixels."""
+        everyone = [p for some in self.people.values() for p in some]
+        seen = [p.coords[np.isfinite(p.coords).all(-1)] for p in everyone]
+        flat = np.concatenate(seen) if seen else np.empty((0, 2), np.float32)
+        if not len(flat) or np.abs(flat).max() > 1:
+            return self
+        low = -1.0 if flat.min() < 0 else 0.0
+
+        def scaled(one: Person) -> Person:
+            size = np.array([width, height], np.float32) / (1 - low)
+            box = None if one.box is None else ((one.box - low) * np.tile(size, 2)).astype(np.float32)
+            return Person(((one.coords - low) * size).astype(np.float32), one.scores, box)
+
+        return Saved(self.where, {frame: [scaled(p) for p in some] for frame, some in self.people.items()}, self.last)
+
     def add(self, frame: int, person: Person) -> None:
         """Put a person into a frame.
 
