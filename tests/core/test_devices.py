@@ -86,3 +86,17 @@ def test_visible_devices_as_cuda_reads_them(setting: str | None, chosen: str) ->
 
 def test_an_instance_of_a_gpu_counts_as_one() -> None:
     assert [gpu.name for gpu in visible(TWO, "MIG-1234")] == ["MIG instance"]
+
+
+def test_doctor_says_what_onnxruntime_cannot_do_on_a_gpu(driver: Path) -> None:
+    said = names(driver, "1", "from dataengine.inspect import doctor; print(doctor._device())")
+    assert "GPUs: Model 1'" in said.replace('"', "'")
+    assert "`onnx` and `onnx_detector` need onnxruntime-gpu on the GPU; `rtmpose` does not" in said
+
+
+def test_doctor_counts_the_processors_that_this_process_may_use() -> None:
+    only, there = min(os.sched_getaffinity(0)), os.cpu_count() or 1
+    script = (
+        f"import os; os.sched_setaffinity(0, [{only}])\nfrom dataengine.inspect import doctor; print(doctor._cores())"
+    )
+    assert names(None, None, script) == ("1 cores" if there == 1 else f"1 of {there} cores")
