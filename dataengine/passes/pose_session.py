@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dataengine.core import devices
 from dataengine.core.accelerator import is_accelerator
 from dataengine.core.component import Detector, DetectorSession, Expert, ExpertSession, Fusion, Session, Tracker
 from dataengine.core.gpu_claim import device_of_process
@@ -83,7 +84,8 @@ class PoseSession(Session):
             self._experts += experts
             if is_accelerator(device) and most > 1:
                 self.budget = Budget(recipe.engine.prefetch_mb << 20)
-                self._share(experts, own, min(most, cpu_count()))
+                beside = devices.count() * recipe.engine.processes_per_gpu  # processes that share the processors
+                self._share(experts, own, min(most, max(1, cpu_count() // beside)))
         except BaseException:
             self.close()
             raise

@@ -107,7 +107,7 @@ def poses(session: PoseSession, number: int) -> np.ndarray:
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Any:
     components: Any = SimpleNamespace(detector=None, experts=tuple(Given(of) for of in (Mean, Alone, Counts)))
     monkeypatch.setattr(PoseComponents, "of", staticmethod(lambda recipe: components))
-    return SimpleNamespace(engine=SimpleNamespace(clips_in_flight=6, prefetch_mb=8))
+    return SimpleNamespace(engine=SimpleNamespace(clips_in_flight=6, prefetch_mb=8, processes_per_gpu=1))
 
 
 def test_one_unbatched_expert_does_not_end_batches_for_the_others(recipe: Any) -> None:
