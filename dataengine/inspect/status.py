@@ -113,7 +113,7 @@ def clean(
         with changing(out, "gc") as dataset:
             placed = _folders_of(dataset)
         known = units.read(job.work)
-        every = {*known.by_clip.values(), *load(job.work).table.column("unit").to_pylist()}
+        every = {*known.names(), *load(job.work).table.column("unit").to_pylist()}
         live = {job.ledger(p.name).folder.name: p.live_keys(out, every) for p in job.passes.values()}
         taken = frozenset() if gone is None else known.gone(gone)
         whole = (placed - live.keys()) | last_used(job.work, live.keys(), keep - 1)

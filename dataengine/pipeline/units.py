@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataengine.core.errors import LeaseError, LedgerError
@@ -28,17 +30,26 @@ class Units:
     """The units of every clip that was ever planned.
 
     Attributes:
-        by_clip: clip_id -> unit. videos: clip_id -> video_id.
+        table: columns of `SCHEMA`, one row per clip.
         parts: how many parts there are.
     """
 
-    by_clip: Mapping[str, str]
-    videos: Mapping[str, str]
+    table: pa.Table
     parts: int = 0
+
+    @cached_property
+    def by_clip(self) -> dict[str, str]:
+        """clip_id -> unit."""
+        return dict(zip(self.table.column("clip_id").to_pylist(), self.table.column("unit").to_pylist()))
+
+    def names(self) -> set[str]:
+        """Names of all units."""
+        return set(self.table.column("unit").unique().to_pylist())
 
     def gone(self, taken: TakenDown) -> frozenset[str]:
         """Ids of the clips that were taken down, by their own id or by their video."""
-        return frozenset({*taken.clips, *(clip for clip, video in self.videos.items() if video in taken.videos)})
+        videos = pc.is_in(self.table.column("video_id"), value_set=pa.array(list(taken.videos), pa.string()))
+        return frozenset({*taken.clips, *self.table.filter(videos).column("clip_id").to_pylist()})
 
 
 def read(work: Path) -> Units:
@@ -47,9 +58,9 @@ def read(work: Path) -> Units:
     Raises:
         LedgerError: a part cannot be read.
     """
-    by_clip, videos = dict[str, str](), dict[str, str]()
     plan = work / "plan.parquet"
     parts = sorted((work / FOLDER).glob("part-*.parquet"))
+    tables = [SCHEMA.empty_table()]
     for path in [plan] * (not parts and plan.is_file()) + parts:
         try:
             table = pq.read_table(path, columns=SCHEMA.names, page_checksum_verification=path != plan)
@@ -58,10 +69,8 @@ def read(work: Path) -> Units:
                 f"{path} cannot be read: {str(error).splitlines()[0]}; put it back from a copy, or remove "
                 f"{path.parent if path != plan else path} to have all clips planned and run anew"
             ) from error
-        clips, video, unit = (table.column(name).to_pylist() for name in SCHEMA.names)
-        by_clip |= dict(zip(clips, unit))
-        videos |= dict(zip(clips, video))
-    return Units(by_clip, videos, len(parts))
+        tables.append(table.cast(SCHEMA))
+    return Units(pa.concat_tables(tables), len(parts))
 
 
 def assign(clip_ids: Iterable[str], known: Mapping[str, str], clips_per_unit: int) -> list[str]:
@@ -84,19 +93,20 @@ def append(work: Path, plan: pa.Table) -> None:
         LeaseError: another process added units since the plan was made.
     """
     folder, known = work / FOLDER, read(work)
-    clips, videos, units = (plan.column(name).to_pylist() for name in SCHEMA.names)
-    rows = [(clip, video, unit) for clip, video, unit in zip(clips, videos, units) if clip not in known.by_clip]
+    table = plan.select(SCHEMA.names).cast(SCHEMA)
     crossed = f"{work.parent}: another process planned clips at the same time; run the command again"
-    if any(known.by_clip.get(clip, unit) != unit for clip, unit in zip(clips, units)):
+    before = known.by_clip
+    clips, units = (table.column(name).to_pylist() for name in ("clip_id", "unit"))
+    if any(before.get(clip, unit) != unit for clip, unit in zip(clips, units)):
         raise LeaseError(crossed)
+    table = table.filter(pa.array([clip not in before for clip in clips], pa.bool_()))
     if not known.parts:  # of an earlier version: what its plan knows comes first
-        rows = [(clip, known.videos[clip], unit) for clip, unit in known.by_clip.items()] + rows
-    if not rows:
+        table = pa.concat_tables([known.table, table])
+    if not table.num_rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
     clear_partials(folder)
     path = folder / f"part-{known.parts:05d}.parquet"
-    table = pa.table([pa.array(column, pa.string()) for column in zip(*rows)], schema=SCHEMA)
     try:
         with staged(path, replace=False) as partial:
             pq.write_table(table, partial, compression="zstd", write_page_checksum=True)

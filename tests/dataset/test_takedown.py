@@ -233,6 +233,21 @@ def test_building_again_does_not_bring_them_back(out: Path, corpus: Path) -> Non
     assert len(read_records(out / "dataset")) == 1 and verify(out) == []
 
 
+@pytest.mark.slow
+def test_after_a_build_of_a_few_clips_a_takedown_costs_the_units_it_touches_alone(out: Path, corpus: Path) -> None:
+    """The work of all others, which is not in the dataset then, stays; nothing of the clip does."""
+    build_sample(corpus, out, limit=6)
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+    done = command("takedown", str(out), "--clip-id", clip_id, "--reason", "asked", "--rewrite")
+    assert done.returncode == 0, done.stderr
+    for tar in out.rglob("*.tar"):
+        assert clip_id.encode() not in tar.read_bytes(), tar
+    states = {state.name: state for state in build_sample(corpus, out).states}
+    for name in ("probe", "pose", "measure"):
+        assert states[name].done == states[name].units - 1, name
+    assert clip_id not in set(dataengine.open(out).clips.collect()["clip_id"]) and verify(out) == []
+
+
 def test_a_list_of_ids(out: Path, tmp_path: Path) -> None:
     ids = dataengine.open(out).clips.collect()["clip_id"][:2].to_list()
     (tmp_path / "ids.txt").write_text("# withdrawn in May\n" + "\n".join(ids) + "\n\n")

@@ -86,6 +86,15 @@ def test_the_units_of_an_earlier_version_are_those_of_its_plan(folder: Path, tmp
     assert known.items() < unit_of(work).items() and len(unit_of(work)) == 4
 
 
+def test_clips_of_a_video_that_was_taken_down_are_found_whatever_the_plan_holds(folder: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    made = plan.make(resolved(folder), work)
+    plan.save(made, work)
+    plan.save(plan.make(resolved(folder), work, limit=1), work)
+    row = made.rows()[2]
+    assert units.read(work).gone(TakenDown({"x": "asked"}, {row["video_id"]: "asked"})) == {"x", row["clip_id"]}
+
+
 def test_a_damaged_table_of_units_is_named_and_guessed_by_nobody(folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     plan.save(plan.make(resolved(folder), work), work)
