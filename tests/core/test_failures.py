@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+import av
 import pytest
 
 from dataengine.core.errors import EnvironmentFailure, ExpertError, MediaError, MissingExtraError, RecipeError
@@ -84,7 +85,6 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 def test_what_the_operating_system_caused_is_what_it_said() -> None:
-    av = pytest.importorskip("av")
     unreadable = MediaError("media_unreadable", "'a.mp4' cannot be read", True)
     assert kind_of(caused(unreadable, os_error(errno.ESTALE))) == "storage_failed"
     assert kind_of(caused(ExpertError("expert_failed", "cannot be started"), os_error(errno.EMFILE))) == "host_limits"
