@@ -17,11 +17,11 @@ from dataengine.core.progress import Progress
 from dataengine.passes.base import Pass, run_task
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import UnitPass
-from dataengine.pipeline.dispatch import RunOptions, SetAside, Stage
 from dataengine.pipeline.engine import Dispatcher
 from dataengine.pipeline.journal import JOURNAL
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.task import Receipt, Task
+from dataengine.pipeline.troubles import RunOptions, SetAside, Stage
 
 
 def run_passes(

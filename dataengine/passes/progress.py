@@ -15,10 +15,10 @@ from dataengine.core.types import Fail, Reject
 from dataengine.passes.again import RETRYABLE, Again
 from dataengine.passes.base import ALL, Job, Pass, Row, Scope
 from dataengine.passes.receipts import received
-from dataengine.pipeline.dispatch import SetAside
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.task import Receipt, Task
+from dataengine.pipeline.troubles import SetAside
 
 DECIDING = ("unit", "table")
 """Scopes of the passes that may throw clips out."""

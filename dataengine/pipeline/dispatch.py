@@ -3,27 +3,23 @@
 - A task that was sent and not begun has no deadline: waiting for workers is not failing.
 - An attempt that was begun and gives no sign of life for its deadline is ended, and its task is bisected.
 - A worker that dies costs its task a strike if the task had begun there.
-- A failure of the environment, or an error that nobody foresaw, commits nothing. The task runs again, on another host
-  where there is one. After `TRIES` it is set aside for this build.
-- A clip that brings about a failure of the environment twice, while its host does other work well, is to blame itself.
+- What becomes of a task that met trouble is decided in `dataengine.pipeline.troubles`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataengine.core.errors import DamagedArtifact, DataEngineError
+from dataengine.core.errors import DataEngineError
 from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline.attempts import (
-    ATTEMPTS,
     NOT_OF_THE_PROCESS,
     UNEXPECTED,
     WORKER_LOST,
@@ -36,19 +32,14 @@ from dataengine.pipeline.attempts import (
     with_attempt,
 )
 from dataengine.pipeline.cluster_kinds import GPU
-from dataengine.pipeline.health import Health
-from dataengine.pipeline.journal import Journal
-from dataengine.pipeline.quarantine import BLAMED, CrashBisector
-from dataengine.pipeline.task import Receipt, Task
+from dataengine.pipeline.task import Task
+from dataengine.pipeline.troubles import SetAside, Troubles
 
 if TYPE_CHECKING:
     from dataengine.pipeline.engine import Engine
 
 GRACE = 60.0
 """Seconds that an attempt gets beside its clips' deadlines, to load models."""
-
-TRIES = 3
-"""Attempts of a task before it is set aside."""
 
 QUIET = 30.0
 """Seconds without any attempt begun before the driver says that it waits, and between two such lines."""
@@ -60,73 +51,11 @@ UNBEGUN = 20
 """How often a task may be lost before it began, until that counts as a strike: its beginning may stay unseen where a
 file system is slow to show new files."""
 
-NOTE = 300.0
-"""Seconds between two notes of what hosts have done."""
-
 RESULT = 10.0
 """Seconds that a result may take to arrive after it was announced."""
 
 RESTART_LIMIT = 120.0
 """Seconds after which a worker that was to be restarted, and still runs, ends the build."""
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A task that committed nothing wherever it was tried; the next build tries it again.
-
-    Attributes:
-        kind, detail: of the last trouble.
-        damaged: the file of an earlier unit that is not what was written, where that is why.
-    """
-
-    task: Task
-    kind: str
-    detail: str
-    damaged: DamagedArtifact | None = None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is given beside its tasks.
-
-    Attributes:
-        name: of the pass.
-        work: where attempts are noted; None to note nothing.
-        steps: whether tasks give a sign of life for each clip and batch. Else the deadline is that of all clips.
-        gpu: run the tasks on workers with the resource GPU alone.
-        receive: takes receipts. say: takes lines for people.
-    """
-
-    name: str = ""
-    work: Path | None = None
-    steps: bool = False
-    gpu: bool = False
-    receive: Callable[[Receipt], None] = lambda receipt: None
-    say: Callable[[str], None] = lambda text: None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The tasks of one pass, one of several that run at the same time.
-
-    Attributes:
-        arguments: of the runner, before the task.
-        waiting: tasks to run, in order; what takes receipts may add to this or a later stage.
-    """
-
-    runner: Runner
-    arguments: tuple[Any, ...]
-    waiting: deque[Task]
-    options: RunOptions
-
-
-@dataclass
-class _Failure:
-    """One failed attempt: `moment` is of `Health.moment`."""
-
-    trouble: Trouble
-    host: str
-    moment: int
 
 
 @dataclass
@@ -164,109 +93,6 @@ class _Flight:
             self.begun = now
         if stamp != self.stamp:
             self.stamp, self.changed = stamp, now
-
-
-class Troubles:
-    """What became of the tasks of one run that met trouble: again, without a clip, or aside."""
-
-    def __init__(self, options: RunOptions, health: Health, journal: Journal) -> None:
-        self.options, self.health, self.journal = options, health, journal
-        self.bisector = CrashBisector()
-        self.failures: dict[str, list[_Failure]] = {}
-        self.aside: dict[str, SetAside] = {}
-        self.numbers: dict[str, int] = {}
-        self.worked: dict[str, list[float]] = {}
-        self.noted = time.monotonic()
-
-    def file_of(self, task: Task) -> Path | None:
-        """A fresh path for the file of the next attempt at a task."""
-        self.numbers[task.key] = self.numbers.get(task.key, 0) + 1
-        if self.options.work is None:
-            return None
-        name = f"{self.options.name}-{task.key}-{self.numbers[task.key]}-{uuid.uuid4().hex[:8]}.json"
-        return self.options.work / ATTEMPTS / name
-
-    def facts(self, task: Task) -> dict[str, Any]:
-        """What the file of an attempt tells."""
-        return {
-            "pass": self.options.name,
-            "unit": task.key,
-            "attempt": self.numbers[task.key],
-            "clips": len(task.clips),
-            "probe": task.probe,
-        }
-
-    def ended(self, task: Task, ended: Ended) -> list[Task]:
-        """Tasks to run after an attempt ended, well or not.
-
-        Raises:
-            Stopped: too much fails.
-        """
-        if ended.trouble is not None:
-            return self.troubled(task, ended.place, ended.trouble)
-        assert ended.receipt is not None
-        self.health.succeeded(ended.place)
-        if not task.probe:
-            worked = self.worked.setdefault(ended.place.name, [0, 0, 0.0])
-            for n, amount in enumerate((1, ended.receipt.clips, ended.receipt.seconds)):
-                worked[n] += amount
-            if time.monotonic() - self.noted > NOTE:
-                self._note_work()
-            self.options.receive(ended.receipt)
-        return self.bisector.finished(task)
-
-    def troubled(self, task: Task, place: Place, trouble: Trouble) -> list[Task]:
-        """Tasks to run after an attempt committed nothing."""
-        number = self.numbers.get(task.key, 1)
-        self.journal.note(
-            "trouble",
-            **{"pass": self.options.name, "unit": task.key, "attempt": number, "host": place.name, "pid": place.pid},
-            **{"kind": trouble.kind, "detail": trouble.detail, "clip_id": trouble.clip_id, "trace": trouble.trace},
-        )
-        where = f" on {place.name}" if place.name else ""
-        self.options.say(f"{self.options.name} {task.key}{where}: {trouble.kind}: {trouble.detail}")
-        before = self.failures.setdefault(task.key, [])
-        culprit = None if task.probe else self._culprit(trouble, place.host, before)
-        if self.health.failed(place, trouble, task.key, of_the_host=culprit is None):
-            self.journal.note("host", host=place.name, detail=self.health.aside[place.host])
-            self.options.say(f"set aside: {self.health.aside[place.host]}")
-        before.append(_Failure(trouble, place.host, self.health.moment()))
-        if culprit is not None:
-            before.clear()
-            return [self.bisector.blame(task, culprit, BLAMED[trouble.kind])]
-        if len(before) >= TRIES or trouble.damaged is not None:
-            return self.set_aside(task, trouble)
-        return [task]
-
-    def _culprit(self, trouble: Trouble, host: str, before: Sequence[_Failure]) -> str | None:
-        """The clip that is to blame: it failed alike before, on another host or while this one did other work well."""
-        if trouble.clip_id is None or trouble.kind not in BLAMED:
-            return None
-        for failure in before:
-            alike = (failure.trouble.kind, failure.trouble.clip_id) == (trouble.kind, trouble.clip_id)
-            if alike and (failure.host != host or self.health.succeeded_since(host, failure.moment)):
-                return trouble.clip_id
-        return None
-
-    def set_aside(self, task: Task, trouble: Trouble) -> list[Task]:
-        """Give a task up for this build."""
-        self.aside[task.key] = SetAside(task, trouble.kind, trouble.detail, trouble.damaged)
-        self.journal.note(
-            "set_aside", **{"pass": self.options.name, "unit": task.key}, kind=trouble.kind, detail=trouble.detail
-        )
-        self.options.say(f"{self.options.name} {task.key}: set aside ({trouble.kind}); the next build tries it again")
-        return []
-
-    def close(self) -> list[SetAside]:
-        """The tasks that were set aside; called at the end of a run, however it ends."""
-        self._note_work()
-        return list(self.aside.values())
-
-    def _note_work(self) -> None:
-        for host, (units, clips, seconds) in sorted(self.worked.items()):
-            facts = {"host": host, "units": int(units), "clips": int(clips), "seconds": round(seconds, 3)}
-            self.journal.note("worked", **{"pass": self.options.name}, **facts)
-        self.worked, self.noted = {}, time.monotonic()
 
 
 def run_serial(runner: Runner, arguments: Sequence[Any], waiting: deque[Task], troubles: Troubles) -> list[SetAside]:

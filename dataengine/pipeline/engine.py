@@ -19,10 +19,11 @@ from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline import handshake
 from dataengine.pipeline.attempts import ATTEMPTS, Runner
 from dataengine.pipeline.cluster_kinds import ClusterSettings
-from dataengine.pipeline.dispatch import DaskRun, RunOptions, SetAside, Stage, Troubles, run_serial, run_together
+from dataengine.pipeline.dispatch import DaskRun, run_serial, run_together
 from dataengine.pipeline.health import Health
 from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.task import Receipt, Task
+from dataengine.pipeline.troubles import RunOptions, SetAside, Stage, Troubles
 
 
 @dataclass(frozen=True)

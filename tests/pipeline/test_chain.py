@@ -11,9 +11,9 @@ import pytest
 from dataengine.passes.base import passes_of
 from dataengine.passes.chain import chains
 from dataengine.pipeline import recipe
-from dataengine.pipeline.dispatch import RunOptions, Stage
 from dataengine.pipeline.engine import Engine
 from dataengine.pipeline.task import Receipt, Task
+from dataengine.pipeline.troubles import RunOptions, Stage
 
 UNITS = ("u0", "u1", "u2", "u3", "u4", "u5")
 
