@@ -62,7 +62,6 @@ class RtDetr(TorchDetector):
     extra: ClassVar[str | None] = "vitpose"
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     default_batch: ClassVar[tuple[int, int]] = (8, 64)
-    fixed_shapes: ClassVar[bool] = True
 
     @property
     def published(self) -> str:
@@ -86,6 +85,7 @@ class RtDetr(TorchDetector):
     def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor:
         import torch
 
+        # transformers sets sizes of maps number by number there, for which the host waits six times
         found = network(pixel_values=runtime.images(pixels, 0.0, 255.0))
         likely = found.logits[..., PERSON].sigmoid()
         score, which = likely.topk(min(self.max_people, likely.shape[1]), sorted=True)

@@ -171,7 +171,7 @@ class TorchComponent(Component, ABC):
         precision: what the network computes in, apart from its last layers and the decoding, which take float32.
         compile: compile the network with torch.compile on an accelerator; the first batches take minutes then.
         cuda_graphs: on a GPU, replay forward passes that were recorded for each size of batches. It costs memory, and
-            leaves more of the interpreter to other threads. Without effect on networks whose shapes vary.
+            leaves more of the interpreter to other threads. Networks that cannot be recorded refuse it.
     """
 
     checkpoint: str = ""
@@ -184,10 +184,12 @@ class TorchComponent(Component, ABC):
     default_batch: ClassVar[tuple[int, int]] = (16, 64)
     """Most images at once on a CPU and on an accelerator."""
     fixed_shapes: ClassVar[bool] = False
-    """Whether `forward` makes the same calls whatever is on the images, and gives a tensor."""
+    """Whether `forward` gives a tensor, by the same calls whatever is on the images, and never waits for the device."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.cuda_graphs and not self.fixed_shapes:
+            raise ComponentError(f"{self.title} cuda_graphs = true: this network cannot be recorded; leave it out")
 
     @property
     @abstractmethod

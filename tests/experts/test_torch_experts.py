@@ -62,6 +62,8 @@ def test_absent_weights_are_named_with_the_command_that_gets_them(
         ("experts", "mmpose", {"threshold": 2.0}, "threshold = 2.0: lies in"),
         ("experts", "ultralytics", {"side": 100}, "side = 100: a multiple of 32"),
         ("detectors", "rtdetr", {"max_people": 0}, "max_people = 0: at least 1"),
+        ("detectors", "rtdetr", {"cuda_graphs": True}, "cuda_graphs = true: this network cannot be recorded"),
+        ("experts", "keypoint_rcnn", {"cuda_graphs": True}, "cuda_graphs = true: this network cannot be recorded"),
     ],
 )
 def test_wrong_options(kind: str, name: str, options: dict[str, Any], words: str) -> None:

@@ -61,7 +61,7 @@ def test_images_are_those_of_the_host(processing: Any, device: str, capsys: pyte
     assert (away > 0).mean() < 0.01
 
 
-@pytest.mark.parametrize("name", ["rtmpose", "vitpose", "rtdetr"])
+@pytest.mark.parametrize("name", ["rtmpose", "vitpose"])
 def test_nothing_waits_for_the_device_before_the_answers(name: str, cuda: str, tmp_path: Path) -> None:
     """From the upload of frames to the tensor of answers no call makes the host wait for the device."""
     import torch
@@ -123,7 +123,7 @@ def test_threads_with_common_batches_get_what_one_thread_gets(
     assert np.mean(away < 0.5) > 0.95  # drawn weights have near ties, which a last bit decides
 
 
-@pytest.mark.parametrize("name", ["rtmpose", "vitpose", "rtdetr"])
+@pytest.mark.parametrize("name", ["rtmpose", "vitpose"])
 def test_recorded_forward_passes_say_the_same(
     name: str, cuda: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
