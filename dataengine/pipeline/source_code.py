@@ -130,8 +130,16 @@ def _digest(content: bytes) -> str:
 @functools.cache
 def _folders(package: str) -> tuple[Path, ...]:
     """The folders of a top-level package; none where it is a single file or is not here."""
-    spec = importlib.util.find_spec(package)
+    spec = _spec(package)
     return tuple(map(Path, (spec.submodule_search_locations or ()) if spec is not None else ()))
+
+
+def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
+    """Where a top-level module comes from; None where it is not here, or was made by hand or is the running script."""
+    try:
+        return importlib.util.find_spec(top)
+    except ValueError:  # it is loaded and has no spec
+        return None
 
 
 @functools.cache
@@ -139,8 +147,9 @@ def _file(name: str) -> Path | None:
     """The file of a module: its source, or the compiled extension; None where there is neither."""
     top, _, rest = name.partition(".")
     if not rest:
-        spec = importlib.util.find_spec(top)
-        return None if spec is None or spec.origin is None else Path(spec.origin)
+        spec = _spec(top)
+        origin = getattr(sys.modules.get(top), "__file__", None) if spec is None else spec.origin
+        return None if origin is None else Path(origin)
     for folder in _folders(top):
         place = folder.joinpath(*rest.split("."))
         tried = [place.with_name(place.name + end) for end in (".py", *importlib.machinery.EXTENSION_SUFFIXES)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,6 +230,20 @@ def test_the_sources_of_a_plug_in_count(outside: Path) -> None:
     path.write_text(path.read_text() + "\nSHARE = 0.5\n")
     forget()
     assert "brightness" in changed(after, taken(*PLUGGED)) and "pose" not in changed(after, taken(*PLUGGED))
+
+
+def test_a_component_of_the_running_script_counts_by_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "own_fusion.py"
+    script.write_text(
+        "from dataengine.pipeline.source_code import closure\nprint(closure(['__main__']).modules['__main__'])\n"
+    )
+    first = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    script.write_text(script.read_text() + "SHARE = 0.5\n")
+    second = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert len(first.strip()) == len(second.strip()) > 8 and first != second
+    asked = "from dataengine.pipeline.source_code import closure; print(closure(['__main__']).modules)"
+    typed = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert typed.strip() == "{'__main__': 'absent'}"
 
 
 def test_a_source_that_is_no_python_is_named(checkout: Checkout) -> None:
