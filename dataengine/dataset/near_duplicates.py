@@ -99,7 +99,7 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
     # narrow types, and nothing kept that is not needed: there are twenty entries a clip, of a million clips
     owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     position = (np.arange(len(owner)) - found.start[owner]).astype(np.int32)
-    textured = np.flatnonzero(found.hashes != 0)
+    textured = np.flatnonzero(found.hashes != 0).astype(np.int32)
     candidates = [np.zeros((0, 3), np.int64)]
     for shift, width in _BANDS:
         places, edges = _buckets(found.hashes, textured, shift, width)
@@ -118,8 +118,8 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
 
 
 def _buckets(
-    hashes: NDArray[np.uint64], chosen: NDArray[np.int64], shift: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    hashes: NDArray[np.uint64], chosen: NDArray[np.int32], shift: int, width: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Chosen places of hashes ordered by `width` bits of them, and where runs of equal bits begin and end."""
     keys = hashes[chosen]
     keys >>= np.uint64(shift)

@@ -6,6 +6,7 @@ Nothing is decoded and no model runs here. A changed threshold costs this pass a
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -113,7 +114,7 @@ def _judge(recipe: Recipe, table: Table) -> list[_Fact]:
     labels, first = Labels.of(recipe, table.plan), dict[str, str]()
     columns = [*(f"filter_{name}" for name in filters), "frames_blake3"]
     for (row, measured), facts in zip(table.measures(columns), _planned(table)):
-        kept_facts.append((facts["video_id"], facts["start"], facts["end"], facts["split"]))
+        kept_facts.append((facts["video_id"], facts["start"], facts["end"], sys.intern(facts["split"])))
         row["label"], left_out = labels.apply(facts["source"], facts["label"], facts["video_id"])
         row["label_id"] = labels.ids.get(row["label"]) if row["label"] is not None else None
         if left_out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -200,7 +201,7 @@ class BuildState:
         columns = (self.plan.table.column(column).to_pylist() for column in ("unit", "clip_id", "reason"))
         for unit, clip_id, reason in zip(*columns):
             if reason is None and clip_id not in gone:
-                alive.setdefault(unit, []).append(clip_id)
+                alive.setdefault(unit, []).append(sys.intern(clip_id))  # as records and decisions do
         return alive
 
     def decided(self, name: str) -> pa.Table | None:

@@ -7,6 +7,7 @@ the decisions that the dataset is made by. Columns that a pass adds are carried 
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,7 +168,8 @@ class TablePass(Pass):
         planned = plan.table.select(["clip_id", "unit"])
         planned = planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen))
         blank = dict.fromkeys(DECISIONS.names) | {"kept": True}
-        return [blank | row for batch in planned.to_batches(max_chunksize=8192) for row in batch.to_pylist()]
+        rows = (row for batch in planned.to_batches(max_chunksize=8192) for row in batch.to_pylist())
+        return [blank | {"clip_id": sys.intern(row["clip_id"]), "unit": sys.intern(row["unit"])} for row in rows]
 
     def _schema(self, before: pa.Schema) -> pa.Schema:
         added = [*self.adds, *(pa.field(column.name, column.type) for column in self.columns)]
