@@ -48,6 +48,7 @@ def test_bins_as_mmpose(model: str, folder: Path) -> None:
         torch.testing.assert_close(fast, want, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_joints_as_the_expert_mmpose(folder: Path) -> None:
     pytest.importorskip("mmengine")
     from dataengine import experts
@@ -89,6 +90,7 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
         RtmPose(model="s", checkpoint=small.checkpoint).load()
 
 
+@pytest.mark.slow
 def test_joints_as_the_expert_onnx_with_the_network_exported(folder: Path) -> None:
     """The recipes' former expert, on the form of file that is published: two outputs, one per axis."""
     pytest.importorskip("onnx")
