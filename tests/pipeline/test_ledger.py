@@ -12,6 +12,7 @@ import pytest
 
 from dataengine.core.errors import DamagedArtifact
 from dataengine.core.types import Fail, Keep, Reject
+from dataengine.pipeline import patience
 from dataengine.pipeline.ledger import Commit, Ledger
 from tests.support.killed import at_every_change
 
@@ -85,7 +86,10 @@ def test_damage_means_not_done(tmp_path: Path, damage: str) -> None:
     assert ledger.read("u000000") is None
 
 
-def test_a_flipped_byte_is_found_and_named_and_the_unit_is_not_done(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_and_named_and_the_unit_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LIMIT", 0.2)
     ledger = Ledger(tmp_path, "pose", "f" * 64)
     commit(ledger)
     commit(ledger, inputs="j")  # of the same content: neither record holds
