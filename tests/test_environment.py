@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from dataengine.core import registry
 from dataengine.core.errors import DataEngineError
 from dataengine.core.types import Outcome
 from dataengine.dataset.verify import verify
+from dataengine.inspect.explain import explain
+from dataengine.inspect.explain import to_text as explained
 from dataengine.inspect.status import status, to_text
 from dataengine.media.encode import write_video
 from dataengine.passes.measure import Measure
@@ -215,7 +218,13 @@ def test_a_unit_that_fails_everywhere_is_set_aside_and_the_rest_is_finished(
     aside = status(lab.out)["set_aside"]
     name = spoilt.__name__.lower()
     assert [(row["pass"], row["unit"], row["kind"]) for row in aside] == [(name, "u000001", "unexpected_error")]
-    assert lab.command()[0] == 0
+    clip_id = dataengine.open(lab.out).rejects.collect()["clip_id"][0]
+    story = explain(lab.out, clip_id)
+    step, text = story["passes"][-1], explained(story)
+    assert (step["pass"], step["reason"], step["facts"]["host"]) == (name, "set_aside", socket.gethostname())
+    assert step["facts"]["time"].endswith("+00:00") and step["facts"]["kind"] == "unexpected_error"
+    assert "nobody foresaw this" in text and "unexpected_error" in text and "Traceback" not in text
+    assert lab.command()[0] == 0 and "set_aside" not in explained(explain(lab.out, clip_id))
     built = lab.content()
     shutil.rmtree(lab.out)
     lab.build()

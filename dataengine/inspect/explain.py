@@ -9,7 +9,9 @@ from typing import Any
 from dataengine.core.reasons import REASONS
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import find_clip, job_of
+from dataengine.inspect.hosts import units_set_aside
 from dataengine.passes.base import Job
+from dataengine.pipeline.attempts import all_kinds
 from dataengine.pipeline.plan import load
 
 Story = dict[str, Any]
@@ -21,7 +23,7 @@ def explain(out: Path, clip_id: str) -> Story:
     Returns:
         {"clip": plan row, "passes": [{pass, outcome, reason, meaning, value, threshold, detail, facts}], "measures":
         [{filter, value, min, max, keeps}], "decision": row of the decisions or why there is none}. A clip that was
-        taken down ends with the step "takedown".
+        taken down ends with the step "takedown"; one whose unit the last build set aside, with the pass that did.
 
     Raises:
         DatasetError: no build there, or no such clip.
@@ -35,7 +37,7 @@ def explain(out: Path, clip_id: str) -> Story:
         story["passes"].append(_step("plan", planned, _meanings(job)))
         return story
     for p in job.passes.values():
-        step = p.explain(job, row)
+        step = p.explain(job, row) or _set_aside(job, p.name, row["unit"])
         if step is None:
             if p.scope in ("unit", "table"):
                 break
@@ -55,6 +57,16 @@ def explain(out: Path, clip_id: str) -> Story:
         story["passes"].append(_step("takedown", {"outcome": "reject", "reason": "takedown", "detail": gone}, REASONS))
         story["decision"] = {"kept": False, "reason": "takedown", "detail": gone}
     return story
+
+
+def _set_aside(job: Job, name: str, unit: str) -> Story | None:
+    """The step of a clip whose unit the last build set aside in a pass, as its journal tells."""
+    for found in units_set_aside(job.work):
+        if (found["pass"], found["unit"]) == (name, unit):
+            facts = {"unit": unit, **{fact: found[fact] for fact in ("kind", "host", "time")}}
+            facts["meaning of kind"] = all_kinds().get(found["kind"], "")
+            return {"outcome": "fail", "reason": "set_aside", "detail": found["detail"], "facts": facts}
+    return None
 
 
 def _meanings(job: Job) -> dict[str, str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dataengine.core.reasons import REASONS
 from dataengine.pipeline.attempts import all_kinds, in_flight
 from dataengine.pipeline.journal import Journal
+
+_ENDED = {"worker_killed": "died", "unit_timeout": "were ended at a deadline"}
 
 
 def hosts(work: Path) -> dict[str, Any]:
@@ -18,12 +22,14 @@ def hosts(work: Path) -> dict[str, Any]:
         seconds since its last sign of life).
         hosts: a row for each host (units and clips done, seconds of work, units in flight, failures, set aside).
         lost: a row for each kind of trouble and host (kind, meaning, host, count, detail of the last).
-        set_aside: a row for each unit that the last build set aside (pass, unit, kind, detail).
+        workers_lost: a row for each reason and host: worker_killed for workers that died, unit_timeout for those that
+        were ended at a deadline (reason, meaning, host, count).
+        set_aside: a row for each unit that the last build set aside (pass, unit, kind, detail, host, time in UTC).
     """
     running = in_flight(work)
     rows: dict[str, dict[str, Any]] = {}
     lost: dict[tuple[str, str], dict[str, Any]] = {}
-    aside: list[dict[str, Any]] = []
+    ended: dict[tuple[str, str], dict[str, Any]] = {}
 
     def row(host: str) -> dict[str, Any]:
         blank = {
@@ -40,7 +46,6 @@ def hosts(work: Path) -> dict[str, Any]:
     for line in Journal(work).read():
         event, host = line["event"], line.get("host", "")
         if event == "build":
-            aside = []
             for one in rows.values():
                 one["set_aside"] = False
         elif event == "worked":
@@ -55,16 +60,32 @@ def hosts(work: Path) -> dict[str, Any]:
             found |= {"count": found["count"] + 1, "detail": line["detail"]}
         elif event == "host":
             row(host)["set_aside"] = True
-        elif event == "set_aside":
-            aside.append({name: line[name] for name in ("pass", "unit", "kind", "detail")})
+        elif event == "lost":
+            reason = line["reason"]
+            blank = {"reason": reason, "meaning": REASONS.get(reason, ""), "host": host, "count": 0}
+            ended.setdefault((reason, host), blank)["count"] += 1
     for attempt in running:
         row(attempt.host)["in_flight"] += 1
     return {
         "in_flight": [{"pass": one.pass_name, **asdict(one)} for one in running],
         "hosts": [rows[host] for host in sorted(rows)],
         "lost": sorted(lost.values(), key=lambda found: (-found["count"], found["kind"], found["host"])),
-        "set_aside": aside,
+        "workers_lost": [ended[key] for key in sorted(ended)],
+        "set_aside": units_set_aside(work),
     }
+
+
+def units_set_aside(work: Path) -> list[dict[str, Any]]:
+    """What the last build set aside: pass, unit, kind, detail, host and time (UTC) of each, in order."""
+    aside: list[dict[str, Any]] = []
+    for line in Journal(work).read():
+        if line["event"] == "build":
+            aside = []
+        elif line["event"] == "set_aside":
+            when = datetime.datetime.fromtimestamp(line["time"], datetime.UTC).isoformat(timespec="seconds")
+            facts = {name: line[name] for name in ("pass", "unit", "kind", "detail")}
+            aside.append({**facts, "host": line.get("host", ""), "time": when})
+    return aside
 
 
 def to_lines(found: dict[str, Any]) -> list[str]:
@@ -77,7 +98,7 @@ def to_lines(found: dict[str, Any]) -> list[str]:
             f"{one['clips']} clips, since {one['seconds']:.0f} s, last sign of life {one['quiet']:.0f} s ago"
             for one in found["in_flight"]
         ]
-    if len(found["hosts"]) > 1 or found["lost"] or found["in_flight"]:
+    if len(found["hosts"]) > 1 or found["lost"] or found["workers_lost"] or found["in_flight"]:
         lines.append(f"{'host':<24}{'units done':>12}{'clips':>10}{'under way':>12}{'failures':>10}")
         lines += [
             f"{one['host'] or '?':<24}{one['units']:>12}{one['clips']:>10}{one['in_flight']:>12}{one['failures']:>10}"
@@ -90,5 +111,9 @@ def to_lines(found: dict[str, Any]) -> list[str]:
             f"  {one['kind']:<20}{one['count']:>6}  {one['host'] or '?'}  (last: {one['detail']})"
             for one in found["lost"]
         ]
+    lines += [
+        f"{one['count']} workers {_ENDED.get(one['reason'], one['reason'])} on {one['host'] or '?'} ({one['reason']})"
+        for one in found["workers_lost"]
+    ]
     lines += [f"set aside: {one['pass']} {one['unit']} ({one['kind']}: {one['detail']})" for one in found["set_aside"]]
     return lines

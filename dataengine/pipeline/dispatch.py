@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -22,7 +23,6 @@ from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline.attempts import (
     NOT_OF_THE_PROCESS,
     UNEXPECTED,
-    WORKER_LOST,
     Ended,
     Place,
     Runner,
@@ -58,6 +58,10 @@ RESTART_LIMIT = 120.0
 """Seconds after which a worker that was to be restarted, and still runs, ends the build."""
 
 
+NOWHERE = Place("", 0)
+"""Where an attempt runs that has not told it."""
+
+
 @dataclass
 class _Flight:
     """An attempt that was sent. Times are of the driver's monotonic clock.
@@ -65,6 +69,7 @@ class _Flight:
     Attributes:
         begun: when the driver saw that the worker had begun. changed: when it last saw a sign of life.
         stamp: modification time that the file of the attempt had then, ns by whatever clock.
+        place: where it runs, as its file tells once it has begun.
         hosts: where it may run; empty for everywhere.
     """
 
@@ -76,6 +81,7 @@ class _Flight:
     changed: float = 0.0
     stamp: int = -1
     looked: float = 0.0
+    place: Place = NOWHERE
 
     def look(self, now: float) -> None:
         """Note what the attempt's file tells. It is opened, since that makes a network file system ask its server."""
@@ -87,6 +93,10 @@ class _Flight:
         try:
             with self.path.open("rb") as file:
                 stamp = os.fstat(file.fileno()).st_mtime_ns
+                if self.place is NOWHERE:
+                    with suppress(ValueError, KeyError, TypeError):  # not written to the end yet
+                        told = json.loads(file.read())
+                        self.place = Place(str(told["host"]), int(told["pid"]))
         except OSError:
             return
         if self.begun is None:
@@ -222,7 +232,7 @@ class DaskRun:
                 return self._killed(flight)
             if isinstance(error, DataEngineError):
                 raise error
-            return self.troubles.troubled(task, Place("", 0), Trouble(UNEXPECTED, described(error)))
+            return self.troubles.troubled(task, NOWHERE, Trouble(UNEXPECTED, described(error)))
         if future.status in ("cancelled", "lost"):
             return self._killed(flight)
         return self._overdue(future, flight)
@@ -251,14 +261,7 @@ class DaskRun:
             self.unbegun[key] = self.unbegun.get(key, 0) + 1
             if self.unbegun[key] <= UNBEGUN:
                 return [flight.task]
-        return self._lost(flight.task, "worker_killed")
-
-    def _lost(self, task: Task, reason: str) -> list[Task]:
-        again = self.troubles.bisector.lost(task, reason)
-        if again is None:
-            detail = f"it keeps losing its worker ({reason}), and no single clip of it does; see the worker's log"
-            return self.troubles.set_aside(task, Trouble(WORKER_LOST, detail))
-        return again
+        return self.troubles.lost(flight.task, "worker_killed", flight.place)
 
     def _overdue(self, future: Any, flight: _Flight) -> list[Task] | None:
         now = time.monotonic()
@@ -277,7 +280,7 @@ class DaskRun:
         where = self.cluster.running_on(future)
         self.cluster.cancel([future])
         self.cluster.restart(where)
-        return self._lost(flight.task, "unit_timeout")
+        return self.troubles.lost(flight.task, "unit_timeout", flight.place)
 
 
 def run_together(runs: Sequence[DaskRun]) -> list[list[SetAside]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DamagedArtifact
-from dataengine.pipeline.attempts import ATTEMPTS, Ended, Place, Runner, Trouble
+from dataengine.pipeline.attempts import ATTEMPTS, WORKER_LOST, Ended, Place, Runner, Trouble
 from dataengine.pipeline.health import Health
 from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.quarantine import BLAMED, CrashBisector
@@ -157,8 +157,27 @@ class Troubles:
             before.clear()
             return [self.bisector.blame(task, culprit, BLAMED[trouble.kind])]
         if len(before) >= TRIES or trouble.damaged is not None:
-            return self.set_aside(task, trouble)
+            return self.set_aside(task, trouble, place.name)
         return [task]
+
+    def lost(self, task: Task, reason: str, place: Place) -> list[Task]:
+        """Tasks to run after the worker of an attempt died, or was ended since the attempt gave no sign of life.
+
+        Args:
+            reason: worker_killed or unit_timeout.
+            place: of the worker, as far as it is known.
+        """
+        number = self.numbers.get(task.key, 1)
+        self.journal.note(
+            "lost",
+            **{"pass": self.options.name, "unit": task.key, "attempt": number, "host": place.name, "pid": place.pid},
+            reason=reason,
+        )
+        again = self.bisector.lost(task, reason)
+        if again is None:
+            detail = f"it keeps losing its worker ({reason}), and no single clip of it does; see the worker's log"
+            return self.set_aside(task, Trouble(WORKER_LOST, detail), place.name)
+        return again
 
     def _culprit(self, trouble: Trouble, host: str, before: Sequence[_Failure]) -> str | None:
         """The clip that is to blame: it failed alike before, on another host or while this one did other work well."""
@@ -170,12 +189,15 @@ class Troubles:
                 return trouble.clip_id
         return None
 
-    def set_aside(self, task: Task, trouble: Trouble) -> list[Task]:
-        """Give a task up for this build."""
+    def set_aside(self, task: Task, trouble: Trouble, host: str) -> list[Task]:
+        """Give a task up for this build.
+
+        Args:
+            host: of the last attempt.
+        """
         self.aside[task.key] = SetAside(task, trouble.kind, trouble.detail, trouble.damaged)
-        self.journal.note(
-            "set_aside", **{"pass": self.options.name, "unit": task.key}, kind=trouble.kind, detail=trouble.detail
-        )
+        facts = {"pass": self.options.name, "unit": task.key, "host": host}
+        self.journal.note("set_aside", **facts, kind=trouble.kind, detail=trouble.detail)
         self.options.say(f"{self.options.name} {task.key}: set aside ({trouble.kind}); the next build tries it again")
         return []
 

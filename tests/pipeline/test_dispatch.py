@@ -18,6 +18,8 @@ import cloudpickle
 import pytest
 
 from dataengine.core.errors import DataEngineError, EnvironmentFailure
+from dataengine.inspect.hosts import hosts as hosts_of
+from dataengine.inspect.hosts import to_lines
 from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline import dispatch
 from dataengine.pipeline.attempts import ATTEMPTS, Heartbeat, Place, Trouble, in_flight
@@ -43,7 +45,7 @@ def runner(folder: Path, task: Task) -> Receipt:
         if lost.exists() and lost.read_text() == str(os.getpid()):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if clip == "kill" and not (folder / "killed").exists():
-            (folder / "killed").touch()
+            (folder / "killed").write_text(str(os.getpid()))
             time.sleep(1)  # until others wait at this worker
             os.kill(os.getpid(), signal.SIGKILL)
         if clip == "media" and (os.environ.get("WITHOUT_MOUNT") or (folder / "no mount").exists()):
@@ -130,6 +132,11 @@ def test_a_worker_that_dies_costs_the_begun_attempt_alone(tmp_path: Path, monkey
         dispatcher.run(runner, (tmp_path,), tasks("kill", "a", "b", "c"), work=tmp_path)
     assert done(tmp_path) == {f"u{n}": "()" for n in range(4)}
     assert sorted(begun(tmp_path)) == ["u0", "u0", "u1", "u2", "u3"]
+    (row,) = hosts_of(tmp_path)["workers_lost"]
+    assert (row["reason"], row["host"], row["count"]) == ("worker_killed", socket.gethostname(), 1)
+    (lost,) = (line for line in Journal(tmp_path).read() if line["event"] == "lost")
+    assert (lost["unit"], lost["attempt"], str(lost["pid"])) == ("u0", 1, (tmp_path / "killed").read_text())
+    assert f"1 workers died on {socket.gethostname()} (worker_killed)" in to_lines(hosts_of(tmp_path))
 
 
 @pytest.mark.slow

@@ -109,7 +109,9 @@ def test_dask_survives_kills_and_quarantines_by_name(tmp_path: Path) -> None:
 def test_a_hung_worker_is_restarted_and_the_clip_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataengine.pipeline.dispatch.GRACE", 5.0)
     with Engine(workers=1, clip_deadline=1.0).open() as dispatcher:
-        dispatcher.run(runner, (tmp_path,), tasks({"u0": "a", "u1": "hang"}), lambda receipt: None)
+        dispatcher.run(runner, (tmp_path,), tasks({"u0": "a", "u1": "hang"}), work=tmp_path)
+    ended = [line["reason"] for line in Journal(tmp_path).read() if line["event"] == "lost"]
+    assert ended == ["unit_timeout"] * len(ended) and ended
     assert (tmp_path / "u1.done").read_text() == "[('hang', 'unit_timeout')]"
     assert (tmp_path / "u0.done").exists()
 
