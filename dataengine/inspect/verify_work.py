@@ -1,14 +1,17 @@
-"""verify --work: checks the intermediates of a build against their records, and the plan and the lock they belong to.
+"""verify --work: checks the intermediates of a build against their records, and the plan, units and lock behind them.
 
 A record names an artifact by size and BLAKE3, and gives each clip one outcome. Artifacts are read whole. Files that no
-record names are no mistakes: `gc` removes them.
+record names are no mistakes: `gc` removes them. The table of units gives every clip that was ever planned one unit,
+the one of its row in the plan, and of every record of the present recipe that holds the clip.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,12 @@ from dataengine.core.progress import Progress
 from dataengine.dataset.verify import Problem
 from dataengine.inspect.build import job_of
 from dataengine.io.storage import file_hash
+from dataengine.pipeline import units
 from dataengine.pipeline.plan import load
 
 _OUTCOMES = ("keep", "reject", "fail")
+_UNIT = re.compile(r"u\d{6,}\.")
+"""How the name of a record of a unit begins."""
 
 
 def verify_work(out: Path, progress: Progress | None = None) -> list[Problem]:
@@ -38,19 +44,29 @@ def verify_work(out: Path, progress: Progress | None = None) -> list[Problem]:
     work = out / "work"
     if not work.is_dir():
         raise DatasetError(f"{out}: it has no folder work; verify without --work checks the dataset alone")
-    problems = list(_check_plan(out, work))
+    problems, live = list(_check_plan(work)), frozenset[Path]()
+    try:
+        job = job_of(out)
+        live = frozenset(job.ledger(p.name).folder for p in job.passes.values() if p.scope == "unit")
+    except (DataEngineError, ValueError) as error:
+        problems.append(Problem("recipe.lock.toml", _line(error)))
+    by_clip: dict[str, str] = {}
+    try:
+        known = units.read(work)
+        by_clip = known.by_clip
+        problems += _check_units(work, known)
+    except (DataEngineError, OSError, ValueError) as error:
+        problems.append(Problem(f"work/{units.FOLDER}", _line(error)))
     records = sorted(path for path in work.glob("*/commits/*.json") if not path.name.startswith("."))
     with (progress or Progress()).step("records", len(records), "records") as advance:
-        problems += [problem for path in records for problem in _checked(work, path, advance)]
+        for path in records:
+            of_units = by_clip if path.parent.parent in live else {}
+            problems += _checked(work, path, of_units, advance)
     return sorted(set(problems))
 
 
-def _check_plan(out: Path, work: Path) -> Iterator[Problem]:
-    """The lock, the plan, and that each clip of the plan stands in it once."""
-    try:
-        job_of(out)
-    except (DataEngineError, ValueError) as error:
-        yield Problem("recipe.lock.toml", _line(error))
+def _check_plan(work: Path) -> Iterator[Problem]:
+    """The plan, and that each of its clips stands in it once."""
     try:
         ids = load(work).table.column("clip_id").to_pylist()
     except (DataEngineError, OSError, ValueError) as error:
@@ -61,7 +77,35 @@ def _check_plan(out: Path, work: Path) -> Iterator[Problem]:
             yield Problem("work/plan.parquet", f"{clip_id} stands {count} times")
 
 
-def _checked(work: Path, path: Path, advance: Callable[[int], None]) -> Iterator[Problem]:
+def _check_units(work: Path, known: units.Units) -> Iterator[Problem]:
+    """The table of units: parts in number, each clip once, and every clip of the plan with the unit it has there."""
+    folder = f"work/{units.FOLDER}"
+    for number, path in enumerate(sorted((work / units.FOLDER).glob("part-*.parquet"))):
+        if path.name != units.part_name(number):
+            yield Problem(f"{folder}/{path.name}", f"{units.part_name(number)} is missing; put it back from a copy")
+            break
+    for clip_id, count in Counter(known.table.column("clip_id").to_pylist()).items():
+        if count > 1:
+            yield Problem(folder, f"{clip_id} stands {count} times; put its parts back from a copy")
+    with suppress(DataEngineError, OSError, ValueError):  # a plan that cannot be read is told of by itself
+        plan = load(work).table.select(["clip_id", "unit"])
+        rows = list(zip(*(column.to_pylist() for column in plan.columns)))
+        others = [(clip_id, unit) for clip_id, unit in rows if known.by_clip.get(clip_id) != unit]
+        for clip_id, unit in others[:1]:
+            said = f"is {_unit_of(clip_id, known.by_clip)}{_more(others)}; run dataengine build again"
+            yield Problem("work/plan.parquet", f"{clip_id}, there of unit {unit}, {said}")
+
+
+def _unit_of(clip_id: str, by_clip: Mapping[str, str]) -> str:
+    return f"{f'of unit {by_clip[clip_id]}' if clip_id in by_clip else 'of no unit'} in work/{units.FOLDER}"
+
+
+def _more(found: Sequence[object]) -> str:
+    return f", and so for {len(found) - 1} more" if len(found) > 1 else ""
+
+
+def _checked(work: Path, path: Path, by_clip: Mapping[str, str], advance: Callable[[int], None]) -> Iterator[Problem]:
+    """A record, and its artifact; with `by_clip`, the unit of each clip, whether its clips are those of its unit."""
     name, again = path.relative_to(work.parent).as_posix(), "remove it and run dataengine build again"
     try:
         row: dict[str, Any] = json.loads(path.read_bytes())
@@ -75,6 +119,10 @@ def _checked(work: Path, path: Path, advance: Callable[[int], None]) -> Iterator
     for clip_id, count in Counter(clip_id for clip_id, _ in outcomes).items():
         if count > 1:
             yield Problem(name, f"{clip_id} has {count} outcomes; {again}")
+    if by_clip and _UNIT.match(path.name):
+        others = [clip_id for clip_id, _ in outcomes if by_clip.get(clip_id) != path.name.partition(".")[0]]
+        for clip_id in others[:1]:
+            yield Problem(name, f"{clip_id} is {_unit_of(clip_id, by_clip)}{_more(others)}; {again}")
     for clip_id, outcome in outcomes:
         if outcome not in _OUTCOMES:
             yield Problem(name, f"{clip_id} has the outcome {outcome!r}; known: {', '.join(_OUTCOMES)}")

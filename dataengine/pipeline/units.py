@@ -73,6 +73,11 @@ def read(work: Path) -> Units:
     return Units(pa.concat_tables(tables), len(parts))
 
 
+def part_name(number: int) -> str:
+    """The file name of a part."""
+    return f"part-{number:05d}.parquet"
+
+
 def assign(clip_ids: Iterable[str], known: Mapping[str, str], clips_per_unit: int) -> list[str]:
     """The unit of each clip: the one it has, or a new one of `clips_per_unit` clips, numbered on."""
     first = 1 + max((int(unit[1:]) for unit in known.values()), default=-1)
@@ -106,7 +111,7 @@ def append(work: Path, plan: pa.Table) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     clear_partials(folder)
-    path = folder / f"part-{known.parts:05d}.parquet"
+    path = folder / part_name(known.parts)
     try:
         with staged(path, replace=False) as partial:
             pq.write_table(table, partial, compression="zstd", write_page_checksum=True)

@@ -46,6 +46,26 @@ def doubled_plan(out: Path) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), out / "work/plan.parquet")
 
 
+def part(out: Path) -> Path:
+    return out / "work/units/part-00000.parquet"
+
+
+def changed_units(out: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Change the column of units in the table of units."""
+    table = pq.read_table(part(out))
+    units = pa.array(change(table.column("unit").to_pylist()), pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("unit"), "unit", units), part(out))
+
+
+def doubled_unit(out: Path) -> None:
+    table = pq.read_table(part(out))
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), part(out))
+
+
+def lost_unit(out: Path) -> None:
+    pq.write_table(pq.read_table(part(out)).slice(1), part(out))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -57,6 +77,15 @@ def doubled_plan(out: Path) -> None:
         (twice, "has 2 outcomes"),
         (other_outcome, "has the outcome 'lost'; known: keep, reject, fail"),
         (doubled_plan, "work/plan.parquet.*stands 2 times"),
+        (doubled_unit, "work/units: .* stands 2 times; put its parts back"),
+        (lost_unit, "work/plan.parquet: .*, there of unit u000000, is of no unit in work/units; run"),
+        (lost_unit, r"work/pose-\w+/commits/u000000.json: .* is of no unit in work/units; remove it"),
+        (
+            lambda out: changed_units(out, lambda units: ["u000009"] * len(units)),
+            r"work/probe-\w+/commits/u000000.json: .* is of unit u000009 in work/units, and so for .*; remove it",
+        ),
+        (lambda out: part(out).rename(part(out).with_name("part-00002.parquet")), "part-00000.parquet is missing; put"),
+        (lambda out: flipped(part(out)), "work/units: .*part-00000.parquet cannot be read: "),
         (lambda out: (out / "work/plan.parquet").write_bytes(b"no"), "work/plan.parquet.*cannot be read"),
         (lambda out: (out / "recipe.lock.toml").write_text("[recipe"), "recipe.lock.toml"),
     ],
