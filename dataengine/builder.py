@@ -21,7 +21,7 @@ from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, Re
 from dataengine.core.failures import in_one_line
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
-from dataengine.dataset.index import read_manifest
+from dataengine.dataset.index import MANIFEST, read_manifest
 from dataengine.dataset.placing import changing, refuse_link
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import job_of
@@ -275,8 +275,11 @@ def _check_last_build(folder: Path, dataset: Path, plan: Plan) -> None:
         )
 
 
-def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult:
+def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = None) -> BuildResult | None:
     """`rewrite`, and remove the intermediates that hold what was taken down, before anybody else works on the build.
+
+    Returns:
+        What was built; None where there is no dataset to rewrite.
 
     Raises:
         LeaseError: somebody else does; what was recorded holds, but the shards are as they were.
@@ -286,7 +289,7 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
     folder = Path(out).absolute()
     try:
         with lease(folder, "build", "takedown", wait=HANDOVER):
-            result = rewrite(folder, progress=progress)
+            result = rewrite(folder, progress=progress) if (folder / "dataset" / MANIFEST).exists() else None
             clean(folder, gone=TakenDown.of(folder))
     except (LeaseError, DatasetError) as error:
         raise type(error)(

@@ -263,7 +263,7 @@ def takedown(
         from dataengine.builder import rewrite_and_clean
 
         result = rewrite_and_clean(out, progress=None if as_json else ConsoleProgress())
-        record |= {"rewritten": result.changed, "dataset": result.dataset}
+        record |= {"rewritten": result is not None and result.changed, "dataset": result and result.dataset}
     show(record if as_json else acts.to_text(record, rewrite))
 
 

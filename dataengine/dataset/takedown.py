@@ -5,6 +5,8 @@ dataset, hide the clips from all readers of this package from then on, wherever 
 `rewrite` at once, makes shards without the clips. Later builds keep them out, also clips of a taken-down video that
 appear later. A build may run meanwhile: what it puts in place has the tombstones.
 
+A build without a dataset, which was removed or is not made yet, knows its clips by its plan and its table of units.
+
 In a dataset that was copied without its build the tombstones are the records. Put in the place of a build's `dataset`,
 they are taken over by the next build, takedown or gc there.
 """
@@ -17,12 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from dataengine.core.errors import DatasetError
 from dataengine.dataset import takedown_records
 from dataengine.dataset.dataset import Dataset
-from dataengine.dataset.index import locate, write_tombstones
+from dataengine.dataset.index import MANIFEST, locate, write_tombstones
 from dataengine.dataset.placing import changing
-from dataengine.dataset.takedown_records import home
+from dataengine.dataset.takedown_records import TakenDown, home
 from dataengine.io.switch import interrupted
 
 
@@ -47,15 +52,17 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
 
     Args:
         out: a build's OUT or a dataset's folder.
-        ids: clip ids or video ids, as the index has them, kept clips or rejected ones.
+        ids: clip ids or video ids, as the index has them, kept clips or rejected ones; of a build also those that were
+            ever planned.
         reason: why, for the record.
         by: who did it; default: the name of the user.
 
     Returns:
-        The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset, and its file.
+        The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset (None where there is
+        no dataset), and its file.
 
     Raises:
-        DatasetError: no dataset, no reason, or an id that is in neither clips nor rejects. Nothing is changed then.
+        DatasetError: no dataset and no plan, no reason, or an id that is in neither. Nothing is changed then.
     """
     if "://" in str(out):
         raise DatasetError(f"{out}: take clips down where the dataset lies, not over the network")
@@ -65,21 +72,28 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
     if interrupted(folder / "dataset"):
         with changing(folder, "takedown"):
             pass
-    root = Path(locate(out)).absolute()
-    build = home(root) or (folder if folder != root else None)
+    build = folder if _plans(folder) else None
+    if build is None or (folder / "dataset" / MANIFEST).exists():
+        root = Path(locate(out)).absolute()
+        build = home(root) or (folder if folder != root else None)
     if build is None:
         return _take_down(root, None, ids, reason.strip(), by)
-    with changing(build, "takedown"):
-        return _take_down(root, build, ids, reason.strip(), by)
+    with changing(build, "takedown") as root:
+        return _take_down(root if (root / MANIFEST).exists() else None, build, ids, reason.strip(), by)
 
 
-def _take_down(root: Path, build: Path | None, ids: Sequence[str], reason: str, by: str | None) -> dict[str, Any]:
-    """Write the record of a takedown from the dataset in `root`: to its build where it has one."""
-    dataset = Dataset(str(root))
-    known: dict[str, str] = {}
-    for name in ("clips", "rejects"):
-        known |= dict(dataset.table(name).select("clip_id", "video_id").collect().rows())
-    gone = set(dataset.tombstones()["clip_id"])
+def _take_down(
+    root: Path | None, build: Path | None, ids: Sequence[str], reason: str, by: str | None
+) -> dict[str, Any]:
+    """Write the record of a takedown from the dataset in `root`, or from what a build has planned: to the build where
+    there is one."""
+    dataset = None if root is None else Dataset(str(root))
+    known: dict[str, str] = {} if build is None else _planned(build)
+    gone: set[str] = set() if build is None else set(TakenDown.of(build).clips)
+    if dataset is not None:
+        for name in ("clips", "rejects"):
+            known |= dict(dataset.table(name).select("clip_id", "video_id").collect().rows())
+        gone |= set(dataset.tombstones()["clip_id"])
     videos: dict[str, list[str]] = {}
     for clip_id, video_id in known.items():
         videos.setdefault(video_id, []).append(clip_id)
@@ -92,24 +106,50 @@ def _take_down(root: Path, build: Path | None, ids: Sequence[str], reason: str, 
             video_ids.append(given)
             clip_ids.update(videos[given])
         else:
+            lists = f"{build / 'work' / 'plan.parquet'} holds" if root is None and build else ""
             raise DatasetError(
-                f"{given!r} is neither a clip id nor a video id of this dataset; `dataengine audit {root} --sql` lists "
-                "them"
+                f"{given!r} is neither a clip id nor a video id of this {'build' if lists else 'dataset'}; "
+                f"{lists or f'`dataengine audit {root} --sql` lists'} them"
             )
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "by": by or getpass.getuser(),
         "reason": reason,
         "video_ids": sorted(set(video_ids)),
-        "fingerprint": dataset.manifest["fingerprint"],
+        "fingerprint": None if dataset is None else dataset.manifest["fingerprint"],
     }
     rows = [{"clip_id": clip_id, "reason": reason} for clip_id in sorted(clip_ids)]
-    if build is None:
-        path = write_tombstones(root, rows, record)
-    else:
+    if build is not None:
         path = takedown_records.add(build, rows, record)
-        takedown_records.derive(build, root)
+        if root is not None:
+            takedown_records.derive(build, root)
+    else:
+        assert root is not None, "a dataset without a build lies somewhere"
+        path = write_tombstones(root, rows, record)
     return {**record, "clip_ids": sorted(clip_ids), "file": str(path)}
+
+
+def _plans(folder: Path) -> list[Path]:
+    """The tables of a build that name every clip which was ever planned, and its video."""
+    work = folder / "work"
+    return [path for path in (*sorted(work.glob("units/part-*.parquet")), work / "plan.parquet") if path.is_file()]
+
+
+def _planned(build: Path) -> dict[str, str]:
+    """clip_id -> video_id of every clip that a build ever planned.
+
+    Raises:
+        DatasetError: a table cannot be read.
+    """
+    known: dict[str, str] = {}
+    for path in _plans(build):
+        try:
+            table = pq.read_table(path, columns=["clip_id", "video_id"])
+        except (OSError, pa.ArrowInvalid) as error:
+            what = str(error).splitlines()[0]
+            raise DatasetError(f"{path} cannot be read: {what}; put it back from a copy, or remove it") from error
+        known.update(zip(*(column.to_pylist() for column in table.columns)))
+    return known
 
 
 def to_text(record: dict[str, Any], rewritten: bool) -> str:
@@ -118,9 +158,13 @@ def to_text(record: dict[str, Any], rewritten: bool) -> str:
     lines += [f"  {clip_id}" for clip_id in record["clip_ids"][:20]]
     lines += [f"  and {len(record['clip_ids']) - 20} more"] if len(record["clip_ids"]) > 20 else []
     lines.append(f"record   {record['file']}")
-    lines.append(
-        "shards   rewritten, intermediates removed"
-        if rewritten
-        else "shards   still hold them, hidden from readers: --rewrite, or the next build, removes them"
-    )
+    if record["fingerprint"] is None:
+        removed = "intermediates removed" if rewritten else "--rewrite removes intermediates"
+        lines.append(f"shards   there is no dataset: the next build leaves them out; {removed}")
+    else:
+        lines.append(
+            "shards   rewritten, intermediates removed"
+            if rewritten
+            else "shards   still hold them, hidden from readers: --rewrite, or the next build, removes them"
+        )
     return "\n".join(lines)

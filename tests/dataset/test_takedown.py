@@ -17,6 +17,7 @@ import pytest
 
 import dataengine
 from dataengine.core.errors import DatasetError
+from dataengine.dataset import takedown_records
 from dataengine.dataset.index import read_records
 from dataengine.dataset.placing import changing, refuse_link
 from dataengine.dataset.takedown import takedown
@@ -89,6 +90,38 @@ def test_a_removed_dataset_takes_no_record_along(out: Path, corpus: Path) -> Non
     build_sample(corpus, out)
     assert clip_id not in set(dataengine.open(out).clips.collect()["clip_id"])
     assert tombstone_bytes(out) == kept and verify(out) == []
+
+
+def test_a_build_without_a_dataset_knows_its_clips_by_its_plan(out: Path) -> None:
+    """The dataset was removed, or is not made yet."""
+    rows = dataengine.open(out).clips.select("clip_id", "video_id").collect().rows()
+    (clip_id, _), (_, video_id) = rows[0], next(row for row in rows if row[1] != rows[0][1])
+    gone = {clip_id, *(clip for clip, video in rows if video == video_id)}
+    shutil.rmtree(out / "dataset")
+    record = takedown(out, [clip_id, video_id], "asked")
+    assert gone <= set(record["clip_ids"]) and record["fingerprint"] is None
+    said = command("takedown", str(out), "--clip-id", "nobody", "--reason", "asked").stderr
+    assert "'nobody' is neither a clip id nor a video id of this build" in said and "plan.parquet holds them" in said
+    done = command("takedown", str(out), "--clip-id", clip_id, "--reason", "asked again", "--rewrite")
+    assert done.returncode == 0 and "there is no dataset: the next build leaves them out" in done.stdout, done.stderr
+    for tar in out.rglob("*.tar"):
+        assert not any(clip.encode() in tar.read_bytes() for clip in gone), tar
+    assert len(takedown_records.files(out)) == 2
+
+
+@pytest.mark.slow
+def test_a_build_honours_what_was_taken_down_while_there_was_no_dataset(out: Path, corpus: Path) -> None:
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+    shutil.rmtree(out / "dataset")
+    takedown(out, [clip_id], "asked")
+    build_sample(corpus, out)
+    assert clip_id not in set(dataengine.open(out).clips.collect()["clip_id"]) and verify(out) == []
+    assert [record["clip_ids"] for record in read_records(out / "dataset")] == [[clip_id]]
+
+
+def test_what_was_never_built_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="dataset incomplete"):
+        takedown(tmp_path, [CLIP], "asked")
 
 
 def test_records_of_earlier_versions_are_taken_over_as_they_are(out: Path, corpus: Path) -> None:
