@@ -7,7 +7,7 @@ alone cannot tell two takes of a fixed camera apart; poses can.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,28 +58,64 @@ class Signatures:
         )
         return Signatures(flat, poses, np.cumsum(lengths))
 
-    @staticmethod
-    def of_tables(tables: Iterable[Any]) -> Signatures:
-        """Join the columns `hashes` (lists of uint64) and `words` (binary) of Arrow tables, read one by one."""
-        hashes, words, lengths = [np.zeros(0, np.uint64)], list[NDArray[np.int8]](), [np.zeros(1, np.int64)]
-        for table in tables:
-            for batch in table.to_batches():
-                lists = batch.column(batch.schema.get_field_index("hashes"))
-                lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
-                hashes.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.uint64))
-                words.append(
-                    np.frombuffer(b"".join(batch.column(batch.schema.get_field_index("words")).to_pylist()), np.int8)
-                )
-        flat = np.concatenate(hashes)
-        poses, filled = np.empty(sum(map(len, words)), np.int8), 0
-        words.reverse()
-        while words:  # each part is freed once it is copied
-            part = words.pop()
-            poses[filled : filled + len(part)] = part
-            filled += len(part)
-        return Signatures(
-            flat, poses.reshape(len(flat), -1) if len(flat) else poses.reshape(0, 1), np.cumsum(np.concatenate(lengths))
-        )
+
+class _Filled:
+    """One array that grows by parts, in place where the allocator can."""
+
+    def __init__(self, kind: type) -> None:
+        self._array: NDArray[Any] = np.empty(1 << 12, kind)
+        self._length = 0
+
+    def add(self, part: NDArray[Any]) -> None:
+        """Append a part."""
+        if self._length + len(part) > len(self._array):
+            self._array.resize(max(len(self._array) * 9 // 8, self._length + len(part)), refcheck=False)
+        self._array[self._length : self._length + len(part)] = part
+        self._length += len(part)
+
+    def array(self) -> NDArray[Any]:
+        """All parts; nothing is appended any more."""
+        self._array.resize(self._length, refcheck=False)
+        return self._array
+
+
+def near_pairs_of(hashes: Iterable[Any], words: Callable[[Int], Iterable[Any]], share: float = 0.7) -> NDArray[Any]:
+    """Pairs of clips of Arrow tables that are near-duplicates, as `near_pairs` gives them.
+
+    The words of poses are three quarters of a signature, and few clips have a picture in common with another: words are
+    read of these alone.
+
+    Args:
+        hashes: tables with a column `hashes` (lists of uint64), a row for each clip.
+        words: gives tables with a column `words` (binary) of some clips, by their ascending numbers (N,).
+    """
+    flat, lengths = _Filled(np.uint64), _Filled(np.int64)
+    lengths.add(np.zeros(1, np.int64))
+    for column in _columns(hashes, "hashes"):
+        lengths.add(np.diff(column.offsets.to_numpy()))
+        flat.add(column.flatten().to_numpy(zero_copy_only=False))
+    every, start = flat.array(), np.cumsum(lengths.array())
+    found = _candidates(every, start)
+    clips = np.unique(found[:, :2])
+    poses = _Filled(np.int8)
+    for column in _columns(words(clips), "words") if len(clips) else ():
+        poses.add(np.frombuffer(b"".join(column.to_pylist()), np.int8))
+    counts = start[clips + 1] - start[clips]
+    own = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    entries = np.repeat(start[clips] - own[:-1], counts) + np.arange(own[-1])
+    flat_words = poses.array()
+    some = Signatures(every[entries], flat_words.reshape(len(entries), -1 if len(entries) else 1), own)
+    found[:, :2] = np.searchsorted(clips, found[:, :2])
+    pairs = _pairs(some, found, share)
+    pairs["a"], pairs["b"] = clips[pairs["a"]], clips[pairs["b"]]
+    return pairs
+
+
+def _columns(tables: Iterable[Any], name: str) -> Iterator[Any]:
+    """A column of tables, batch by batch."""
+    for table in tables:
+        for batch in table.to_batches():
+            yield batch.column(batch.schema.get_field_index(name))
 
 
 def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArray[Any]:
@@ -94,18 +130,29 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
         Structured array with fields a, b (indices of clips, a < b), offset (entries that b starts after a) and share;
         one row per pair, sorted. The time is linear in the number of entries, as buckets are bounded.
     """
+    return _pairs(found, _candidates(found.hashes, found.start), share, entries)
+
+
+def _candidates(hashes: Hashes, start: Int) -> Int:
+    """Rows (a, b, offset), sorted, of clips that have a similar picture."""
+    # narrow types, and nothing kept that is not needed: there are twenty entries a clip, of a million clips
+    owner = np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start))
+    found = [np.zeros((0, 3), np.int64)]
+    for shift, width in _BANDS:
+        ordered = _ordered(hashes, np.uint64(shift), np.uint64((1 << width) - 1))
+        ordered.sort()
+        found.append(np.unique(_similar(hashes, owner, start, ordered, _CROWD), axis=0))
+        del ordered
+    candidates: Int = np.unique(np.concatenate(found), axis=0)
+    return candidates
+
+
+def _pairs(found: Signatures, candidates: Int, share: float, entries: int = 3) -> NDArray[Any]:
+    """The candidates (a, b, offset) that are near-duplicates, as `near_pairs` gives them."""
     kind = np.dtype([("a", np.int64), ("b", np.int64), ("offset", np.int32), ("share", np.float32)])
     lengths = np.diff(found.start)
-    # narrow types, and nothing kept that is not needed: there are twenty entries a clip, of a million clips
-    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    position = (np.arange(len(owner)) - found.start[owner]).astype(np.int32)
-    textured = np.flatnonzero(found.hashes != 0).astype(np.int32)
-    candidates = [np.zeros((0, 3), np.int64)]
-    for shift, width in _BANDS:
-        places, edges = _buckets(found.hashes, textured, shift, width)
-        candidates.append(np.unique(_similar(found.hashes, owner, position, places, edges, _CROWD), axis=0))
     rows: dict[tuple[int, int], tuple[float, int]] = {}
-    for a, b, offset in np.unique(np.concatenate(candidates), axis=0).tolist():
+    for a, b, offset in candidates.tolist():
         part, over = _compare(found.hashes, found.words, found.start, a, b, offset, FEW_BITS, SAME_POSE / WORD)
         shorter = int(min(lengths[a], lengths[b]))
         if (
@@ -117,22 +164,18 @@ def near_pairs(found: Signatures, share: float = 0.7, entries: int = 3) -> NDArr
     return np.array([(a, b, offset, part) for (a, b), (part, offset) in sorted(rows.items())], kind)
 
 
-def _buckets(
-    hashes: NDArray[np.uint64], chosen: NDArray[np.int32], shift: int, width: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Chosen places of hashes ordered by `width` bits of them, and where runs of equal bits begin and end."""
-    keys = hashes[chosen]
-    keys >>= np.uint64(shift)
-    keys &= np.uint64((1 << width) - 1)
-    narrow = keys.astype(np.uint32)
-    del keys
-    rank = np.argsort(narrow, kind="stable")
-    ordered = narrow[rank]
-    del narrow
-    changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    ends = [0, *([len(ordered)] if len(ordered) else [])]
-    edges = np.concatenate([ends[:1], changes, ends[1:]]).astype(np.int64)
-    return chosen[rank], edges
+@compiled
+def _ordered(hashes: Any, shift: Any, mask: Any) -> Any:
+    """(entries that are not flat,) uint64: the bits of a bucket above, the place of the entry in the lower 32 bits."""
+    count = 0
+    for n in range(len(hashes)):
+        count += hashes[n] != np.uint64(0)
+    out, filled = np.empty(count, np.uint64), 0
+    for n in range(len(hashes)):
+        if hashes[n] != np.uint64(0):
+            out[filled] = (((hashes[n] >> shift) & mask) << np.uint64(32)) | np.uint64(n)
+            filled += 1
+    return out
 
 
 @compiled
@@ -144,24 +187,26 @@ def _bits(x: Any) -> int:
 
 
 @compiled
-def _similar(hashes: Any, owner: Any, position: Any, order: Any, edges: Any, crowd: int) -> Any:
-    """Rows (a, b, offset) of clips with similar hashes in one bucket; buckets are runs of `order` between `edges`."""
-    out = np.empty((0, 3), np.int64)
+def _similar(hashes: Any, owner: Any, start: Any, ordered: Any, crowd: int) -> Any:
+    """Rows (a, b, offset) of clips with similar hashes in one bucket; `ordered` is what `_ordered` gives, sorted."""
+    out, low32 = np.empty((0, 3), np.int64), np.uint64(0xFFFFFFFF)
     for counting in (True, False):
-        count = 0
-        for n in range(len(edges) - 1):
-            low, high = edges[n], edges[n + 1]
+        count, high = 0, 0
+        while high < len(ordered):
+            low = high
+            while high < len(ordered) and ordered[high] >> np.uint64(32) == ordered[low] >> np.uint64(32):
+                high += 1
             if high - low < 2 or high - low > crowd:
                 continue
             for i in range(low, high):
                 for j in range(i + 1, high):
-                    one, two = order[i], order[j]
+                    one, two = np.int64(ordered[i] & low32), np.int64(ordered[j] & low32)
                     if owner[one] != owner[two] and _bits(hashes[one] ^ hashes[two]) <= 6:
                         if not counting:
                             if owner[one] > owner[two]:
                                 one, two = two, one
                             out[count, 0], out[count, 1] = owner[one], owner[two]
-                            out[count, 2] = position[one] - position[two]
+                            out[count, 2] = (one - start[owner[one]]) - (two - start[owner[two]])
                         count += 1
         if counting:
             out = np.empty((count, 3), np.int64)

@@ -6,11 +6,11 @@ Nothing is decoded and no model runs here. A changed threshold costs this pass a
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,17 +19,19 @@ from blake3 import blake3
 from dataengine.core import registry
 from dataengine.core.component import Component
 from dataengine.core.reasons import REASONS
+from dataengine.core.types import Int
 from dataengine.dataset import near_duplicates as duplicates
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import read_manifest
 from dataengine.labels.label_table import label_table
 from dataengine.passes.base import Row
-from dataengine.passes.table_pass import Table, TablePass, leave_out
-from dataengine.pipeline.plan import Plan, guard_datasets
+from dataengine.passes.table_pass import ROWS_AT_ONCE, Table, TablePass
+from dataengine.pipeline import plan as plans
+from dataengine.pipeline.plan import guard_datasets
 from dataengine.pipeline.recipe import Recipe, fingerprint
 
-_Fact: TypeAlias = tuple[str, float | None, float | None, str]
-"""Of a planned clip: video_id, start, end, split."""
+FACTS = ("clip_id", "source", "label", "video_id", "start", "end", "split", "licence")
+"""Columns of the plan that are read."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Labels:
     ids: dict[str, int]
 
     @staticmethod
-    def of(recipe: Recipe, plan: Plan) -> Labels:
+    def of(recipe: Recipe, planned: pa.Table) -> Labels:
         name = recipe.curate.relabel
         table = None if name is None else label_table(name)
         columns = ["source", "label", *(["video_id"] if table is not None and table.by_video else [])]
-        asked = set(zip(*(plan.table.column(name).to_pylist() for name in columns)))
+        asked = set(zip(*(planned.column(name).to_pylist() for name in columns)))
         final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
         ids = dict(table.label_ids()) if table is not None else {}  # a table's numbers do not depend on what is planned
         return Labels(table, {**ids, **{label: len(ids) + n for n, label in enumerate(sorted(final - ids.keys()))}})
@@ -90,56 +92,113 @@ class Curate(TablePass):
         filters = [recipe.component("filters", name) for name in recipe.curate.filters]
         return {f.reason: f.meaning for f in filters if f.reason not in REASONS}
 
-    def decide(self, table: Table) -> list[Row]:
-        recipe, rows = table.job.recipe, table.rows
-        facts = _judge(recipe, table)
-        _drop_near(table, rows, facts)
-        _size_classes(recipe, rows, facts)
-        return rows
+    def decide(self, table: Table) -> Iterator[Row]:
+        for part in self.decisions(table, table.given.schema):
+            yield from part.to_pylist()
+
+    def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
+        recipe = table.job.recipe
+        planned = plans.load(table.job.work, FACTS).table
+        labels = Labels.of(recipe, planned)
+        planned = planned.filter(pc.is_in(planned["clip_id"], value_set=table.given["clip_id"].combine_chunks()))
+        found = _Decisions(table.given, planned.combine_chunks(), labels)
+        _judge(recipe, table, found)
+        _drop_near(table, found)
+        _size_classes(recipe, found)
+        return found.tables(schema)
 
 
-def _planned(table: Table) -> Iterator[Row]:
-    """What the plan says of each row."""
-    columns = ["clip_id", "source", "label", "video_id", "start", "end", "split", "licence"]
-    planned, chosen = table.plan.table.select(columns), pa.array([row["clip_id"] for row in table.rows], pa.string())
-    planned = planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen))
-    for batch in planned.to_batches(max_chunksize=8192):
-        yield from batch.to_pylist()
+class _Decisions:
+    """Decisions on many clips, by the number of the row: columns, as there may be a million clips.
+
+    Attributes:
+        given: the rows that the pass was given. planned: `FACTS` of each row.
+        kept: (N,) whether the clip is kept. marked: (N,) whether it is a duplicate.
+        label: (N,) place of the label in `names`, -1 for none.
+        out: row -> reason, detail, value and threshold of the clips that are left out.
+        original: row -> the clip that it is a duplicate of.
+    """
+
+    def __init__(self, given: pa.Table, planned: pa.Table, labels: Labels) -> None:
+        self.given, self.planned, self.labels = given, planned, labels
+        self.kept = np.array(given["kept"])
+        self.marked = np.array(pc.is_valid(given["duplicate_of"]))
+        self.label = np.full(len(given), -1, np.int32)
+        self.names: dict[str, int] = {}
+        self.out: dict[int, tuple[str, str, float | None, float | None]] = {}
+        self.original: dict[int, str] = {}
+
+    def clip_id(self, row: int) -> str:
+        """The clip of a row."""
+        clip_id: str = self.given["clip_id"][row].as_py()
+        return clip_id
+
+    def leave_out(
+        self, row: int, reason: str, detail: str, value: float | None = None, threshold: float | None = None
+    ) -> None:
+        """Leave the clip of a row out for `reason`."""
+        self.kept[row], self.out[row] = False, (reason, detail, value, threshold)
+
+    def duplicate(self, row: int, original: str) -> None:
+        """Mark the clip of a row as a duplicate."""
+        self.marked[row], self.original[row] = True, original
+
+    def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
+        """The rows with the decisions, some thousand at a time."""
+        names, why = [*self.names, None], ("reason", "detail", "value", "threshold")
+        for start in range(0, len(self.given), ROWS_AT_ONCE):
+            part = self.given.slice(start, ROWS_AT_ONCE)
+            columns = {name: part[name] for name in schema.names}
+            rows = range(start, start + len(part))
+            label = [names[number] for number in self.label[start : start + len(part)].tolist()]
+            new: dict[str, list[Any]] = {name: part[name].to_pylist() for name in (*why, "duplicate_of")}
+            new |= {"label": label, "label_id": [None if name is None else self.labels.ids.get(name) for name in label]}
+            for n, row in enumerate(rows):
+                if row in self.out:
+                    for name, value in zip(why, self.out[row]):
+                        new[name][n] = value
+                if row in self.original:
+                    new["duplicate_of"][n] = self.original[row]
+            columns |= {name: pa.array(values, schema.field(name).type) for name, values in new.items()}
+            yield pa.table(columns | {"kept": pa.array(self.kept[start : start + len(part)])}, schema)
 
 
-def _judge(recipe: Recipe, table: Table) -> list[_Fact]:
+def _judge(recipe: Recipe, table: Table, found: _Decisions) -> None:
     """Label every row, and leave out those that a filter, a licence or an exact duplicate speaks against."""
-    kept_facts: list[_Fact] = []
     filters = {name: recipe.component("filters", name) for name in recipe.curate.filters}
-    labels, first = Labels.of(recipe, table.plan), dict[str, str]()
-    columns = [*(f"filter_{name}" for name in filters), "frames_blake3"]
-    for (row, measured), facts in zip(table.measures(columns), _planned(table)):
-        kept_facts.append((facts["video_id"], facts["start"], facts["end"], sys.intern(facts["split"])))
-        row["label"], left_out = labels.apply(facts["source"], facts["label"], facts["video_id"])
-        row["label_id"] = labels.ids.get(row["label"]) if row["label"] is not None else None
-        if left_out is not None:
-            leave_out(row, "label_left_out", f"{facts['label']}: {left_out}")
-        for name, component in filters.items() if row["kept"] else ():
-            value = measured[f"filter_{name}"]
-            missed = component.missed(float("nan") if value is None else value)
-            if missed is not None:
-                wanted = "at least" if value < missed else "at most"
-                detail = f"{value:.4g} {component.measured_in}, wanted {wanted} {missed:.4g}"
-                leave_out(row, component.reason, detail, value, missed)
-                break
-        if row["kept"] and recipe.pack.keep_video and not (facts["licence"] or recipe.pack.allow_unknown_licence):
-            detail = "allow it with pack.allow_unknown_licence = true, or leave the videos where they are"
-            leave_out(row, "licence_unknown", detail)
-        if row["kept"] and recipe.curate.dedup != "off":
-            original = first.setdefault(measured["frames_blake3"], row["clip_id"])
-            if original != row["clip_id"]:
-                row["duplicate_of"] = original
-                if recipe.curate.dedup != "mark":
-                    leave_out(row, "duplicate", f"same pictures as {original}")
-    return kept_facts
+    first: dict[str, str] = {}
+    for start, measures in table.measured([*(f"filter_{name}" for name in filters), "frames_blake3"]):
+        facts = found.planned.slice(start, len(measures)).to_pylist()
+        for row, (measured, fact) in enumerate(zip(measures, facts), start):
+            label, left_out = found.labels.apply(fact["source"], fact["label"], fact["video_id"])
+            if label is not None:
+                found.label[row] = found.names.setdefault(label, len(found.names))
+            if left_out is not None:
+                found.leave_out(row, "label_left_out", f"{fact['label']}: {left_out}")
+            for name, component in filters.items() if found.kept[row] else ():
+                value = measured[f"filter_{name}"]
+                missed = component.missed(float("nan") if value is None else value)
+                if missed is not None:
+                    wanted = "at least" if value < missed else "at most"
+                    detail = f"{value:.4g} {component.measured_in}, wanted {wanted} {missed:.4g}"
+                    found.leave_out(row, component.reason, detail, value, missed)
+                    break
+            if (
+                found.kept[row]
+                and recipe.pack.keep_video
+                and not (fact["licence"] or recipe.pack.allow_unknown_licence)
+            ):
+                detail = "allow it with pack.allow_unknown_licence = true, or leave the videos where they are"
+                found.leave_out(row, "licence_unknown", detail)
+            if found.kept[row] and recipe.curate.dedup != "off":
+                original = first.setdefault(measured["frames_blake3"], fact["clip_id"])
+                if original != fact["clip_id"]:
+                    found.duplicate(row, original)
+                    if recipe.curate.dedup != "mark":
+                        found.leave_out(row, "duplicate", f"same pictures as {original}")
 
 
-def _drop_near(table: Table, rows: list[Row], facts: list[_Fact]) -> None:
+def _drop_near(table: Table, found: _Decisions) -> None:
     """Mark or refuse near-duplicates of clips before them in the plan, and of clips of datasets that must not leak
     in."""
     recipe = table.job.recipe
@@ -148,76 +207,69 @@ def _drop_near(table: Table, rows: list[Row], facts: list[_Fact]) -> None:
         return
     # clips of guarded datasets come first, so that ours are the duplicates
     known: list[str] = []
-    tables = []
+    guarded = []
     for name, path in guards:
-        guarded = Dataset(path).table("signatures").collect().to_arrow()
-        known += [f"{clip_id} of {name}" for clip_id in guarded.column("clip_id").to_pylist()]
-        tables.append(guarded)
-    ours = [n for n, row in enumerate(rows) if row["kept"] and row["duplicate_of"] is None]
-    by_unit: dict[str, list[str]] = {}
-    for n in ours:
-        by_unit.setdefault(rows[n]["unit"], []).append(rows[n]["clip_id"])
+        signs = Dataset(path).table("signatures").collect().to_arrow()
+        known += [f"{clip_id} of {name}" for clip_id in signs.column("clip_id").to_pylist()]
+        guarded.append(signs.select(["hashes", "words"]))
+    ours, total, least = np.flatnonzero(found.kept & ~found.marked), len(known), recipe.curate.near_duplicate_threshold
 
-    def own() -> Iterator[pa.Table]:  # in the order of the rows, which is that of the artifacts
-        for unit, clips in by_unit.items():
-            signs = pq.read_table(table.artifact("measures", unit), columns=["clip_id", "hashes", "words"])
-            yield signs.filter(pc.is_in(signs.column("clip_id"), value_set=pa.array(clips, pa.string())))
+    def words(numbers: Int) -> Iterator[pa.Table]:
+        if guarded:
+            yield pa.concat_tables(guarded).take(numbers[numbers < total])
+        yield from _signs(table, found, ours[numbers[numbers >= total] - total], "words")
 
-    everything = duplicates.Signatures.of_tables(itertools.chain(tables, own()))
-    near, total, roots = recipe.curate.dedup in ("near", "mark"), len(known), dict[int, int]()
-    for a, b, _, share in duplicates.near_pairs(everything, recipe.curate.near_duplicate_threshold).tolist():
+    hashes = itertools.chain(guarded, _signs(table, found, ours, "hashes"))
+    near, roots = recipe.curate.dedup in ("near", "mark"), dict[int, int]()
+    for a, b, _, share in duplicates.near_pairs_of(hashes, words, least).tolist():
         if b < total or b in roots:  # two guarded clips, or decided already
             continue
-        row, root = rows[ours[b - total]], roots.get(a, a)
+        row, root = int(ours[b - total]), roots.get(a, a)
         if root < total:
-            leave_out(row, "leak_guard", f"looks like {known[root]}", share, recipe.curate.near_duplicate_threshold)
-        elif near and not _apart(facts[ours[a - total]], facts[ours[b - total]]):
-            row["duplicate_of"] = original = rows[ours[root - total]]["clip_id"]
+            found.leave_out(row, "leak_guard", f"looks like {known[root]}", share, least)
+        elif near and not _apart(*(found.planned.slice(n, 1).to_pylist()[0] for n in (int(ours[a - total]), row))):
+            original = found.clip_id(int(ours[root - total]))
+            found.duplicate(row, original)
             if recipe.curate.dedup == "near":
-                leave_out(
-                    row,
-                    "duplicate",
-                    f"nearly the same pictures as {original}",
-                    share,
-                    recipe.curate.near_duplicate_threshold,
-                )
+                found.leave_out(row, "duplicate", f"nearly the same pictures as {original}", share, least)
         else:
             continue
         roots[b] = root
 
 
-def _apart(one: _Fact, other: _Fact) -> bool:
+def _signs(table: Table, found: _Decisions, rows: Int, column: str) -> Iterator[pa.Table]:
+    """A column of the signatures of some rows, ascending, unit by unit: the artifacts have the order of the rows."""
+    for unit, (start, count) in table.places.items():
+        low, high = np.searchsorted(rows, (start, start + count))
+        if low < high:
+            clips = found.given["clip_id"].take(rows[low:high]).combine_chunks()
+            signs = pq.read_table(table.artifact("measures", unit), columns=["clip_id", column])
+            yield signs.filter(pc.is_in(signs.column("clip_id"), value_set=clips))
+
+
+def _apart(one: Row, other: Row) -> bool:
     """Whether two clips are parts of one video that do not overlap: alike, but no duplicates."""
-    (video, start, end, _), (other_video, other_start, other_end, _) = one, other
-    if video != other_video or start is None or end is None or other_start is None or other_end is None:
+    if one["video_id"] != other["video_id"] or any(row[side] is None for row in (one, other) for side in FACTS[4:6]):
         return False
-    return end <= other_start or other_end <= start
+    return bool(one["end"] <= other["start"] or other["end"] <= one["start"])
 
 
-def _size_classes(recipe: Recipe, rows: list[Row], facts: list[_Fact]) -> None:
+def _size_classes(recipe: Recipe, found: _Decisions) -> None:
     """Refuse classes with too few training clips, and training clips beyond the cap of their class, by a hash of their
     ids."""
-    members: dict[str, list[Row]] = {}
-    train: dict[str, list[Row]] = {}
-    for row, (_, _, _, split) in zip(rows, facts):
-        if row["kept"] and row["label"] is not None:
-            members.setdefault(row["label"], []).append(row)
-            if split == "train":
-                train.setdefault(row["label"], []).append(row)
-    for label, clips in members.items():
-        own = train.get(label, [])
-        if len(own) < recipe.curate.min_per_label:
-            for row in clips:
-                leave_out(
-                    row,
-                    "class_small",
-                    f"{label!r} has {len(own)} training clips",
-                    len(own),
-                    recipe.curate.min_per_label,
-                )
-        elif recipe.curate.max_per_label is not None:
-            order = sorted(own, key=lambda row: blake3(f"{recipe.plan.seed} {row['clip_id']}".encode()).digest())
-            for row in order[recipe.curate.max_per_label :]:
-                leave_out(
-                    row, "class_cap", f"{label!r} has {len(own)} training clips", len(own), recipe.curate.max_per_label
-                )
+    train = np.array(pc.fill_null(pc.equal(found.planned["split"], "train"), False))
+    rows = np.flatnonzero(found.kept & (found.label >= 0))
+    rows = rows[np.argsort(found.label[rows], kind="stable")]
+    bounds = np.searchsorted(found.label[rows], np.arange(len(found.names) + 1))
+    least, most = recipe.curate.min_per_label, recipe.curate.max_per_label
+    for label, low, high in zip(found.names, bounds, bounds[1:]):
+        clips = rows[low:high]
+        own = clips[train[clips]].tolist()
+        detail = f"{label!r} has {len(own)} training clips"
+        if len(own) < least:
+            for row in clips.tolist():
+                found.leave_out(row, "class_small", detail, len(own), least)
+        elif most is not None and len(own) > most:
+            places = {row: blake3(f"{recipe.plan.seed} {found.clip_id(row)}".encode()).digest() for row in own}
+            for row in sorted(own, key=places.__getitem__)[most:]:
+                found.leave_out(row, "class_cap", detail, len(own), most)

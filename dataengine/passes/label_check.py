@@ -9,7 +9,7 @@ Output: the decisions of the clips that have features, plus `columns` and `adds`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from dataengine.labels.prompts import Prompts, prompts
 from dataengine.passes import embed
 from dataengine.passes.base import ALL, Column, Job, Row
 from dataengine.passes.progress import BuildState
-from dataengine.passes.table_pass import Table, TablePass, leave_out
+from dataengine.passes.table_pass import Table, TablePass, in_tables, leave_out
 from dataengine.pipeline.recipe import Recipe
 
 
@@ -61,21 +61,22 @@ class LabelCheck(TablePass):
         labels = build.labels(build.job.ledger("decisions", before=self.name).pass_name)
         return {label: list(known.texts(label)) for label in sorted(labels)}
 
-    def decide(self, table: Table) -> list[Row]:
+    def decide(self, table: Table) -> Iterator[Row]:
         job, known = table.job, prompts(table.job.recipe.curate.prompts)
-        classes = sorted({row["label"] for row in table.rows if row["label"] is not None})
+        classes = sorted(label for label in table.given["label"].unique().to_pylist() if label is not None)
         text = class_features(job, classes, known) if classes else None
-        units: dict[str, list[Row]] = {}
-        for row in table.rows:
-            units.setdefault(row["unit"], []).append(row)
-        for unit, rows in units.items():
+        for unit, rows in table.by_unit():
             texts = {row["clip_id"]: row["label"] and known.text_of(row["clip_id"], row["label"]) for row in rows}
             entries = embed.clip_entries(job, unit, texts)
             if text is not None:
                 _compare(job.recipe, rows, entries, text, classes)
             for row in rows:
                 row["features"] = _digest(entries[row["clip_id"]])
-        return table.rows
+            yield from rows
+
+    def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
+        """Unit by unit, as no clip is compared with another."""
+        return in_tables(self.decide(table), schema)
 
     def table_rows(self, build: BuildState, kept: Mapping[str, Row]) -> Mapping[str, index.Rows]:
         """Every clip with features that is nearer to another label, kept or not."""

@@ -7,29 +7,32 @@ the decisions that the dataset is made by. Columns that a pass adds are carried 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from blake3 import blake3
 
 from dataengine.core.errors import ComponentError
 from dataengine.core.types import Fail, Reject
 from dataengine.dataset import index
 from dataengine.passes.base import ALL, Job, Pass, Row, finished
-from dataengine.passes.progress import BuildState, PassState
+from dataengine.passes.progress import BuildState, PassState, runs
 from dataengine.passes.unit_pass import check_reasons, receipt
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import Ledger
 from dataengine.pipeline.plan import Plan
-from dataengine.pipeline.recipe import fingerprint
 from dataengine.pipeline.task import Receipt, Task
 
 DECISIONS = pa.schema(
@@ -52,39 +55,81 @@ threshold."""
 READERS, READ_AHEAD = 4, 64
 """Files of units that are read at once, and those that wait in memory at most."""
 
+ROWS_AT_ONCE = 8192
+"""Rows of decisions in Python at a time."""
+
 PLAN_COLUMNS = ("clip_id", "source", "label", "split", "licence")
 """Columns of the plan that decisions may depend on; others may change without deciding anew."""
 
 
 @dataclass
 class Table:
-    """What a table pass is given.
+    """What a table pass is given. Rows and the plan are made when they are asked for: there may be a million.
 
     Attributes:
-        plan: all planned clips.
-        rows: one row of `DECISIONS` and of the columns added before, for each clip given, in the plan's order.
+        given: one row of `DECISIONS` and of the columns added before, for each clip given, in the plan's order.
     """
 
     job: Job
-    plan: Plan
-    rows: list[Row]
+    given: pa.Table
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All planned clips."""
+        return plans.load(self.job.work)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows given, which a pass may change."""
+        return list(dicts(self.given))
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Unit -> the number of its first row, and how many rows it has."""
+        return runs(self.given.column("unit"))
 
     def units(self) -> list[str]:
         """Names of the units that the rows belong to, in order."""
-        return list(dict.fromkeys(row["unit"] for row in self.rows))
+        return list(self.places)
+
+    def by_unit(self) -> Iterator[tuple[str, list[Row]]]:
+        """(unit, its rows) of one unit after another, made anew: changes of these rows do not show in `rows`."""
+        for unit, (start, count) in self.places.items():
+            yield unit, self.given.slice(start, count).to_pylist()
 
     def artifact(self, name: str, unit: str) -> Path:
         """The artifact of one unit of an earlier pass, such as `measures`."""
         return self.job.ledger(name).artifact(unit)
 
+    def measured(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Row]]]:
+        """(number of the first row, {column: value} of `measures` of each row) of one unit after another."""
+        tables = tables_of(self.job.ledger("measures"), self.units(), ["clip_id", *columns])
+        for (start, count), table in zip(self.places.values(), tables):
+            found = {measured["clip_id"]: measured for measured in table.to_pylist()}
+            yield start, [found[clip_id] for clip_id in self.given["clip_id"].slice(start, count).to_pylist()]
+
     def measures(self, columns: Sequence[str]) -> Iterator[tuple[Row, Row]]:
         """(row, {column: value} of `measures`) of every row, read unit by unit."""
-        found: dict[str, Row] = {}
-        tables = tables_of(self.job.ledger("measures"), self.units(), ["clip_id", *columns])
-        for _, rows in itertools.groupby(self.rows, lambda row: row["unit"]):
-            found = {measured["clip_id"]: measured for measured in next(tables).to_pylist()}
-            for row in rows:
-                yield row, found[row["clip_id"]]
+        for start, found in self.measured(columns):
+            yield from zip(self.rows[start : start + len(found)], found)
+
+
+def dicts(table: pa.Table) -> Iterator[Row]:
+    """The rows of a table of decisions; those of one value of a column share a text."""
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        texts = [name for name in ("clip_id", "unit", "label", "reason") if name in batch.schema.names]
+        for row in batch.to_pylist():
+            for name in texts:
+                if row[name] is not None:
+                    row[name] = sys.intern(row[name])
+            yield row
+
+
+def in_tables(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of some thousand rows each."""
+    left = iter(rows)
+    while part := list(itertools.islice(left, ROWS_AT_ONCE)):
+        yield pa.Table.from_pylist(part, schema)
 
 
 def leave_out(row: Row, reason: str, detail: str, value: float | None = None, threshold: float | None = None) -> None:
@@ -108,6 +153,14 @@ class TablePass(Pass):
     def decide(self, table: Table) -> Iterable[Row]:
         """The rows of the table, in order, changed where the pass decides something (see `leave_out`)."""
 
+    def decisions(self, table: Table, schema: pa.Schema) -> Iterable[pa.Table]:
+        """The rows that the pass decides on, as tables of `schema`, one after another.
+
+        `decide` may change any row until it has given the last one, so all rows are held. A pass that needs no row of a
+        clip in Python overrides this.
+        """
+        return in_tables(list(self.decide(table)), schema)
+
     def reads(self, passes: Sequence[Pass]) -> tuple[str, ...]:
         before = passes[: next(n for n, p in enumerate(passes) if p.name == self.name)]
         tables = [p.name for p in before if p.scope == "table"]
@@ -127,8 +180,7 @@ class TablePass(Pass):
             if not build.state(name).finished:
                 return state
             digests += [[key, commit.digest] for key, commit in sorted(build.commits(name).items())]
-        table = build.plan.table.select(PLAN_COLUMNS).to_pydict()
-        inputs = fingerprint([digests, table, clips, self.inputs(build)])
+        inputs = _digest(digests, build.plan.table, clips, self.inputs(build))
         commit = build.find(self.name, ALL, inputs)
         if commit is not None:
             state.commits, state.left = {ALL: commit}, ()
@@ -138,21 +190,19 @@ class TablePass(Pass):
 
     def run(self, job: Job, task: Task) -> Receipt:
         begun, ledger = time.monotonic(), job.ledger(self.name)
-        plan = plans.load(job.work)
         earlier = self._earlier(job)
-        given = self._given(plan, earlier, task.clips)
-        names = [row["clip_id"] for row in given]
-        decided = list(self.decide(Table(job, plan, given)))
-        if [row["clip_id"] for row in decided] != names:
+        given = self._given(job, earlier, task.clips)
+        schema = self._schema(given.schema)
+        parts = self.decisions(Table(job, given), schema)
+        decided = pa.concat_tables([schema.empty_table(), *parts]).combine_chunks()
+        if not decided["clip_id"].equals(given["clip_id"]):
             raise ComponentError(f"pass {self.name}: lost, invented or reordered clips")
-        check_reasons(self, job.recipe, {row["reason"] for row in decided if not row["kept"]})
+        kept = pc.fill_null(decided["kept"], False)
+        check_reasons(self, job.recipe, set(decided["reason"].filter(pc.invert(kept)).unique().to_pylist()))
         staged = ledger.stage(ALL, "parquet")
-        schema = self._schema(DECISIONS if earlier is None else pq.read_schema(earlier.artifact(ALL)))
-        pq.write_table(
-            pa.Table.from_pylist(decided, schema), staged, compression="zstd", row_group_size=index.GROUP_ROWS
-        )
+        pq.write_table(decided, staged, compression="zstd", row_group_size=index.GROUP_ROWS)
         commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun)
-        return receipt(task, len(names), sum(row["kept"] for row in decided), begun, commit)
+        return receipt(task, len(given), pc.sum(kept, min_count=0).as_py(), begun, commit)
 
     def _earlier(self, job: Job) -> Ledger | None:
         """The ledger of the table of decisions that this pass starts from."""
@@ -160,16 +210,17 @@ class TablePass(Pass):
         names = [name for name in before if job.passes[name].scope == "table"]
         return job.ledger(names[-1]) if names else None
 
-    def _given(self, plan: Plan, earlier: Ledger | None, clips: Sequence[str]) -> list[Row]:
+    def _given(self, job: Job, earlier: Ledger | None, clips: Sequence[str]) -> pa.Table:
+        """Rows of some clips as the table pass before decided them, or with no decision yet."""
         chosen = pa.array(clips, pa.string())
         if earlier is not None:
             table = pq.read_table(earlier.artifact(ALL))
-            return list(table.filter(pc.is_in(table.column("clip_id"), value_set=chosen)).to_pylist())
-        planned = plan.table.select(["clip_id", "unit"])
-        planned = planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen))
-        blank = dict.fromkeys(DECISIONS.names) | {"kept": True}
-        rows = (row for batch in planned.to_batches(max_chunksize=8192) for row in batch.to_pylist())
-        return [blank | {"clip_id": sys.intern(row["clip_id"]), "unit": sys.intern(row["unit"])} for row in rows]
+            return table.filter(pc.is_in(table.column("clip_id"), value_set=chosen)).combine_chunks()
+        planned = plans.load(job.work, ["clip_id", "unit"]).table
+        planned = planned.filter(pc.is_in(planned.column("clip_id"), value_set=chosen)).combine_chunks()
+        columns = {field.name: pa.nulls(len(planned), field.type) for field in DECISIONS}
+        columns |= {name: planned[name] for name in planned.column_names} | {"kept": np.ones(len(planned), bool)}
+        return pa.table(columns, DECISIONS)
 
     def _schema(self, before: pa.Schema) -> pa.Schema:
         added = [*self.adds, *(pa.field(column.name, column.type) for column in self.columns)]
@@ -206,6 +257,35 @@ class TablePass(Pass):
         names = [column.name for column in self.columns]
         rows = [] if build.decided(self.name) is None else build.decided_rows(self.name, unit, ["clip_id", *names])
         return {row["clip_id"]: {name: row[name] for name in names} for row in rows}
+
+
+def _digest(digests: Any, plan: pa.Table, clips: Sequence[str], more: Any) -> str:
+    """`fingerprint` of digests, columns of the plan by name, clips, and more, without holding a text of them all."""
+
+    def text(value: Any) -> bytes:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+    def parts() -> Iterator[bytes]:
+        yield b"[" + text(digests) + b",{"
+        for number, name in enumerate(sorted(PLAN_COLUMNS)):
+            yield (b"," if number else b"") + text(name) + b":["
+            yield from values(plan.column(name).slice(start, ROWS_AT_ONCE).to_pylist() for start in starts(len(plan)))
+            yield b"]"
+        yield b"},["
+        yield from values(list(clips[start : start + ROWS_AT_ONCE]) for start in starts(len(clips)))
+        yield b"]," + text(more) + b"]"
+
+    def starts(count: int) -> range:
+        return range(0, count, ROWS_AT_ONCE)
+
+    def values(pieces: Iterable[list[Any]]) -> Iterator[bytes]:
+        for number, piece in enumerate(pieces):
+            yield (b"," if number else b"") + text(piece)[1:-1]
+
+    hasher = blake3()
+    for part in parts():
+        hasher.update(part)
+    return hasher.hexdigest()
 
 
 def tables_of(ledger: Ledger, units: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

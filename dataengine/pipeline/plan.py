@@ -310,14 +310,15 @@ def save(plan: Plan, work: Path) -> None:
     write_durably(work / "roots.json", json.dumps(plan.roots, indent=1, sort_keys=True).encode())
 
 
-def load(work: Path) -> Plan:
-    """The plan saved in `work`.
+def load(work: Path, columns: Sequence[str] | None = None) -> Plan:
+    """The plan saved in `work`, or some columns of it.
 
     Raises:
         LedgerError: there is none.
     """
     try:
-        return Plan(pq.read_table(work / "plan.parquet", schema=SCHEMA), json.loads((work / "roots.json").read_bytes()))
+        table = pq.read_table(work / "plan.parquet", schema=SCHEMA, columns=None if columns is None else list(columns))
+        return Plan(table, json.loads((work / "roots.json").read_bytes()))
     except FileNotFoundError:
         raise LedgerError(f"{work} holds no plan: run `dataengine build` with this --out first") from None
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import dataengine
 from dataengine import builder
-from dataengine.dataset.near_duplicates import Signatures, near_pairs
+from dataengine.dataset.near_duplicates import Signatures, near_pairs, near_pairs_of
 from dataengine.dataset.signatures import STEP, picture_hash, pose_words
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
@@ -109,6 +110,21 @@ def test_planted_pairs_among_many() -> None:
     found = near_pairs(Signatures(hashes.ravel(), words.reshape(-1, 26), np.arange(count + 1) * entries))
     assert {(a, b, o) for a, b, o, _ in found.tolist()} == pairs
     assert STEP == 0.5
+
+    asked: list[int] = []
+
+    def some_words(clips: np.ndarray) -> list[pa.Table]:
+        asked.extend(clips.tolist())
+        return [pa.table({"words": pa.array([words[n].tobytes() for n in clips], pa.binary())})]
+
+    kinds = pa.list_(pa.uint64())
+    read = near_pairs_of(
+        (pa.table({"hashes": pa.array(list(hashes[n : n + 700]), kinds)}) for n in range(0, count, 700)), some_words
+    )
+    assert read.tolist() == found.tolist() and read.dtype == found.dtype
+    assert {n for a, b, _ in pairs for n in (a, b)} <= set(asked) and len(asked) < count / 10
+    assert len(near_pairs_of([pa.table({"hashes": pa.array([[], [7]], kinds)})], some_words)) == 0
+    assert len(near_pairs_of([], some_words)) == 0
 
 
 @pytest.fixture(scope="module")
