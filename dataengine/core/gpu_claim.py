@@ -13,7 +13,7 @@ import importlib.util
 import itertools
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from dataengine.core import devices
@@ -21,6 +21,12 @@ from dataengine.core.errors import DataEngineError
 
 _HELD: list[int] = []
 """Descriptors of the locks of this process, which it keeps until it ends."""
+
+_aside: frozenset[str] = frozenset()
+"""Names of GPUs that this process takes only where there is no other."""
+
+_claimed: tuple[str, int] = ("", 0)
+"""Name of the GPU that this process has claimed, and how many it sees; '' and 0 before."""
 
 
 def visible(count: int, environment: Mapping[str, str], uuids: Sequence[str] = ()) -> tuple[str, ...]:
@@ -37,12 +43,13 @@ def visible(count: int, environment: Mapping[str, str], uuids: Sequence[str] = (
     return tuple(listed) if len(listed) == count else tuple(str(n) for n in range(count))
 
 
-def claim(names: Sequence[str], folder: Path) -> int:
+def claim(names: Sequence[str], folder: Path, aside: Collection[str] = ()) -> int:
     """The index of the GPU that this process takes and holds until it ends: the first of those with fewest holders.
 
     Args:
         names: of the GPUs that the process sees, by index.
         folder: of the locks, on a file system of the host alone.
+        aside: names that are taken only where there are no others.
 
     Raises:
         DataEngineError: the folder cannot be used, or belongs to somebody else.
@@ -51,8 +58,9 @@ def claim(names: Sequence[str], folder: Path) -> int:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise PermissionError("it belongs to somebody else")
+        good = [(index, name) for index, name in enumerate(names) if name not in aside]
         for turn in itertools.count():
-            for index, name in enumerate(names):
+            for index, name in good or enumerate(names):
                 path = folder / f"{name.replace('/', '_')}.{turn}"
                 lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
                 try:
@@ -82,8 +90,24 @@ def _uuids() -> list[str]:
 
 @functools.cache
 def _own() -> int:
+    global _claimed
     folder = Path(tempfile.gettempdir()) / f"dataengine-gpus-{os.getuid()}"
-    return claim(visible(devices.count(), os.environ, _uuids()), folder)
+    names = visible(devices.count(), os.environ, _uuids())
+    index = claim(names, folder, _aside)
+    _claimed = (names[index], len(names))
+    return index
+
+
+def claimed() -> tuple[str, int]:
+    """Name of the GPU that this process has claimed, and how many it sees; '' and 0 where it has claimed none."""
+    return _claimed
+
+
+def leave(aside: Collection[str]) -> bool:
+    """Leave GPUs to nobody, where there are others; whether this process can: False where it holds one of them."""
+    global _aside
+    _aside = frozenset(aside)
+    return _claimed[0] not in _aside
 
 
 def device_of_process(device: str) -> str:

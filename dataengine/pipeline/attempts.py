@@ -19,11 +19,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dataengine.core import gpu_claim
 from dataengine.core.errors import DamagedArtifact, DataEngineError, EnvironmentFailure, LedgerError
 from dataengine.core.failures import ENVIRONMENT, environment_kind, kind_of
 from dataengine.pipeline.task import Receipt, Task
@@ -56,11 +57,19 @@ class Place:
     Attributes:
         name: of the host, for people. pid: of the process.
         address: of the Dask worker; '' in the driver's own process.
+        gpu: name of the GPU that the worker has claimed; '' for none. gpus: how many it sees.
     """
 
     name: str
     pid: int
     address: str = ""
+    gpu: str = ""
+    gpus: int = 0
+
+    @property
+    def seat(self) -> str:
+        """The host with the GPU there."""
+        return f"{self.host} GPU {self.gpu}" if self.gpu else self.host
 
     @property
     def host(self) -> str:
@@ -76,7 +85,8 @@ class Place:
 
             with contextlib.suppress(ValueError):
                 address = get_worker().address
-        return Place(socket.gethostname(), os.getpid(), address)
+        gpu, gpus = gpu_claim.claimed() if address else ("", 0)
+        return Place(socket.gethostname(), os.getpid(), address, gpu, gpus)
 
 
 @dataclass(frozen=True)
@@ -140,28 +150,37 @@ class Heartbeat:
                 os.utime(self.path)
 
 
-def attempt(runner: Runner, arguments: Sequence[Any], task: Task, facts: dict[str, Any]) -> Ended:
+def attempt(
+    runner: Runner,
+    arguments: Sequence[Any],
+    task: Task,
+    facts: dict[str, Any],
+    gpus_aside: Collection[tuple[str, str]] = (),
+) -> Ended:
     """Run a task; called in a worker, or in the driver of a serial build.
 
     Args:
         facts: what the attempt's file holds beside host and pid.
+        gpus_aside: name of a host, and name of a GPU there that is to be left alone.
 
     Raises:
         DataEngineError: a mistake of the user, which ends the build.
     """
     global _to_be_restarted
     place = Place.own()
-    if _to_be_restarted and place.address:
+    left = gpu_claim.leave([gpu for host, gpu in gpus_aside if host == place.name])
+    if (_to_be_restarted or not left) and place.address:
         return Ended(place)
     try:
         _begin(task.attempt, {**facts, "host": place.name, "pid": place.pid, "began": time.time()})
-        return Ended(place, receipt=runner(*arguments, task))
+        receipt = runner(*arguments, task)
+        return Ended(Place.own(), receipt=receipt)
     except Exception as error:
         trouble = trouble_of(error)
         if trouble is None:
             raise
         _to_be_restarted = trouble.kind not in NOT_OF_THE_PROCESS
-        return Ended(place, trouble=trouble)
+        return Ended(Place.own(), trouble=trouble)
     finally:
         if task.attempt:
             with contextlib.suppress(OSError):

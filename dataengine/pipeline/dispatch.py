@@ -185,6 +185,7 @@ class DaskRun:
                 self.arguments,
                 task if path is None else with_attempt(task, path),
                 self.troubles.facts(task),
+                sorted(self.health.gpus_aside),
                 pure=False,
                 retries=0,
                 resources=GPU if self.options.gpu else None,

@@ -3,6 +3,8 @@
 - A host that fails `host_failures` times in a row is set aside for the rest of the build; its tasks go to the others.
   Failures of one and the same unit count only where the host has finished nothing yet, since a unit may carry its
   trouble with it.
+- Where it is known which GPU failed, its failures are counted by themselves, so that one bad GPU is set aside and the
+  others of its host go on. The host is set aside with its last GPU.
 - The build stops when no host is left, or when failures of one kind are more than `failure_share` of all attempts
   and at least `ENOUGH`.
 """
@@ -34,12 +36,14 @@ class Health:
         host_failures: failures in a row after which a host is set aside.
         failure_share: share of attempts that may fail for one kind.
         aside: hosts set aside -> why.
+        gpus_aside: name of a host and name of a GPU there that is set aside -> why.
         counts: (kind, host) -> failures.
     """
 
     host_failures: int = 3
     failure_share: float = 0.5
     aside: dict[str, str] = field(default_factory=dict)
+    gpus_aside: dict[tuple[str, str], str] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     _row: dict[str, list[str]] = field(default_factory=dict)
     _succeeded: dict[str, int] = field(default_factory=dict)
@@ -48,8 +52,9 @@ class Health:
     def succeeded(self, place: Place) -> None:
         """A task ended well."""
         self._ended += 1
-        self._row.pop(place.host, None)
-        self._succeeded[place.host] = self._ended
+        for one in (place.host, place.seat):
+            self._row.pop(one, None)
+            self._succeeded[one] = self._ended
 
     def failed(self, place: Place, trouble: Trouble, key: str, of_the_host: bool = True) -> bool:
         """A task met trouble; whether the host is set aside by that.
@@ -70,20 +75,31 @@ class Health:
             )
         if not of_the_host or trouble.kind not in ENVIRONMENT or place.host in self.aside:
             return False
-        row = self._row.setdefault(place.host, [])
+        to_blame = self.to_blame(place, trouble)
+        row = self._row.setdefault(to_blame, [])
         row.append(key)
-        if len(row) < self.host_failures or (len(set(row)) == 1 and place.host in self._succeeded):
+        if len(row) < self.host_failures or (len(set(row)) == 1 and to_blame in self._succeeded):
             return False
-        self.aside[place.host] = f"{place.name} failed {len(row)} times in a row ({trouble.kind}: {trouble.detail})"
+        why = f"failed {len(row)} times in a row ({trouble.kind}: {trouble.detail})"
+        if to_blame != place.host:
+            self.gpus_aside.setdefault((place.name, place.gpu), f"GPU {place.gpu} of {place.name} {why}")
+            if sum(name == place.name for name, _ in self.gpus_aside) < place.gpus:
+                return False
+        self.aside[place.host] = f"{place.name} {why}"
         return True
+
+    @staticmethod
+    def to_blame(place: Place, trouble: Trouble) -> str:
+        """What trouble counts against: a GPU where it is known which one failed, else the host."""
+        return place.seat if trouble.kind == "gpu_failed" else place.host
 
     def moment(self) -> int:
         """A number that grows with each attempt that ends."""
         return self._ended
 
-    def succeeded_since(self, host: str, moment: int) -> bool:
-        """Whether a host has finished a task since `moment`."""
-        return self._succeeded.get(host, -1) > moment
+    def succeeded_since(self, where: str, moment: int) -> bool:
+        """Whether a host, or a GPU there (`Place.seat`), has finished a task since `moment`."""
+        return self._succeeded.get(where, -1) > moment
 
     def no_host_left(self) -> Stopped:
         """The error for a cluster whose every host is set aside."""

@@ -7,6 +7,7 @@ build       a build began
 trouble     an attempt committed nothing: pass, unit, attempt, host, pid, kind, detail, clip_id, trace
 lost        an attempt lost its worker, which died or was ended at the deadline: pass, unit, attempt, host, pid, reason
 host        a host was set aside: host, detail
+gpu         a GPU was set aside, and its host goes on: host, gpu, detail
 set_aside   a unit was set aside for this build: pass, unit, kind, detail, host
 worked      units that a host finished in a pass since the line before: pass, host, units, clips, seconds
 ==========  ==========================================================================================

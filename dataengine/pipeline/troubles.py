@@ -81,11 +81,21 @@ class Stage:
 
 @dataclass
 class _Failure:
-    """One failed attempt: `moment` is of `Health.moment`."""
+    """One failed attempt.
+
+    Attributes:
+        where: what it counts against, of `Health.to_blame`.
+        moment: of `Health.moment`.
+    """
 
     trouble: Trouble
-    host: str
+    place: Place
+    where: str
     moment: int
+
+    @property
+    def host(self) -> str:
+        return self.place.host
 
 
 class Troubles:
@@ -148,15 +158,20 @@ class Troubles:
         where = f" on {place.name}" if place.name else ""
         self.options.say(f"{self.options.name} {task.key}{where}: {trouble.kind}: {trouble.detail}")
         before = self.failures.setdefault(task.key, [])
-        culprit = None if task.probe else self._culprit(trouble, place.host, before)
+        culprit = None if task.probe else self._culprit(trouble, self.health.to_blame(place, trouble), before)
+        gpus = len(self.health.gpus_aside)
         if self.health.failed(place, trouble, task.key, of_the_host=culprit is None):
             self.journal.note("host", host=place.name, detail=self.health.aside[place.host])
             self.options.say(f"set aside: {self.health.aside[place.host]}")
-        before.append(_Failure(trouble, place.host, self.health.moment()))
+        if len(self.health.gpus_aside) > gpus:
+            why = self.health.gpus_aside[place.name, place.gpu]
+            self.journal.note("gpu", host=place.name, gpu=place.gpu, detail=why)
+            self.options.say(f"set aside: {why}")
+        before.append(_Failure(trouble, place, self.health.to_blame(place, trouble), self.health.moment()))
         if culprit is not None:
             before.clear()
             return [self.bisector.blame(task, culprit, BLAMED[trouble.kind])]
-        if len(before) >= TRIES or trouble.damaged is not None:
+        if len(self._counted(before)) >= TRIES or trouble.damaged is not None:
             return self.set_aside(task, trouble, place.name)
         return [task]
 
@@ -179,13 +194,22 @@ class Troubles:
             return self.set_aside(task, Trouble(WORKER_LOST, detail), place.name)
         return again
 
-    def _culprit(self, trouble: Trouble, host: str, before: Sequence[_Failure]) -> str | None:
-        """The clip that is to blame: it failed alike before, on another host or while this one did other work well."""
+    def _counted(self, failures: Sequence[_Failure]) -> list[_Failure]:
+        """Failures that count against a task: not those on a GPU that was set aside while its host goes on."""
+        bad, aside = self.health.gpus_aside, self.health.aside
+        return [one for one in failures if one.host in aside or (one.place.name, one.place.gpu) not in bad]
+
+    def _culprit(self, trouble: Trouble, where: str, before: Sequence[_Failure]) -> str | None:
+        """The clip that is to blame: it failed alike before, elsewhere or while this place did other work well.
+
+        Args:
+            where: the host, or the GPU there.
+        """
         if trouble.clip_id is None or trouble.kind not in BLAMED:
             return None
         for failure in before:
             alike = (failure.trouble.kind, failure.trouble.clip_id) == (trouble.kind, trouble.clip_id)
-            if alike and (failure.host != host or self.health.succeeded_since(host, failure.moment)):
+            if alike and (failure.where != where or self.health.succeeded_since(where, failure.moment)):
                 return trouble.clip_id
         return None
 

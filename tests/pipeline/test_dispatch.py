@@ -227,3 +227,49 @@ def test_attempts_under_way_are_listed_with_host_and_age(tmp_path: Path) -> None
     assert (row.pass_name, row.unit, row.attempt, row.clips) == ("pose", "u0", 1, 2)
     assert (row.host, row.pid) == (socket.gethostname(), os.getpid()) and 0 <= row.quiet <= row.seconds < 60
     assert in_flight(tmp_path) == []
+
+
+def on_gpus(folder: Path, task: Task) -> Receipt:
+    """Claims one of two GPUs that are made up, of which the first is bad."""
+    import tempfile
+
+    from dataengine.core import devices, gpu_claim
+
+    tempfile.tempdir = str(folder)
+    devices.count = lambda: 2  # type: ignore[assignment]
+    device = gpu_claim.device_of_process("cuda")
+    with (folder / "tried").open("a") as file:
+        file.write(f"{task.key} {device}\n")
+    end, other = time.monotonic() + 60, ("cuda:1", 1) if device == "cuda:0" else ("cuda:0", 3)
+    while (folder / "tried").read_text().count(other[0]) < other[1] and time.monotonic() < end:
+        time.sleep(0.1)  # else one process does all the work while the other starts
+    time.sleep(0.5)
+    if device == "cuda:0":
+        raise EnvironmentFailure("gpu_failed", "CUDA error: uncorrectable ECC error encountered", task.clips[0])
+    (folder / f"{task.key}.done").write_text(repr(task.quarantine))
+    return Receipt(task.key, 1, 1, 0.0)
+
+
+@pytest.mark.slow
+def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(Cluster, "window", lambda self, gpu: 2)  # nothing waits at a process that is restarted
+    said: list[str] = []
+    with Engine(workers=2).open() as dispatcher:
+        assert dispatcher.run(on_gpus, (tmp_path,), tasks(*"abcdefghijkl"), work=tmp_path, say=said.append) == []
+        assert not dispatcher.health.aside
+        assert list(dispatcher.health.gpus_aside) == [(socket.gethostname(), "0")]
+    assert done(tmp_path) == {f"u{n}": "()" for n in range(12)}
+    tried = (tmp_path / "tried").read_text()
+    assert tried.count("cuda:0") == 3 and tried.count("cuda:1") == 12
+    assert [line["gpu"] for line in Journal(tmp_path).read() if line["event"] == "gpu"] == ["0"]
+    assert any(line.startswith(f"set aside: GPU 0 of {socket.gethostname()} failed 3 times") for line in said)
+
+
+def test_a_host_is_set_aside_with_its_last_gpu() -> None:
+    health, trouble = Health(), Trouble("gpu_failed", "lost")
+    places = [Place("one", n, f"tcp://10.0.0.1:{n}", f"GPU-{n}", 2) for n in range(2)]
+    found = [health.failed(place, trouble, f"u{n}{place.pid}") for place in places for n in range(3)]
+    assert found == [False] * 5 + [True] and len(health.gpus_aside) == 2 and list(health.aside) == ["10.0.0.1"]
