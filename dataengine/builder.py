@@ -23,7 +23,7 @@ from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.dataset.index import MANIFEST, read_manifest
 from dataengine.dataset.placing import changing, refuse_link
-from dataengine.dataset.takedown_records import TakenDown
+from dataengine.dataset.takedown_records import TakenDown, home
 from dataengine.inspect.build import job_of
 from dataengine.inspect.status import clean
 from dataengine.io import weights
@@ -283,11 +283,18 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
 
     Raises:
         LeaseError: somebody else does; what was recorded holds, but the shards are as they were.
-        DatasetError: the last build was stopped, and is not the one of the dataset; likewise.
+        DatasetError: the last build was stopped, and is not the one of the dataset, or the dataset lies here without
+            its build; likewise.
         DataEngineError: `out` holds no finished plan and lock.
     """
     folder = Path(out).absolute()
+    folder = home(folder) or folder
     try:
+        if (folder / MANIFEST).exists():
+            raise DatasetError(
+                f"{folder} is a dataset without its build, and only a build can rewrite it: give the --out of the "
+                "build, and copy its dataset anew"
+            )
         with lease(folder, "build", "takedown", wait=HANDOVER):
             result = rewrite(folder, progress=progress) if (folder / "dataset" / MANIFEST).exists() else None
             clean(folder, gone=TakenDown.of(folder))

@@ -99,6 +99,10 @@ def build(
 
     if engine not in ("dask", "serial"):
         raise DataEngineError(f"--engine {engine!r}{suggestion(engine, ('dask', 'serial'))}")
+    unused = {"--scheduler": scheduler, "--cluster": cluster, "--workers": workers}
+    if engine == "serial" and any(unused.values()):
+        given = " and ".join(option for option, value in unused.items() if value)
+        raise DataEngineError(f"--engine serial runs everything in this process: leave out {given}, or --engine serial")
     layers = building.layers(recipe, sources, overlay, overrides or ())
     resolved = merged(layers)
     remarks = notes(layers)

@@ -392,6 +392,7 @@ def test_no_text_in_the_dataset_is_a_place_of_this_machine(out: Path) -> None:
         (["build"], 2, "Missing argument"),
         (["verify", "/nonexistent"], 1, "no such folder"),
         (["status", "/nonexistent"], 1, "is not a build"),
+        (["build", "posecap", "--engine", "serial", "--workers", "2"], 1, "leave out --workers, or --engine serial"),
         (["list", "expert"], 1, "did you mean 'experts'"),
     ],
 )

@@ -109,7 +109,7 @@ def _take_down(
             lists = f"{build / 'work' / 'plan.parquet'} holds" if root is None and build else ""
             raise DatasetError(
                 f"{given!r} is neither a clip id nor a video id of this {'build' if lists else 'dataset'}; "
-                f"{lists or f'`dataengine audit {root} --sql` lists'} them"
+                f"{lists or f'tables clips and rejects of `dataengine audit {root} --sql QUERY` hold'} them"
             )
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -161,6 +161,11 @@ def to_text(record: dict[str, Any], rewritten: bool) -> str:
     if record["fingerprint"] is None:
         removed = "intermediates removed" if rewritten else "--rewrite removes intermediates"
         lines.append(f"shards   there is no dataset: the next build leaves them out; {removed}")
+    elif Path(record["file"]).parent.name == "tombstones":
+        lines.append(
+            "shards   still hold them, hidden from readers: take them down in the build, too, with --rewrite, and copy "
+            "its dataset anew"
+        )
     else:
         lines.append(
             "shards   rewritten, intermediates removed"

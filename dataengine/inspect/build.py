@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DataEngineError, DatasetError, suggestion
+from dataengine.dataset.index import MANIFEST
 from dataengine.passes.base import Job, passes_of
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import load as load_recipe
@@ -22,6 +23,10 @@ def job_of(out: Path) -> Job:
     """
     path = out / NAME
     if not path.exists():
+        if (out / MANIFEST).exists():
+            raise DatasetError(
+                f"{out} is a dataset without its build, for verify, audit and takedown; here give the OUT of the build"
+            )
         raise DatasetError(f"{out} is not a build: it has no {NAME}; give the --out of a dataengine build")
     try:
         recipe = load_recipe(str(path))

@@ -19,7 +19,7 @@ from typing import Any
 
 from dataengine.core import devices
 from dataengine.core.errors import DataEngineError
-from dataengine.pipeline import cluster_kinds
+from dataengine.pipeline import cluster_kinds, watches
 from dataengine.pipeline.admission import TOPIC, admission
 from dataengine.pipeline.cluster_kinds import ClusterSettings
 
@@ -277,13 +277,15 @@ def opened(
             name = {"local": "this machine", "scheduler": str(told.address)}.get(told.kind, f"the {told.kind} cluster")
             cluster = Cluster(client, name, say, local)
             if not local:
-                closing.callback(_settle, client, _settle(client, OURS))
+                before = _settle(client, OURS)
+                closing.callback(_settle, client, before)
                 if told.kind == "ssh":
-                    client.run_on_scheduler(_ending_with_its_driver(), ALONE)
+                    client.run_on_scheduler(watches.ending_with_its_driver(), ALONE)
                 _dismiss(client)  # what a driver that was killed asked
                 client.subscribe_topic(TOPIC, cluster.note_refusal)
                 cluster._admit("dataengine-admission", admission())
                 closing.callback(_dismiss, client)
+                client.run_on_scheduler(watches.without_its_driver(), client.id, QUESTIONS, dict(before))
             yield cluster
         except BaseException:
             if local:
@@ -306,6 +308,10 @@ def _client(target: Any, address: str | None) -> Any:
         ) from error
 
 
+QUESTIONS = ("dataengine-handshake", "dataengine-admission")
+"""Names of the plugins of Dask's workers that ask what a build must know of them."""
+
+
 def _close(closing: Any, timeout: float = 2.0) -> None:
     with suppress(Exception):
         closing.close(timeout=timeout)
@@ -313,7 +319,7 @@ def _close(closing: Any, timeout: float = 2.0) -> None:
 
 def _dismiss(client: Any) -> None:
     """Take questions of a build back from a scheduler that goes on without it."""
-    for name in ("dataengine-handshake", "dataengine-admission") if client.status == "running" else ():
+    for name in QUESTIONS if client.status == "running" else ():
         with suppress(Exception):
             client.unregister_worker_plugin(name)
 
@@ -325,25 +331,6 @@ none moves between workers."""
 
 ALONE = 60.0
 """Seconds without a client after which a scheduler that we started over SSH ends, and its workers with it."""
-
-
-def _ending_with_its_driver() -> Callable[..., Any]:
-    """What a scheduler on another host runs, so that it does not outlive a driver that was killed."""
-
-    # It travels by value: a scheduler needs no dataengine.
-    async def watch(alone: float, dask_scheduler: Any) -> None:
-        import asyncio
-
-        async def watching() -> None:
-            left = 0.0
-            while left < alone:
-                await asyncio.sleep(1.0)
-                left = 0.0 if set(dask_scheduler.clients) - {"fire-and-forget"} else left + 1.0
-            await dask_scheduler.close(reason="the driver is gone")
-
-        dask_scheduler.watching = asyncio.create_task(watching())
-
-    return watch
 
 
 def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -109,6 +110,8 @@ class ClusterSettings(Table):
     def _whole(self) -> ClusterSettings:
         if (self.kind == "scheduler") != (self.address is not None):
             raise ValueError("kind 'scheduler' and an address go together")
+        if self.address is not None and not re.fullmatch(r"([a-z]+://)?[^/\s]+:\d+/?", self.address):
+            raise ValueError(f"{self.address!r} is no address of a scheduler: give tcp://HOST:PORT or tls://HOST:PORT")
         if (self.kind == "ssh") != bool(self.hosts):
             raise ValueError("kind 'ssh' and hosts go together: ssh:HOST,HOST or hosts = [...]")
         if self.kind == "scheduler" and self.workers is not None:
@@ -142,6 +145,7 @@ def read(cluster: str | None, scheduler: str | None, workers: str | int | None) 
         if given.get("kind", "scheduler") != "scheduler":
             raise RecipeError(f"--scheduler joins a cluster and --cluster {cluster} starts one: give one of them")
         given |= {"kind": "scheduler", "address": scheduler}
+        where = "--scheduler" if cluster is None else where
     if workers is not None:
         given["workers"] = workers
         where = "--workers" if cluster is None else where

@@ -16,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataengine
+from dataengine.builder import rewrite_and_clean
 from dataengine.core.errors import DatasetError
+from dataengine.dataset import takedown as acts
 from dataengine.dataset import takedown_records
 from dataengine.dataset.index import read_records
 from dataengine.dataset.placing import changing, refuse_link
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
+from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
 from tests.support import tiny_dataset
 from tests.support.commands import dataengine as command
@@ -155,6 +158,16 @@ def test_a_copy_without_its_build_keeps_the_records_itself(out: Path, corpus: Pa
     build_sample(corpus, out)
     assert [r["clip_ids"] for r in read_records(out / "dataset")] == [[second], [first]] and verify(out) == []
     assert not {first, second} & set(dataengine.open(out).clips.collect()["clip_id"])
+
+
+def test_a_copy_cannot_be_rewritten_and_says_where_to(tmp_path: Path) -> None:
+    tiny_dataset.build(tmp_path)
+    alone = (tmp_path / "dataset").rename(tmp_path / "alone")
+    with pytest.raises(DatasetError, match=r"is recorded.*without its build.*give the --out of the build"):
+        rewrite_and_clean(alone)
+    with pytest.raises(DatasetError, match="is a dataset without its build, for verify, audit and takedown"):
+        job_of(alone)
+    assert "take them down in the build, too" in acts.to_text(takedown(alone, [CLIP], "asked"), False)
 
 
 def test_a_stopped_switch_is_said_to_readers_and_finished_by_a_takedown(tmp_path: Path) -> None:

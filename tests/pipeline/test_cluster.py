@@ -200,6 +200,36 @@ def test_a_driver_that_is_killed_leaves_a_cluster_that_the_next_one_uses(tmp_pat
         assert (out / "v1.done").exists() and left < 100, "units of the dead driver are forgotten"
 
 
+@pytest.mark.slow
+def test_a_scheduler_forgets_the_questions_and_settings_of_a_driver_that_was_killed(tmp_path: Path) -> None:
+    from distributed import Client
+
+    def left(dask_scheduler: object) -> tuple[object, ...]:
+        return (
+            [name for name in dask_scheduler.worker_plugins if name.startswith("dataengine")],  # type: ignore[attr-defined]
+            dask_scheduler.allowed_failures,  # type: ignore[attr-defined]
+            "stealing" in dask_scheduler.periodic_callbacks,  # type: ignore[attr-defined]
+        )
+
+    out, root = tmp_path / "out", str(Path(__file__).resolve().parents[2])
+    out.mkdir()
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, started.address, str(out), root])
+        until = time.monotonic() + 120
+        while not (out / "u1.done").exists():
+            assert driver.poll() is None and time.monotonic() < until, started.logs()
+            time.sleep(0.1)
+        with Client(started.address, set_as_default=False) as client:
+            assert client.run_on_scheduler(left) == (["dataengine-admission"], 0, False)
+            driver.kill()
+            driver.wait()
+            until = time.monotonic() + 60
+            while client.run_on_scheduler(left) != ([], 3, True):
+                assert time.monotonic() < until, client.run_on_scheduler(left)
+                time.sleep(0.2)
+
+
 def test_the_command_ends_with_one_line_and_exit_code_1_when_its_scheduler_is_lost(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "one.mp4").write_bytes(b"not asked for before there are workers")

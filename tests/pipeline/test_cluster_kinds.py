@@ -47,6 +47,7 @@ def test_options_and_a_file_tell_the_same(tmp_path: Path) -> None:
         ("slurm", "tcp://h:1", None, "give one of them"),
         ("scheduler", None, None, "an address go together"),
         (None, "tcp://h:1", "4", "--nthreads 1"),
+        (None, "h", None, "--scheduler: 'h' is no address of a scheduler: give tcp://HOST:PORT"),
         (None, None, "many", "give N, or MIN..MAX"),
         (None, None, "8..2", "give N, or MIN..MAX"),
         (None, None, "0", "give N, or MIN..MAX"),
