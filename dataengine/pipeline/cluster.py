@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,10 @@ NO_PAGES: dict[str, list[str]] = {f"distributed.{server}.http.routes": [] for se
 PER_SLOT = 2
 """Units sent for each slot: one runs and one waits, so that no worker idles while its next unit travels. What waits is
 also what an adaptive cluster grows by."""
+
+LINES = 3
+"""Refusals of one host that are told. A batch system may start workers on a bad node again and again, each refused in
+other words, such as how many bytes are free there."""
 
 FRESH = 1.0
 """Seconds for which what the scheduler says of its workers holds."""
@@ -99,10 +104,17 @@ class Cluster:
         return max(1, self.slots(gpu)) * PER_SLOT
 
     def _review(self, any_left: bool) -> None:
-        """Say who was refused, once for each host and problem; stop where nobody is left."""
+        """Say who was refused, once for each host and problem, and a few lines of a host; stop where nobody is left."""
         for (host, problem), names in list(self.refused.items()):
             if (host, problem) not in self._told:
                 self._told.add((host, problem))
+                if (of_host := sum(one == host for one, _ in self._told)) > LINES:
+                    if of_host == LINES + 1:
+                        self.say(
+                            f"workers on {host} go on being refused, and no more is said of them: leave that host out "
+                            "of the cluster, or mend it"
+                        )
+                    continue
                 self.say(f"worker {', '.join(sorted(names))} on {host} is refused: {problem}")
         now = time.monotonic()
         if any_left:
@@ -159,8 +171,10 @@ class Cluster:
                 raise
             except Exception as error:  # raised where a worker cannot even read the questions
                 said = " ".join(f"{type(error).__name__}: {error}".split())
+                others = _other_pythons(self.client)
+                who = f"{others} of {self.name}; it" if others else f"a worker of {self.name}"
                 raise DataEngineError(
-                    f"a worker of {self.name} cannot read what it is asked ({said}); "
+                    f"{who} cannot read what it is asked ({said}); "
                     "give all workers the driver's version of Python and of Dask"
                 ) from error
 
@@ -293,6 +307,22 @@ def opened(
                     started
                 )  # units in flight are of no more use, and waiting for them to end well takes long
             raise
+
+
+def _other_pythons(client: Any) -> str:
+    """Which workers run another Python than the driver, in its first two numbers, for people; '' for none.
+
+    Dask asks for versions without code that travels, so that every worker can answer.
+    """
+    with suppress(Exception):
+        own = ".".join(platform.python_version_tuple()[:2])
+        found = client.get_versions()["workers"]
+        pythons = {address: ".".join(str(one["host"]["python"]).split(".")[:2]) for address, one in found.items()}
+        others = [f"worker {address} runs Python {one}" for address, one in sorted(pythons.items()) if one != own]
+        if others:
+            more = f" (and {len(others) - 1} more workers another one)" if len(others) > 1 else ""
+            return f"{others[0]}{more}, the driver {own}"
+    return ""
 
 
 def _client(target: Any, address: str | None) -> Any:

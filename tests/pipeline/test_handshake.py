@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 
 import dataengine
 from dataengine.builder import resolve
+from dataengine.core.errors import DataEngineError
 from dataengine.passes.base import Job
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline.cluster import Cluster
 from dataengine.pipeline.handshake import answer, differences, media_of, question
 from dataengine.pipeline.plan import Plan
 
@@ -73,6 +76,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda a: a.update(nanny=False), "nothing restarts it when it dies: start it without --no-nanny"),
     (lambda a: a.update(machine="aarch64"), "runs on aarch64, the driver on "),
     (lambda a: a["versions"].update(numpy="1.26.4"), "numpy 1.26.4, the driver has "),
+    (lambda a: a["versions"].update(python="3.9"), "python 3.9, the driver has 3."),
     (lambda a: a["versions"].update(av=None), "av is not installed, the driver has "),
     (
         lambda a: a["code"].update({"dataengine/fusion/consensus.py": "x"}),
@@ -162,3 +166,33 @@ def test_another_checkout_and_another_library_are_named_by_a_process_of_their_ow
         f"numpy 9.9.9, the driver has {numpy}",
         "other code than the driver's: dataengine/fusion/consensus.py",
     ]
+
+
+def test_a_worker_whose_python_cannot_read_the_question_is_named(asked: dict[str, Any]) -> None:
+    """Code travels by value, and another Python may not read it. Dask's versions are asked for without code."""
+
+    class Client:
+        status = "running"
+
+        def register_plugin(self, plugin: Any, name: str) -> None:
+            raise TypeError("code expected at most 16 arguments, got 18")
+
+        def get_versions(self) -> dict[str, Any]:
+            own = {"host": {"python": platform.python_version()}}
+            return {"workers": {"tcp://10.0.0.6:1": own, "tcp://10.0.0.7:1": {"host": {"python": "3.9.2.final.0"}}}}
+
+    with pytest.raises(DataEngineError, match=r"worker tcp://10.0.0.7:1 runs Python 3.9, the driver 3") as caught:
+        Cluster(Client(), "the test's scheduler").ask(asked, answer(asked))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_node_whose_workers_are_refused_again_and_again_floods_nobody() -> None:
+    said: list[str] = []
+    cluster = Cluster(None, "the test's scheduler", said.append)
+    for n in range(50):
+        told = {"host": "node7", "name": f"job-{n}", "problems": [f"{n} MB are free where results are written"]}
+        cluster.note_refusal((0.0, told))
+        cluster._review(any_left=True)
+    cluster.note_refusal((0.0, {"host": "node8", "name": "job-x", "problems": ["it has no mount"]}))
+    cluster._review(any_left=True)
+    assert len(said) == 5 and "leave that host out" in said[3] and "node8" in said[4], said
