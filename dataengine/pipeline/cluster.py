@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -46,6 +47,10 @@ also what an adaptive cluster grows by."""
 LINES = 3
 """Refusals of one host that are told. A batch system may start workers on a bad node again and again, each refused in
 other words, such as how many bytes are free there."""
+
+SILENT = 60.0
+"""Seconds without an answer of a scheduler, such as one that is stopped, before the driver says so, and between two
+such lines."""
 
 FRESH = 1.0
 """Seconds for which what the scheduler says of its workers holds."""
@@ -86,12 +91,29 @@ class Cluster:
         """
         asked, found = self._workers
         if time.monotonic() - asked >= FRESH:
-            with self.connected():
+            with self.connected(), self._telling_silence():
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
             found = {address: one for address, one in known.items() if one["status"] == "running"}
             self._workers = (time.monotonic(), found)
             self._review(bool(found))
         return found
+
+    @contextmanager
+    def _telling_silence(self) -> Iterator[None]:
+        """Say every SILENT seconds that the scheduler, which is connected, does not answer the block."""
+        answered, begun = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not answered.wait(SILENT):
+                self.say(f"the scheduler of {self.name} has not answered for {time.monotonic() - begun:.0f} s")
+
+        watching = threading.Thread(target=tell, daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            answered.set()
+            watching.join()
 
     def slots(self, gpu: bool) -> int:
         """How many tasks run at once, now; with `gpu` on workers that offer one."""

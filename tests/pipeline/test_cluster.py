@@ -245,3 +245,20 @@ def test_the_command_ends_with_one_line_and_exit_code_1_when_its_scheduler_is_lo
                 started.kill(started.scheduler)
         assert driver.wait(timeout=60) == 1
     assert "is gone; what was finished is kept" in said[-1] and "waiting for workers" in said[-2], said
+
+
+def test_a_scheduler_that_is_stopped_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataengine.pipeline.cluster.SILENT", 1.0)
+    said: list[str] = []
+    with (
+        dask_scheduler(tmp_path / "dask") as started,
+        Engine(scheduler=started.address).open(said.append) as dispatcher,
+    ):
+        assert dispatcher.cluster is not None
+        time.sleep(1.5)
+        os.kill(started.scheduler.pid, signal.SIGSTOP)
+        again = threading.Timer(4.0, os.kill, (started.scheduler.pid, signal.SIGCONT))
+        again.start()
+        dispatcher.cluster.workers()
+        again.join()
+    assert any(f"the scheduler of {started.address} has not answered for" in line for line in said), said
