@@ -436,20 +436,22 @@ def interrupted(out: Path, corpus: Path, number: int) -> tuple[subprocess.Popen[
         assert driver.poll() is None and time.monotonic() < limit, driver.communicate()[1]
         time.sleep(0.05)
     below = psutil.Process(driver.pid).children(recursive=True)
-    if number == signal.SIGKILL:
-        driver.kill()
+    if number in (signal.SIGKILL, signal.SIGTERM):
+        driver.send_signal(number)
     else:
         os.killpg(driver.pid, number)
     return driver, below
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGKILL, signal.SIGTERM))]
+)
 def test_an_interrupted_build_resumes_to_the_same_bytes(out: Path, corpus: Path, tmp_path: Path, number: int) -> None:
     driver, below = interrupted(tmp_path / "out", corpus, number)
     with BusyClock() as clock:
         driver.wait(120)
-    if number == signal.SIGINT:
-        assert driver.returncode == 130 and clock.seconds < 5, clock.seconds
+    if number != signal.SIGKILL:
+        assert driver.returncode == 128 + number and clock.seconds < 5, clock.seconds
         assert driver.stderr is not None and "Traceback" not in driver.stderr.read()
     _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive, "workers outlived their driver"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -34,7 +38,22 @@ def show(value: Any) -> None:
 
 
 def execute(app: typer.Typer, name: str) -> None:
-    """Run a command and exit: 1 after one line for errors of this package, 130 after Ctrl-C."""
+    """Run a command and exit: 1 after one line for errors of this package, 130 after Ctrl-C, 143 after SIGTERM."""
+    terminated: list[int] = []
+    own = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        """End as after Ctrl-C; batch systems ask for it when a job's time is over."""
+        del frame
+        if os.getpid() != own:  # a forked child ends as if it had no handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what ends now must not be cut short
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         with in_one_line():
             code = app(standalone_mode=False)
@@ -50,4 +69,5 @@ def execute(app: typer.Typer, name: str) -> None:
         code = error.exit_code
     if code == 130:  # by its version, typer turns Ctrl-C into this code or leaves that to us
         typer.echo(f"{name}: interrupted; run the same command again to continue", err=True)
+        code = 128 + terminated[0] if terminated else code
     sys.exit(code if isinstance(code, int) else 0)

@@ -69,7 +69,10 @@ def _check_plan(work: Path) -> Iterator[Problem]:
     """The plan, and that each of its clips stands in it once."""
     try:
         ids = load(work).table.column("clip_id").to_pylist()
-    except (DataEngineError, OSError, ValueError) as error:
+    except DataEngineError as error:  # says what to do
+        yield Problem("work/plan.parquet", f"cannot be read: {_line(error)}")
+        return
+    except (OSError, ValueError) as error:
         yield Problem("work/plan.parquet", f"cannot be read: {_line(error)}; run dataengine build again")
         return
     for clip_id, count in Counter(ids).items():

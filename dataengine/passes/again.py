@@ -84,5 +84,7 @@ def check_clips(build: BuildState, clips: Collection[str]) -> None:
             continue
         known = build.plan.clip(clip_id) is not None
         what = "did not fail" if known else "is no clip of the plan"
-        hint = suggestion(clip_id, failed) if len(failed) <= 20 else "; `dataengine audit OUT rejects` lists clips"
+        hint = "; no clip of this build has failed so far"
+        if failed:
+            hint = suggestion(clip_id, failed) if len(failed) <= 20 else "; `dataengine audit OUT rejects` lists clips"
         raise RecipeError(f"--release {clip_id!r} {what}{hint}")

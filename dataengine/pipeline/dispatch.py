@@ -71,6 +71,7 @@ class _Flight:
         stamp: modification time that the file of the attempt had then, ns by whatever clock.
         place: where it runs, as its file tells once it has begun.
         hosts: where it may run; empty for everywhere.
+        ended: what came back, once it was fetched from its worker.
     """
 
     task: Task
@@ -82,6 +83,7 @@ class _Flight:
     stamp: int = -1
     looked: float = 0.0
     place: Place = NOWHERE
+    ended: Ended | None = None
 
     def look(self, now: float) -> None:
         """Note what the attempt's file tells. It is opened, since that makes a network file system ask its server."""
@@ -149,6 +151,15 @@ class DaskRun:
             self._remove(flight)
         return self.troubles.close()
 
+    def fetch(self) -> None:
+        """Fetch the results of what has finished, before a worker that holds one is restarted for another task."""
+        import distributed
+
+        for future, flight in self.in_flight.items():
+            if future.status == "finished" and flight.ended is None:
+                with suppress(TimeoutError, distributed.TimeoutError):  # its worker died: Dask runs the task again
+                    flight.ended = future.result(timeout=RESULT)
+
     def collect(self) -> None:
         """Take up what has ended."""
         for future, flight in list(self.in_flight.items()):
@@ -156,7 +167,7 @@ class DaskRun:
             if again is not None:
                 del self.in_flight[future]
                 self._remove(flight)
-                self._take(again, first=future.status != "finished" or flight.task.probe)
+                self._take(again, first=flight.ended is None or flight.task.probe)
 
     def _take(self, tasks: Sequence[Task], first: bool) -> None:
         """Queue tasks: halves of a bisection first; what met trouble last, so that others show how the host does."""
@@ -215,18 +226,16 @@ class DaskRun:
         import distributed
 
         task = flight.task
-        if future.status == "finished":
-            try:
-                ended: Ended = future.result(timeout=RESULT)
-            except (TimeoutError, distributed.TimeoutError):
-                return None  # its worker died with the result; Dask runs the task again
-            self.heard = time.monotonic()
+        if flight.ended is not None:
+            ended, self.heard = flight.ended, time.monotonic()
             if ended.receipt is None and ended.trouble is None:
                 return self._refused(task, ended.place)
             if ended.trouble is not None and ended.trouble.kind not in NOT_OF_THE_PROCESS:
                 self.cluster.cancel([future])  # else its result, lost with the worker, is made anew
                 self._restart(ended.place)
             return self.troubles.ended(task, ended)
+        if future.status == "finished":
+            return None  # the next round fetches the result
         if future.status == "error":
             error = future.exception()
             if isinstance(error, distributed.scheduler.KilledWorker):
@@ -251,6 +260,7 @@ class DaskRun:
         return [task]
 
     def _restart(self, place: Place) -> None:
+        self.fetch()  # what waited there has been refused meanwhile; its results end with the process
         self.restarting[place.address, place.pid] = time.monotonic()
         self.cluster.restart([place.address])
 
@@ -296,6 +306,8 @@ def run_together(runs: Sequence[DaskRun]) -> list[list[SetAside]]:
                 for run in reversed(runs):
                     run.submit(sum(len(r.in_flight) for r in runs if r is not run and r.options.gpu == run.options.gpu))
                 runs[0].cluster.wait([future for run in runs for future in run.in_flight])
+                for run in runs:
+                    run.fetch()
                 for run in runs:
                     run.collect()
                 _tell_waiting(runs)
