@@ -18,7 +18,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 LONGEST = (
+    "tests/test_hosts.py",
     "tests/test_build.py",
+    "tests/test_environment.py",
+    "tests/pipeline/test_cluster",
     "tests/training/test_loop.py",
     "tests/passes",
     "tests/contracts",
