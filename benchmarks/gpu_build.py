@@ -22,7 +22,6 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import importlib.util
-import io
 import multiprocessing
 import queue
 import sys
@@ -45,8 +44,10 @@ import dataengine
 from dataengine.core import nvml, registry
 from dataengine.core.component import SESSIONS
 from dataengine.core.errors import DataEngineError
-from dataengine.io import shards
 from dataengine.pipeline.engine import Engine
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+from tests.support.expert_poses import proposed
 
 GOAL = 240.0
 """Frames a second on one GPU: 650,000 clips of 300 frames on 64 GPUs in three and a half hours."""
@@ -186,16 +187,6 @@ def build(source: Path, out: Path, overrides: list[str], together: int, device: 
         device=device,
     )
     return time.perf_counter() - begun
-
-
-def proposed(out: Path) -> dict[str, np.ndarray]:
-    """What every expert proposed, by clip: (M, E, T, 13, 2)."""
-    found = {}
-    for path in sorted((out / "work").rglob("*.tar")):
-        for key, entries in shards.iterate(path):
-            if "expert_keypoints.npy" in entries:
-                found[key] = np.load(io.BytesIO(entries["expert_keypoints.npy"]))
-    return found
 
 
 def difference(alone: Path, together: Path) -> dict[str, float]:

@@ -66,11 +66,13 @@ class Holder:
         """This process."""
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         pid = os.getpid()
-        return Holder(socket.gethostname(), _boot(), pid, _started(pid) or 0, purpose, since, secrets.token_hex(8))
+        return Holder(
+            socket.gethostname(), _boot(), pid, process_started(pid) or 0, purpose, since, secrets.token_hex(8)
+        )
 
     def lives_here(self) -> bool:
         """Whether its process runs on this machine."""
-        return self.boot == _boot() and _started(self.pid) == self.started
+        return self.boot == _boot() and process_started(self.pid) == self.started
 
 
 @dataclass
@@ -250,7 +252,7 @@ def _boot() -> str:
         return socket.gethostname()
 
 
-def _started(pid: int) -> int | None:
+def process_started(pid: int) -> int | None:
     """When a process of this machine started, in ticks; 0 where the system does not tell, None without a process."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])

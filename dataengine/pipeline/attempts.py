@@ -27,6 +27,7 @@ from typing import Any
 from dataengine.core import gpu_claim
 from dataengine.core.errors import DamagedArtifact, DataEngineError, EnvironmentFailure, LedgerError
 from dataengine.core.failures import ENVIRONMENT, environment_kind, kind_of
+from dataengine.io.lease import process_started
 from dataengine.pipeline.task import Receipt, Task
 
 Runner = Callable[..., Receipt]
@@ -261,7 +262,7 @@ def in_flight(work: Path) -> list[InFlight]:
             )
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if row.host != own or _is_alive(row.pid):
+        if row.host != own or process_started(row.pid) is not None:
             found.append(row)
     return sorted(found, key=lambda row: -row.seconds)
 
@@ -271,16 +272,6 @@ def forget_attempts(work: Path) -> None:
     for path in (work / ATTEMPTS).glob("*"):
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def with_attempt(task: Task, path: Path) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from dataengine.media.encode import write_video
 from dataengine.pipeline.engine import Engine
 from dataengine.rendering import render_clip
 from tests.support import poison
+from tests.support.expert_poses import proposed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
@@ -62,18 +62,6 @@ def test_a_dead_context_restarts_the_worker_and_costs_no_clip(plugin: Path, devi
     assert dataengine.open(plugin / "out").rejects.collect().is_empty()
 
 
-def poses(out: Path) -> dict[str, np.ndarray]:
-    """Joints of every expert by clip, people in the order of their tracks."""
-    from dataengine.io import shards
-
-    found = {}
-    for path in sorted((out / "work").rglob("*.tar")):
-        for key, entries in shards.iterate(path):
-            if "expert_keypoints.npy" in entries:
-                found[key] = np.load(io.BytesIO(entries["expert_keypoints.npy"]))
-    return found
-
-
 def test_clips_under_way_together_give_what_each_gives_alone(
     device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +96,7 @@ def test_clips_under_way_together_give_what_each_gives_alone(
             engine=Engine(serial=True),
             device=device,
         )
-        found[together], speed[together] = poses(out), clips * length / (time.perf_counter() - begun)
+        found[together], speed[together] = proposed(out), clips * length / (time.perf_counter() - begun)
     assert len(found[1]) >= clips // 2 and found[1].keys() == found[8].keys()
     apart = []
     for clip, alone in found[1].items():

@@ -67,7 +67,7 @@ def test_who_waits_gets_it_when_it_is_given_back(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         threading.Timer(0.5, process.kill).start()
         with lease(tmp_path, "build", "gc", wait=60):
-            pass
+            assert process.wait(60) != 0 and written(tmp_path)["purpose"] == "gc"
 
 
 def test_a_thread_of_control_goes_on_holding_it_and_another_thread_is_refused(tmp_path: Path) -> None:

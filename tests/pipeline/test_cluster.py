@@ -182,16 +182,23 @@ with Engine(scheduler=sys.argv[1]).open() as dispatcher:
 """
 
 
+def busy_driver(started: Started, out: Path) -> subprocess.Popen[bytes]:
+    """A driver in a process of its own, with units done and many left."""
+    root = str(Path(__file__).resolve().parents[2])
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, started.address, str(out), root])
+    until = time.monotonic() + 120
+    while not (out / "u1.done").exists():
+        assert driver.poll() is None and time.monotonic() < until, started.logs()
+        time.sleep(0.1)
+    return driver
+
+
 def test_a_driver_that_is_killed_leaves_a_cluster_that_the_next_one_uses(tmp_path: Path) -> None:
-    out, root = tmp_path / "out", str(Path(__file__).resolve().parents[2])
+    out = tmp_path / "out"
     out.mkdir()
     with dask_scheduler(tmp_path / "dask") as started:
         started.worker()
-        driver = subprocess.Popen([sys.executable, "-c", DRIVER, started.address, str(out), root])
-        until = time.monotonic() + 120
-        while not (out / "u1.done").exists():
-            assert driver.poll() is None and time.monotonic() < until, started.logs()
-            time.sleep(0.1)
+        driver = busy_driver(started, out)
         driver.kill()
         driver.wait()
         run(started, out, {"v0": "a", "v1": "b"})
@@ -211,15 +218,11 @@ def test_a_scheduler_forgets_the_questions_and_settings_of_a_driver_that_was_kil
             "stealing" in dask_scheduler.periodic_callbacks,  # type: ignore[attr-defined]
         )
 
-    out, root = tmp_path / "out", str(Path(__file__).resolve().parents[2])
+    out = tmp_path / "out"
     out.mkdir()
     with dask_scheduler(tmp_path / "dask") as started:
         started.worker()
-        driver = subprocess.Popen([sys.executable, "-c", DRIVER, started.address, str(out), root])
-        until = time.monotonic() + 120
-        while not (out / "u1.done").exists():
-            assert driver.poll() is None and time.monotonic() < until, started.logs()
-            time.sleep(0.1)
+        driver = busy_driver(started, out)
         with Client(started.address, set_as_default=False) as client:
             assert client.run_on_scheduler(left) == (["dataengine-admission"], 0, False)
             driver.kill()
