@@ -111,7 +111,20 @@ def _describe(path: Path, changed: int, size: int) -> GraphInfo:
 
 
 def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", optimized: bool = True) -> Graph:
-    """Open a file, single-threaded on a CPU.
+    """Open a file, single-threaded on a CPU; arguments and errors as of `open_session`.
+
+    Raises:
+        WeightsError: the file is not an ONNX network of images, with channels before height and width.
+        ComponentError: the provider is not available.
+    """
+    session, name = open_session(path, device, provider, optimized)
+    return Graph(session, _info(session, path), name)
+
+
+def open_session(
+    path: Path, device: str = "cpu", provider: Provider = "auto", optimized: bool = True
+) -> tuple[Any, str]:
+    """A file's session of onnxruntime, single-threaded on a CPU, and the name of what it runs on.
 
     Args:
         device: 'cpu', 'cuda' or 'cuda:N'. provider: 'auto' takes the fastest that works on the device, and never the
@@ -119,7 +132,7 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
         optimized: False opens faster, for a description only.
 
     Raises:
-        WeightsError: the file is not an ONNX network of images.
+        WeightsError: the file is not an ONNX network.
         ComponentError: the provider is not available.
     """
     options = onnxruntime.SessionOptions()
@@ -137,7 +150,7 @@ def open_graph(path: Path, device: str = "cpu", provider: Provider = "auto", opt
                 f"{path} cannot be opened as an ONNX network: {' '.join(str(error).split())[:300]}"
             ) from error
         if session.get_providers()[0] == PROVIDERS[name]:
-            return Graph(session, _info(session, path), name)
+            return session, name
     if provider == "auto" and device.startswith("cuda"):
         raise ComponentError(no_gpu(path.name, device))
     raise ComponentError(
