@@ -226,6 +226,12 @@ class Expert(Component, ABC):
         """Whether the expert is top-down: it looks inside given person boxes."""
         return False
 
+    @property
+    def score_calibration(self) -> str | None:
+        """Name of the built-in calibration of its scores (`dataengine.fusion.score_calibration`); None: without one,
+        scores are used as the expert gives them."""
+        return None
+
     @abstractmethod
     def load(self, device: str = "cpu") -> ExpertSession:
         """Open a session on a device such as 'cpu', 'cuda' or 'cuda:1'.
