@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from dataengine.core.component import Component
 from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.core.types import Float
 from dataengine.experts.onnx_graphs import Provider, open_session
+from dataengine.experts.options import check_ranges
+from dataengine.io import weights
 
 INPUTS = {
     "tensor(float)": np.float32,
@@ -100,3 +103,37 @@ def open_heads(
         raise ComponentError(f"{path.name} takes images of {own[0]} x {own[1]}, not of {size[0]} x {size[1]}")
     entry = entries[0]
     return Heads(session, name, path.name, entry.name, INPUTS[entry.type], last, own, shape[0], outputs)
+
+
+@dataclass(frozen=True)
+class HeadsFile(Component):
+    """What experts and detectors on such files have in common: the file, and how it is run.
+
+    Attributes:
+        model: a name of the manifest of weights, or the path of an .onnx file.
+        batch: most images at once.
+        provider: auto takes the faster of TensorRT and CUDA that works on a GPU, and the CPU on the CPU.
+    """
+
+    model: str
+    batch: int = 8
+    provider: Provider = "auto"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def needs(self) -> list[str]:
+        """The file's name, where it is one of the manifest."""
+        return weights.names_of(self.model)
+
+    def weights(self) -> dict[str, str]:
+        """The file with its sha256.
+
+        Raises:
+            WeightsError: it is not here, or is another one.
+        """
+        return weights.hashes(self.model)
+
+    def open_heads(self, device: str, needed: Iterable[str] = (), size: tuple[int, int] | None = None) -> Heads:
+        """The file on a device; arguments and errors as of the function `open_heads`."""
+        return open_heads(weights.locate(self.model), device, self.provider, needed, size)

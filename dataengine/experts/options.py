@@ -8,7 +8,7 @@ from typing import Any
 from dataengine.core.component import Component
 from dataengine.core.errors import ComponentError
 
-SHARES = ("threshold", "overlap", "min_score", "min_mean")
+SHARES = ("threshold", "person_threshold", "overlap", "min_score", "min_mean")
 """Options that lie in [0, 1]."""
 COUNTS = ("batch", "max_people", "detect_every")
 """Options that are at least 1."""

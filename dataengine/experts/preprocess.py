@@ -60,20 +60,24 @@ def warp(frame: Frames, affine: Float, size: tuple[int, int], fill: tuple[int, i
 
 
 def letterbox(
-    frames: Frames | DeviceFrames, size: tuple[int, int], centred: bool, fill: tuple[int, int, int]
+    frames: Frames | DeviceFrames,
+    size: tuple[int, int],
+    centred: bool,
+    fill: tuple[int, int, int],
+    area_below: float = 0.5,
 ) -> InputBatch:
-    """Every frame as one image of `size` that keeps its aspect ratio; area interpolation below half the size."""
+    """Every frame as one image of `size` that keeps its aspect ratio; area interpolation below a scale."""
     num, height, width = frames.shape[:3]
     scale = letterbox_affine(width, height, size, centred)[0, 0]
     wide, tall = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = ((size[0] - wide) // 2, (size[1] - tall) // 2) if centred else (0, 0)
     pixels: Images
     if isinstance(frames, DeviceFrames):
-        pixels = frames.resize((wide, tall), bool(scale < 0.5), size, (left, top), fill)
+        pixels = frames.resize((wide, tall), bool(scale < area_below), size, (left, top), fill)
     else:
         pixels = np.empty((num, size[1], size[0], 3), np.uint8)
         pixels[:] = np.array(fill, np.uint8)
-        way = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+        way = cv2.INTER_AREA if scale < area_below else cv2.INTER_LINEAR
         for n, frame in enumerate(frames):
             pixels[n, top : top + tall, left : left + wide] = cv2.resize(
                 np.ascontiguousarray(frame), (wide, tall), interpolation=way
@@ -83,6 +87,16 @@ def letterbox(
     exact = np.array([[sx, 0, left + 0.5 * sx - 0.5], [0, sy, top + 0.5 * sy - 0.5]])
     boxes = np.tile(np.array([0.0, 0.0, width, height, 1.0]), (num, 1))
     return InputBatch(pixels, np.arange(num), np.tile(exact, (num, 1, 1)), boxes, num, width, height)
+
+
+def fit_longer(
+    frames: Frames | DeviceFrames, size: int, multiple: int = 32, fill: tuple[int, int, int] = (0, 0, 0)
+) -> InputBatch:
+    """Every frame as one image whose longer side is `size`, area interpolation where it shrinks, filled on the right
+    and below up to multiples of `multiple`; `size` is one."""
+    height, width = frames.shape[1:3]
+    canvas = [max(1, -(-round(side * size / max(height, width)) // multiple)) * multiple for side in (width, height)]
+    return letterbox(frames, (canvas[0], canvas[1]), False, fill, area_below=1.0)
 
 
 def stretch(frames: Frames | DeviceFrames, size: tuple[int, int]) -> InputBatch:
@@ -304,3 +318,12 @@ class BoxProcessing(Processing):
             keep = (corners[:, 2:] - corners[:, :2] > 2).all(-1)
             out.append(np.concatenate([corners, boxes[:, 4:5]], 1)[keep].astype(np.float32))
         return out
+
+
+@dataclass(frozen=True)
+class LongerSideProcessing(BoxProcessing):
+    """As `BoxProcessing`, for networks that take images of any size: see `fit_longer`."""
+
+    def preprocess(self, frames: Frames | DeviceFrames, boxes: Sequence[Float] | None = None) -> InputBatch:
+        """Every frame as one image with a longer side of `size[0]` pixels."""
+        return fit_longer(frames, self.size[0])

@@ -65,7 +65,29 @@ def _onnx_detector(folder: Path) -> dict[str, Any]:
     return {"model": str(random_network(folder / "yolo.onnx", {"output0": [84, 420]}, (160, 128)))}
 
 
+def _multipose(folder: Path) -> dict[str, Any]:
+    from tests.support.head_files import multipose
+
+    return {"model": str(multipose(folder / "multipose.onnx")), "size": 128, "threshold": 0.05, "max_people": 5}
+
+
+def _nanodet(folder: Path) -> dict[str, Any]:
+    from tests.support.head_files import detector
+
+    return {"model": str(detector(folder / "nanodet.onnx")), "threshold": 0.1}
+
+
+def _nanodet_multipose(folder: Path) -> dict[str, Any]:
+    from tests.support.head_files import detector, multipose
+
+    files = {"nanodet": str(detector(folder / "nanodet.onnx")), "multipose": str(multipose(folder / "multipose.onnx"))}
+    return files | {"threshold": 0.1, "person_threshold": 0.05, "size": 128}
+
+
 LOCAL: dict[str, Local] = {
+    "movenet_multipose": Local(_multipose),
+    "nanodet": Local(_nanodet),
+    "nanodet_multipose": Local(_nanodet_multipose),
     "onnx": Local(_onnx, trained=True, modules=("onnx",)),
     "vitpose": Local(_random("vitpose", model="plus-small"), modules=("torch", "transformers")),
     "keypoint_rcnn": Local(
