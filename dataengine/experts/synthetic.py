@@ -199,6 +199,10 @@ class _TopDown(_ShippedNetwork, Expert):
     skeleton: ClassVar[str] = "body14"
     needs_boxes: ClassVar[bool] = True
 
+    @property
+    def score_calibration(self) -> str | None:
+        return "synthetic"
+
     @abstractmethod
     def decode(self, answer: Float) -> tuple[Float, Float]:
         """The network's answer -> joints (N, 14, 2) in pixels of the crop, and log-odds (N, 14)."""
@@ -312,6 +316,10 @@ class SyntheticBottomUp(_ShippedNetwork, Expert):
     title: ClassVar[str] = "[experts.synthetic_bottomup]"
     file: ClassVar[str] = "synthetic_bottomup.onnx"
     skeleton: ClassVar[str] = "body14"
+
+    @property
+    def score_calibration(self) -> str | None:
+        return "synthetic"
 
     def load(self, device: str = "cpu") -> ExpertSession:
         """Open the network; raises as `open_network`."""

@@ -25,6 +25,7 @@ from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Bool, Float, Int
 from dataengine.fusion import calibration_features, check
 from dataengine.fusion._kernels.trees import BoostedTrees
+from dataengine.fusion.score_calibration import ScoreCalibration
 
 FORMAT = "dataengine calibration 1"
 
@@ -282,6 +283,15 @@ class Calibration:
             or any(getattr(self, name).shape != shape for name, shape in shapes.items())
         ):
             raise WeightsError("its arrays do not fit each other or this version")
+
+
+def load_calibration(path: str | Path) -> Calibration | ScoreCalibration:
+    """The calibration in a file: of scores alone (.json), or of positions and scores (npz).
+
+    Raises:
+        WeightsError: no such file, or no calibration of this version.
+    """
+    return ScoreCalibration.load(path) if Path(path).suffix == ".json" else Calibration.load(path)
 
 
 _TREES = ("size", "chance", "shift_x", "shift_y")

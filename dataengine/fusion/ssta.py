@@ -96,6 +96,11 @@ class SSTA(Fusion):
       where the layout has no neck), at least 1 % of the diagonal of the box around the pose. Where its joints are
       missing, the last known scale counts, and before any is known `kernels.BOX_SCALE` times the diagonal. "bbox" and
       a missing skeleton always use the diagonal.
+    * `score_power` > 0 and scores: the rule heeds how sure each expert is. The joint is taken from the expert whose
+      weighted distances to all experts present and to the last aggregate sum up to least (a weighted medoid). Weights
+      are scores to this power, that of the aggregate is the one it was chosen with, halved per frame of a gap. Of two
+      experts in a first frame the surer one is chosen. Scores should be probabilities that can be compared between
+      experts. 0 is the printed rule, in which scores do not count.
     * The memory is the last aggregate, whatever its C. `gamma` sets `kept` only, so that a threshold can be retuned
       without changing a coordinate.
 
@@ -104,16 +109,18 @@ class SSTA(Fusion):
         norm: length that scales C.
         max_gap: longest gap in which a joint keeps its position, in frames.
         max_step: longest step per frame, in the lengths of `norm`; 0 sets no limit.
+        score_power: exponent of the score in the weight of an observation; 0 ignores scores, as printed.
         compat: use the arithmetic of the published script, for three experts: missing joints are positions at (0, 0),
             the shoulder width + 1e-8 scales C, the twelve body joints count, and ties go as in the script. `norm`,
-            `max_gap` and `max_step` have no effect. The threshold of the script is gamma = 0.06. The script leaves the
-            last frame empty; this fusion does not.
+            `max_gap`, `max_step` and `score_power` have no effect. The threshold of the script is gamma = 0.06. The
+            script leaves the last frame empty; this fusion does not.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"
     max_gap: Annotated[int, Field(ge=0)] = 5
     max_step: Annotated[float, Field(ge=0)] = 0.0
+    score_power: Annotated[float, Field(ge=0)] = 0.0
     compat: bool = False
 
     def fuse(
@@ -150,7 +157,8 @@ class SSTA(Fusion):
         """Coordinates, scores, C, support and winner, each with B in front."""
         if self.compat:
             return kernels.select_published(points, weights, _body(points.shape[1], points.shape[-2], skeleton))
-        return kernels.select(points, weights, scale_joints(skeleton, self.norm), self.max_gap, self.max_step)
+        ends = scale_joints(skeleton, self.norm)
+        return kernels.select(points, weights, ends, self.max_gap, self.max_step, self.score_power)
 
 
 def _body(num_experts: int, num_joints: int, skeleton: str | None) -> Int:

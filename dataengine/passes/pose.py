@@ -6,12 +6,12 @@ recipe's skeleton (experts are kept in the common layout of 13 joints):
 ==================  ====================  ===========================================================
 json                                      picture size, frame rate, damage, expert names, track ids
 keypoints           (M, T, V, 2) float32  fused pose, pixels, NaN where unseen
-scores              (M, T, V) float16     in [0, 1]
+scores              (M, T, V) float16     in [0, 1]; probabilities where the experts are calibrated
 confidence          (M, T) float16        C of the fusion
 support             (M, T) uint8          present (expert, joint) pairs
 winner              (M, T, 13) int8       expert whose joint was taken, -1 none, -2 blended
 expert_keypoints    (M, E, T, 13, 2) f4   what each expert proposed
-expert_scores       (M, E, T, 13) float16
+expert_scores       (M, E, T, 13) float16  as the expert gave them
 timestamps          (T,) float32          seconds from the clip's start
 change              (T,) float32          mean absolute difference to the frame before, in [0, 1]
 people              (T,) uint8            tracked people in the frame
@@ -43,7 +43,7 @@ from dataengine.media.frame_sampler import FrameSampler
 from dataengine.media.prefetch import prefetch
 from dataengine.passes.frame_stats import FrameStats
 from dataengine.passes.pose_estimation import PoseEstimator
-from dataengine.passes.pose_session import PoseComponents, PoseSession
+from dataengine.passes.pose_session import PoseComponents, PoseSession, built_in_curves
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
@@ -59,14 +59,15 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     }
     used |= {name: recipe.component("experts", name) for name in tools.names}  # a process of its own changes no result
     weights = {name: found for name, c in used.items() if c is not None and (found := c.weights())}
-    if pose.calibration is not None:
-        weights["calibration"] = {Path(pose.calibration).name: digest(pose.calibration)}
+    if (file := pose.calibration_file) is not None:
+        weights["calibration"] = {Path(file).name: digest(file)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
     table = pose.model_dump(exclude={"max_people", "isolated", "calibration"}) | {
         "detector": recipe.detector,
         "expert_weights": tools.expert_weights,
     }
-    return {"pose": table, "components": options, "weights": weights}
+    curves = {name: [curve.slope, *curve.intercept] for name, curve in built_in_curves(recipe).items()}
+    return {"pose": table, "components": options, "weights": weights} | ({"score_curves": curves} if curves else {})
 
 
 def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | Reject:
@@ -202,7 +203,10 @@ class Pose(UnitPass):
         return [tools.decoder, tools.tracker, tools.fusion, *experts, *([tools.detector] if tools.detector else [])]
 
     def unused(self, recipe: Recipe) -> Sequence[str]:
-        return () if recipe.pose.calibration is not None else ("dataengine.fusion.calibration",)
+        if recipe.pose.calibration_file is not None:
+            return ()
+        scores = () if built_in_curves(recipe) else ("dataengine.fusion.score_calibration",)
+        return ("dataengine.fusion.calibration", *scores)
 
     def process(self, unit: Unit) -> list[Outcome]:
         return _run(unit)

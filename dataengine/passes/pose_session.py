@@ -13,7 +13,8 @@ from dataengine.core.component import Detector, DetectorSession, Expert, ExpertS
 from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.resources import cpu_count
 from dataengine.experts.dynamic_batcher import DynamicBatcher
-from dataengine.fusion.calibration import Calibration
+from dataengine.fusion.calibration import Calibration, load_calibration
+from dataengine.fusion.score_calibration import ScoreCalibration, ScoreCurve, built_in
 from dataengine.media.decode import Decoder
 from dataengine.media.prefetch import Budget
 from dataengine.passes.clip_sessions import SessionPerClip, detector_for_threads, for_threads
@@ -28,6 +29,7 @@ class PoseComponents:
 
     Attributes:
         names: of the experts. expert_weights: of the experts, for the fusion.
+        calibration: of the experts by those names; None where every expert is used as it is.
     """
 
     decoder: Decoder
@@ -37,7 +39,7 @@ class PoseComponents:
     tracker: Tracker
     fusion: Fusion
     expert_weights: tuple[float, ...]
-    calibration: Calibration | None
+    calibration: Calibration | ScoreCalibration | None
 
     @staticmethod
     def of(recipe: Recipe) -> PoseComponents:
@@ -51,8 +53,24 @@ class PoseComponents:
             recipe.component("trackers", pose.tracker),
             recipe.component("fusion", pose.fusion),
             tuple(pose.expert_weights.get(name, 1.0) for name in pose.experts),
-            None if pose.calibration is None else Calibration.load(pose.calibration),
+            _calibration(recipe),
         )
+
+
+def built_in_curves(recipe: Recipe) -> dict[str, ScoreCurve]:
+    """The built-in curves that a recipe uses, by the names of its experts; none where it names a file, or "none"."""
+    if recipe.pose.calibration is not None:
+        return {}
+    asked = {name: recipe.component("experts", name).score_calibration for name in recipe.pose.experts}
+    known = {name: built_in().curves[curve] for name, curve in asked.items() if curve in built_in().curves}
+    return {name: curve for name, curve in known.items() if not curve.is_identity}
+
+
+def _calibration(recipe: Recipe) -> Calibration | ScoreCalibration | None:
+    if recipe.pose.calibration_file is not None:
+        return load_calibration(recipe.pose.calibration_file)
+    curves = built_in_curves(recipe)
+    return ScoreCalibration(curves) if curves else None
 
 
 class PoseSession(Session):

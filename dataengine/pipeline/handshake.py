@@ -241,8 +241,8 @@ def _needed(job: Path, found: dict[str, str]) -> str:
     for name, component in components_of(recipe).items():
         if (hashes := _told(_hashes, component)) != "":
             found[f"weights of {name}"] = hashes
-    if recipe.pose.calibration is not None:
-        found[f"calibration {recipe.pose.calibration}"] = _told(_digest, Path(recipe.pose.calibration))
+    if (file := recipe.pose.calibration_file) is not None:
+        found[f"calibration {file}"] = _told(_digest, Path(file))
     for name in ("prompts.toml", "verbs.csv"):
         manifest = find_manifest(name)
         found[name] = "absent" if manifest is None else _told(_digest, manifest)

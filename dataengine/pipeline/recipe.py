@@ -135,7 +135,9 @@ class PoseTable(Table):
     expert_weights: dict[str, float] = {}
     """Weight of an expert in the fusion, by its name; 1 for experts that are not named."""
     calibration: str | None = None
-    """Path of a calibration file, which corrects experts before the fusion (`dataengine.fusion.calibration`)."""
+    """Path of a calibration file, which corrects experts before the fusion (`dataengine.fusion.calibration`,
+    `dataengine.fusion.score_calibration`), or "none". Default: the built-in score calibration of each expert that has
+    one."""
     isolated: dict[str, float] = {}
     """Experts that run in a process of their own, each with the seconds that a batch of frames may take."""
     skeleton: str = "posetics17"
@@ -146,6 +148,11 @@ class PoseTable(Table):
     """People whose poses are stored in `work/` for audits."""
     max_fps: float | None = pydantic.Field(default=None, gt=0)
     """Highest frame rate. Faster videos are thinned to it. Default: every frame."""
+
+    @property
+    def calibration_file(self) -> str | None:
+        """Path of the calibration file, where the recipe names one."""
+        return None if self.calibration == "none" else self.calibration
 
 
 class CurateTable(Table):

@@ -17,6 +17,9 @@ BOX_SCALE = 0.127
 """Head-neck length over the diagonal of the box around the joints: the scale where head or neck is unknown.
 The median over 36,874 annotated poses of Penn Action (quartiles 0.102 and 0.153)."""
 
+LEAST_SCORE = 0.01
+"""Lowest score in the weight of an observation: joints of low scores alone still get a position."""
+
 FLOOR = 0.01
 """Least scale, as a share of the diagonal of the box around the pose."""
 
@@ -102,6 +105,24 @@ def _nearest(xs: Any, ys: Any, memory: Any, nearest: Any, chosen: Any) -> None:
 
 
 @inlined
+def _least_cost(xs: Any, ys: Any, rated: Any, v: int, px: float, py: float, past: float) -> int:
+    """The expert whose joint costs least: its distances to all experts present and to (px, py), each times the weight
+    of the other end; -1 without any."""
+    best, chosen = math.inf, -1
+    for i in range(len(xs)):
+        x, y = xs[i, v], ys[i, v]
+        if not (x == x and y == y):
+            continue
+        cost = past * math.sqrt((x - px) ** 2 + (y - py) ** 2) if past > 0.0 else 0.0
+        for k in range(len(xs)):
+            if xs[k, v] == xs[k, v] and ys[k, v] == ys[k, v]:
+                cost += rated[k, v] * math.sqrt((x - xs[k, v]) ** 2 + (y - ys[k, v]) ** 2)
+        if cost < best or (chosen >= 0 and cost == best and rated[i, v] > rated[chosen, v]):
+            best, chosen = cost, i
+    return chosen
+
+
+@inlined
 def _agree(xs: Any, ys: Any, pose: Any, length: float, here: Any, apart: Any) -> tuple[float, int]:
     """C of one frame about `pose` (2, V), and the number of present (expert, joint) pairs."""
     zero, one = np.float32(0), np.float32(1)
@@ -145,6 +166,7 @@ def _select(
     ends: Any,
     max_gap: int,
     max_step: float,
+    score_power: float,
     coords: Any,
     scores: Any,
     certain: Any,
@@ -153,9 +175,10 @@ def _select(
 ) -> None:
     batch, experts, frames, joints, _ = points.shape
     xs, ys, memory, nearest, apart, chosen = _buffers(experts, joints)
-    gap = np.zeros(joints, np.int64)
+    gap, past, rated = np.zeros(joints, np.int64), np.zeros(joints), np.ones((experts, joints))
     zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
     scored = weights.size > 0
+    weighted = scored and score_power > 0.0
     for b in range(batch):
         memory[:] = np.nan
         gap[:] = 0
@@ -164,10 +187,20 @@ def _select(
         for t in range(frames):
             _load(points, b, t, xs, ys)
             _nearest(xs, ys, memory, nearest, chosen)
+            if weighted:
+                for e in range(experts):
+                    for v in range(joints):
+                        rated[e, v] = max(weights[b, e, t, v], LEAST_SCORE) ** score_power
             for v in range(joints):
                 e = chosen[v]
-                lost = e < 0 and memory[0, v] != memory[0, v]
-                if lost or (e >= 0 and nearest[v] > (reach * (1 + gap[v])) ** 2):
+                lost = memory[0, v] != memory[0, v]
+                far = e >= 0 and nearest[v] > (reach * (1 + gap[v])) ** 2
+                if weighted:
+                    held = 0.0 if lost or far else past[v] * 0.5 ** gap[v]
+                    e = _least_cost(xs, ys, rated, v, memory[0, v], memory[1, v], held)
+                    if e >= 0:
+                        past[v] = rated[e, v]
+                elif far or (e < 0 and lost):
                     e = _closest_pair(xs, ys, v)
                 winner[b, t, v] = e
                 if e >= 0:
@@ -264,11 +297,11 @@ _NO_SCORES = np.zeros((0, 0, 0, 0), np.float32)
 
 
 def select(
-    points: Float, weights: Float | None, ends: Int, max_gap: int, max_step: float
+    points: Float, weights: Float | None, ends: Int, max_gap: int, max_step: float, score_power: float = 0.0
 ) -> tuple[Float, Float, Float, Int, Int]:
     """Coordinates, scores, C, support and winner of the rule for missing joints; arrays with a leading axis B."""
     out = _outputs(points)
-    _select(points, _NO_SCORES if weights is None else weights, ends, max_gap, max_step, *out)
+    _select(points, _NO_SCORES if weights is None else weights, ends, max_gap, max_step, score_power, *out)
     return out
 
 
