@@ -56,6 +56,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "synthetic_topdown": "dataengine.experts.synthetic:SyntheticTopDown",
         "synthetic_bottomup": "dataengine.experts.synthetic:SyntheticBottomUp",
         "synthetic_regression": "dataengine.experts.synthetic:SyntheticRegression",
+        "movenet": "dataengine.experts.movenet:MoveNet",
+        "efficientpose": "dataengine.experts.efficientpose:EfficientPose",
         "movenet_multipose": "dataengine.experts.movenet_multipose:MoveNetMultiPose",
         "mediapipe": "dataengine.experts.mediapipe:MediaPipe",
         "onnx": "dataengine.experts.onnx:Onnx",

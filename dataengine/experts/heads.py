@@ -122,9 +122,14 @@ class HeadsFile(Component):
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    @property
+    def file(self) -> str:
+        """Name or path of the weights in use."""
+        return self.model
+
     def needs(self) -> list[str]:
         """The file's name, where it is one of the manifest."""
-        return weights.names_of(self.model)
+        return weights.names_of(self.file)
 
     def weights(self) -> dict[str, str]:
         """The file with its sha256.
@@ -132,8 +137,8 @@ class HeadsFile(Component):
         Raises:
             WeightsError: it is not here, or is another one.
         """
-        return weights.hashes(self.model)
+        return weights.hashes(self.file)
 
     def open_heads(self, device: str, needed: Iterable[str] = (), size: tuple[int, int] | None = None) -> Heads:
         """The file on a device; arguments and errors as of the function `open_heads`."""
-        return open_heads(weights.locate(self.model), device, self.provider, needed, size)
+        return open_heads(weights.locate(self.file), device, self.provider, needed, size)

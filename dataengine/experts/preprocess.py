@@ -16,11 +16,13 @@ import numpy as np
 
 from dataengine.core.errors import ExpertError
 from dataengine.core.skeletons import skeleton as layout_of
-from dataengine.core.types import Float, Frames, Poses
+from dataengine.core.types import Bool, Float, Frames, Poses
 from dataengine.experts.batching import InputBatch, Processing
 from dataengine.experts.device_images import DeviceFrames, Images
 
 GREY = (114, 114, 114)
+MIN_JOINTS = 3
+"""Least joints of a person."""
 
 
 def crop_affine(box: Float, size: tuple[int, int], padding: float, shift: float = 0.5) -> Float:
@@ -176,16 +178,21 @@ def poses_of(
     Args:
         coords: (M, V, 2) pixels. scores: (M, V), clipped to [0, 1]. boxes: (M, 5).
     """
-    reach = 0.1 * np.array([width, height])
-    near = np.isfinite(coords).all(-1) & ((coords > -reach) & (coords < np.array([width, height]) + reach)).all(-1)
-    likely = np.clip(np.nan_to_num(scores), 0, 1)
-    seen = near & (likely >= max(min_score, 1e-6))
-    keep = (seen.sum(-1) >= 3) & (likely.mean(-1) >= min_mean) & np.isfinite(boxes).all(-1)
+    seen, likely = visible_joints(coords, scores, width, height, min_score)
+    keep = (seen.sum(-1) >= MIN_JOINTS) & (likely.mean(-1) >= min_mean) & np.isfinite(boxes).all(-1)
     return Poses(
         np.where(seen[..., None], coords, np.nan)[keep].astype(np.float32),
         np.where(seen, likely, 0)[keep].astype(np.float32),
         boxes[keep].astype(np.float32),
     )
+
+
+def visible_joints(coords: Float, scores: Float, width: int, height: int, min_score: float) -> tuple[Bool, Float]:
+    """Which joints (M, V) are sure enough and not far outside of the frame, and the scores clipped to [0, 1]."""
+    reach = 0.1 * np.array([width, height])
+    near = np.isfinite(coords).all(-1) & ((coords > -reach) & (coords < np.array([width, height]) + reach)).all(-1)
+    likely: Float = np.clip(np.nan_to_num(scores), 0, 1)
+    return near & (likely >= max(min_score, 1e-6)), likely
 
 
 @dataclass(frozen=True)

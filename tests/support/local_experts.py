@@ -65,6 +65,21 @@ def _onnx_detector(folder: Path) -> dict[str, Any]:
     return {"model": str(random_network(folder / "yolo.onnx", {"output0": [84, 420]}, (160, 128)))}
 
 
+def _movenet(folder: Path) -> dict[str, Any]:
+    from tests.support.onnx_files import random_network
+
+    shapes = {"heatmap": [8, 8, 17], "center": [8, 8, 1], "regress": [8, 8, 34], "offset": [8, 8, 34]}
+    file = random_network(folder / "movenet.onnx", shapes, (192, 192))
+    return {"model": str(file), "variant": "lightning", "min_score": 0.0, "min_mean": 0.0}
+
+
+def _efficientpose(folder: Path) -> dict[str, Any]:
+    from tests.support.onnx_files import random_network
+
+    file = random_network(folder / "efficientpose.onnx", {"heatmap": [16, 16, 16]}, (368, 368))
+    return {"model": str(file), "min_score": 0.0, "min_mean": 0.0}
+
+
 def _multipose(folder: Path) -> dict[str, Any]:
     from tests.support.head_files import multipose
 
@@ -85,6 +100,8 @@ def _nanodet_multipose(folder: Path) -> dict[str, Any]:
 
 
 LOCAL: dict[str, Local] = {
+    "movenet": Local(_movenet),
+    "efficientpose": Local(_efficientpose),
     "movenet_multipose": Local(_multipose),
     "nanodet": Local(_nanodet),
     "nanodet_multipose": Local(_nanodet_multipose),
