@@ -147,18 +147,19 @@ def get_weights(names: Sequence[str], progress: Progress) -> None:
     """
     for name in names:
         entry = weights.manifest()[name]
-        progress.say(f"getting {name} (licence {entry.licence}) from {entry.url}")
-        with progress.step(name, None if entry.bytes is None or entry.member else entry.bytes >> 20, "MB") as advance:
+        progress.say(f"getting {name} (licence {entry.licence}) from {entry.source}")
+        whole = 0 if entry.member or entry.places else entry.bytes or 0
+        with progress.step(name, whole >> 20 if whole else None, "MB") as advance:
             shown = [0]
 
             def tell(
                 done: int, total: int | None, shown: list[int] = shown, advance: Callable[[int], None] = advance
             ) -> None:
                 del total
-                advance((done >> 20) - shown[0])
+                advance(max(0, (done >> 20) - shown[0]))  # of the next of several files it begins anew
                 shown[0] = done >> 20
 
-            weights.download(name, tell)
+            weights.download(name, tell, progress.say)
 
 
 @in_one_line()

@@ -328,7 +328,7 @@ def weights(
 
     known = files.manifest()
     if not names:
-        rows = [{**entry.__dict__, "here": files.file_of(name).is_file()} for name, entry in known.items()]
+        rows = [{**entry.described(), "here": files.file_of(name).is_file()} for name, entry in known.items()]
         show(rows if as_json else "\n".join(files.line(entry) for entry in known.values()))
         return
     files.names_known(names)

@@ -1,7 +1,7 @@
 """Weight files: which there are, where they lie here, and how they come here.
 
-`manifests/weights.toml` names every file that a component can ask for, with its url, its licence and
-the hash its publisher gives. Files lie in one folder, `$DATAENGINE_WEIGHTS` or
+`manifests/weights.toml` names every file that a component can ask for, with its places, its licence and
+the hash its publisher gives (`weight_manifest`). Files lie in one folder, `$DATAENGINE_WEIGHTS` or
 `~/.cache/dataengine/weights`; a component takes a name of the manifest or the path of a local file.
 
 A component that needs files offers, beside `weights()` -> {file name: sha256}, `needs()` -> the names
@@ -27,93 +27,37 @@ import functools
 import hashlib
 import os
 import shutil
-import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from dataengine.core.errors import MediaError, WeightsError
-from dataengine.core.settings import find_folder
 from dataengine.io.http import HttpClient
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.partial_download import ByteProgress
 from dataengine.io.storage import locked, write_durably
+from dataengine.io.tfjs.convert import convert
+from dataengine.io.tfjs.graph_model import read_graph_model
+from dataengine.io.weight_manifest import MANIFEST, Entry, manifest
+from dataengine.io.weight_places import PartFetcher
 
-MANIFEST = "weights.toml"
+__all__ = [
+    "MANIFEST", "PARTS", "POLICY", "Entry", "check_pins", "digest", "download", "file_of", "folder", "hashes", "line",
+    "locate", "manifest", "missing", "names_known", "names_of", "offline", "pin_of", "present",
+]  # fmt: skip
+
+PARTS = ".parts"
+"""The folder of published files that are still to be converted, in the folder of weights."""
 
 POLICY = HttpPolicy(rate=None, timeout=30.0, pause=0.5)
 """How weights are downloaded."""
 
 LARGEST_MEMBER = 8 << 30
 """Bytes that a member of an archive may unpack to."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of the manifest.
-
-    Attributes:
-        name: what components and people call it; the path of the file in the folder of weights.
-        url: where it is published.
-        licence: of the weights, as their publisher states it.
-        sha256: of the file, 64 hex digits or the first 8 or more; '' where none is known.
-        bytes: its length, None where unknown.
-        member: what the file is called in the zip archive at `url`; '' when `url` is the file itself.
-        used_by: components that can use it.
-        page: where its publisher describes it.
-        note: what else there is to know.
-    """
-
-    name: str
-    url: str
-    licence: str
-    sha256: str = ""
-    bytes: int | None = None
-    member: str = ""
-    used_by: tuple[str, ...] = ()
-    page: str = ""
-    note: str = ""
-
-
-@functools.lru_cache(maxsize=8)
-def _parsed(path: Path, changed: int) -> dict[str, Entry]:
-    del changed
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("file", [])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
-    known = {f.name for f in fields(Entry)}
-    found: dict[str, Entry] = {}
-    for table in tables:
-        name = str(table.get("name", ""))
-        wrong = sorted(set(table) - known) or [k for k in ("name", "url", "licence") if not table.get(k)]
-        if wrong:
-            raise WeightsError(
-                f"{path}: [[file]] {name or len(found) + 1}: {wrong[0]} is missing or unknown; "
-                f"keys: {', '.join(sorted(known))}"
-            )
-        parts = Path(name).parts
-        if name in found or Path(name).is_absolute() or ".." in parts or any(part.startswith(".") for part in parts):
-            raise WeightsError(f"{path}: [[file]] {name}: a name is given once and is a plain relative path")
-        found[name] = Entry(**{**table, "used_by": tuple(table.get("used_by", ()))})
-    return found
-
-
-def manifest() -> dict[str, Entry]:
-    """Every known file by name: of ./manifests, the checkout's and the packaged manifest; the nearest wins.
-
-    Raises:
-        WeightsError: a manifest is damaged.
-    """
-    found: dict[str, Entry] = {}
-    for place in find_folder("manifests"):
-        path = place / MANIFEST
-        if path.is_file():
-            found = {**_parsed(path, path.stat().st_mtime_ns), **found}
-    return found
 
 
 def folder() -> Path:
@@ -167,7 +111,7 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
         size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.0f} MB"
         raise WeightsError(
             f"weights {given} are not in {folder()}; get them with  dataengine weights {given}  "
-            f"from {entry.url} (licence {entry.licence}{size})"
+            f"from {entry.source} (licence {entry.licence}{size})"
         )
     for promised in _promised(entry, path):
         if not digest(path).startswith(promised):
@@ -251,7 +195,9 @@ def line(entry: Entry) -> str:
     """One line for people about a file of the manifest."""
     here = "here   " if file_of(entry.name).is_file() else "missing"
     size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.0f} MB"
-    return f"{here} {entry.name}  for {', '.join(entry.used_by)}; {entry.licence}{size}"
+    hosts = [urlsplit(one.where).netloc if one.kind == "url" else str(one) for one in entry.places]
+    places = ", ".join(hosts or [urlsplit(entry.url).netloc])
+    return f"{here} {entry.name}  for {', '.join(entry.used_by)}; {entry.licence}{size}; from {places}"
 
 
 def names_known(names: Iterable[str]) -> None:
@@ -272,25 +218,31 @@ def missing(components: Iterable[Any]) -> list[str]:
     return [name for name in dict.fromkeys(names) if not file_of(name).is_file()]
 
 
-def download(name: str, progress: ByteProgress | None = None) -> Path:
+def download(name: str, progress: ByteProgress | None = None, say: Callable[[str], None] | None = None) -> Path:
     """Bring a file of the manifest here, unless it is; any number of processes may ask for it at once.
 
     A transfer that was cut goes on where it stopped, also in another process. What arrived is used
-    only when its length and hash are right.
+    only when its length and hash are right. Without a network, what lies at local places is used.
+
+    Args:
+        name: of the file.
+        progress: gets the bytes that are here and those of the whole file.
+        say: gets a line for each place that does not serve.
 
     Raises:
         WeightsError: no such name, offline, not reachable, or not the promised file.
     """
     names_known([name])
     entry, path = manifest()[name], file_of(name)
-    if not path.is_file() and offline():
+    if not path.is_file() and offline() and not entry.places:
         raise WeightsError(
             f"weights {name} are not in {folder()} and DATAENGINE_OFFLINE is set; put the file of {entry.url} there"
         )
     try:
         with locked(path.with_name(f".{path.name}.lock")):
             if not path.is_file():
-                _download(entry, path, progress or (lambda done, total: None))
+                bring = _assemble if entry.places else _download
+                bring(entry, path, progress or (lambda done, total: None), say or (lambda line: None))
             return locate(name)
     except OSError as error:
         hint = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
@@ -299,8 +251,29 @@ def download(name: str, progress: ByteProgress | None = None) -> Path:
         ) from error
 
 
-def _download(entry: Entry, path: Path, progress: ByteProgress) -> None:
+def _assemble(entry: Entry, path: Path, progress: ByteProgress, say: Callable[[str], None]) -> None:
+    """Bring the parts of an entry from its places and make its file of them. The caller holds the lock of `path`."""
+    fetcher = PartFetcher(folder() / PARTS, replace(POLICY, retries=1), offline(), progress, say)
+    parts = fetcher.fetch(entry)
+    if entry.convert is None:
+        content = parts[0].read_bytes()
+    else:
+        model = read_graph_model(parts[0], parts[1:])
+        content = convert(model, entry.convert.inputs, entry.convert.outputs, entry.name)
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.sha256:
+        raise WeightsError(
+            f"weights {entry.name}: its converted files have sha256 {found[:16]}..., promised {entry.sha256[:16]}...: "
+            "the manifest is of another version of dataengine; remove or update manifests/weights.toml"
+        )
+    write_durably(path, content)
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def _download(entry: Entry, path: Path, progress: ByteProgress, say: Callable[[str], None]) -> None:
     """Bring the file of an entry to `path`, with its hash beside it. The caller holds the lock of `path`."""
+    del say
     member = path.with_name(f".{path.name}.member")
 
     def accept(part: Path) -> Path:
