@@ -21,6 +21,7 @@ from training.data.formats import open_dataset
 from training.data.formats.joints import with_sides
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
+from training.runs.overlap import clips_in_both, tell_of_overlap
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -324,3 +325,108 @@ def test_shared_sets_are_read(shared_data: Path, name: str, clips: int, joints: 
     assert len(dataset) == clips == len(train) + len(test) and dataset.skeleton.num_joints == joints
     flip = np.array(dataset.skeleton.flip)
     assert (flip[flip] == np.arange(joints)).all() and (flip != np.arange(joints)).sum() >= 12
+
+
+WRONG_LABELS = ["jump", b"jump", None, [1, 2], (1,), {"a": 1}, np.array([1]), np.array([]), 1.5, np.nan, np.inf, 1j]
+WRONG_LABELS += [10**9, 10**30, np.uint32(-1 % 2**32), np.uint64(2**64 - 1), np.int64(2**62), -2, np.str_("1")]
+
+
+@pytest.mark.parametrize("label", WRONG_LABELS, ids=repr)
+def test_a_label_that_is_no_number_of_a_class_is_named(tmp_path: Path, label: Any) -> None:
+    """Nothing as large as the largest number is ever made."""
+    path = write_pyskl(tmp_path / "a.pkl", [note(0), note(1) | {"label": label}, note(2)])
+    with pytest.raises(TrainingError, match=r"a\.pkl: label of annotation 1 \(v1\) is .*; allowed: ") as raised:
+        open_dataset(path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+    write_unik(tmp_path)
+    label = [label, label] if isinstance(label, np.ndarray) else label  # two of one array are one object in a pickle
+    (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a", "b", "c"], [0, label, 1])))
+    with pytest.raises(TrainingError, match=r"val_label\.pkl: label of clip 1 \(b\) is .*; allowed: ") as raised:
+        open_dataset(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "label", [2, np.int8(2), np.uint64(2), np.array(2), 2.0, np.float32(2), np.array(2.0)], ids=repr
+)
+def test_a_label_of_any_whole_number_is_taken(tmp_path: Path, label: Any) -> None:
+    notes = [note(0), note(1) | {"label": label}, note(2) | {"label": -1}]
+    del notes[0]["label"]
+    assert open_dataset(write_pyskl(tmp_path / "a.pkl", notes)).label_ids.tolist() == [-1, 2, -1]
+
+
+@pytest.mark.parametrize("label", [10**9, 2**62, -7])
+def test_an_absurd_label_of_an_npz_is_named(tmp_path: Path, label: int) -> None:
+    path = write_npz(tmp_path / "a.npz", keypoints=np.zeros((10, 5, 2)), label=np.array([0, label, 1]))
+    with pytest.raises(TrainingError, match=rf"a\.npz: label of clip 1 \(b\) is {label}"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("split", [["v0"], "v0", ("v0",), {"train": "v0"}, {"train": 3}, {"train": None}, 7], ids=repr)
+def test_a_split_of_another_form_is_told(tmp_path: Path, split: Any) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(0)], split=split)
+    with pytest.raises(
+        TrainingError, match=r"its (split 'train'|'split') is an? \w+; allowed: a dict such as"
+    ) as raised:
+        open_dataset(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_splits_may_be_arrays_or_absent(tmp_path: Path) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(0), note(1)], split={"train": np.array(["v0"]), "val": {"v1"}})
+    assert open_dataset(path, split="val").keys == ["v1"]
+    assert len(open_dataset(write_pyskl(tmp_path / "a.pkl", [note(0), note(1)], split=None))) == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 7, 17, 2), (2, 0, 17, 2), (0, 0, 17, 2), "zero", "nan", "far"], ids=repr)
+def test_annotations_of_nobody_are_left_out_and_counted(tmp_path: Path, shape: Any) -> None:
+    notes = [note(k) for k in range(6)]
+    for number in (1, 4):
+        own = {"zero": 0.0, "nan": np.nan, "far": 0.0}.get(shape)
+        keypoints = np.zeros(shape) if own is None else np.full((2, 7, 17, 2), own)
+        if shape == "far":  # somebody is there, late and alone
+            keypoints[1, 6, 16] = 5
+        notes[number] |= {"keypoint": keypoints, "keypoint_score": np.ones(keypoints.shape[:3])}
+    path = write_pyskl(tmp_path / "a.pkl", notes)
+    if shape == "far":
+        assert len(open_dataset(path)) == 6
+        return
+    with pytest.warns(UserWarning, match=r"2 of 6 annotations show nobody and are left out, for example 'v1'"):
+        dataset = open_dataset(path)
+    assert dataset.keys == ["v0", "v2", "v3", "v5"] and dataset.label_ids.tolist() == [0, 2, 0, 2]
+    assert [clip.key for clip in dataset.read(range(4))] == dataset.keys
+    with pytest.warns(UserWarning, match="show nobody"):
+        assert open_dataset(path, split="train", where="num_people > 0").keys == ["v0", "v2"]
+
+
+def test_ids_that_repeat_are_told_with_their_number(tmp_path: Path) -> None:
+    notes = [note(k) | {"frame_dir": "same" if k in (1, 3, 5) else f"v{k}"} for k in range(6)]
+    with pytest.warns(UserWarning, match=r"1 id stands at several annotations \(2 more than .*'same' at 3"):
+        assert len(open_dataset(write_pyskl(tmp_path / "a.pkl", notes))) == 6
+    with pytest.warns(UserWarning, match=r"2 of the 3 ids of split 'train' have no annotation, for example 'x'"):
+        open_dataset(write_pyskl(tmp_path / "a.pkl", [note(0)], split={"train": ["v0", "x", "y"]}))
+    write_unik(tmp_path)
+    (tmp_path / "val_label.pkl").write_bytes(pickle.dumps((["a", "b", "a"], [0, 1, 1])))
+    with pytest.warns(UserWarning, match=r"\(val\): 1 id stands at several clips"):
+        open_dataset(tmp_path)
+    path = write_npz(tmp_path / "a.npz", keypoints=np.zeros((10, 5, 2)), names=np.array(["a", "a", "b"]))
+    with pytest.warns(UserWarning, match=r"'a' at 2"):
+        open_dataset(path)
+
+
+def test_clips_in_both_splits_are_counted(tmp_path: Path) -> None:
+    ids = [f"v{k}" for k in range(8)]
+    split = {"train": ids[:6], "val": ids[4:]}
+    path = write_pyskl(tmp_path / "a.pkl", [note(k) for k in range(8)], split=split)
+    train, val = open_dataset(path, split="train"), open_dataset(path, split="val", skeleton="posetics17")
+    assert clips_in_both([train], [val]) == ["v4", "v5"]
+    with pytest.warns(UserWarning, match=r"split 'val': 2 of its 4 clips are in the training split, too.*'v4'"):
+        tell_of_overlap([train], [val], "val")
+    nameless = [{k: v for k, v in note(n).items() if k != "frame_dir"} for n in range(2)]
+    first, second = (write_nameless(tmp_path / f"{name}.pkl", nameless) for name in "bc")
+    assert clips_in_both([open_dataset(first)], [open_dataset(second)]) == []
+
+
+def write_nameless(path: Path, notes: list[dict[str, Any]]) -> Path:
+    path.write_bytes(pickle.dumps({"annotations": notes}))
+    return path

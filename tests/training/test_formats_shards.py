@@ -414,3 +414,40 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(TrainingError, match="a list of shards may hold tar files only"):
         open_dataset([os.fspath(tmp_path / "a.pkl")])
+
+
+def write_shard(path: Path, **facts: Any) -> Path:
+    """Three samples; the second one has these facts."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(path) as writer:
+        for number in range(3):
+            own = facts if number == 1 else {}
+            people = own.get("people", 2)
+            entries: dict[str, Any] = {"keypoints.npy": rng.random((people, 4, 17, 2)).astype(np.float32)}
+            entries |= {"scores.npy": np.ones((people, 4, 17), np.float16)}
+            if "cls" in own:
+                entries["cls"] = str(own["cls"])
+            else:
+                entries["json"] = {"label_id": own.get("label_id", 0), "label": own.get("label")}
+            writer.write(f"k{number}", entries)
+    return path
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"label_id": one} for one in ("jump", [1, 2], {"a": 1}, 10**9, 10**30, 1.5, -4)]
+    + [{"label": [1]}, {"cls": 10**9}, {"cls": 10**30}, {"cls": "jump"}, {"cls": -9}],
+    ids=repr,
+)
+def test_a_sample_whose_label_is_no_class_is_named(tmp_path: Path, facts: dict[str, Any]) -> None:
+    with pytest.raises((TrainingError, DatasetError), match=r"a\.tar: .*k1") as raised:
+        open_dataset(write_shard(tmp_path / "a.tar", **facts))
+    assert "\n" not in str(raised.value)
+
+
+def test_samples_of_nobody_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", people=0)
+    for _ in range(2):  # from the headers, and from what was kept of them
+        with pytest.warns(UserWarning, match=r"1 of 3 samples show nobody and are left out, for example 'k1'"):
+            dataset = open_dataset(path)
+        assert dataset.keys == ["k0", "k2"] and [clip.key for clip in dataset.read([1, 0])] == ["k2", "k0"]

@@ -89,6 +89,7 @@ class SubsetDataset(SkeletonDataset):
         self.fingerprint = blake3(f"{dataset.fingerprint} {positions.tolist()}".encode()).hexdigest()
         self.keys: Sequence[str] = [dataset.keys[position] for position in positions.tolist()]
         self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[positions]
+        self.named = dataset.named
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -55,6 +55,8 @@ class SkeletonDataset:
         fingerprint: changes when the content does.
         keys: ids of the sequences.
         label_ids: (N,) int64, -1 for none.
+        named: whether the keys are names that the data bring; numbers that were given to clips without names say
+            nothing about other datasets.
     """
 
     name: str
@@ -63,6 +65,7 @@ class SkeletonDataset:
     fingerprint: str
     keys: Sequence[str]
     label_ids: Numbers
+    named: bool = True
 
     def __len__(self) -> int:
         """N, the number of sequences."""

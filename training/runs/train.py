@@ -39,6 +39,7 @@ from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features
+from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, start_file
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -101,6 +102,7 @@ def train(
         datasets = label_subset(datasets, config.data.label_fraction, config.run.seed)
     validation = splits.open_validation(config.data)
     val, val_split = validation or ([], config.data.val_split)
+    tell_of_overlap(datasets, val, val_split)
     config = resolve(config, datasets, val_split)
     skeleton, labels = datasets[0].skeleton, DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)

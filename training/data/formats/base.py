@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +12,7 @@ import polars as pl
 from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
+from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.dataset.sql import matching
@@ -73,6 +76,43 @@ def names_of(count: int, names: Sequence[str] | None, name: str) -> tuple[str, .
     if len(names) < count:
         raise TrainingError(f"{name}: {len(names)} label names were given, its labels go up to {count - 1}")
     return tuple(map(str, names))
+
+
+def checked_ids(values: Iterable[Any], named: Callable[[int], str]) -> list[int]:
+    """Labels of all clips of a file as numbers of classes, -1 for none.
+
+    Args:
+        values: as the file has them.
+        named: how a message calls the label of a clip, by its number.
+
+    Raises:
+        TrainingError: one is no number of a class; the message names its clip.
+    """
+    found = list(values)
+    ids = []
+    for number, value in enumerate(found):
+        try:
+            ids.append(class_number(value, len(found)))
+        except ValueError as error:
+            raise TrainingError(f"{named(number)} is {error}") from None
+    return ids
+
+
+def remark(text: str) -> None:
+    """Say something about a file that the user should know; the command line shows it as a note."""
+    warnings.warn(text, stacklevel=3)
+
+
+def repeated(name: str, keys: Iterable[str], what: str) -> None:
+    """Say how many ids stand at several clips of a file."""
+    several = {key: count for key, count in Counter(keys).items() if count > 1}
+    if several:
+        key, count = max(several.items(), key=lambda item: item[1])
+        more = sum(several.values()) - len(several)
+        remark(
+            f"{name}: {len(several)} {'id stands' if len(several) == 1 else 'ids stand'} at several {what} ({more} "
+            f"more than there are ids), for example {key!r} at {count}; splits by id take all of them"
+        )
 
 
 def widened(arrays: Sequence[NDArray[Any]]) -> list[Array]:

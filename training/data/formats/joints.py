@@ -118,6 +118,7 @@ class ConvertedDataset(SkeletonDataset):
         self._source = dataset
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
+        self.named = dataset.named
         self.skeleton = SKELETONS[target]
         self.fingerprint = Hasher(f"{dataset.fingerprint} {target}".encode()).hexdigest()
 

@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of
+from training.data.formats.base import InMemoryDataset, checked_ids, choose, digest, frame_of, names_of, repeated
 from training.data.formats.joints import Layout, layout_of
 from training.data.types import Array, SkeletonSequence
 
@@ -97,6 +97,12 @@ class NpzDataset(InMemoryDataset):
         if ids.dtype.kind not in "iu":
             raise TrainingError(f"{name}: label is {ids.dtype}; allowed: whole numbers, and label_names (K,)")
         own = held.get("label_names")
+        if "names" in held:
+            shown = _rows(name, held, "names", count).astype(str).tolist()
+            repeated(name, shown, "clips")
+        else:
+            shown, self.named = [str(k) for k in range(count)], False
+        ids = np.array(checked_ids(ids.tolist(), lambda k: f"{name}: label of clip {k} ({shown[k]})"), np.int64)
         classes = names_of(int(ids.max(initial=-1)) + 1, labels if own is None else own.tolist(), name)
         keys = (
             _rows(name, held, "names", count).astype(str).tolist()

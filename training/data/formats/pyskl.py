@@ -1,108 +1,36 @@
 """The pickle of pyskl and MMAction2: {"split": {name: [ids]}, "annotations": [{frame_dir, keypoint, keypoint_score,
 label ...}]}.
-
-A pickle is a program; only what such files need is admitted here: builtin containers and NumPy arrays.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
-import pickle
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of, without_absent
+from dataengine.io.plain_pickle import load
+from training.data.formats.base import (
+    InMemoryDataset,
+    checked_ids,
+    choose,
+    digest,
+    frame_of,
+    names_of,
+    remark,
+    repeated,
+    without_absent,
+)
 from training.data.formats.joints import Layout, layout_of
 from training.data.types import Array, SkeletonSequence
 
 LAYOUTS = {17: "coco17", 18: "openpose18", 25: "nturgbd25"}
 """Layout of pyskl's files by number of joints."""
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 write for bytes."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"encoding {encoding!r} is not admitted")
-    return codecs.latin_1_encode(text)[0]
-
-
-class _Refused(pickle.UnpicklingError):
-    """The pickle asks for something that is not admitted."""
-
-
-class Restricted(pickle.Unpickler):
-    """Admits builtin containers, NumPy arrays, dtypes and scalars; anything else is refused by name."""
-
-    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
-        **{
-            (module, kind.__name__): kind
-            for module in ("builtins", "__builtin__")
-            for kind in (set, frozenset, bytearray, bytes, complex)
-        },
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The admitted object of that name.
-
-        Raises:
-            pickle.UnpicklingError: it is not admitted.
-        """
-        if (module, name) in self.ADMITTED:
-            return self.ADMITTED[module, name]
-        place = module.replace("numpy.core.", "numpy._core.")
-        if (place, name) in (("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar")):
-            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
-        if (place, name) == ("numpy._core.numeric", "_frombuffer"):
-            return np._core.numeric._frombuffer  # type: ignore[attr-defined]
-        if module == "numpy.dtypes" and name.endswith("DType") and "Object" not in name and hasattr(np.dtypes, name):
-            return getattr(np.dtypes, name)
-        raise _Refused(f"{module}.{name}")
-
-
-def load(path: str | os.PathLike[str]) -> Any:
-    """The content of a pickle file of plain containers and arrays.
-
-    Raises:
-        TrainingError: it cannot be read, or holds anything else; the message names it.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return _load(file)
-    except _Refused as error:
-        raise TrainingError(
-            f"{path}: it holds {error}, which is not loaded; a pickle may hold builtin containers and NumPy arrays "
-            "only: save it again with those"
-        ) from None
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be read: {error.strerror}") from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        ImportError,
-        MemoryError,
-    ) as error:
-        said = " ".join(str(error).split())
-        raise TrainingError(f"{path}: no pickle of plain data, or a torn one: {said}") from None
-
-
-def _load(file: BinaryIO) -> Any:
-    return Restricted(file, encoding="latin1").load()
 
 
 class PysklDataset(InMemoryDataset):
@@ -134,7 +62,7 @@ class PysklDataset(InMemoryDataset):
         labels: Sequence[str] | None = None,
     ) -> None:
         name = os.fspath(path)
-        content = load(path)
+        content = load(path, TrainingError)
         if not isinstance(content, dict) or not isinstance(content.get("annotations"), list | tuple):
             held = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise TrainingError(
@@ -143,15 +71,18 @@ class PysklDataset(InMemoryDataset):
         notes = list(content["annotations"])
         for number, note in enumerate(notes):
             _check(name, number, note)
-        keys = [
-            str(note["frame_dir"] if "frame_dir" in note else note.get("filename", number))
-            for number, note in enumerate(notes)
-        ]
-        splits = {str(key): list(map(str, ids)) for key, ids in (content.get("split") or {}).items()}
+        splits = _splits(name, content.get("split"))
         if split is not None and split not in splits:
             raise TrainingError(f"{name}: no split {split!r}{suggestion(split, splits)}")
-        ids = [int(note.get("label", -1)) for note in notes]
+        every = [_key(note, number) for number, note in enumerate(notes)]
+        ids = checked_ids(
+            [note.get("label", -1) for note in notes], lambda k: f"{name}: label of annotation {k} ({every[k]})"
+        )
         classes = names_of(max(ids, default=-1) + 1, labels, name)
+        shown = [number for number, note in enumerate(notes) if _anybody(note)]
+        self.named = all("frame_dir" in note or "filename" in note for note in notes)
+        keys, ids, notes = [every[k] for k in shown], [ids[k] for k in shown], [notes[k] for k in shown]
+        _tell(name, every, keys, splits if self.named else {})
         facts = frame_of(keys, ids, classes, _facts(notes))
         if split is not None:
             kept = facts["key"].is_in(splits[split]).arg_true().to_numpy().astype(np.int64)
@@ -181,7 +112,7 @@ class PysklDataset(InMemoryDataset):
         scores: Array | None = None if stored_scores is None else np.array(stored_scores, np.float32)
         keypoints, scores = without_absent(keypoints, scores)
         shape = note.get("img_shape")
-        size = (int(shape[1]), int(shape[0])) if shape is not None and len(shape) >= 2 else None
+        size = (int(shape[1]), int(shape[0])) if shape is not None else None
         return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]), size)
 
 
@@ -189,16 +120,76 @@ def _check(name: str, number: int, note: Any) -> None:
     if not isinstance(note, dict) or not isinstance(note.get("keypoint"), np.ndarray):
         raise TrainingError(f"{name}: annotation {number} has no array 'keypoint'")
     shape = note["keypoint"].shape
-    if len(shape) != 4 or note["keypoint"].dtype.kind not in "fiu" or not all(shape):
+    if len(shape) != 4 or note["keypoint"].dtype.kind not in "fiu" or not all(shape[2:]):
         raise TrainingError(
             f"{name}: keypoint of annotation {number} is {note['keypoint'].dtype} {shape}; allowed: numbers (M, T, V, "
-            "C), none of them 0"
+            "C)"
         )
     scores = note.get("keypoint_score")
     if scores is not None and np.shape(scores) != shape[:3]:
         raise TrainingError(
             f"{name}: keypoint_score of annotation {number} is {np.shape(scores)}, its keypoint {shape}"
         )
+    size = note.get("img_shape")
+    if size is not None and not _is_size(size):
+        raise TrainingError(
+            f"{name}: img_shape of annotation {number} is {str(size)[:60]!r}; allowed: (height, width), or no such key"
+        )
+
+
+def _is_size(size: Any) -> bool:
+    """Whether something is (height, width)."""
+    if not isinstance(size, list | tuple | np.ndarray) or len(size) < 2:
+        return False
+    return all(isinstance(side, int | float | np.number) and np.isfinite(side) for side in list(size)[:2])
+
+
+def _key(note: Mapping[str, Any], number: int) -> str:
+    return str(note["frame_dir"] if "frame_dir" in note else note.get("filename", number))
+
+
+def _anybody(note: Mapping[str, Any]) -> bool:
+    """Whether an annotation has a person with a joint in some frame."""
+    keypoints = note["keypoint"]
+    if not keypoints.size:
+        return False
+    if (keypoints[..., 0].reshape(-1)[:64] > 0).any():  # the usual case costs nothing
+        return True
+    return bool((np.isfinite(keypoints) & (keypoints != 0)).any())
+
+
+def _splits(name: str, content: Any) -> dict[str, list[str]]:
+    """Split -> its ids.
+
+    Raises:
+        TrainingError: the file has something else there.
+    """
+    if content is None:
+        return {}
+    allowed = "allowed: a dict such as {'train': [ids], 'val': [ids]}"
+    if not isinstance(content, Mapping):
+        raise TrainingError(f"{name}: its 'split' is a {type(content).__name__}; {allowed}")
+    for key, ids in content.items():
+        if not isinstance(ids, list | tuple | set | frozenset) and not (isinstance(ids, np.ndarray) and ids.ndim == 1):
+            raise TrainingError(f"{name}: its split {str(key)!r} is a {type(ids).__name__}; {allowed}")
+    return {str(key): [str(one) for one in ids] for key, ids in content.items()}
+
+
+def _tell(name: str, every: Sequence[str], keys: Sequence[str], splits: Mapping[str, Sequence[str]]) -> None:
+    """Say what of a file is left out or looks wrong, with counts."""
+    if len(keys) < len(every):
+        some = next(iter(Counter(every) - Counter(keys)))
+        count = len(every) - len(keys)
+        remark(f"{name}: {count} of {len(every)} annotations show nobody and are left out, for example {some!r}")
+    repeated(name, keys, "annotations")
+    here = set(every)
+    for split, ids in splits.items():
+        absent = [one for one in ids if one not in here]
+        if absent and len(absent) < len(ids):
+            remark(
+                f"{name}: {len(absent)} of the {len(ids)} ids of split {split!r} have no annotation, for example "
+                f"{absent[0]!r}"
+            )
 
 
 def _facts(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,9 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
-from training.data.formats.base import InMemoryDataset, choose, digest, frame_of, names_of, without_absent
+from dataengine.io.plain_pickle import load
+from training.data.formats.base import (
+    InMemoryDataset,
+    checked_ids,
+    choose,
+    digest,
+    frame_of,
+    names_of,
+    repeated,
+    without_absent,
+)
 from training.data.formats.joints import Layout, layout_of
-from training.data.formats.pyskl import load
 from training.data.types import Array, SkeletonSequence
 
 ENDING = "_data_joint.npy"
@@ -82,6 +91,8 @@ class UnikDataset(InMemoryDataset):
         self._channels, self._score = list(COORDINATES[kind]), kind == "xys"
         ids = [label for _, own in pairs for label in own]
         classes = names_of(max(ids, default=-1) + 1, labels, name)
+        for split_name, (own, _) in zip(arrays_by_split, pairs):
+            repeated(f"{name} ({split_name})", own, "clips")
         splits = [split_name for split_name, array in zip(arrays_by_split, self._arrays) for _ in range(len(array))]
         facts = frame_of([key for own, _ in pairs for key in own], ids, classes, {"split": splits})
         self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
@@ -117,7 +128,13 @@ def _labels(file: Path, count: int) -> tuple[list[str], list[int]]:
     own = file.with_name(file.name.removesuffix(ENDING).removesuffix(".npy") + "_label.pkl")
     if not own.is_file():
         raise TrainingError(f"{file}: its labels {own.name} are absent; they must lie beside it")
-    content = load(own)
-    if not isinstance(content, tuple | list) or len(content) < 2 or any(len(part) != count for part in content[:2]):
+    content = load(own, TrainingError)
+    if (
+        not isinstance(content, tuple | list)
+        or len(content) < 2
+        or any(not isinstance(part, list | tuple) and getattr(part, "ndim", 0) < 1 for part in content[:2])
+        or any(len(part) != count for part in content[:2])
+    ):
         raise TrainingError(f"{own}: it must hold (names, labels) of the {count} clips of {file.name}")
-    return [str(name) for name in content[0]], [int(label) for label in content[1]]
+    names = [str(name) for name in content[0]]
+    return names, checked_ids(content[1], lambda k: f"{own}: label of clip {k} ({names[k]})")

@@ -19,19 +19,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.io.remote import file_state
 from dataengine.io.storage import staged
-from training.data.formats.base import Format, choose, digest, names_of
+from training.data.formats.base import Format, checked_ids, choose, digest, names_of, remark
 from training.data.formats.built import POSES, EntryReader, clips_of
 from training.data.formats.joints import Layout, layout_of
 from training.data.formats.ranges import Ranges, cache_folder, is_url
 from training.data.types import Numbers, SkeletonSequence
 
-VERSION = 1
+VERSION = 2
 """Raised when what is kept of the headers changes."""
 TAR = 512
+HEADER = 256
+"""Bytes of an npy file that hold the shape of any array of a few axes."""
+MOST = 1 << 31
+"""A bound for numbers of classes while the samples are not counted yet."""
 AHEAD = 1 << 20
 """Bytes of a remote shard that are read at a time while its headers are looked for."""
 FACTS: dict[str, type[pl.DataType]] = {
@@ -159,17 +164,42 @@ def _scan(ranges: Ranges, number: int) -> Iterator[dict[str, Any]]:
                 raise DatasetError(f"{shard.name}: {key}.{entry} stands twice")
             row[f"offset:{entry}"], row[f"size:{entry}"] = offset, size
             try:
-                if entry == "json":
+                if entry.removesuffix(".npy") in POSES:
+                    row[f"shape:{entry}"] = _shape(shard.read(offset, min(size, HEADER)))
+                elif entry == "json":
                     facts = json.loads(shard.read(offset, size))
+                    _check_label(facts)
                     row |= {name: facts.get(name) for name in FACTS} | {
                         "joints": "\n".join(facts.get("joints") or ()) or None
                     }
                     row["fps"] = None if facts.get("fps") is None else str(facts["fps"])
                 elif entry == "cls":
-                    row.setdefault("label_id", int(shard.read(offset, size)))
+                    row.setdefault("label_id", class_number(int(shard.read(offset, size)), MOST))
             except (ValueError, TypeError, AttributeError) as error:
                 raise DatasetError(f"{shard.name}: {key}.{entry} cannot be decoded: {error}") from None
         yield row
+
+
+def _check_label(facts: dict[str, Any]) -> None:
+    """Refuse a label that is neither text nor a number, and a label_id that is no number of a class.
+
+    Raises:
+        ValueError: saying which.
+    """
+    label = facts.get("label")
+    if label is not None and not isinstance(label, str | int | float):
+        raise ValueError(f"its label is a {type(label).__name__}; allowed: text")
+    if facts.get("label_id") is not None:
+        try:
+            class_number(facts["label_id"], MOST)
+        except ValueError as error:
+            raise ValueError(f"its label_id is {error}") from None
+
+
+def _shape(head: bytes) -> str | None:
+    """The shape that the beginning of an npy file tells, as text; None where it tells none."""
+    found = re.search(rb"'shape': \(([0-9, ]*)\)", head)
+    return None if found is None else found.group(1).decode().replace(" ", "").strip(",")
 
 
 def index(ranges: Ranges, tag: str, folder: Path) -> pl.DataFrame:
@@ -183,6 +213,7 @@ def index(ranges: Ranges, tag: str, folder: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     rows = [row for number in range(len(ranges.files)) for row in _scan(ranges, number)]
     places: dict[str, Any] = {name: pl.Int64 for row in rows for name in row if name.startswith(("offset:", "size:"))}
+    places |= {name: pl.String for row in rows for name in row if name.startswith("shape:")}
     schema: dict[str, Any] = {
         "key": pl.String,
         "shard": pl.Int64,
@@ -257,6 +288,7 @@ class WebDataset(Format):
         facts = index(ranges, tag, Path(cache) if cache else cache_folder())
         optional = {"scores"} if tuple(entries) == ("keypoints", "scores") else set()
         self._columns = self._stored(facts, (pose, *entries), optional)
+        facts = self._with_somebody(facts)
         facts, self.labels = self._labelled(facts, labels)
         rows = choose(self.name, facts.select("key", *FACTS), split, where)
         facts = facts[rows]
@@ -288,7 +320,7 @@ class WebDataset(Format):
             for name in facts.columns
             if ":" in name
         }
-        stored = {entry: name for entry, name in stored.items() if not entry.startswith("size:")}
+        stored = {entry: name for entry, name in stored.items() if not entry.startswith(("size:", "shape:"))}
         names = {}
         for entry in dict.fromkeys(entries):
             if entry in stored:
@@ -296,6 +328,20 @@ class WebDataset(Format):
             elif entry not in optional and not (entry in POSES and entry != self._pose):
                 raise DatasetError(f"{self.name}: no sample has the entry {entry!r}{suggestion(entry, stored)}")
         return names
+
+    def _with_somebody(self, facts: pl.DataFrame) -> pl.DataFrame:
+        """The table without samples whose poses have no person or no frame."""
+        column = f"shape:{self._columns[self._pose]}"
+        if column not in facts.columns:
+            return facts
+        empty = pl.col(column).str.split(",").list.contains("0").fill_null(False)
+        nobody, shown = facts.filter(empty), facts.filter(~empty)
+        if len(nobody):
+            remark(
+                f"{self.name}: {len(nobody)} of {len(facts)} samples show nobody and are left out, for example "
+                f"{nobody['key'][0]!r}"
+            )
+        return shown
 
     def _labelled(self, facts: pl.DataFrame, labels: Sequence[str] | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
         """The table with label and label_id made complete from each other, and the class names."""
@@ -307,6 +353,8 @@ class WebDataset(Format):
             column = pl.Series("label_id", [ids.get(name) for name in facts["label"].to_list()], dtype=pl.Int64)
             return facts.with_columns(column), tuple(names)
         pairs = dict(facts.select("label_id", "label").drop_nulls().unique().sort("label_id", "label").rows())
+        keys = facts["key"].to_list()
+        checked_ids(facts["label_id"].fill_null(-1).to_list(), lambda k: f"{self.name}: label_id of {keys[k]}")
         highest = facts["label_id"].max()
         count = 0 if highest is None else int(highest) + 1  # type: ignore[arg-type]
         return facts, names_of(count, labels or [pairs.get(k, str(k)) for k in range(count)], self.name)
