@@ -34,9 +34,9 @@ from dataengine.passes.base import Job, passes_of
 from dataengine.passes.chain import run_passes
 from dataengine.passes.download import Downloads
 from dataengine.passes.progress import BuildState, PassState
+from dataengine.pipeline import overlays, recipe_lock
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline import recipe as recipes
-from dataengine.pipeline import recipe_lock
 from dataengine.pipeline.attempts import forget_attempts
 from dataengine.pipeline.engine import Dispatcher, Engine
 from dataengine.pipeline.fingerprints import components_of
@@ -133,8 +133,9 @@ def _merged(given: Sequence[recipes.Layer]) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raise what is missing for this recipe: its extras all at once, else the first weight file or program."""
-    extras.require(components_of(recipe).items())
-    for component in components_of(recipe).values():
+    components = components_of(recipe)
+    extras.require(components.items(), overlays.hint(recipe, components))
+    for component in components.values():
         component.check()
         component.weights()
 
@@ -206,7 +207,10 @@ def build(
     resolved = _merged(given)
     progress = progress or Progress()
     plans.check_places(resolved)
-    extras.require(components_of(resolved).items())
+    hint = "" if remote else overlays.hint(resolved, components_of(resolved))
+    extras.require(components_of(resolved).items(), hint)
+    if hint:
+        progress.say(f"this will be very slow: {hint}")
     get_weights(weights.missing(components_of(resolved).values()), progress)
     check(resolved)
     check_reasons(resolved, retry)

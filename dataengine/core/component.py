@@ -339,9 +339,12 @@ class Source(Component, ABC):
 
     Attributes:
         makes_media: whether the source makes its own media with `prepare`.
+        own_ids: whether video ids are of this source alone, such as names of files, so that no published list of
+            videos can name them.
     """
 
     makes_media: ClassVar[bool] = False
+    own_ids: ClassVar[bool] = False
 
     @abstractmethod
     def discover(self, root: Path) -> Iterator[Clip]:

@@ -23,7 +23,8 @@ A message says what was given, what is allowed and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 from dataengine.core.former_names import new_name
 
@@ -41,20 +42,26 @@ class ComponentError(DataEngineError):
 
 
 class MissingExtraError(DataEngineError):
-    """An optional dependency is absent."""
+    """An optional dependency is absent.
 
-    def __init__(self, what: str, *extras: str) -> None:
+    Attributes:
+        what: what needs it. extras: that bring it. hint: another way, in one sentence, or ''.
+    """
+
+    def __init__(self, what: str, *extras: str, hint: str = "") -> None:
         named = ", ".join(repr(extra) for extra in extras)
         options = " ".join(f"--extra {extra}" for extra in extras)
         needs = f"needs the extra {named}" if len(extras) == 1 else f"need the extras {named}"
         super().__init__(
             f"{what} {needs}: add with  uv sync {options}  or  pip install 'dataengine[{','.join(extras)}]'"
+            + (f"; {hint}" if hint else "")
         )
         self.what = what
         self.extras = extras
+        self.hint = hint
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, ...]]:
-        return type(self), (self.what, *self.extras)
+    def __reduce__(self) -> tuple[Callable[..., MissingExtraError], tuple[str, ...]]:
+        return functools.partial(type(self), hint=self.hint), (self.what, *self.extras)
 
 
 class SourceError(DataEngineError):

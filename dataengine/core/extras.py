@@ -29,8 +29,9 @@ def installed(extra: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra])
 
 
-def require(components: Iterable[tuple[str, Any]]) -> None:
-    """Raise one error that names every missing extra of the (name, component) pairs; `component.extra` names it.
+def require(components: Iterable[tuple[str, Any]], hint: str = "") -> None:
+    """Raise one error that names every missing extra of the (name, component) pairs; `component.extra` names it, and
+    `hint` another way.
 
     Raises:
         MissingExtraError: an extra is not installed.
@@ -41,4 +42,4 @@ def require(components: Iterable[tuple[str, Any]]) -> None:
         if extra is not None and not installed(extra):
             lacking.setdefault(extra, []).append(name)
     if lacking:
-        raise MissingExtraError(", ".join(name for names in lacking.values() for name in names), *lacking)
+        raise MissingExtraError(", ".join(name for names in lacking.values() for name in names), *lacking, hint=hint)

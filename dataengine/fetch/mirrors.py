@@ -12,6 +12,10 @@ from urllib.parse import urljoin, urlsplit
 import pydantic
 
 from dataengine.core.errors import RecipeError, suggestion
+from dataengine.core.settings import find_manifest
+
+EVALUATION_LISTS = "evaluation_lists"
+"""Table of a mirror list: name of a list for `plan.leak_guard` -> its url."""
 
 
 class File(pydantic.BaseModel):
@@ -101,3 +105,13 @@ def mirror(tables: Mapping[str, Any], source: str, base: str | None, where: str)
     except (pydantic.ValidationError, TypeError) as error:
         first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
         raise RecipeError(f"{where} [{source}] {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
+    """A mirror list, by path or by its name in manifests/: (where it lies, its tables)."""
+    path = Path(name) if name.endswith(".toml") else find_manifest(f"{name}.toml")
+    if path is None or not path.is_file():
+        raise RecipeError(
+            f"[fetch] mirrors = {name!r}: no such list; give the path of a .toml, or the name of one in manifests/"
+        )
+    return str(path), load_mirrors(path)

@@ -12,6 +12,7 @@ from typing import Any
 from dataengine.core import devices, extras, registry, resources
 from dataengine.core.errors import DataEngineError
 from dataengine.io import weights
+from dataengine.pipeline import overlays
 
 
 def examine() -> list[dict[str, Any]]:
@@ -30,6 +31,7 @@ def examine() -> list[dict[str, Any]]:
         _found("disk", free > 5, f"{free:.0f} GiB free here", "free some space, or build elsewhere with --out")
     )
     findings.append(_device())
+    findings.append(_found("recipes", True, "for real people here: {}: {}".format(*overlays.fitting())))
     findings.append(_encoder())
     for extra in extras.EXTRAS:
         there = extras.installed(extra)

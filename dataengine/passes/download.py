@@ -17,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dataengine.core.errors import MediaError, RecipeError, SourceError
-from dataengine.core.settings import find_manifest
+from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import Clip
 from dataengine.fetch import Fetcher, Site
 from dataengine.fetch.mirror import annotate
-from dataengine.fetch.mirrors import load_mirrors, mirror
+from dataengine.fetch.mirrors import EVALUATION_LISTS, mirror, mirror_tables
 from dataengine.fetch.transfers import Transfers
 from dataengine.io.addresses import AllowedHosts
 from dataengine.io.disk_budget import DiskBudget
@@ -30,9 +29,6 @@ from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.storage import locked
 from dataengine.pipeline.plan import Plan, guard_list
 from dataengine.pipeline.recipe import FetchTable, Recipe
-
-EVALUATION_LISTS = "evaluation_lists"
-"""Table of a mirror list: name of a list for `plan.leak_guard` -> its url."""
 
 _LISTS = (".csv", ".csv.gz", ".json", ".txt", ".md")
 
@@ -196,16 +192,6 @@ class Downloads(AbstractContextManager["Downloads"]):
             fetcher.fetch(list(left.values()), site, report)
         advance(len(left))
         return errors
-
-
-def mirror_tables(name: str) -> tuple[str, dict[str, Any]]:
-    """A mirror list, by path or by its name in manifests/: (where it lies, its tables)."""
-    path = Path(name) if name.endswith(".toml") else find_manifest(f"{name}.toml")
-    if path is None or not path.is_file():
-        raise RecipeError(
-            f"[fetch] mirrors = {name!r}: no such list; give the path of a .toml, or the name of one in manifests/"
-        )
-    return str(path), load_mirrors(path)
 
 
 def _urls(value: Any) -> Iterator[str]:

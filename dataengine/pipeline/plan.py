@@ -29,6 +29,7 @@ from dataengine.core.types import CLIP_FIELDS, Clip
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import locate
 from dataengine.dataset.takedown_records import TakenDown
+from dataengine.fetch.mirrors import EVALUATION_LISTS, mirror_tables
 from dataengine.io.storage import write_durably
 from dataengine.pipeline import units
 from dataengine.pipeline.recipe import Recipe
@@ -190,16 +191,24 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
     A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a
     source's root, with a column youtube_id or video_id.
 
+    The list of a published evaluation set that is not found is passed over where no source has video ids that it could
+    name.
+
     Raises:
         RecipeError: a set is not found or has no such column.
     """
     ids: set[str] = set()
+    published: Mapping[str, Any] = {}
+    if all(recipe.component("sources", name).own_ids for name in recipe.use):
+        published = mirror_tables(recipe.fetch.mirrors)[1].get(EVALUATION_LISTS, {})
     for _, folder in guard_datasets(recipe):
         ids.update(Dataset(folder).clips.select("video_id").collect()["video_id"])
     for name in recipe.plan.leak_guard:
         if Path(name).is_dir():
             continue
         path = guard_list(name, roots.values(), data_root)
+        if path is None and name in published:
+            continue
         if path is None:
             raise RecipeError(
                 f"[plan] leak_guard: the list {name!r} was not found; "

@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,6 +44,7 @@ class Folder(Source):
         licence, consent: of clips that no row gives one.
     """
 
+    own_ids: ClassVar[bool] = True
     name: str = "folder"
     labels: str | None = None
     max_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 60.0

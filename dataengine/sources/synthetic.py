@@ -57,6 +57,7 @@ class SyntheticCorpus(Source):
     """
 
     makes_media: ClassVar[bool] = True
+    own_ids: ClassVar[bool] = True
 
     name: str = "sample"
     clips: Annotated[int, Field(ge=12, le=2000)] = 24

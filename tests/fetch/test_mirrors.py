@@ -268,7 +268,7 @@ def test_annotations_within_the_archive_cost_one_download(server: Server, tmp_pa
 
 
 def test_the_packaged_list_is_valid_and_names_its_sources() -> None:
-    from dataengine.passes.download import mirror_tables
+    from dataengine.fetch.mirrors import mirror_tables
 
     where, tables = mirror_tables("mirrors")
     urls = tables.pop("evaluation_lists")
@@ -303,7 +303,7 @@ def test_mistakes_in_a_list_are_named(tmp_path: Path) -> None:
     assert mirror({}, "folder", None, "list") is None
     with pytest.raises(RecipeError, match="no secrets"):
         mirror({"k": {"base": "https://x/", "licence": ""}}, "k", "https://me:secret@x/", "list")
-    from dataengine.passes.download import mirror_tables
+    from dataengine.fetch.mirrors import mirror_tables
 
     with pytest.raises(RecipeError, match=r"mirrors = 'mirors': no such list"):
         mirror_tables("mirors")
