@@ -105,9 +105,7 @@ def _order(model: GraphModel, last: str, done: Mapping[str, Any]) -> list[str]:
         if name not in model.nodes:
             raise WeightsError(f"the graph has no node {name}")
         if model.nodes[name].op == "Placeholder":
-            raise WeightsError(
-                f"the way back from {last} ends at the graph's input {name}, which is not one to begin at"
-            )
+            raise WeightsError(f"{last} needs the graph's input {name}, which is not one to begin at")
         seen.add(name)
         stack.append((name, True))
         stack.extend((one, False) for one, _ in reversed(model.nodes[name].inputs))

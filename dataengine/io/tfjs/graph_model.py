@@ -134,7 +134,7 @@ def _weights(path: Path, entries: Sequence[Mapping[str, Any]], blob: bytes) -> d
         end = start + count * dtype.itemsize
         if end > len(blob):
             raise WeightsError(
-                f"{path}: weights end at byte {len(blob)}, {name} needs {end}: a file is cut or another one"
+                f"{path}: weight {name} ends at byte {end}, its files have {len(blob)}: not those of this graph"
             )
         array = np.frombuffer(blob, dtype, count, start).reshape(shape)
         if packing and kind != "float16":  # q * scale + min in float32, as the runtime of TensorFlow.js does it
@@ -143,6 +143,6 @@ def _weights(path: Path, entries: Sequence[Mapping[str, Any]], blob: bytes) -> d
         start = end
     if start != len(blob):
         raise WeightsError(
-            f"{path}: weights end at byte {start}, their files have {len(blob)}: not the files of this graph"
+            f"{path}: weights end at byte {start}, their files have {len(blob)}: not those of this graph"
         )
     return found
