@@ -1,4 +1,4 @@
-"""TensorFlow.js graph models become ONNX files: each operator against plain loops, and whole networks against goldens."""
+"""TensorFlow.js graph models become ONNX files: operators against plain loops, whole networks against goldens."""
 
 from __future__ import annotations
 
