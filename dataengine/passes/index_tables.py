@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataengine.core.errors import LedgerError
+from dataengine.core.memory import give_back
 from dataengine.core.types import Fail
 from dataengine.dataset import index
 from dataengine.dataset.sorted_table import SortedTable, ranges
@@ -57,6 +58,7 @@ def write_index(build: BuildState, folder: Path) -> dict[str, int]:
         for name, table in tables.items():
             if name != "accuracy" or table.num_rows:  # only rendered sources know the truth
                 table.write()
+                give_back()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return counts

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dataengine.core.memory import give_back
 from dataengine.core.types import Fail, Reject
 from dataengine.passes.again import RETRYABLE, Again
 from dataengine.passes.base import ALL, Job, Pass, Row, Scope
@@ -158,6 +159,7 @@ class BuildState:
         state.tasks, state.left = [], ()
         self._out.pop(name, None)
         self._memory.clear()
+        give_back()
 
     def _aside(self, p: Pass, task: Task, found: SetAside) -> Commit:
         """What stands for the record of a task that was set aside: the record that was there, as far as it holds, and

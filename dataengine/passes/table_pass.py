@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from dataengine.core.errors import ComponentError
+from dataengine.core.memory import give_back
 from dataengine.core.types import Fail, Reject
 from dataengine.dataset import index
 from dataengine.passes.base import ALL, Job, Pass, Row, finished
@@ -202,6 +203,8 @@ class TablePass(Pass):
         staged = ledger.stage(ALL, "parquet")
         pq.write_table(decided, staged, compression="zstd", row_group_size=index.GROUP_ROWS)
         commit = ledger.commit(ALL, task.inputs, staged, (), time.monotonic() - begun)
+        del parts
+        give_back()
         return receipt(task, len(given), pc.sum(kept, min_count=0).as_py(), begun, commit)
 
     def _earlier(self, job: Job) -> Ledger | None:
