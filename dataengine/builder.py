@@ -368,7 +368,10 @@ def _planned(
 ) -> Plan:
     """The plan, made after its annotations, and again after the media that it missed, were obtained."""
 
+    said: list[str] = []
+
     def make() -> Plan:
+        said.clear()
         with progress.step("plan", None) as advance:
             known = [0]
 
@@ -376,11 +379,13 @@ def _planned(
                 advance(n - known[0])
                 known[0] = n
 
-            return plans.make(recipe, work, data_root, limit, counted)
+            return plans.make(recipe, work, data_root, limit, counted, said.append)
 
     with Downloads(recipe, data_root, progress.say, again.reasons) as downloads:
         downloads.annotations()
         plan = make()
+        for remark in said:
+            progress.say(remark)
         missing = downloads.missing(plan)
         if not missing:
             return plan

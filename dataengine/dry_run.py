@@ -181,7 +181,8 @@ def dry_run(
     they take."""
     check(recipe)
     work = out.absolute() / "work"
-    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit)
+    remarks: list[str] = []
+    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, say=remarks.append)
     before = recipe_lock.parts(out / recipe_lock.NAME)
     job = Job.of(recipe, work, devices.pick(device), before, accept)
     build = BuildState(plan, job)
@@ -199,6 +200,7 @@ def dry_run(
         "free_bytes": free_bytes(out.absolute()),
         "passes": [state.row() for state in build.states()],
         "made_anew": reasons(before, job.parts),
+        "remarks": remarks,
         "costs": [asdict(c) for c in found],
         "total": {name: _sum([getattr(c, name) for c in found]) for name in ("cpu_hours", "gpu_hours")},
     }
@@ -240,5 +242,6 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
     ]
     lines.append(f"{'total':<40}{shown[0]:>12}{shown[1]:>12}")
     lines += [f"{name}: made anew: {why}" for name, why in report["made_anew"].items()]
+    lines += report["remarks"]
     lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
     return "\n".join(lines)

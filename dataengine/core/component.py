@@ -357,6 +357,14 @@ class Source(Component, ABC):
             SourceError: nothing under `root` can be used at all.
         """
 
+    def remarks(self, root: Path) -> Iterator[str]:
+        """What a user should know of the files under `root` beside the clips, one line each.
+
+        Raises:
+            SourceError: as `discover`.
+        """
+        return iter(())
+
     def prepare(self, cache: Path) -> Path:
         """Make the media of a source that makes its own, under a folder for caches.
 

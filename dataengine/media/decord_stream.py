@@ -28,7 +28,7 @@ class DecordStream(VideoStream):
     def __init__(self, reader: Reader, start: float | None, end: float | None, limits: Limits) -> None:
         first = next(reader.frames(), None)
         if first is None:
-            raise MediaError("decode_failed", f"no picture of {reader.path.name!r} can be decoded")
+            raise reader.useless("decode_failed", "holds no picture that can be decoded")
         super().__init__(reader.path.name, describe(reader, first[1]), start, end, limits)
         if self.info.mirrored:
             raise MediaError("decode_failed", f"{reader.path.name!r} is to be mirrored, which decord does not do")

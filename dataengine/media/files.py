@@ -77,39 +77,6 @@ def check_storage(path: Path, error: Exception) -> None:
         digest(path)
 
 
-_KINDS = (
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"\x89PNG\r\n\x1a\n", "a PNG picture"),
-    (8, b"WEBP", "a WebP picture"),
-    (0, b"BM", "a BMP picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
-    (4, b"ftypavif", "an AVIF picture"),
-    (4, b"ftypheic", "a HEIC picture"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-    (0, b"Rar!", "a RAR archive"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
-    (0, b"#EXTM3U", "a playlist"),
-    (0, b"version https://git-lfs", "a pointer to a file in Git LFS"),
-)
-"""Where in a file which bytes tell that it is whole and something else than a video."""
-
-
-def kind_of_file(path: Path) -> str | None:
-    """What a file is that is no video, by its first bytes; None where they do not tell."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError:
-        return None
-    known = next((what for at, mark, what in _KINDS if start.startswith(mark, at)), None)
-    if known is None and start.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    return known
-
-
 def _unreadable(name: str, error: OSError) -> MediaError:
     # A refused permission stays refused; other failures (a network drive, a worn disk) may pass.
     retryable = not isinstance(error, PermissionError)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dataengine.core.errors import MediaError
 from dataengine.media.files import MAX_BYTES, digest
 from dataengine.media.reader import MAX_PIXELS, Reader
 
@@ -59,7 +58,7 @@ def probe(
     try:
         first = next(reader.frames(), None)
         if first is None:
-            raise MediaError("decode_failed", f"no picture of {reader.path.name!r} can be decoded")
+            raise reader.useless("decode_failed", "holds no picture that can be decoded")
         return describe(reader, first[1])
     finally:
         reader.close()

@@ -19,7 +19,8 @@ import av
 from av.stream import Disposition
 
 from dataengine.core.errors import MediaError
-from dataengine.media.files import MAX_BYTES, check_file, check_storage, kind_of_file
+from dataengine.media.files import MAX_BYTES, check_file, check_storage
+from dataengine.media.kinds import ADVICE, TEXT, is_mjpeg, kind_of_file, what_is_missing
 
 MAX_PIXELS = 4096 * 2304
 """Largest picture that is decoded unless a caller says otherwise."""
@@ -30,11 +31,11 @@ DEFAULT_RATE = Fraction(25)
 # Containers of video and audio. Playlists, image lists and scripts (HLS, concat, ...) are left out: they
 # would make libavformat open further files and addresses named inside an untrusted file.
 _FORMATS = (
-    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,av1,flv,asf,ogg,mxf,nut,rm,dv,"
-    "gif,apng,mp3,aac,wav,flac,ac3,amr"
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,vc1,ivf,obu,av1,flv,asf,ogg,mxf,nut,"
+    "rm,dv,wtv,yuv4mpegpipe,gif,apng,mp3,aac,wav,flac,ac3,amr"
 )
 # These carry decode times only: frames are given the times of the packets in ascending order instead.
-_WITHOUT_PRESENTATION_TIMES = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
+_WITHOUT_PRESENTATION_TIMES = {"avi", "h261", "h263", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "vc1", "vvc"}
 # How far before the wanted time a seek aims, in seconds, when a nearer one landed too late.
 _SEEK_BACK = (0, 2, 8, 32)
 _MAX_READ_ERRORS = 16
@@ -190,11 +191,18 @@ class Reader:
     def _open(self) -> None:
         self.errors, self.num_discarded = [], 0
         self.stopwatch.start()
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(self.max_pixels)}
+        # A single JPEG picture is no video, and several in a file are one that libavformat takes for pictures.
+        form = "mjpeg" if is_mjpeg(self.path) else None
+        options = {
+            "format_whitelist": form or _FORMATS,
+            "protocol_whitelist": "file",
+            "max_pixels": str(self.max_pixels),
+        }
         try:
             # 'file:' keeps a name that looks like an address from being taken for one.
             self.container = av.open(
                 f"file:{self.path}",
+                format=form,
                 options=options,
                 timeout=(self.stopwatch.limit, self.stopwatch.limit),
                 metadata_errors="replace",
@@ -203,10 +211,7 @@ class Reader:
             raise self.stopwatch.expired() from error
         except (av.FFmpegError, UnicodeDecodeError, ValueError) as error:
             check_storage(self.path, error)
-            what = kind_of_file(self.path)
-            if what is not None:
-                raise MediaError("no_video_stream", f"{self.path.name!r} is {what}, not a video") from error
-            raise MediaError("media_corrupt", f"{self.path.name!r} cannot be opened: {_text(error)}") from error
+            raise self.useless("media_corrupt", f"cannot be opened: {_text(error)}") from error
         try:
             self.stopwatch.check()
             self._pick_stream()
@@ -216,11 +221,11 @@ class Reader:
 
     def _pick_stream(self) -> None:
         if not len(self.container.streams):
-            raise MediaError("media_corrupt", f"{self.path.name!r} has a header that announces no stream")
+            raise self.useless("media_corrupt", "has a header that announces no stream")
         streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             others = sorted({"pictures" if s.type == "video" else s.type for s in self.container.streams})
-            raise MediaError("no_video_stream", f"{self.path.name!r} holds no video, only {', '.join(others)}")
+            raise self.useless("no_video_stream", f"holds no video, only {', '.join(others)}")
         # As players do: the stream that the file marks as its default, then the one with the largest pictures.
         self.stream = max(streams, key=_preference)
         codec = self.stream.codec_context
@@ -231,6 +236,16 @@ class Reader:
         # One thread: frame threads were measured to cost a third more processor time at 340 x 256.
         codec.thread_count = 1
         codec.options = {"max_pixels": str(self.max_pixels)}
+
+    def useless(self, kind: str, detail: str) -> MediaError:
+        """The error for a file that gives no video: what it is instead or lacks, where its first bytes tell that."""
+        what = kind_of_file(self.path)
+        if what is not None:
+            advice = f": {ADVICE[what]}" if what in ADVICE else ""
+            damaged = "media_corrupt" if what == TEXT else "no_video_stream"
+            return MediaError(damaged, f"{self.path.name!r} is {what}, not a video{advice}")
+        missing = what_is_missing(self.path)
+        return MediaError(kind if missing is None else "media_corrupt", f"{self.path.name!r} {missing or detail}")
 
     def _packets(self) -> Iterator[Any]:
         """Packets of the stream, then None once; reading errors are counted, and reading goes on behind them."""
@@ -279,5 +294,7 @@ def _ascending(last: int | None, stated: int | None, step: int) -> int:
 
 
 def _text(error: Exception) -> str:
+    if isinstance(error, av.error.ArgumentError):  # what libavformat says of a kind that it may not read
+        return "it is of a kind that is not read here; convert it to .mp4"
     # libav's own message ends in the whole path, which must not reach a dataset.
     return getattr(error, "strerror", None) or type(error).__name__

@@ -294,8 +294,13 @@ def make(
     data_root: str | None = None,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda n: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing."""
+    """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing.
+
+    Args:
+        say: gets what the sources remark of their files.
+    """
     roots = resolve_roots(recipe, work / "media", data_root)
     rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work.parent))
     parts = [SCHEMA.empty_table()]
@@ -304,6 +309,9 @@ def make(
     table = pa.concat_tables(parts)
     if not len(table):
         raise SourceError(f"sources {', '.join(recipe.use)} hold no clip at all under {', '.join(roots.values())}")
+    for name in recipe.use:
+        for remark in recipe.component("sources", name).remarks(Path(roots[name])):
+            say(remark)
     names = units.assign(table["clip_id"].to_pylist(), units.read(work).by_clip, recipe.plan.clips_per_unit)
     table = table.set_column(SCHEMA.get_field_index("unit"), SCHEMA.field("unit"), pa.array(names, pa.string()))
     return Plan(table.take(pc.sort_indices(table["unit"])), roots)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +17,8 @@ from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import Clip
 from dataengine.media.probe import probe
 from dataengine.sources import ids, tables
-from dataengine.sources.file_names import FileNames
+from dataengine.sources.label_rows import LabelRows, find_table
 from dataengine.sources.listing import Listing, list_files
-
-COLUMNS = ("file", "label", "start", "end", "split", "licence", "consent", "subject")
-"""Columns of labels.csv; all but `file` may be absent or empty."""
 
 _SLIVER = 0.5
 """Seconds: a rest shorter than this is no window of its own, since headers often round a duration up."""
@@ -34,7 +31,8 @@ _LONGEST = 48 * 3600.0
 class Folder(Source):
     """Every video under a folder, at any depth.
 
-    `labels.csv` at the root says more about files; several rows of one file are several spans.
+    `labels.csv` at the root says more about files; several rows of one file are several spans. A file that a row
+    names comes in as the row says or not at all, even where the row is wrong.
     Without a span a video longer than `max_seconds` is cut into windows.
 
     Attributes:
@@ -58,19 +56,20 @@ class Folder(Source):
         Raises:
             SourceError: `root` is no folder or holds no video; the CSV of labels is missing or has no column `file`.
         """
-        listing = list_files(root)
-        table = self._table(root)
-        if not listing.media and not listing.refused and table is None:
+        listing, rows = self._read(root)
+        if not listing.media and not listing.refused and rows is None:
             raise SourceError(
                 f"{self.name}: {root} holds no video file and no labels.csv; give a folder that holds videos"
             )
         seen: dict[str, Clip] = {}
-        labelled: set[str] = set()
+        labelled: dict[str, str] = {}
         used: set[str] = set()
-        names = FileNames([*listing.paths(), *listing.refused] if table else [])
-        for line, fields in tables.rows(table) if table else ():
-            shown = table.name if table else ""
-            found = self._row(fields, listing, names, labelled)
+        for line, fields in rows or ():
+            assert rows is not None
+            shown = rows.table.name
+            found = rows.contradictions.get(line) or self._row(fields, rows)
+            for file in _named(fields, rows):
+                labelled.setdefault(file, f"{shown} line {line}")
             if isinstance(found, str):
                 yield ids.refused_row(self.name, shown, line, found)
                 continue
@@ -84,8 +83,8 @@ class Folder(Source):
                 elif before != clip:
                     detail = f"{clip.clip_id} is there with other facts (label {before.label!r}, here {clip.label!r})"
                     yield ids.refused_row(self.name, shown, line, detail, "duplicate_id", clip.video_id)
-        for path in sorted(labelled - used):
-            detail = "a row names it, and no row that names it can be used"
+        for path in sorted(labelled.keys() - used):
+            detail = f"{labelled[path]} names it or may mean it, and no row that names it can be used"
             yield self._clip(path, "", 0.0, 0.0, None, {}, reason="bad_row", detail=detail)
         for path in sorted(listing.paths()):
             if path not in labelled:
@@ -93,67 +92,68 @@ class Folder(Source):
         for path, why in sorted((path, why) for path, why in listing.refused.items() if path not in labelled):
             yield self._clip(path, "", 0.0, 0.0, None, {}, reason="not_a_file", detail=why)
 
-    def _table(self, root: Path) -> Path | None:
-        """The CSV of labels, its header checked."""
-        if self.labels is None:
-            path = root / "labels.csv"
-            if not path.is_file():
-                return None
-        else:
-            tried = [root / self.labels, Path(self.labels)]
-            found = next((path for path in tried if path.is_file()), None)
-            if found is None:
-                raise SourceError(
-                    f"{self.name}: labels = {self.labels!r} is a file neither in {root} nor in the working directory"
-                )
-            path = found
-        names = tables.columns(path)
-        if "file" not in names:
-            raise SourceError(
-                f"{self.name}: {path} {'has the columns ' + ', '.join(names) if names else 'has no header'}; "
-                f"want {', '.join(COLUMNS)}, at least file"
+    def remarks(self, root: Path) -> Iterator[str]:
+        """How many rows cannot be used, and how many files are passed over, since they are no videos."""
+        listing, rows = self._read(root)
+        named: set[str] = set()
+        useless = []
+        for line, fields in rows or ():
+            assert rows is not None
+            named.update(_named(fields, rows))
+            if isinstance(fields, str) or line in rows.contradictions or len(rows.find(fields["file"])) != 1:
+                useless.append(line)
+        if rows and useless:
+            alone = sum(1 for path in listing.paths() if path not in named)
+            yield (
+                f"{self.name}: {len(useless)} rows of {rows.table.name} cannot be used (the first in line "
+                f"{useless[0]}; `audit OUT rejects` tells why); {alone} videos that no row names come in without "
+                "a label"
             )
-        for name in set(names) - set(COLUMNS):
-            near = difflib.get_close_matches(name.lower(), set(COLUMNS) - set(names), n=1, cutoff=0.75)
-            if near:
-                raise SourceError(
-                    f"{self.name}: {path} has a column {name!r} (did you mean {near[0]!r}?); "
-                    f"allowed: {', '.join(COLUMNS)}"
-                )
-        return path
+        others = sorted(path for path in listing.others if path not in named)
+        if others:
+            endings = Counter(posixpath.splitext(path)[1].lower() or "no ending" for path in others)
+            shown = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(4))
+            first = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            yield f"{self.name}: passed over, since they are no videos: {len(others)} files ({shown}): {first}"
 
-    def _row(
-        self, fields: dict[str, str] | str, listing: Listing, names: FileNames, labelled: set[str]
-    ) -> list[Clip] | str:
-        """The clips of one row, or what is wrong with it. Files that a row names, even a wrong one, go to `labelled`:
-        they must not come in by themselves, with no label or in another split."""
+    def _read(self, root: Path) -> tuple[Listing, LabelRows | None]:
+        listing = list_files(root, others=True)
+        try:
+            table = find_table(root, self.labels)
+            return listing, LabelRows.read(table, listing) if table else None
+        except SourceError as error:
+            raise SourceError(f"{self.name}: {error}") from error
+
+    def _row(self, fields: dict[str, str] | str, rows: LabelRows) -> list[Clip] | str:
+        """The clips of one row, or what is wrong with it."""
         if isinstance(fields, str):
-            given = fields.values if isinstance(fields, tables.BadLine) else ()
-            labelled.update(file for value in given for file in names.may_mean(value))
             return fields
-        if not fields["file"]:
+        given, listing = fields["file"], rows.listing
+        if not given:
             return "the column file is empty"
-        found = names.find(fields["file"])
-        labelled.update(found)
+        found = rows.find(given)
         if len(found) > 1:
             shown = f"{found[0]}, {found[1]}, ..."
-            return f"{fields['file']!r} may mean {len(found)} files ({shown}): give the path from the folder"
+            return f"{given!r} may mean {len(found)} files ({shown}): give the path from the folder"
         media = found[0] if found else ""
-        if media in listing.refused:
-            return f"{fields['file']!r}: {listing.refused[media]}"
+        why = listing.refused.get(media) or listing.others.get(media)
+        if why is not None:
+            return f"{given!r}: {why}"
+        if media.endswith("/"):
+            return f"{given!r} is a folder; a row names one video file"
         try:
             facts: dict[str, Any] = {key: fields.get(key) or None for key in ("label", "licence", "consent", "subject")}
-            facts["split"] = ids.split_named(fields["split"]) if fields.get("split") else self.split
+            own = rows.splits.get(media, self.split)
+            facts["split"] = ids.split_named(fields["split"]) if fields.get("split") else own
             start, end = (ids.seconds(fields[key]) if fields.get(key) else None for key in ("start", "end"))
             if end is not None and end <= (start or 0.0):
                 return f"the end {end:g} s is not after the start {start or 0.0:g} s"
         except ValueError as error:
             return str(error)
         if not media:
-            nearest, path = names.nearest(fields["file"]), posixpath.normpath(fields["file"].replace("\\", "/"))
-            hint = "" if nearest is None else f"; the nearest name is {nearest!r}"
-            why = {"reason": "media_missing", "detail": f"there is no file {fields['file']!r} in the folder{hint}"}
-            return [self._clip(path, "", start or 0.0, end or 0.0, None, facts, **why)]
+            path = posixpath.normpath(given.replace("\\", "/"))
+            why_not = {"reason": "media_missing", "detail": rows.why_missing(given)}
+            return [self._clip(path, "", start or 0.0, end or 0.0, None, facts, **why_not)]
         if start is None and end is None:
             return list(self._windows(media, listing.root / media, facts))
         if end is None:
@@ -198,6 +198,16 @@ class Folder(Source):
             **facts,
             **more,
         )
+
+
+def _named(fields: dict[str, str] | str, rows: LabelRows) -> list[str]:
+    """The files that a row names, even a wrong one: they must not come in by themselves, with no label or in another
+    split."""
+    given = (fields.values if isinstance(fields, tables.BadLine) else ()) if isinstance(fields, str) else ()
+    if not isinstance(fields, str) and fields["file"]:
+        found = rows.find(fields["file"])
+        return found or rows.named_by(fields["file"])
+    return sorted({file for value in given for file in rows.named_by(value)})
 
 
 def _duration(path: Path) -> float | None:

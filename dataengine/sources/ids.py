@@ -59,7 +59,8 @@ def seconds(text: object) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(f"time {text!r} is not a number")
     try:
-        value = float(text)
+        # a comma before the decimals, as spreadsheets of many countries write it
+        value = float(text.replace(",", ".") if isinstance(text, str) and text.count(",") == 1 else text)
     except (ValueError, OverflowError):
         raise ValueError(f"time {text!r} is not a number") from None
     if not math.isfinite(value) or not 0 <= value < 3.2e7:

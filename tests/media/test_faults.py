@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -329,18 +330,70 @@ def test_probe_and_digest_of_a_sound_file(tmp_path: Path, sound: bytes) -> None:
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
         (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP picture"),
+        (b"RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x02", "a WebP animation"),
+        (b"BM\x36\x10\0\0\0\0\0\0\x36", "a BMP picture"),
+        (b"II*\0\x08", "a TIFF picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", "a HEIC picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG picture"),
         (b"%PDF-1.7\n", "a PDF document"),
         (b"PK\x03\x04\x14\0", "a zip archive"),
+        (b"Rar!\x1a\x07", "a RAR archive"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+        (b"x.mp4".ljust(257, b"\0") + b"ustar", "a tar archive"),
         (b"  <!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"\xef\xbb\xbf<HTML>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
+        (b'{"error": "not found"}', "a JSON text"),
+        (b"#EXTM3U\n", "a playlist"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nHello\n", "subtitles"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to a file in Git LFS"),
+        (b"/annex/objects/SHA256E-s12--ab.mp4\n", "a pointer to a file in git-annex"),
     ],
 )
-def test_a_file_that_is_no_video_is_called_by_what_it_is(tmp_path: Path, start: bytes, what: str) -> None:
-    path = tmp_path / "a.mp4"
+@pytest.mark.parametrize("ending", ["mp4", "h264"])
+def test_a_file_that_is_no_video_is_called_by_what_it_is(tmp_path: Path, start: bytes, what: str, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
     path.write_bytes(start + bytes(4096))
-    with pytest.raises(MediaError, match=f"'a.mp4' is {what}, not a video") as error:
+    with pytest.raises(MediaError, match=f"'a.{ending}' is {what}, not a video") as error:
         probe(path)
     assert error.value.kind == "no_video_stream"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"Not Found", "is a text file, not a video"),
+        ("Zugriff verweigert: \u00fc".encode(), "is a text file, not a video"),
+        ("Access denied".encode("utf-16"), "is a text file, not a video"),
+        (bytes(5000), "begins with nothing but zeros"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42\0\0\x10\0mdat" + bytes(100), "without its index"),
+    ],
+)
+def test_a_broken_file_is_called_by_what_it_lacks(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=says) as error:
+        probe(path)
+    assert error.value.kind == "media_corrupt"
+
+
+def test_whole_pictures_under_the_name_of_a_video_are_called_pictures(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for ending, name in ((".jpg", "JPEG"), (".png", "PNG"), (".webp", "WebP"), (".bmp", "BMP"), (".tiff", "TIFF")):
+        path = tmp_path / "a.mp4"
+        path.write_bytes(cv2.imencode(ending, picture)[1].tobytes())
+        with pytest.raises(MediaError, match=f"is a {name} picture, not a video"):
+            probe(path)
+
+
+def test_raw_streams_of_other_kinds_are_read(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    (tmp_path / "a.mjpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes() * 5)
+    (tmp_path / "a.y4m").write_bytes(b"YUV4MPEG2 W64 H64 F25:1 C420jpeg\n" + (b"FRAME\n" + bytes(64 * 96)) * 5)
+    for name in ("a.mjpg", "a.y4m"):
+        assert len(read_frames(tmp_path / name, range(5))) == 5
 
 
 def test_an_animated_gif_is_read_under_any_name(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import os
 import re
 from pathlib import Path
@@ -119,7 +121,9 @@ def test_bad_and_repeated_rows(tmp_path: Path) -> None:
     for detail, says in zip(told, ["may mean 2 files", "is empty", "'zero'", "not after", "'tset'"]):
         assert says in detail
     assert "labels.csv line 9" in told[6] and "'clap'" in told[6]
-    assert all("a row names it" in detail for detail in told[-2:])  # a file with a wrong row never comes in without one
+    assert all(
+        "names it or may mean it" in detail for detail in told[-2:]
+    )  # a file with a wrong row never comes in without one
 
 
 def rows_of(root: Path, *rows: str) -> dict[str, tuple[str | None, str, str | None]]:
@@ -151,28 +155,133 @@ def test_a_row_without_a_file_names_the_nearest_and_a_path_means_no_namesake(tmp
     assert {text for text, (_, _, reason) in told.items() if reason} == {
         "labels.csv line 2: there is no file 'train/001.mp4' in the folder; the nearest name is 'val/001.mp4'",
         "labels.csv line 3: there is no file 'wolking.mp4' in the folder; the nearest name is 'walking.mp4'",
+        "labels.csv line 2 names it or may mean it, and no row that names it can be used",
     }
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("name", "files", "means"),
     [
-        "a.mp4,pi\xf1ata,test".encode("latin-1"),
-        "\xe4.mp4,jump,test".encode("latin-1"),
-        b"a.mp4,jump,tset",
-        b"a.mp4,jump",
-        b'a.mp4,"jump,test',
-        b"A,jump,test,more",
+        ("a.avi", ["a.mp4"], "a.mp4"),  # converted since
+        ("sub/B", ["sub/b.mp4", "c/b.mp4"], "sub/b.mp4"),
+        ("../videos/sub/b.mp4", ["sub/b.mp4"], "sub/b.mp4"),
+        ("file:///data/sub/b.mp4", ["sub/b.mp4"], "sub/b.mp4"),
+        ("clip.v2", ["clip.v2.mp4", "clip.mp4"], "clip.v2.mp4"),
+        ("\uff41.mp4", ["a.mp4"], "a.mp4"),
+        ("Stra\u00dfe.MP4", ["STRASSE.mp4"], "STRASSE.mp4"),
+        ("A.mp4", ["a.mp4", "A.mp4"], "A.mp4"),
+        ("e\u0301.mp4", ["\u00e9.mp4", "e\u0301.mp4"], "e\u0301.mp4"),
+        ("a", ["a.mp4", "a.txt"], "a.mp4"),
+        ("clip", ["clip"], "clip"),
+        ("a[1]*?.mp4", ["a[1]*?.mp4", "a1x.mp4"], "a[1]*?.mp4"),
+        ("x" * 240 + ".MP4", ["x" * 240 + ".mp4"], "x" * 240 + ".mp4"),
     ],
 )
-def test_a_file_with_a_wrong_row_never_comes_in_without_a_label(tmp_path: Path, row: bytes) -> None:
-    name = "\xe4.mp4" if row.startswith(b"\xe4") else "a.mp4"
-    video(tmp_path / name, 1)
-    video(tmp_path / "b.mp4", 1)
+def test_a_name_means_the_one_file_it_may_mean(tmp_path: Path, name: str, files: list[str], means: str) -> None:
+    for file in files:
+        video(tmp_path / file, 0.4) if file.endswith("mp4") else (tmp_path / file).write_bytes(b"\0\0\0\x18ftypisom")
+    (tmp_path / "a.txt").exists() and (tmp_path / "a.txt").write_text("notes")
+    told = rows_of(tmp_path, f"{name},jump,test")
+    assert told.pop(means) == ("jump", "test", None)
+    assert all(label is None for label, _, _ in told.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("a", ["a.mp4", "a.mkv"]),
+        ("a.avi", ["a.mp4", "a.mkv"]),
+        ("A.Mp4", ["a.mp4", "A.mp4"]),
+        ("a.mp4", ["x/a.mp4", "y/a.mp4"]),
+        ("x/a.mp4", ["a.mp4", "x/b.mp4"]),  # it says that a.mp4 lies in x, which is there
+        ("train/a.mp4", ["val/a.mp4"]),
+        ("a.txt", ["sub/a.mp4"]),
+    ],
+)
+def test_what_a_row_may_mean_and_cannot_be_told_stays_out(tmp_path: Path, name: str, files: list[str]) -> None:
+    for file in files:
+        video(tmp_path / file, 0.4)
+    video(tmp_path / "other.mp4", 0.4)
+    (tmp_path / "labels.csv").write_text(f"file,label,split\n{name},jump,test\n")
+    usable = {clip.media for clip in clips(tmp_path) if clip.reason is None}
+    assert usable <= {"other.mp4", "x/b.mp4"} and "other.mp4" in usable
+
+
+def test_an_absolute_path_below_the_folder_means_that_file_alone(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    (told,) = [clip.media for clip in clips(tmp_path)]
+    assert told == "a.mp4"
+    assert rows_of(tmp_path, f"{tmp_path}/a.mp4,jump,test") == {"a.mp4": ("jump", "test", None)}
+    assert "a.mp4" not in rows_of(tmp_path, f"{tmp_path}/sub/a.mp4,jump,test")
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        (["a.mp4,jump,test", "a.mp4,jump,train"], {}),
+        (["a.mp4,jump,test", "A,jump,train", "b.mp4,run,"], {"b.mp4": "train"}),
+        (["train/a.mp4,jump,", "val/a.mp4,run,"], {}),  # two files once, one here
+        (["a,jump,test", "videos/a.mp4,jump,test"], {"a.mp4": "test"}),
+        (["a.mp4,jump,test", "a.mp4,jump,"], {"a.mp4": "test"}),  # no split is no contradiction
+        (["a.mp4,jump,tset", "a.mp4,jump,test"], {"a.mp4": "test"}),
+        (["a.mp4,jump,test", "a.mp4,run,test"], {"a.mp4": "test"}),
+    ],
+)
+def test_rows_that_contradict_each_other_in_the_split_are_both_out(
+    tmp_path: Path, rows: list[str], taken: dict[str, str]
+) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    video(tmp_path / "b.mp4", 0.4)
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    found = clips(tmp_path)
+    usable = {clip.media: clip.split for clip in found if clip.reason is None}
+    assert {"b.mp4": "train", **taken} == usable
+    assert "a.mp4" in usable or any("says other things" in (clip.detail or "") for clip in found)
+
+
+def test_spans_of_one_file_in_two_splits_do_not_overlap(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 4)
+    (tmp_path / "labels.csv").write_text("file,start,end,split\na.mp4,0,2,train\na.mp4,1,3,test\na.mp4,3,4,test\n")
+    assert [(clip.media, clip.split, clip.reason) for clip in clips(tmp_path)] == [
+        ("", "train", "bad_row"), ("", "train", "bad_row"), ("a.mp4", "test", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("a.mp4,pi\xf1ata,test".encode("latin-1"), "a.mp4"),
+        ("\xe4.mp4,jump,test".encode("latin-1"), "\xe4.mp4"),
+        ("\xe4.mp4,jump,test".encode("cp850"), "\xe4.mp4"),
+        ("\xe4.mp4,jump,test".encode("mac_roman"), "\xe4.mp4"),
+        ("\u8d70\u30bd.mp4,jump,test".encode("cp932"), "\u8d70\u30bd.mp4"),
+        ("\u8d70.mp4,jump,test".encode("gb18030"), "\u8d70.mp4"),
+        ("\xe4\ufffd.mp4,jump,test".encode(), "\xe4\xf6.mp4"),
+        (b"a.mp4,jump,tset", "a.mp4"),
+        (b"a.mp4,jump", "a.mp4"),
+        (b'a.mp4,"jump,test', "a.mp4"),
+        (b"A,jump,test,more", "a.mp4"),
+        (b"a.mp4\0,jump,test", "a.mp4"),
+        (b"a.mp4;jump;test", "a.mp4"),
+        (b"my, clip.mp4,jump,test", "my, clip.mp4"),
+        (b"'a.mp4',jump,test,", "a.mp4"),
+    ],
+)
+def test_a_file_with_a_wrong_row_never_comes_in_without_a_label(tmp_path: Path, row: bytes, name: str) -> None:
+    video(tmp_path / name, 0.4)
+    video(tmp_path / "b.mp4", 0.4)
     (tmp_path / "labels.csv").write_bytes(b"file,label,split\n" + row + b"\nb.mp4,run,test\n")
     found = clips(tmp_path)
     assert [clip.media for clip in found if clip.reason is None] == ["b.mp4"]
     assert {clip.reason for clip in found} == {None, "bad_row"} and len(found) == 3
+
+
+def test_a_table_that_breaks_off_is_refused_since_its_rest_is_not_known(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    packed = gzip.compress(b"file,label\n" + b"".join(b"%d.mp4,jump\n" % n for n in range(9000)), mtime=0)
+    (tmp_path / "labels.csv.gz").write_bytes(packed[:-2000])
+    with pytest.raises(SourceError, match=r"labels\.csv\.gz line \d+: the file cannot be read from here on"):
+        clips(tmp_path, labels="labels.csv.gz")
 
 
 @pytest.mark.parametrize(
@@ -185,40 +294,171 @@ def test_a_file_with_a_wrong_row_never_comes_in_without_a_label(tmp_path: Path, 
         b"file,label\ra.mp4,jump\r",
         b"file;label\na.mp4;jump\n",
         b"file\tlabel\na.mp4\tjump\n",
+        "file,label\na.mp4,jump\n".encode("utf-32"),
+        "file,label\na.mp4,jump\n".encode("utf-32-be"),
+        "\ufefffile,label\na.mp4,jump\n".encode("utf-16-be"),
+        "\ufeff\ufefffile,label\na.mp4,jump\n".encode(),
+        "File,label,\u8d70\u308b\u8d70\u308b\u8d70\u308b\u8d70\u308b\u8d70\u308b\na.mp4,jump,\n".encode("utf-16-le"),
+        b"file,label\r\ra.mp4,jump\n\r\n",
+        b"\n\r\nfile,label\na.mp4,jump",
+        b"sep=;\r\nfile;label\r\na.mp4;jump\r\n",
+        b"file|label\na.mp4|jump\n",
+        b' "File" , LABEL ,start\n"a.mp4", "jump" ,\n',
+        b"file;start;end;label\na.mp4;0,0;0,4;jump\n",
+        b",file,label\n0,a.mp4,jump\n",
     ],
 )
 def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> None:
-    video(tmp_path / "a.mp4", 1)
+    video(tmp_path / "a.mp4", 0.4)
     (tmp_path / "labels.csv").write_bytes(content)
     (clip,) = clips(tmp_path)
     assert (clip.media, clip.label, clip.reason) == ("a.mp4", "jump", None)
 
 
-def test_an_empty_table_is_named(tmp_path: Path) -> None:
-    video(tmp_path / "a.mp4", 1)
-    (tmp_path / "labels.csv").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"labels\.csv has no header; want file, label"):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "has no header"),
+        (b" \r\n\n", "has no header"),
+        (bytes(300), "has no header"),
+        (b"PK\x03\x04" + bytes(range(200)), "is a zip archive, not a CSV"),
+        (b"%PDF-1.7 x,y\n", "is a PDF document, not a CSV"),
+        (b"a.mp4,jump\n", "has the columns a.mp4, jump"),
+        (b"file,label,file\na.mp4,jump,b.mp4\n", "has the column 'file' more than once"),
+    ],
+)
+def test_what_is_no_table_of_labels_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(SourceError, match=r"labels\.csv") as error:
+        clips(tmp_path)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_labels_csv_in_another_case_is_read_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    (tmp_path / "Labels.CSV").write_text("file,label\na.mp4,jump\n")
+    assert [clip.label for clip in clips(tmp_path)] == ["jump"]
+    (tmp_path / "LABELS.csv").write_text("file,label\na.mp4,run\n")
+    with pytest.raises(SourceError, match=r"holds LABELS\.csv and Labels\.CSV; keep one"):
+        clips(tmp_path)
+    (tmp_path / "labels.csv").symlink_to("nowhere.csv")
+    with pytest.raises(SourceError, match=r"labels\.csv is no file that can be read"):
+        clips(tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(SourceError, match=r"labels\.csv is no file that can be read"):
         clips(tmp_path)
 
 
 def test_links_in_a_circle_are_rejected_by_name(tmp_path: Path) -> None:
-    video(tmp_path / "a.mp4", 1)
-    (tmp_path / "self.mp4").symlink_to("self.mp4")
-    (tmp_path / "one").symlink_to("two")
-    (tmp_path / "two").symlink_to("one")
-    (tmp_path / "folder").symlink_to(".")
-    told = {clip.media or clip.detail or "": clip.reason for clip in clips(tmp_path)}
+    video(tmp_path / "a.mp4", 0.4)
+    links = {"self.mp4": "self.mp4", "one": "two", "two": "one", "here": ".", "up": "..", "x.csv": "x.csv"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    told = {(clip.video_id.rsplit("-", 1)[0], clip.reason, clip.detail) for clip in clips(tmp_path)}
+    circle = "a link that leads nowhere: to itself, or in a circle"
     assert told == {
-        "a.mp4": None,
-        "a link that leads nowhere: to itself, or in a circle": "not_a_file",
-        "a link to a folder is not followed": "not_a_file",
+        ("a", None, None),
+        *((name, "not_a_file", circle) for name in ("self", "one", "two", "x")),
+        *((name, "not_a_file", "a link to a folder is not followed") for name in ("here", "up")),
     }
+    rows = rows_of(tmp_path, "self,jump,test", "one,jump,test", "here/a.mp4,jump,test", "up/b.mp4,run,test")
+    assert rows["a.mp4"] == ("jump", "test", None)
+    assert not any("there is no file" in text for text in rows)
+
+
+def test_folders_that_cannot_be_read_or_named_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video(tmp_path / "shut" / "a.mp4", 0.4)
+    video(tmp_path / os.fsdecode(b"bad\xff") / "a.mp4", 0.4)
+    video(tmp_path / "b.mp4", 0.4)
+    scan = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told = {clip.media or clip.detail: clip.reason for clip in clips(tmp_path)}
+    assert told == {
+        "b.mp4": None,
+        "the folder cannot be listed: Permission denied": "not_a_file",
+        "the name of the folder is not valid UTF-8": "not_a_file",
+    }
+    rows = rows_of(tmp_path, "shut/a.mp4,jump,test")
+    assert "labels.csv line 2: 'shut/a.mp4' lies in 'shut/': the folder cannot be listed: Permission denied" in rows
+
+
+HEADS = {
+    "mpeg-4": b"\0\0\0\x18ftypisom",
+    "quicktime": b"\0\0\0\x08wide\0\0\0\x10mdat",
+    "matroska": b"\x1aE\xdf\xa3",
+    "avi": b"RIFF\0\0\0\0AVI LIST",
+    "flash": b"FLV\x01\x05",
+    "broadcast": (b"G" + bytes(187)) * 4,
+    "camera": b"\0\0\0\0" + (b"G" + bytes(191)) * 4,
+    "program stream": b"\0\0\x01\xba",
+    "windows media": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "theora": b"OggS" + bytes(24) + b"\x80theora",
+    "gif": b"GIF89a",
+    "h264": b"\0\0\0\x01\x67",
+}
 
 
 def test_what_libav_reads_is_planned_whatever_its_ending(tmp_path: Path) -> None:
-    for name in ("b.ts", "00001.MTS", "anim.gif", "raw.h264", "a.mp4"):
+    names = [
+        "b.ts",
+        "00001.MTS",
+        "x.M2TS",
+        "a.mpg",
+        "a.wmv",
+        "a.flv",
+        "a.3gp",
+        "a.ogv",
+        "anim.gif",
+        "raw.h264",
+        "a.Mp4",
+    ]
+    for name in names:
         (tmp_path / name).write_bytes(b"x")
-    assert {clip.media for clip in clips(tmp_path)} == {"b.ts", "00001.MTS", "anim.gif", "raw.h264", "a.mp4"}
+    for number, head in enumerate(HEADS.values()):
+        (tmp_path / f"no_ending_{number}").write_bytes(head)
+        (tmp_path / f"unseen.{number}").write_bytes(head)
+        names += [f"no_ending_{number}", f"unseen.{number}"]
+    assert {clip.media for clip in clips(tmp_path)} == set(names)
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", 0.4)
+    for name in ("notes.txt", "cover.jpg", "sound.wav", "a.mp4.part", ".hidden.mp4", "README", "still.webp"):
+        (tmp_path / name).write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")
+    source = registry.create("sources", "folder", {})
+    (remark,) = source.remarks(tmp_path)
+    assert remark == (
+        "folder: passed over, since they are no videos: 7 files (1 .mp4, 1 no ending, 1 .part, 1 .jpg): "
+        ".hidden.mp4, README, a.mp4.part, ..."
+    )
+    (tmp_path / "labels.csv").write_text("file,label\na.mp4,jump\ngone.mp4,run\n")
+    assert next(source.remarks(tmp_path)) == (
+        "folder: 1 rows of labels.csv cannot be used (the first in line 3; `audit OUT rejects` tells why); "
+        "0 videos that no row names come in without a label"
+    )
+
+
+def test_a_row_about_a_file_that_is_there_never_says_that_there_is_none(tmp_path: Path) -> None:
+    video(tmp_path / "frames" / "b.mp4", 0.4)
+    names = ["notes.txt", "cover.jpg", "sound.wav", "a.mp4.part", ".hidden.mp4", "README", "x.json", "no.ending"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"hello")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out.txt").symlink_to("/etc/hostname")
+    rows = [f"{name},jump,test" for name in (*names, "pipe", "frames", "out.txt", "SOUND")]
+    told = rows_of(tmp_path, *rows)
+    assert not any("there is no" in text for text in told)
+    assert {*names, "pipe"} <= set(told) and "frames/b.mp4" in told
+    assert any("'frames' is a folder" in text for text in told)
+    assert any("'out.txt': a link that leads out" in text for text in told)
 
 
 def test_labels_elsewhere_and_what_is_wrong_with_them(tmp_path: Path) -> None:
