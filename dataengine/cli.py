@@ -242,6 +242,22 @@ def view(
 
 
 @app.command()
+def calibrate(
+    out: OutArgument,
+    to: Annotated[Path, typer.Option(help="The .json file to write, for `pose.calibration` of a recipe.")] = Path(
+        "scores.json"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Make the scores of a build's experts comparable, from how the experts agree; no annotations are needed."""
+    from dataengine.inspect.calibrate import calibrate as fit
+    from dataengine.inspect.calibrate import to_text
+
+    result = fit(out, to)
+    show(result if as_json else to_text(result))
+
+
+@app.command()
 def takedown(
     out: OutArgument,
     reason: Annotated[str, typer.Option(help="Reason for the record.")],
