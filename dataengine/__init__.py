@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from dataengine.core.skeletons import convert
     from dataengine.core.types import Fused
     from dataengine.dataset.dataset import Dataset, open
+    from dataengine.exports.run import ExportResult, export
     from dataengine.fusion import fuse
 
-__all__ = ["BuildResult", "Dataset", "Fused", "__version__", "build", "convert", "fuse", "open"]
+__all__ = [
+    "BuildResult", "Dataset", "ExportResult", "Fused", "__version__", "build", "convert", "export", "fuse", "open",
+]  # fmt: skip
 
 _HOMES = {
+    "export": "exports.run", "ExportResult": "exports.run",
     "build": "builder", "BuildResult": "builder", "open": "dataset.dataset", "Dataset": "dataset.dataset",
     "fuse": "fusion", "convert": "core.skeletons", "Fused": "core.types",
 }  # fmt: skip

@@ -288,6 +288,65 @@ def takedown(
 
 
 @app.command()
+def export(
+    out: OutArgument,
+    format: Annotated[
+        str, typer.Option("--format", help="A format of `dataengine list exports`, such as pyskl, coco or hf.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="File or folder to write. Default: OUT/exports/FORMAT with the format's ending.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition over the table clips, for example 'confidence_mean > 0.5'.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="train, val or test; repeatable. Default: all.")] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Export clips of this licence only; repeatable.", metavar="NAME")
+    ] = None,
+    consent: Annotated[
+        list[str] | None, typer.Option(help="Export clips of this consent only; repeatable.", metavar="VALUE")
+    ] = None,
+    unknown_licence: Annotated[
+        bool | None,
+        typer.Option(
+            "--unknown-licence/--no-unknown-licence",
+            help="Export clips of unknown licence, or leave them out. Default: export them, except to hf.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Option of the format, for example layout=openpose18; repeatable.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a former export; nothing else is ever replaced.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the dataset in the format of another program."""
+    from dataengine.exports.run import export as write
+    from dataengine.exports.run import options_of, to_text
+
+    result = write(
+        out,
+        format,
+        to,
+        where=where,
+        splits=split or (),
+        licences=licence or (),
+        consents=consent or (),
+        unknown_licence=unknown_licence,
+        replace=replace,
+        progress=Progress() if as_json else ConsoleProgress(),
+        **options_of(format, overrides or ()),
+    )
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    show(result.to_dict() if as_json else to_text(result))
+
+
+@app.command()
 def gc(
     out: OutArgument,
     keep: Annotated[

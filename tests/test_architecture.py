@@ -27,7 +27,7 @@ LAYERS: dict[str, list[set[str]]] = {
         SIDE_BY_SIDE,
         {"dataset"},
         {"pipeline"},
-        {"report"},
+        {"report", "exports"},
         {"passes"},
         {"inspect"},
         {"builder", "dry_run"},

@@ -100,6 +100,15 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "relabel": {
         "table": "dataengine.labels.label_table:LabelTable",
     },
+    "exports": {
+        "pyskl": "dataengine.exports.pyskl:Pyskl",
+        "coco": "dataengine.exports.coco:Coco",
+        "unik": "dataengine.exports.unik:Unik",
+        "hf": "dataengine.exports.hf:HuggingFace",
+        "openpose": "dataengine.exports.openpose:OpenPose",
+        "alphapose": "dataengine.exports.alphapose:AlphaPose",
+        "energon": "dataengine.exports.energon:Energon",
+    },
 }
 """Components of this package: kind -> name -> "module:class"."""
 
@@ -140,6 +149,7 @@ KINDS: dict[str, Kind] = {
         Kind("filters", "dataengine", f"{_CORE}:Filter"),
         Kind("features", "dataengine", f"{_CORE}:Features"),
         Kind("relabel", "dataengine", "dataengine.labels.label_table:LabelTable"),
+        Kind("exports", "dataengine", "dataengine.exports.base:Export"),
         Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES"),
         Kind("backbones", "training", "training.backbones.base:Backbone", "training.registry:BACKBONES"),
         Kind("methods", "training", "training.methods.base:Method", "training.registry:METHODS"),

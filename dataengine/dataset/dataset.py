@@ -25,7 +25,7 @@ from blake3 import blake3 as Hasher
 from numpy.typing import NDArray
 
 from dataengine.core.errors import DatasetError, suggestion
-from dataengine.dataset.index import locate, read_manifest, tombstone_name
+from dataengine.dataset.index import GROUP_ROWS, locate, read_manifest, tombstone_name
 from dataengine.dataset.sql import matching
 from dataengine.io.remote import MissingFileError, read_range
 from dataengine.io.shards import decode, decode_entry, read_sample
@@ -103,15 +103,26 @@ class Dataset:
         Raises:
             DatasetError: the dataset has no such table.
         """
-        files = [file for file in self.manifest["files"] if file["path"].startswith(f"index/{name}/")]
-        if not files:
-            raise DatasetError(f"{self.root}: no table {name!r}{suggestion(name, self.tables)}")
+        files = self._files(name)
         if self._remote:
             frame = pl.concat([self._fetch(file) for file in files]).lazy()
         else:
             frame = pl.scan_parquet([Path(self.root, file["path"]) for file in files], glob=False)
         gone = self.tombstones() if name != "rejects" else pl.DataFrame()
         return frame.join(gone.lazy(), on="clip_id", how="anti", maintain_order="left") if len(gone) else frame
+
+    def _files(self, table: str) -> list[dict[str, Any]]:
+        """The files of a table, as the manifest lists them."""
+        files = [file for file in self.manifest["files"] if file["path"].startswith(f"index/{table}/")]
+        if not files:
+            raise DatasetError(f"{self.root}: no table {table!r}{suggestion(table, self.tables)}")
+        return files
+
+    def _parts(self, table: str) -> list[pl.LazyFrame]:
+        """The files of a table one by one, clips that were taken down included."""
+        if self._remote:
+            return [self._fetch(file).lazy() for file in self._files(table)]
+        return [pl.scan_parquet(Path(self.root, file["path"]), glob=False) for file in self._files(table)]
 
     def tombstones(self) -> pl.DataFrame:
         """The ids of clips taken down (column clip_id), as of now."""
@@ -238,8 +249,69 @@ class Dataset:
                 raise DatasetError(f"where={where!r} cannot be used: {error}") from None
         else:
             chosen = frame.select(wanted).collect()
-        self._check_shards(chosen["shard"].unique().to_list())
         chosen = chosen.sort("shard", "offset")
+        return chosen.select(given), self._ranges_of(chosen, entries)
+
+    def batches(self, columns: Sequence[str] = (), where: str | None = None) -> Iterator[pl.DataFrame]:
+        """The clips table a few ten thousand rows at a time, in its order, for work on datasets of any size.
+
+        Args:
+            columns: columns of the clips table; clip_id is always among them.
+            where: an SQL condition over the whole clips table.
+
+        Yields:
+            Frames of the columns, without the clips that were taken down.
+
+        Raises:
+            DatasetError: the condition is no SQL, or there is no such column.
+        """
+        names = list(dict.fromkeys(("clip_id", *columns)))
+        parts = self._parts("clips")
+        known = parts[0].collect_schema().names()
+        if unknown := sorted(set(names) - set(known)):
+            raise DatasetError(f"{self.root}: no column {unknown[0]!r}{suggestion(unknown[0], known)}")
+        gone = self.tombstones()["clip_id"].implode()
+        counts = [int(part.select(pl.len()).collect().item()) for part in parts]
+        chosen = None if where is None else self._rows_that_match(where, parts, sum(counts))
+        start = 0
+        for part, count in zip(parts, counts):
+            for first in range(0, count, GROUP_ROWS):
+                frame = part.select(names).slice(first, GROUP_ROWS).collect()
+                if chosen is not None:
+                    frame = frame.filter(pl.Series(chosen[start + first : start + first + len(frame)]))
+                yield frame.filter(~pl.col("clip_id").is_in(gone))
+            start += count
+
+    def _rows_that_match(self, where: str, parts: Sequence[pl.LazyFrame], count: int) -> NDArray[np.bool_]:
+        """(count,) whether a row of the whole clips table fulfils an SQL condition; rows taken down do not."""
+        frame = pl.concat(parts).with_row_index("row__")
+        gone = self.tombstones().lazy()
+        try:
+            found = matching(frame.join(gone, on="clip_id", how="anti", maintain_order="left"), where, ["row__"])
+        except DatasetError as error:
+            raise DatasetError(f"where={where!r} cannot be used: {error}") from None
+        mask = np.zeros(count, bool)
+        mask[found["row__"].to_numpy()] = True
+        return mask
+
+    def read(self, rows: pl.DataFrame, entries: Sequence[str] = ("keypoints", "scores")) -> Iterator[dict[str, Any]]:
+        """The samples of some rows of the clips table, in their order.
+
+        Args:
+            rows: with at least the columns clip_id, shard, offset and entries, as `batches` gives them.
+            entries: what of each sample to read, 'json' among it if wanted.
+
+        Yields:
+            clip_id and the given entries of each sample that has them, as `samples` does.
+
+        Raises:
+            DatasetError: no clip has a given entry, or a shard is torn.
+        """
+        return self._stream(rows, self._ranges_of(rows, entries), None)
+
+    def _ranges_of(self, chosen: pl.DataFrame, entries: Sequence[str]) -> EntryRanges:
+        """Where entries of clips lie; see `entry_ranges`."""
+        self._check_shards(chosen["shard"].unique().to_list())
         members = chosen["entries"].explode().drop_nulls().struct.unnest()
         owners = np.repeat(np.arange(len(chosen)), chosen["entries"].list.len().fill_null(0).to_numpy())
         names, offsets, sizes = members["name"], members["offset"].to_numpy(), members["size"].to_numpy()
@@ -253,7 +325,7 @@ class Dataset:
             ranges = np.full((2, len(chosen)), -1, np.int64)
             ranges[0, owners[mask]], ranges[1, owners[mask]] = offsets[mask], sizes[mask]
             entry_ranges[entry.removesuffix(".npy")] = (name or entry, ranges[0], ranges[1])
-        return chosen.select(given), entry_ranges
+        return entry_ranges
 
     def _stream(
         self, chosen: pl.DataFrame, entry_ranges: EntryRanges, shuffle_seed: int | None

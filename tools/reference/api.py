@@ -17,6 +17,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "dataengine.BuildResult",
         "dataengine.open",
         "dataengine.Dataset",
+        "dataengine.export",
+        "dataengine.ExportResult",
     ),
     "Poses": (
         "dataengine.fuse",
@@ -42,6 +44,9 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "dataengine.core.component.FeaturesSession",
         "dataengine.fetch.Fetcher",
         "dataengine.media.decode.Decoder",
+        "dataengine.exports.base.Export",
+        "dataengine.exports.base.ExportJob",
+        "dataengine.exports.base.ExportedClip",
     ),
     "Checks for tests of components": (
         "dataengine.testing.check_component",

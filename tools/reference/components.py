@@ -24,6 +24,8 @@ KINDS: dict[str, str] = {
     "`[curate] filters`. "
     "Every measure is stored, whether a recipe uses the filter or not.",
     "features": "Features put videos and texts into one space. A recipe names them in `[embed] features`.",
+    "exports": "An export writes a dataset in the format of another program: `dataengine export OUT --format NAME`. "
+    "`--set KEY=VALUE` sets an option.",
     "relabel": "A label map turns the labels of sources into those of the dataset. A recipe names one in `[curate] "
     "relabel`.",
 }
