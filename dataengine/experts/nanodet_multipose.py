@@ -29,7 +29,7 @@ class NanoDetMultiPose(Detector):
         person_threshold: people of `movenet_multipose` with a lower score are left out.
         size: longer side of the image that `movenet_multipose` gets, in pixels, a multiple of 32.
         overlap: largest intersection over union with a better person.
-        max_people: most people per frame.
+        max_people: most people per frame. Each costs the time of every expert that looks inside boxes.
         batch: most images at once.
         nanodet, multipose: names of the manifest of weights, or paths of .onnx files.
         provider: auto takes the faster of TensorRT and CUDA that works on a GPU, and the CPU on the CPU.
@@ -39,7 +39,7 @@ class NanoDetMultiPose(Detector):
     person_threshold: float = 0.15
     size: int = 384
     overlap: float = 0.6
-    max_people: int = 20
+    max_people: int = 60
     batch: int = 8
     nanodet: str = "nanodet"
     multipose: str = "movenet_multipose"

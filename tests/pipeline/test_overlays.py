@@ -11,8 +11,10 @@ import dataengine
 from dataengine import builder
 from dataengine.core import devices, extras
 from dataengine.core.errors import MissingExtraError, RecipeError
+from dataengine.io import weights
 from dataengine.pipeline import overlays
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline.fingerprints import components_of
 
 
 @pytest.fixture
@@ -79,3 +81,13 @@ def test_a_list_of_published_videos_is_not_asked_for_with_own_files(tmp_path: Pa
         plans.leak_ids(builder.resolve("posecap", roots, overrides=['plan.leak_guard=["kinetics999"]']), roots, None)
     with pytest.raises(RecipeError, match=r"mine\.csv"):
         plans.leak_ids(builder.resolve("posecap", roots, overrides=['plan.leak_guard=["mine.csv"]']), roots, None)
+
+
+@pytest.mark.parametrize("recipe", ["posecap", "posetics"])
+@pytest.mark.parametrize("overlay", ["cpu", "cpu-fast"])
+def test_the_overlays_for_processors_need_no_extra(recipe: str, overlay: str) -> None:
+    components = components_of(builder.resolve(recipe, {"folder": None}, overlay=overlay))
+    assert {c.extra for c in components.values()} == {None}
+    needed = {name for c in components.values() for name in c.needs()}
+    assert needed and all(weights.manifest()[name].licence == "Apache-2.0" for name in needed)
+    assert sum(weights.manifest()[name].bytes or 0 for name in needed) < 45e6
