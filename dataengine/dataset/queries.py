@@ -143,7 +143,7 @@ def to_text(frame: pl.DataFrame, format: str = "table") -> str | bytes:
     if format == "csv":
         nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
         texts = [pl.Series(name, [_json(value) for value in frame[name].to_list()], pl.String) for name in nested]
-        return frame.with_columns(texts).write_csv()
+        return frame.with_columns(texts).write_csv().removesuffix("\n")  # whoever prints it ends the line
     if format == "table":
         with pl.Config(
             tbl_formatting="NOTHING",

@@ -123,6 +123,7 @@ def test_every_format_reads_back(ds: Dataset) -> None:
     assert pl.read_parquet(io.BytesIO(to_text(answer, "parquet"))).equals(answer)
     assert json.loads(to_text(answer, "json")) == [pytest.approx(row) for row in answer.to_dicts()]
     assert pl.read_csv(io.StringIO(to_text(answer, "csv")))["clips"].to_list() == answer["clips"].to_list()
+    assert not str(to_text(answer, "csv")).endswith("\n"), "the command ends the line: a second end is an empty row"
     lines = str(to_text(answer)).splitlines()
     assert lines[0].split()[:2] == ["label", "label_id"]
     assert len(lines) == len(answer) + 1
