@@ -13,6 +13,8 @@ from dataengine.core import devices, extras, registry, resources
 from dataengine.core.errors import DataEngineError
 from dataengine.io import weights
 from dataengine.pipeline import overlays
+from dataengine.pipeline import recipe as recipes
+from dataengine.pipeline.fingerprints import components_of
 
 
 def examine() -> list[dict[str, Any]]:
@@ -31,7 +33,7 @@ def examine() -> list[dict[str, Any]]:
         _found("disk", free > 5, f"{free:.0f} GiB free here", "free some space, or build elsewhere with --out")
     )
     findings.append(_device())
-    findings.append(_found("recipes", True, "for real people here: {}: {}".format(*overlays.fitting())))
+    findings.append(_recipes())
     findings.append(_encoder())
     for extra in extras.EXTRAS:
         there = extras.installed(extra)
@@ -77,6 +79,20 @@ def _device() -> dict[str, Any]:
             "uv sync --extra torch, or pip install onnxruntime-gpu",
         )
     return _found("devices", True, f"{detail}; no NVIDIA GPU")
+
+
+def _recipes() -> dict[str, Any]:
+    """Which overlay fits, and whether what it needs is here."""
+    choice, why = overlays.fitting()
+    detail = f"for real people here: {choice}: {why}"
+    if choice != overlays.NONE:
+        recipe = recipes.load("posecap", overlays.CPU, ['sources.use=["folder"]'])
+        absent = weights.missing(components_of(recipe).values())
+        size = sum(weights.manifest()[name].bytes or 0 for name in absent)
+        detail += (
+            f"; its weights ({size / 1e6:.0f} MB) come with the first build" if absent else "; its weights are here"
+        )
+    return _found("recipes", True, detail)
 
 
 def _encoder() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataengine.pipeline import recipe as recipes
 
 CPU, CPU_FAST = "cpu", "cpu-fast"
 """Overlays with real networks that a processor runs fast enough, without torch."""
+NONE = "no overlay"
 FOR_GPU = ("torch", "vitpose", "yolo", "mmpose", "clip")
 """Extras of networks that are too slow for a processor."""
 
@@ -42,4 +43,4 @@ def fitting() -> tuple[str, str]:
     absent = [extra for extra in ("vitpose", "clip") if not extras.installed(extra)]
     if absent:
         return f"--overlay {CPU}", f"there is a GPU, but not the extras {', '.join(absent)}"
-    return "no overlay", "there are a GPU and the extras vitpose and clip"
+    return NONE, "there are a GPU and the extras vitpose and clip"

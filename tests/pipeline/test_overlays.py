@@ -11,6 +11,7 @@ import dataengine
 from dataengine import builder
 from dataengine.core import devices, extras
 from dataengine.core.errors import MissingExtraError, RecipeError
+from dataengine.inspect import doctor
 from dataengine.io import weights
 from dataengine.pipeline import overlays
 from dataengine.pipeline import plan as plans
@@ -91,3 +92,9 @@ def test_the_overlays_for_processors_need_no_extra(recipe: str, overlay: str) ->
     needed = {name for c in components.values() for name in c.needs()}
     assert needed and all(weights.manifest()[name].licence == "Apache-2.0" for name in needed)
     assert sum(weights.manifest()[name].bytes or 0 for name in needed) < 45e6
+
+
+def test_doctor_says_which_overlay_fits(no_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path))
+    said = doctor._recipes()["detail"]
+    assert "--overlay cpu" in said and "--overlay cpu-fast" in said and "(35 MB) come" in said
