@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ from scipy.optimize import linear_sum_assignment
 
 import dataengine
 from dataengine.core import registry
-from dataengine.core.component import ClipFrames, Expert
+from dataengine.core.component import Expert
 from dataengine.core.skeletons import COMMON, convert, skeleton
-from dataengine.core.types import Clip, Poses
+from dataengine.core.types import Poses
 from dataengine.fusion.observations import typical_scale
 from dataengine.fusion.score_calibration import ScoreCalibration, built_in, fit, fit_agreement
-from dataengine.passes.pose_estimation import PoseEstimator
 
 Array = NDArray[Any]
 SHARED = Path(os.environ.get("DATAENGINE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
@@ -187,13 +185,13 @@ def _overlap(box: Array, other: Array) -> float:
 
 
 def in_boxes(poses: Poses, layout: str, people: Sequence[Person]) -> tuple[Array, Array]:
-    """Poses (P, 13, 2) and scores (P, 13) of an expert: to each annotated box the person whose box overlaps it, by
-    0.3 or more. That is the box itself for top-down experts."""
+    """Poses (P, 13, 2) and scores (P, 13) of an expert: to each annotated box the person whose box overlaps it, by half
+    or more. That is the box itself for top-down experts."""
     coords, scores = _common(poses, layout)
     shared = np.array([[_overlap(p.box, box) for box in poses.boxes] for p in people]).reshape(len(people), len(poses))
     out, rated = np.full((len(people), 13, 2), np.nan), np.zeros((len(people), 13))
     for p, k in zip(*linear_sum_assignment(-shared)):
-        if shared[p, k] >= 0.3:
+        if shared[p, k] >= 0.5:
             out[p], rated[p] = coords[k], scores[k]
     return out, rated
 
@@ -219,15 +217,15 @@ def observe(every: Sequence[Picture], names: Sequence[str]) -> tuple[list[list[O
             seen.append(in_boxes(poses, expert.skeleton, picture.people))
         coords, scores = (np.stack(parts) for parts in zip(*seen))
         given.append([Observed(coords[:, p, None], scores[:, p, None]) for p in range(len(picture.people))])
+        found = detector.detect(picture.image[None])
+        poses_of = {}
+        for name, expert in experts.items():
+            sessions[name].start_clip()
+            poses_of[name] = sessions[name].predict(picture.image[None], found if expert.needs_boxes else None)[0]
         own.append({})
         for way in ways(names):
-            clip = ClipFrames(
-                Clip("a-b", "a", "b", "b.jpg"), picture.image[None], np.array([0]), np.array([0.0]), Fraction(1)
-            )
-            pairs = [(sessions[n], experts[n].needs_boxes) for n in way]
-            poses_of = PoseEstimator(detector, pairs, 1).predict(clip)
-            frames = [[poses[0] for poses in poses_of]]
-            own[-1]["+".join(way)] = tracker.track(frames, np.array([0.0]), [experts[n].skeleton for n in way])
+            layouts = [experts[n].skeleton for n in way]
+            own[-1]["+".join(way)] = tracker.track([[poses_of[n] for n in way]], np.array([0.0]), layouts)
     for session in (detector, *sessions.values()):
         session.close()
     return given, own

@@ -209,6 +209,7 @@ def fit_agreement(
     experts: Sequence[str],
     skeleton: str = COMMON,
     fitted_on: str = "",
+    families: Sequence[str] | None = None,
 ) -> ScoreCalibration:
     """Fit curves to N sequences without annotations, from how experts agree with each other and over time.
 
@@ -218,7 +219,7 @@ def fit_agreement(
     agree determine how often each is right (Dawid and Skene 1979); the curves make that depend on the score. Over time,
     an expert that is right in three frames in a row moves evenly; a joint that jumps out of line shows that it is not.
 
-    Experts should be of different families: two variants of one network err together, and both pass for right.
+    Variants of one network err together, and both would pass for right: experts of one family are not compared.
 
     Args:
         coords: N times (E, T, V, 2) float pixels of one person, NaN where missing; E is at least 2, better 3 or more.
@@ -226,15 +227,19 @@ def fit_agreement(
         experts: E names.
         skeleton: layout of the joints.
         fitted_on: statement of the data, kept in the file.
+        families: E names of families; None: all differ.
 
     Raises:
-        ComponentError: fewer than two experts, arrays of a wrong shape, or experts that never see the same joint.
+        ComponentError: fewer than two experts or families, arrays of a wrong shape, or experts that never see the same joint.
     """
     if len(experts) < 2:
         raise ComponentError("without annotations a calibration compares experts: give 2 or more, better 3")
+    kin = list(experts) if families is None else list(families)
+    if len(kin) != len(experts) or len(set(kin)) < 2:
+        raise ComponentError(f"fit_agreement takes a family for each of {len(experts)} experts, two or more; given {kin}")
     given = [_checked(x, s, skeleton, len(experts)) for x, s in zip(coords, scores, strict=True)]
     group, count = _joint_groups(skeleton)
-    pairs = _thinned([_pairs(points, rated, group, skeleton) for points, rated in given])
+    pairs = _thinned([_pairs(points, rated, group, skeleton, kin) for points, rated in given])
     if not len(pairs[0]):
         raise ComponentError("the experts never see the same joint of a person: nothing to compare")
     steps = _thinned([_steps(points, rated, group, skeleton) for points, rated in given])
@@ -317,13 +322,15 @@ def _chain(by_logit: Float, x: Float, joints: Int, groups: int) -> Float:
     )
 
 
-def _pairs(points: Float, scores: Float, group: Int, skeleton: str) -> tuple[Any, ...]:
-    """Comparisons of two experts: expert and logit of each, joint group, and whether they agree."""
+def _pairs(points: Float, scores: Float, group: Int, skeleton: str, families: Sequence[str]) -> tuple[Any, ...]:
+    """Comparisons of two experts of different families: expert and logit of each, joint group, and whether they agree."""
     seen, logit = all_finite(points), _logit(scores)
     reach = RIGHT * typical_scale(points, skeleton)
     rows = []
     for a in range(len(points)):
         for b in range(a + 1, len(points)):
+            if families[a] == families[b]:
+                continue
             both = seen[a] & seen[b]
             near = np.linalg.norm(points[a] - points[b], axis=-1)[both] <= reach
             joints = group[np.nonzero(both)[1]]

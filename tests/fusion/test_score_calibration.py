@@ -68,11 +68,23 @@ def test_agreement_shows_it_without_annotations(frames):
     assert (apart(found, unseen, chance) < 0.1).all()
 
 
+def test_a_twin_is_no_second_opinion():
+    """An expert and its copy always agree; named as one family they are not compared."""
+    _, coords, scores, _ = people(120, 1)
+    twins, rated = (np.concatenate([x, x[:, :1]], 1) for x in (coords, scores))
+    four = [*NAMES, "twin"]
+    _, _, unseen, chance = people(60, seed=1)
+    alone = fit_agreement(list(twins), list(rated), four)
+    related = fit_agreement(list(twins), list(rated), four, families=["a", "b", "c", "a"])
+    assert apart(related, unseen, chance)[0] < 0.1
+    assert apart(alone, unseen, chance)[0] > apart(related, unseen, chance)[0] + 0.02
+
+
 def test_gradients_are_those_of_the_losses():
     _, coords, scores, _ = people(8, 4)
     group, count = score_calibration._joint_groups(COMMON)
     given = list(zip(coords, scores))
-    pairs = score_calibration._thinned([score_calibration._pairs(*one, group, COMMON) for one in given])
+    pairs = score_calibration._thinned([score_calibration._pairs(*one, group, COMMON, NAMES) for one in given])
     steps = score_calibration._thinned([score_calibration._steps(*one, group, COMMON) for one in given])
     rng = np.random.default_rng(0)
     at, ahead = rng.normal(size=3 * (3 + count)) / 2, rng.normal(size=3 * (3 + count))
@@ -134,6 +146,8 @@ def test_wrong_arguments_are_named():
     _, coords, scores, _ = people(2)
     with pytest.raises(ComponentError, match="2 or more"):
         fit_agreement([coords[0][:1]], [scores[0][:1]], ["one"])
+    with pytest.raises(ComponentError, match="a family for each of 3"):
+        fit_agreement(list(coords), list(scores), NAMES, families=["a", "a", "a"])
     with pytest.raises(ComponentError, match="3 experts"):
         fit_agreement(list(coords), [None, None], NAMES)
     with pytest.raises(ComponentError, match="nothing to compare"):
