@@ -60,6 +60,7 @@ class MediaPipe(Expert):
     )
     licence: ClassVar[str | None] = "Apache-2.0 (code and weights)"
     remembers_frames: ClassVar[bool] = True
+    score_calibration: ClassVar[str | None] = "mediapipe"
 
     max_people: int = 4
     tiles: int = 1

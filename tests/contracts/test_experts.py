@@ -13,6 +13,7 @@ from dataengine.core import registry
 from dataengine.core.component import Expert
 from dataengine.core.errors import ComponentError
 from dataengine.core.skeletons import convert, skeleton
+from dataengine.fusion.score_calibration import built_in
 from dataengine.rendering import render_clip
 from tests.support.local_experts import is_trained, make
 
@@ -37,6 +38,10 @@ def expert(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_it_keeps_the_promises_of_an_expert(expert: Expert) -> None:
     testing.check_expert(expert, render_clip(11, 4, condition="clean", num_people=1).frames)
+
+
+def test_its_scores_have_the_calibration_that_it_names(expert: Expert) -> None:
+    assert expert.score_calibration is None or expert.score_calibration in built_in().curves
 
 
 def around(joints: np.ndarray, width: int, height: int) -> list[np.ndarray]:
