@@ -230,13 +230,16 @@ def fit_agreement(
         families: E names of families; None: all differ.
 
     Raises:
-        ComponentError: fewer than two experts or families, arrays of a wrong shape, or experts that never see the same joint.
+        ComponentError: fewer than two experts or families, arrays of a wrong shape, or experts that never see the same
+            joint.
     """
     if len(experts) < 2:
         raise ComponentError("without annotations a calibration compares experts: give 2 or more, better 3")
     kin = list(experts) if families is None else list(families)
     if len(kin) != len(experts) or len(set(kin)) < 2:
-        raise ComponentError(f"fit_agreement takes a family for each of {len(experts)} experts, two or more; given {kin}")
+        raise ComponentError(
+            f"fit_agreement takes a family for each of {len(experts)} experts, two or more; given {kin}"
+        )
     given = [_checked(x, s, skeleton, len(experts)) for x, s in zip(coords, scores, strict=True)]
     group, count = _joint_groups(skeleton)
     pairs = _thinned([_pairs(points, rated, group, skeleton, kin) for points, rated in given])
@@ -323,7 +326,7 @@ def _chain(by_logit: Float, x: Float, joints: Int, groups: int) -> Float:
 
 
 def _pairs(points: Float, scores: Float, group: Int, skeleton: str, families: Sequence[str]) -> tuple[Any, ...]:
-    """Comparisons of two experts of different families: expert and logit of each, joint group, and whether they agree."""
+    """Comparisons of experts of two families: expert and logit of each, joint group, and whether they agree."""
     seen, logit = all_finite(points), _logit(scores)
     reach = RIGHT * typical_scale(points, skeleton)
     rows = []
