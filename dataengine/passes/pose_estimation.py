@@ -16,7 +16,8 @@ class PoseEstimator:
     """Runs the experts on one clip, top-down experts inside the boxes of a detector.
 
     The detector runs on every `detect_every`-th frame. In between, boxes follow the people that the first top-down
-    expert found inside them, so that those frames are processed one by one.
+    expert found inside them, so that frames are processed one by one; where people are detected again, the boxes are
+    joined with the last poses. With a detection in every frame boxes are the detector's.
 
     Args:
         detector: None where no expert is top-down.
@@ -56,10 +57,10 @@ class PoseEstimator:
         ]
         leader = top_down.index(True)
         for n in range(len(batch)):
-            if n in found:
+            if self.here is not None:
+                self.boxes = next_boxes(self.here, self.boxes, self.before, found.get(n))
+            elif n in found:
                 self.boxes = found[n]
-            elif self.here is not None:
-                self.boxes = next_boxes(self.here, self.boxes, self.before)
             for (expert, needs_boxes), poses in zip(self.experts, answers):
                 if needs_boxes:
                     poses += expert.observe(given(expert)[n : n + 1], [self.boxes])

@@ -15,35 +15,58 @@ _MIN_SCORE, _MIN_JOINTS = 0.2, 4
 """Least score of a joint that counts, and least such joints of a person that a box follows."""
 
 _STEP = 0.25
-"""Most that an edge of a box moves per frame, as a share of the longer edge."""
+"""Most that an edge of a box moves per frame, and most that it is moved outwards for the last pose where a person is
+detected, as a share of the longer edge."""
+
+_SHRINK = 0.02
+"""Most that an edge moves inwards per frame beside the person's own motion, as a share of the longer edge. Legs that
+are unsure in one frame would else be cut off in the next one, and the box would end up around the chest."""
+
+_CLEARANCE = 0.05
+"""Room around the joints of the last pose where its box is joined with a detected one, as a share of its longer
+edge."""
+
+_MATCH = 0.3
+"""Least overlap of a detected box and the box of a person that is known."""
+
+_MISSED, _FORGOTTEN = 0.5, 0.1
+"""Factor on the score of a box for each detection that misses its person, and the score below which it is dropped."""
 
 _SAME, _TWINS = 0.8, 0.05
 """Overlap from which two boxes hold the same person, unless both hold people whose joints lie further apart than this
 share of the box (median)."""
 
 
-def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float:
+def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None, detected: Float | None = None) -> Float:
     """The person boxes of the next frame, predicted from the poses of this frame.
 
-    Every box moves to the padded extent of the person in it, and on by the last step of the person. A box without a
-    person stays where it is. Of two boxes that come to hold the same person, the one of higher score stays.
+    Every box moves on by the last step of the person in it, and grows to the padded extent of the person; it shrinks
+    slowly. A box without a person stays where it is. Of two boxes that come to hold the same person, the one of higher
+    score stays.
+
+    Where people are detected in the next frame, a detected box is joined with the extent of the person who was known
+    there. Someone whom the detector misses keeps the predicted box with half of its score, as long as the last pose is
+    sure and the score does not fall below a tenth.
 
     Args:
         poses: people estimated in this frame inside `boxes`, in any layout and order.
         boxes: (M, 4 or 5) xyxy pixels, and a score, in which the poses of this frame were estimated.
         before: people of the previous frame in the same layout; without them no step is added.
+        detected: (D, 5) boxes of people detected in the next frame; None where nobody looked.
 
     Returns:
-        (K, 4 or 5) float32, K <= M, in the order of `boxes`; scores are kept.
+        (K, 4 or 5) float32; without `detected` K <= M, in the order of `boxes`, and scores are kept. With `detected`
+        (K, 5), those first that are detected.
 
     Raises:
         ComponentError: boxes of another shape, or two layouts.
     """
     boxes = np.asarray(boxes, np.float32)
-    if boxes.ndim != 2 or boxes.shape[1] not in (4, 5):
-        raise ComponentError(
-            f"next_boxes takes boxes (M, 4 or 5): x0, y0, x1, y1 and perhaps a score; given shape {boxes.shape}"
-        )
+    for given in (boxes,) if detected is None else (boxes, np.asarray(detected)):
+        if given.ndim != 2 or given.shape[1] not in (4, 5):
+            raise ComponentError(
+                f"next_boxes takes boxes (M, 4 or 5): x0, y0, x1, y1 and perhaps a score; given shape {given.shape}"
+            )
     if before is not None and before.coords.shape[1:] != poses.coords.shape[1:]:
         raise ComponentError(
             f"next_boxes takes poses of one layout; given {before.coords.shape[1:]} before {poses.coords.shape[1:]}"
@@ -51,23 +74,70 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None) -> Float
     moved = boxes.astype(np.float64)
     here = _owners(poses, moved)
     gone = _owners(before, moved) if before is not None else {}
+    people = np.full((len(moved), *poses.coords.shape[1:]), np.nan)
+    extents = np.full((len(moved), 4), np.nan)
     for m, person in here.items():
         seen = _visible(poses)[person]
-        joints = poses.coords[person]
-        low, high = joints[seen].min(0), joints[seen].max(0)
-        pad = _PAD * float((high - low).max())
+        joints = people[m] = poses.coords[person]
         step = np.zeros(2)
         if before is not None and m in gone:
             both = seen & _visible(before)[gone[m]]
             if both.sum() >= _MIN_JOINTS:
                 step = np.median(joints[both] - before.coords[gone[m]][both], axis=0)
-        target = np.concatenate([low - pad + step, high + pad + step])
-        most = _STEP * float((moved[m, 2:4] - moved[m, :2]).max())
-        moved[m, :4] += np.clip(target - moved[m, :4], -most, most)
-    people = np.full((len(moved), *poses.coords.shape[1:]), np.nan)
-    for m, person in here.items():
-        people[m] = poses.coords[person]
-    return moved[_distinct(moved, people)].astype(np.float32)
+        extents[m] = np.concatenate([joints[seen].min(0) + step, joints[seen].max(0) + step])
+        moved[m, :4] = _followed(moved[m, :4], step, _padded(extents[m], _PAD))
+    if detected is None:
+        return moved[_distinct(moved, people)].astype(np.float32)
+    half = {m for m, person in here.items() if 2 * _visible(poses)[person].sum() >= people.shape[1]}
+    return _joined(np.asarray(detected, np.float64), moved, people, extents, half)
+
+
+def _followed(box: Float, step: Float, target: Float) -> Float:
+    """A box (4,) that moves by a step (2,) and towards the box `target`, outwards faster than inwards."""
+    most = _STEP * float((box[2:4] - box[:2]).max())
+    moved = box + np.clip(np.tile(step, 2), -most, most)
+    change = np.clip(target - moved, -most, most)
+    inwards = _SHRINK / _STEP * most
+    change = np.concatenate([np.minimum(change[:2], inwards), np.maximum(change[2:], -inwards)])
+    return np.asarray(box + np.clip(moved + change - box, -most, most))
+
+
+def _padded(extent: Float, share: float) -> Float:
+    """A box (4,) with room on each side, a share of its longer edge."""
+    pad = share * float((extent[2:] - extent[:2]).max())
+    return np.asarray(extent + np.array([-pad, -pad, pad, pad]))
+
+
+def _joined(detected: Float, moved: Float, people: Float, extents: Float, sure: set[int]) -> Float:
+    """The boxes of a frame in which people are detected; see `next_boxes`.
+
+    Args:
+        detected: (D, 5). moved: (M, 5), the predicted boxes. people: (M, V, 2), who is in them, NaN where nobody.
+        extents: (M, 4), boxes around the joints of people, predicted. sure: rows of `moved` whose poses are sure.
+    """
+    joined, owner = detected.copy(), np.full((len(detected), *people.shape[1:]), np.nan)
+    left = set(sure)
+    if len(detected) and len(moved):
+        overlap = _overlaps(detected, moved)
+        for d, m in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+            if overlap[d, m] >= _MATCH:
+                left.discard(int(m))
+                owner[d] = people[m]
+                if np.isfinite(extents[m]).all():
+                    joined[d, :4] = _united(detected[d, :4], _padded(extents[m], _CLEARANCE))
+    carried = np.array(sorted(left), np.int64)
+    kept = np.concatenate([moved[carried], np.ones((len(carried), 5 - moved.shape[1]))], 1)
+    kept[:, 4] *= _MISSED
+    known = kept[:, 4] >= _FORGOTTEN
+    every = np.concatenate([joined, kept[known]])
+    return every[_distinct(every, np.concatenate([owner, people[carried][known]]))].astype(np.float32)
+
+
+def _united(box: Float, other: Float) -> Float:
+    """A box (4,) with edges moved outwards to those of another, within bounds."""
+    most = _STEP * float((box[2:] - box[:2]).max())
+    grown = np.concatenate([np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])])
+    return np.asarray(box + np.clip(grown - box, -most, most))
 
 
 def _visible(poses: Poses) -> Bool:
