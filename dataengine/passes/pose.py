@@ -183,7 +183,7 @@ def _run(unit: Unit) -> list[Outcome]:
 class Pose(UnitPass):
     """Decodes every clip once for all experts, tracks the people and fuses the experts joint by joint."""
 
-    version = 3
+    version = 4
     after = ("probe",)
     gives = "poses"
     plan_columns = ("media", "span_start", "span_end", "actor")

@@ -30,7 +30,11 @@ _MATCH = 0.3
 """Least overlap of a detected box and the box of a person that is known."""
 
 _MISSED, _FORGOTTEN = 0.5, 0.1
-"""Factor on the score of a box for each detection that misses its person, and the score below which it is dropped."""
+"""Factor on the score of a box for each frame that shows nobody in it and for each detection that misses its person,
+and the score below which it is dropped."""
+
+_INSIDE = 0.7
+"""Share of the smaller of two boxes from which one without a person is a second box of the person in the other."""
 
 _SAME, _TWINS = 0.8, 0.05
 """Overlap from which two boxes hold the same person, unless both hold people whose joints lie further apart than this
@@ -41,8 +45,9 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None, detected
     """The person boxes of the next frame, predicted from the poses of this frame.
 
     Every box moves on by the last step of the person in it, and grows to the padded extent of the person; it shrinks
-    slowly. A box without a person stays where it is. Of two boxes that come to hold the same person, the one of higher
-    score stays.
+    slowly. A box without a person stays where it is with half of its score, until that falls below a tenth; it goes at
+    once where it lies in the box of a person, or around it. Of two boxes that come to hold the same person, the one of
+    higher score stays.
 
     Where people are detected in the next frame, a detected box is joined with the extent of the person who was known
     there. Someone whom the detector misses keeps the predicted box with half of its score, as long as the last pose is
@@ -55,8 +60,8 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None, detected
         detected: (D, 5) boxes of people detected in the next frame; None where nobody looked.
 
     Returns:
-        (K, 4 or 5) float32; without `detected` K <= M, in the order of `boxes`, and scores are kept. With `detected`
-        (K, 5), those first that are detected.
+        (K, 4 or 5) float32; without `detected` K <= M, in the order of `boxes`. With `detected` (K, 5), those first
+        that are detected.
 
     Raises:
         ComponentError: boxes of another shape, or two layouts.
@@ -87,7 +92,8 @@ def next_boxes(poses: Poses, boxes: Float, before: Poses | None = None, detected
         extents[m] = np.concatenate([joints[seen].min(0) + step, joints[seen].max(0) + step])
         moved[m, :4] = _followed(moved[m, :4], step, _padded(extents[m], _PAD))
     if detected is None:
-        return moved[_distinct(moved, people)].astype(np.float32)
+        kept = _with_hope(moved, sorted(here))
+        return moved[kept][_distinct(moved[kept], people[kept])].astype(np.float32)
     half = {m for m, person in here.items() if 2 * _visible(poses)[person].sum() >= people.shape[1]}
     return _joined(np.asarray(detected, np.float64), moved, people, extents, half)
 
@@ -100,6 +106,22 @@ def _followed(box: Float, step: Float, target: Float) -> Float:
     inwards = _SHRINK / _STEP * most
     change = np.concatenate([np.minimum(change[:2], inwards), np.maximum(change[2:], -inwards)])
     return np.asarray(box + np.clip(moved + change - box, -most, most))
+
+
+def _with_hope(boxes: Float, held: list[int]) -> list[int]:
+    """Rows of boxes (M, 4 or 5) that hold somebody or may do so again; halves the scores of those that hold nobody."""
+    low, high = boxes[:, None, :2], boxes[:, None, 2:4]
+    sides = np.clip(np.minimum(high, boxes[None, held, 2:4]) - np.maximum(low, boxes[None, held, :2]), 0, None)
+    area = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=-1)
+    least = np.minimum(area[:, None], area[None, held])
+    second = (np.prod(sides, axis=-1) >= _INSIDE * least).any(1)
+    kept = []
+    for m in range(len(boxes)):
+        if m not in held and boxes.shape[1] == 5:
+            boxes[m, 4] *= _MISSED
+        if m in held or not (second[m] or (boxes.shape[1] == 5 and boxes[m, 4] < _FORGOTTEN)):
+            kept.append(m)
+    return kept
 
 
 def _padded(extent: Float, share: float) -> Float:

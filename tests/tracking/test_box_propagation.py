@@ -1,4 +1,4 @@
-"""Boxes between detections: they do not shrink onto a part of the body, and detections are joined with the last pose."""
+"""Boxes between detections: they do not shrink onto a part of the body; detections are joined with the last pose."""
 
 from __future__ import annotations
 
@@ -94,6 +94,15 @@ def test_a_sure_person_outlives_a_missed_detection_or_two() -> None:
     assert next_boxes(poses(body(100), score=0.1), around(body(100)), None, nobody).shape == (0, 5)
     mostly = poses(body(100), unsure=tuple(range(5, 13)))
     assert next_boxes(mostly, around(body(100)), None, nobody).shape == (0, 5)
+
+
+def test_a_second_box_of_the_same_person_goes_at_once() -> None:
+    whole = around(body(100))
+    chest = around(body(100)[:7], 0.05, score=0.95)
+    (one,) = next_boxes(poses(body(100)), np.concatenate([chest, whole]))
+    assert one[4] == np.float32(0.9)
+    beside = around(body(170), score=0.8)
+    assert len(next_boxes(poses(body(100)), np.concatenate([whole, beside]))) == 2
 
 
 def test_two_people_keep_their_boxes_in_any_order() -> None:
