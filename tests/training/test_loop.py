@@ -196,7 +196,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     method, loader = make()
     fit(method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05)), tmp_path, stop_after=3)
     method, loader = make()
-    with pytest.raises(TrainingError, match="holds a run with another settings"):
+    with pytest.raises(TrainingError, match=r"holds a run with another optim.lr \(0.05 there, 0.06 here\)"):
         fit(method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.06)), tmp_path)
     method, _ = make()
     other = DataLoader(
@@ -208,6 +208,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     fit(
         method, loader, TrainSettings(epochs=2, optim=OptimSettings(lr=0.05), log_every=3), tmp_path
     )  # how often it logs is nobody's business
+
+
+def test_more_epochs_go_on_and_are_told(tmp_path):
+    def train(epochs, **more):
+        return fit(*make(), TrainSettings(epochs=epochs, optim=OptimSettings(lr=0.05)), tmp_path, **more)
+
+    steps = train(1).steps
+    with pytest.warns(UserWarning, match="begun with run.epochs 1 and goes on to 2: from epoch 1 on, schedules"):
+        assert train(2).steps == 2 * steps
+    assert checkpoint.read(tmp_path / "last.safetensors")[1]["extended"] == [{"step": steps, "epochs": 1}]
+    with pytest.raises(TrainingError, match=r"another run.epochs \(2 there, 1 here\) and is 2 epochs old"):
+        train(1)
+    assert train(2).steps == 2 * steps  # the same again: nothing is said, and nothing is left to do
 
 
 def test_torn_and_foreign_checkpoints_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
 from training.distributed import average, rank, synchronise
-from training.engine import checkpoint
+from training.engine import checkpoint, resume
 from training.engine.loggers import loggers_of
 from training.engine.settings import TrainSettings
 from training.evaluate.collapse import statistics
@@ -90,7 +91,8 @@ def fit(
         settings: hyper-parameters.
         out: folder of checkpoints and log. None: nothing is written.
         fabric: a launched `lightning_fabric.Fabric`. Default: one device.
-        facts: stored in checkpoints, for example the configuration. A checkpoint with other facts is an error.
+        facts: stored in checkpoints, for example the configuration. A checkpoint with other facts is an error; only the
+            number of epochs may be another. Then `extended` holds the step and the number of epochs before.
         probe: evaluates the method every `settings.probe_every` epochs.
         progress: called after every step.
         stop_after: step of the run at which to stop, with a checkpoint.
@@ -288,16 +290,16 @@ class _Run:
                 (self.out / "log.jsonl").unlink(missing_ok=True)
             return
         tensors, facts = checkpoint.read(path)
-        own_facts = json.loads(json.dumps(self.facts))
-        if changed := [
-            name
-            for name in own_facts
-            if name not in _CHANGEABLE_FACTS and _with_effect(facts.get(name)) != _with_effect(own_facts[name])
-        ]:
-            raise TrainingError(
-                f"{self.out} holds a run with another {', '.join(changed)}: give another --out, go on with what it "
-                "began with, or delete it"
-            )
+        remark = resume.check(
+            self.out, facts, json.loads(json.dumps(self.facts)), int(facts["step"]), self.steps_per_epoch
+        )
+        if remark is not None and rank() == 0:
+            warnings.warn(remark, stacklevel=4)
+        extended = list(facts.get("extended", []))
+        if remark is not None:
+            extended.append({"step": facts["step"], "epochs": facts["settings"]["epochs"]})
+        if extended:
+            self.facts["extended"] = extended
         self.method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
         checkpoint.restore_optimizer(
             self.optimizer,
@@ -309,16 +311,6 @@ class _Run:
         self.history.log = list(_log_until(self.out / "log.jsonl", self.step)) if self.out is not None else []
         if rank() == 0 and self.out is not None:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
-
-
-_CHANGEABLE_FACTS = ("config",)
-"""Facts that may differ between a checkpoint and the run that resumes from it."""
-_SETTINGS_WITHOUT_EFFECT = ("log_every", "save_every", "probe_every", "tensorboard", "wandb", "compile")
-
-
-def _with_effect(fact: Any) -> Any:
-    """A fact without the settings that have no effect on results."""
-    return {k: v for k, v in fact.items() if k not in _SETTINGS_WITHOUT_EFFECT} if isinstance(fact, dict) else fact
 
 
 def _log_until(path: Path, step: int) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from training.evaluate.probes import LabelledFeatures, classification_result, fe
 from training.evaluate.result import Result
 from training.runs import splits
 from training.runs.features import THREE_CROPS, calibrate, extract_features, joint_weights
+from training.runs.learnable import tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
 from training.runs.run import Run
@@ -63,6 +64,7 @@ def probe(
     """
     names = classes_of(train, test)
     tell_of_overlap(train, test, "of the probe")
+    tell_of_unseen(train, test, "of the probe")
     report = Report("probe", run, [dataset.name for dataset in (*train, *test)], splits.facts(test))
     run.method.to(device)
     ids = [splits.label_ids(names, split) for split in (train, test)]

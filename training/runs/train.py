@@ -39,6 +39,7 @@ from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features
+from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, start_file
 from training.transforms.preprocess import Preprocess
@@ -102,16 +103,13 @@ def train(
         datasets = label_subset(datasets, config.data.label_fraction, config.run.seed)
     validation = splits.open_validation(config.data)
     val, val_split = validation or ([], config.data.val_split)
+    check_learnable(datasets, needs.labels, config.method.name)
     tell_of_overlap(datasets, val, val_split)
+    tell_of_unseen(datasets, val, val_split)
     config = resolve(config, datasets, val_split)
     skeleton, labels = datasets[0].skeleton, DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)
     channels = preprocess(datasets[0].read([0])[0]).shape[-1]
-    if needs.labels and not (splits.label_ids(labels, datasets) >= 0).any():
-        raise TrainingError(
-            f"{splits.names_of(datasets)}: no clip has a label, and {config.method.name} learns from labels; "
-            "give labels (labels.csv of a folder, the `label` of a file), or take a method without: mcc, tmor"
-        )
     fabric = fabric_of(config.run.precision, config.run.devices)
     fabric.launch()
     if config.run.batch % fabric.world_size:

@@ -1,0 +1,137 @@
+"""What is told before a training begins: data from which nothing can be learnt, and clips that cannot be measured."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataengine.core.errors import TrainingError
+from training.data.sampler import joined_labels
+from training.data.subsets import random_subset
+from training.data.types import SkeletonDataset, SkeletonSequence
+from training.runs.splits import names_of
+
+LOOKED_AT = 64
+"""Clips whose joints are looked at."""
+
+
+def check_learnable(datasets: Sequence[SkeletonDataset], learns_labels: bool, method: str) -> None:
+    """Refuse data from which nothing can be learnt; warn of what teaches little.
+
+    Args:
+        datasets: what is learnt from.
+        learns_labels: whether the method learns classes.
+        method: its name, for messages.
+
+    Raises:
+        TrainingError: one clip, one class, no label, no joint, or the same poses in every clip.
+    """
+    where, count = names_of(datasets), sum(map(len, datasets))
+    if count < 2:
+        raise TrainingError(
+            f"{where}: {count or 'no'} clip{'' if count == 1 else 's'} to train on, and there is nothing to learn from "
+            "fewer than two; give more data, or choose with --set data.split"
+        )
+    names, ids = joined_labels(datasets)
+    counts = Counter(names[number] for number in ids[ids >= 0].tolist())
+    if learns_labels:
+        _check_classes(where, counts, names, count, method)
+    elif len(counts) == 1:
+        warnings.warn(
+            f"{where}: every label is {next(iter(counts))!r}: figures that measure classes say nothing", stacklevel=3
+        )
+    _check_joints(where, [clip for part in random_subset(datasets, LOOKED_AT) for clip in part.read(range(len(part)))])
+
+
+def _check_classes(where: str, counts: Counter[str], names: Sequence[str], clips: int, method: str) -> None:
+    if not counts:
+        raise TrainingError(
+            f"{where}: no clip has a label, and {method} learns from labels; "
+            "give labels (labels.csv of a folder, the `label` of a file), or take a method without: mcc, tmor"
+        )
+    if len(counts) == 1:
+        ((name, number),) = counts.items()
+        raise TrainingError(
+            f"{where}: all {number} labelled clips are of the class {name!r}: there is nothing to tell apart, and every "
+            "figure would be 100 %; give clips of other classes, or take a method without labels: mcc, tmor"
+        )
+    labelled = sum(counts.values())
+    if max(counts.values()) == 1:
+        warnings.warn(
+            f"{where}: each of the {len(counts)} classes has one clip only: they can be learnt by heart, and nothing "
+            "tells what a class has in common",
+            stacklevel=4,
+        )
+    if absent := [name for name in names if name not in counts]:
+        warnings.warn(
+            f"{where}: {len(absent)} of {len(names)} classes have no training clip, for example {absent[0]!r}",
+            stacklevel=4,
+        )
+    if labelled < clips:
+        warnings.warn(
+            f"{where}: without a label, so not learnt from: {clips - labelled} of {clips} clips", stacklevel=4
+        )
+
+
+def _check_joints(where: str, clips: Sequence[SkeletonSequence]) -> None:
+    empty = sum(not np.isfinite(clip.keypoints).any() for clip in clips)
+    if empty == len(clips):
+        raise TrainingError(
+            f"{where}: no joint of any of {len(clips)} clips is seen (all are NaN or there are no people): there is "
+            "nothing to learn; look at how the poses were made"
+        )
+    if empty:
+        warnings.warn(f"{where}: {empty} of {len(clips)} clips that were looked at show no joint", stacklevel=4)
+    first = clips[0].keypoints
+    if all(
+        clip.keypoints.shape == first.shape and np.array_equal(clip.keypoints, first, equal_nan=True) for clip in clips
+    ):
+        raise TrainingError(
+            f"{where}: all of {len(clips)} clips hold the same poses: there is nothing to tell apart; look at how the "
+            "poses were made"
+        )
+    if all(_is_still(clip) for clip in clips):
+        warnings.warn(
+            f"{where}: nobody moves in any of {len(clips)} clips: every frame of a clip is the same", stacklevel=4
+        )
+
+
+def _is_still(clip: SkeletonSequence) -> bool:
+    joints = clip.keypoints
+    return joints.shape[1] < 2 or bool(np.array_equal(joints[:, 1:], joints[:, :-1], equal_nan=True))
+
+
+def tell_of_unseen(train: Sequence[SkeletonDataset], val: Sequence[SkeletonDataset], split: str) -> None:
+    """Warn, with the number of clips, of classes in what is measured on that no training clip has.
+
+    Args:
+        train: what is learnt from.
+        val: what is measured on.
+        split: how messages call the split of `val`.
+    """
+    if not val:
+        return
+    names, ids = joined_labels(train)
+    seen = {names[number] for number in np.unique(ids[ids >= 0])}
+    own, numbers = joined_labels(val)
+    counts = Counter(own[number] for number in numbers[numbers >= 0].tolist())
+    unseen = {name: number for name, number in counts.items() if name not in seen}
+    if unseen and seen:
+        clips, first = sum(unseen.values()), ", ".join(map(repr, list(unseen)[:3])) + (", ..." * (len(unseen) > 3))
+        left_out = sum(number for name, number in unseen.items() if name not in names)
+        effect = "left out of the figures" if left_out == clips else "counted as wrong"
+        if 0 < left_out < clips:
+            effect = f"left out of the figures ({left_out}) or counted as wrong ({clips - left_out})"
+        warnings.warn(
+            f"split {split!r}: {clips} of its {len(numbers)} clips {'is' if clips == 1 else 'are'} of "
+            f"{len(unseen)} class{'' if len(unseen) == 1 else 'es'} that training never saw ({first}), and {effect}",
+            stacklevel=3,
+        )
+    if unlabelled := int((numbers < 0).sum()):
+        warnings.warn(
+            f"split {split!r}: not measured, for want of a label: {unlabelled} of its {len(numbers)} clips",
+            stacklevel=3,
+        )
