@@ -55,8 +55,8 @@ def _check_classes(where: str, counts: Counter[str], names: Sequence[str], clips
     if len(counts) == 1:
         ((name, number),) = counts.items()
         raise TrainingError(
-            f"{where}: all {number} labelled clips are of the class {name!r}: there is nothing to tell apart, and every "
-            "figure would be 100 %; give clips of other classes, or take a method without labels: mcc, tmor"
+            f"{where}: all {number} labelled clips are of the class {name!r}: there is nothing to tell apart, and "
+            "every figure would be 100 %; give clips of other classes, or take a method without labels: mcc, tmor"
         )
     labelled = sum(counts.values())
     if max(counts.values()) == 1:
