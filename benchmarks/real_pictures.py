@@ -385,7 +385,11 @@ def run(quick: bool) -> dict[str, Any]:
     study = Study.of(pictures(), OVERLAY if quick else tuple(EXPERTS))
     boxes, whole = measured(study, "boxes", OVERLAY), measured(study, "pictures", OVERLAY)
     reached = whole["fused"][f"{DEFAULT} (shipped)"]
-    level = {f: task["against_best_member"][f"{f} (shipped)"] for f in CALIBRATED for task in (boxes,)}
+    level = {
+        f"{f}, {name}": task["against_best_member"][f"{f} (shipped)"]
+        for name, task in (("boxes", boxes), ("pictures", whole))
+        for f in CALIBRATED
+    }
     details: dict[str, Any] = {"boxes": boxes, "pictures": whole}
     if not quick:
         details["pictures, with mediapipe"] = measured(study, "pictures", (*OVERLAY, "mediapipe"))
