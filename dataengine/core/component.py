@@ -268,6 +268,20 @@ class Detector(Component, ABC):
         """Open a session on a device; raises as `Expert.load`."""
 
 
+class FaceDetector(Component, ABC):
+    """A detector of faces, for blurring them (frozen dataclass; its fields are its whole configuration).
+
+    Attributes:
+        licence: of its code and weights, where it is not this package's own.
+    """
+
+    licence: ClassVar[str | None] = None
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> DetectorSession:
+        """Open a session on a device, whose boxes are of faces; raises as `Expert.load`."""
+
+
 class FeaturesSession(Session, ABC):
     """A video and a text encoder with one embedding space, ready to encode."""
 

@@ -52,6 +52,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "movenet_multipose": "dataengine.experts.movenet_multipose:MoveNetMultiPoseDetector",
         "nanodet_multipose": "dataengine.experts.nanodet_multipose:NanoDetMultiPose",
     },
+    "face_detectors": {
+        "blazeface": "dataengine.experts.blazeface:BlazeFace",
+    },
     "experts": {
         "synthetic_topdown": "dataengine.experts.synthetic:SyntheticTopDown",
         "synthetic_bottomup": "dataengine.experts.synthetic:SyntheticBottomUp",
@@ -143,6 +146,7 @@ KINDS: dict[str, Kind] = {
         Kind("fetchers", "dataengine", "dataengine.fetch:Fetcher"),
         Kind("decoders", "dataengine", "dataengine.media.decode:Decoder"),
         Kind("detectors", "dataengine", f"{_CORE}:Detector"),
+        Kind("face_detectors", "dataengine", f"{_CORE}:FaceDetector"),
         Kind("experts", "dataengine", f"{_CORE}:Expert"),
         Kind("trackers", "dataengine", f"{_CORE}:Tracker"),
         Kind("fusion", "dataengine", f"{_CORE}:Fusion"),

@@ -2,13 +2,17 @@
 
 A video shard has the keys of its pose shard in the same order, each with `mp4`: exactly the frames that
 the poses belong to, at their times. With `blur_faces` the heads of everybody whose pose is known are
-made unrecognisable before anything is written; people that no expert saw stay as they are.
+made unrecognisable before anything is written. With `face_detector` so are the faces that it finds, which may be of
+people whom no expert saw.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +22,7 @@ import cv2
 import numpy as np
 
 from dataengine.core import registry
-from dataengine.core.component import Component
+from dataengine.core.component import Component, DetectorSession
 from dataengine.core.skeletons import convert
 from dataengine.core.types import Clip, Float, Frames
 from dataengine.filters.body import head_length
@@ -38,6 +42,15 @@ HEAD = 1.1
 chin lie within it, also of a face seen from the side."""
 
 
+FACE = 0.8
+"""Radius of what is blurred about the middle of a face's box, in lengths of its longer side: hair and chin lie within
+it."""
+HELD = 3
+"""Frames before and after the one in which a face is found, in which it is blurred as well: detectors miss some."""
+GROWN = 0.1
+"""Growth of the radius for each of these frames, since heads move."""
+
+
 @dataclass(frozen=True)
 class Video(Pass):
     """Writes the pictures of kept clips into shards beside the poses; only with `pack.keep_video`."""
@@ -52,10 +65,13 @@ class Video(Pass):
 
     def config(self, recipe: Recipe) -> list[Any]:
         decoder = registry.config(recipe.component("decoders", recipe.pose.decoder))
-        return [recipe.pose.decoder, decoder, recipe.pack.model_dump()]
+        found: list[Any] = [recipe.pose.decoder, decoder, recipe.pack.model_dump()]
+        for faces in _face_detectors(recipe):
+            found += [registry.config(faces), faces.weights()]
+        return found
 
     def uses(self, recipe: Recipe) -> list[Component]:
-        return [recipe.component("decoders", recipe.pose.decoder)]
+        return [recipe.component("decoders", recipe.pose.decoder), *_face_detectors(recipe)]
 
     def unused(self, recipe: Recipe) -> Sequence[str]:
         return ("dataengine.labels.prompts",)  # texts cut no shards, and are part of the inputs of each
@@ -71,13 +87,15 @@ class Video(Pass):
         scratch = staged.with_suffix(".mp4")
         commit = None
         try:
-            with shards.ShardWriter(staged) as writer:
+            with ExitStack() as stack:
+                writer = stack.enter_context(shards.ShardWriter(staged))
+                faces = [stack.enter_context(one.load("cpu")) for one in _face_detectors(job.recipe)]
                 for clip_id, arrays in samples(job, planned):
                     meta, clip = arrays["json"], plan.clip(clip_id)
                     assert clip is not None
                     circles = heads(arrays["keypoints"], meta["skeleton"]) if pack.blur_faces else None
                     times = arrays["timestamps"].astype(np.float64).tolist()
-                    frames, fps = _frames(job, plan, clip, circles), Fraction(meta["fps"])
+                    frames, fps = _frames(job, plan, clip, circles, faces), Fraction(meta["fps"])
                     write_video(scratch, frames, fps, timestamps=times, crf=pack.crf)
                     writer.write(clip_id, {"mp4": scratch.read_bytes()})
                     count += 1
@@ -135,13 +153,54 @@ def blurred(frame: Frames, circles: Float) -> Frames:
     return out
 
 
-def _frames(job: Job, plan: plans.Plan, clip: Clip, circles: Float | None) -> Iterator[Frames]:
+def face_circles(boxes: Sequence[Float], n: int) -> Float:
+    """Circles (M, 3) of frame `n`: about its faces (M, 5), and about those of the frames before and after."""
+    near = range(max(0, n - HELD), min(len(boxes), n + HELD + 1))
+    found = []
+    for m in near:
+        low, high = boxes[m][:, :2].astype(np.float64), boxes[m][:, 2:4].astype(np.float64)
+        radius = FACE * (1 + GROWN * abs(n - m)) * (high - low).max(1, initial=0.0)
+        found.append(np.concatenate([(low + high) / 2, radius[:, None]], 1))
+    return np.concatenate(found)
+
+
+def _face_detectors(recipe: Recipe) -> list[Any]:
+    """The face detector of a recipe, none or one."""
+    name = recipe.face_detector
+    return [recipe.component("face_detectors", name)] if name else []
+
+
+def _frames(
+    job: Job, plan: plans.Plan, clip: Clip, circles: Float | None, faces: Sequence[DetectorSession]
+) -> Iterator[Frames]:
+    """The frames of a clip that have poses, blurred where the recipe says so."""
+    picked = _picked(job, plan, clip)
+    if not faces:
+        for count, frame in enumerate(picked):
+            yield frame if circles is None else blurred(frame, circles[:, count])
+        return
+    none = np.zeros((0, 5), np.float32)
+    frames: deque[Frames] = deque()
+    seen: deque[Float] = deque(maxlen=2 * HELD + 1)
+    done = 0
+    following: Iterator[Frames | None] = itertools.chain(picked, itertools.repeat(None, HELD))
+    for given in following:
+        if given is not None:
+            frames.append(given)
+        seen.append(none if given is None else faces[0].detect(given[None])[0])
+        place = len(seen) - 1 - HELD  # a frame waits until those behind it were looked at
+        if place >= 0 and frames:
+            known = np.zeros((0, 3)) if circles is None else circles[:, done]
+            yield blurred(frames.popleft(), np.concatenate([known, face_circles(seen, place)]))
+            done += 1
+
+
+def _picked(job: Job, plan: plans.Plan, clip: Clip) -> Iterator[Frames]:
     recipe = job.recipe
-    sampler, count = FrameSampler(recipe.pose.max_fps), 0
+    sampler = FrameSampler(recipe.pose.max_fps)
     with recipe.component("decoders", recipe.pose.decoder).open(
         plan.media(clip), clip.span_start, clip.span_end
     ) as stream:
         for batch in stream:
             for n in sampler.pick(batch.timestamps):
-                yield batch.frames[n] if circles is None else blurred(batch.frames[n], circles[:, count])
-                count += 1
+                yield batch.frames[n]

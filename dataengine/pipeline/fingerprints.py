@@ -90,6 +90,7 @@ def components_of(recipe: Recipe) -> dict[str, Any]:
     used = [
         ("decoders", pose.decoder),
         *(("detectors", d) for d in (recipe.detector,) if d),
+        *(("face_detectors", d) for d in (recipe.face_detector,) if d),
         *(("experts", e) for e in pose.experts),
     ]
     used += [("trackers", pose.tracker), ("fusion", pose.fusion)]

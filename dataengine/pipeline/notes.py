@@ -78,8 +78,10 @@ def without_effect(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("pose", "detector"), "no expert looks inside person boxes"
         yield ("pose", "detect_every"), "no expert looks inside person boxes"
     if not pack.keep_video:
-        for option in ("crf", "blur_faces", "allow_unknown_licence"):
+        for option in ("crf", "blur_faces", "face_detector", "allow_unknown_licence"):
             yield ("pack", option), "pack.keep_video is off"
+    elif not pack.blur_faces:
+        yield ("pack", "face_detector"), "pack.blur_faces is off"
     if not recipe.plan.splits:
         yield ("plan", "split_by"), "plan.splits is empty"
     if recipe.curate.dedup in ("exact", "off") and not recipe.plan.leak_guard:
@@ -97,6 +99,7 @@ def _in_use(recipe: Recipe) -> dict[str, tuple[Sequence[str], str]]:
         "fetchers": (recipe.fetch.fetchers, "fetch.fetchers"),
         "decoders": ((pose.decoder,), "pose.decoder"),
         "detectors": ((pose.detector,) if pose.detector else (), "pose.detector"),
+        "face_detectors": ((recipe.face_detector,) if recipe.face_detector else (), "pack.face_detector"),
         "experts": (pose.experts, "pose.experts"),
         "trackers": ((pose.tracker,), "pose.tracker"),
         "fusion": ((pose.fusion,), "pose.fusion"),

@@ -28,6 +28,7 @@ COMPONENT_TABLES = (
     "fetchers",
     "decoders",
     "detectors",
+    "face_detectors",
     "experts",
     "trackers",
     "fusion",
@@ -202,6 +203,8 @@ class PackTable(Table):
     """Also write video shards, with the same keys in the same order."""
     blur_faces: bool = False
     """Blur the heads of people that the experts saw in the video shards."""
+    face_detector: str | None = None
+    """Blur the faces that this detector finds in the frames, too: those of people whom no expert saw."""
     crf: int = pydantic.Field(default=23, ge=0, le=51)
     """Quality of the video shards; smaller is better and larger."""
     allow_unknown_licence: bool = False
@@ -272,6 +275,11 @@ class Recipe(Table):
         """The person detector to run: none when no expert looks inside boxes."""
         boxed = any(self.component("experts", name).needs_boxes for name in self.pose.experts)
         return self.pose.detector if boxed else None
+
+    @property
+    def face_detector(self) -> str | None:
+        """The face detector to run: none when no faces are blurred in kept videos."""
+        return self.pack.face_detector if self.pack.keep_video and self.pack.blur_faces else None
 
     def source_path(self, name: str) -> str | None:
         """Where the recipe says that a source's media and annotations lie."""
@@ -431,6 +439,7 @@ def _check_components(recipe: Recipe) -> None:
     chosen += [("decoders", pose.decoder), ("trackers", pose.tracker), ("fusion", pose.fusion)]
     chosen += [("fetchers", name) for name in recipe.fetch.fetchers]
     chosen += [("detectors", pose.detector)] if pose.detector else []
+    chosen += [("face_detectors", recipe.pack.face_detector)] if recipe.pack.face_detector else []
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
     chosen += [("features", name) for name in recipe.embed.features]
     for kind, name in chosen:

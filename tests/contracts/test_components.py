@@ -68,6 +68,16 @@ def test_features_keep_their_promises(name: str) -> None:
     testing.check_features(component)
 
 
+@pytest.mark.parametrize("name", registry.names("face_detectors"))
+def test_face_detectors_keep_their_promises(name: str) -> None:
+    component = made("face_detectors", name)
+    try:
+        component.weights()
+    except DataEngineError as error:
+        pytest.skip(f"{name}: {error}")
+    testing.check_detector(component)
+
+
 @pytest.mark.parametrize("name", registry.names("decoders"))
 def test_decoders_keep_their_promises(name: str, tmp_path: Path) -> None:
     if name == "decord":

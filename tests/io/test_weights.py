@@ -408,14 +408,16 @@ def test_damaged_manifests(listing: Listing, tmp_path: Path, text: str, says: st
 def test_the_manifest_we_ship() -> None:
     known = weights.manifest()
     assert len(known) >= 50
-    components = {name for kind in ("experts", "detectors", "features") for name in registry.names(kind)} | {"minilm"}
+    components = {
+        name for kind in ("experts", "detectors", "face_detectors", "features") for name in registry.names(kind)
+    } | {"minilm"}
     for entry in known.values():
         assert re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{8}|", entry.sha256), entry.name
         assert entry.used_by and entry.page and entry.licence, entry.name
         if entry.places:
             assert [place.kind for place in entry.places] == ["url", "url", "npm", "path"], entry.name
             assert len(entry.sha256) == 64 and entry.bytes and entry.convert, entry.name
-            assert entry.name == "blazeface" or set(entry.used_by) <= components, entry.name
+            assert set(entry.used_by) <= components, entry.name
             continue
         assert entry.url.startswith("https://"), entry.name
         assert bool(entry.member) == entry.url.endswith(".zip"), entry.name

@@ -4,18 +4,22 @@ licence."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import dataengine
+from dataengine.core.component import DetectorSession
 from dataengine.dataset.verify import verify
 from dataengine.io import shards
 from dataengine.media.decode import PyAVDecoder
 from dataengine.media.encode import write_video
-from dataengine.passes.video import blurred, heads
+from dataengine.passes import video
+from dataengine.passes.video import blurred, face_circles, heads
 from dataengine.pipeline.engine import Engine
 from dataengine.rendering import render_clip
+from tests.support.blank_faces import face_file
 
 SERIAL = Engine(serial=True)
 
@@ -94,3 +98,48 @@ def test_circles_follow_the_head_through_gaps() -> None:
     out = blurred(frame, np.array([[30.0, 20.0, 10.0], [np.nan] * 3, [-50.0, -50.0, 5.0]]))
     assert out[20, 30].std() >= 0 and np.abs(out[15:25, 25:35].astype(int) - frame[15:25, 25:35]).mean() > 20
     np.testing.assert_array_equal(out[40:], frame[40:])
+
+
+@pytest.mark.slow
+def test_faces_that_a_detector_finds_are_blurred_too(folder: Path, tmp_path: Path) -> None:
+    """The detector sees a face in the upper left corner of every frame, where nobody is."""
+    build(folder, tmp_path / "out", "pack.blur_faces=true")
+    plain = videos(tmp_path / "out", tmp_path)
+    path = face_file(tmp_path, first_only=True)
+    found = ['pack.face_detector="blazeface"', f'face_detectors.blazeface={{model="{path}", zoom=1}}']
+    build(folder, tmp_path / "out", "pack.blur_faces=true", *found)
+    blurry = videos(tmp_path / "out", tmp_path)
+    assert verify(tmp_path / "out") == []
+    assert set(plain) == set(blurry)
+    for clip_id, frames in plain.items():
+        assert frames.shape == blurry[clip_id].shape
+        change = np.abs(frames.astype(int) - blurry[clip_id]).mean((0, 3))
+        assert change[:24, :24].mean() > 2 * change[60:].mean()
+
+
+def test_a_face_is_held_before_and_after() -> None:
+    none, one = np.zeros((0, 5), np.float32), np.array([[10, 20, 30, 50, 0.9]], np.float32)
+    boxes = [none, none, none, none, one, none]
+    np.testing.assert_allclose(face_circles(boxes, 4), [[20, 35, 24]])
+    np.testing.assert_allclose(face_circles(boxes, 5), [[20, 35, 26.4]])
+    np.testing.assert_allclose(face_circles(boxes, 1), [[20, 35, 31.2]])
+    assert face_circles(boxes, 0).shape == (0, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 20])
+def test_every_frame_comes_out_once_with_the_faces_about_it(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector sees a face in frame 8 only; six frames beside it are blurred there, too."""
+    frames = np.random.default_rng(0).integers(0, 256, (count, 40, 60, 3)).astype(np.uint8)
+    frames[:, 0, 0, 0] = np.arange(count)
+
+    class Seeing(DetectorSession):
+        def detect(self, some: np.ndarray) -> list[np.ndarray]:
+            seen = some[0, 0, 0, 0] == 8
+            return [np.array([[20, 10, 40, 30, 0.9]] if seen else np.zeros((0, 5)), np.float32)]
+
+    monkeypatch.setattr(video, "_picked", lambda job, plan, clip: iter(frames))
+    given: list[Any] = [None, None, None, None, [Seeing()]]
+    found = list(video._frames(*given))
+    assert [int(frame[0, 0, 0]) for frame in found] == list(range(count))
+    changed = [n for n in range(count) if not np.array_equal(found[n], frames[n])]
+    assert changed == [n for n in range(5, 12) if n < count and count > 8]

@@ -17,6 +17,8 @@ KINDS: dict[str, str] = {
     "fetchers`.",
     "decoders": "A decoder reads the frames of a video. A recipe names it in `[pose] decoder`.",
     "detectors": "A detector finds people in frames. A recipe names it in `[pose] detector`.",
+    "face_detectors": "A face detector finds faces that are to be blurred in kept videos. A recipe names it in `[pack] "
+    "face_detector`.",
     "experts": "An expert estimates poses. A recipe names experts in `[pose] experts`.",
     "trackers": "A tracker links the people of all frames and experts. A recipe names it in `[pose] tracker`.",
     "fusion": "A fusion makes one pose sequence of those of several experts. A recipe names it in `[pose] fusion`.",
