@@ -11,6 +11,7 @@ import typer
 from dataengine.core import registry
 from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError
+from dataengine.core.failures import in_one_line
 from dataengine.core.progress import ConsoleProgress, Progress
 
 app = application("dataengine", "Build human-motion datasets from video, inspect them, and check them.")
@@ -212,7 +213,8 @@ def report(out: OutArgument) -> None:
     from dataengine.inspect.build import job_of
     from dataengine.passes.report import write_pages
 
-    write_pages(job_of(out))
+    with in_one_line(out):
+        write_pages(job_of(out))
     show(str(out / "dataset" / "report.html"))
 
 

@@ -181,7 +181,7 @@ def test_a_full_disk_stops_the_build_and_rejects_nothing(lab: Lab) -> None:
     mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(lab.out))
     try:
         lab.plant("fill", lab.out)
-        with pytest.raises(DataEngineError, match=r"disk_full") as caught:
+        with pytest.raises(DataEngineError, match=r"disk_full: .*[\d.]+ MB free") as caught:
             lab.build()
         assert "\n" not in str(caught.value) and not (lab.out / "dataset").exists()
         with pytest.raises(DataEngineError, match="No space left") as caught:

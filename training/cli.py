@@ -14,6 +14,7 @@ import typer
 from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.core.extras import installed
+from dataengine.core.failures import in_one_line
 from dataengine.core.progress import Bar, ConsoleProgress, Progress
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _train(config: Config, out: Path | None, as_json: bool) -> None:
     from training.runs import train as runs
 
     folder = out or Path("runs") / config.run.name
-    with RunProgress() as shown:
+    with in_one_line(folder), RunProgress() as shown:
         result = runs.train(config, folder, shown)
     if rank() != 0:
         return

@@ -29,6 +29,9 @@ ENVIRONMENT: dict[str, str] = {
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _HOST_LIMITS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+"""What the system says of a place that nobody can write to, such as a file where a folder is to be."""
+_ROOM = 64 << 10
 _STORAGE_FAILED = {
     errno.EIO,
     errno.EROFS,
@@ -125,21 +128,31 @@ def in_one_line(place: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = environment_kind(error)
+        kind = environment_kind(error) or ("storage_failed" if error.errno in _NO_PLACE and error.filename else None)
         if kind is None:
             raise
         named = error.filename or place
-        where = f" ({named}{_free(place) if kind == 'disk_full' else ''})" if named else ""
-        text = f"{error.strerror or error}{where}; run the same command again once that is mended"
+        where = f" ({named}{free_text(Path(str(named))) if kind == 'disk_full' else ''})" if named else ""
+        mended = "that is mended" if environment_kind(error) else "it can be written to, or give another place"
+        text = f"{error.strerror or error}{where}; run the same command again once {mended}"
         raise EnvironmentFailure(kind, text) from error
 
 
-def _free(place: Path | None) -> str:
-    """How much is free where something is written, for people."""
+def free_text(place: Path) -> str:
+    """How much is free on the disk of a place, which need not exist: ', 3.2 MB free'; '' where nobody tells."""
+    there = next((path for path in (place, *place.absolute().parents) if path.exists()), place)
     try:
-        return "" if place is None else f", {shutil.disk_usage(place).free / 1e6:.1f} MB free"
+        return f", {shutil.disk_usage(there).free / 1e6:.1f} MB free"
     except OSError:
         return ""
+
+
+def is_full(place: Path) -> bool:
+    """Whether the disk of a place has less room than any file of a build takes."""
+    try:
+        return shutil.disk_usage(place).free < _ROOM
+    except OSError:
+        return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

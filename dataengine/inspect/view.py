@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.errors import DataEngineError, DatasetError
+from dataengine.core.failures import in_one_line
 from dataengine.core.skeletons import COMMON, convert
 from dataengine.core.types import Frames
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import find_clip, job_of
 from dataengine.inspect.explain import explain
+from dataengine.io.storage import write_durably
 from dataengine.media.encode import write_video
 from dataengine.passes.clip_frames import frames_of, pose_arrays
 from dataengine.pipeline.plan import load
@@ -48,15 +50,19 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
         why = f"{last['pass']} {last['outcome']} {last.get('reason', '')} {last.get('detail', '')}".rstrip()
         raise DatasetError(f"clip {clip_id} has no poses: {why}") from None
     pictures = _drawn(frames_of(job.recipe, plan, clip, arrays["timestamps"]), arrays, experts)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if to.suffix == ".mp4":
-        write_video(to, pictures, Fraction(arrays["json"]["fps"]))
-        return to
+    with in_one_line(to.parent):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if to.suffix == ".mp4":
+            write_video(to, pictures, Fraction(arrays["json"]["fps"]))
+            return to
     import cv2
 
     best = int(np.argmax(np.nan_to_num(arrays["scores"].astype(np.float32)).sum((0, 2))))
     picture = next(p for n, p in enumerate(pictures) if n == best)
-    cv2.imwrite(str(to), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    with in_one_line(to):
+        write_durably(to, content.tobytes())
     return to
 
 

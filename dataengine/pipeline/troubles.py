@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DamagedArtifact
+from dataengine.core.failures import free_text, is_full
 from dataengine.pipeline.attempts import ATTEMPTS, WORKER_LOST, Ended, Place, Runner, Trouble
-from dataengine.pipeline.health import Health
+from dataengine.pipeline.health import AGAIN, Health, Stopped
 from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.quarantine import BLAMED, CrashBisector
 from dataengine.pipeline.task import Receipt, Task
@@ -155,6 +156,9 @@ class Troubles:
             **{"pass": self.options.name, "unit": task.key, "attempt": number, "host": place.name, "pid": place.pid},
             **{"kind": trouble.kind, "detail": trouble.detail, "clip_id": trouble.clip_id, "trace": trouble.trace},
         )
+        work = self.options.work
+        if trouble.kind == "disk_full" and work is not None and is_full(work):  # no host has room there
+            raise Stopped(f"stopped: disk_full: no room in {work.parent}{free_text(work)}: {trouble.detail}; {AGAIN}")
         where = f" on {place.name}" if place.name else ""
         self.options.say(f"{self.options.name} {task.key}{where}: {trouble.kind}: {trouble.detail}")
         before = self.failures.setdefault(task.key, [])

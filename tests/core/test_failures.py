@@ -106,6 +106,21 @@ def test_an_environment_failure_travels_between_processes() -> None:
     assert str(error) == "gpu_failed: a lost context"
 
 
+@pytest.mark.parametrize("name", ["file/run", "folder"])
+def test_a_place_that_nobody_can_write_to_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    told = rf"storage_failed: .*{name.split('/')[0]}.*another place"
+    with pytest.raises(EnvironmentFailure, match=told) as error, in_one_line():
+        (tmp_path / name).write_bytes(b"x")
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_of_the_system_stay_what_they_are() -> None:
+    with pytest.raises(FileNotFoundError), in_one_line():
+        Path("nowhere/at/all").read_bytes()
+
+
 def test_a_full_disk_is_told_with_the_place_and_what_is_free(tmp_path: Path) -> None:
     told = rf"No space left on device \({tmp_path}, [\d.]+ MB free\)"
     with pytest.raises(EnvironmentFailure, match=told) as error, in_one_line(tmp_path):

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from dataengine.core.errors import TrainingError
+from dataengine.core.failures import in_one_line
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
 from training.distributed import average, rank, synchronise
@@ -277,11 +278,11 @@ class _Run:
             f"optim.{name}": value for name, value in checkpoint.optimizer_tensors(self.optimizer, self.method).items()
         }
         facts = {**self.facts, "step": self.step, "loader": self.loader.state_dict(), "done": done}
-        checkpoint.write(self.out / "last.safetensors", tensors, facts)
-        if done:
-            checkpoint.write(
-                self.out / "model.safetensors", self.method.backbone.state_dict(), {**self.facts, "step": self.step}
-            )
+        with in_one_line(self.out):
+            checkpoint.write(self.out / "last.safetensors", tensors, facts)
+            if done:
+                network = self.method.backbone.state_dict()
+                checkpoint.write(self.out / "model.safetensors", network, {**self.facts, "step": self.step})
 
     def _resume(self) -> None:
         path = None if self.out is None else self.out / "last.safetensors"
