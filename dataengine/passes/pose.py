@@ -62,7 +62,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     if (file := pose.calibration_file) is not None:
         weights["calibration"] = {Path(file).name: digest(file)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    table = pose.model_dump(exclude={"max_people", "isolated", "calibration"}) | {
+    unused = {"max_boxes"} if pose.max_boxes is None else set[str]()
+    table = pose.model_dump(exclude={"max_people", "isolated", "calibration"} | unused) | {
         "detector": recipe.detector,
         "expert_weights": tools.expert_weights,
     }
@@ -80,7 +81,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
         session.for_clip() as (detector, experts),
         tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream,
     ):
-        estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), pose.detect_every)
+        estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), pose.detect_every, pose.max_boxes)
         for batch in stream if session.budget is None else prefetch(stream, session.budget):
             picked = sampler.pick(batch.timestamps)
             if not picked:

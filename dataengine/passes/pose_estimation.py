@@ -23,14 +23,21 @@ class PoseEstimator:
         detector: None where no expert is top-down.
         experts: open experts, each with whether it needs boxes.
         detect_every: frames between two detections.
+        max_boxes: most people per frame that top-down experts after the first one look at, and only people that the
+            first one found; None: every box.
     """
 
     def __init__(
-        self, detector: DetectorSession | None, experts: Sequence[tuple[ExpertSession, bool]], detect_every: int
+        self,
+        detector: DetectorSession | None,
+        experts: Sequence[tuple[ExpertSession, bool]],
+        detect_every: int,
+        max_boxes: int | None = None,
     ) -> None:
         self.detector = detector
         self.experts = experts
         self.detect_every = detect_every
+        self.max_boxes = max_boxes
         self.count = 0
         self.boxes: Float = np.zeros((0, 5), np.float32)
         self.here: Poses | None = None
@@ -48,23 +55,39 @@ class PoseEstimator:
         due = [n for n in range(len(batch)) if (first + n) % self.detect_every == 0]
         found = dict(zip(due, self.detector.detect(given(self.detector).frames[due]))) if due else {}
         if self.detect_every == 1:
-            boxes = [found[n] for n in range(len(batch))]
-            return [
-                expert.observe(given(expert), boxes if needs_boxes else None) for expert, needs_boxes in self.experts
-            ]
-        answers: list[list[Poses]] = [
-            [] if needs_boxes else expert.observe(given(expert)) for expert, needs_boxes in self.experts
-        ]
+            return self._observe(given, None, [found[n] for n in range(len(batch))], [True, False])
+        answers = self._observe(given, None, None, [False])
         leader = top_down.index(True)
         for n in range(len(batch)):
             if self.here is not None:
                 self.boxes = next_boxes(self.here, self.boxes, self.before, found.get(n))
             elif n in found:
                 self.boxes = found[n]
-            for (expert, needs_boxes), poses in zip(self.experts, answers):
-                if needs_boxes:
-                    poses += expert.observe(given(expert)[n : n + 1], [self.boxes])
+            for poses, new in zip(answers, self._observe(given, slice(n, n + 1), [self.boxes], [True])):
+                poses += new
             self.before, self.here = self.here, answers[leader][-1]
+        return answers
+
+    def _observe(
+        self,
+        given: Callable[[Session], ClipFrames],
+        part: slice | None,
+        boxes: Sequence[Float] | None,
+        kinds: Sequence[bool],
+    ) -> list[list[Poses]]:
+        """The poses of the experts of these kinds, top-down or not, in a part of the frames (None: all) with its boxes;
+        nothing of the other experts."""
+        answers: list[list[Poses]] = []
+        first = True
+        for expert, needs_boxes in self.experts:
+            if needs_boxes not in kinds:
+                answers.append([])
+                continue
+            frames = given(expert) if part is None else given(expert)[part]
+            answers.append(list(expert.observe(frames, boxes if needs_boxes else None)))
+            if needs_boxes and first and self.max_boxes is not None:
+                boxes = [surest(poses, self.max_boxes) for poses in answers[-1]]
+            first = first and not needs_boxes
         return answers
 
     def _given(self, batch: ClipFrames) -> Callable[[Session], ClipFrames]:
@@ -75,3 +98,9 @@ class PoseEstimator:
             return lambda session: batch
         uploaded = replace(batch, frames=upload(batch.frames))
         return lambda session: batch if session.upload is None else uploaded
+
+
+def surest(poses: Poses, most: int) -> Float:
+    """The boxes (K, 5) of the people with the highest mean scores, K <= `most`."""
+    order = np.argsort(-poses.scores.mean(-1), kind="stable")[:most]
+    return np.asarray(poses.boxes[order], np.float32)

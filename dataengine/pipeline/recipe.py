@@ -127,6 +127,10 @@ class PoseTable(Table):
     """Person detector. Experts that look inside person boxes need one."""
     detect_every: int = pydantic.Field(default=1, ge=1, le=100)
     """Frames from one detection to the next. Boxes follow the poses in between."""
+    max_boxes: int | None = pydantic.Field(default=None, ge=1, le=1000)
+    """Most people per frame that experts which look inside boxes look at, apart from the first such expert: only people
+    that the first one found, and of these the ones it is surest of. So the first such expert should be a fast one.
+    Default: every box of the detector."""
     experts: list[str] = pydantic.Field(min_length=1)
     """Pose estimators. Every expert sees every frame."""
     tracker: str = "oks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 
 import dataengine
 from dataengine.core import registry
-from dataengine.core.component import ClipFrames, DetectorSession
+from dataengine.core.component import ClipFrames, DetectorSession, ExpertSession
 from dataengine.core.errors import RecipeError, WeightsError
 from dataengine.core.skeletons import COMMON, convert
-from dataengine.core.types import Clip, Float, Frames
+from dataengine.core.types import Clip, Float, Frames, Poses
 from dataengine.fusion.calibration import Calibration
 from dataengine.media.encode import write_video
 from dataengine.passes.pose_estimation import PoseEstimator
@@ -66,6 +67,47 @@ def test_boxes_follow_people_between_detections(every: int) -> None:
                 given, _ = convert(poses.coords[0], poses.scores[0], "body14", COMMON)
                 right += int((np.linalg.norm(given - truth[t], axis=-1) < 0.5 * clip.head[t, 0]).sum())
     assert right / count > 0.7
+
+
+class Boxed(ExpertSession):
+    """Finds a person in every box that lies far enough to the left, the surer the lower its score; keeps its boxes."""
+
+    def __init__(self) -> None:
+        self.boxes: list[Float] = []
+
+    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
+        assert boxes is not None and len(boxes) == len(frames)
+        self.boxes += [np.asarray(some) for some in boxes]
+        kept = [some[some[:, 0] < 100] for some in self.boxes[-len(boxes) :]]
+        return [
+            Poses(
+                np.tile(some[:, None, :2] + [[10, 20]], (1, 17, 1)).astype(np.float32) + np.arange(17)[:, None],
+                np.tile(1 - some[:, 4:], (1, 17)).astype(np.float32),
+                some.astype(np.float32),
+            )
+            for some in kept
+        ]
+
+
+class Fixed(DetectorSession):
+    def detect(self, frames: Frames) -> list[Float]:
+        left = np.arange(5) * 40.0
+        return [np.stack([left, left, left + 30, left + 60, 0.9 - left / 200], 1).astype(np.float32)] * len(frames)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_later_experts_look_at_people_that_the_first_one_found(every: int) -> None:
+    first, second, third = Boxed(), Boxed(), Boxed()
+    frames = whole(np.zeros((4, 300, 300, 3), np.uint8))
+    estimator = PoseEstimator(Fixed(), [(first, True), (second, True), (third, True)], every, max_boxes=2)
+    estimator.predict(frames)
+    assert [len(some) for some in first.boxes[:1]] == [5] and len(first.boxes) == len(second.boxes) == 4
+    for session in (second, third):
+        assert [len(some) for some in session.boxes] == [2, 2, 2, 2]  # of three people, those with the best poses
+        assert session.boxes[0][:, 0].tolist() == [80, 40]
+    plain, other = Boxed(), Boxed()
+    PoseEstimator(Fixed(), [(plain, True), (other, True)], every).predict(frames)
+    assert all(np.array_equal(a, b) for a, b in zip(plain.boxes, other.boxes))
 
 
 def videos(folder: Path) -> Path:
