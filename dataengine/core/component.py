@@ -409,7 +409,14 @@ class Tracker(Component, ABC):
 
 
 class Fusion(Component, ABC):
-    """Makes one pose sequence of several experts' sequences of one person."""
+    """Makes one pose sequence of several experts' sequences of one person.
+
+    Attributes:
+        combines_scores: whether the score of a joint is the probability that not every expert is wrong, their errors
+            taken as independent; else it is the score of the chosen expert.
+    """
+
+    combines_scores: ClassVar[bool] = False
 
     @abstractmethod
     def fuse(

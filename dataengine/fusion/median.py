@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -50,6 +50,8 @@ class Median(Fusion):
         gamma: least C of a kept frame. Sets `kept` only.
         norm: length that scales C, as in `SSTA`.
     """
+
+    combines_scores: ClassVar[bool] = True
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class ObservationFusion(Fusion):
         norm: length that scales C, as in `SSTA`.
         score_power: exponent of the score in the weight of an observation; 0 weighs all alike.
     """
+
+    combines_scores: ClassVar[bool] = True
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -81,6 +81,8 @@ class Spline(Fusion):
         unswap: correct swapped limbs; needs a skeleton. `left_right.straighten` corrects the poses of a single expert.
         start: "median" of each frame, or the "viterbi_path" over the experts.
     """
+
+    combines_scores: ClassVar[bool] = True
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.18
     norm: Norm = "head_neck"

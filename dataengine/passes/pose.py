@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from dataengine.core.component import SESSIONS, ClipFrames, Component
 from dataengine.core.errors import MediaError
 from dataengine.core.skeletons import COMMON, convert
 from dataengine.core.types import Clip, Keep, Outcome, Poses, Reject, Track
+from dataengine.fusion.score_calibration import ScoreCalibration, of_related_experts
 from dataengine.io import shards
 from dataengine.io.weights import digest
 from dataengine.media.frame_sampler import FrameSampler
@@ -137,7 +138,10 @@ def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: d
         coords, scores = t.coords, t.scores
         if tools.calibration is not None:
             coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
-        fused.append(tools.fusion.fuse(coords, scores, COMMON, tools.expert_weights))
+        found = tools.fusion.fuse(coords, scores, COMMON, tools.expert_weights)
+        if isinstance(tools.calibration, ScoreCalibration) and tools.fusion.combines_scores:
+            found = replace(found, scores=of_related_experts(found.scores, coords))
+        fused.append(found)
     meta["tracks"] = [t.track_id for t in tracks]
     keypoints, certain = convert(
         np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton

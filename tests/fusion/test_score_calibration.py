@@ -68,6 +68,19 @@ def test_agreement_shows_it_without_annotations(frames):
     assert (apart(found, unseen, chance) < 0.1).all()
 
 
+def test_experts_that_err_together_prove_less():
+    rng = np.random.default_rng(0)
+    coords = rng.uniform(0, 100, (3, 4, 13, 2))
+    coords[1:, 0] = np.nan
+    coords[2, 1] = np.nan
+    scores = np.full((4, 13), 0.96, np.float32)
+    made = score_calibration.of_related_experts(scores, coords)
+    assert made[0] == pytest.approx(0.96)  # one expert: nothing to combine
+    assert made[1] == pytest.approx(1 - 0.04 ** (1 / 1.5))
+    assert made[2] == pytest.approx(0.8)
+    assert (score_calibration.of_related_experts(np.zeros((4, 13)), coords) == 0).all()
+
+
 def test_a_twin_is_no_second_opinion():
     """An expert and its copy always agree; named as one family they are not compared."""
     _, coords, scores, _ = people(120, 1)
