@@ -18,7 +18,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -58,7 +58,7 @@ class PartFetcher:
         policy: how urls are asked.
         offline: whether only local places may be used.
         progress: gets bytes of transfers by url.
-        say: gets a line for each place that did not serve.
+        say: gets a line for each place that did not serve, once.
     """
 
     folder: Path
@@ -66,6 +66,7 @@ class PartFetcher:
     offline: bool
     progress: ByteProgress
     say: Callable[[str], None]
+    _told: set[Place] = field(default_factory=set)
 
     def fetch(self, entry: Entry) -> list[Path]:
         """The local files of an entry's parts, in their order.
@@ -100,7 +101,9 @@ class PartFetcher:
                     ) from error
                 detail = error.detail.removeprefix(f"{part.file}: ")
                 tried.append(f"{_short(place, part.file)}: {detail}")
-                self.say(f"{entry.name}: not from {tried[-1]}")
+                if place not in self._told and not (self.offline and place.kind != "path"):
+                    self._told.add(place)
+                    self.say(f"{entry.name}: not from {tried[-1]}")
                 continue
             return path
         hands = [local_path(place.at(part.file), self.folder.parent) for place in entry.places if place.kind == "path"]
