@@ -276,6 +276,7 @@ def takedown(
 ) -> None:
     """Take clips down: readers skip them at once, and no later build brings them back."""
     from dataengine.dataset import takedown as acts
+    from dataengine.exports.placing import exports_of
 
     ids = [*(clip_id or ()), *(video_id or ()), *(acts.read_list(listed) if listed is not None else ())]
     if not ids:
@@ -286,7 +287,11 @@ def takedown(
 
         result = rewrite_and_clean(out, progress=None if as_json else ConsoleProgress())
         record |= {"rewritten": result is not None and result.changed, "dataset": result and result.dataset}
+    if made := exports_of(out):
+        record |= {"exports": made}
     show(record if as_json else acts.to_text(record, rewrite))
+    for path in made:
+        typer.echo(f"note: {path} was exported before and may hold them: export it again with --replace", err=True)
 
 
 @app.command()

@@ -75,12 +75,12 @@ def test_every_kind_is_offered_once(installed: Path) -> None:
     lines = (plugins.OUTSIDE / "entry_points.txt").read_text().splitlines()
     groups = [line.strip("[]").partition(".") for line in lines if line.startswith("[")]
     assert {kind for package, _, kind in groups if package == "dataengine"} == {
-        "sources", "experts", "fusion", "filters", "relabel", "features", "passes",
+        "sources", "experts", "fusion", "filters", "relabel", "features", "exports", "passes",
     }  # fmt: skip
     assert {kind for package, _, kind in groups if package == "training"} == {"backbones", "methods", "formats"}
     for _, _, kind in groups:
         assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
-    for name in ("experts", "filters", "sources", "features", "relabel"):
+    for name in ("experts", "filters", "sources", "features", "relabel", "exports"):
         told = command("list", name, "-v").stdout
         assert any(line.partition(" = ")[0] in told for line in lines if "outside." in line), name
 
@@ -103,6 +103,13 @@ def test_an_expert_and_a_fusion_make_the_poses(out: Path) -> None:
         assert set(np.unique(sample["scores"])) == {np.float16(0.75)}
     assert set(ds.tracks.collect()["share_bright_block"]) == {1.0}
     assert ds.manifest["fusion"] == "first_seen"
+
+
+def test_a_format_writes_the_clips(out: Path, tmp_path: Path) -> None:
+    made = dataengine.export(out, "lengths", tmp_path / "x.jsonl")
+    rows = [json.loads(line) for line in Path(made.path).read_text().splitlines()]
+    assert [row["clip"] for row in rows] == dataengine.open(out).clips.collect()["clip_id"].to_list()
+    assert {row["joints"] for row in rows} == {17} and made.layout == "coco17"
 
 
 def test_a_filter_brings_its_own_reason(out: Path, rejects: dict[str, tuple[str, str]]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from dataengine.exports.base import Export, ExportJob, check_layout
-from dataengine.exports.coco import as_numbers, compact, poses
-from dataengine.exports.openpose import DIGITS, FOLDER, triplets
+from dataengine.exports.coco import compact, poses
+from dataengine.exports.openpose import FOLDER, triplets
 
 FILE = "alphapose-results.json"
 
@@ -54,7 +54,7 @@ class AlphaPose(Export):
                             {
                                 "image_id": f"{frame}.jpg",
                                 "category_id": 1,
-                                "keypoints": as_numbers(joints[rank, frame], DIGITS),
+                                "keypoints": joints[rank, frame].tolist(),
                                 "score": pose["score"],
                                 "box": pose["bbox"],
                                 "idx": [rank],

@@ -149,28 +149,26 @@ def poses(clip: ExportedClip, every: int) -> Iterator[list[dict[str, Any] | None
         count = seen.sum(-1)
         lows = np.where(seen[..., None], keypoints, np.inf).min(1)
         highs = np.where(seen[..., None], keypoints, -np.inf).max(1)
-        boxes = np.concatenate([lows, highs - lows], -1).astype(np.float64)
-        triplets = np.concatenate([zeroed(keypoints), np.where(seen, SEEN, 0)[..., None]], -1).astype(np.float64)
-        means = scores.sum(-1, dtype=np.float64) / np.maximum(count, 1)
+        boxes = np.round(np.concatenate([lows, highs - lows], -1, dtype=np.float64), DIGITS)
+        joints = np.round(zeroed(keypoints).astype(np.float64), DIGITS).tolist()
+        marks = np.where(seen, SEEN, 0).tolist()
+        means = np.round(scores.sum(-1, dtype=np.float64) / np.maximum(count, 1), 4).tolist()
+        rounded = np.round(scores.astype(np.float64), 4).tolist()
         made: list[dict[str, Any] | None] = []
         for frame, number in enumerate(count.tolist()):
             if not number:
                 made.append(None)
                 continue
-            box = np.round(boxes[frame], DIGITS).tolist()
+            box = boxes[frame].tolist()
+            triplets = [value for (x, y), mark in zip(joints[frame], marks[frame]) for value in (x, y, mark)]
             made.append(
                 {
-                    "keypoints": as_numbers(triplets[frame].reshape(-1)),
+                    "keypoints": triplets,
                     "num_keypoints": number,
                     "bbox": box,
                     "area": round(box[2] * box[3], DIGITS),
-                    "score": round(float(means[frame]), 4),
-                    "keypoint_scores": np.round(scores[frame].astype(np.float64), 4).tolist(),
+                    "score": means[frame],
+                    "keypoint_scores": rounded[frame],
                 }
             )
         yield made
-
-
-def as_numbers(values: Any, digits: int = DIGITS) -> list[float | int]:
-    """Numbers rounded for JSON; whole ones without a point."""
-    return [int(value) if value.is_integer() else value for value in np.round(values, digits).tolist()]

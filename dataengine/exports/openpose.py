@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.skeletons import all_finite
 from dataengine.exports.base import Export, ExportedClip, ExportJob, check_layout
-from dataengine.exports.coco import as_numbers, compact
+from dataengine.exports.coco import compact
 from dataengine.exports.layouts import zeroed
 
 FOLDER = "poses"
@@ -74,5 +74,5 @@ class OpenPose(Export):
 
 
 def _person(rank: int, joints: NDArray[np.float64]) -> dict[str, Any]:
-    pose = {"person_id": [rank], "pose_keypoints_2d": as_numbers(joints, DIGITS)}
+    pose = {"person_id": [rank], "pose_keypoints_2d": joints.tolist()}
     return pose | {name: [] for name in ABSENT}

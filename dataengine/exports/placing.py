@@ -19,6 +19,8 @@ from dataengine.io.switch import exchange
 
 RECORD = "EXPORT.json"
 """What a folder says about itself, written last: which format, of which dataset, which files."""
+EXPORTS = "exports"
+"""Folder of a build in which exports lie unless another place is given."""
 MANY = 500
 """Files above which a folder is made durable by one `sync` of the system in place of one for each file."""
 
@@ -115,6 +117,18 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
             listed.append({"path": path.name, "bytes": path.stat().st_size, "blake3": file_hash(path)})
     content = json.dumps({**record, "files": listed}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_durably(folder / RECORD, content.encode())
+
+
+def place_of(root: Path) -> Path:
+    """The folder for exports of the dataset at `root`, which lies in a build: OUT/exports."""
+    return root.absolute().parent / EXPORTS
+
+
+def exports_of(out: Path) -> list[str]:
+    """What was exported of a build into its folder for exports."""
+    build = out.absolute().parent if out.absolute().name == "dataset" else out.absolute()
+    folder = build / EXPORTS
+    return sorted(str(path) for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def size_of(target: Path) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def _target(dataset: Dataset, component: Export, format: str, to: str | os.PathL
             raise DatasetError(
                 f"{dataset.root}: this is no folder of a build, where exports have a place: give --to PATH"
             )
-        return root.absolute().parent / "exports" / name
+        return placing.place_of(root) / name
     target = Path(to).absolute()
     if component.suffix and (target.is_dir() or os.fspath(to).endswith(("/", os.sep))):
         return target / name

@@ -99,6 +99,15 @@ def test_takedowns_are_honoured(name: str, tmp_path: Path) -> None:
     assert len(found) == 7 and not any("video003" in one for one in found)
 
 
+def test_a_takedown_names_what_was_exported_before(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path)
+    made = dataengine.export(tmp_path, "coco").path
+    gone = dataengine.open(root).clips.collect()["clip_id"][0]
+    done = command("takedown", str(tmp_path), "--clip-id", gone, "--reason", "asked")
+    assert done.returncode == 0 and f"note: {made} was exported before and may hold them" in done.stderr
+    assert dataengine.export(tmp_path, "coco", replace=True).clips == 7
+
+
 def test_a_takedown_during_an_export_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tiny_dataset.build(tmp_path)
     gone = dataengine.open(root).clips.collect()["clip_id"][0]
