@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices, extras
+from dataengine.core.counting import are, counted
 from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, RecipeError
 from dataengine.core.failures import in_one_line
 from dataengine.core.progress import Progress
@@ -212,7 +213,8 @@ def build(
     if hint:
         progress.say(f"this will be very slow: {hint}")
     get_weights(weights.missing(components_of(resolved).values()), progress)
-    check(resolved)
+    with progress.waiting("checking weights and programs"):
+        check(resolved)
     check_reasons(resolved, retry)
     folder = Path(out) if out is not None else Path("builds") / resolved.recipe.name
     recipe_lock.check(folder, components_of(resolved))
@@ -222,13 +224,15 @@ def build(
     except OSError as error:
         raise RecipeError(f"--out {folder} cannot be made: {error.strerror}; give a folder to write into") from error
     with in_one_line(folder), lease(folder.absolute(), "build", "build", wait=HANDOVER):
-        with changing(folder.absolute(), "build"):  # what a killed build left of the dataset is mended
+        placing = progress.waiting("waiting for another command that changes the dataset")
+        with placing, changing(folder.absolute(), "build"):  # what a killed build left of the dataset is mended
             refuse_link(folder.absolute())
         before = recipe_lock.parts(folder / recipe_lock.NAME)
 
         @functools.cache
         def job_on(device: str) -> Job:
-            job = Job.of(resolved, work, device, before, accept)
+            with progress.waiting("comparing code, libraries and weights with those of the build"):
+                job = Job.of(resolved, work, device, before, accept)
             for line in recipe_lock.why_anew(recipe, before, job.parts):
                 progress.say(line)
             return job
@@ -340,7 +344,7 @@ def _execute(
     while True:
         try:
             with chosen.open(
-                progress.say, gpus=devices.count() * recipe.engine.processes_per_gpu if device == "cuda" else 0
+                progress, gpus=devices.count() * recipe.engine.processes_per_gpu if device == "cuda" else 0
             ) as dispatcher:
                 job = job_on(dispatcher.device(device))
                 recipe_lock.write(folder, recipe, job.fingerprints, components_of(recipe), job.parts)
@@ -349,7 +353,7 @@ def _execute(
                 build = BuildState(plan, job, again, drives=True)
                 dispatcher.ask(functools.partial(job.question, plan))
                 run_passes(build, [p for p in build.passes if p.scope != "dataset"], dispatcher, progress, states)
-            with lease(folder, "build", "build") as held:
+            with progress.waiting("putting the dataset in place"), lease(folder, "build", "build") as held:
                 held.check()
                 changed, rows = assemble(build, folder)
             last = [p for p in build.passes if p.scope == "dataset"]
@@ -421,12 +425,13 @@ def _result(
 def result_text(result: BuildResult) -> str:
     """A build's result for people."""
     lines = [
-        f"{result.kept} clips kept, {result.rejected} rejected, {result.failed} failed, of {result.planned} planned "
-        f"({result.seconds:.1f} s)"
+        f"{counted(result.kept, 'clip')} kept, {result.rejected} rejected, {result.failed} failed, "
+        f"of {result.planned} planned ({result.seconds:.1f} s)"
     ]
     lines += [f"  {reason:<18}{count:>6}" for reason, count in result.reasons.items()]
     if result.retryable:
-        lines.append(f"{result.retryable} failed clips are worth another try: run the same command again")
+        said = f"{counted(result.retryable, 'failed clip')} {are(result.retryable)} worth another try"
+        lines.append(f"{said}: run the same command again")
     lines.append(f"dataset  {result.dataset}" + ("" if result.changed else "  (unchanged)"))
     lines.append(f"report   {result.dataset}/report.html")
     lines.append(

@@ -12,24 +12,13 @@ import pytest
 import dataengine
 from dataengine import builder
 from dataengine.cli import app
-from dataengine.core.progress import Progress
 from dataengine.dataset.verify import verify
 from dataengine.pipeline import recipe_lock, source_code
+from tests.support.said import Said
 from tests.support.shared import SERIAL, SETTINGS, build_sample, copied
 
 PACKAGE = Path(dataengine.__file__).parent
 CHANGED = "code of fusion/consensus.py changed"
-
-
-class Said(Progress):
-    """Keeps the lines that a build says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture

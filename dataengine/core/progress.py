@@ -1,8 +1,13 @@
-"""Progress of long work: a bar on a terminal, lines elsewhere, nothing where nobody reads it; always to stderr."""
+"""Progress of long work: a bar on a terminal, lines elsewhere, nothing where nobody reads it; always to stderr.
+
+Nothing that takes longer than `SOON` seconds is silent: work that has counted nothing yet says so, and what is waited
+for is named with the time elapsed.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +15,9 @@ from typing import Any, Self
 
 EVERY = 10.0
 """Seconds between two lines where stderr is no terminal."""
+
+SOON = 2.0
+"""Seconds after which work and waiting say their first line."""
 
 
 class Progress:
@@ -36,6 +44,18 @@ class Progress:
         with ExitStack() as stack:
             yield [stack.enter_context(self.step(name, total, unit)) for name, total in names]
 
+    @contextmanager
+    def waiting(self, what: str | Callable[[], str]) -> Iterator[None]:
+        """Name what the block waits for, and the time elapsed, as soon as it takes longer than `SOON` seconds.
+
+        Not to be used inside of `step` or `steps`, which show the time elapsed themselves.
+
+        Args:
+            what: is waited for; a function is asked for the words each time, in another thread.
+        """
+        del what
+        yield
+
     def say(self, text: str) -> None:
         """Print one line."""
 
@@ -61,12 +81,59 @@ class ConsoleProgress(Progress):
             shown = iter(bars)
             yield [next(shown).advance if total else lambda count: None for _, total in names]
 
+    @contextmanager
+    def waiting(self, what: str | Callable[[], str]) -> Iterator[None]:
+        begun = time.monotonic()
+
+        def text() -> str:
+            return f"{what if isinstance(what, str) else what()}  after {clock(time.monotonic() - begun)}"
+
+        with _meanwhile(_spinner if sys.stderr.isatty() else _lines, text):
+            yield
+
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        _print(text)
+
+
+@contextmanager
+def _meanwhile(show: Callable[..., None], *given: Any) -> Iterator[None]:
+    """Call `show(over, *given)` in another thread if the block takes longer than `SOON` seconds; `over` ends it."""
+    over = threading.Event()
+
+    def watch() -> None:
+        if not over.wait(SOON):
+            show(over, *given)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _lines(over: threading.Event, text: Callable[[], str]) -> None:
+    _print(text())
+    while not over.wait(EVERY):
+        _print(text())
+
+
+def _spinner(over: threading.Event, text: Callable[[], str]) -> None:
+    from rich.console import Console
+
+    with Console(stderr=True).status(text()) as status:
+        while not over.wait(0.5):
+            status.update(text())
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class Bar:
-    """Count, rate, elapsed and remaining time of one step.
+    """Count, rate, elapsed and remaining time of one step. Off a terminal a line comes now and then, also while nothing
+    is counted.
 
     Args:
         name: of the step.
@@ -83,8 +150,14 @@ class Bar:
         self._text = ""
         self._rich: Any = None
         self._place: Any = None
+        self._group: list[Bar] = [self] if above is None else above._group
+        self._ticking = ExitStack()
 
     def __enter__(self) -> Self:
+        if self.above is not None:
+            self._group.append(self)
+        elif not sys.stderr.isatty():
+            self._ticking.enter_context(_meanwhile(self._tick))
         if sys.stderr.isatty():
             self._rich = self._bars() if self.above is None else self.above._rich
             if self.above is None:
@@ -93,6 +166,7 @@ class Bar:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._ticking.close()
         if self._rich is not None:
             if self.total is None:
                 self._rich.update(self._place, total=max(self.done, 1), completed=max(self.done, 1))
@@ -114,6 +188,18 @@ class Bar:
             self._rich.update(self._place, completed=self.done, text=self._text or self._rate())
         elif self.done == self.total or time.monotonic() - self._shown > EVERY:
             self._line()
+
+    def _tick(self, over: threading.Event) -> None:
+        """Show the first bar of the group that is not full, where none of them has shown a line for a while."""
+        limit = SOON / 2  # the other bars began a moment later
+        while True:
+            quiet = time.monotonic() - max(bar._shown for bar in self._group)
+            left = [bar for bar in self._group if bar.total is None or bar.done < bar.total]
+            if left and quiet >= limit:
+                left[0]._line()
+            limit = EVERY
+            if over.wait(1.0):
+                return
 
     def _bars(self) -> Any:
         from rich import progress
@@ -140,12 +226,15 @@ class Bar:
         seconds = self._shown - self._begun
         if self.total is None:
             head = f"{self.name} {self.done} {self.unit}" if self.done else self.name
-            tail = f"after {clock(seconds)}"
         else:
             head = f"{self.name} {self.done}/{self.total} {self.unit}"
-            tail = f"left {clock(seconds / max(self.done - self._first, 1) * (self.total - self.done))}"
-        rate = self._text or (self._rate() if self.done else "")
-        print("  ".join(filter(None, (head.strip(), rate, tail))), file=sys.stderr, flush=True)
+        counted = self.done - self._first
+        if self.total is None or (not counted and self.done < self.total):
+            tail = f"after {clock(seconds)}"
+        else:
+            tail = f"left {clock(seconds / max(counted, 1) * (self.total - self.done))}"
+        rate = self._text or (self._rate() if counted else "")
+        _print("  ".join(filter(None, (head.strip(), rate, tail))))
 
 
 def clock(seconds: float) -> str:

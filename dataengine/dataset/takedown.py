@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataengine.core.counting import counted
 from dataengine.core.errors import DatasetError
 from dataengine.dataset import takedown_records
 from dataengine.dataset.dataset import Dataset
@@ -154,7 +155,8 @@ def _planned(build: Path) -> dict[str, str]:
 
 def to_text(record: dict[str, Any], rewritten: bool) -> str:
     """The record for people."""
-    lines = [f"{len(record['clip_ids'])} clips taken down by {record['by']} at {record['time']}: {record['reason']}"]
+    taken = counted(len(record["clip_ids"]), "clip")
+    lines = [f"{taken} taken down by {record['by']} at {record['time']}: {record['reason']}"]
     lines += [f"  {clip_id}" for clip_id in record["clip_ids"][:20]]
     lines += [f"  and {len(record['clip_ids']) - 20} more"] if len(record["clip_ids"]) > 20 else []
     lines.append(f"record   {record['file']}")

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dataengine.core.counting import counted
 from dataengine.core.reasons import REASONS
 from dataengine.pipeline.attempts import all_kinds, in_flight
 from dataengine.pipeline.journal import Journal
 
-_ENDED = {"worker_killed": "died", "unit_timeout": "were ended at a deadline"}
+_ENDED = {"worker_killed": "died", "unit_timeout": "ended at a deadline"}
 
 
 def hosts(work: Path) -> dict[str, Any]:
@@ -24,12 +25,14 @@ def hosts(work: Path) -> dict[str, Any]:
         lost: a row for each kind of trouble and host (kind, meaning, host, count, detail of the last).
         workers_lost: a row for each reason and host: worker_killed for workers that died, unit_timeout for those that
         were ended at a deadline (reason, meaning, host, count).
+        gpus_aside: a row for each GPU that the last build set aside (host, gpu, detail).
         set_aside: a row for each unit that the last build set aside (pass, unit, kind, detail, host, time in UTC).
     """
     running = in_flight(work)
     rows: dict[str, dict[str, Any]] = {}
     lost: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[tuple[str, str], dict[str, Any]] = {}
+    gpus: list[dict[str, Any]] = []
 
     def row(host: str) -> dict[str, Any]:
         blank = {
@@ -46,6 +49,7 @@ def hosts(work: Path) -> dict[str, Any]:
     for line in Journal(work).read():
         event, host = line["event"], line.get("host", "")
         if event == "build":
+            gpus.clear()
             for one in rows.values():
                 one["set_aside"] = False
         elif event == "worked":
@@ -60,6 +64,8 @@ def hosts(work: Path) -> dict[str, Any]:
             found |= {"count": found["count"] + 1, "detail": line["detail"]}
         elif event == "host":
             row(host)["set_aside"] = True
+        elif event == "gpu":
+            gpus.append({"host": host, "gpu": line.get("gpu", ""), "detail": line.get("detail", "")})
         elif event == "lost":
             reason = line["reason"]
             blank = {"reason": reason, "meaning": REASONS.get(reason, ""), "host": host, "count": 0}
@@ -71,6 +77,7 @@ def hosts(work: Path) -> dict[str, Any]:
         "hosts": [rows[host] for host in sorted(rows)],
         "lost": sorted(lost.values(), key=lambda found: (-found["count"], found["kind"], found["host"])),
         "workers_lost": [ended[key] for key in sorted(ended)],
+        "gpus_aside": gpus,
         "set_aside": units_set_aside(work),
     }
 
@@ -92,10 +99,10 @@ def to_lines(found: dict[str, Any]) -> list[str]:
     """What `hosts` found, for people; nothing where nothing is under way and nothing was lost."""
     lines = []
     if found["in_flight"]:
-        lines.append(f"{len(found['in_flight'])} units under way")
+        lines.append(f"{counted(len(found['in_flight']), 'unit')} under way")
         lines += [
             f"  {one['pass']:<12}{one['unit']}  on {one['host']} (pid {one['pid']}, attempt {one['attempt']}), "
-            f"{one['clips']} clips, since {one['seconds']:.0f} s, last sign of life {one['quiet']:.0f} s ago"
+            f"{counted(one['clips'], 'clip')}, since {one['seconds']:.0f} s, last sign of life {one['quiet']:.0f} s ago"
             for one in found["in_flight"]
         ]
     if len(found["hosts"]) > 1 or found["lost"] or found["workers_lost"] or found["in_flight"]:
@@ -112,8 +119,10 @@ def to_lines(found: dict[str, Any]) -> list[str]:
             for one in found["lost"]
         ]
     lines += [
-        f"{one['count']} workers {_ENDED.get(one['reason'], one['reason'])} on {one['host'] or '?'} ({one['reason']})"
+        f"{counted(one['count'], 'worker')} {_ENDED.get(one['reason'], one['reason'])} on {one['host'] or '?'} "
+        f"({one['reason']})"
         for one in found["workers_lost"]
     ]
+    lines += [f"set aside: {one['detail']}" for one in found["gpus_aside"]]
     lines += [f"set aside: {one['pass']} {one['unit']} ({one['kind']}: {one['detail']})" for one in found["set_aside"]]
     return lines

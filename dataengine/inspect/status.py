@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dataengine.core.counting import are, counted
 from dataengine.core.errors import DatasetError
 from dataengine.core.resources import cpu_count
 from dataengine.core.types import Fail
@@ -75,7 +76,9 @@ def duration(seconds: float | None) -> str:
 
 def to_text(state: dict[str, Any]) -> str:
     """The state of `status` for people."""
-    lines = [f"{state['planned']} clips planned; dataset {'is there' if state['dataset'] else 'is not there yet'}"]
+    lines = [
+        f"{counted(state['planned'], 'clip')} planned; dataset {'is there' if state['dataset'] else 'is not there yet'}"
+    ]
     lines.append(f"{'pass':<12}{'units':>12}{'clips left':>12}{'clips/s/core':>14}  time left")
     for p in state["passes"]:
         rate = "-" if p["clips_per_second_a_core"] is None else f"{p['clips_per_second_a_core']:.2f}"
@@ -83,8 +86,8 @@ def to_text(state: dict[str, Any]) -> str:
         units = f"{p['done']}/{'?' if p['units'] is None else p['units']}"
         lines.append(f"{p['pass']:<12}{units:>12}{p['clips_left']:>12}{rate:>14}  {left}")
     lines += [f"  {reason:<18}{count:>8}" for reason, count in sorted(state["reasons"].items(), key=lambda kv: -kv[1])]
-    if state["retryable"]:
-        lines.append(f"{state['retryable']} failed clips are worth another try: run the build again")
+    if n := state["retryable"]:
+        lines.append(f"{counted(n, 'failed clip')} {are(n)} worth another try: run the build again")
     lines += to_lines(state)
     return "\n".join(lines)
 

@@ -373,7 +373,7 @@ class Job:
         """
         passes, locked, asked = passes_of(recipe), before or {}, set(accepted)
         for name in sorted(asked - {p.name for p in passes}):
-            raise RecipeError(f"--accept {name}: no pass of this recipe{suggestion(name, [p.name for p in passes])}")
+            raise RecipeError(f"--accept {name!r}{suggestion(name, [p.name for p in passes])}")
         fingerprints, parts = dict[str, str](), dict[str, Parts]()
         for p in passes:
             read = p.reads(passes)

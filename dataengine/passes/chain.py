@@ -90,6 +90,8 @@ class _Chain:
 
     def run(self) -> None:
         """Run all; raises as `run_passes`."""
+        if any(self.waiting):
+            self.dispatcher.ready()
         totals = [(p.name, len(state.left)) for p, state in zip(self.passes, self.states)]
         with self.progress.steps(totals) as self.advance:
             aside = self.dispatcher.run_chain([self._stage(number) for number in range(len(self.passes))])

@@ -180,7 +180,8 @@ class Unit:
         root = Path(self.plan.roots[clip.source])
         whole = not _holds_anything(root)
         what = f"the folder of the source {clip.source!r}" if whole else f"the folder of {path.name!r}"
-        detail = f"{what} is empty or cannot be reached, and held files when they were planned"
+        where = root if whole else path.parent
+        detail = f"{what}, {where}, is empty or cannot be reached, and held files when they were planned"
         raise EnvironmentFailure("media_unreachable", detail, None if whole else clip.clip_id) from error
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import signal
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,9 +20,11 @@ from typing import Any
 
 from dataengine.core import devices
 from dataengine.core.errors import DataEngineError
-from dataengine.pipeline import cluster_kinds, watches
+from dataengine.core.progress import Progress
+from dataengine.pipeline import cluster_kinds, silence, watches
 from dataengine.pipeline.admission import TOPIC, admission
 from dataengine.pipeline.cluster_kinds import ClusterSettings
+from dataengine.pipeline.scheduler_settings import OURS, QUESTIONS, dismiss, python_of_scheduler, settle
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,
@@ -33,6 +34,8 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.admin.log-length": 100,
+    # a worker that dies is dropped for good where it is not back within 15 s by default; busy machines take longer
+    "distributed.deploy.lost-worker-timeout": "300s",
     # a restarted worker need not import everything anew
     "distributed.worker.multiprocessing-method": "forkserver",
 }
@@ -47,10 +50,6 @@ also what an adaptive cluster grows by."""
 LINES = 3
 """Refusals of one host that are told. A batch system may start workers on a bad node again and again, each refused in
 other words, such as how many bytes are free there."""
-
-SILENT = 60.0
-"""Seconds without an answer of a scheduler, such as one that is stopped, before the driver says so, and between two
-such lines."""
 
 FRESH = 1.0
 """Seconds for which what the scheduler says of its workers holds."""
@@ -69,19 +68,26 @@ class Cluster:
     Attributes:
         client: Dask's client of it.
         name: how errors call it.
-        say: shows one line to whoever runs the build.
-        local: whether its workers are processes of this host alone.
+        progress: shows lines, and what is waited for, to whoever runs the build.
+        kind: of `ClusterSettings`.
         refused: host and problem -> names of workers that were refused for it.
+        silent: seconds without an answer after which the scheduler was given up; None while it answers.
     """
 
     client: Any
     name: str
-    say: Callable[[str], None] = field(default=lambda line: None)
-    local: bool = False
+    progress: Progress = field(default_factory=Progress)
+    kind: str = "scheduler"
     refused: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    silent: float | None = None
     _told: set[tuple[str, str]] = field(default_factory=set)
     _workers: tuple[float, dict[str, dict[str, Any]]] = (-FRESH, {})
     _last_seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def local(self) -> bool:
+        """Whether its workers are processes of this host alone."""
+        return self.kind == "local"
 
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
         """Address -> what the scheduler knows of each worker that may run tasks, at most FRESH seconds ago.
@@ -91,7 +97,7 @@ class Cluster:
         """
         asked, found = self._workers
         if time.monotonic() - asked >= FRESH:
-            with self.connected(), self._telling_silence():
+            with self.asking():
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
             found = {address: one for address, one in known.items() if one["status"] == "running"}
             self._workers = (time.monotonic(), found)
@@ -99,21 +105,41 @@ class Cluster:
         return found
 
     @contextmanager
-    def _telling_silence(self) -> Iterator[None]:
-        """Say every SILENT seconds that the scheduler, which is connected, does not answer the block."""
-        answered, begun = threading.Event(), time.monotonic()
+    def asking(self, limit: float | None = None) -> Iterator[None]:
+        """Have the scheduler answer in the block; say that it does not, and end where it stays silent.
 
-        def tell() -> None:
-            while not answered.wait(SILENT):
-                self.say(f"the scheduler of {self.name} has not answered for {time.monotonic() - begun:.0f} s")
+        Args:
+            limit: seconds; default `silence.LIMIT`.
 
-        watching = threading.Thread(target=tell, daemon=True)
-        watching.start()
-        try:
+        Raises:
+            DataEngineError: the scheduler is gone, or silent.
+        """
+
+        def told(seconds: float, over: bool) -> None:
+            if over:
+                self.silent = seconds
+            else:
+                self.progress.say(f"the scheduler of {self.name} has not answered for {seconds:.0f} s")
+
+        with self.connected(), silence.answering(self.client, silence.LIMIT if limit is None else limit, told):
             yield
-        finally:
-            answered.set()
-            watching.join()
+
+    def ready(self) -> None:
+        """Return when there is a worker.
+
+        Raises:
+            DataEngineError: as `workers`.
+        """
+        with self.progress.waiting(self._awaited):
+            while not self.workers():
+                time.sleep(0.2)
+
+    def _awaited(self) -> str:
+        """What is waited for, while no worker is there."""
+        if self.local:
+            return f"worker processes start: 0 of {max(len(self.client.cluster.plan), 1)}"
+        refused = len({name for names in self.refused.values() for name in names})
+        return f"waiting for workers of {self.name}: 0 are there" + (f", {refused} were refused" if refused else "")
 
     def slots(self, gpu: bool) -> int:
         """How many tasks run at once, now; with `gpu` on workers that offer one."""
@@ -132,12 +158,12 @@ class Cluster:
                 self._told.add((host, problem))
                 if (of_host := sum(one == host for one, _ in self._told)) > LINES:
                     if of_host == LINES + 1:
-                        self.say(
-                            f"workers on {host} go on being refused, and no more is said of them: leave that host out "
-                            "of the cluster, or mend it"
+                        self.progress.say(
+                            f"workers on {host} go on being refused, and no more is said of them: mend that host, or "
+                            + cluster_kinds.leave_out(self.kind, host)
                         )
                     continue
-                self.say(f"worker {', '.join(sorted(names))} on {host} is refused: {problem}")
+                self.progress.say(f"worker {', '.join(sorted(names))} on {host} is refused: {problem}")
         now = time.monotonic()
         if any_left:
             self._last_seen = now
@@ -163,10 +189,7 @@ class Cluster:
         """
         if self.local or wanted not in ("auto", "cuda"):
             return devices.pick(wanted)
-        if not self.workers():
-            self.say(f"waiting for workers of {self.name}")
-        while not self.workers():
-            time.sleep(0.2)
+        self.ready()
         if self.slots(gpu=True):
             return "cuda"
         if wanted == "auto":
@@ -186,17 +209,15 @@ class Cluster:
         self._workers = (-FRESH, {})
 
     def _admit(self, name: str, plugin: Any) -> None:
-        with self.connected():
+        with self.progress.waiting(f"asking the workers of {self.name} what they are"), self.asking():
             try:
                 self.client.register_plugin(plugin, name=name)
             except OSError:
                 raise
             except Exception as error:  # raised where a worker cannot even read the questions
                 said = " ".join(f"{type(error).__name__}: {error}".split())
-                others = _other_pythons(self.client)
-                who = f"{others} of {self.name}; it" if others else f"a worker of {self.name}"
                 raise DataEngineError(
-                    f"{who} cannot read what it is asked ({said}); "
+                    f"a worker of {self.name} cannot read what it is asked ({said}); "
                     "give all workers the driver's version of Python and of Dask"
                 ) from error
 
@@ -211,13 +232,14 @@ class Cluster:
         return {str(one["host"]) for one in self.workers().values()}
 
     def cancel(self, futures: Sequence[Any]) -> None:
-        """Take futures back; where the scheduler is gone, they are gone, too."""
-        with suppress(OSError, RuntimeError):
-            self.client.cancel(list(futures), force=True)
+        """Take futures back; where the scheduler is gone or silent, they are gone, too."""
+        if futures:
+            with suppress(OSError, RuntimeError), silence.answering(self.client, silence.CLOSING):
+                self.client.cancel(list(futures), force=True)
 
     def running_on(self, future: Any) -> list[str]:
         """Addresses of the workers that run a future."""
-        with self.connected():
+        with self.asking():
             return [address for address, keys in self.client.processing().items() if future.key in keys]
 
     def wait(self, futures: Sequence[Any]) -> None:
@@ -256,6 +278,11 @@ class Cluster:
             raise self._gone()
 
     def _gone(self) -> DataEngineError:
+        if self.silent is not None:
+            return DataEngineError(
+                f"the scheduler of {self.name} has not answered for {self.silent:.0f} s and is given up; what was "
+                "finished is kept: see what holds it up, or start another, and run the same command to continue"
+            )
         return DataEngineError(
             f"the scheduler of {self.name} is gone; what was finished is kept: "
             "start it again and run the same command to continue"
@@ -272,16 +299,13 @@ class Cluster:
                     os.kill(pids[address], signal.SIGKILL)
         others = [address for address in addresses if address not in pids]
         if others:
-            with self.connected(), suppress(ValueError, KeyError):  # a worker that ended meanwhile
+            with self.asking(), suppress(ValueError, KeyError):  # a worker that ended meanwhile
                 self.client.restart_workers(others, timeout=60, raise_for_error=False)
 
 
 @contextmanager
 def opened(
-    told: ClusterSettings,
-    gpus: int = 0,
-    dashboard: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    told: ClusterSettings, gpus: int = 0, dashboard: bool = False, progress: Progress | None = None
 ) -> Iterator[Cluster]:
     """A cluster, joined or started, for as long as the context lasts.
 
@@ -289,15 +313,17 @@ def opened(
         told: which.
         gpus: how many of the workers of a local cluster have a GPU each; at least so many are started.
         dashboard: serve Dask's dashboard on loopback.
-        say: shows one line to whoever runs the build.
+        progress: shows lines, and what is waited for, to whoever runs the build.
 
     Raises:
         DataEngineError: no scheduler answers, or the cluster cannot be started.
     """
-    import dask
-    import distributed  # brings the defaults of its settings
+    progress = progress or Progress()
+    with progress.waiting("worker processes start" if told.kind == "local" else f"connecting to {told.title}"):
+        import dask
+        import distributed  # brings the defaults of its settings
 
-    del distributed
+        del distributed
     local = told.kind == "local"
     quiet = NO_PAGES if told.kind != "scheduler" and not dashboard else {}
     with dask.config.set({**SETTINGS, **quiet, **cluster_kinds.tls(told)}), ExitStack() as closing:
@@ -305,46 +331,54 @@ def opened(
             logging.getLogger(name).setLevel(logging.CRITICAL)
         started = None
         try:
-            if told.kind != "scheduler":
-                started = cluster_kinds.start(told, gpus, dashboard)
-                closing.callback(_close, started, 2.0 if local else 30.0)  # elsewhere jobs are taken back
-            client = _client(started or told.address, told.address)
-            closing.callback(_close, client)
-            name = {"local": "this machine", "scheduler": str(told.address)}.get(told.kind, f"the {told.kind} cluster")
-            cluster = Cluster(client, name, say, local)
+            with progress.waiting("worker processes start" if local else f"connecting to {told.title}"):
+                if told.kind != "scheduler":
+                    started = cluster_kinds.start(told, gpus, dashboard)
+                    closing.callback(_close, started, 2.0 if local else 30.0)  # elsewhere jobs are taken back
+                client = _client(started or told.address, told.address)
+                closing.callback(_close, client)
+            cluster = Cluster(client, told.title, progress, told.kind)
             if not local:
-                before = _settle(client, OURS)
-                closing.callback(_settle, client, before)
-                if told.kind == "ssh":
-                    client.run_on_scheduler(watches.ending_with_its_driver(), ALONE)
-                _dismiss(client)  # what a driver that was killed asked
-                client.subscribe_topic(TOPIC, cluster.note_refusal)
-                cluster._admit("dataengine-admission", admission())
-                closing.callback(_dismiss, client)
-                client.run_on_scheduler(watches.without_its_driver(), client.id, QUESTIONS, dict(before))
+                _join(cluster, told, closing)
             yield cluster
         except BaseException:
-            if local:
-                cluster_kinds.kill(
-                    started
-                )  # units in flight are of no more use, and waiting for them to end well takes long
+            if local:  # units in flight are of no more use, and waiting for them to end well takes long
+                cluster_kinds.kill(started)
             raise
 
 
-def _other_pythons(client: Any) -> str:
-    """Which workers run another Python than the driver, in its first two numbers, for people; '' for none.
+def _join(cluster: Cluster, told: ClusterSettings, closing: ExitStack) -> None:
+    """Have a scheduler elsewhere treat units as ours and its workers ask for admission, until `closing` closes."""
+    client = cluster.client
+    with cluster.asking():
+        try:
+            before = settle(client, OURS)
+        except Exception as error:  # code that travels, which a scheduler of another Python cannot read
+            python, own = python_of_scheduler(client), ".".join(map(str, sys.version_info[:2]))
+            if python in ("", own):
+                raise
+            raise DataEngineError(
+                f"the scheduler of {cluster.name} runs Python {python}, the driver {own}; start it with the driver's "
+                "version, and the workers, too"
+            ) from error
+    closing.callback(_ended_well, client, settle, before)
+    if told.kind == "ssh":
+        with cluster.asking():
+            client.run_on_scheduler(watches.ending_with_its_driver(), ALONE)
+    with cluster.asking():
+        dismiss(client)  # what a driver that was killed asked
+        client.subscribe_topic(TOPIC, cluster.note_refusal)
+    cluster._admit("dataengine-admission", admission())
+    closing.callback(_ended_well, client, dismiss)
+    with cluster.asking():
+        client.run_on_scheduler(watches.without_its_driver(), client.id, QUESTIONS, dict(before))
 
-    Dask asks for versions without code that travels, so that every worker can answer.
-    """
-    with suppress(Exception):
-        own = ".".join(platform.python_version_tuple()[:2])
-        found = client.get_versions()["workers"]
-        pythons = {address: ".".join(str(one["host"]["python"]).split(".")[:2]) for address, one in found.items()}
-        others = [f"worker {address} runs Python {one}" for address, one in sorted(pythons.items()) if one != own]
-        if others:
-            more = f" (and {len(others) - 1} more workers another one)" if len(others) > 1 else ""
-            return f"{others[0]}{more}, the driver {own}"
-    return ""
+
+def _ended_well(client: Any, ask: Callable[..., Any], *given: Any) -> None:
+    """Ask something of a scheduler at the end, unless it is gone; one that is silent does not hold the end up."""
+    if client.status == "running":
+        with suppress(Exception), silence.answering(client, silence.CLOSING):
+            ask(client, *given)
 
 
 def _client(target: Any, address: str | None) -> Any:
@@ -360,56 +394,10 @@ def _client(target: Any, address: str | None) -> Any:
         ) from error
 
 
-QUESTIONS = ("dataengine-handshake", "dataengine-admission")
-"""Names of the plugins of Dask's workers that ask what a build must know of them."""
-
-
 def _close(closing: Any, timeout: float = 2.0) -> None:
     with suppress(Exception):
         closing.close(timeout=timeout)
 
 
-def _dismiss(client: Any) -> None:
-    """Take questions of a build back from a scheduler that goes on without it."""
-    for name in QUESTIONS if client.status == "running" else ():
-        with suppress(Exception):
-            client.unregister_worker_plugin(name)
-
-
-OURS = {"failures": 0, "saturation": 1.0, "stealing": False}
-"""How a scheduler treats our units: one that loses its worker comes back to the driver at once, which knows better, and
-none moves between workers."""
-
-
 ALONE = 60.0
 """Seconds without a client after which a scheduler that we started over SSH ends, and its workers with it."""
-
-
-def _settle(client: Any, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Have a scheduler, which may be somebody else's, treat tasks as `wanted`; how it did before.
-
-    Dask reads these settings in the scheduler's process, where our configuration does not reach.
-    """
-
-    # It travels by value: a scheduler needs no dataengine.
-    async def settle(wanted: Mapping[str, Any], dask_scheduler: Any) -> dict[str, Any]:
-        stealing = dask_scheduler.extensions.get("stealing")
-        before = {
-            "failures": dask_scheduler.allowed_failures,
-            "saturation": dask_scheduler.WORKER_SATURATION,
-            "stealing": "stealing" in dask_scheduler.periodic_callbacks,
-        }
-        dask_scheduler.allowed_failures = wanted["failures"]
-        dask_scheduler.WORKER_SATURATION = wanted["saturation"]
-        if stealing is not None and wanted["stealing"] != before["stealing"]:
-            await (stealing.start() if wanted["stealing"] else stealing.stop())
-        return before
-
-    if client.status != "running":
-        return {}
-    try:
-        return dict(client.run_on_scheduler(settle, dict(wanted)))
-    except Exception:
-        if client.status == "running":
-            raise
-        return {}

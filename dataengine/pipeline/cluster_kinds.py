@@ -83,6 +83,11 @@ class ClusterSettings(Table):
     """Options of the Dask class that starts the cluster, handed on as they are."""
 
     @property
+    def title(self) -> str:
+        """How lines for people call the cluster."""
+        return {"local": "this machine", "scheduler": str(self.address)}.get(self.kind, f"the {self.kind} cluster")
+
+    @property
     def bounds(self) -> tuple[int, int] | None:
         """Least and greatest number of workers; None where nothing is told."""
         if self.workers is None:
@@ -119,6 +124,17 @@ class ClusterSettings(Table):
         if len({self.tls_ca is None, self.tls_cert is None, self.tls_key is None}) > 1:
             raise ValueError("TLS needs tls_ca, tls_cert and tls_key")
         return self
+
+
+def leave_out(kind: str, host: str) -> str:
+    """What to do so that a cluster of this kind starts no workers on a host."""
+    if kind == "slurm":
+        return f'leave it out by job_extra_directives = ["--exclude={host}"] below [options] of --cluster FILE.toml'
+    if kind in JOBQUEUE:
+        return "leave it out by job_extra_directives below [options] of --cluster FILE.toml"
+    if kind == "ssh":
+        return f"leave {host} out of --cluster ssh:HOST,HOST"
+    return "leave it out of the cluster"
 
 
 def read(cluster: str | None, scheduler: str | None, workers: str | int | None) -> ClusterSettings:
@@ -251,9 +267,10 @@ def grow(cluster: Any, least: int, most: int) -> None:
     """Let a cluster have as many workers as there are units that run or wait, within bounds.
 
     Dask reckons how long what waits would take the workers there are; a target below its guess for tasks never seen
-    makes each waiting unit ask for a worker.
+    makes each waiting unit ask for a worker. One worker at least is there, since a build asks what workers see before
+    it has units for them.
     """
-    cluster.adapt(minimum=least, maximum=most, interval="1s", target_duration="200ms", wait_count=30)
+    cluster.adapt(minimum=max(least, 1), maximum=most, interval="1s", target_duration="200ms", wait_count=30)
 
 
 def _local(told: ClusterSettings, gpus: int, dashboard: bool) -> Any:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dataengine.core import devices
+from dataengine.core.progress import Progress
 from dataengine.pipeline import cluster as clusters
 from dataengine.pipeline import handshake
 from dataengine.pipeline.attempts import ATTEMPTS, Runner
@@ -74,37 +75,71 @@ class Engine:
         return devices.named(wanted) if self.remote else devices.pick(wanted)
 
     @contextmanager
-    def open(self, say: Callable[[str], None] = lambda line: None, gpus: int = 0) -> Iterator[Dispatcher]:
+    def open(self, progress: Progress | None = None, gpus: int = 0) -> Iterator[Dispatcher]:
         """The means to run tasks, for as long as the context lasts.
 
+        Workers of this host are started when the first task is to run, so that a build that has nothing to do starts
+        none. A cluster elsewhere is joined at once, since what its workers see decides the device.
+
         Args:
-            say: shows one line to whoever runs the build.
+            progress: shows lines, and what is waited for, to whoever runs the build.
             gpus: how many of the workers on this host have a GPU each; at least so many are started.
         """
-        if self.serial:
-            yield Dispatcher(self, None)
-            return
-        with clusters.opened(self.told, max(gpus, self.gpus), self.dashboard, say) as cluster:
-            yield Dispatcher(self, cluster)
+        with ExitStack() as closing:
+
+            def opening() -> clusters.Cluster:
+                found = clusters.opened(self.told, max(gpus, self.gpus), self.dashboard, progress or Progress())
+                return closing.enter_context(found)
+
+            if self.serial:
+                yield Dispatcher(self, None)
+            elif self.remote:
+                yield Dispatcher(self, opening())
+            else:
+                yield Dispatcher(self, None, opening)
 
 
 class Dispatcher:
-    """Runs the tasks of passes while an engine is open."""
+    """Runs the tasks of passes while an engine is open.
 
-    def __init__(self, engine: Engine, cluster: clusters.Cluster | None) -> None:
+    Args:
+        cluster: where tasks run; None for this process, or for what `opening` gives.
+        opening: opens the cluster when it is first needed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        cluster: clusters.Cluster | None,
+        opening: Callable[[], clusters.Cluster] | None = None,
+    ) -> None:
         self.engine = engine
-        self.cluster = cluster
-        self.health = Health(engine.host_failures, engine.failure_share)
+        self.health = Health(engine.host_failures, engine.failure_share, engine.told.kind)
+        self._cluster, self._opening = cluster, opening
+
+    @property
+    def cluster(self) -> clusters.Cluster | None:
+        """The open cluster, opened now if need be; None where everything runs in this process."""
+        if self._cluster is None and self._opening is not None:
+            self._cluster = self._opening()
+        return self._cluster
+
+    def ready(self) -> None:
+        """Return when there is a worker; says what is waited for."""
+        if self.cluster is not None:
+            self.cluster.ready()
 
     def device(self, wanted: str) -> str:
         """The device of a build; where workers run on other hosts, what they see decides."""
-        return devices.pick(wanted) if self.cluster is None else self.cluster.device(wanted)
+        if self._cluster is None or not self.engine.remote:
+            return devices.pick(wanted)
+        return self._cluster.device(wanted)
 
     def ask(self, question: Callable[[], handshake.Question]) -> None:
         """Have workers on other hosts answer a question before they get work; who differs from here is refused."""
-        if self.cluster is not None and self.engine.remote:
+        if self._cluster is not None and self.engine.remote:
             asked = question()
-            self.cluster.ask(asked, handshake.answer(asked))
+            self._cluster.ask(asked, handshake.answer(asked))
 
     def run(
         self,
@@ -156,10 +191,11 @@ class Dispatcher:
         for work in {stage.options.work for stage in stages if stage.options.work is not None}:
             (work / ATTEMPTS).mkdir(parents=True, exist_ok=True)
         given = [(stage.runner, stage.arguments, stage.waiting, own) for stage, own in zip(stages, troubles)]
-        if self.cluster is None:
+        cluster = self.cluster if any(stage.waiting for stage in stages) else None  # none is opened for no task
+        if cluster is None:
             found = [run_serial(*each) for each in given]
         else:
-            found = run_together([DaskRun(self.engine, self.cluster, *each) for each in given])
+            found = run_together([DaskRun(self.engine, cluster, *each) for each in given])
         for aside in (aside for each in found for aside in each):
             if aside.damaged is not None:
                 raise aside.damaged

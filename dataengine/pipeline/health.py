@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from dataengine.core.errors import DataEngineError
 from dataengine.core.failures import ENVIRONMENT
 from dataengine.pipeline.attempts import Place, Trouble
+from dataengine.pipeline.cluster_kinds import leave_out
 
 ENOUGH = 10
 """Failures of one kind before their share can stop a build."""
@@ -35,6 +36,7 @@ class Health:
     Attributes:
         host_failures: failures in a row after which a host is set aside.
         failure_share: share of attempts that may fail for one kind.
+        kind: of the cluster; what to do about a host depends on it.
         aside: hosts set aside -> why.
         gpus_aside: name of a host and name of a GPU there that is set aside -> why.
         counts: (kind, host) -> failures.
@@ -42,6 +44,7 @@ class Health:
 
     host_failures: int = 3
     failure_share: float = 0.5
+    kind: str = "local"
     aside: dict[str, str] = field(default_factory=dict)
     gpus_aside: dict[tuple[str, str], str] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -100,6 +103,12 @@ class Health:
     def succeeded_since(self, where: str, moment: int) -> bool:
         """Whether a host, or a GPU there (`Place.seat`), has finished a task since `moment`."""
         return self._succeeded.get(where, -1) > moment
+
+    def advice(self, place: Place) -> str:
+        """What to do about a host that is set aside, as the end of a line."""
+        if self.kind == "local":
+            return ""
+        return f"; others do its work; mend it, or {leave_out(self.kind, place.name)}"
 
     def no_host_left(self) -> Stopped:
         """The error for a cluster whose every host is set aside."""

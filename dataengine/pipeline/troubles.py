@@ -166,7 +166,7 @@ class Troubles:
         gpus = len(self.health.gpus_aside)
         if self.health.failed(place, trouble, task.key, of_the_host=culprit is None):
             self.journal.note("host", host=place.name, detail=self.health.aside[place.host])
-            self.options.say(f"set aside: {self.health.aside[place.host]}")
+            self.options.say(f"set aside: {self.health.aside[place.host]}{self.health.advice(place)}")
         if len(self.health.gpus_aside) > gpus:
             why = self.health.gpus_aside[place.name, place.gpu]
             self.journal.note("gpu", host=place.name, gpu=place.gpu, detail=why)

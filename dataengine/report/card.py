@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dataengine.core.counting import counted
 from dataengine.core.markdown import plain, rows
 from dataengine.core.reasons import of_manifest
 from dataengine.dataset.dataset import Dataset
@@ -38,13 +39,17 @@ def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) ->
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _many(n: int, noun: str) -> str:
+    return counted(n, noun, f"{n:,}")
+
+
 def _about(dataset: Dataset) -> str:
     recipe, total = dataset.manifest.get("recipe", {}), tallies.totals(dataset)
     first = f"{plain(recipe['description'])}\n\n" if recipe.get("description") else ""
     return (
-        f"{first}{total['clips']:,} clips of human motion from {total['videos']:,} videos "
+        f"{first}{_many(total['clips'], 'clip')} of human motion from {_many(total['videos'], 'video')} "
         f"({sections.hours(total['seconds'])}, {total['frames'] or 0:,} frames) with 2D skeletons, "
-        f"{total['labels']:,} labels. `report.html` beside this file shows them."
+        f"{_many(total['labels'], 'label')}. `report.html` beside this file shows them."
     )
 
 
@@ -183,12 +188,13 @@ def _rights(dataset: Dataset) -> str:
     ]
     unknown = sum(row[-1] for row in found if row[1] is None)
     warning = (
-        f"\n\n**The licence of {unknown:,} clips is unknown: clear their rights before publishing them.**"
+        f"\n\n**The licence of {_many(unknown, 'clip')} is unknown: clear their rights before publishing them.**"
         if unknown
         else ""
     )
     gone = len(dataset.tombstones())
-    taken = f"\n\n{gone:,} clips were taken down since the dataset was built; readers leave them out." if gone else ""
+    were = f"{_many(gone, 'clip')} {'was' if gone == 1 else 'were'} taken down since the dataset was built"
+    taken = f"\n\n{were}; readers do not see what was taken down." if gone else ""
     lead = "As the sources state them per clip (columns `licence` and `consent` of `index/clips`)."
     table = rows(("source", "licence", "consent", "clips"), cells)
     return f"## Licences and consent\n\n{lead}\n\n{table}{warning}{taken}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dataengine.core.counting import counted
 from dataengine.core.reasons import of_manifest
 from dataengine.core.skeletons import Skeleton
 from dataengine.core.types import SPLITS
@@ -16,6 +17,11 @@ from dataengine.report.html import Html, el, joined
 
 TOP_LABELS = 40
 SPLIT_LOOK = {"train": "c0", "val": "c1", "test": "c2"}
+
+
+def clips_of(n: int) -> str:
+    """A number of clips for people."""
+    return counted(n, "clip", count(n))
 
 
 def hours(seconds: float | None) -> str:
@@ -82,10 +88,10 @@ def header(dataset: Dataset, headline: str) -> Html:
 def funnel(dataset: Dataset) -> Html:
     """Clips from planned to kept, pass by pass."""
     planned = tallies.planned(dataset)
-    rows = [Bar("planned", [Part(planned, "c6", f"{count(planned)} clips planned")], count(planned))]
+    rows = [Bar("planned", [Part(planned, "c6", f"{clips_of(planned)} planned")], count(planned))]
     before = planned
     for name, left, lost in tallies.funnel(dataset):
-        parts = [Part(left, "c0", f"{count(left)} clips go on")]
+        parts = [Part(left, "c0", f"{clips_of(left)} {'goes' if left == 1 else 'go'} on")]
         parts += [
             Part(n, "bad" if index % 2 == 0 else "c1", f"{reason}: {count(n)}")
             for index, (reason, n) in enumerate(lost)
@@ -104,7 +110,7 @@ def funnel(dataset: Dataset) -> Html:
     rows.append(
         Bar(
             "kept",
-            [Part(kept, "c3", f"{count(kept)} clips kept"), Part(gone, "gone", f"{count(gone)} taken down")],
+            [Part(kept, "c3", f"{clips_of(kept)} kept"), Part(gone, "gone", f"{count(gone)} taken down")],
             count(kept),
         )
     )
@@ -113,7 +119,11 @@ def funnel(dataset: Dataset) -> Html:
         "Every other clip has a reason below."
     )
     taken = (
-        el("p", f"{count(gone)} clips were taken down after the dataset was built.", class_="warn")
+        el(
+            "p",
+            f"{clips_of(gone)} {'was' if gone == 1 else 'were'} taken down after the dataset was built.",
+            class_="warn",
+        )
         if gone > 0
         else None
     )
@@ -212,14 +222,14 @@ def labels(dataset: Dataset) -> Html | None:
     more = (
         el(
             "p",
-            f"and {count(len(rest))} more labels with {count(sum(sum(c.values()) for _, c in rest))} clips",
+            f"and {count(len(rest))} more labels with {clips_of(sum(sum(c.values()) for _, c in rest))}",
             class_="small",
         )
         if rest
         else None
     )
     missing = next((sum(c.values()) for label, c in found if label is None), 0)
-    note = el("p", f"{count(missing)} clips have no label.", class_="small") if missing else None
+    note = el("p", f"{clips_of(missing)} without a label.", class_="small") if missing else None
     key = charts.legend({SPLIT_LOOK.get(s, "c6"): s for s in used})
     return titled("Labels", lead, key, charts.bars(rows), more, note)
 
@@ -392,7 +402,7 @@ def rights(dataset: Dataset) -> Html:
     warning = (
         el(
             "p",
-            f"The licence of {count(unknown)} clips is unknown: clear their rights before publishing.",
+            f"The licence of {clips_of(unknown)} is unknown: clear their rights before publishing.",
             class_="warn",
         )
         if unknown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -72,3 +73,36 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_work_that_has_counted_nothing_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps at the same time, of which the first is not full: its line comes, and comes again."""
+    monkeypatch.setattr(progress, "SOON", 0.01)
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    seen, until = "", time.monotonic() + 60
+    with ConsoleProgress().steps([("pose", 4), ("measure", 4)]):
+        while seen.count("\n") < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+            seen += capsys.readouterr().err
+    assert seen.startswith("pose 0/4 clips  after 0:00:0") and "measure" not in seen and seen.count("\n") >= 2
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_waited_for_is_named_with_the_time_elapsed(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SOON", 0.01)
+    monkeypatch.setattr(sys, "stderr", screen := Terminal() if terminal else io.StringIO())
+    until = time.monotonic() + 60
+    with ConsoleProgress().waiting(lambda: "worker processes start: 0 of 2"):
+        while "0 of 2" not in screen.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert "worker processes start: 0 of 2  after 0:00:0" in screen.getvalue()
+
+
+def test_waiting_that_is_short_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ConsoleProgress().waiting("putting the dataset in place"):
+        pass
+    with pytest.raises(ValueError), Progress().waiting("nothing"):
+        raise ValueError
+    assert capsys.readouterr().err == ""

@@ -17,6 +17,7 @@ from dataengine.core.errors import DataEngineError
 from dataengine.pipeline.engine import Engine
 from dataengine.pipeline.task import Receipt, Task
 from tests.support.dask_processes import Started, dask_scheduler
+from tests.support.said import Said
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -47,13 +48,13 @@ def starts(folder: Path, clip: str) -> int:
 
 def run(started: Started, folder: Path, units: dict[str, str], **options: float) -> list[str]:
     """Run units on a cluster; what was said meanwhile."""
-    said: list[str] = []
+    said = Said()
     folder.mkdir(exist_ok=True)
-    with Engine(scheduler=started.address, **options).open(said.append) as dispatcher:  # type: ignore[arg-type]
+    with Engine(scheduler=started.address, **options).open(said) as dispatcher:  # type: ignore[arg-type]
         dispatcher.run(
             runner, (folder,), [Task(key, tuple(clips.split())) for key, clips in units.items()], lambda receipt: None
         )
-    return said
+    return said.lines
 
 
 def test_a_clip_that_kills_costs_on_a_foreign_scheduler_what_it_costs_on_ours(tmp_path: Path) -> None:
@@ -244,18 +245,18 @@ def test_the_command_ends_with_one_line_and_exit_code_1_when_its_scheduler_is_lo
         said = []
         for line in driver.stderr:
             said.append(line)
-            if "waiting for workers" in line:
+            if "waiting for workers" in line:  # comes after two seconds
                 started.kill(started.scheduler)
         assert driver.wait(timeout=60) == 1
     assert "is gone; what was finished is kept" in said[-1] and "waiting for workers" in said[-2], said
 
 
 def test_a_scheduler_that_is_stopped_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataengine.pipeline.cluster.SILENT", 1.0)
-    said: list[str] = []
+    monkeypatch.setattr("dataengine.pipeline.silence.SILENT", 1.0)
+    said = Said()
     with (
         dask_scheduler(tmp_path / "dask") as started,
-        Engine(scheduler=started.address).open(said.append) as dispatcher,
+        Engine(scheduler=started.address).open(said) as dispatcher,
     ):
         assert dispatcher.cluster is not None
         time.sleep(1.5)
@@ -264,4 +265,42 @@ def test_a_scheduler_that_is_stopped_is_told_of(tmp_path: Path, monkeypatch: pyt
         again.start()
         dispatcher.cluster.workers()
         again.join()
-    assert any(f"the scheduler of {started.address} has not answered for" in line for line in said), said
+    assert any(f"the scheduler of {started.address} has not answered for" in line for line in said.lines), said.lines
+
+
+def test_a_scheduler_that_stays_stopped_ends_the_build_in_one_line_and_the_next_one_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataengine.pipeline.silence.LIMIT", 6.0)
+    out, units = tmp_path / "out", {f"u{n}": "slow" for n in range(12)}
+    with dask_scheduler(tmp_path / "dask") as started:
+        started.worker()
+        out.mkdir()
+        stop = threading.Thread(target=_stop_later, args=(started, out / "u1.done"))
+        stop.start()
+        with pytest.raises(DataEngineError, match=r"has not answered for 6 s and is given up; what was") as caught:
+            run(started, out, units)
+        stop.join()
+        assert "\n" not in str(caught.value)
+    done = {path.stem for path in out.glob("*.done")}
+    assert "u1" in done and len(done) < 12
+    with dask_scheduler(tmp_path / "another") as started:
+        started.worker()
+        run(started, out, {key: clips for key, clips in units.items() if key not in done})
+    assert len(list(out.glob("*.done"))) == 12
+
+
+def _stop_later(started: Started, after: Path) -> None:
+    while not after.exists():
+        time.sleep(0.05)
+    os.kill(started.scheduler.pid, signal.SIGSTOP)
+
+
+def test_ctrl_c_ends_beside_a_scheduler_that_is_stopped(tmp_path: Path) -> None:
+    begun = 0.0
+    with dask_scheduler(tmp_path / "dask") as started:
+        with pytest.raises(KeyboardInterrupt), Engine(scheduler=started.address).open():
+            os.kill(started.scheduler.pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            raise KeyboardInterrupt
+        assert time.monotonic() - begun < 120, "it waited for ever"

@@ -136,7 +136,7 @@ def test_a_worker_that_dies_costs_the_begun_attempt_alone(tmp_path: Path, monkey
     assert (row["reason"], row["host"], row["count"]) == ("worker_killed", socket.gethostname(), 1)
     (lost,) = (line for line in Journal(tmp_path).read() if line["event"] == "lost")
     assert (lost["unit"], lost["attempt"], str(lost["pid"])) == ("u0", 1, (tmp_path / "killed").read_text())
-    assert f"1 workers died on {socket.gethostname()} (worker_killed)" in to_lines(hosts_of(tmp_path))
+    assert f"1 worker died on {socket.gethostname()} (worker_killed)" in to_lines(hosts_of(tmp_path))
 
 
 @pytest.mark.slow
@@ -265,7 +265,9 @@ def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
     tried = (tmp_path / "tried").read_text()
     assert tried.count("cuda:0") == 3 and tried.count("cuda:1") == 12
     assert [line["gpu"] for line in Journal(tmp_path).read() if line["event"] == "gpu"] == ["0"]
-    assert any(line.startswith(f"set aside: GPU 0 of {socket.gethostname()} failed 3 times") for line in said)
+    told = f"set aside: GPU 0 of {socket.gethostname()} failed 3 times"
+    assert any(line.startswith(told) for line in said)
+    assert any(line.startswith(told) for line in to_lines(hosts_of(tmp_path))), "status tells it, too"
 
 
 def test_a_host_is_set_aside_with_its_last_gpu() -> None:

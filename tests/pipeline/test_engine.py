@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -114,6 +115,32 @@ def test_a_hung_worker_is_restarted_and_the_clip_named(tmp_path: Path, monkeypat
     assert ended == ["unit_timeout"] * len(ended) and ended
     assert (tmp_path / "u1.done").read_text() == "[('hang', 'unit_timeout')]"
     assert (tmp_path / "u0.done").exists()
+
+
+def kills_slowly(folder: Path, task: Task) -> Receipt:
+    """Dies the first time; the process that starts workers is stopped then, as on a machine that is very busy."""
+    if not (folder / "killed").exists():
+        (folder / "killed").touch()
+        os.kill(int((folder / "starter").read_text()), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Receipt(task.key, 1, 1, 0.0)
+
+
+@pytest.mark.slow
+def test_a_worker_that_takes_long_to_come_back_is_not_given_up(tmp_path: Path) -> None:
+    """Dask drops a worker that is away for 15 s by default, and the build would have none any more."""
+    from multiprocessing import forkserver
+
+    got: list[Receipt] = []
+    with Engine(workers=1).open() as dispatcher:
+        dispatcher.ready()
+        starter = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        (tmp_path / "starter").write_text(str(starter))
+        again = threading.Timer(25.0, os.kill, (starter, signal.SIGCONT))
+        again.start()
+        dispatcher.run(kills_slowly, (tmp_path,), tasks({"u0": "a"}), got.append)
+        again.join()
+    assert [receipt.key for receipt in got] == ["u0"]
 
 
 @pytest.mark.parametrize("serial", [True, False])

@@ -311,7 +311,7 @@ def test_what_is_kept_once_is_made_anew_by_the_next_build() -> None:
 
 
 def test_only_passes_of_the_recipe_are_accepted() -> None:
-    with pytest.raises(RecipeError, match="--accept embed: no pass of this recipe"):
+    with pytest.raises(RecipeError, match="--accept 'embed'; allowed"):
         Job.of(resolve("posecap", "sample"), Path("/nowhere"), "cpu", {}, ["embed"])
 
 

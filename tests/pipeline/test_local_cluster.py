@@ -25,7 +25,7 @@ class Client:
 
 
 def waits(local: bool) -> None:
-    waiting = Cluster(Client(), "this machine", local=local)
+    waiting = Cluster(Client(), "this machine", kind="local" if local else "scheduler")
     until = time.monotonic() + 0.6
     while time.monotonic() < until:
         waiting.workers()

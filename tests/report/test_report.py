@@ -187,7 +187,7 @@ def test_taken_down_clips_are_on_neither(tmp_path: Path) -> None:
     assert gone in render_report(known, motions=50)
     index.write_tombstones(root, [{"clip_id": gone, "reason": "asked"}])
     text = render_report(open_dataset(root), motions=50)
-    assert gone not in text and "1 clips were taken down" in text
+    assert gone not in text and "1 clip was taken down" in text
     assert gone not in dataset_card(open_dataset(root))
 
 
