@@ -378,6 +378,7 @@ def test_a_full_disk_is_one_line(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert "\n" not in str(told.value) and shop.left() == {".parts"}
 
 
+@pytest.mark.slow
 def test_processes_at_once_fetch_one_package(shop: Shop) -> None:
     for n, name in enumerate(("one", "two")):
         shop.entry(name, n + 1.0)
