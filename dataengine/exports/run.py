@@ -109,16 +109,18 @@ def export(
     known = not component.publishes if unknown_licence is None else unknown_licence
     choice = Choice(where, tuple(splits), tuple(licences), tuple(consents), known)
     target = _target(dataset, component, format, to)
-    placing.refuse_foreign(target, component, replace)
+    place = next((parent for parent in target.parents if parent.is_dir()), None)
+    with in_one_line(place):
+        placing.refuse_foreign(target, component, replace)
     taken_down = len(dataset.tombstones())
     seen = overview(dataset, choice)
     progress = progress or Progress()
     record = _record(dataset, component, format, choice, seen)
     notes = _notes(choice, seen)
     with (
-        in_one_line(target.parent if target.parent.exists() else None),
+        in_one_line(place),
         progress.step("export", seen.clips) as advance,
-        placing.placed(target, component, record, replace) as place,
+        placing.placed(target, component, record, replace) as content,
     ):
         job = ExportJob(
             skeleton(record["layout"]),
@@ -130,9 +132,9 @@ def export(
             functools.partial(choice.batches, dataset),
             notes,
         )
-        component.write(place, job)
+        component.write(content, job)
         if component.facts_beside:
-            _write_facts(place / CLIPS, job)
+            _write_facts(content / CLIPS, job)
         _still_there(dataset, taken_down)
     files, size = placing.size_of(target)
     return ExportResult(

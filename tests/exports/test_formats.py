@@ -214,6 +214,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_is_one_line(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EnvironmentFailure, match=r"File name too long"):
+        dataengine.export(out, "coco", tmp_path / ("x" * 300))
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(EnvironmentFailure, match=r"Permission denied"):
+        dataengine.export(out, "coco", tmp_path / "y")
+
+
 def test_arrays_that_do_not_fit_are_told_before_any_work(out: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match=r"disk_full: arrays of 8 clips .* are free"):
         dataengine.export(out, "unik", tmp_path / "x", frames=10**9)
