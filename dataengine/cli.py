@@ -149,6 +149,92 @@ def build(
         raise typer.Exit(3)
 
 
+@app.command(name="import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="File or folder that another program wrote.", metavar="PATH")],
+    format_: Annotated[str, typer.Option("--format", help="pyskl, coco, unik, openpose or alphapose.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the build. Default: builds/import-NAME.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second, where the files do not tell. Default: 30.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT of the picture, where the files do not tell.", metavar="WIDTHxHEIGHT"),
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Skeleton of the saved joints. Default: by their number.", metavar="NAME")
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Coordinates: auto, pixels, unit (0 to 1), signed (-1 to 1), centred (-0.5 to 0.5)."),
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Which of several sets of splits, such as xsub. Default: the first.", metavar="NAME"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of clips that the files give none: train, val or test. Default: train.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Names of classes by number: a line each, or a JSON list.", metavar="FILE")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of facts by `name` of a clip: label, split, subject, licence, consent, fps, width, height.",
+            metavar="CSV",
+        ),
+    ] = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(help="Filters that leave clips out, separated by commas. Default: none.", metavar="NAME,..."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Use the filters and thresholds of this recipe.", metavar="RECIPE")
+    ] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="How many processes. Default: by the number of clips.", metavar="N")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Import only the first clips.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="table.key=TOML value of the recipe `import`; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a dataset of poses that another program saved; run it again to resume or update it."""
+    import re
+
+    from dataengine import builder as building
+    from dataengine.importer import import_poses
+    from dataengine.pipeline import cluster_kinds
+    from dataengine.pipeline.engine import Engine
+
+    sides = None if size is None else re.fullmatch(r"(\d{1,6})\s*[xX*,]\s*(\d{1,6})", size.strip())
+    if size is not None and sides is None:
+        raise DataEngineError(f"--size {size!r}: give WIDTHxHEIGHT in pixels, such as 1920x1080")
+    result = import_poses(
+        path,
+        format_,
+        out,
+        filters=[name.strip() for name in (filters or "").split(",") if name.strip()],
+        recipe=recipe,
+        overrides=overrides or (),
+        classes=classes,
+        engine=None if workers is None else Engine(cluster=cluster_kinds.read(None, None, workers)),
+        limit=limit,
+        progress=Progress() if as_json else ConsoleProgress(),
+        fps=fps,
+        size=None if sides is None else [int(sides[1]), int(sides[2])],
+        layout=layout,
+        scale=scale,
+        splits=splits,
+        split=split,
+        table=None if table is None else str(table.absolute()),
+    )
+    show(result.to_dict() if as_json else building.result_text(result))
+
+
 @app.command()
 def status(out: OutArgument, as_json: JsonOption = False) -> None:
     """Show units done and left in each pass, rate, time left, and failures by kind."""

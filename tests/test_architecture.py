@@ -31,6 +31,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"passes"},
         {"inspect"},
         {"builder", "dry_run"},
+        {"importer"},
         {"cli"},
     ],
     "training": [

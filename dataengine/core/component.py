@@ -355,10 +355,17 @@ class Source(Component, ABC):
         makes_media: whether the source makes its own media with `prepare`.
         own_ids: whether video ids are of this source alone, such as names of files, so that no published list of
             videos can name them.
+        brings_poses: whether its clips are poses that somebody saved, in place of videos.
     """
 
     makes_media: ClassVar[bool] = False
     own_ids: ClassVar[bool] = False
+    brings_poses: ClassVar[bool] = False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of its classes by number, where the source numbers its classes. Default: none."""
+        return ()
 
     @abstractmethod
     def discover(self, root: Path) -> Iterator[Clip]:

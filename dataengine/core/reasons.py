@@ -16,6 +16,7 @@ REASONS: dict[str, str] = {
     "duplicate_id": "another row already has this clip id",
     "leak_guard": "the video, or a near-duplicate of it, belongs to an evaluation set that the recipe keeps out",
     "takedown": "the clip or its video was taken down",
+    "not_in_split": "a file of saved poses has splits, and none of them names the annotation",
     # probe
     "media_missing": "no media file was found for the clip",
     "media_empty": "the media file has no bytes",
@@ -71,7 +72,16 @@ REASONS: dict[str, str] = {
 
 DECISIONS = frozenset(
     {
-        *("bad_row", "duplicate_id", "leak_guard", "takedown", "no_person", "pose_coverage", "body_visible"),
+        *(
+            "bad_row",
+            "duplicate_id",
+            "leak_guard",
+            "takedown",
+            "not_in_split",
+            "no_person",
+            "pose_coverage",
+            "body_visible",
+        ),
         *("confidence", "truncation", "jitter", "bone_variation", "motion", "camera_cut", "num_people", "length"),
         *("label_left_out", "duplicate", "licence_unknown", "class_cap", "class_small", "label_disagrees"),
     }

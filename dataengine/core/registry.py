@@ -34,6 +34,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "kinetics700_2020": "dataengine.sources.kinetics:Kinetics",
         "cap": "dataengine.sources.cap:Cap",
         "folder": "dataengine.sources.folder:Folder",
+        "imported": "dataengine.sources.imported:Imported",
         "sample": "dataengine.sources.synthetic:SyntheticCorpus",
     },
     "fetchers": {

@@ -49,7 +49,7 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
         last = steps[-1] if steps else {"pass": "plan", "outcome": "not run"}
         why = f"{last['pass']} {last['outcome']} {last.get('reason', '')} {last.get('detail', '')}".rstrip()
         raise DatasetError(f"clip {clip_id} has no poses: {why}") from None
-    pictures = _drawn(frames_of(job.recipe, plan, clip, arrays["timestamps"]), arrays, experts)
+    pictures = _drawn(frames_of(job.recipe, plan, clip, arrays), arrays, experts)
     with in_one_line(to.parent):
         to.parent.mkdir(parents=True, exist_ok=True)
         if to.suffix == ".mp4":

@@ -5,6 +5,7 @@ from __future__ import annotations
 PASSES: dict[str, str] = {
     "probe": "dataengine.passes.probe:Probe",
     "pose": "dataengine.passes.pose:Pose",
+    "imported": "dataengine.passes.imported:Imported",
     "measure": "dataengine.passes.measure:Measure",
     "curate": "dataengine.passes.curate:Curate",
     "embed": "dataengine.passes.embed:Embed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from dataengine.io import shards
 from dataengine.pipeline.ledger import Ledger
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
+
+LARGEST = 4096
+"""Longest side of a picture that is drawn where there is none, pixels."""
 
 
 def pose_arrays(ledger: Ledger, unit: str, clip_id: str) -> dict[str, Any]:
@@ -27,8 +30,17 @@ def pose_arrays(ledger: Ledger, unit: str, clip_id: str) -> dict[str, Any]:
     raise DatasetError(f"clip {clip_id} has no poses")
 
 
-def frames_of(recipe: Recipe, plan: Plan, clip: Clip, timestamps: Any) -> Iterator[Frames]:
-    """The frames of a clip that poses were estimated in, in order."""
+def frames_of(recipe: Recipe, plan: Plan, clip: Clip, arrays: Mapping[str, Any]) -> Iterator[Frames]:
+    """The frames of a clip that poses were estimated in, in order; black ones where poses came without pictures.
+
+    Args:
+        arrays: of the clip, as `pose_arrays` gives them.
+    """
+    timestamps = arrays["timestamps"]
+    if recipe.brings_poses:
+        height, width = (min(int(arrays["json"][side]), LARGEST) for side in ("height", "width"))
+        yield from (np.zeros((height, width, 3), np.uint8) for _ in range(len(timestamps)))
+        return
     decoder = recipe.component("decoders", recipe.pose.decoder)
     wanted, first = np.asarray(timestamps, np.float64), None
     place = 0

@@ -50,6 +50,8 @@ class Labels:
         asked = set(zip(*(planned.column(name).to_pylist() for name in columns)))
         final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
         ids = dict(table.label_ids()) if table is not None else {}  # a table's numbers do not depend on what is planned
+        if table is None and recipe.brings_poses:
+            ids = _numbered(recipe, final)
         return Labels(table, {**ids, **{label: len(ids) + n for n, label in enumerate(sorted(final - ids.keys()))}})
 
     def apply(self, source: str, given: str | None, video_id: str | None = None) -> tuple[str | None, str | None]:
@@ -58,6 +60,16 @@ class Labels:
             return given, None
         label, reason = self.table.apply(source, given, video_id)
         return label, reason
+
+
+def _numbered(recipe: Recipe, labels: set[str]) -> dict[str, int]:
+    """label -> the number that a file of saved poses gives it: by the names of its classes, or as it stands."""
+    ids: dict[str, int] = {}
+    for source in recipe.use:
+        ids |= {name: n for n, name in enumerate(recipe.component("sources", source).class_names)}
+    if not ids and all(label.isdecimal() and len(label) < 10 and label == str(int(label)) for label in labels):
+        ids = {label: int(label) for label in labels}
+    return ids
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class Curate(TablePass):
         rules = recipe.curate.model_dump(
             include={"dedup", "near_duplicate_threshold", "max_per_label", "min_per_label"}
         )
-        return [filters, table, rules, copied, recipe.plan.seed, guards]
+        classes = [list(names) for source in recipe.use if (names := recipe.component("sources", source).class_names)]
+        return [filters, table, rules, copied, recipe.plan.seed, guards, *classes]
 
     def uses(self, recipe: Recipe) -> list[Component]:
         filters = [recipe.component("filters", name) for name in recipe.curate.filters]

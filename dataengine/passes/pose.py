@@ -197,7 +197,7 @@ class Pose(UnitPass):
     per = "frame"
 
     def enabled(self, recipe: Recipe) -> bool:
-        return True
+        return not recipe.brings_poses
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         return _config(recipe)

@@ -40,7 +40,7 @@ class Probe(UnitPass):
     )
 
     def enabled(self, recipe: Recipe) -> bool:
-        return True
+        return not recipe.brings_poses
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
         return recipe.fetch.model_dump(include={"max_bytes", "max_pixels"})

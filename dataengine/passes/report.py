@@ -164,7 +164,7 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
         arrays = pose_arrays(job.ledger("poses"), plan.row(clip_id)["unit"], clip_id)
         scores = np.nan_to_num(arrays["scores"].astype(np.float32))
         best = int(np.argmax(scores.sum((0, 2))))
-        frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays["timestamps"])) if n == best)
+        frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays)) if n == best)
     except (DataEngineError, StopIteration):
         return None
     people = job.recipe.pose.max_people

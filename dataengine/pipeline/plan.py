@@ -132,7 +132,7 @@ def resolve_roots(recipe: Recipe, cache: Path, data_root: str | None) -> dict[st
     for name in recipe.use:
         source = recipe.component("sources", name)
         path = recipe.source_path(name) or (str(Path(data_root) / name) if data_root else None)
-        if path is None and source.makes_media:
+        if source.makes_media and (path is None or (recipe.source_path(name) is None and not Path(path).is_dir())):
             path = str(source.prepare(cache))
         if path is None:
             raise SourceError(

@@ -131,8 +131,8 @@ class PoseTable(Table):
     """Most people per frame that experts which look inside boxes look at, apart from the first such expert: only people
     that the first one found, and of these the ones it is surest of. So the first such expert should be a fast one.
     Default: every box of the detector."""
-    experts: list[str] = pydantic.Field(min_length=1)
-    """Pose estimators. Every expert sees every frame."""
+    experts: list[str] = []
+    """Pose estimators. Every expert sees every frame. None where a source brings poses in place of videos."""
     tracker: str = "oks"
     """Tracker that links the people of all frames and experts."""
     fusion: str = "ssta"
@@ -284,6 +284,11 @@ class Recipe(Table):
     def face_detector(self) -> str | None:
         """The face detector to run: none when no faces are blurred in kept videos."""
         return self.pack.face_detector if self.pack.keep_video and self.pack.blur_faces else None
+
+    @property
+    def brings_poses(self) -> bool:
+        """Whether the sources bring saved poses in place of videos."""
+        return any(registry.component_class("sources", name).brings_poses for name in self.use)
 
     def source_path(self, name: str) -> str | None:
         """Where the recipe says that a source's media and annotations lie."""
@@ -455,6 +460,7 @@ def _check_components(recipe: Recipe) -> None:
     from dataengine.core.skeletons import skeleton
 
     skeleton(pose.skeleton)
+    _check_poses(recipe)
     boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
     if boxed and pose.detector is None:
         raise ComponentError(
@@ -492,6 +498,26 @@ def _check_components(recipe: Recipe) -> None:
     for field, values in several:
         if len(set(values)) < len(values):
             raise ComponentError(f"{field} names something twice: {values}")
+
+
+def _check_poses(recipe: Recipe) -> None:
+    """Refuse a recipe that asks for pictures where there are only poses, or for poses where there are pictures."""
+    given = [name for name in recipe.use if registry.component_class("sources", name).brings_poses]
+    videos = [name for name in recipe.use if name not in given]
+    if not given and not recipe.pose.experts:
+        raise ComponentError(f"[pose] experts is empty{suggestion('', registry.names('experts'))}")
+    if not given:
+        return
+    if videos:
+        raise ComponentError(
+            f"[sources] {', '.join(given)} brings saved poses and {', '.join(videos)} videos: build a dataset of each; "
+            "dataengine-train takes several with --data"
+        )
+    wanted: dict[str, Any] = {"[pose] experts": recipe.pose.experts, "[embed] features": recipe.embed.features}
+    wanted["[pack] keep_video"] = recipe.pack.keep_video
+    for key, value in wanted.items():
+        if value:
+            raise ComponentError(f"{key} = {value} needs videos, and {given[0]} brings saved poses: leave it out")
 
 
 def fingerprint(value: Any) -> str:

@@ -430,3 +430,13 @@ def test_clips_in_both_splits_are_counted(tmp_path: Path) -> None:
 def write_nameless(path: Path, notes: list[dict[str, Any]]) -> Path:
     path.write_bytes(pickle.dumps({"annotations": notes}))
     return path
+
+
+def test_names_of_classes_and_the_layout_may_stand_in_the_pickle(tmp_path: Path) -> None:
+    path = write_pyskl(
+        tmp_path / "a.pkl", [note(k) for k in range(3)], label_names=["a", "b", "c"], layout="posetics17"
+    )
+    assert open_dataset(path).labels == ("a", "b", "c") and open_dataset(path).skeleton.name == "posetics17"
+    assert open_dataset(path, labels=["x", "y", "z"], layout="coco17").labels == ("x", "y", "z")
+    path = write_pyskl(tmp_path / "a.pkl", [note(0)], classes=[1, 2], layout="none")
+    assert open_dataset(path).labels == ("0",) and open_dataset(path).skeleton.name == "coco17"

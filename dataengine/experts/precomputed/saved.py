@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.errors import ExpertError
+from dataengine.core.normalised import BEYOND, scale_of, to_pixels
 from dataengine.core.types import Float
 
 LAYOUTS = {
@@ -56,19 +57,18 @@ class Saved:
         return next((len(p.coords) for some in self.people.values() for p in some), None)
 
     def in_pixels(self, width: int, height: int) -> Saved:
-        """The same with coordinates in pixels, where all of them lie in [0, 1], or in [-1, 1], of the picture, as
+        """The same with coordinates in pixels, where they are relative to the picture, from 0 to 1 or from -1 to 1, as
         OpenPose's `--keypoint_scale 3` and `4` write them; itself where they are pixels."""
-        everyone = [p for some in self.people.values() for p in some]
-        seen = [p.coords[np.isfinite(p.coords).all(-1)] for p in everyone]
-        flat = np.concatenate(seen) if seen else np.empty((0, 2), np.float32)
-        if not len(flat) or np.abs(flat).max() > 1:
+        seen = [p.coords for some in self.people.values() for p in some]
+        scale = scale_of(np.concatenate(seen)) if seen else "pixels"
+        if scale == "pixels":
             return self
-        low = -1.0 if flat.min() < 0 else 0.0
 
         def scaled(one: Person) -> Person:
-            size = np.array([width, height], np.float32) / (1 - low)
-            box = None if one.box is None else ((one.box - low) * np.tile(size, 2)).astype(np.float32)
-            return Person(((one.coords - low) * size).astype(np.float32), one.scores, box)
+            box = one.box
+            if box is not None and np.abs(box).max() <= BEYOND:  # some programs write boxes in pixels all the same
+                box = to_pixels(box.reshape(2, 2), scale, width, height).reshape(4)
+            return Person(to_pixels(one.coords, scale, width, height), one.scores, box)
 
         return Saved(self.where, {frame: [scaled(p) for p in some] for frame, some in self.people.items()}, self.last)
 

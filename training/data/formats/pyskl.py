@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.skeletons import SKELETONS
 from dataengine.io.plain_pickle import load
 from training.data.formats.base import (
     InMemoryDataset,
@@ -29,6 +30,8 @@ from training.data.formats.base import (
 from training.data.formats.joints import Layout, layout_of
 from training.data.types import Array, SkeletonSequence
 
+NAMES = ("label_names", "class_names", "classes")
+"""Where programs keep the names of their classes in the pickle."""
 LAYOUTS = {17: "coco17", 18: "openpose18", 25: "nturgbd25"}
 """Layout of pyskl's files by number of joints."""
 
@@ -41,8 +44,9 @@ class PysklDataset(InMemoryDataset):
         split: a name of its `split`; None for all annotations.
         where: an SQL condition over key, label, label_id, num_frames, num_people, width, height and whatever else is
             one value a clip.
-        layout: the joints' layout; by default by their number: 17 COCO, 18 OpenPose, 25 NTU RGB+D.
-        labels: class names by label.
+        layout: the joints' layout; by default what the file says, else by their number: 17 COCO, 18 OpenPose, 25 NTU
+            RGB+D.
+        labels: class names by label; by default `label_names` of the file, else the numbers.
 
     Raises:
         TrainingError: the file is another kind of pickle, or nothing is chosen.
@@ -78,7 +82,7 @@ class PysklDataset(InMemoryDataset):
         ids = checked_ids(
             [note.get("label", -1) for note in notes], lambda k: f"{name}: label of annotation {k} ({every[k]})"
         )
-        classes = names_of(max(ids, default=-1) + 1, labels, name)
+        classes = names_of(max(ids, default=-1) + 1, labels or _names(content), name)
         shown = [number for number, note in enumerate(notes) if _anybody(note)]
         self.named = all("frame_dir" in note or "filename" in note for note in notes)
         keys, ids, notes = [every[k] for k in shown], [ids[k] for k in shown], [notes[k] for k in shown]
@@ -100,7 +104,9 @@ class PysklDataset(InMemoryDataset):
                 f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or "
                 "where="
             )
-        skeleton = layout_of(layout, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
+        own = content.get("layout")
+        likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""
+        skeleton = layout_of(layout, joints[0], name, likely=likely or LAYOUTS.get(joints[0], ""))
         sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
         super().__init__(name, skeleton, classes, facts, rows, sums)
 
@@ -142,6 +148,12 @@ def _is_size(size: Any) -> bool:
     if not isinstance(size, list | tuple | np.ndarray) or len(size) < 2:
         return False
     return all(isinstance(side, int | float | np.number) and np.isfinite(side) for side in list(size)[:2])
+
+
+def _names(content: Mapping[str, Any]) -> list[str] | None:
+    """The names of classes that a pickle holds beside what the format asks for."""
+    found = (content.get(key) for key in NAMES)
+    return next((list(n) for n in found if isinstance(n, list | tuple) and all(isinstance(t, str) for t in n)), None)
 
 
 def _key(note: Mapping[str, Any], number: int) -> str:

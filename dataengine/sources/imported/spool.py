@@ -1,0 +1,321 @@
+"""The spool: saved poses of any format in one form, in parts of some megabytes that units of a build read.
+
+::
+
+    <cache>/imported-<stamp16>/
+      parts/<hash16>.tar        entries of some clips: json, keypoints, scores, and frames, boxes, identities of people
+                                that nobody linked yet; named by content
+      clips.parquet             a row for each clip and each annotation that cannot be taken, in the order of the file
+      facts.json                layout, classes, notes, counts
+
+It is made beside and renamed when it is complete. The stamp is that of the files and options, so another file, or a
+file that changed, makes another spool.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from dataengine.core.errors import SourceError
+from dataengine.core.normalised import Scale, scale_of, to_pixels
+from dataengine.core.skeletons import skeleton
+from dataengine.core.types import Float
+from dataengine.io.shards import ShardWriter
+from dataengine.io.storage import PARTIAL, locked
+from dataengine.sources import ids
+from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
+from dataengine.sources.imported.saved_clip import SavedClip, stacked
+
+VERSION = 1
+"""Raise when the same files give another spool."""
+PART_BYTES = 8 << 20
+ROWS_AT_ONCE = 4096
+MARGIN = 1.1
+"""A picture of unknown size is taken so many times as large as the extent of the people in it."""
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "name", "video_id", "media", "split", "label", "subject")),
+        *((name, pa.string()) for name in ("licence", "consent", "reason", "detail")),
+        ("number", pa.int32()),
+        ("end", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a source decides its spool.
+
+    Attributes:
+        fps: frames per second where the files do not tell. size: width and height where they do not tell.
+        layout: of the joints; '' by their number. scale: of coordinates; 'auto' tells it clip by clip.
+        split: of clips that neither file nor table gives one.
+        table: facts by name of a clip (label, split, subject, licence, consent, fps, width, height).
+    """
+
+    source: str
+    format: Format
+    fps: float = 30.0
+    size: tuple[int, int] | None = None
+    layout: str = ""
+    scale: str = "auto"
+    split: str = "train"
+    table: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def make(
+    folder: Path, reader: Callable[[], Reader], settings: Settings, progress: Callable[[int], None] = lambda n: None
+) -> None:
+    """Make the spool at `folder`, unless it is there.
+
+    Raises:
+        SourceError: the files are of another format, or nothing of them can be taken.
+    """
+    if (folder / "facts.json").is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent / ".imported.lock"):
+        if (folder / "facts.json").is_file():
+            return
+        partial = folder.parent / f".{folder.name}{PARTIAL}"
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+        try:
+            (partial / "parts").mkdir(parents=True)
+            facts = _Spool(partial, settings).fill(reader(), progress)
+            (partial / "facts.json").write_text(json.dumps(facts, sort_keys=True, indent=1, ensure_ascii=False))
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Spool:
+    """The spool while it is written."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self.layout = settings.layout
+        self.rows: list[dict[str, Any]] = []
+        self.pending: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.bytes = 0
+        self.seen: set[str] = set()
+        self.used: set[str] = set()
+        self.counts = {"clips": 0, "taken": 0, "unknown_size": 0, "unknown_fps": 0, "scaled": 0, "repeated": 0}
+        self.first_refusal = ""
+
+    def fill(self, reader: Reader, progress: Callable[[int], None]) -> dict[str, Any]:
+        with pq.ParquetWriter(self.folder / "clips.parquet", SCHEMA, compression="zstd") as table:
+            for clip in reader.clips():
+                self._add(clip)
+                self.counts["clips"] += 1
+                progress(1)
+                if self.bytes >= PART_BYTES or len(self.rows) >= ROWS_AT_ONCE:
+                    self._close_part()
+                    self._write_rows(table)
+            self._close_part()
+            self._write_rows(table)
+        if not self.counts["taken"]:
+            why = f"; the first: {self.first_refusal}" if self.first_refusal else ""
+            raise SourceError(f"none of its {self.counts['clips']} clips can be taken{why}")
+        return {
+            "layout": self.layout,
+            "classes": list(reader.classes),
+            "notes": [*reader.notes, *self._notes()],
+            "counts": self.counts,
+        }
+
+    def _notes(self) -> Iterator[str]:
+        counts = self.counts
+        if counts["unknown_fps"]:
+            yield (
+                f"{counts['unknown_fps']} clips do not tell their frame rate; {self.settings.fps:g} frames a second "
+                "are assumed: --fps gives it"
+            )
+        if counts["unknown_size"]:
+            yield (
+                f"{counts['unknown_size']} clips do not tell the size of the picture; it is taken {MARGIN:g} times as "
+                "large as the people's extent: --size WIDTHxHEIGHT gives it"
+            )
+        if counts["scaled"]:
+            yield f"{counts['scaled']} clips have coordinates relative to the picture, which were scaled to pixels"
+        if counts["repeated"]:
+            yield f"{counts['repeated']} annotations repeat the id of an earlier one and are left out (duplicate_id)"
+        unused = [name for name in self.settings.table if name not in self.used]
+        if unused:
+            yield f"{len(unused)} rows of the table name no clip of the files, for example {unused[0]!r}"
+
+    def _write_rows(self, table: pq.ParquetWriter) -> None:
+        if self.rows:
+            table.write_table(pa.Table.from_pylist(self.rows, SCHEMA))
+            self.rows = []
+
+    def _close_part(self) -> None:
+        """Write the clips that wait as one part, named by its content."""
+        if not self.pending:
+            return
+        path = self.folder / "parts" / "next.tar"
+        with ShardWriter(path) as writer:
+            for row, entries in self.pending:
+                writer.write(row["clip_id"], entries)
+        assert writer.shard is not None
+        name = f"{writer.shard.blake3[:16]}.tar"
+        path.rename(self.folder / "parts" / name)
+        for row, _ in self.pending:
+            row["media"] = f"parts/{name}"
+        self.pending, self.bytes = [], 0
+
+    def _add(self, clip: SavedClip) -> None:
+        facts = self._facts(clip)
+        row: dict[str, Any] = {
+            "name": clip.name,
+            "video_id": ids.slug(clip.name),
+            "media": "",
+            "split": clip.split or self.settings.split,
+            "label": clip.label,
+            "number": clip.number,
+            "subject": clip.subject,
+            "licence": clip.licence,
+            "consent": facts.get("consent") or None,
+            "reason": clip.reason,
+            "detail": clip.detail or None,
+            "end": None,
+        }
+        entries = None
+        rate = Fraction(30)
+        if clip.reason is None:
+            try:
+                rate, known = self._rate(clip, facts)
+                entries = self._entries(clip, facts, rate)
+                self.counts["unknown_fps"] += not known
+            except ValueError as error:
+                row["reason"], row["detail"] = "bad_row", str(error)
+        if clip.num_frames:
+            row["end"] = float(clip.num_frames / rate)
+        row["clip_id"] = ids.clip_id(self.settings.source, row["video_id"], 0.0, row["end"] or 0.0, milliseconds=True)
+        if clip.name in self.seen and row["reason"] is None:
+            row["reason"], entries = "duplicate_id", None
+            row["detail"] = f"{clip.name!r} stands at an earlier annotation"
+            self.counts["repeated"] += 1
+        if row["reason"] is None:
+            self.seen.add(clip.name)
+        self.rows.append(row)
+        if entries is not None and row["reason"] is None:
+            self.counts["taken"] += 1
+            self.pending.append((row, entries))
+            self.bytes += sum(value.nbytes for value in entries.values() if isinstance(value, np.ndarray))
+        elif not self.first_refusal:
+            self.first_refusal = f"{clip.name}: {row['detail']}"
+
+    def _facts(self, clip: SavedClip) -> Mapping[str, str]:
+        """The row of the table about a clip; what it says goes before what the file says."""
+        facts = self.settings.table.get(clip.name)
+        if facts is None:
+            return {}
+        self.used.add(clip.name)
+        clip.label = facts.get("label") or clip.label
+        clip.subject, clip.licence = facts.get("subject") or clip.subject, facts.get("licence") or clip.licence
+        if facts.get("split"):
+            try:
+                clip.split = ids.split_named(facts["split"])
+                if clip.reason == "not_in_split":
+                    clip.detail = "its annotation was left out by the splits of the file"
+            except ValueError as error:
+                clip.reason, clip.detail = "bad_row", str(error)
+        return facts
+
+    def _rate(self, clip: SavedClip, facts: Mapping[str, str]) -> tuple[Fraction, bool]:
+        given = facts.get("fps") or clip.fps
+        if not given:
+            return Fraction(self.settings.fps).limit_denominator(1001), False
+        try:
+            found = Fraction(given).limit_denominator(1001)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            found = Fraction(0)
+        if not 0 < found <= 1000:
+            raise ValueError(f"its frame rate is {given!r}; allowed: frames per second, such as 25 or 30000/1001")
+        return found, True
+
+    def _entries(self, clip: SavedClip, facts: Mapping[str, str], rate: Fraction) -> dict[str, Any]:
+        """What the part holds of a clip.
+
+        Raises:
+            ValueError: the clip cannot be taken.
+        """
+        arrays: dict[str, Any]
+        if clip.tracks is not None:
+            arrays = {"keypoints": clip.tracks[0], "scores": clip.tracks[1]}
+        else:
+            assert clip.people is not None, "a clip without a reason has people"
+            arrays = dict(stacked(clip.people))
+        points = arrays["keypoints"]
+        self._check_layout(points.shape[-2])
+        size = clip.size or self.settings.size
+        if facts.get("width") and facts.get("height"):
+            if not all(re.fullmatch(r"\d{1,6}", facts[side]) and int(facts[side]) for side in ("width", "height")):
+                raise ValueError(
+                    f"its size is {facts['width']!r} x {facts['height']!r}; allowed: whole numbers of pixels"
+                )
+            size = (int(facts["width"]), int(facts["height"]))
+        scale: Scale = scale_of(points) if self.settings.scale == "auto" else self.settings.scale  # type: ignore[assignment]
+        known = size is not None
+        if scale != "pixels":
+            if size is None:
+                raise ValueError(
+                    "its coordinates are relative to the picture, whose size the file does not tell: give "
+                    "--size WIDTHxHEIGHT"
+                )
+            arrays["keypoints"] = to_pixels(points, scale, *size)
+            self.counts["scaled"] += 1
+        if size is None:
+            size = _extent(points)
+            self.counts["unknown_size"] += 1
+        meta = {
+            "name": clip.name,
+            "layout": self.layout,
+            "fps": f"{rate.numerator}/{rate.denominator}",
+            "width": size[0],
+            "height": size[1],
+            "size_known": known,
+            "num_frames": clip.num_frames,
+            "left_out": clip.left_out,
+        }
+        return {"json": meta, **{f"{name}.npy": np.ascontiguousarray(array) for name, array in arrays.items()}}
+
+    def _check_layout(self, joints: int) -> None:
+        if not self.layout:
+            found = LAYOUTS[self.settings.format].get(joints)
+            if found is None:
+                raise ValueError(f"{joints} joints are no layout that is known: give --layout")
+            self.layout = found
+        wanted = skeleton(self.layout).num_joints
+        if joints != wanted:
+            raise ValueError(f"it has {joints} joints, the layout {self.layout} has {wanted}")
+
+
+def _extent(points: Float) -> tuple[int, int]:
+    """Width and height of a picture that holds all points, with a margin."""
+    seen = points[np.isfinite(points).all(-1)]
+    far = seen.max(0, initial=1.0) * MARGIN
+    return max(2, math.ceil(min(far[0], 1 << 19))), max(2, math.ceil(min(far[1], 1 << 19)))
+
+
+def stamp(paths: Iterator[Path], *settings: Any) -> str:
+    """16 hex digits that change with options, and with names, lengths or times of change of files."""
+    hasher = blake3(json.dumps([VERSION, *settings], sort_keys=True, default=str).encode())
+    for path in paths:
+        state = path.stat()
+        hasher.update(f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest()[:16]
