@@ -166,7 +166,9 @@ def import_(
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option(help="Coordinates: auto, pixels, unit (0 to 1), signed (-1 to 1), centred (-0.5 to 0.5)."),
+        typer.Option(
+            help="Coordinates: auto, pixels, unit (0..1), signed (-1..1), centred (-0.5..0.5), screen (UNIK's)."
+        ),
     ] = None,
     splits: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from dataengine.cli import app
 from dataengine.core.errors import DataEngineError
 from dataengine.core.skeletons import convert
 from dataengine.dataset.verify import verify
+from dataengine.exports.run import export
 from dataengine.importer import class_names, import_poses
 from dataengine.inspect.explain import explain
 from dataengine.inspect.view import view
@@ -181,3 +183,33 @@ def test_names_of_classes_are_checked(tmp_path: Path, content: str, message: str
     assert class_names(tmp_path / "classes.json") == ["a", "b"]
     path.write_bytes("\ufeffwalk\r\nsit \r\n".encode())
     assert class_names(path) == ["walk", "sit"]
+
+
+ROUND = {"pyskl": {}, "coco": {}, "unik": {"layout": "coco17"}, "openpose": {}, "alphapose": {}}
+
+
+@pytest.mark.parametrize("form", ROUND)
+def test_what_was_exported_is_imported_again(imported: Path, tmp_path: Path, form: str) -> None:
+    ends = {"pyskl": "a.pkl"}.get(form, "folder")
+    export(imported, form, tmp_path / ends, unknown_licence=True, **ROUND[form])
+    again = tmp_path / "out"
+    layout = {"layout": "coco17"} if form == "unik" else {}
+    result = import_poses(tmp_path / ends, form, again, overrides=["report.gallery=0"], **layout)
+    assert (result.planned, result.kept) == (6, 6), result.reasons
+    first, second = dataengine.open(imported), dataengine.open(again)
+    before = first.clips.sort("clip_id").collect()
+    after = second.clips.collect().with_columns(name=pl.col("saved_as").str.split("/").list.last()).sort("name")
+    assert after["name"].to_list() == before["clip_id"].to_list()
+    for column in ("label", "label_id", "split", "fps", "width", "height", "num_frames", "num_people"):
+        assert after[column].to_list() == before[column].to_list(), column
+    for old, new in zip(before["clip_id"].to_list(), after["clip_id"].to_list()):
+        given, found = first.sample(old), second.sample(new)
+        wanted = given["keypoints"]
+        if form == "openpose":
+            wanted = convert(wanted, None, "coco17", "openpose25")[0]
+        np.testing.assert_allclose(found["keypoints"], wanted, atol=0.02)
+        if form == "pyskl":
+            assert np.array_equal(found["keypoints"], wanted, equal_nan=True)
+            assert np.array_equal(found["scores"], given["scores"])
+        elif form in ("coco", "alphapose"):
+            np.testing.assert_allclose(found["scores"], given["scores"], atol=1e-3)

@@ -8,8 +8,9 @@ import numpy as np
 
 from dataengine.core.types import Float
 
-Scale: TypeAlias = Literal["pixels", "unit", "signed", "centred"]
-"""pixels; 0 to 1 (OpenPose's `--keypoint_scale 3`, MediaPipe); -1 to 1 (`--keypoint_scale 4`); -0.5 to 0.5 (ST-GCN)."""
+Scale: TypeAlias = Literal["pixels", "unit", "signed", "centred", "screen"]
+"""pixels; 0 to 1 (OpenPose's `--keypoint_scale 3`, MediaPipe); -1 to 1 (`--keypoint_scale 4`); -0.5 to 0.5 (ST-GCN);
+x / width * 2 - 1 and y / width * 2 - height / width (UNIK, VideoPose3D)."""
 
 BEYOND = 2.0
 """No pose in pixels is so small; relative coordinates of joints outside the picture stay below."""
@@ -37,6 +38,8 @@ def to_pixels(points: Float, scale: Scale, width: int, height: int) -> Float:
     """Coordinates (..., 2) of a scale in pixels of a picture."""
     if scale == "pixels":
         return points
+    if scale == "screen":
+        return np.asarray((points + np.array([1.0, height / width], np.float32)) * np.float32(width / 2), np.float32)
     low, high = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "centred": (-0.5, 0.5)}[scale]
     size = np.array([width, height], np.float32) / (high - low)
     return np.asarray((points - low) * size, np.float32)

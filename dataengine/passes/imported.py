@@ -234,7 +234,7 @@ def _away(one: Float, other: Float) -> float:
 def _boxes(coords: Float, scores: Float) -> Float:
     """(P, 5) boxes around the joints that were seen; the score is the joints' mean. Saved boxes are not asked: some
     programs write them in other units than the joints."""
-    seen = np.isfinite(coords).all(-1)[..., None]
+    seen = np.isfinite(coords).all(-1, keepdims=True)
     low = np.where(seen, coords, np.inf).min(1)
     high = np.where(seen, coords, -np.inf).max(1)
     found: Float = np.concatenate([low, high, scores.mean(1)[:, None]], 1).astype(np.float32)

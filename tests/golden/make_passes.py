@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import re
 import sys
 import tempfile
@@ -32,6 +33,7 @@ import pytest
 
 import dataengine
 from dataengine.core import registry
+from dataengine.importer import import_poses
 from dataengine.io import shards
 from dataengine.passes import PASSES
 from dataengine.passes.base import Job, load_job
@@ -74,7 +76,21 @@ def build(folder: Path) -> Path:
     dataengine.build(
         "posecap", {"blocks": str(videos)}, folder / "out", overlay="core", overrides=overrides, engine=SERIAL
     )
+    import_poses(save_annotations(folder / "saved.pkl"), "pyskl", folder / "imported", overrides=["report.gallery=0"])
     return folder / "out"
+
+
+def save_annotations(path: Path) -> Path:
+    """Poses of another program on whole pixels, in the layout of COCO; the last annotation shows nobody."""
+    rng = np.random.default_rng(0)
+    annotations = []
+    for number, shape in enumerate(((2, 12, 17), (1, 9, 17), (1, 4, 17))):
+        keypoint = rng.integers(1, 60, (*shape, 2)).astype(np.float32) * (number < 2)
+        score = (rng.integers(1, 5, shape) / 4).astype(np.float32)
+        found = {"frame_dir": f"clip{number}", "label": number, "img_shape": (48, 64), "keypoint": keypoint}
+        annotations.append(found | {"keypoint_score": score})
+    path.write_bytes(pickle.dumps({"annotations": annotations, "split": {"train": ["clip0", "clip1", "clip2"]}}))
+    return path
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -112,7 +128,7 @@ class Summary:
     def facts(self) -> dict[str, Any]:
         means = {}
         for name, values in sorted(self.floats.items()):
-            a = np.array(values)
+            a = np.array(values or [0.0])
             ramp = np.arange(len(a)) / max(len(a), 1)
             means[name] = [
                 float(f"{x:.7g}") for x in (np.abs(a).mean(), (a * ramp).mean(), (a * np.sin(7 * ramp)).mean())
@@ -147,7 +163,14 @@ def _entry(name: str, data: bytes) -> Any:
 
 
 def summaries(out: Path) -> dict[str, dict[str, Any]]:
-    """Version and results of every built-in pass of a build, by name."""
+    """Version and results of every built-in pass of a build, and of the import beside it, by name."""
+    found = _summaries(out)
+    found |= {name: facts for name, facts in _summaries(out.parent / "imported").items() if name not in found}
+    assert found.keys() == PASSES.keys(), "every built-in pass takes part"
+    return found
+
+
+def _summaries(out: Path) -> dict[str, dict[str, Any]]:
     (saved,) = (out / "work").glob("job-*.json")
     job: Job = load_job(saved)
     found = {}
@@ -166,7 +189,6 @@ def summaries(out: Path) -> dict[str, dict[str, Any]]:
             for where, value in read(out / "dataset" / "report.html"):
                 summary.add(where, value)
         found[name] = {"version": p.version, **summary.facts()}
-    assert found.keys() == PASSES.keys(), "every built-in pass takes part"
     return found
 
 

@@ -20,8 +20,8 @@ from dataengine.sources import tables
 from dataengine.sources.imported import spool
 from dataengine.sources.imported.formats import Format, open_reader
 
-TABLE = "labels.csv"
-"""The table of facts that is read where it lies in the folder of saved poses."""
+TABLES = ("labels.csv", "clips.csv")
+"""The tables of facts that are read where they lie in the folder of saved poses: one's own, and that of an export."""
 COLUMNS = ("name", "label", "split", "subject", "licence", "consent", "fps", "width", "height")
 """Columns of the table; all but `name` (or `file`) may be absent or empty."""
 
@@ -37,12 +37,13 @@ class Imported(Source):
         size: width and height of pictures whose size neither file nor table tells.
         layout: skeleton of the saved joints; '' by their number.
         scale: what coordinates are: pixels, or relative to the picture from 0 to 1 (unit), from -1 to 1 (signed) or
-            from -0.5 to 0.5 (centred). auto tells the first three apart, clip by clip.
+            from -0.5 to 0.5 (centred), or in UNIK's unit (screen). auto tells the first three apart, clip by clip, and
+            pixels from UNIK's unit in its arrays.
         splits: which of several sets of splits of a file is taken, such as xsub; '' the first.
         split: of clips that neither file nor table gives one.
         classes: names of classes by number.
         table: path of a CSV of facts by `name` of a clip: label, split, subject, licence, consent, fps, width, height.
-            By default labels.csv in the folder, if it is there.
+            By default labels.csv in the folder, or clips.csv as `dataengine export` writes it.
     """
 
     makes_media: ClassVar[bool] = True
@@ -54,7 +55,7 @@ class Imported(Source):
     fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 30.0
     size: tuple[Annotated[int, Field(ge=1, le=1 << 19)], Annotated[int, Field(ge=1, le=1 << 19)]] | None = None
     layout: str = ""
-    scale: Literal["auto", "pixels", "unit", "signed", "centred"] = "auto"
+    scale: Literal["auto", "pixels", "unit", "signed", "centred", "screen"] = "auto"
     splits: str = ""
     split: Literal["train", "val", "test"] = "train"
     classes: tuple[str, ...] = ()
@@ -144,8 +145,8 @@ class Imported(Source):
 
     def _table(self, path: Path) -> Path | None:
         if not self.table:
-            own = path / TABLE
-            return own if own.is_file() else None
+            own = [path / name for name in TABLES] if path.is_dir() else []
+            return next((table for table in own if table.is_file()), None)
         found = Path(self.table).expanduser()
         if not found.is_file():
             raise SourceError(f"[sources.imported] table = {self.table!r} is no file; give a CSV with a column name")
@@ -171,8 +172,8 @@ def _facts(table: Path) -> dict[str, dict[str, str]]:
         SourceError: it has no column name, or a row cannot be read; the message names the line.
     """
     names = tables.columns(table)
-    key = "name" if "name" in names else "file"
-    if key not in names:
+    key = next((key for key in ("name", "file", "clip_id") if key in names), None)
+    if key is None:
         raise SourceError(
             f"{table} has the columns {', '.join(names) or 'none'}; want {', '.join(COLUMNS)}, at least name"
         )

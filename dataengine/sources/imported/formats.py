@@ -34,10 +34,12 @@ class Reader(Protocol):
     Attributes:
         notes: what of it is passed over or was decided, one line each; complete when all clips were read.
         classes: names of classes by number, where it has some.
+        layout: of the joints, where it names one; '' before that is known.
     """
 
     notes: list[str]
     classes: tuple[str, ...]
+    layout: str
 
     def __len__(self) -> int: ...
 
@@ -53,6 +55,7 @@ class PeopleFiles:
 
     def __init__(self, path: Path, format_: str) -> None:
         self.notes: list[str] = []
+        self.layout = ""
         self._files = files_of(path, format_)
 
     def __len__(self) -> int:
@@ -69,7 +72,14 @@ class PeopleFiles:
                 yield SavedClip(name, reason="bad_row", detail=str(error).replace(str(path), path.name))
                 continue
             self.notes += file.notes
+            self.layout = self.layout or file.layout
             yield from file.clips()
+
+
+def poses_in(path: Path) -> Path:
+    """The folder of poses of what `dataengine export` wrote, which lies beside a table; else the path itself."""
+    inner = next((path / name for name in ("poses", "annotations") if (path / name).is_dir()), None)
+    return inner if inner is not None and not any(path.glob("*_keypoints.json")) else path
 
 
 def open_reader(format_: Format, path: Path, splits: str) -> Reader:
@@ -95,4 +105,5 @@ def open_reader(format_: Format, path: Path, splits: str) -> Reader:
         return PysklFile(path, splits)
     if format_ == "unik":
         return unik.UnikFolder(path, splits)
+    path = poses_in(path)
     return OpenPoseFolder(path) if format_ == "openpose" else PeopleFiles(path, format_)

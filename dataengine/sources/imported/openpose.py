@@ -29,6 +29,7 @@ class OpenPoseFolder:
     """
 
     classes: tuple[str, ...] = ()
+    layout = ""
 
     def __init__(self, path: Path) -> None:
         self.notes: list[str] = []

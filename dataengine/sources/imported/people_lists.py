@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import SourceError
+from dataengine.core.skeletons import SKELETONS
+from dataengine.sources.ids import split_in_path, split_named
 from dataengine.sources.imported.json_stream import members
 from dataengine.sources.imported.saved_clip import MAX_FRAMES, Detections, SavedClip, one_number, person, triplets
 
@@ -24,6 +27,9 @@ ALPHAPOSE = "alphapose-results.json"
 """What AlphaPose calls its file; one folder a clip."""
 SCORES = ("keypoint_scores", "keypoints_score", "keypoint_score", "scores")
 """Where some programs write the score of each joint beside COCO's flags."""
+EMPTY = 30
+"""Where only frames with people are listed, a clip may begin with so many, or as many as are listed, without people;
+numbers that begin later are those of a part of a video."""
 SPARSE = 3
 """Running numbers of images whose span is longer than so many times their count are no frames of one video."""
 
@@ -52,6 +58,8 @@ class PeopleFile:
 
     def __init__(self, path: Path, name: str, images: Path | None = None) -> None:
         self.path, self.name = path, name
+        self.layout = ""
+        self._split = split_in_path(path.name)
         self.notes: list[str] = []
         self._images: dict[Any, dict[str, Any]] = {}
         self._videos: dict[Any, dict[str, Any]] = {}
@@ -59,6 +67,7 @@ class PeopleFile:
         self._bad: list[SavedClip] = []
         self._without, self._other = 0, 0
         self._categories: dict[Any, str] = {}
+        self._facts: dict[str, Mapping[str, Any]] = {}
         try:
             for place in (path, *((images,) if images else ())):
                 for number, (key, value) in enumerate(members(place)):
@@ -83,9 +92,13 @@ class PeopleFile:
         elif key == "videos":
             if isinstance(value, Mapping):
                 self._videos[_hashable(value.get("id"))] = dict(value)
+                self._facts[str(value.get("name", value.get("file_name", value.get("id"))))] = value
         elif key == "categories":
             if isinstance(value, Mapping):
-                self._categories[value.get("id")] = str(value.get("name"))
+                self._categories[_hashable(value.get("id"))] = str(value.get("name"))
+                joints = value.get("keypoints")
+                named = tuple(joints) if isinstance(joints, list) and all(isinstance(j, str) for j in joints) else ()
+                self.layout = next((s.name for s in SKELETONS.values() if s.joints == named), self.layout)
         elif key in ("", "annotations"):
             self._person(value, number)
         elif isinstance(value, Mapping) and isinstance(value.get("bodies", value.get("people")), list):
@@ -97,7 +110,7 @@ class PeopleFile:
         if not isinstance(row, Mapping) or not isinstance(row.get("image_id"), str | int):
             self._refuse(number, "it has no image_id")
             return
-        known = self._categories.get(row.get("category_id"), "person")
+        known = self._categories.get(_hashable(row.get("category_id")), "person")
         if known != "person" or (not self._categories and row.get("category_id", 1) != 1):
             self._other += 1
             return
@@ -140,9 +153,13 @@ class PeopleFile:
     def _clip(self, name: str, given: list[Any], images: Mapping[Any, _Image]) -> SavedClip:
         frames = [images[one].frame for one in given]
         first = images[given[0]]
-        clip = SavedClip(name, size=first.size, fps=first.fps)
-        low = 0 if min(frames) < 2 else min(frames)  # counted from 0 or 1; a clip from the middle begins at its first
-        begin = 1 if min(frames) == 1 else low
+        clip = SavedClip(name, size=first.size, fps=first.fps, split=self._split)
+        _take_facts(clip, self._facts.get(name, {}))
+        if clip.reason is not None:
+            return clip
+        begin = min(frames)
+        if not self._images and begin <= max(EMPTY, len(given)):
+            begin = 0  # frames without people are not listed, so that the first ones may have been empty
         clip.num_frames = max(frames) - begin + 1
         if clip.num_frames > MAX_FRAMES:
             clip.reason = "bad_row"
@@ -224,6 +241,20 @@ class PeopleFile:
             if frame is not None:
                 found[one] = _Image(name, frame, None, None)
         return dict(sorted(found.items(), key=lambda item: (item[1].clip, item[1].frame)))
+
+
+def _take_facts(clip: SavedClip, video: Mapping[str, Any]) -> None:
+    """What a file says of a video beside its images: label, split, subject, licence."""
+    for name in ("label", "subject", "licence"):
+        if isinstance(video.get(name), str):
+            setattr(clip, name, video[name])
+    try:
+        if isinstance(video.get("split"), str):
+            clip.split = split_named(video["split"])
+        if video.get("label_id") is not None:
+            clip.number = class_number(video["label_id"])
+    except ValueError as error:
+        clip.reason, clip.detail = "bad_row", f"video {clip.name!r}: {error}"
 
 
 def _hashable(value: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import SourceError, suggestion
+from dataengine.core.skeletons import SKELETONS
 from dataengine.io.plain_pickle import load
 from dataengine.sources.ids import SPLIT_WORDS
 from dataengine.sources.imported.saved_clip import MAX_FRAMES, SavedClip, person
@@ -45,6 +46,7 @@ class PysklFile:
         self.notes: list[str] = []
         self.path, self._annotations = path, list(content["annotations"])
         self.classes = _class_names(content)
+        self.layout = str(content["layout"]) if content.get("layout") in SKELETONS else ""
         self._split_of = self._splits(content.get("split"), chosen)
 
     def __len__(self) -> int:
@@ -168,7 +170,7 @@ def tracks_of(keypoints: Any, scores: Any) -> tuple[Any, Any]:
     if not keypoints.size:
         raise LookupError
     coords, certain = person(keypoints, np.ones(shape[:3], np.float32) if given is None else given)
-    seen = np.isfinite(coords).all(-1).any((1, 2))
+    seen = np.isfinite(coords).all(-1).reshape(len(coords), -1).any(1)
     if not seen.any():
         raise LookupError
     return coords[seen], certain[seen]

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
+from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import SourceError
 from dataengine.core.normalised import Scale, scale_of, to_pixels
 from dataengine.core.skeletons import skeleton
@@ -37,12 +38,14 @@ from dataengine.io.shards import ShardWriter
 from dataengine.io.storage import PARTIAL, locked
 from dataengine.sources import ids
 from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
-from dataengine.sources.imported.saved_clip import SavedClip, stacked
+from dataengine.sources.imported.saved_clip import MAX_FRAMES, SavedClip, stacked
 
 VERSION = 1
 """Raise when the same files give another spool."""
 PART_BYTES = 8 << 20
 ROWS_AT_ONCE = 4096
+SCREEN = 4.0
+"""Coordinates of UNIK's unit stay below, unless a joint lies far outside the picture."""
 MARGIN = 1.1
 """A picture of unknown size is taken so many times as large as the extent of the people in it."""
 
@@ -115,10 +118,12 @@ class _Spool:
         self.used: set[str] = set()
         self.counts = {"clips": 0, "taken": 0, "unknown_size": 0, "unknown_fps": 0, "scaled": 0, "repeated": 0}
         self.first_refusal = ""
+        self.pairs: set[tuple[int, str]] = set()
 
     def fill(self, reader: Reader, progress: Callable[[int], None]) -> dict[str, Any]:
         with pq.ParquetWriter(self.folder / "clips.parquet", SCHEMA, compression="zstd") as table:
             for clip in reader.clips():
+                self.layout = self.layout or reader.layout
                 self._add(clip)
                 self.counts["clips"] += 1
                 progress(1)
@@ -132,10 +137,18 @@ class _Spool:
             raise SourceError(f"none of its {self.counts['clips']} clips can be taken{why}")
         return {
             "layout": self.layout,
-            "classes": list(reader.classes),
+            "classes": list(reader.classes) or self._classes(),
             "notes": [*reader.notes, *self._notes()],
             "counts": self.counts,
         }
+
+    def _classes(self) -> list[str]:
+        """Names of classes by number, where clips have both; none where they contradict each other."""
+        names = dict(self.pairs)
+        if not names or len(names) < len(self.pairs) or len(set(names.values())) < len(names):
+            return []
+        found = [names.get(number, str(number)) for number in range(max(names) + 1)]
+        return found if len(set(found)) == len(found) else []
 
     def _notes(self) -> Iterator[str]:
         counts = self.counts
@@ -213,6 +226,8 @@ class _Spool:
             self.seen.add(clip.name)
         self.rows.append(row)
         if entries is not None and row["reason"] is None:
+            if clip.label is not None and clip.number >= 0:
+                self.pairs.add((clip.number, clip.label))
             self.counts["taken"] += 1
             self.pending.append((row, entries))
             self.bytes += sum(value.nbytes for value in entries.values() if isinstance(value, np.ndarray))
@@ -221,12 +236,20 @@ class _Spool:
 
     def _facts(self, clip: SavedClip) -> Mapping[str, str]:
         """The row of the table about a clip; what it says goes before what the file says."""
-        facts = self.settings.table.get(clip.name)
+        name = clip.name if clip.name in self.settings.table else clip.name.rpartition("/")[2]
+        facts = self.settings.table.get(name)
         if facts is None:
             return {}
-        self.used.add(clip.name)
+        self.used.add(name)
         clip.label = facts.get("label") or clip.label
+        try:
+            clip.number = int(facts.get("label_id") or clip.number)
+            class_number(clip.number)
+        except ValueError:
+            clip.reason, clip.detail = "bad_row", f"its label_id is {facts['label_id'][:60]!r}; allowed: a whole number"
+            clip.number = -1
         clip.subject, clip.licence = facts.get("subject") or clip.subject, facts.get("licence") or clip.licence
+        _lengthen(clip, facts.get("num_frames", ""))
         if facts.get("split"):
             try:
                 clip.split = ids.split_named(facts["split"])
@@ -269,7 +292,7 @@ class _Spool:
                     f"its size is {facts['width']!r} x {facts['height']!r}; allowed: whole numbers of pixels"
                 )
             size = (int(facts["width"]), int(facts["height"]))
-        scale: Scale = scale_of(points) if self.settings.scale == "auto" else self.settings.scale  # type: ignore[assignment]
+        scale = self._scale(points)
         known = size is not None
         if scale != "pixels":
             if size is None:
@@ -294,6 +317,14 @@ class _Spool:
         }
         return {"json": meta, **{f"{name}.npy": np.ascontiguousarray(array) for name, array in arrays.items()}}
 
+    def _scale(self, points: Float) -> Scale:
+        """What coordinates are, as the user says or as they look."""
+        if self.settings.scale != "auto":
+            return cast(Scale, self.settings.scale)
+        if self.settings.format == "unik":  # in its own unit, unless they are pixels
+            return "screen" if np.nanmax(np.abs(points)) <= SCREEN else "pixels"
+        return scale_of(points)
+
     def _check_layout(self, joints: int) -> None:
         if not self.layout:
             found = LAYOUTS[self.settings.format].get(joints)
@@ -303,6 +334,19 @@ class _Spool:
         wanted = skeleton(self.layout).num_joints
         if joints != wanted:
             raise ValueError(f"it has {joints} joints, the layout {self.layout} has {wanted}")
+
+
+def _lengthen(clip: SavedClip, frames: str) -> None:
+    """Give a clip the frames behind its last people, of which the table tells and its format does not."""
+    if not re.fullmatch(r"\d{1,9}", frames) or not clip.num_frames < int(frames) <= MAX_FRAMES:
+        return
+    more, clip.num_frames = int(frames) - clip.num_frames, int(frames)
+    if clip.tracks is not None:
+        keypoints, scores = clip.tracks
+        clip.tracks = (
+            np.pad(keypoints, ((0, 0), (0, more), (0, 0), (0, 0)), constant_values=np.nan),
+            np.pad(scores, ((0, 0), (0, more), (0, 0))),
+        )
 
 
 def _extent(points: Float) -> tuple[int, int]:

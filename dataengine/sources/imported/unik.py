@@ -32,6 +32,7 @@ class UnikFolder:
     """
 
     classes: tuple[str, ...] = ()
+    layout = ""
 
     def __init__(self, path: Path, chosen: str = "") -> None:
         files = [path] if path.is_file() else sorted(path.glob(f"*{ENDING}"))
@@ -84,7 +85,7 @@ def _tracks(whole: Any) -> tuple[Any, Any]:
     """
     channels, _, joints, _ = whole.shape
     points = whole.transpose(3, 1, 2, 0)
-    if channels == 3 and joints != 18:
+    if channels == 3 and joints != 18 and not _are_scores(points[..., 2]):
         raise ValueError(
             "3 channels are x, y and z; a dataset holds x and y in pixels: train on the file itself with "
             "dataengine-train --data"
@@ -96,10 +97,15 @@ def _tracks(whole: Any) -> tuple[Any, Any]:
         raise LookupError
     points = points[:, : int(used[-1]) + 1]
     coords, scores = person(points[..., :2], points[..., 2] if channels == 3 else np.ones(points.shape[:3], np.float32))
-    seen = np.isfinite(coords).all(-1).any((1, 2))
+    seen = np.isfinite(coords).all(-1).reshape(len(coords), -1).any(1)
     if not seen.any():
         raise LookupError
     return coords[seen], scores[seen]
+
+
+def _are_scores(channel: Any) -> bool:
+    """Whether a third channel is the score: from 0 to 1, and not 0 alone."""
+    return bool((channel >= 0).all() and (channel <= 1).all() and channel.any())
 
 
 def _mapped(file: Path) -> NDArray[Any]:
