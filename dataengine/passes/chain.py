@@ -2,6 +2,11 @@
 
 A unit goes on to the next pass as soon as the one before has finished it. So poses begin while other units are still
 probed, and a unit is measured while others are posed. Passes that need all clips, such as curation, are waited for.
+
+Downloads are no part of a chain. The plan is made again after them, because it says of each clip which file it is in,
+how large that is and whether it is missing, and workers read the plan as one file that never changes while a build
+runs. A chain that began with downloads would need a plan that grows beside its readers, to win time only while a build
+downloads for the first time, when the network is the limit.
 """
 
 from __future__ import annotations

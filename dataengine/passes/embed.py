@@ -3,6 +3,8 @@
 A unit's artifact is a shard of every clip of the unit that was ever kept, with `NAME_video.npy` (K, D) float16 of
 unit length for K temporal views. When curation keeps more clips, only those are added. The key `texts` holds every
 label's text that was ever in use, with `NAME_text.npy` (D,) float16. What is kept now is chosen when packing.
+
+Clips are decoded a second time here, on purpose: `docs/explanation/build.md` has the figures.
 """
 
 from __future__ import annotations

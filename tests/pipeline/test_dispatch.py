@@ -251,14 +251,19 @@ def on_gpus(folder: Path, task: Task) -> Receipt:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("waiting", [0, 1])
 def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where units wait at the process that is restarted, as they do by default: they run elsewhere, or later."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(Cluster, "window", lambda self, gpu: 2)  # nothing waits at a process that is restarted
+    if not waiting:
+        monkeypatch.setattr(Cluster, "window", lambda self, gpu: 2)
     said: list[str] = []
-    with Engine(workers=2).open() as dispatcher:
-        assert dispatcher.run(on_gpus, (tmp_path,), tasks(*"abcdefghijkl"), work=tmp_path, say=said.append) == []
+    units = tasks(*"abcdefghijkl")
+    with Engine(workers=2, gpus=2).open() as dispatcher:
+        dispatcher.ready()
+        assert dispatcher.run(on_gpus, (tmp_path,), units, work=tmp_path, gpu=True, say=said.append) == []
         assert not dispatcher.health.aside
         assert list(dispatcher.health.gpus_aside) == [(socket.gethostname(), "0")]
     assert done(tmp_path) == {f"u{n}": "()" for n in range(12)}
