@@ -104,6 +104,7 @@ def test_most_ordinary_clips_are_kept(as_shipped: Path, corpus: Path) -> None:
 def test_a_sample_holds_what_the_index_says(out: Path) -> None:
     ds = dataengine.open(out)
     row = ds.clips.collect().row(0, named=True)
+    assert row["video_stream"] == 0
     sample = ds.sample(row["clip_id"])
     people, frames = row["num_people"], row["num_frames"]
     assert sample["keypoints"].shape == (people, frames, 17, 2) and sample["scores"].shape == (people, frames, 17)

@@ -30,6 +30,7 @@ class MediaInfo:
         mirrored: whether the stored picture is mirrored, left to right, before it is turned.
         has_audio: an audio stream is there.
         variable_rate: frames are unevenly spaced, as far as the header tells.
+        stream: number of the video stream among all streams of the file, from 0.
     """
 
     width: int
@@ -43,6 +44,7 @@ class MediaInfo:
     has_audio: bool
     variable_rate: bool
     mirrored: bool = False
+    stream: int = 0
 
 
 def probe(
@@ -84,6 +86,7 @@ def describe(reader: Reader, frame: Any | None) -> MediaInfo:
         has_audio=bool(reader.container.streams.audio),
         variable_rate=bool(stream.average_rate and stream.base_rate and stream.average_rate != stream.base_rate),
         mirrored=mirrored,
+        stream=stream.index,
     )
 
 

@@ -39,6 +39,7 @@ _WITHOUT_PRESENTATION_TIMES = {"avi", "h261", "h263", "h264", "hevc", "m4v", "mj
 # How far before the wanted time a seek aims, in seconds, when a nearer one landed too late.
 _SEEK_BACK = (0, 2, 8, 32)
 _MAX_READ_ERRORS = 16
+_PICTURE_CODECS = {"bmp", "mjpeg", "png", "tiff", "webp"}
 
 
 class Stopwatch:
@@ -226,7 +227,7 @@ class Reader:
         if not streams:
             others = sorted({"pictures" if s.type == "video" else s.type for s in self.container.streams})
             raise self.useless("no_video_stream", f"holds no video, only {', '.join(others)}")
-        # As players do: the stream that the file marks as its default, then the one with the largest pictures.
+        # As players do: no cover, then what the file marks as its default, then the one with the largest pictures.
         self.stream = max(streams, key=_preference)
         codec = self.stream.codec_context
         if codec is None:
@@ -280,10 +281,13 @@ class Reader:
         return MediaError("too_large", detail, value=float(width * height), threshold=float(self.max_pixels))
 
 
-def _preference(stream: Any) -> tuple[bool, int, int]:
+def _preference(stream: Any) -> tuple[bool, bool, bool, int, int]:
     codec = stream.codec_context
     size = 0 if codec is None else codec.width * codec.height
-    return bool(stream.disposition & Disposition.default), size, -stream.index
+    still = bool(stream.disposition & (Disposition.still_image | Disposition.timed_thumbnails))
+    # A cover that is not marked as one is coded as pictures are, and nobody tells of a second picture.
+    still = still or (stream.frames <= 1 and codec is not None and codec.name in _PICTURE_CODECS)
+    return codec is not None, not still, bool(stream.disposition & Disposition.default), size, -stream.index
 
 
 def _ascending(last: int | None, stated: int | None, step: int) -> int:

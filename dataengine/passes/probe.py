@@ -17,6 +17,7 @@ from dataengine.core.errors import MediaError
 from dataengine.core.types import Clip
 from dataengine.media.files import digest
 from dataengine.media.probe import probe
+from dataengine.passes.base import Column
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 
@@ -25,7 +26,7 @@ from dataengine.pipeline.recipe import Recipe
 class Probe(UnitPass):
     """Opens the media file of every clip and takes its size, hash, picture size, codec and duration."""
 
-    version = 1
+    version = 2
     plan_columns = ("media", "media_size", "media_time", "failure")
     schema = pa.schema(
         [
@@ -36,7 +37,15 @@ class Probe(UnitPass):
             ("height", pa.int32()),
             ("codec", pa.string()),
             ("duration", pa.float64()),
+            ("video_stream", pa.int32()),
         ]
+    )
+    columns = (
+        Column(
+            "video_stream",
+            pa.int32(),
+            description="Number of the video stream that was read, among all streams of the file, from 0.",
+        ),
     )
 
     def enabled(self, recipe: Recipe) -> bool:
@@ -57,4 +66,4 @@ class Probe(UnitPass):
         info = probe(path, max_pixels=limits.max_pixels, max_bytes=limits.max_bytes)
         size, content = unit.once(("digest", clip.media), lambda: digest(path))
         picture = {"width": info.width, "height": info.height, "codec": info.codec, "duration": info.duration}
-        return {"size": size, "blake3": content, **picture}
+        return {"size": size, "blake3": content, "video_stream": info.stream, **picture}

@@ -56,11 +56,12 @@ MATRICES = [
 """The eight ways to turn and mirror a picture, as a display matrix says them: (x, y) goes to (a x + c y, b x + d y)."""
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov"])
 @pytest.mark.parametrize(("a", "b", "c", "d"), MATRICES)
 def test_pictures_are_turned_and_mirrored_as_the_display_matrix_says(
-    tmp_path: Path, pictures: Callable[..., Any], a: int, b: int, c: int, d: int
+    tmp_path: Path, pictures: Callable[..., Any], a: int, b: int, c: int, d: int, ending: str
 ) -> None:
-    path = tmp_path / "a.mp4"
+    path = tmp_path / f"a.{ending}"
     made = np.asarray(next(iter(pictures(1))))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
@@ -100,6 +101,30 @@ def test_the_default_stream_is_read_then_the_largest(tmp_path: Path) -> None:
     for default, width in ((0, 64), (2, 32), (None, 96)):
         path = write(f"{default}.mkv", default)
         assert probe(path).width == width and read_frames(path, [0])[0].shape == (width, width, 3)
+        assert probe(path).stream == {64: 0, 96: 1, 32: 2}[width]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_cover_is_no_video_wherever_it_stands(tmp_path: Path, ending: str, first: bool, marked: bool) -> None:
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w") as container:
+        streams = {}
+        for name in ("cover", "video") if first else ("video", "cover"):
+            stream = container.add_stream("mjpeg" if name == "cover" else "libx264", rate=25)
+            stream.width = stream.height = 128 if name == "cover" else 64
+            stream.pix_fmt = "yuvj420p" if name == "cover" else "yuv420p"
+            streams[name] = stream
+        if marked:
+            streams["cover"].disposition = Disposition.attached_pic
+        for name, stream in streams.items():
+            picture = np.full((stream.height, stream.width, 3), 90, np.uint8)
+            for _ in range(1 if name == "cover" else 4):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=stream.pix_fmt)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    assert probe(path).codec == "h264"
 
 
 def test_odd_sizes_are_kept(tmp_path: Path, pictures: Callable[..., Any]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from dataengine.core import skeletons
+from dataengine.core import registry, skeletons
 from dataengine.core.reasons import REASONS
 from dataengine.dataset import descriptions, index, queries
 from dataengine.dataset.null_columns import MAY_BE_NULL
+from dataengine.passes import PASSES
 from tools.reference.markdown import Pages, cell, code, join, prose, table
 
 
@@ -54,6 +55,17 @@ def columns_page() -> str:
             prose(descriptions.TABLES[name]),
             table(("column", "type", "meaning", "may be null in every row"), rows),
         ]
+    rows = [
+        (code(column.name), code(_type(column.type)), cell(column.description), code(name))
+        for name in PASSES
+        for column in registry.component_class("passes", name).columns
+        if column.name not in index.CLIPS.names
+    ]
+    parts += [
+        "## Columns that passes add to clips",
+        "They are there where the build runs the pass. The manifest lists them under `columns`.",
+        table(("column", "type", "meaning", "pass"), rows),
+    ]
     return join(*parts)
 
 
