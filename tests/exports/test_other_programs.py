@@ -58,7 +58,7 @@ def test_pyskl_pickles_hold_the_dataset(layout: str, half: bool, out: Path, tmp_
         assert (note["label"], note["licence"], note["fps"]) == (facts["label_id"], facts["licence"], "25")
     assert not wanted
     data = PysklDataset(tmp_path / "x.pkl", split="val", layout=made.layout)
-    assert len(data) == 4
+    assert len(data) == 4 and set(data.labels) <= set(tiny_dataset.LABELS)
     first = data.read([0])[0]
     keypoints = truth(out, made.layout, True)[first.key][0]
     assert np.allclose(first.keypoints, keypoints, atol=0.2 if half else 0, equal_nan=True)
