@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataengine.core import devices, extras
+from dataengine.core import devices, extras, registry
 from dataengine.core.counting import are, counted
 from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, RecipeError
 from dataengine.core.failures import in_one_line
@@ -45,6 +45,7 @@ from dataengine.pipeline.journal import Journal
 from dataengine.pipeline.notes import notes
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
+from dataengine.sources.imported import spool
 
 HANDOVER = 2.0
 """Seconds that a build waits for another one on the same folder, which may just be ending."""
@@ -307,11 +308,23 @@ def rewrite_and_clean(out: str | os.PathLike[str], progress: Progress | None = N
         with lease(folder, "build", "takedown", wait=HANDOVER):
             result = rewrite(folder, progress=progress) if (folder / "dataset" / MANIFEST).exists() else None
             clean(folder, gone=TakenDown.of(folder))
+            erase_saved_poses(folder)
     except (LeaseError, DatasetError) as error:
         raise type(error)(
             f"the takedown is recorded and readers leave the clips out, but the shards still hold them: {error}"
         ) from error
     return result
+
+
+def erase_saved_poses(folder: Path) -> None:
+    """Erase what was taken down from the copies of saved poses that a build made for itself."""
+    gone = TakenDown.of(folder)
+    plan = plans.load(folder / "work", ("clip_id", "source", "video_id"))
+    for name, root in plan.roots.items():
+        if not registry.component_class("sources", name).brings_poses:
+            continue
+        rows = (row for row in plan.iterate() if row["source"] == name)
+        spool.erase(Path(root), {r["clip_id"] for r in rows if gone.reason(r["clip_id"], r["video_id"]) is not None})
 
 
 def _execute(

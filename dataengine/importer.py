@@ -94,6 +94,7 @@ def import_poses(
         limit=limit,
         progress=progress,
     )
+    builder.erase_saved_poses(folder.absolute())
     for old in cache.glob("imported-*"):  # of the file as it was before
         if old != root:
             shutil.rmtree(old, ignore_errors=True)

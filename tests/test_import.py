@@ -12,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 import dataengine
+from dataengine.builder import rewrite_and_clean
 from dataengine.cli import app
 from dataengine.core.errors import DataEngineError
 from dataengine.core.skeletons import convert
+from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
 from dataengine.exports.run import export
 from dataengine.importer import class_names, import_poses
@@ -213,3 +215,16 @@ def test_what_was_exported_is_imported_again(imported: Path, tmp_path: Path, for
             assert np.array_equal(found["scores"], given["scores"])
         elif form in ("coco", "alphapose"):
             np.testing.assert_allclose(found["scores"], given["scores"], atol=1e-3)
+
+
+def test_what_was_taken_down_leaves_the_intermediates_too(tmp_path: Path) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(k) for k in range(3)])
+    out = tmp_path / "out"
+    import_poses(path, "pyskl", out, overrides=["report.gallery=0"])
+    secret = np.nan_to_num(people(1)[0])[0, 5].tobytes()  # a frame of the person, as it is stored
+    assert any(secret in file.read_bytes() for file in (out / "work" / "media").rglob("*.tar"))
+    takedown(out, ["imported-clip1-0-667"], "consent withdrawn")
+    rewrite_and_clean(out)
+    assert not any(secret in file.read_bytes() for file in out.rglob("*") if file.is_file())
+    result = import_poses(path, "pyskl", out, overrides=["report.gallery=0"])
+    assert (result.kept, result.reasons) == (2, {"takedown": 1}) and verify(out) == []

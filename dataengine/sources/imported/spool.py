@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import tarfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -334,6 +336,28 @@ class _Spool:
         wanted = skeleton(self.layout).num_joints
         if joints != wanted:
             raise ValueError(f"it has {joints} joints, the layout {self.layout} has {wanted}")
+
+
+def erase(folder: Path, clip_ids: Collection[str]) -> int:
+    """Overwrite what a spool holds of clips with zeros, at the same length; the number of clips found.
+
+    Raises:
+        OSError: a part cannot be read or written.
+    """
+    found = set[str]()
+    for path in sorted((folder / "parts").glob("*.tar")) if clip_ids else ():
+        with tarfile.open(path) as archive:
+            members = [(m.name.partition(".")[0], m.offset_data, m.size) for m in archive]
+        own = [member for member in members if member[0] in clip_ids]
+        if own:
+            with path.open("r+b") as file:
+                for key, offset, size in own:
+                    file.seek(offset)
+                    file.write(bytes(size))
+                    found.add(key)
+                file.flush()
+                os.fsync(file.fileno())
+    return len(found)
 
 
 def _lengthen(clip: SavedClip, frames: str) -> None:
