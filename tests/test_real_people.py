@@ -46,4 +46,3 @@ def test_the_acrobat_of_a_cartwheel_is_found_and_not_only_the_spectator(cartwhee
     assert first <= 2 and last >= len(middle) - 3 and seen.mean() > 0.7
     assert middle[first, 0] < 120 < 160 < middle[last, 0]
     assert np.nanmax(middle[:, 1]) < 160
-    assert dataengine.open(cartwheel).rejects.select("reason", "value").collect().rows() == []
