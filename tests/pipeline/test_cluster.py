@@ -304,3 +304,31 @@ def test_ctrl_c_ends_beside_a_scheduler_that_is_stopped(tmp_path: Path) -> None:
             begun = time.monotonic()
             raise KeyboardInterrupt
         assert time.monotonic() - begun < 120, "it waited for ever"
+
+
+OTHER_PYTHON = os.environ.get("DATAENGINE_OTHER_PYTHON")
+
+
+@pytest.mark.skipif(not OTHER_PYTHON, reason="DATAENGINE_OTHER_PYTHON names no other Python with dask[distributed]")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_of_another_python_is_refused_by_name(late: bool, tmp_path: Path) -> None:
+    said = Said()
+    with dask_scheduler(tmp_path / "dask") as started:
+
+        def other() -> None:
+            command = [str(OTHER_PYTHON), "-m", "dask", "worker", started.address, "--nthreads", "1", "--name", "other"]
+            with (tmp_path / "other.log").open("wb") as log:
+                started.processes.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+
+        started.worker("--name", "good")
+        if not late:
+            other()
+        with Engine(scheduler=started.address).open(said) as dispatcher:
+            if late:
+                other()
+            assert dispatcher.cluster is not None
+            until = time.monotonic() + 120
+            while not said.lines and time.monotonic() < until:
+                dispatcher.cluster.workers()
+                time.sleep(0.2)
+    assert "worker other on " in said.lines[0] and "the driver 3." in said.lines[0], said.lines
