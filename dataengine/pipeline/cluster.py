@@ -335,7 +335,7 @@ def opened(
                 if told.kind != "scheduler":
                     started = cluster_kinds.start(told, gpus, dashboard)
                     closing.callback(_close, started, 2.0 if local else 30.0)  # elsewhere jobs are taken back
-                client = _client(started or told.address, told.address)
+                client = cluster_kinds.connect(started or told.address, told.address)
                 closing.callback(_close, client)
             cluster = Cluster(client, told.title, progress, told.kind)
             if not local:
@@ -379,19 +379,6 @@ def _ended_well(client: Any, ask: Callable[..., Any], *given: Any) -> None:
     if client.status == "running":
         with suppress(Exception), silence.answering(client, silence.CLOSING):
             ask(client, *given)
-
-
-def _client(target: Any, address: str | None) -> Any:
-    import distributed
-
-    try:
-        return distributed.Client(target, timeout=10, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise DataEngineError(f"no Dask scheduler answers at {address}: {error}") from error
-    except TypeError as error:
-        raise DataEngineError(
-            f"the scheduler at {address} wants certificates: give tls_ca, tls_cert and tls_key in --cluster FILE.toml"
-        ) from error
 
 
 def _close(closing: Any, timeout: float = 2.0) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 import pydantic
 
 from dataengine.core import extras, resources, settings
-from dataengine.core.errors import MissingExtraError, RecipeError, suggestion
+from dataengine.core.errors import DataEngineError, MissingExtraError, RecipeError, suggestion
 from dataengine.core.settings import Table
 
 JOBQUEUE = {
@@ -307,6 +307,24 @@ def _local(told: ClusterSettings, gpus: int, dashboard: bool) -> Any:
     else:
         cluster.scale(max(least, gpus))
     return cluster
+
+
+def connect(target: Any, address: str | None) -> Any:
+    """Dask's client of a cluster that was started, or of the scheduler at an address.
+
+    Raises:
+        DataEngineError: nobody answers, or certificates are wanted.
+    """
+    import distributed
+
+    try:
+        return distributed.Client(target, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise DataEngineError(f"no Dask scheduler answers at {address}: {error}") from error
+    except TypeError as error:
+        raise DataEngineError(
+            f"the scheduler at {address} wants certificates: give tls_ca, tls_cert and tls_key in --cluster FILE.toml"
+        ) from error
 
 
 @contextmanager
