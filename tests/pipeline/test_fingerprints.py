@@ -353,5 +353,5 @@ def test_what_a_pass_depends_on_stays_small() -> None:
         assert len(files) <= CLOSURES[name], f"{name} depends on {len(files)} files: {', '.join(files)}"
         assert name == "report" or not any(file.startswith("report") for file in files)
     assert [module.removeprefix("dataengine.") for module in found["probe"].code] == [
-        "core", "core.types", "media", "media.files", "media.probe", "media.reader", "passes.probe",
+        "core", "core.types", "media", "media.files", "media.kinds", "media.probe", "media.reader", "passes.probe",
     ]  # fmt: skip
