@@ -31,6 +31,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _HOST_LIMITS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 """What the system says of a place that nobody can write to, such as a file where a folder is to be."""
+_A_FILE = (errno.ENOTDIR, errno.EEXIST)
 _ROOM = 64 << 10
 _STORAGE_FAILED = {
     errno.EIO,
@@ -134,7 +135,8 @@ def in_one_line(place: Path | None = None) -> Iterator[None]:
         named = error.filename or place
         where = f" ({named}{free_text(Path(str(named))) if kind == 'disk_full' else ''})" if named else ""
         mended = "that is mended" if environment_kind(error) else "it can be written to, or give another place"
-        text = f"{error.strerror or error}{where}; run the same command again once {mended}"
+        said = "a file lies where a folder is to be" if error.errno in _A_FILE else error.strerror or error
+        text = f"{said}{where}; run the same command again once {mended}"
         raise EnvironmentFailure(kind, text) from error
 
 
