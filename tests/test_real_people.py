@@ -40,9 +40,8 @@ def test_the_acrobat_of_a_cartwheel_is_found_and_not_only_the_spectator(cartwhee
     job = job_of(cartwheel)
     (row,) = load(job.work).rows()
     arrays = pose_arrays(job.ledger("poses"), row["unit"], row["clip_id"])
-    middle = np.nanmedian(arrays["keypoints"][0], axis=1)  # of the person of the first rank, (T, 2) in 320 x 240 pixels
-    seen = np.isfinite(middle[:, 0])
-    first, last = np.flatnonzero(seen)[[0, -1]]
-    assert first <= 2 and last >= len(middle) - 3 and seen.mean() > 0.7
-    assert middle[first, 0] < 120 < 160 < middle[last, 0]
-    assert np.nanmax(middle[:, 1]) < 160
+    middle = np.nanmedian(arrays["keypoints"], axis=2)  # (M, T, 2) in pixels of 320 x 240, people by rank
+    first, last = middle[0, :5], middle[:, -5:]
+    assert np.nanmedian(first[:, 0]) < 120 and np.nanmax(first[:, 1]) < 160
+    standing = (last[..., 0] > 150) & (last[..., 1] < 160)
+    assert standing.any(0).sum() >= 3  # the spectator sits lower
