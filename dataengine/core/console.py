@@ -68,6 +68,6 @@ def execute(app: typer.Typer, name: str) -> None:
         error.show()
         code = error.exit_code
     if code == 130:  # by its version, typer turns Ctrl-C into this code or leaves that to us
-        typer.echo(f"{name}: interrupted; run the same command again to continue", err=True)
+        typer.echo(f"{name}: interrupted; what was finished stays: run the same command again", err=True)
         code = 128 + terminated[0] if terminated else code
     sys.exit(code if isinstance(code, int) else 0)

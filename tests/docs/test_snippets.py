@@ -64,7 +64,8 @@ def test_python_compiles_and_its_names_exist(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.runs], ids=named)
-def test_marked_python_runs(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marked_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a snippet saves goes away
     module = types.ModuleType("shown")
     monkeypatch.setitem(sys.modules, "shown", module)  # dataclasses look their module up
     exec(compile(block.code, block.page, "exec"), module.__dict__)
