@@ -17,7 +17,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +99,15 @@ def alike(job_path: Path, clips: int) -> pa.Table:
     return pa.Table.from_pylist([row] * clips, names)
 
 
+def probed(job_path: Path, clips: Sequence[str]) -> pa.Table:
+    """A table of `probe` of some clips, whose files are alike."""
+    from dataengine.passes.probe import Probe
+
+    del job_path
+    row = {"size": 1 << 20, "blake3": "0" * 64, "width": 640, "height": 360, "codec": "h264", "duration": 10.0}
+    return pa.Table.from_pylist([{"clip_id": clip, **row, "video_stream": 0} for clip in clips], Probe.schema)
+
+
 def measured(job_path: Path, clips: Sequence[str], count: int) -> pa.Table:
     """A table of `measure` of some of `count` clips, with drawn signatures."""
     table = alike(job_path, len(clips))
@@ -123,9 +132,12 @@ def draw(job_path: Path, name: str, tasks: Sequence[Task], count: int) -> None:
     job = load_job(job_path)
     ledger, kind = job.ledger(name), job.passes[name].scope
     for task in tasks:
-        staged, sidecar = ledger.stage(task.key, "parquet" if name == "measure" else "tar"), None
-        if name == "measure":
-            pq.write_table(measured(job_path, task.clips, count), staged, compression="zstd")
+        tables: dict[str, Callable[..., pa.Table]]
+        tables = {"probe": probed, "measure": functools.partial(measured, count=count)}
+        table = tables.get(name)
+        staged, sidecar = ledger.stage(task.key, "tar" if table is None else "parquet"), None
+        if table is not None:
+            pq.write_table(table(job_path, task.clips), staged, compression="zstd")
         else:
             staged.write_bytes(task.key.encode())
         if kind == "shard":

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DatasetError
+from dataengine.dataset.index import MANIFEST
 from dataengine.exports.base import Export
 from dataengine.io.storage import PARTIAL, file_hash, fsync_file, fsync_folder, staged, write_durably
 from dataengine.io.switch import exchange
+from dataengine.pipeline import recipe_lock
 
 RECORD = "EXPORT.json"
 """What a folder says about itself, written last: which format, of which dataset, which files."""
@@ -35,6 +37,9 @@ def refuse_foreign(target: Path, component: Export, replace: bool) -> None:
     Raises:
         DatasetError: something is there, and `replace` is not given, or it is no export of this package.
     """
+    for folder in (target, target.parent):
+        if any((folder / mark).exists() for mark in (recipe_lock.NAME, MANIFEST)):
+            raise DatasetError(f"{folder} is a build or dataset, which holds its own files alone: give another --to")
     if not (target.exists() or target.is_symlink()):
         above = next(parent for parent in target.parents if parent.exists())
         if not above.is_dir():
@@ -152,7 +157,10 @@ def _aside(target: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
             os.close(dead)
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
-    aside.mkdir()
+    try:
+        aside.mkdir()
+    except FileNotFoundError as error:  # such as below /proc
+        raise DatasetError(f"{target.parent}: no folder can be made there; choose another --to") from error
     handle = _lock(aside)
     try:
         yield aside

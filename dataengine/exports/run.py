@@ -109,11 +109,11 @@ def export(
     known = not component.publishes if unknown_licence is None else unknown_licence
     choice = Choice(where, tuple(splits), tuple(licences), tuple(consents), known)
     target = _target(dataset, component, format, to)
+    taken_down = len(dataset.tombstones())
+    seen = overview(dataset, choice)  # a choice of nothing is told of before what lies at the target
     place = next((parent for parent in target.parents if parent.is_dir()), None)
     with in_one_line(place):
         placing.refuse_foreign(target, component, replace)
-    taken_down = len(dataset.tombstones())
-    seen = overview(dataset, choice)
     progress = progress or Progress()
     record = _record(dataset, component, format, choice, seen)
     notes = _notes(choice, seen)
@@ -179,6 +179,8 @@ def _target(dataset: Dataset, component: Export, format: str, to: str | os.PathL
                 f"{dataset.root}: this is no folder of a build, where exports have a place: give --to PATH"
             )
         return placing.place_of(root) / name
+    if not os.fspath(to):
+        raise DatasetError("--to '' names no place: give a file or folder")
     target = Path(to).absolute()
     if component.suffix and (target.is_dir() or os.fspath(to).endswith(("/", os.sep))):
         return target / name

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.core.errors import ComponentError, DatasetError
+from dataengine.core.errors import ComponentError, DatasetError, WeightsError
 from dataengine.core.types import Float
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.fusion.score_calibration import ScoreCalibration, fit_agreement
 from dataengine.inspect.build import job_of
 from dataengine.io import shards
+from dataengine.io.storage import staged
 from dataengine.passes.base import Job
 from dataengine.pipeline.plan import load
 
@@ -53,6 +54,8 @@ def calibrate(out: Path, to: Path) -> dict[str, Any]:
     """
     if to.suffix != ".json":
         raise DatasetError(f"calibrate writes a .json file; given {to.name!r}")
+    if to.exists() and not _is_calibration(to):
+        raise DatasetError(f"{to} is there already and holds no calibration of scores: give another --to")
     job = job_of(out)
     names = list(job.recipe.pose.experts)
     tracks: list[tuple[Float, Float]] = []
@@ -66,9 +69,17 @@ def calibrate(out: Path, to: Path) -> dict[str, Any]:
         found = fit_agreement([c for c, _ in tracks], [s for _, s in tracks], names, fitted_on=statement)
     except ComponentError as error:
         raise DatasetError(f"{out} cannot be calibrated: {error}") from error
-    to.parent.mkdir(parents=True, exist_ok=True)
-    found.save(to)
+    with staged(to) as partial:
+        found.save(partial)
     return {"path": str(to), "tracks": len(tracks), "experts": {name: _means(found, name) for name in names}}
+
+
+def _is_calibration(path: Path) -> bool:
+    try:
+        ScoreCalibration.load(path)
+    except WeightsError:
+        return False
+    return True
 
 
 def _means(calibration: ScoreCalibration, name: str) -> dict[str, float]:

@@ -77,7 +77,8 @@ def interrupted(target: Path) -> bool:
 
 
 def _beside(target: Path) -> tuple[Path, Path]:
-    return target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    whole = target.absolute()  # '.' has no name of its own
+    return whole.parent / f"{whole.name}.new", whole.parent / f"{whole.name}.old"
 
 
 def _sync(folder: Path) -> None:

@@ -214,9 +214,31 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
+def test_a_wrong_choice_is_told_of_before_a_former_export(out: Path, tmp_path: Path) -> None:
+    dataengine.export(out, "coco", tmp_path / "there")
+    with pytest.raises(DatasetError, match="nope"):
+        dataengine.export(out, "coco", tmp_path / "there", where="nope > 1")
+
+
+@pytest.mark.parametrize("name", ["coco", "pyskl"])
+def test_builds_and_datasets_hold_no_exports(name: str, out: Path, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "recipe.lock.toml").touch()
+    for place in (build, Path(dataengine.open(out).root)):
+        with pytest.raises(DatasetError, match=r"holds its own files alone"):
+            dataengine.export(out, name, place)
+    with pytest.raises(DatasetError, match=r"--to '' names no place"):
+        dataengine.export(out, name, "")
+
+
 def test_a_place_that_cannot_be_is_one_line(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EnvironmentFailure, match=r"File name too long"):
         dataengine.export(out, "coco", tmp_path / ("x" * 300))
+
+    if Path("/proc/self").exists():
+        with pytest.raises((DatasetError, EnvironmentFailure), match=r"/proc"):
+            dataengine.export(out, "coco", "/proc/x")
 
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))

@@ -43,5 +43,8 @@ def test_clips_that_were_taken_down_are_not_learned_from(sample_build: Path, tmp
 def test_what_it_cannot_do_is_said(sample_build: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"writes a \.json"):
         calibrate(sample_build, tmp_path / "scores.toml")
+    (tmp_path / "mine.json").write_text('{"of": "somebody"}')
+    with pytest.raises(DatasetError, match="holds no calibration of scores"):
+        calibrate(sample_build, tmp_path / "mine.json")
     with pytest.raises(DataEngineError, match="not a build"):
         calibrate(tmp_path, tmp_path / "scores.json")

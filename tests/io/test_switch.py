@@ -106,3 +106,11 @@ def test_what_was_half_removed_is_never_taken_for_a_whole_one(tmp_path: Path) ->
     switch.recover(tmp_path / "dataset", MARK)
     assert not list(tmp_path.iterdir())
     shutil.rmtree(tmp_path)
+
+
+def test_a_relative_place_has_neighbours_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dataset").mkdir()
+    monkeypatch.chdir(tmp_path / "dataset")
+    assert not switch.interrupted(Path())
+    (tmp_path / "dataset.new").mkdir()
+    assert switch.interrupted(Path())
