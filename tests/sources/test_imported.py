@@ -247,6 +247,44 @@ def test_cocos_pictures_of_their_own_are_clips_of_one_frame(tmp_path: Path) -> N
     assert "1 annotations have no keypoints" in " ".join(facts["notes"])
 
 
+def coco_of(path: Path, images: list[dict[str, Any]], **more: Any) -> Path:
+    """A file of COCO with one person in every image."""
+    keypoints = rows(*people(0, 1, 1))[0]
+    images = [{"id": number, "width": 640, "height": 480} | image for number, image in enumerate(images)]
+    annotations = [{"image_id": image["id"], "category_id": 1, "keypoints": keypoints} for image in images]
+    path.write_text(json.dumps({"images": images, "annotations": annotations} | more))
+    return path
+
+
+def test_cocos_folder_of_unrelated_pictures_is_no_video(tmp_path: Path) -> None:
+    files = [{"file_name": f"val2017/{number:012d}.jpg"} for number in (139, 285, 632, 581781)]
+    clips, facts, held = spooled(tmp_path, coco_of(tmp_path / "c.json", files), "coco")
+    assert [clip.file for clip in clips] == [str(image["file_name"])[:-4] for image in files]
+    assert all(held[clip.clip_id]["json"]["num_frames"] == 1 for clip in clips)
+    assert "4 images have numbers too far apart for frames of one video" in " ".join(facts["notes"])
+
+
+def test_two_cameras_in_a_folder_are_two_clips(tmp_path: Path) -> None:
+    files = [{"file_name": f"seq/cam{camera}_{frame:04d}.jpg"} for frame in range(5) for camera in (1, 2)]
+    clips, _, held = spooled(tmp_path, coco_of(tmp_path / "c.json", files), "coco")
+    assert [clip.file for clip in clips] == ["seq/cam1", "seq/cam2"]
+    assert all(held[clip.clip_id]["frames"].tolist() == [*range(5)] for clip in clips)
+    results = [{"image_id": one["file_name"], "keypoints": rows(*people(0, 1, 1))[0]} for one in files]
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    assert [clip.file for clip in spooled(tmp_path, tmp_path / "r.json", "coco")[0]] == ["seq/cam1", "seq/cam2"]
+
+
+def test_two_images_are_never_one_frame_of_a_clip(tmp_path: Path) -> None:
+    images: list[dict[str, Any]] = [{"file_name": f"a/x{k}.jpg", "video_id": 1, "frame_id": k // 2} for k in range(4)]
+    images += [{"file_name": f"b/{k}.{ending}"} for k in range(2) for ending in ("jpg", "png")]
+    images += [{"file_name": f"c/000{k}.jpg", "video_id": video} for video in ([1], {"a": 1}) for k in range(2)]
+    clips, _, _ = spooled(tmp_path, coco_of(tmp_path / "c.json", images), "coco")
+    assert [(clip.file, clip.reason) for clip in clips] == [
+        ("1", "bad_row"), ("[1]", None), ("{'a': 1}", None), ("b", "bad_row")
+    ]  # fmt: skip
+    assert clips[0].detail == "two images are of frame 0: 'a/x0.jpg' and 'a/x1.jpg'"
+
+
 @pytest.mark.parametrize("ids", [[0, 10**12], ["0.jpg", "99999999999.jpg"], [0, "5" * 400 + ".jpg"]], ids=str)
 def test_absurd_frame_numbers_cost_no_memory(tmp_path: Path, ids: list[Any]) -> None:
     keypoints = rows(*people(0, 1, 1))[0]

@@ -71,9 +71,9 @@ class PeopleFiles:
                     raise
                 yield SavedClip(name, reason="bad_row", detail=str(error).replace(str(path), path.name))
                 continue
-            self.notes += file.notes
             self.layout = self.layout or file.layout
             yield from file.clips()
+            self.notes += file.notes
 
 
 def poses_in(path: Path) -> Path:

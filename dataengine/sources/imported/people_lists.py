@@ -1,14 +1,16 @@
 """Lists of people with keypoints: COCO's annotations and results, and AlphaPose's results.
 
 COCO (cocodataset.org, format-data and format-results): {"images", "annotations"}, or a list of results. A clip is what
-images have in common: `video_id`, else the folder in `file_name`, else the name before a running number; images that
-belong to nothing are clips of one frame. AlphaPose (MVIG-SJTU/AlphaPose, docs/output.md): a list whose `image_id` names
-the frame ('12.jpg'), or, in its other forms, an object by image. One file is one clip, unless images name folders.
+images have in common: `video_id`, else the folder in `file_name` and the name before a running number; images whose
+numbers do not run on are clips of one frame. AlphaPose (MVIG-SJTU/AlphaPose, docs/output.md): a list whose `image_id`
+names the frame ('12.jpg'), or, in its other forms, an object by image. One file is one clip, unless images name
+folders.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -36,9 +38,10 @@ SPARSE = 3
 
 @dataclass
 class _Image:
-    """An image of a COCO file: the clip it belongs to, and its frame there."""
+    """An image of a COCO file: the clip it belongs to, by name and by what its images share, and its frame there."""
 
     clip: str
+    group: tuple[Any, ...]
     frame: int
     size: tuple[int, int] | None
     fps: str | None
@@ -139,12 +142,12 @@ class PeopleFile:
     def clips(self) -> Iterator[SavedClip]:
         """The clips, in the order of the images, then what cannot be taken."""
         images = self._placed()
-        groups: dict[str, list[Any]] = {}
+        groups: dict[tuple[Any, ...], list[Any]] = {}
         for given, image in images.items():
-            groups.setdefault(image.clip, []).append(given)
+            groups.setdefault(image.group, []).append(given)
         lost = [given for given in self._people if given not in images]
-        for name, members_ in groups.items():
-            yield self._clip(name, members_, images)
+        for members_ in groups.values():
+            yield self._clip(images[members_[0]].clip, members_, images)
         for given in lost:
             detail = f"image_id {str(given)[:60]!r} of {len(self._people[given])} people is none of the images"
             yield SavedClip(f"{self.name} image {given}", reason="bad_row", detail=detail)
@@ -156,6 +159,11 @@ class PeopleFile:
         clip = SavedClip(name, size=first.size, fps=first.fps, split=self._split)
         _take_facts(clip, self._facts.get(name, {}))
         if clip.reason is not None:
+            return clip
+        if len(set(frames)) < len(frames):
+            twice = min(frame for frame, count in Counter(frames).items() if count > 1)
+            one, other = [self._shown(g) for g, frame in zip(given, frames) if frame == twice][:2]
+            clip.reason, clip.detail = "bad_row", f"two images are of frame {twice}: {one} and {other}"
             return clip
         begin = min(frames)
         if not self._images and begin <= max(EMPTY, len(given)):
@@ -188,59 +196,76 @@ class PeopleFile:
         if not self._images:
             return self._by_name(dict.fromkeys(self._people))
         found: dict[Any, _Image] = {}
-        loose: dict[Any, dict[str, Any]] = {}
+        loose: dict[Any, Mapping[str, Any]] = {}
         for given, image in self._images.items():
-            clip = self._video(image)
-            file = str(image.get("file_name", ""))
-            frame = image.get("frame_id", image.get("frame_index"))
-            if not isinstance(frame, int) or isinstance(frame, bool):
-                frame = _last_number(file)
-            if clip and frame is not None:
-                found[given] = _Image(clip, frame, _size(image), _fps(image, self._videos.get(image.get("video_id"))))
-            else:
+            video = image.get("video_id")
+            frame = _frame(image)
+            frame = _last_number(str(image.get("file_name", ""))) if frame is None else frame
+            if video is None or frame is None:
                 loose[given] = image
-        return found | self._loose(loose)
-
-    def _video(self, image: Mapping[str, Any]) -> str:
-        video = image.get("video_id")
-        if video is not None:
+                continue
             known = self._videos.get(_hashable(video), {})
-            return str(known.get("name", known.get("file_name", video)))
-        parent = PurePosixPath(str(image.get("file_name", "")).replace("\\", "/")).parent
-        return "" if str(parent) in (".", "/") else str(parent)
+            name = str(known.get("name", known.get("file_name", video)))
+            found[given] = _Image(name, ("video", _hashable(video)), frame, _size(image), _fps(image, known))
+        return found | self._loose(loose)
 
     def _loose(self, images: Mapping[Any, Mapping[str, Any]]) -> dict[Any, _Image]:
         """Images without a video: frames of one where their numbers run on, else clips of one frame each."""
-        groups: dict[str, list[tuple[Any, int]]] = {}
+        groups: dict[tuple[str, str], list[tuple[Any, int]]] = {}
         found: dict[Any, _Image] = {}
+        apart = 0
         for given, image in images.items():
-            stem = PurePosixPath(str(image.get("file_name", given))).stem
-            match = re.search(r"^(.*?)(\d+)$", stem)
-            frame = image.get("frame_id", int(match.group(2)) if match else None)
-            if isinstance(frame, int):
-                groups.setdefault((match.group(1) if match else stem).rstrip("_-. "), []).append((given, frame))
+            folder, stem = _place(image.get("file_name", given))
+            prefix, number = _numbered(stem)
+            frame = _frame(image)
+            frame = number if frame is None else frame
+            if frame is not None:
+                prefix = prefix if number is not None or folder else stem
+                groups.setdefault((folder, prefix), []).append((given, frame))
             else:
-                found[given] = _Image(stem or str(given), 0, _size(image), None)
-        for prefix, rows in groups.items():
+                found[given] = _Image(_joined(folder, stem), ("image", given), 0, _size(image), None)
+        shared = Counter(folder for folder, _ in groups)
+        for (folder, prefix), rows in groups.items():
             numbers = [frame for _, frame in rows]
-            one_video = len(rows) > 1 and max(numbers) - min(numbers) < SPARSE * len(rows)
+            whole = bool(folder) and shared[folder] == 1
+            told = bool(folder) and all(_frame(images[given]) is not None for given, _ in rows)
+            dense = told or max(numbers) - min(numbers) < SPARSE * len(rows)
+            one_video = dense and (len(rows) > 1 or whole)
+            apart += 0 if one_video or len(rows) == 1 else len(rows)
+            name = (folder if whole else _clip_name(folder, prefix)) or self.name
             for given, frame in rows:
-                image = images[given]
-                name = (prefix or self.name) if one_video else PurePosixPath(str(image.get("file_name", given))).stem
-                found[given] = _Image(name, frame if one_video else 0, _size(image), _fps(image, None))
+                size, fps = _size(images[given]), _fps(images[given], None)
+                if one_video:
+                    found[given] = _Image(name, ("files", folder, prefix), frame, size, fps)
+                else:
+                    own = _joined(*_place(images[given].get("file_name", given)))
+                    found[given] = _Image(own, ("image", given), 0, size, fps)
+        if apart:
+            self.notes.append(
+                f"{self.path.name}: {apart} images have numbers too far apart for frames of one video and are clips of "
+                "one frame; video_id and frame_id of an image tell otherwise"
+            )
         return found
 
     def _by_name(self, given: Mapping[Any, Any]) -> dict[Any, _Image]:
         """Results without a list of images: image_id names the frame of the one clip, or a folder and a frame."""
-        found: dict[Any, _Image] = {}
+        rows: dict[Any, tuple[str, str, int]] = {}
         for one in given:
-            path = PurePosixPath(str(one).replace("\\", "/"))
-            frame = one if isinstance(one, int) else _last_number(path.name)
-            parent = str(path.parent)
-            name = self.name if isinstance(one, int) or parent in (".", "/") else parent
+            folder, stem = ("", "") if isinstance(one, int) else _place(one)
+            prefix, frame = ("", one) if isinstance(one, int) else _numbered(stem)
             if frame is not None:
-                found[one] = _Image(name, frame, None, None)
+                rows[one] = (folder, prefix, frame)
+        shared = Counter(folder for folder, _ in {row[:2] for row in rows.values()})
+        found: dict[Any, _Image] = {}
+        for one, (folder, prefix, frame) in rows.items():
+            own = folder or self.name
+            name = own if shared[folder] == 1 else _clip_name(own, prefix)
+            found[one] = _Image(name, ("files", folder, prefix), frame, None, None)
         return dict(sorted(found.items(), key=lambda item: (item[1].clip, item[1].frame)))
+
+    def _shown(self, given: Any) -> str:
+        """An image as messages name it."""
+        return repr(str(self._images.get(given, {}).get("file_name", given))[:60])
 
 
 def _take_facts(clip: SavedClip, video: Mapping[str, Any]) -> None:
@@ -257,13 +282,42 @@ def _take_facts(clip: SavedClip, video: Mapping[str, Any]) -> None:
         clip.reason, clip.detail = "bad_row", f"video {clip.name!r}: {error}"
 
 
+def _place(file_name: Any) -> tuple[str, str]:
+    """Folder and stem of an image; '' for no folder."""
+    path = PurePosixPath(str(file_name).replace("\\", "/"))
+    return "" if str(path.parent) in (".", "/") else str(path.parent), path.stem
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _clip_name(folder: str, prefix: str) -> str:
+    """A clip's name: its folder, and what stands before the number where that says more."""
+    return folder if folder and prefix in ("", folder.rpartition("/")[2]) else _joined(folder, prefix)
+
+
+def _numbered(stem: str) -> tuple[str, int | None]:
+    """What stands around the last number of a name, and that number; None where there is none."""
+    match = re.search(r"^(.*?)(\d+)(\D*)$", stem)
+    if match is None or len(match.group(2)) > 15:
+        return "", None
+    return (match.group(1) + match.group(3)).rstrip("_-. "), int(match.group(2))
+
+
+def _frame(image: Mapping[str, Any]) -> int | None:
+    """The frame that an image says it is."""
+    frame = image.get("frame_id", image.get("frame_index"))
+    fits = isinstance(frame, int) and not isinstance(frame, bool) and abs(frame) < 10**15
+    return frame if fits else None
+
+
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, str | int) else str(value)
 
 
 def _last_number(name: str) -> int | None:
-    found = re.findall(r"\d+", PurePosixPath(name).stem)
-    return int(found[-1]) if found and len(found[-1]) < 16 else None
+    return _numbered(PurePosixPath(name.replace("\\", "/")).stem)[1]
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:

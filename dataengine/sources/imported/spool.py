@@ -42,7 +42,7 @@ from dataengine.sources import ids
 from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
 from dataengine.sources.imported.saved_clip import MAX_FRAMES, SavedClip, stacked
 
-VERSION = 1
+VERSION = 2
 """Raise when the same files give another spool."""
 PART_BYTES = 8 << 20
 ROWS_AT_ONCE = 4096
