@@ -339,7 +339,7 @@ def test_a_table_gives_labels_splits_and_sizes(tmp_path: Path) -> None:
         (pickle.dumps([1]), "pyskl", "no pyskl pickle: it holds list"),
         (pickle.dumps(Path("x")), "pyskl", "it holds pathlib.PosixPath, which is not loaded"),
         (pickle.dumps({"split": ["a"], "annotations": [note(0)]}), "pyskl", "its 'split' is no dict"),
-        (pickle.dumps({"annotations": []}), "pyskl", "none of its 0 clips can be taken"),
+        (pickle.dumps({"annotations": []}), "pyskl", "it holds no clips"),
         (b"[", "coco", "torn or no JSON"),
         (b'{"images": [}', "coco", "torn or no JSON"),
         (b"[" * 100_000, "alphapose", "torn or no JSON"),
@@ -371,6 +371,36 @@ def test_a_spool_is_made_once_and_anew_when_the_file_changes(tmp_path: Path) -> 
     assert {p.relative_to(second): p.read_bytes() for p in second.rglob("*") if p.is_file()} == {
         p.relative_to(third): p.read_bytes() for p in third.rglob("*") if p.is_file()
     }
+
+
+@pytest.mark.parametrize("form", ["coco", "openpose"])
+def test_a_build_in_the_folder_is_not_read(tmp_path: Path, form: str) -> None:
+    if form == "coco":
+        write_coco(tmp_path / "c.json", {"a": people(0)})
+    else:
+        write_openpose(tmp_path / "a", "a", *people(0, layout="openpose25"))
+    for build in ("one", "two"):
+        inner = tmp_path / "builds" / build
+        (inner / "work" / "media").mkdir(parents=True)
+        (inner / ("recipe.lock.toml" if build == "one" else "work/media/.imported.lock")).touch()
+    before, _, _ = spooled(tmp_path / "builds" / "one" / "work", tmp_path, form)
+    write_coco(tmp_path / "builds" / "two" / "facts.json", {"b": people(0)})
+    write_openpose(tmp_path / "builds" / "two", "b", *people(0))
+    after, _, _ = spooled(tmp_path / "builds" / "one" / "work", tmp_path, form)
+    assert [clip.file for clip in after] == ["a"] and before == after
+    assert len(list((tmp_path / "builds" / "one" / "work" / "cache").glob("imported-*"))) == 1
+
+
+def test_the_layout_is_that_of_most_clips(tmp_path: Path) -> None:
+    def joints(number: int, count: int) -> dict[str, Any]:
+        return note(number, keypoint=np.full((1, 9, count, 2), 50.0), keypoint_score=None)
+
+    path = write_pyskl(tmp_path / "a.pkl", [joints(0, 18), joints(1, 21), *(joints(k, 17) for k in range(2, 6))])
+    clips, facts, _ = spooled(tmp_path, path, "pyskl")
+    assert facts["layout"] == "coco17" and reasons(clips) == {"taken": 4, "bad_row": 2}
+    assert "4 clips of 17 joints and 1 clips of 18 joints and 1 clips of 21 joints" in " ".join(facts["notes"])
+    clips, facts, _ = spooled(tmp_path, path, "pyskl", layout="openpose18")
+    assert facts["layout"] == "openpose18" and reasons(clips) == {"taken": 1, "bad_row": 5}
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64])

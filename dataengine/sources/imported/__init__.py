@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from dataengine.core.types import Clip
 from dataengine.sources import tables
 from dataengine.sources.imported import spool
 from dataengine.sources.imported.formats import Format, open_reader
+from dataengine.sources.imported.saved_clip import files_below
 
 TABLES = ("labels.csv", "clips.csv")
 """The tables of facts that are read where they lie in the folder of saved poses: one's own, and that of an export."""
@@ -158,9 +158,7 @@ def _files(path: Path, table: Path | None) -> Iterator[Path]:
     if path.is_file():
         yield path
     else:
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            yield from (Path(folder) / name for name in sorted(names) if (Path(folder) / name).is_file())
+        yield from (file for file in files_below(path) if file.is_file())
     if table is not None and path not in table.parents:
         yield table
 

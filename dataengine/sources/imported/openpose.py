@@ -6,14 +6,21 @@ Format: CMU-Perceptual-Computing-Lab/openpose, doc/02_output.md.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import SourceError
-from dataengine.sources.imported.saved_clip import MAX_FRAMES, Detections, SavedClip, one_number, person, triplets
+from dataengine.sources.imported.saved_clip import (
+    MAX_FRAMES,
+    Detections,
+    SavedClip,
+    files_below,
+    one_number,
+    person,
+    triplets,
+)
 
 ENDING = "_keypoints.json"
 KEYS = ("pose_keypoints_2d", "pose_keypoints")
@@ -36,19 +43,17 @@ class OpenPoseFolder:
         self.path = path
         self._clips: dict[str, list[tuple[int, str]]] = {}
         self._odd: list[str] = []
-        for folder, folders, files in os.walk(path):
-            folders.sort()
-            own = Path(folder).relative_to(path).as_posix()
-            for name in sorted(files):
-                if not name.endswith(ENDING):
-                    continue
-                match = _FILE.match(name)
-                where = name if own == "." else f"{own}/{name}"
-                if match is None or len(match.group(2)) > 15:
-                    self._odd.append(where)
-                    continue
-                clip = _clip_name("" if own == "." else own, match.group(1) or "") or path.name
-                self._clips.setdefault(clip, []).append((int(match.group(2)), where))
+        for file in files_below(path):
+            if not file.name.endswith(ENDING):
+                continue
+            own = file.parent.relative_to(path).as_posix()
+            match = _FILE.match(file.name)
+            where = file.relative_to(path).as_posix()
+            if match is None or len(match.group(2)) > 15:
+                self._odd.append(where)
+                continue
+            clip = _clip_name("" if own == "." else own, match.group(1) or "") or path.name
+            self._clips.setdefault(clip, []).append((int(match.group(2)), where))
         if not self._clips and not self._odd:
             raise SourceError(f"{path}: no *{ENDING} there; give the folder that OpenPose's --write_json wrote")
 

@@ -23,7 +23,15 @@ from dataengine.core.errors import SourceError
 from dataengine.core.skeletons import SKELETONS
 from dataengine.sources.ids import split_in_path, split_named
 from dataengine.sources.imported.json_stream import members
-from dataengine.sources.imported.saved_clip import MAX_FRAMES, Detections, SavedClip, one_number, person, triplets
+from dataengine.sources.imported.saved_clip import (
+    MAX_FRAMES,
+    Detections,
+    SavedClip,
+    files_below,
+    one_number,
+    person,
+    triplets,
+)
 
 ALPHAPOSE = "alphapose-results.json"
 """What AlphaPose calls its file; one folder a clip."""
@@ -339,7 +347,7 @@ def files_of(path: Path, format_: str) -> list[tuple[Path, str, Path | None]]:
     """
     if path.is_file():
         return [(path, _name_of(path), None)]
-    found = sorted(p for p in path.rglob("*.json") if p.is_file() and not p.is_symlink())
+    found = sorted(p for p in files_below(path) if p.suffix == ".json" and p.is_file() and not p.is_symlink())
     images = {p.parent: p for p in found if p.name == "images.json"}
     found = [p for p in found if p.name != "images.json"]
     if not found:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,22 @@ from dataengine.core.types import Float, Int
 MAX_FRAMES = 216_000
 """Frames of the longest clip that is taken: two hours at 30 frames a second. A wrong frame number would otherwise cost
 memory without bound."""
+
+
+SPOOL_LOCK = ".imported.lock"
+"""Lies in `work/media` of a build that poses are imported into, before anything else does."""
+
+
+def files_below(path: Path) -> Iterator[Path]:
+    """The files under a folder, folder by folder in order of name, without those of builds that lie in it."""
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in sorted(folders) if not _is_build(Path(folder, name))]
+        yield from (Path(folder, name) for name in sorted(names))
+
+
+def _is_build(folder: Path) -> bool:
+    work = folder / "work"
+    return work.is_dir() and ((folder / "recipe.lock.toml").is_file() or (work / "media" / SPOOL_LOCK).is_file())
 
 
 @dataclass

@@ -20,8 +20,9 @@ import os
 import re
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +41,7 @@ from dataengine.io.shards import ShardWriter
 from dataengine.io.storage import PARTIAL, locked
 from dataengine.sources import ids
 from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
-from dataengine.sources.imported.saved_clip import MAX_FRAMES, SavedClip, stacked
+from dataengine.sources.imported.saved_clip import MAX_FRAMES, SPOOL_LOCK, SavedClip, stacked
 
 VERSION = 2
 """Raise when the same files give another spool."""
@@ -93,14 +94,21 @@ def make(
     if (folder / "facts.json").is_file():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.parent / ".imported.lock"):
+    with locked(folder.parent / SPOOL_LOCK):
         if (folder / "facts.json").is_file():
             return
         partial = folder.parent / f".{folder.name}{PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
         try:
             (partial / "parts").mkdir(parents=True)
-            facts = _Spool(partial, settings).fill(reader(), progress)
+            spool = _Spool(partial, settings)
+            facts = spool.fill(reader(), progress)
+            if (most := spool.layout_of_most()) not in ("", spool.layout):
+                shutil.rmtree(partial)
+                (partial / "parts").mkdir(parents=True)
+                facts = _Spool(partial, replace(settings, layout=most)).fill(reader(), lambda count: None)
+            if note := spool.note_of_joints(most):
+                facts["notes"].append(note)
             (partial / "facts.json").write_text(json.dumps(facts, sort_keys=True, indent=1, ensure_ascii=False))
             partial.rename(folder)
         finally:
@@ -121,6 +129,8 @@ class _Spool:
         self.counts = {"clips": 0, "taken": 0, "unknown_size": 0, "unknown_fps": 0, "scaled": 0, "repeated": 0}
         self.first_refusal = ""
         self.pairs: set[tuple[int, str]] = set()
+        self.joints = Counter[int]()
+        self.guessed = False
 
     def fill(self, reader: Reader, progress: Callable[[int], None]) -> dict[str, Any]:
         with pq.ParquetWriter(self.folder / "clips.parquet", SCHEMA, compression="zstd") as table:
@@ -134,6 +144,8 @@ class _Spool:
                     self._write_rows(table)
             self._close_part()
             self._write_rows(table)
+        if not self.counts["clips"]:
+            raise SourceError("it holds no clips, so that there is nothing to import")
         if not self.counts["taken"]:
             why = f"; the first: {self.first_refusal}" if self.first_refusal else ""
             raise SourceError(f"none of its {self.counts['clips']} clips can be taken{why}")
@@ -143,6 +155,20 @@ class _Spool:
             "notes": [*reader.notes, *self._notes()],
             "counts": self.counts,
         }
+
+    def layout_of_most(self) -> str:
+        """The layout of most clips where their joints alone tell it; '' where one was given."""
+        known = LAYOUTS[self.settings.format]
+        if not self.guessed:
+            return ""
+        return known[max((joints for joints in self.joints if joints in known), key=lambda joints: self.joints[joints])]
+
+    def note_of_joints(self, most: str) -> str:
+        """What is told of clips of several numbers of joints where no layout was given; '' of one number."""
+        if not most or len(self.joints) < 2:
+            return ""
+        held = " and ".join(f"{count} clips of {joints} joints" for joints, count in sorted(self.joints.items()))
+        return f"it holds {held}; the layout {most} is taken and the others are left out: --layout takes another"
 
     def _classes(self) -> list[str]:
         """Names of classes by number, where clips have both; none where they contradict each other."""
@@ -328,11 +354,12 @@ class _Spool:
         return scale_of(points)
 
     def _check_layout(self, joints: int) -> None:
+        self.joints[joints] += 1
         if not self.layout:
             found = LAYOUTS[self.settings.format].get(joints)
             if found is None:
                 raise ValueError(f"{joints} joints are no layout that is known: give --layout")
-            self.layout = found
+            self.layout, self.guessed = found, True
         wanted = skeleton(self.layout).num_joints
         if joints != wanted:
             raise ValueError(f"it has {joints} joints, the layout {self.layout} has {wanted}")
