@@ -212,7 +212,7 @@ def import_(
     from dataengine.pipeline import cluster_kinds
     from dataengine.pipeline.engine import Engine
 
-    sides = None if size is None else re.fullmatch(r"(\d{1,6})\s*[xX*,]\s*(\d{1,6})", size.strip())
+    sides = None if size is None else re.fullmatch(r"(\d{1,40})\s*[xX*,]\s*(\d{1,40})", size.strip())
     if size is not None and sides is None:
         raise DataEngineError(f"--size {size!r}: give WIDTHxHEIGHT in pixels, such as 1920x1080")
     result = import_poses(

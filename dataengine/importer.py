@@ -19,6 +19,7 @@ from dataengine.pipeline.engine import Engine
 from dataengine.sources import ids
 from dataengine.sources.imported import Imported
 from dataengine.sources.imported.formats import Format
+from dataengine.sources.imported.saved_clip import printable
 
 RECIPE = "import"
 FEW = 2000
@@ -64,6 +65,13 @@ def import_poses(
     place, progress = Path(path).expanduser().absolute(), progress or Progress()
     if not place.exists():
         raise SourceError(f"{path}: there is no such file or folder; give what another program saved")
+    if not str(place).isprintable() and any("\ud800" <= sign <= "\udfff" for sign in str(place)):
+        raise SourceError(f"{printable(str(path))}: its name is not UTF-8, and a recipe cannot hold it; rename it")
+    fps, size = options.get("fps"), options.get("size")
+    if fps is not None and not 0.001 <= fps <= 1000:
+        raise DataEngineError(f"--fps {fps:g}: give frames per second from 0.001 to 1000, such as 25")
+    if size is not None and not all(1 <= side <= 1 << 19 for side in size):
+        raise DataEngineError(f"--size {size[0]}x{size[1]}: a side has 1 to {1 << 19} pixels; give such as 1920x1080")
     own = place.name if place.is_dir() else place.stem
     folder = Path(out) if out is not None else Path("builds") / f"import-{ids.slug(own)}"
     given = {"file": str(place), "format": format} | {k: v for k, v in options.items() if v is not None}

@@ -4,6 +4,7 @@ reason."""
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -83,6 +84,9 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "joints": ({"keypoint": np.ones((1, 9, 21, 2)), "keypoint_score": None}, "bad_row", "21 joints, the layout coco17"),
     "repeated": ({"frame_dir": "clip0"}, "duplicate_id", "'clip0' stands at an earlier annotation"),
     "fps": ({"fps": "fast"}, "bad_row", "frame rate is 'fast'"),
+    "huge fps": ({"fps": "1e30000000"}, "bad_row", "frame rate is '1e30000000'"),
+    "long fps": ({"fps": 10**5000}, "bad_row", "frame rate is 'a number of more than 40 digits'"),
+    "slow fps": ({"fps": 0.0004}, "bad_row", "frame rate is '0.0004'"),
 }
 
 
@@ -371,6 +375,18 @@ def test_a_spool_is_made_once_and_anew_when_the_file_changes(tmp_path: Path) -> 
     assert {p.relative_to(second): p.read_bytes() for p in second.rglob("*") if p.is_file()} == {
         p.relative_to(third): p.read_bytes() for p in third.rglob("*") if p.is_file()
     }
+
+
+def test_names_that_are_not_utf8_cost_nothing(tmp_path: Path) -> None:
+    for name in (b"a\xff", b"b"):
+        write_openpose(tmp_path / "p" / os.fsdecode(name), "x", *people(0, layout="openpose25"))
+    (tmp_path / "p" / os.fsdecode(b"odd\xfe_keypoints.json")).write_text("{}")
+    clips, _, _ = spooled(tmp_path, tmp_path / "p", "openpose")
+    assert [(clip.file, clip.reason) for clip in clips] == [
+        ("a\\udcff/x", None), ("b/x", None), ("odd\\udcfe_keypoints.json", "bad_row")
+    ]  # fmt: skip
+    path = write_pyskl(tmp_path / "a.pkl", [note(0), note(1, frame_dir="\ud800", subject="\udfff")], split=None)
+    assert reasons(spooled(tmp_path, path, "pyskl")[0]) == {"taken": 2}
 
 
 @pytest.mark.parametrize("form", ["coco", "openpose"])

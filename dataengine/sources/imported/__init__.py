@@ -52,7 +52,7 @@ class Imported(Source):
     name: str = "imported"
     file: str = ""
     format: Format = "pyskl"
-    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 30.0
+    fps: Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)] = 30.0
     size: tuple[Annotated[int, Field(ge=1, le=1 << 19)], Annotated[int, Field(ge=1, le=1 << 19)]] | None = None
     layout: str = ""
     scale: Literal["auto", "pixels", "unit", "signed", "centred", "screen"] = "auto"

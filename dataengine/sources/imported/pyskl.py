@@ -197,6 +197,8 @@ def _size(note: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _text(value: Any) -> str | None:
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
     return str(value) if isinstance(value, str | int | float | np.number) and not isinstance(value, bool) else None
 
 

@@ -92,6 +92,11 @@ class SavedClip:
     left_out: int = 0
 
 
+def printable(text: str) -> str:
+    r"""A text without surrogates, such as names of files that are not UTF-8 have: \udcff in their place."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def person(coords: Any, scores: Any) -> tuple[Float, Float]:
     """One person of coords (V, 2) and scores (V,) with unseen joints as NaN and score 0.
 

@@ -41,7 +41,7 @@ from dataengine.io.shards import ShardWriter
 from dataengine.io.storage import PARTIAL, locked
 from dataengine.sources import ids
 from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
-from dataengine.sources.imported.saved_clip import MAX_FRAMES, SPOOL_LOCK, SavedClip, stacked
+from dataengine.sources.imported.saved_clip import MAX_FRAMES, SPOOL_LOCK, SavedClip, printable, stacked
 
 VERSION = 2
 """Raise when the same files give another spool."""
@@ -51,6 +51,9 @@ SCREEN = 4.0
 """Coordinates of UNIK's unit stay below, unless a joint lies far outside the picture."""
 MARGIN = 1.1
 """A picture of unknown size is taken so many times as large as the extent of the people in it."""
+
+_RATE = re.compile(r"\s*[+]?[\d./]{1,40}(?:[eE][+-]?\d{1,2})?\s*")
+"""Frame rates as texts; a longer exponent would be a number without bound."""
 
 SCHEMA = pa.schema(
     [
@@ -109,7 +112,8 @@ def make(
                 facts = _Spool(partial, replace(settings, layout=most)).fill(reader(), lambda count: None)
             if note := spool.note_of_joints(most):
                 facts["notes"].append(note)
-            (partial / "facts.json").write_text(json.dumps(facts, sort_keys=True, indent=1, ensure_ascii=False))
+            text = json.dumps(facts, sort_keys=True, indent=1, ensure_ascii=False)
+            (partial / "facts.json").write_text(text, encoding="utf-8")
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -151,8 +155,8 @@ class _Spool:
             raise SourceError(f"none of its {self.counts['clips']} clips can be taken{why}")
         return {
             "layout": self.layout,
-            "classes": list(reader.classes) or self._classes(),
-            "notes": [*reader.notes, *self._notes()],
+            "classes": [printable(name) for name in reader.classes] or self._classes(),
+            "notes": [printable(note) for note in (*reader.notes, *self._notes())],
             "counts": self.counts,
         }
 
@@ -219,6 +223,9 @@ class _Spool:
         self.pending, self.bytes = [], 0
 
     def _add(self, clip: SavedClip) -> None:
+        for name in ("name", "label", "subject", "licence", "detail"):
+            if getattr(clip, name):
+                setattr(clip, name, printable(getattr(clip, name)))
         facts = self._facts(clip)
         row: dict[str, Any] = {
             "name": clip.name,
@@ -292,11 +299,11 @@ class _Spool:
         if not given:
             return Fraction(self.settings.fps).limit_denominator(1001), False
         try:
-            found = Fraction(given).limit_denominator(1001)
+            found = Fraction(given).limit_denominator(1001) if _RATE.fullmatch(given) else Fraction(0)
         except (ValueError, ZeroDivisionError, OverflowError):
             found = Fraction(0)
         if not 0 < found <= 1000:
-            raise ValueError(f"its frame rate is {given!r}; allowed: frames per second, such as 25 or 30000/1001")
+            raise ValueError(f"its frame rate is {given[:60]!r}; allowed: frames per second, such as 25 or 30000/1001")
         return found, True
 
     def _entries(self, clip: SavedClip, facts: Mapping[str, str], rate: Fraction) -> dict[str, Any]:
