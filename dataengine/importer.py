@@ -81,6 +81,9 @@ def import_poses(
         with progress.step("read", None) as advance:
             root = source.spool(cache, advance)
     except OSError as error:
+        at = folder if error.filename is None else Path(os.fsdecode(error.filename))
+        if at.absolute().is_relative_to(place) and not at.absolute().is_relative_to(folder.absolute()):
+            raise SourceError(f"{error.filename}: cannot be read: {error.strerror}; give what can be read") from None
         raise SourceError(
             f"--out {folder} cannot be written to: {error.strerror}; give a folder to write into"
         ) from None

@@ -174,6 +174,17 @@ def test_what_cannot_be_imported_is_told_in_one_line(
     assert not (tmp_path / "out" / "dataset").exists()
 
 
+def test_what_cannot_be_read_is_not_blamed_on_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pyskl(tmp_path / "a.pkl", [note(0)])
+
+    def refuse(*_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("dataengine.sources.imported.spool.stamp", refuse)
+    with pytest.raises(DataEngineError, match=r"a\.pkl: cannot be read: Permission denied"):
+        import_poses(path, "pyskl", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "it is empty"), ("a\n\nb", "a line is empty"), ("a\nb\na", "'a' stands twice"), ("\n\n", "it is empty")],

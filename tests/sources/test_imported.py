@@ -83,6 +83,8 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "3d": ({"keypoint": np.full((1, 9, 17, 3), 1.5), "keypoint_score": None}, "bad_row", "3 coordinates"),
     "joints": ({"keypoint": np.ones((1, 9, 21, 2)), "keypoint_score": None}, "bad_row", "21 joints, the layout coco17"),
     "repeated": ({"frame_dir": "clip0"}, "duplicate_id", "'clip0' stands at an earlier annotation"),
+    "far": ({"keypoint": np.full((1, 9, 17, 2), 1e30), "keypoint_score": None}, "bad_row", "640x480 or near it"),
+    "negative": ({"keypoint": np.full((1, 9, 17, 2), -50.0), "keypoint_score": None}, "bad_row", "from -50 to -50"),
     "fps": ({"fps": "fast"}, "bad_row", "frame rate is 'fast'"),
     "huge fps": ({"fps": "1e30000000"}, "bad_row", "frame rate is '1e30000000'"),
     "long fps": ({"fps": 10**5000}, "bad_row", "frame rate is 'a number of more than 40 digits'"),
@@ -351,6 +353,8 @@ def test_a_table_gives_labels_splits_and_sizes(tmp_path: Path) -> None:
         (b"\xff\xfe", "coco", "torn or no JSON"),
         (b"x", "openpose", "give the folder"),
         (b"x", "unik", "cannot be read, or is torn"),
+        (pickle.dumps([1]), "unik", "torn: it holds no plain NumPy array; allowed: a .npy of floats"),
+        (pickle.dumps([1]), "coco", "looks like a pickle: --format pyskl"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, write: bytes, form: str, message: str) -> None:
@@ -375,6 +379,18 @@ def test_a_spool_is_made_once_and_anew_when_the_file_changes(tmp_path: Path) -> 
     assert {p.relative_to(second): p.read_bytes() for p in second.rglob("*") if p.is_file()} == {
         p.relative_to(third): p.read_bytes() for p in third.rglob("*") if p.is_file()
     }
+
+
+def test_joints_far_away_are_unseen_and_scores_above_1_are_told(tmp_path: Path) -> None:
+    points = np.nan_to_num(people(0)[0])
+    points[0, 2, 5], points[1] = 1e30, -1e9
+    notes = [note(0, keypoint=points), note(1, keypoint_score=np.full((2, 20, 17), 7.0))]
+    clips, facts, held = spooled(tmp_path, write_pyskl(tmp_path / "a.pkl", notes), "pyskl")
+    found = held[clips[0].clip_id]
+    assert found["keypoints"].shape == (1, 20, 17, 2) and found["json"]["left_out"] == 20
+    assert np.isnan(found["keypoints"][0, 2, 5]).all() and found["scores"][0, 2, 5] == 0
+    assert np.isfinite(found["keypoints"][0, 2, 6]).all() and held[clips[1].clip_id]["scores"].max() == 1
+    assert "1 clips have scores above 2, which are taken for 1; scores go from 0 to 1" in facts["notes"]
 
 
 def test_names_that_are_not_utf8_cost_nothing(tmp_path: Path) -> None:

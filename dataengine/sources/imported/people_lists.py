@@ -86,7 +86,8 @@ class PeopleFile:
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise SourceError(f"{path}: torn or no JSON: {' '.join(str(error).split())[:200]}") from None
+            kind = " (it looks like a pickle: --format pyskl reads those)" if _is_pickle(path) else ""
+            raise SourceError(f"{path}: torn or no JSON{kind}: {' '.join(str(error).split())[:200]}") from None
         if not self._people and not self._images and not self._bad:
             raise SourceError(
                 f"{path}: no people with keypoints there; allowed: COCO's annotations or results, AlphaPose's results"
@@ -288,6 +289,13 @@ def _take_facts(clip: SavedClip, video: Mapping[str, Any]) -> None:
             clip.number = class_number(video["label_id"])
     except ValueError as error:
         clip.reason, clip.detail = "bad_row", f"video {clip.name!r}: {error}"
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as pickles of protocol 2 and later do."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return len(begin) == 2 and begin[0] == 0x80 and 2 <= begin[1] <= 5
 
 
 def _place(file_name: Any) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ MAX_FRAMES = 216_000
 memory without bound."""
 
 
+FAR = 10
+"""Joints more than so many pictures away are taken for unseen: no person's joints lie there."""
+MARGIN = 1.1
+"""A picture of unknown size is taken so many times as large as the extent of the people in it."""
 SPOOL_LOCK = ".imported.lock"
 """Lies in `work/media` of a build that poses are imported into, before anything else does."""
 
@@ -100,12 +105,13 @@ def printable(text: str) -> str:
 def person(coords: Any, scores: Any) -> tuple[Float, Float]:
     """One person of coords (V, 2) and scores (V,) with unseen joints as NaN and score 0.
 
-    A joint of score 0, at (0, 0) or not finite was not seen: that is how programs write it.
+    A joint of score 0, at (0, 0) or not finite was not seen: that is how programs write it. Scores above 1 stay:
+    who takes the clip tells of them.
     """
     at = np.asarray(coords, np.float32)
     likely = np.nan_to_num(np.asarray(scores, np.float32))
     seen = np.isfinite(at).all(-1) & (at != 0).any(-1) & (likely > 0)
-    return np.where(seen[..., None], at, np.float32(np.nan)), np.where(seen, np.clip(likely, 0, 1), np.float32(0))
+    return np.where(seen[..., None], at, np.float32(np.nan)), np.where(seen, likely, np.float32(0))
 
 
 def triplets(numbers: Any) -> tuple[Float, Float]:
@@ -150,3 +156,39 @@ def one_number(values: Iterable[Any]) -> int | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 2**53:
             return int(value)
     return None
+
+
+def drop_absurd(arrays: dict[str, Any], size: tuple[int, int] | None) -> int:
+    """Take joints many pictures away for unseen, people without others out, and scores above 1 for 1; how many people
+    were taken out.
+
+    Raises:
+        ValueError: no joint lies in the picture or near it; one below 0 is outside of every picture.
+    """
+    points, scores = arrays["keypoints"], arrays["scores"]
+    far = np.asarray(size or (1 << 19, 1 << 19), np.float32) * FAR
+    finite = np.isfinite(points).all(-1)
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(points) <= far).all(-1)
+        inside = near & (points >= 0).all(-1)
+    if finite.any() and not inside.any():
+        low, high = (float(limit(points[finite])) for limit in (np.min, np.max))
+        shown = f"the picture of {size[0]}x{size[1]}" if size else "any picture"
+        raise ValueError(f"its coordinates go from {low:g} to {high:g}: no joint lies in {shown} or near it")
+    arrays["scores"] = np.minimum(scores, 1)
+    if (near == finite).all():
+        return 0
+    arrays["keypoints"] = np.where(near[..., None], points, np.float32(np.nan))
+    arrays["scores"] = np.where(near, arrays["scores"], np.float32(0))
+    kept = near.reshape(len(near), -1).any(1)
+    lost = int(near[~kept].size and finite[~kept].any(-1).sum())
+    for name in arrays:
+        arrays[name] = arrays[name][kept]
+    return lost
+
+
+def extent(points: Float) -> tuple[int, int]:
+    """Width and height of a picture that holds all points, with a margin."""
+    seen = points[np.isfinite(points).all(-1)]
+    far = seen.max(0, initial=1.0) * MARGIN
+    return max(2, math.ceil(min(far[0], 1 << 19))), max(2, math.ceil(min(far[1], 1 << 19)))

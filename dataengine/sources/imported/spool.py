@@ -15,7 +15,6 @@ file that changed, makes another spool.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -41,7 +40,16 @@ from dataengine.io.shards import ShardWriter
 from dataengine.io.storage import PARTIAL, locked
 from dataengine.sources import ids
 from dataengine.sources.imported.formats import LAYOUTS, Format, Reader
-from dataengine.sources.imported.saved_clip import MAX_FRAMES, SPOOL_LOCK, SavedClip, printable, stacked
+from dataengine.sources.imported.saved_clip import (
+    MARGIN,
+    MAX_FRAMES,
+    SPOOL_LOCK,
+    SavedClip,
+    drop_absurd,
+    extent,
+    printable,
+    stacked,
+)
 
 VERSION = 2
 """Raise when the same files give another spool."""
@@ -49,9 +57,8 @@ PART_BYTES = 8 << 20
 ROWS_AT_ONCE = 4096
 SCREEN = 4.0
 """Coordinates of UNIK's unit stay below, unless a joint lies far outside the picture."""
-MARGIN = 1.1
-"""A picture of unknown size is taken so many times as large as the extent of the people in it."""
-
+HIGH = 2.0
+"""Scores of heat maps may pass 1 a little; from here on they are of another unit."""
 _RATE = re.compile(r"\s*[+]?[\d./]{1,40}(?:[eE][+-]?\d{1,2})?\s*")
 """Frame rates as texts; a longer exponent would be a number without bound."""
 
@@ -130,7 +137,15 @@ class _Spool:
         self.bytes = 0
         self.seen: set[str] = set()
         self.used: set[str] = set()
-        self.counts = {"clips": 0, "taken": 0, "unknown_size": 0, "unknown_fps": 0, "scaled": 0, "repeated": 0}
+        self.counts = {
+            "clips": 0,
+            "taken": 0,
+            "unknown_size": 0,
+            "unknown_fps": 0,
+            "scaled": 0,
+            "repeated": 0,
+            "high": 0,
+        }
         self.first_refusal = ""
         self.pairs: set[tuple[int, str]] = set()
         self.joints = Counter[int]()
@@ -196,6 +211,8 @@ class _Spool:
             )
         if counts["scaled"]:
             yield f"{counts['scaled']} clips have coordinates relative to the picture, which were scaled to pixels"
+        if counts["high"]:
+            yield f"{counts['high']} clips have scores above {HIGH:g}, which are taken for 1; scores go from 0 to 1"
         if counts["repeated"]:
             yield f"{counts['repeated']} annotations repeat the id of an earlier one and are left out (duplicate_id)"
         unused = [name for name in self.settings.table if name not in self.used]
@@ -319,6 +336,7 @@ class _Spool:
             assert clip.people is not None, "a clip without a reason has people"
             arrays = dict(stacked(clip.people))
         points = arrays["keypoints"]
+        self.counts["high"] += bool(arrays["scores"].max(initial=0) > HIGH)
         self._check_layout(points.shape[-2])
         size = clip.size or self.settings.size
         if facts.get("width") and facts.get("height"):
@@ -337,8 +355,9 @@ class _Spool:
                 )
             arrays["keypoints"] = to_pixels(points, scale, *size)
             self.counts["scaled"] += 1
+        clip.left_out += drop_absurd(arrays, size)
         if size is None:
-            size = _extent(points)
+            size = extent(arrays["keypoints"])
             self.counts["unknown_size"] += 1
         meta = {
             "name": clip.name,
@@ -405,13 +424,6 @@ def _lengthen(clip: SavedClip, frames: str) -> None:
             np.pad(keypoints, ((0, 0), (0, more), (0, 0), (0, 0)), constant_values=np.nan),
             np.pad(scores, ((0, 0), (0, more), (0, 0))),
         )
-
-
-def _extent(points: Float) -> tuple[int, int]:
-    """Width and height of a picture that holds all points, with a margin."""
-    seen = points[np.isfinite(points).all(-1)]
-    far = seen.max(0, initial=1.0) * MARGIN
-    return max(2, math.ceil(min(far[0], 1 << 19))), max(2, math.ceil(min(far[1], 1 << 19)))
 
 
 def stamp(paths: Iterator[Path], *settings: Any) -> str:

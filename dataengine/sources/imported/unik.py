@@ -111,8 +111,13 @@ def _are_scores(channel: Any) -> bool:
 def _mapped(file: Path) -> NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{file}: cannot be read, or is torn: {(str(error) or 'empty').splitlines()[0]}") from None
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise SourceError(
+            f"{file}: cannot be read, or is torn: it holds no plain NumPy array; allowed: a .npy of floats "
+            "(N, C, T, V, M)"
+        ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 5 or array.dtype.kind not in "fiu":
         raise SourceError(
             f"{file}: it holds {getattr(array, 'dtype', 'no array')} {np.shape(array)}; allowed: floats (N, C, T, V, M)"
