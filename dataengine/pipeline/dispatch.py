@@ -231,7 +231,6 @@ class DaskRun:
             if ended.receipt is None and ended.trouble is None:
                 return self._refused(task, ended.place)
             if ended.trouble is not None and ended.trouble.kind not in NOT_OF_THE_PROCESS:
-                self.cluster.cancel([future])  # else its result, lost with the worker, is made anew
                 self._restart(ended.place)
             return self.troubles.ended(task, ended)
         if future.status == "finished":
@@ -261,6 +260,8 @@ class DaskRun:
 
     def _restart(self, place: Place) -> None:
         self.fetch()  # what waited there has been refused meanwhile; its results end with the process
+        # what was fetched is not wanted of Dask any more, which would make lost results anew beside the queue
+        self.cluster.cancel([future for future, flight in self.in_flight.items() if flight.ended is not None])
         self.restarting[place.address, place.pid] = time.monotonic()
         self.cluster.restart([place.address])
 

@@ -267,11 +267,8 @@ def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
         assert not dispatcher.health.aside
         assert list(dispatcher.health.gpus_aside) == [(socket.gethostname(), "0")]
     assert done(tmp_path) == {f"u{n}": "()" for n in range(12)}
-    tried = [line.split() for line in (tmp_path / "tried").read_text().splitlines()]
-    good = [unit for unit, device in tried if device == "cuda:1"]
-    assert len(tried) - len(good) == 3 and set(good) == {f"u{n}" for n in range(12)}
-    # what waited at a process that is restarted may run twice: Dask has given it to the other one in the meantime
-    assert len(good) - 12 <= 3 * 2 * waiting
+    tried = (tmp_path / "tried").read_text()
+    assert tried.count("cuda:0") == 3 and tried.count("cuda:1") == 12
     assert [line["gpu"] for line in Journal(tmp_path).read() if line["event"] == "gpu"] == ["0"]
     told = f"set aside: GPU 0 of {socket.gethostname()} failed 3 times"
     assert any(line.startswith(told) for line in said)
