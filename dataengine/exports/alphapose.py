@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dataengine.exports.base import Export, ExportJob, check_layout
+from dataengine.exports.base import ExportJob, LayoutExport
 from dataengine.exports.coco import compact, poses
 from dataengine.exports.openpose import FOLDER, triplets
 
@@ -18,7 +18,7 @@ FILE = "alphapose-results.json"
 
 
 @dataclass(frozen=True)
-class AlphaPose(Export):
+class AlphaPose(LayoutExport):
     """AlphaPose's results, one file a clip: `poses/CLIP_ID/alphapose-results.json`.
 
     `idx` is the rank of the person in the clip and `score` the mean score of the joints that are seen. A joint that is
@@ -31,15 +31,9 @@ class AlphaPose(Export):
 
     facts_beside: ClassVar[bool] = True
     keeps_copies: ClassVar[bool] = False
+    layouts: ClassVar[tuple[str, ...]] = ("coco17", "halpe26")
 
     layout: str = "coco17"
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout, ("coco17", "halpe26"))
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / FOLDER).mkdir()

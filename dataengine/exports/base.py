@@ -141,16 +141,27 @@ class Export(Component, ABC):
         """
 
 
-def check_layout(layout: str, allowed: tuple[str, ...] = ()) -> None:
-    """Refuse a layout that a format does not have.
+@dataclass(frozen=True)
+class LayoutExport(Export):
+    """A format whose joints may have one of several layouts.
 
-    Args:
-        layout: the value of an option.
-        allowed: the layouts of the format; without, every known layout and 'own'.
+    Attributes:
+        layouts: the layouts of the format; empty for every known layout and 'own'.
+        layout: the chosen one.
 
     Raises:
-        ComponentError: it is none of them.
+        ComponentError: the format does not have that layout.
     """
-    names = allowed or (OWN, *SKELETONS)
-    if layout not in names:
-        raise ComponentError(f"layout = {layout!r}{suggestion(layout, names)}")
+
+    layouts: ClassVar[tuple[str, ...]] = ()
+
+    layout: str = OWN
+
+    def __post_init__(self) -> None:
+        names = self.layouts or (OWN, *SKELETONS)
+        if self.layout not in names:
+            raise ComponentError(f"layout = {self.layout!r}{suggestion(self.layout, names)}")
+
+    @property
+    def target(self) -> str:
+        return self.layout

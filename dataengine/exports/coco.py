@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar
 import numpy as np
 from pydantic import Field
 
-from dataengine.exports.base import FACTS, Export, ExportedClip, ExportJob, check_layout
+from dataengine.exports.base import FACTS, ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 
 FOLDER = "annotations"
@@ -73,7 +73,7 @@ def compact(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Coco(Export):
+class Coco(LayoutExport):
     """COCO's keypoint annotations in `annotations/person_keypoints_SPLIT.json`; every frame is an image.
 
     Images are named `CLIP_ID/000000.jpg`; the export holds no pictures. A joint that is seen has v = 2; one that is not
@@ -90,13 +90,6 @@ class Coco(Export):
 
     layout: str = "coco17"
     every: Annotated[int, Field(ge=1)] = 1
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout)
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / FOLDER).mkdir()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dataengine.core.markdown import plain, rows
-from dataengine.exports.base import OWN, Export, ExportedClip, ExportJob, check_layout
+from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 
 SPLITS = {"val": "validation"}
 """What the Hub calls a split, where it is another word."""
@@ -63,7 +63,7 @@ FEATURES: dict[pa.DataType, str] = {_TEXT: "string", _WHOLE: "int32", _REAL: "fl
 
 
 @dataclass(frozen=True)
-class HuggingFace(Export):
+class HuggingFace(LayoutExport):
     """A folder for Hugging Face `datasets`: `data/SPLIT-00000.parquet` and README.md, the dataset card.
 
     `datasets.load_dataset(PATH)` reads it without a network. The split val is called validation there. Labels are a
@@ -77,15 +77,7 @@ class HuggingFace(Export):
 
     publishes: ClassVar[bool] = True
 
-    layout: str = OWN
     shard_mb: Annotated[int, Field(ge=1)] = 512
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout)
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / "data").mkdir()

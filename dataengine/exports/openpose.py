@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataengine.core.skeletons import all_finite
-from dataengine.exports.base import Export, ExportedClip, ExportJob, check_layout
+from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.coco import compact
 from dataengine.exports.layouts import zeroed
 
@@ -36,7 +36,7 @@ def triplets(clip: ExportedClip) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class OpenPose(Export):
+class OpenPose(LayoutExport):
     """OpenPose's JSON, one file a frame: `poses/CLIP_ID/CLIP_ID_000000000000_keypoints.json`.
 
     `person_id` holds the rank of the person in the clip. A joint that is not seen, or that the dataset's layout does
@@ -48,15 +48,9 @@ class OpenPose(Export):
 
     facts_beside: ClassVar[bool] = True
     keeps_copies: ClassVar[bool] = False
+    layouts: ClassVar[tuple[str, ...]] = ("openpose25", "openpose18")
 
     layout: str = "openpose25"
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout, ("openpose25", "openpose18"))
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / FOLDER).mkdir()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dataengine.exports.base import Export, ExportedClip, ExportJob, check_layout
+from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 from dataengine.exports.pickle_writer import BEGIN, PickledDict, text
 
@@ -23,7 +23,7 @@ KEY = "export"
 
 
 @dataclass(frozen=True)
-class Pyskl(Export):
+class Pyskl(LayoutExport):
     """One pickle for pyskl and MMAction2: splits, keypoints, scores and labels of every clip.
 
     A joint that is not seen is (0, 0) with score 0. The names of the labels are in `label_names`. Each annotation also
@@ -41,13 +41,6 @@ class Pyskl(Export):
 
     layout: str = "coco17"
     half: bool = False
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout)
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         def ids(split: str) -> Iterator[str]:

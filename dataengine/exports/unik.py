@@ -17,7 +17,7 @@ from pydantic import Field
 
 from dataengine.core.errors import EnvironmentFailure
 from dataengine.core.types import Float
-from dataengine.exports.base import Export, ExportedClip, ExportJob, check_layout
+from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 from dataengine.exports.pickle_writer import BEGIN, encoded
 
@@ -26,7 +26,7 @@ PADDED = 0.75
 
 
 @dataclass(frozen=True)
-class Unik(Export):
+class Unik(LayoutExport):
     """UNIK's arrays: `SPLIT_data_joint.npy` (N, C, T, V, M) and `SPLIT_label.pkl` (names, labels).
 
     Clips shorter than T, and people that a clip does not have, are zeros. A joint that is not seen is zero, too. A clip
@@ -48,13 +48,6 @@ class Unik(Export):
     people: Annotated[int, Field(ge=1)] = 2
     normalise: Literal["screen", "pixels"] = "screen"
     coordinates: Literal["xy", "xys"] = "xy"
-
-    def __post_init__(self) -> None:
-        check_layout(self.layout)
-
-    @property
-    def target(self) -> str:
-        return self.layout
 
     def write(self, place: Path, job: ExportJob) -> None:
         frames = self.frames or job.longest
