@@ -32,11 +32,12 @@ from dataengine.core.component import (
     Fusion,
     Session,
     Source,
+    Student,
     Tracker,
 )
 from dataengine.core.describe import summary
 from dataengine.core.skeletons import COMMON, skeleton
-from dataengine.core.types import CLIP_FIELDS, SPLITS, Clip, Float, Frames, Poses, Sample
+from dataengine.core.types import CLIP_FIELDS, SPLITS, Clip, Float, Frames, LabelledFrame, Poses, Sample
 
 SIZES = ((0, 64, 64), (1, 1, 1), (2, 300, 1), (2, 1, 300), (2, 121, 83))
 """(T, H, W) of frames that every expert and detector must take."""
@@ -183,6 +184,69 @@ def check_batches(expert: Expert, session: ExpertSession, frames: Frames) -> Non
     boxes = whole_boxes(frames)
     parts += session.predict(frames[1:], boxes[1:] if expert.needs_boxes else None)
     require(same_poses(whole, parts, 0.1), "poses depend on how a clip is split into batches")
+
+
+def example_labels(count: int = 3, seed: int = 0) -> list[LabelledFrame]:
+    """Pictures of different sizes with none, one or two labelled people; one joint of a person has no label."""
+    made = []
+    for n in range(count):
+        rng = np.random.default_rng([seed, n])
+        image = example_frames((1, 96 + 8 * n, 128), seed + n)[0]
+        people = (n + 1) % 3
+        points = rng.uniform((30, 20), (90, 80), (people, 13, 2)).astype(np.float32)
+        scores = rng.uniform(0.5, 1, (people, 13)).astype(np.float32)
+        points[:, 3], scores[:, 3] = np.nan, 0
+        low, high = np.nanmin(points, 1), np.nanmax(points, 1)
+        room = 0.05 * (high - low)
+        made.append(
+            LabelledFrame(f"clip:{n}", image, points, scores, np.concatenate([low - room, high + room], -1), COMMON)
+        )
+    return made
+
+
+def check_student(student: Student, folder: Path, device: str = "cpu") -> None:
+    """What every student promises.
+
+    Args:
+        folder: for the weights that are written.
+    """
+    import torch
+
+    check_component(student)
+    check_weights(student)
+    joints = skeleton(student.skeleton).num_joints
+    frames = example_labels()
+
+    def one_step() -> bytes:
+        path = folder / f"weights{student.suffix}"
+        with student.start(device, seed=3) as session:
+            torch.manual_seed(5)
+            groups = [{"params": list(group["params"])} for group in session.parameters()]
+            require(any(group["params"] for group in groups), "nothing is trained")
+            optimizer = torch.optim.SGD(groups, lr=1e-4)
+            loss = session.loss(frames, np.random.default_rng(0), train=True)["loss"]
+            require(loss.ndim == 0 and bool(torch.isfinite(loss)), "the loss is one finite number")
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                held = [float(session.loss(frames, np.random.default_rng(n), False)["loss"]) for n in (1, 2)]
+            require(held[0] == held[1], "a validation loss depends on what is drawn")
+            session.save(path)
+        check_session(session)
+        return path.read_bytes()
+
+    first = one_step()
+    require(first == one_step(), "the same step gives other weights")
+    path = folder / f"weights{student.suffix}"
+    with student.start(device, 3, path) as session:
+        session.save(again := folder / f"again{student.suffix}")
+    require(again.read_bytes() == first, "weights that are read and written are other weights")
+    for checkpoint in (None, path):
+        expert = student.expert(checkpoint)
+        require(expert.skeleton == student.skeleton, "student and expert have different layouts")
+        given = example_frames((2, 96, 128))
+        with expert.load(device) as predicting:
+            check_poses(predict(expert, predicting, given), len(given), joints)
 
 
 def check_detector(detector: Detector, frames: Frames | None = None, device: str = "cpu") -> None:

@@ -25,6 +25,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"core"},
         {"io", "media", "rendering", "testing"},
         SIDE_BY_SIDE,
+        {"refine"},
         {"dataset"},
         {"pipeline"},
         {"report", "exports"},

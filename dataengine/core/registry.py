@@ -101,6 +101,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "viclip": "dataengine.features.viclip:ViCLIP",
         "open_clip": "dataengine.features.open_clip:OpenClip",
     },
+    "students": {},
     "relabel": {
         "table": "dataengine.labels.label_table:LabelTable",
     },
@@ -153,6 +154,7 @@ KINDS: dict[str, Kind] = {
         Kind("fusion", "dataengine", f"{_CORE}:Fusion"),
         Kind("filters", "dataengine", f"{_CORE}:Filter"),
         Kind("features", "dataengine", f"{_CORE}:Features"),
+        Kind("students", "dataengine", f"{_CORE}:Student"),
         Kind("relabel", "dataengine", "dataengine.labels.label_table:LabelTable"),
         Kind("exports", "dataengine", "dataengine.exports.base:Export"),
         Kind("passes", "dataengine", "dataengine.passes.base:Pass", "dataengine.passes:PASSES"),

@@ -159,6 +159,31 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class LabelledFrame:
+    """One picture with the poses that a student is to learn there.
+
+    Attributes:
+        key: "CLIP_ID:FRAME", where the picture comes from.
+        image: (H, W, 3) uint8 RGB.
+        keypoints: (M, V, 2) float32 pixels of `image`, NaN where there is no label.
+        scores: (M, V) float32 in [0, 1], how sure the label is; 0 where there is none.
+        boxes: (M, 4) float32 xyxy pixels: the extent of the joints, each side moved outwards by 5 % of the box's width
+            or height, so that the box is 10 % wider and higher. May reach beyond the picture.
+        skeleton: name of the layout of the joints (`dataengine.core.skeletons`), which `convert` turns into another.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    keypoints: Float
+    scores: Float
+    boxes: Float
+    skeleton: str
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+@dataclass(frozen=True)
 class Sample:
     """The input of filters: the poses of one clip and what is measured on its frames.
 

@@ -78,6 +78,18 @@ def test_face_detectors_keep_their_promises(name: str) -> None:
     testing.check_detector(component)
 
 
+@pytest.mark.parametrize("name", registry.names("students"))
+def test_students_keep_their_promises(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    student = made("students", name)
+    try:
+        student.check()
+        student.weights()
+    except DataEngineError as error:
+        pytest.skip(f"{name}: {error}")
+    testing.check_student(student, tmp_path)
+
+
 @pytest.mark.parametrize("name", registry.names("decoders"))
 def test_decoders_keep_their_promises(name: str, tmp_path: Path) -> None:
     if name == "decord":

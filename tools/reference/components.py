@@ -26,6 +26,8 @@ KINDS: dict[str, str] = {
     "`[curate] filters`. "
     "Every measure is stored, whether a recipe uses the filter or not.",
     "features": "Features put videos and texts into one space. A recipe names them in `[embed] features`.",
+    "students": "A student is a pose estimator that learns from the fused poses of a build. A recipe names it in "
+    "`[refine] student`.",
     "exports": "An export writes a dataset in the format of another program: `dataengine export OUT --format NAME`. "
     "`--set KEY=VALUE` sets an option.",
     "relabel": "A label map turns the labels of sources into those of the dataset. A recipe names one in `[curate] "
