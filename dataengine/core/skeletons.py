@@ -39,7 +39,10 @@ _TRUNK = (
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A joint layout. `bones` are (parent, child) index pairs, `flip` the joint indices of the mirrored body."""
+    """A joint layout. `bones` are (parent, child) index pairs, `flip` the joint indices of the mirrored body.
+
+    A joint of one side without its counterpart on the other stays where it is in `flip`.
+    """
 
     name: str
     joints: tuple[str, ...]
@@ -56,7 +59,8 @@ class Skeleton:
                 return "right_" + joint[5:]
             return "left_" + joint[6:] if joint.startswith("right_") else joint
 
-        return tuple(self.joints.index(mirrored(j)) for j in self.joints)
+        numbers = {joint: number for number, joint in enumerate(self.joints)}
+        return tuple(numbers.get(mirrored(joint), number) for number, joint in enumerate(self.joints))
 
     def index(self, joint: str) -> int:
         return self.joints.index(joint)

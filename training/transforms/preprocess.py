@@ -23,6 +23,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "stream": STREAMS,
     "up": ("y", "z"),
 }
+_SIDES = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+NEEDED: dict[str, tuple[str, ...]] = {
+    "view": _SIDES,
+    "view_body": _SIDES,
+    "pyskl3d": ("mid_hip", "spine", "left_shoulder", "right_shoulder"),
+}
+"""Joints that a normalisation needs by name."""
 
 
 def visible(array: Array) -> Bool:
@@ -159,17 +166,24 @@ class Preprocess:
                 raise TrainingError(f"{name} {value!r} is unknown{suggestion(str(value), allowed)}")
         if self.people < 1:
             raise TrainingError(f"people must be at least 1; given {self.people}")
-        if self.normalise == "pyskl3d":
-            missing = {"mid_hip", "spine", "left_shoulder", "right_shoulder"} - set(self.layout.joints)
-            if missing:
-                raise TrainingError(
-                    f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which pyskl3d needs; choose "
-                    "'view'"
-                )
-            if self.score:
-                raise TrainingError(
-                    "pyskl3d leaves out frames and has no scores; choose normalise 'view' or score false"
-                )
+        self._check_layout()
+        if self.normalise == "pyskl3d" and self.score:
+            raise TrainingError("pyskl3d leaves out frames and has no scores; choose normalise 'view' or score false")
+
+    def _check_layout(self) -> None:
+        """Raises TrainingError where the layout lacks joints or bones that the choices need."""
+        missing = set(NEEDED.get(self.normalise, ())) - set(self.layout.joints)
+        if missing:
+            other = "view" if self.normalise == "pyskl3d" else "body"
+            raise TrainingError(
+                f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which {self.normalise} needs; choose "
+                f"{other!r}"
+            )
+        if self.stream.startswith("bone") and not self.layout.bones:
+            raise TrainingError(
+                f"stream {self.stream!r} takes vectors along bones, and layout {self.layout.name!r} has no bones: say "
+                "them with data.layout = {joints = [...], parents = [...]}, or choose joint or motion"
+            )
 
     @property
     def layout(self) -> Skeleton:

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from dataengine.core.errors import TrainingError, suggestion
-from dataengine.core.skeletons import Skeleton
+from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.data.types import Array
 
 STREAMS = ("joint", "bone", "motion", "bone_motion")
@@ -30,7 +30,7 @@ def parents(skeleton: Skeleton) -> tuple[int, ...]:
     parents follow a breadth-first search from the head point (or joint 0). A part that the search does not reach begins
     with a child of that root.
     """
-    if skeleton.name in PUBLISHED:
+    if skeleton.name in PUBLISHED and SKELETONS.get(skeleton.name) == skeleton:
         return PUBLISHED[skeleton.name]
     parent_of_child = {child: parent for parent, child in skeleton.bones}
     if len(parent_of_child) == len(skeleton.bones) and not any(

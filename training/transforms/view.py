@@ -8,6 +8,7 @@ steps are combined into one matrix.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,7 +113,8 @@ class View:
         frames: T of the result.
         steps: tables with `name`, the options of the step and `chance`, its probability; or the name of a preset
             (none, weak, strong).
-        skeleton: layout, or its name, whose left and right joints `flip` exchanges.
+        skeleton: layout, or its name, whose left and right joints `flip` exchanges. `flip` is left out, with a warning,
+            where the layout names no joint of both sides.
         score: whether the last channel is a score, which steps on coordinates do not change.
 
     Raises:
@@ -124,6 +126,7 @@ class View:
     skeleton: Skeleton | str | None = None
     score: bool = False
     _flip: Any = field(init=False, repr=False, compare=False)
+    _mirrors: bool = field(init=False, repr=False, compare=False)
     _pipelines: dict[int, _Pipeline | TrainingError] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,7 +140,19 @@ class View:
             object.__setattr__(self, "skeleton", layout(self.skeleton))
         joints = [] if self.skeleton is None else list(self.skeleton.flip)  # type: ignore[union-attr]
         object.__setattr__(self, "_flip", np.array(joints, dtype=np.int64))
+        object.__setattr__(self, "_mirrors", joints != list(range(len(joints))))
         object.__setattr__(self, "_pipelines", self._compile())
+        if joints and not self._mirrors and any(step["name"] == "flip" for step in self._steps(2)):
+            warnings.warn(
+                f"layout {self.skeleton.name!r} has no joint left_X with a right_X, so what a mirrored body is cannot "  # type: ignore[union-attr]
+                "be told: step flip of the view is left out; name the joints, for example with "
+                "data.layout = {joints = [...]}",
+                stacklevel=3,
+            )
+
+    def _steps(self, axes: int) -> Sequence[Mapping[str, Any]]:
+        """The steps as they were given, for a number of coordinates."""
+        return PRESETS[self.steps][axes] if isinstance(self.steps, str) else self.steps
 
     def _compile(self) -> dict[int, _Pipeline | TrainingError]:
         """The pipelines for two and for three coordinates, or the error of each; at least one must be valid."""
@@ -152,15 +167,14 @@ class View:
         return compiled
 
     def _pipeline(self, axes: int) -> _Pipeline:
-        steps = PRESETS[self.steps][axes] if isinstance(self.steps, str) else self.steps
+        steps = self._steps(axes)
         compiled = [self._step(n, step, axes) for n, step in enumerate(steps)]
         if sum(step.phase == _TAKE for step in compiled) > 1:
             raise TrainingError(f"a view takes its frames in one way; given {[str(step['name']) for step in steps]}")
         if not any(step.phase == _TAKE for step in compiled):
             compiled.append(_Step(_TAKE, partial(time.resample, frames=self.frames), 1.0, False))
-        return tuple(sorted((s for s in compiled if s.phase < _AFFINE), key=lambda s: s.phase)), tuple(
-            s for s in compiled if s.phase >= _AFFINE
-        )
+        in_time = tuple(sorted((s for s in compiled if s.phase < _AFFINE), key=lambda s: s.phase))
+        return in_time, tuple(s for s in compiled if s.phase >= _AFFINE and (self._mirrors or not s.mirrors))
 
     def _step(self, number: int, config: Mapping[str, Any], axes: int) -> _Step:
         """One step. Options are checked by name, and the step is tried on zeros.
