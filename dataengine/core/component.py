@@ -296,6 +296,7 @@ class Student(Component, ABC):
     """
 
     licence: ClassVar[str | None] = None
+    extra: ClassVar[str | None] = "torch"
     suffix: ClassVar[str] = ".safetensors"
 
     @property
