@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +90,22 @@ def explain(error: pydantic.ValidationError, whole: type[pydantic.BaseModel]) ->
         return "[sources] use: name at least one source"
     table = f"[{place[0]}]" + ("" if len(place) == 1 else f" {'.'.join(place[1:])}")
     if first["type"] == "extra_forbidden":
-        fields = (
-            _fields(whole.model_fields[place[0]].annotation)
-            if place[0] in whole.model_fields
-            else list(whole.model_fields)
-        )
-        return f"[{place[0]}] unknown key {place[-1]!r}{suggestion(place[-1], fields)}"
+        table = f"[{'.'.join(place[:-1]) or place[0]}]"
+        return f"{table} unknown key {place[-1]!r}{suggestion(place[-1], _keys(whole, place[:-1]))}"
     if first["type"] == "missing":
         return f"{table} is missing"
     return f"{table} = {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _fields(annotation: Any) -> list[str]:
-    """Names of the keys of a table, or of an optional one."""
-    for kind in (annotation, *typing.get_args(annotation)):
-        if hasattr(kind, "model_fields"):
-            return list(kind.model_fields)
-    return []
+def _keys(whole: Any, tables: Sequence[str]) -> list[str]:
+    """Names of the keys of a table within tables, or of an optional one."""
+    table = whole
+    for name in tables:
+        if name not in table.model_fields:
+            break
+        annotation = table.model_fields[name].annotation
+        inner = [kind for kind in (annotation, *typing.get_args(annotation)) if hasattr(kind, "model_fields")]
+        if not inner:
+            break
+        table = inner[0]
+    return list(table.model_fields)

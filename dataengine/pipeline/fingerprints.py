@@ -97,6 +97,8 @@ def components_of(recipe: Recipe) -> dict[str, Any]:
     used += [("filters", name) for name in recipe.curate.filters]
     used += [("features", name) for name in recipe.embed.features]
     found = {name: recipe.component(kind, name) for kind, name in used}
+    if recipe.student is not None:  # a student is often called as its expert is
+        found[f"students.{recipe.refine.student}"] = recipe.student
     return found | {f"passes.{name}": recipe.component("passes", name) for name in recipe.options.get("passes", {})}
 
 

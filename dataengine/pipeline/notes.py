@@ -105,4 +105,5 @@ def _in_use(recipe: Recipe) -> dict[str, tuple[Sequence[str], str]]:
         "fusion": ((pose.fusion,), "pose.fusion"),
         "filters": (recipe.curate.filters, "curate.filters"),
         "features": (recipe.embed.features, "embed.features"),
+        "students": ((recipe.refine.student,) if recipe.refine.student else (), "refine.student"),
     }

@@ -34,10 +34,14 @@ COMPONENT_TABLES = (
     "fusion",
     "filters",
     "features",
+    "students",
     "passes",
 )
 """Tables whose sub-tables are options of components of that kind."""
 
+
+TABLES = ("plan", "fetch", "pose", "refine", "curate", "embed", "pack", "report", "engine")
+"""Tables of the steps of a build, in their order."""
 
 PLACES = ("path", "mirror")
 """Keys of every [sources.NAME]: where its files lie, or come from; the source itself does not see them."""
@@ -160,6 +164,72 @@ class PoseTable(Table):
         return None if self.calibration == "none" else self.calibration
 
 
+class GateTable(Table):
+    """[refine.gate]: what a generation has to show before its poses count."""
+
+    truth: str | None = None
+    """Path of annotated pictures in COCO's keypoint format. Default: generations are judged without annotations."""
+    pictures: str | None = None
+    """Folder of the pictures that `truth` names. Default: the folder of that file."""
+    clips: int = pydantic.Field(default=24, ge=1, le=10_000)
+    """Most held-out clips that are looked at."""
+    frames: int = pydantic.Field(default=150, ge=8)
+    """Most frames of each of these clips, from the first on."""
+    truth_margin: float = pydantic.Field(default=0.01, ge=0, le=1)
+    """Loss of OKS, and of PCKh, that still counts as no worse."""
+    agreement_margin: float = pydantic.Field(default=0.02, ge=0, le=1)
+    """Loss of the share of joints near the fused ones that still counts as no worse."""
+    missing_margin: float = pydantic.Field(default=0.02, ge=0, le=1)
+    """Growth of the share of missing joints that still counts as no worse."""
+    sides_margin: float = pydantic.Field(default=0.01, ge=0, le=1)
+    """Growth of the share of exchanged left and right joints, in space or over time, that still counts as no worse."""
+    jitter_margin: float = pydantic.Field(default=0.1, ge=0, le=10)
+    """Growth of jitter, as a share of that before, that still counts as no worse."""
+
+
+class RefineTable(Table):
+    """[refine]: a student learns from the fused poses, and makes the poses of the dataset if it passes the gate."""
+
+    student: str | None = None
+    """Student that learns. Default: nothing is refined."""
+    rounds: int = pydantic.Field(default=1, ge=1, le=10)
+    """Rounds of self-training. From the second on, the labels are fused of the experts and the last generation."""
+    frames: float = pydantic.Field(default=0.1, gt=0, le=1)
+    """Share of the frames of each clip that is learned from, at least one frame."""
+    splits: list[Literal["train", "val", "test"]] = pydantic.Field(default=["train"], min_length=1)
+    """Splits whose clips are learned from and validated with. Default: val and test stay unseen."""
+    validation: float = pydantic.Field(default=0.2, gt=0, lt=1)
+    """Share of the videos that is held out, for early stopping and for the gate."""
+    gamma: float = pydantic.Field(default=0.18, ge=0, le=1)
+    """Least confidence C of a fused pose that is learned from."""
+    min_score: float = pydantic.Field(default=0.3, ge=0, le=1)
+    """Least score of a joint that is learned from."""
+    min_joints: int = pydantic.Field(default=6, ge=1)
+    """Fewest such joints of a person that is learned from."""
+    epochs: int = pydantic.Field(default=8, ge=1, le=10_000)
+    """Most passes over the frames."""
+    batch: int = pydantic.Field(default=8, ge=1, le=4096)
+    """Frames per step."""
+    rate: float = pydantic.Field(default=1e-4, gt=0)
+    """Learning rate after the warm-up; it falls along a half cosine."""
+    warmup: float = pydantic.Field(default=0.1, ge=0, lt=1)
+    """Share of all steps in which the rate rises from 0."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with a momentum of 0.9."""
+    weight_decay: float = pydantic.Field(default=1e-4, ge=0)
+    """Weight decay of the optimiser."""
+    clip: float = pydantic.Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    patience: int = pydantic.Field(default=3, ge=1)
+    """Epochs without a lower validation loss after which learning ends."""
+    seed: int = pydantic.Field(default=0, ge=0)
+    """Seed of the frames, of the videos held out, and of everything that is drawn while learning."""
+    threads: int = pydantic.Field(default=2, ge=1, le=256)
+    """Threads of torch while learning on a CPU. They are part of the recipe because sums depend on them."""
+    gate: GateTable = GateTable()
+    """What a generation has to show before its poses count."""
+
+
 class CurateTable(Table):
     """[curate]: which clips stay, and under which label."""
 
@@ -248,6 +318,7 @@ class Recipe(Table):
     plan: PlanTable = PlanTable()
     fetch: FetchTable = FetchTable()
     pose: PoseTable
+    refine: RefineTable = RefineTable()
     curate: CurateTable = CurateTable()
     embed: EmbedTable = EmbedTable()
     pack: PackTable = PackTable()
@@ -281,6 +352,11 @@ class Recipe(Table):
         return self.pose.detector if boxed else None
 
     @property
+    def student(self) -> Any:
+        """The student that learns; None where nothing is refined."""
+        return None if self.refine.student is None else self.component("students", self.refine.student)
+
+    @property
     def face_detector(self) -> str | None:
         """The face detector to run: none when no faces are blurred in kept videos."""
         return self.pack.face_detector if self.pack.keep_video and self.pack.blur_faces else None
@@ -306,14 +382,21 @@ class Recipe(Table):
             "recipe": self.recipe.model_dump(),
             "sources": {"use": list(self.use), **self.options.get("sources", {})},
         }
-        for name in ("plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine"):
+        for name in TABLES:
             table = getattr(self, name)
             if table is not None:
-                tables[name] = {k: v for k, v in table.model_dump().items() if v is not None}
+                tables[name] = _without_none(table.model_dump())
+        if self.refine.student is None and self.refine == RefineTable():
+            del tables["refine"]
         tables.update(
             {kind: self.options[kind] for kind in COMPONENT_TABLES if kind != "sources" and self.options.get(kind)}
         )
         return tables
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without the keys that have no value, which TOML cannot say."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
 
 def available() -> dict[str, Path]:
@@ -421,7 +504,7 @@ def load(
 
 def validate(tables: dict[str, Any], where: str, overlay: str | None) -> Recipe:
     """The recipe of these tables; `where` names them in errors (RecipeError)."""
-    known = {"recipe", "plan", "fetch", "pose", "curate", "embed", "pack", "report", "engine", *COMPONENT_TABLES}
+    known = {"recipe", *TABLES, *COMPONENT_TABLES}
     for key in tables:
         if key not in known:
             raise RecipeError(f"{where}: unknown table [{key}]{suggestion(key, known)}")
@@ -451,6 +534,7 @@ def _check_components(recipe: Recipe) -> None:
     chosen += [("face_detectors", recipe.pack.face_detector)] if recipe.pack.face_detector else []
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
     chosen += [("features", name) for name in recipe.embed.features]
+    chosen += [("students", recipe.refine.student)] if recipe.refine.student is not None else []
     for kind, name in chosen:
         if name not in registry.names(kind):
             raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.names(kind))}")
@@ -515,6 +599,7 @@ def _check_poses(recipe: Recipe) -> None:
         )
     wanted: dict[str, Any] = {"[pose] experts": recipe.pose.experts, "[embed] features": recipe.embed.features}
     wanted["[pack] keep_video"] = recipe.pack.keep_video
+    wanted["[refine] student"] = recipe.refine.student
     for key, value in wanted.items():
         if value:
             raise ComponentError(f"{key} = {value} needs videos, and {given[0]} brings saved poses: leave it out")
