@@ -30,13 +30,15 @@ from dataengine.core.component import (
     Features,
     Filter,
     Fusion,
+    Lifter,
     Session,
     Source,
     Student,
     Tracker,
 )
 from dataengine.core.describe import summary
-from dataengine.core.skeletons import COMMON, skeleton
+from dataengine.core.errors import ComponentError
+from dataengine.core.skeletons import COMMON, convert, positions, skeleton
 from dataengine.core.types import CLIP_FIELDS, SPLITS, Clip, Float, Frames, LabelledFrame, Poses, Sample
 
 SIZES = ((0, 64, 64), (1, 1, 1), (2, 300, 1), (2, 1, 300), (2, 121, 83))
@@ -329,6 +331,53 @@ def check_fusion(fusion: Fusion) -> None:
         require((fused.winner < experts).all(), "a winner is an expert, -1 or -2")
     nothing = fusion.fuse(np.full((2, 5, 13, 2), np.nan, np.float32), None, COMMON)
     require(np.isnan(nothing.coords).all() and (nothing.confidence == 0).all(), "nothing seen gives NaN and C = 0")
+
+
+def check_lifter(lifter: Lifter, skeleton_name: str = "posetics17", device: str = "cpu") -> None:
+    """What every lifter promises.
+
+    Args:
+        skeleton_name: a layout that the lifter takes.
+    """
+    check_component(lifter)
+    check_weights(lifter)
+    require(lifter.serves(skeleton_name), f"serves({skeleton_name!r}) is not True")
+    tracks, told = example_tracks(1, 40)
+    coords, scores = convert(tracks[0], told[0], COMMON, skeleton_name)
+    coords[10, 6] = np.nan
+    scores[10, 6] = 0
+    before = coords.copy(), scores.copy()
+    frames, joints = scores.shape
+    with lifter.load(device) as session:
+        first = session.lift(coords, scores, skeleton_name, (320, 240))
+        again = session.lift(coords, scores, skeleton_name, (320, 240))
+        nothing = session.lift(np.full_like(coords, np.nan), np.zeros_like(scores), skeleton_name, (320, 240))
+        one = session.lift(coords[:1], scores[:1], skeleton_name, (320, 240))
+        none = session.lift(coords[:0], scores[:0], skeleton_name, (320, 240))
+        for joints_given, told_given, size in (
+            (coords[:, :3], scores, (320, 240)), (coords, scores[:3], (320, 240)), (coords, scores, (0, 240)),
+        ):  # fmt: skip
+            try:
+                session.lift(joints_given, told_given, skeleton_name, size)
+            except ComponentError as error:
+                require("\n" not in str(error), "an error is one line")
+            else:
+                raise AssertionError("lift takes arrays of wrong shape or an impossible size")
+        check_session(session)
+    require(np.array_equal(coords, before[0], equal_nan=True), "the keypoints given were changed")
+    require(np.array_equal(scores, before[1]), "the scores given were changed")
+    for made, count in ((first, frames), (nothing, frames), (one, 1), (none, 0)):
+        shapes = (made.keypoints3d.shape, made.reprojection_error.shape)
+        require(shapes == ((count, joints, 3), (count,)), f"keypoints3d and reprojection_error are {shapes}")
+        kinds = {str(made.keypoints3d.dtype), str(made.reprojection_error.dtype)}
+        require(kinds == {"float32"}, f"lifted poses are {sorted(kinds)}, not float32")
+    require(np.array_equal(first.keypoints3d, again.keypoints3d, equal_nan=True), "lifting again gives other poses")
+    require(np.isnan(nothing.keypoints3d).all(), "nothing seen gives NaN")
+    require(np.isnan(nothing.reprojection_error).all(), "nothing seen has no reprojection error")
+    hips = positions(first.keypoints3d, skeleton_name, ("mid_hip",))
+    require(np.abs(hips).max() < 1e-4, "the middle of the hips is the origin")
+    require(np.isfinite(first.keypoints3d[10]).all(), "a joint that is not seen in one frame is filled")
+    require((first.reprojection_error >= 0).all(), "reprojection errors are not negative")
 
 
 def example_sample(frames: int = 30, seed: int = 0) -> Sample:

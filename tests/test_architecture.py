@@ -17,7 +17,7 @@ from tests.support.draw_house import Module, arrows, circles, draw, read_modules
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = read_modules()
 
-SIDE_BY_SIDE = {"sources", "fetch", "experts", "tracking", "fusion", "filters", "labels", "features"}
+SIDE_BY_SIDE = {"sources", "fetch", "experts", "tracking", "fusion", "filters", "labels", "features", "lift"}
 """Rooms of one step of the work each; none imports another."""
 
 LAYERS: dict[str, list[set[str]]] = {
@@ -45,14 +45,14 @@ LAYERS: dict[str, list[set[str]]] = {
         {"catalogue"},
         {"cli"},
     ],
-    "tools": [{"synthetic_experts", "reference"}],
+    "tools": [{"synthetic_experts", "lifter", "reference"}],
 }
 """The rooms of each package, lowest first. A room imports rooms of its own layer or below."""
 
 TRAINING_MAY = {"core", "io", "dataset", "labels", "features", "media", "experts", "rendering"}
 """Rooms of dataengine that `training` may import."""
 
-MOST_ROOMS = {"dataengine": 25, "training": 15}
+MOST_ROOMS = {"dataengine": 26, "training": 15}
 
 
 def layer(package: str, room: str) -> int:

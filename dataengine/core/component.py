@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from dataengine.core.errors import ComponentError
-from dataengine.core.types import Clip, Float, Frames, Fused, Int, LabelledFrame, Poses, Sample, Track
+from dataengine.core.skeletons import COMMON, gives
+from dataengine.core.skeletons import skeleton as layout_of
+from dataengine.core.types import Clip, Float, Frames, Fused, Int, LabelledFrame, Lifted, Poses, Sample, Track
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -521,6 +523,46 @@ class Fusion(Component, ABC):
             skeleton: layout of the joints, or None.
             expert_weights: weight of each expert, or None for equal weights.
         """
+
+
+class LifterSession(Session, ABC):
+    """A lifter that is ready to lift."""
+
+    @abstractmethod
+    def lift(self, keypoints: Float, scores: Float, skeleton: str, size: tuple[int, int]) -> Lifted:
+        """Bring one person's poses from the picture into space.
+
+        Args:
+            keypoints: (T, V, 2) float pixels, NaN where unseen.
+            scores: (T, V) float in [0, 1], 0 where unseen.
+            skeleton: layout of the joints; `Lifter.serves` says whether the lifter takes it.
+            size: width and height of the picture in pixels.
+
+        Returns:
+            The poses in the same layout. Joints that are not seen are filled; frames that lie too far from any frame
+            with enough joints are NaN.
+
+        Raises:
+            ComponentError: arrays of other shapes, a layout that the lifter does not take, or an impossible size.
+        """
+
+
+class Lifter(Component, ABC):
+    """Brings poses from the picture into space (frozen dataclass; its fields are its whole configuration).
+
+    Attributes:
+        licence: of its weights, where it is not this package's own.
+    """
+
+    licence: ClassVar[str | None] = None
+
+    def serves(self, skeleton: str) -> bool:
+        """Whether the lifter takes poses of a layout. Default: layouts with a head point and the twelve body joints."""
+        return gives(skeleton, layout_of(COMMON).joints)
+
+    @abstractmethod
+    def load(self, device: str = "cpu") -> LifterSession:
+        """Open a session on a device; raises as `Expert.load`."""
 
 
 class Filter(Component, ABC):

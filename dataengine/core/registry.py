@@ -85,6 +85,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "mean": "dataengine.fusion.mean:Mean",
         "best": "dataengine.fusion.best:Best",
     },
+    "lifters": {
+        "temporal": "dataengine.lift.temporal:Temporal",
+    },
     "filters": {
         "pose_coverage": "dataengine.filters.pose_coverage:PoseCoverage",
         "body_visible": "dataengine.filters.body_visible:BodyVisible",
@@ -152,6 +155,7 @@ KINDS: dict[str, Kind] = {
         Kind("experts", "dataengine", f"{_CORE}:Expert"),
         Kind("trackers", "dataengine", f"{_CORE}:Tracker"),
         Kind("fusion", "dataengine", f"{_CORE}:Fusion"),
+        Kind("lifters", "dataengine", f"{_CORE}:Lifter"),
         Kind("filters", "dataengine", f"{_CORE}:Filter"),
         Kind("features", "dataengine", f"{_CORE}:Features"),
         Kind("students", "dataengine", f"{_CORE}:Student"),

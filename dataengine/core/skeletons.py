@@ -287,6 +287,34 @@ SKELETONS: dict[str, Skeleton] = {
                 *((f"{side}_hand", f"{side}_{part}") for side in ("left", "right") for part in ("hand_tip", "thumb")),
             ),
         ),
+        _make(
+            "h36m17",
+            (
+                "mid_hip",
+                "right_hip",
+                "right_knee",
+                "right_ankle",
+                "left_hip",
+                "left_knee",
+                "left_ankle",
+                "chest",
+                "neck",
+                "nose",
+                "head_top",
+                *(f"{side}_{part}" for side in ("left", "right") for part in ("shoulder", "elbow", "wrist")),
+            ),
+            (
+                ("mid_hip", "chest"),
+                ("chest", "neck"),
+                ("neck", "nose"),
+                ("nose", "head_top"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+            ),
+        ),
         _make("hdm31", tuple(_HDM), tuple((parent, joint) for joint, parent in _HDM.items() if parent)),
     )
 }
@@ -358,6 +386,15 @@ def _mapping(source: str, joints: tuple[str, ...]) -> tuple[Int, Int, tuple[tupl
         np.array(missing, np.int64),
         tuple((number, used[number].tolist(), weights[number][used[number]].tolist()) for number in mixed),
     )
+
+
+def gives(source: str, joints: tuple[str, ...]) -> bool:
+    """Whether a layout has all of the joints, or what they are interpolated from.
+
+    Raises:
+        ComponentError: no such layout.
+    """
+    return all(_weights(source, joints)[1])
 
 
 def positions(coords: Float, source: str, joints: tuple[str, ...]) -> Float:

@@ -184,6 +184,23 @@ class LabelledFrame:
 
 
 @dataclass(frozen=True)
+class Lifted:
+    """One pose sequence in space, made from one in the picture (see `dataengine.lift`).
+
+    Axes are the camera's: x to the right of the picture, y down, z away from the camera.
+
+    Attributes:
+        keypoints3d: (T, V, 3) float32 metres from the middle of the hips, in the layout that was given; NaN in frames
+            that are not lifted, and for joints that the layout has and the lifter cannot give.
+        reprojection_error: (T,) float32 pixels, mean distance of the joints seen in the picture to the lifted joints
+            projected by the scaled orthographic camera that fits them best; NaN in frames that are not lifted.
+    """
+
+    keypoints3d: Float
+    reprojection_error: Float
+
+
+@dataclass(frozen=True)
 class Sample:
     """The input of filters: the poses of one clip and what is measured on its frames.
 

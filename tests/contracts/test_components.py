@@ -51,6 +51,11 @@ def test_filters_keep_their_promises(name: str) -> None:
     testing.check_filter(made("filters", name))
 
 
+@pytest.mark.parametrize("name", registry.names("lifters"))
+def test_lifters_keep_their_promises(name: str) -> None:
+    testing.check_lifter(made("lifters", name))
+
+
 @pytest.mark.parametrize("name", registry.names("trackers"))
 def test_trackers_keep_their_promises(name: str) -> None:
     testing.check_tracker(made("trackers", name))

@@ -22,6 +22,8 @@ KINDS: dict[str, str] = {
     "experts": "An expert estimates poses. A recipe names experts in `[pose] experts`.",
     "trackers": "A tracker links the people of all frames and experts. A recipe names it in `[pose] tracker`.",
     "fusion": "A fusion makes one pose sequence of those of several experts. A recipe names it in `[pose] fusion`.",
+    "lifters": "A lifter brings poses from the picture into space: root-relative joints in metres. A recipe names it "
+    "in `[lift] use`.",
     "filters": "A filter measures a clip and compares the value with `min` and `max`. A recipe names filters in "
     "`[curate] filters`. "
     "Every measure is stored, whether a recipe uses the filter or not.",
