@@ -104,7 +104,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "viclip": "dataengine.features.viclip:ViCLIP",
         "open_clip": "dataengine.features.open_clip:OpenClip",
     },
-    "students": {},
+    "students": {
+        "movenet": "dataengine.refine.movenet:MoveNetStudent",
+    },
     "relabel": {
         "table": "dataengine.labels.label_table:LabelTable",
     },

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from dataengine.core.errors import ComponentError
 from dataengine.core.types import Float, Frames
 from dataengine.experts.heads import Heads
 from dataengine.experts.square_crops import SquareCropExpert, SquareCropProcessing
@@ -37,22 +38,34 @@ class MoveNet(SquareCropExpert):
 
     Attributes:
         variant: thunder is the more accurate, lightning three times as fast.
+        checkpoint: a file that a student `movenet` of the same variant wrote, in place of the published weights.
     """
 
     variant: Variant = "thunder"
+    checkpoint: str = ""
 
     title: ClassVar[str] = "[experts.movenet]"
     licence: ClassVar[str | None] = "Apache-2.0 (weights of tensorflow/tfjs-models)"
     skeleton: ClassVar[str] = "coco17"
     outputs: ClassVar[dict[str, int]] = {"heatmap": NUM_JOINTS, "center": 1, "regress": 34, "offset": 34}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint and self.model:
+            raise ComponentError(f"{self.title} model and checkpoint both name weights: keep one of them")
+
     @property
     def published(self) -> str:
         return f"movenet_{self.variant}"
 
     @property
+    def file(self) -> str:
+        return self.checkpoint or super().file
+
+    @property
     def score_calibration(self) -> str | None:
-        return self.published
+        """That of the published weights; a student learned scores that are probabilities already."""
+        return None if self.checkpoint else self.published
 
     @property
     def processing(self) -> SquareCropProcessing:
