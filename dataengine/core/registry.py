@@ -106,6 +106,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "students": {
         "movenet": "dataengine.refine.movenet:MoveNetStudent",
+        "rtmpose": "dataengine.refine.rtmpose:RtmPoseStudent",
+        "vitpose": "dataengine.refine.vitpose:VitPoseStudent",
     },
     "relabel": {
         "table": "dataengine.labels.label_table:LabelTable",

@@ -119,17 +119,19 @@ class VitPose(TorchExpert):
 
     def forward(self, runtime: Runtime, network: Any, pixels: Any) -> torch.Tensor:
         x = runtime.images(pixels, MEAN, STD)
-        heat = self._maps(network, x)
+        heat = heatmaps(network, x, self.model)
         if self.flip:
-            mirrored = self._maps(network, x.flip(-1)).flip(-1)
+            mirrored = heatmaps(network, x.flip(-1), self.model).flip(-1)
             heat = (heat + mirrored[:, list(layout_of(self.skeleton).flip)]) / 2
         return decode(heat, (WIDTH, HEIGHT))
 
-    def _maps(self, network: Any, x: torch.Tensor) -> torch.Tensor:
-        import torch
 
-        which = torch.full((len(x),), COCO, device=x.device) if "num_experts" in SIZES[self.model] else None
-        return network(pixel_values=x, dataset_index=which).heatmaps  # type: ignore[no-any-return]
+def heatmaps(network: Any, images: torch.Tensor, model: str) -> torch.Tensor:
+    """Images (N, 3, 256, 192) -> maps (N, 17, 64, 48); ViTPose++ with the expert layers for COCO's joints."""
+    import torch
+
+    which = torch.full((len(images),), COCO, device=images.device) if "num_experts" in SIZES[model] else None
+    return network(pixel_values=images, dataset_index=which).heatmaps  # type: ignore[no-any-return]
 
 
 def empty_network(model: str) -> Any:

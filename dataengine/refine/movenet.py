@@ -8,23 +8,23 @@ and ears of layouts with one head point.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dataengine.core.component import Student, StudentSession
+from dataengine.core.component import Student
 from dataengine.core.errors import ComponentError
-from dataengine.core.types import Float, LabelledFrame
+from dataengine.core.types import Float
 from dataengine.experts.movenet import CROP, SIZES, STRIDE, MoveNet, Variant
 from dataengine.experts.square_crops import squares_around
 from dataengine.experts.torch_runtime import Runtime
 from dataengine.io import weights
 from dataengine.io.storage import write_durably
 from dataengine.refine.person_crops import Augmentation, CropRule, PersonCrops
+from dataengine.refine.person_student import PersonCropSession, weighted_mean
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ class MoveNetStudent(Student):
         return CropRule(affine, (size, size), True, self.skeleton)
 
 
-class MoveNetSession(StudentSession):
+class MoveNetSession(PersonCropSession):
     """MoveNet while it learns.
 
     Args:
@@ -125,46 +125,28 @@ class MoveNetSession(StudentSession):
     """
 
     network: MoveNetModule
+    original: MoveNetModule
 
     def __init__(self, student: MoveNetStudent, network: MoveNetModule, file: GraphFile, device: Any) -> None:
         import torch
 
+        augmentation = Augmentation(scale=student.scale, rotation=student.rotation)
+        placed = network.to(device).to(memory_format=torch.channels_last)
+        frozen = network.backbone_parts()[: student.frozen]
+        super().__init__(placed, device, student.rule, augmentation, frozen)
         self.student = student
         self.file = file
-        self.device = device
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-        self.original = copy.deepcopy(self.network).requires_grad_(False)
-        self._augmentation = Augmentation(scale=student.scale, rotation=student.rotation)
-        for part in self.network.backbone_parts()[: student.frozen]:
-            part.requires_grad_(False)
 
-    def parameters(self) -> Sequence[Mapping[str, Any]]:
-        """Weights and biases apart from the frozen parts; biases do not decay."""
-        learned = [p for p in self.network.parameters() if p.requires_grad]
-        return (
-            {"params": [p for p in learned if p.ndim > 1]},
-            {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-        )
-
-    def loss(
-        self, frames: Sequence[LabelledFrame], rng: np.random.Generator, train: bool
-    ) -> Mapping[str, torch.Tensor]:
+    def crop_loss(self, pixels: torch.Tensor, crops: PersonCrops) -> dict[str, torch.Tensor]:
         """The parts: `joints`, `displacement` and `offset`, and `kept`, how far what has no label drifts."""
         import torch
 
-        self.require_open()
-        crops = self.student.rule.cut(frames, rng if train else None, self._augmentation)
-        with torch.set_grad_enabled(train):
-            if not len(crops):
-                nothing = sum((p.sum() * 0 for group in self.parameters() for p in group["params"]), torch.zeros(()))
-                return {"loss": torch.as_tensor(nothing)}
-            pixels = torch.from_numpy(crops.pixels).to(self.device).permute(0, 3, 1, 2)
-            front = self.network.front(pixels, self.student.frozen)
-            maps = self.network.rest(front, self.student.frozen)
-            with torch.no_grad():
-                before = self.original.rest(front, self.student.frozen)
-            parts = losses(maps, before, crops)
-        student = self.student
+        student, planes = self.student, pixels.permute(0, 3, 1, 2)
+        front = self.network.front(planes, student.frozen)
+        maps = self.network.rest(front, student.frozen)
+        with torch.no_grad():
+            before = self.original.rest(front, student.frozen)
+        parts = losses(maps, before, crops)
         total = parts["joints"] + student.keep * parts["kept"]
         total = total + student.displacement * parts["displacement"] + student.offset * parts["offset"]
         return {"loss": total} | {name: one.detach() for name, one in parts.items()}
@@ -216,13 +198,15 @@ def losses(
     old_joint = torch.where(old_heat >= 0.1, old_heat, 0)
     lost_maps, weight_maps = lost[..., None, None], weight[..., None, None]
     return {
-        "joints": _mean(heat, known.to(heat)),
-        "displacement": _mean(F.smooth_l1_loss(regress, wanted, reduction="none").sum(2), at_center * weight_maps),
-        "offset": _mean((offset - wanted).abs().sum(2), at_joint * weight_maps),
+        "joints": weighted_mean(heat, known.to(heat)),
+        "displacement": weighted_mean(
+            F.smooth_l1_loss(regress, wanted, reduction="none").sum(2), at_center * weight_maps
+        ),
+        "offset": weighted_mean((offset - wanted).abs().sum(2), at_joint * weight_maps),
         "kept": _excess(maps["center"], old_center).mean()
-        + _mean(heat, lost)
-        + 0.5 * _mean(drift, old_joint * lost_maps)
-        + 0.05 * _mean(strayed, middle * lost_maps),
+        + weighted_mean(heat, lost)
+        + 0.5 * weighted_mean(drift, old_joint * lost_maps)
+        + 0.05 * weighted_mean(strayed, middle * lost_maps),
     }
 
 
@@ -254,8 +238,3 @@ def _excess(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     best = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target))
     found = F.binary_cross_entropy_with_logits(logits, target, reduction="none") - best
     return found.sum((2, 3)) / (2 * np.pi * SPREAD**2)
-
-
-def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted mean; 0 without weights."""
-    return (values * weights).sum() / weights.sum().clamp(min=1e-6)
