@@ -78,6 +78,12 @@ class DataTable(Table):
     )
     where: str | None = _field(None, 'SQL condition over the index, for example "confidence_mean > 0.4".')
     skeleton: str | None = _field(None, "Joint layout to convert to. Default: the layout of the data.")
+    layout: str | dict[str, Any] | None = _field(
+        None,
+        "What the joints of the data are, where a file does not name them: the name of a layout, or "
+        "{joints = [names], parents = [the parent of each by name or number, -1 of a root]}. Bones and mirroring "
+        "follow from it. Default: what the file says, else by the number of its joints.",
+    )
     options: dict[str, Any] = _field({}, "Options of the format.")
     label_fraction: float | None = _field(
         None,

@@ -6,6 +6,7 @@ numpy handles it; `training.data.loader` alone makes (N, C, T, V, M) of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -78,3 +79,8 @@ class SkeletonDataset:
 
 SampleTransform: TypeAlias = Callable[[SkeletonSequence, np.random.Generator], dict[str, Any]]
 """Makes named arrays of a sequence; arrays of four axes are motions (M, T, V, C). Can be pickled."""
+
+
+def remark(text: str) -> None:
+    """Say something about data that the user should know; the command line shows it as a note."""
+    warnings.warn(text, stacklevel=3)

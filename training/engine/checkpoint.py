@@ -51,6 +51,16 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
+def facts_of(path: str | Path) -> dict[str, Any]:
+    """The facts of a file of ours; nothing for safetensors of other programs and files that cannot be read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The state of the optimiser, by name of the parameter and of the value."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -114,6 +114,7 @@ def tell_of_unseen(train: Sequence[SkeletonDataset], val: Sequence[SkeletonDatas
     """
     if not val:
         return
+    _tell_of_numbers([*train, *val])
     names, ids = joined_labels(train)
     seen = {names[number] for number in np.unique(ids[ids >= 0])}
     own, numbers = joined_labels(val)
@@ -134,4 +135,18 @@ def tell_of_unseen(train: Sequence[SkeletonDataset], val: Sequence[SkeletonDatas
         warnings.warn(
             f"split {split!r}: not measured, for want of a label: {unlabelled} of its {len(numbers)} clips",
             stacklevel=3,
+        )
+
+
+def _tell_of_numbers(datasets: Sequence[SkeletonDataset]) -> None:
+    """Warn where some files name their classes and others number them: labels are compared as texts."""
+    with_labels = [dataset for dataset in datasets if (np.asarray(dataset.label_ids) >= 0).any()]
+    numbered = [dataset for dataset in with_labels if all(label.isdigit() for label in dataset.labels)]
+    named = [dataset for dataset in with_labels if dataset not in numbered]
+    if numbered and named:
+        warnings.warn(
+            f"{named[0].name} has classes by name ({named[0].labels[0]!r}), {numbered[0].name} by number "
+            f"({numbered[0].labels[0]!r}): they are other classes; give names, for example as label_names of the file "
+            "or data.options.labels",
+            stacklevel=4,
         )

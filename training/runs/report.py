@@ -11,6 +11,7 @@ from typing import Any, Literal
 from dataengine.core.errors import TrainingError
 from dataengine.io.storage import write_durably
 from training.config import DataTable
+from training.data.formats.joints import has_names, in_joints_of
 from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset
 from training.evaluate.result import Result, plain, table
@@ -94,16 +95,23 @@ def open_split_of(
     Raises:
         TrainingError, DatasetError: nothing is named, or it cannot be opened.
     """
-    source = run.config.data
+    source = own = run.config.data
     if data or val:
-        skeleton = splits.layout_name(run.skeleton)
-        where = None if data else source.where
-        source = DataTable(
-            train=list(data) or source.train, val=list(val), skeleton=skeleton, options=source.options, where=where
-        )
+        where = None if data else own.where
+        source = DataTable(train=list(data) or own.train, val=list(val), options=own.options, where=where)
+    clips = _opened(source, which, split, features, run.needs.without)
+    if own.layout is not None and source is not own and not all(has_names(part.skeleton) for part in clips):
+        source = source.model_copy(update={"layout": own.layout})
+        clips = _opened(source, which, split, features, run.needs.without)
+    return [in_joints_of(part, run.skeleton) for part in clips]
+
+
+def _opened(
+    source: DataTable, which: Literal["train", "val"], split: str | None, features: Sequence[str], without: str
+) -> list[SkeletonDataset]:
     if which == "train" or split is not None:
-        return splits.open_split(source, which, features, split, run.needs.without)
-    validation = splits.open_validation(source, features, run.needs.without)
+        return splits.open_split(source, which, features, split, without)
+    validation = splits.open_validation(source, features, without)
     if validation is None:
         raise TrainingError(
             f"{', '.join(source.train)}: there are no clips of a split val or test; "

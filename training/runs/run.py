@@ -99,12 +99,21 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} was trained without a configuration, and does not say what its network is; load it from Python"
         )
     config = validate(facts["config"], str(folder / CHECKPOINT))
-    layout = facts["skeleton"]
-    skeleton = Skeleton(layout["name"], tuple(layout["joints"]), tuple((a, b) for a, b in layout["bones"]))
+    skeleton = _skeleton(facts["skeleton"])
     texts = {option: torch.zeros(shape) for option, shape in facts["texts"].items()}
     method = make_method(config, skeleton, facts["labels"], facts["channels"], texts)
     method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
     return Run(folder, config, method.eval(), make_preprocess(config, skeleton), tuple(facts["labels"]), facts)
+
+
+def _skeleton(layout: Mapping[str, Any]) -> Skeleton:
+    return Skeleton(layout["name"], tuple(layout["joints"]), tuple((a, b) for a, b in layout["bones"]))
+
+
+def skeleton_of(weights: Path) -> Skeleton | None:
+    """The joints that weights of a run were trained on; None for files of other programs."""
+    layout = checkpoint.facts_of(weights).get("skeleton") if weights.suffix == ".safetensors" else None
+    return None if layout is None else _skeleton(layout)
 
 
 def needs_of(config: Config) -> Needs:

@@ -12,6 +12,7 @@ from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.config import DataTable
 from training.data.formats import format_class, format_of, open_datasets
+from training.data.formats.joints import aligned
 from training.data.formats.ranges import is_url
 from training.data.sampler import joined_labels
 from training.data.subsets import random_subset
@@ -56,7 +57,8 @@ def open_split(
     tars = all(path.endswith(".tar") for path in paths)
     sources: list[Any] = [list(paths)] if tars else list(paths)
     key = "data.split" if which == "train" else "data.val_split"
-    return [dataset for source in sources for dataset in _open(source, table, split, tuple(features), key, without)]
+    opened = [dataset for source in sources for dataset in _open(source, table, split, tuple(features), key, without)]
+    return aligned(opened)
 
 
 def open_validation(
@@ -87,6 +89,8 @@ def _open(
 ) -> list[SkeletonDataset]:
     def attempt(split: str, features: tuple[str, ...]) -> list[SkeletonDataset]:
         options = dict(table.options)
+        if table.layout is not None:
+            options["layout"] = table.layout
         if features:
             name = "webdataset" if isinstance(place, list) else format_of(place)
             entries = format_class(name).default_entries

@@ -26,6 +26,7 @@ from dataengine.io.storage import file_hash, write_durably
 from training import registry
 from training.backbones.base import Backbone, read_weights
 from training.config import Config, validate
+from training.data.formats.joints import in_joints_of
 from training.data.loader import DataLoader
 from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
@@ -41,7 +42,7 @@ from training.runs.class_text import ClassText
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
-from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, start_file
+from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -103,6 +104,11 @@ def train(
         datasets = label_subset(datasets, config.data.label_fraction, config.run.seed)
     validation = splits.open_validation(config.data)
     val, val_split = validation or ([], config.data.val_split)
+    start = None if config.run.start is None else start_file(config.run.start)
+    joints = (None if start is None else skeleton_of(start)) or datasets[0].skeleton
+    if start is not None:
+        datasets = [in_joints_of(dataset, joints) for dataset in datasets]
+    val = [in_joints_of(dataset, joints) for dataset in val]
     check_learnable(datasets, needs.labels, config.method.name)
     tell_of_overlap(datasets, val, val_split)
     tell_of_unseen(datasets, val, val_split)
@@ -120,10 +126,9 @@ def train(
     vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
     method = make_method(config, skeleton, labels, channels, vectors)
     facts = _facts(config, skeleton, labels, channels, vectors)
-    if config.run.start is not None:
-        path = start_file(config.run.start)
-        method.backbone.load_weights(read_weights(path), classifier=False, name=str(path))
-        facts["start"] = file_hash(path)
+    if start is not None:
+        method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
+        facts["start"] = file_hash(start)
     loader = DataLoader(
         datasets,
         method.sample_transform(preprocess, View(config.view.frames, config.view.steps, skeleton, preprocess.score)),

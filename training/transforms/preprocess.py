@@ -176,8 +176,8 @@ class Preprocess:
         if missing:
             other = "view" if self.normalise == "pyskl3d" else "body"
             raise TrainingError(
-                f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which {self.normalise} needs; choose "
-                f"{other!r}"
+                f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which {self.normalise} needs; "
+                f"choose {other!r}"
             )
         if self.stream.startswith("bone") and not self.layout.bones:
             raise TrainingError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.skeletons import SKELETONS
 from training import registry
 from training.data.formats.base import Format
 from training.data.formats.joints import ConvertedDataset
@@ -80,7 +81,9 @@ def open_dataset(
         if option not in allowed:
             raise TrainingError(f"{name} has no option {option!r}{suggestion(option, [*allowed, 'skeleton'])}")
     dataset: SkeletonDataset = cls(location, split=split, where=where, **options)
-    return dataset if skeleton in (None, dataset.skeleton.name) else ConvertedDataset(dataset, skeleton)
+    if skeleton is None or SKELETONS.get(skeleton) == dataset.skeleton:
+        return dataset
+    return ConvertedDataset(dataset, skeleton)
 
 
 def open_datasets(

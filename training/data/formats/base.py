@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
-from dataengine.core.skeletons import Skeleton
+from dataengine.core.skeletons import SKELETONS, Skeleton
 from dataengine.dataset.sql import matching
-from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
+from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence, remark
 
 
 def digest(*parts: Any) -> str:
@@ -96,11 +95,6 @@ def checked_ids(values: Iterable[Any], named: Callable[[int], str]) -> list[int]
         except ValueError as error:
             raise TrainingError(f"{named(number)} is {error}") from None
     return ids
-
-
-def remark(text: str) -> None:
-    """Say something about a file that the user should know; the command line shows it as a note."""
-    warnings.warn(text, stacklevel=3)
 
 
 def repeated(name: str, keys: Iterable[str], what: str) -> None:
@@ -206,7 +200,7 @@ class InMemoryDataset(Format):
         self.label_ids: Numbers = facts["label_id"].fill_null(-1).to_numpy().astype(np.int64)[rows]
         self.rows = rows
         self.fingerprint = digest(
-            skeleton.name, "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
+            _joints(skeleton), "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
         )
 
     def __len__(self) -> int:
@@ -219,6 +213,13 @@ class InMemoryDataset(Format):
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """The clip at position `index` of the dataset and `row` of the file."""
         raise NotImplementedError
+
+
+def _joints(skeleton: Skeleton) -> str:
+    """A layout in a fingerprint: the name of a built-in one, of others the joints, too."""
+    if SKELETONS.get(skeleton.name) == skeleton:
+        return skeleton.name
+    return f"{skeleton.name} {skeleton.joints} {skeleton.bones}"
 
 
 def frame_of(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from blake3 import blake3 as Hasher
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
-from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence
+from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence, remark
 
-Layout = str | Skeleton | None
-"""A layout by name, one of your own, or None: by number and names of joints."""
+Layout = str | Skeleton | Mapping[str, Any] | None
+"""A layout by name, one of your own, a table of `joints` and `parents`, or None: by number and names of joints."""
+TABLE = ("joints", "parents")
+"""Keys of a layout that is a table."""
+SHOWN = 4
+"""Joints that a message names."""
 
 
 def from_parents(name: str, joints: Sequence[str], parents: Sequence[int]) -> Skeleton:
-    """A layout from each joint's parent, -1 for the root."""
-    return Skeleton(name, tuple(joints), tuple((int(p), child) for child, p in enumerate(parents) if p >= 0))
+    """A layout from each joint's parent, -1 or itself for the root."""
+    return Skeleton(
+        name, tuple(joints), tuple((int(p), child) for child, p in enumerate(parents) if p not in (-1, child))
+    )
 
 
 def layout_of(
@@ -32,21 +40,27 @@ def layout_of(
         name: of the dataset, for messages.
         names: the file's names of its joints, if it has any.
         parents: each joint's parent, -1 for the root, if the file has them.
-        likely: the layout to assume where a file has neither names nor parents.
+        likely: the layout to assume where a file has neither names nor parents; a note says so.
 
     Raises:
-        TrainingError: `layout` is unknown or has another number of joints.
+        TrainingError: `layout` is unknown, is no table of joints and parents, or has another number of joints.
     """
-    if layout is not None:
+    if isinstance(layout, Mapping):
+        result = _of_names(*_described(layout, name))
+    elif layout is not None:
+        if not isinstance(layout, str | Skeleton):
+            raise TrainingError(f"{name}: layout {layout!r}; allowed: {ALLOWED}")
         if isinstance(layout, str) and layout not in SKELETONS:
-            raise TrainingError(f"{name}: unknown layout {layout!r}{suggestion(layout, SKELETONS)}")
+            raise TrainingError(f"{name}: unknown layout {layout!r}{suggestion(layout, SKELETONS)}; allowed: {ALLOWED}")
         result = SKELETONS[layout] if isinstance(layout, str) else layout
     elif names:
-        sided = with_sides(names)
-        same = [candidate for candidate in SKELETONS.values() if candidate.joints == sided]
-        result = same[0] if same and not len(parents) else from_parents(f"custom{number}", sided, parents)
+        result = _of_names(names, parents)
     elif likely:
         result = SKELETONS[likely]
+        remark(
+            f"{name}: its {number} joints have no names and are taken for {likely}; if they are others, say so with "
+            "data.layout"
+        )
     else:
         result = from_parents(f"custom{number}", [f"joint{k:02d}" for k in range(number)], parents)
     if result.num_joints != number:
@@ -54,6 +68,46 @@ def layout_of(
             f"{name}: its clips have {number} joints, layout {result.name!r} has {result.num_joints}; give layout="
         )
     return result
+
+
+ALLOWED = "the name of a layout, or {joints = [names], parents = [the parent of each by name or number, -1 of a root]}"
+
+
+def _described(layout: Mapping[str, Any], name: str) -> tuple[list[str], list[int]]:
+    """Joints and the number of each one's parent (none at all, where no parents are given) of a layout that is a table.
+
+    Raises:
+        TrainingError: unknown keys, joints that are not all different, or parents that are none of them.
+    """
+    if unknown := [key for key in layout if key not in TABLE]:
+        raise TrainingError(f"{name}: a layout has no {unknown[0]!r}; allowed: {', '.join(TABLE)}")
+    joints, parents = layout.get("joints"), layout.get("parents", ())
+    if (
+        not isinstance(joints, list | tuple)
+        or not joints
+        or not all(isinstance(joint, str) and joint for joint in joints)
+        or len(set(joints)) < len(joints)
+    ):
+        raise TrainingError(f"{name}: joints of a layout are {joints!r}; allowed: a list of names, all different")
+    if not isinstance(parents, list | tuple) or len(parents) not in (0, len(joints)):
+        raise TrainingError(
+            f"{name}: parents of a layout are {parents!r}; allowed: one for each of its {len(joints)} joints"
+        )
+    numbers = {**{joint: number for number, joint in enumerate(joints)}, "": -1}
+    found = [numbers.get(one) if isinstance(one, str) else one for one in parents]
+    for given, one in zip(parents, found):
+        if not isinstance(one, int) or isinstance(one, bool) or not -1 <= one < len(joints):
+            raise TrainingError(
+                f"{name}: parents of a layout name {given!r}; allowed: one of its joints, or -1 for a root"
+            )
+    return list(joints), [number for number in found if number is not None]
+
+
+def _of_names(names: Sequence[str], parents: Sequence[int]) -> Skeleton:
+    """The known layout of these joints, or one of their own."""
+    sided = with_sides(names)
+    same = [candidate for candidate in SKELETONS.values() if candidate.joints == sided]
+    return same[0] if same and not len(parents) else from_parents(f"custom{len(names)}", sided, parents)
 
 
 _SIDES = (
@@ -165,3 +219,70 @@ class ConvertedDataset(SkeletonDataset):
             )
             for clip, shape, one, other in parts
         ]
+
+
+class ReorderedDataset(SkeletonDataset):
+    """A dataset whose clips have some of its joints, by name and in an order of their own."""
+
+    def __init__(self, dataset: SkeletonDataset, target: Skeleton) -> None:
+        self._source = dataset
+        self._columns = dataset.skeleton.indices(target.joints)
+        self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
+        self.label_ids: Numbers = dataset.label_ids
+        self.named = dataset.named
+        self.skeleton = target
+        self.fingerprint = Hasher(f"{dataset.fingerprint} {' '.join(target.joints)}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
+        """The clips at these positions, in this order."""
+        return [
+            dataclasses.replace(
+                clip,
+                keypoints=clip.keypoints[:, :, self._columns],
+                scores=None if clip.scores is None else clip.scores[:, :, self._columns],
+            )
+            for clip in self._source.read(indices)
+        ]
+
+
+def has_names(skeleton: Skeleton) -> bool:
+    """Whether the joints have names, and not only the numbers that they get in a file without names."""
+    return not all(re.fullmatch(r"joint\d\d+", joint) for joint in skeleton.joints)
+
+
+def aligned(datasets: Sequence[SkeletonDataset]) -> list[SkeletonDataset]:
+    """The datasets, those with the very joints of the first one in another order brought into its order."""
+    first = datasets[0].skeleton if datasets else None
+    return [
+        ReorderedDataset(dataset, first)
+        if first is not None
+        and dataset.skeleton.joints != first.joints
+        and set(dataset.skeleton.joints) == set(first.joints)
+        else dataset
+        for dataset in datasets
+    ]
+
+
+def in_joints_of(dataset: SkeletonDataset, skeleton: Skeleton) -> SkeletonDataset:
+    """The dataset in the joints of a network: as it is, converted between known layouts, or reordered by name.
+
+    Raises:
+        TrainingError: it does not have these joints.
+    """
+    own = dataset.skeleton
+    if own.joints == skeleton.joints:
+        return dataset
+    if SKELETONS.get(skeleton.name) == skeleton and _contained(own) is not None:
+        return ConvertedDataset(dataset, skeleton.name)
+    if has_names(own) and set(skeleton.joints) <= set(own.joints):
+        return ReorderedDataset(dataset, skeleton)
+    missing = [joint for joint in skeleton.joints if joint not in own.joints] or list(skeleton.joints)
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    what = f"has joints without names ({own.num_joints})" if not has_names(own) else f"lacks them ({own.name})"
+    raise TrainingError(
+        f"{dataset.name}: the network takes {', '.join(missing[:SHOWN])}{more}, and the data {what}; give data with "
+        "these joints, or say what the joints are with data.layout = {joints = [...], parents = [...]}"
+    )

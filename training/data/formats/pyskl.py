@@ -23,12 +23,11 @@ from training.data.formats.base import (
     digest,
     frame_of,
     names_of,
-    remark,
     repeated,
     without_absent,
 )
 from training.data.formats.joints import Layout, layout_of
-from training.data.types import Array, SkeletonSequence
+from training.data.types import Array, SkeletonSequence, remark
 
 NAMES = ("label_names", "class_names", "classes")
 """Where programs keep the names of their classes in the pickle."""
@@ -106,7 +105,8 @@ class PysklDataset(InMemoryDataset):
             )
         own = content.get("layout")
         likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""
-        skeleton = layout_of(layout, joints[0], name, likely=likely or LAYOUTS.get(joints[0], ""))
+        said = layout if layout is not None else likely or None
+        skeleton = layout_of(said, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
         sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
         super().__init__(name, skeleton, classes, facts, rows, sums)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.io.plain_pickle import load
+from dataengine.io.storage import file_hash
 from training.data.formats.base import (
     InMemoryDataset,
     checked_ids,
     choose,
-    digest,
     frame_of,
     names_of,
     repeated,
@@ -96,7 +97,7 @@ class UnikDataset(InMemoryDataset):
         splits = [split_name for split_name, array in zip(arrays_by_split, self._arrays) for _ in range(len(array))]
         facts = frame_of([key for own, _ in pairs for key in own], ids, classes, {"split": splits})
         self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
-        sums = [digest(str(array.shape), array[:: max(1, len(array) // 8)][:8]) for array in self._arrays]
+        sums = [_content(str(file), *_state(file)) for file in arrays_by_split.values()]
         super().__init__(name, skeleton, classes, facts, choose(name, facts, None, where), kind, *sums)
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
@@ -109,6 +110,17 @@ class UnikDataset(InMemoryDataset):
         frames = int(used[-1]) + 1 if len(used) else 1
         keypoints, scores = without_absent(keypoints[:, :frames], None if scores is None else scores[:, :frames])
         return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _content(file: str, size: int, changed: int) -> str:
+    """A hash of the whole file; one process reads a file that does not change once for it."""
+    return file_hash(file)
 
 
 def _mapped(file: Path) -> NDArray[Any]:

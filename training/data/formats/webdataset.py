@@ -24,11 +24,11 @@ from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.io.remote import file_state
 from dataengine.io.storage import staged
-from training.data.formats.base import Format, checked_ids, choose, digest, names_of, remark
+from training.data.formats.base import Format, checked_ids, choose, digest, names_of
 from training.data.formats.built import POSES, EntryReader, clips_of
 from training.data.formats.joints import Layout, layout_of
 from training.data.formats.ranges import Ranges, cache_folder, is_url
-from training.data.types import Numbers, SkeletonSequence
+from training.data.types import Numbers, SkeletonSequence, remark
 
 VERSION = 2
 """Raised when what is kept of the headers changes."""
