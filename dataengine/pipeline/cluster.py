@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +82,7 @@ class Cluster:
     silent: float | None = None
     _told: set[tuple[str, str]] = field(default_factory=set)
     _workers: tuple[float, dict[str, dict[str, Any]]] = (-FRESH, {})
+    _ended: set[str] = field(default_factory=set)  # folders, one for each process, of workers that were ended here
     _last_seen: float = field(default_factory=time.monotonic)
 
     @property
@@ -99,10 +100,15 @@ class Cluster:
         if time.monotonic() - asked >= FRESH:
             with self.asking():
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
-            found = {address: one for address, one in known.items() if one["status"] == "running"}
+            running = {address: one for address, one in known.items() if one["status"] == "running"}
+            found = {key: one for key, one in running.items() if one.get("local_directory") not in self._ended}
             self._workers = (time.monotonic(), found)
             self._review(bool(found))
         return found
+
+    def changed(self) -> None:
+        """A worker has left or come: what was said of the workers holds no longer."""
+        self._workers = (-FRESH, self._workers[1])
 
     @contextmanager
     def asking(self, limit: float | None = None) -> Iterator[None]:
@@ -141,15 +147,18 @@ class Cluster:
         refused = len({name for names in self.refused.values() for name in names})
         return f"waiting for workers of {self.name}: 0 are there" + (f", {refused} were refused" if refused else "")
 
-    def slots(self, gpu: bool) -> int:
-        """How many tasks run at once, now; with `gpu` on workers that offer one."""
-        if gpu:
-            return int(sum(one["resources"].get("GPU", 0) for one in self.workers().values()))
-        return sum(one["nthreads"] for one in self.workers().values())
+    def slots(self, gpu: bool, aside: Collection[str] = ()) -> int:
+        """How many tasks run at once, now; with `gpu` on workers that offer one, and not on the hosts `aside`."""
+        workers = [one for one in self.workers().values() if one["host"] not in aside]
+        return int(sum(one["resources"].get("GPU", 0) if gpu else one["nthreads"] for one in workers))
 
-    def window(self, gpu: bool) -> int:
-        """How many tasks to have in flight, now."""
-        return max(1, self.slots(gpu)) * PER_SLOT
+    def window(self, gpu: bool, aside: Collection[str] = ()) -> int:
+        """How many tasks to have in flight, now, beside the hosts `aside`.
+
+        Those of a worker that has ended are missing until it is back. Else they would all be sent to others, where Dask
+        leaves them, and it would have no work.
+        """
+        return max(1, self.slots(gpu, aside)) * PER_SLOT
 
     def _review(self, any_left: bool) -> None:
         """Say who was refused, once for each host and problem, and a few lines of a host; stop where nobody is left."""
@@ -206,7 +215,7 @@ class Cluster:
             own: what this process answers. A worker that differs is refused.
         """
         self._admit("dataengine-handshake", admission(asked, own))
-        self._workers = (-FRESH, {})
+        self.changed()
 
     def _admit(self, name: str, plugin: Any) -> None:
         with self.progress.waiting(f"asking the workers of {self.name} what they are"), self.asking():
@@ -293,14 +302,17 @@ class Cluster:
         elsewhere."""
         own = getattr(self.client.cluster, "workers", {}).values()
         pids = {nanny.worker_address: nanny.pid for nanny in own if getattr(nanny, "pid", None)}
+        known = self._workers[1]
         for address in addresses:
             if address in pids:
+                self._ended |= {known[address]["local_directory"]} if address in known else set()
                 with suppress(ProcessLookupError):
                     os.kill(pids[address], signal.SIGKILL)
         others = [address for address in addresses if address not in pids]
         if others:
             with self.asking(), suppress(ValueError, KeyError):  # a worker that ended meanwhile
                 self.client.restart_workers(others, timeout=60, raise_for_error=False)
+        self.changed()
 
 
 @contextmanager
@@ -364,7 +376,7 @@ def _join(cluster: Cluster, told: ClusterSettings, closing: ExitStack) -> None:
     closing.callback(_ended_well, client, settle, before)
     if told.kind == "ssh":
         with cluster.asking():
-            client.run_on_scheduler(watches.ending_with_its_driver(), ALONE)
+            client.run_on_scheduler(watches.ending_with_its_driver(), watches.ALONE)
     with cluster.asking():
         dismiss(client)  # what a driver that was killed asked
         client.subscribe_topic(TOPIC, cluster.note_refusal)
@@ -384,7 +396,3 @@ def _ended_well(client: Any, ask: Callable[..., Any], *given: Any) -> None:
 def _close(closing: Any, timeout: float = 2.0) -> None:
     with suppress(Exception):
         closing.close(timeout=timeout)
-
-
-ALONE = 60.0
-"""Seconds without a client after which a scheduler that we started over SSH ends, and its workers with it."""

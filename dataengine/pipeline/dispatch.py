@@ -185,7 +185,8 @@ class DaskRun:
 
     def submit(self, others: int = 0) -> None:
         """Send what there is room for, beside so many tasks of other runs in flight."""
-        while self.waiting and others + len(self.in_flight) < self.cluster.window(self.options.gpu):
+        gpu, aside = self.options.gpu, self.health.aside.keys()
+        while self.waiting and others + len(self.in_flight) < self.cluster.window(gpu, aside):
             task = self.waiting.popleft()
             if task.key in self.troubles.aside:
                 continue
@@ -199,7 +200,7 @@ class DaskRun:
                 sorted(self.health.gpus_aside),
                 pure=False,
                 retries=0,
-                resources=GPU if self.options.gpu else None,
+                resources=GPU if gpu else None,
                 workers=list(hosts) or None,
             )
             self.in_flight[future] = _Flight(task, path, time.monotonic(), hosts)
@@ -267,6 +268,7 @@ class DaskRun:
 
     def _killed(self, flight: _Flight) -> list[Task]:
         """The worker died. Only an attempt that had begun counts against the task."""
+        self.cluster.changed()
         flight.look(time.monotonic())
         key = flight.task.key
         if flight.begun is None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+ALONE = 60.0
+"""Seconds without a client after which a scheduler that we started over SSH ends, and its workers with it."""
+
 
 def ending_with_its_driver() -> Callable[..., Any]:
     """What a scheduler on another host runs, so that it does not outlive a driver that was killed."""

@@ -215,12 +215,12 @@ def test_workers_over_ssh_run_units(tmp_path: Path) -> None:
 
 DRIVER = """
 import json, os, sys, time
-from dataengine.pipeline import cluster
+from dataengine.pipeline import watches
 from dataengine.pipeline.cluster_kinds import ClusterSettings
 from dataengine.pipeline.engine import Engine
 
 def main():
-    cluster.ALONE = 3.0
+    watches.ALONE = 3.0
     told = ClusterSettings(kind="ssh", hosts=["127.0.0.1"], workers=1, options=json.loads(sys.argv[1]))
     with Engine(cluster=told).open() as dispatcher:
         client = dispatcher.cluster.client

@@ -127,7 +127,7 @@ def add_worker(cluster: Any) -> None:
 
 def test_a_worker_that_dies_costs_the_begun_attempt_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units wait at the worker that is killed; none of them is suspected."""
-    monkeypatch.setattr(Cluster, "window", lambda self, gpu: 4)
+    monkeypatch.setattr(Cluster, "window", lambda self, gpu, aside: 4)
     with Engine(workers=1).open() as dispatcher:
         dispatcher.run(runner, (tmp_path,), tasks("kill", "a", "b", "c"), work=tmp_path)
     assert done(tmp_path) == {f"u{n}": "()" for n in range(4)}
@@ -242,9 +242,9 @@ def on_gpus(folder: Path, task: Task) -> Receipt:
         file.write(f"{task.key} {device}\n")
     end, other = time.monotonic() + 60, ("cuda:1", 1) if device == "cuda:0" else ("cuda:0", 3)
     while (folder / "tried").read_text().count(other[0]) < other[1] and time.monotonic() < end:
-        time.sleep(0.1)  # else one process does all the work while the other starts
-    time.sleep(0.5)
+        time.sleep(0.05)  # else one process does all the work while the other starts
     if device == "cuda:0":
+        time.sleep(0.5)  # until others wait at this worker
         raise EnvironmentFailure("gpu_failed", "CUDA error: uncorrectable ECC error encountered", task.clips[0])
     (folder / f"{task.key}.done").write_text(repr(task.quarantine))
     return Receipt(task.key, 1, 1, 0.0)
@@ -257,8 +257,7 @@ def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
 ) -> None:
     """Also where units wait at the process that is restarted, as they do by default: they run elsewhere, or later."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if not waiting:
-        monkeypatch.setattr(Cluster, "window", lambda self, gpu: 2)
+    monkeypatch.setattr(clusters, "PER_SLOT", 1 + waiting)
     said: list[str] = []
     units = tasks(*"abcdefghijkl")
     with Engine(workers=2, gpus=2).open() as dispatcher:
@@ -273,6 +272,41 @@ def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
     told = f"set aside: GPU 0 of {socket.gethostname()} failed 3 times"
     assert any(line.startswith(told) for line in said)
     assert any(line.startswith(told) for line in to_lines(hosts_of(tmp_path))), "status tells it, too"
+
+
+def beside_a_long_unit(folder: Path, task: Task) -> Receipt:
+    """One unit runs until a third process has work; the other process meets trouble, or is killed, meanwhile."""
+    own = folder / f"{os.getpid()}.process"
+    own.touch()
+    clip, end = task.clips[0], time.monotonic() + 60
+    if clip == "long":
+        while len(list(folder.glob("*.process"))) < 3:
+            assert time.monotonic() < end, "the process that was started again has no work"
+            time.sleep(0.02)
+    elif not (folder / "ended").exists():
+        while len(list(folder.glob("*.process"))) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.5)  # until others wait at this worker
+        (folder / "ended").touch()
+        if clip == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    (folder / f"{task.key}.done").write_text(repr(task.quarantine))
+    return Receipt(task.key, 1, 1, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [0, 2])
+@pytest.mark.parametrize("clip", ["kill", "lost context"])
+def test_a_worker_that_is_started_again_gets_work_at_once(clip: str, gpus: int, tmp_path: Path) -> None:
+    """Another worker is in the midst of a long unit, to which all others were sent else."""
+    units = [Task("u0", ("long",)), *(Task(f"u{n}", (clip,)) for n in range(1, 8))]
+    with Engine(workers=2, gpus=gpus).open() as dispatcher:
+        dispatcher.ready()
+        assert dispatcher.run(beside_a_long_unit, (tmp_path,), units, work=tmp_path, gpu=bool(gpus)) == []
+    assert done(tmp_path) == {f"u{n}": "()" for n in range(8)}
+    told = [line["event"] for line in Journal(tmp_path).read() if line["event"] in ("lost", "trouble")]
+    assert told == ["lost" if clip == "kill" else "trouble"], "the long unit had its third process"
 
 
 def test_a_host_is_set_aside_with_its_last_gpu() -> None:
