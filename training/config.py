@@ -59,6 +59,14 @@ class RunTable(Table):
     save_every: float = _field(300.0, "Seconds between checkpoints.", ge=0)
     probe_every: int = _field(0, "Epochs between kNN probes of the validation clips; 0: no probes.", ge=0)
     probe_clips: int = _field(5000, "Most clips of each split in a probe.", ge=2)
+    keep_every: int = _field(
+        0, "Epochs between networks that are kept, as epochN.safetensors in the folder of the run; 0: none.", ge=0
+    )
+    keep_best: bool = _field(
+        False,
+        "Whether the network of the best probe (see `probe_every`) is kept as best.safetensors. It is chosen by the "
+        "validation clips: figures on the same clips are too good.",
+    )
     tensorboard: bool = _field(True, "Whether the log is written for TensorBoard, where it is installed.")
     wandb: bool = _field(
         False,

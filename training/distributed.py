@@ -90,8 +90,9 @@ def synchronise(module: nn.Module) -> nn.Module:
 
 
 def unit(values: Tensor) -> Tensor:
-    """Rows of unit length."""
-    return functional.normalize(values, dim=-1)
+    """Rows of unit length, at least in single precision."""
+    is_half = values.dtype in (torch.float16, torch.bfloat16)
+    return functional.normalize(values.float() if is_half else values, dim=-1)
 
 
 def masked_mean(each: Tensor, counted: Tensor) -> Tensor:

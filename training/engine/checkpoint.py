@@ -8,6 +8,8 @@ are written atomically: to a temporary name, flushed to disk, and renamed.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,51 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, A
     contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     data = save(contiguous, {"format": "pt", "version": FORMAT, "facts": json.dumps(facts, sort_keys=True)})
     with staged(Path(path)) as partial:
-        partial.write_bytes(data)
+        partial.write_bytes(_in_order(data))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the keys of its header in order; `save` orders those of the metadata at random.
+
+    Format: https://huggingface.co/docs/safetensors, 8 bytes length of the header (little-endian), header as JSON,
+    padded by spaces to a multiple of 8, tensors.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def keep(path: Path, name: Path) -> None:
+    """Give a file that is about to be replaced a second name, under which it stays. Nothing where it does not exist."""
+    if not path.exists():
+        return
+    with staged(name) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, partial)
+
+
+def latest(last: Path, previous: Path) -> tuple[dict[str, Tensor], dict[str, Any], str] | None:
+    """Tensors and facts of the latest whole checkpoint, and what to say of a later one that is lost.
+
+    Returns:
+        None where there is no checkpoint.
+
+    Raises:
+        TrainingError: neither of the two that are there is whole.
+    """
+    if not last.exists() and not previous.exists():
+        return None
+    try:
+        return (*read(last), "")
+    except TrainingError as error:
+        if not previous.exists():
+            raise
+        tensors, facts = read(previous)
+        return tensors, facts, f"{error}; the run goes on from {previous.name}, of step {facts.get('step')}"
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -23,10 +23,10 @@ class Logger(Protocol):
 class TensorBoard:
     """Writes event files for TensorBoard."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)  # hides what was logged after the checkpoint
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Logs one entry: `step` and numbers by name."""
@@ -42,7 +42,7 @@ class TensorBoard:
 class Wandb:
     """Sends the log to Weights & Biases."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         import wandb
 
         self.run = wandb.init(dir=str(folder), name=folder.name, resume="allow")
@@ -56,8 +56,8 @@ class Wandb:
         self.run.finish()
 
 
-def loggers_of(settings: TrainSettings, out: Path | None) -> list[Logger]:
-    """The enabled loggers; one that is not installed is left out with a warning."""
+def loggers_of(settings: TrainSettings, out: Path | None, step: int = 0) -> list[Logger]:
+    """The enabled loggers of a run that is at a step; one that is not installed is left out with a warning."""
     loggers: list[Logger] = []
     choices: tuple[tuple[bool, Any, str], ...] = (
         (settings.tensorboard, TensorBoard, "tensorboard"),
@@ -66,7 +66,7 @@ def loggers_of(settings: TrainSettings, out: Path | None) -> list[Logger]:
     for enabled, logger, folder in choices:
         if enabled and out is not None:
             try:
-                loggers.append(logger(out / folder))
+                loggers.append(logger(out / folder, step))
             except ImportError as error:
                 warnings.warn(f"{error.name} is not installed: its log is left out", stacklevel=3)
     return loggers

@@ -6,9 +6,9 @@ Every step, random numbers included, is a function of the seed, the step and the
 resumed run ends with the same bytes as an uninterrupted one. `out` holds:
 
     run.toml          the configuration, for a run of a configuration
-    last.safetensors  the latest checkpoint
+    last.safetensors  the latest checkpoint; previous.safetensors is the one before
     log.jsonl         a line every few steps: loss and parts, learning rate, times, collapse statistics, probes
-    model.safetensors the network alone, after the last step
+    model.safetensors the network alone, after the last step; epochN.safetensors and best.safetensors where asked for
     tensorboard/
 """
 
@@ -18,13 +18,12 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.failures import in_one_line
@@ -32,12 +31,15 @@ from training.backbones.base import Backbone
 from training.data.loader import DataLoader
 from training.distributed import average, rank, synchronise
 from training.engine import checkpoint, resume
-from training.engine.loggers import loggers_of
+from training.engine.loggers import Logger, loggers_of
+from training.engine.optimizer import make_optimizer
 from training.engine.settings import TrainSettings
 from training.evaluate.collapse import statistics
 from training.methods.base import Method
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+RISE = 0.02
+"""Part by which the loss rises before it is told."""
 
 
 class ProgressCallback(Protocol):
@@ -133,20 +135,20 @@ class _Run:
         if self.fabric.world_size > 1:
             synchronise(method)
         if settings.compile:
-            for network in method.modules():
-                if isinstance(network, Backbone):
-                    network.features = torch.compile(network.features)  # type: ignore[method-assign]
-        self.optimizer = _optimizer(method, settings)
+            _compile(method)
+        self.optimizer = make_optimizer(method, settings)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(method, self.optimizer)
         self.steps_per_epoch = max(1, len(loader) // settings.accumulate)
-        self.total = settings.epochs * self.steps_per_epoch
+        self.total = method.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
+        self.finite: torch.Tensor | None = None  # whether all losses since the latest look were numbers
         self.history = History()
         self.saved = time.monotonic()
-        self.loggers = loggers_of(settings, self.out) if rank() == 0 else []
+        self.loggers: list[Logger] = []
 
     def run(self, stop_after: int | None) -> History:
         self._resume()
+        self.loggers = loggers_of(self.settings, self.out, self.step) if rank() == 0 else []
         if self.progress is not None:
             self.progress.begin(self.total, self.step)
         limit = self.total if stop_after is None else min(self.total, stop_after)
@@ -156,6 +158,8 @@ class _Run:
         self._save(limit == self.total)
         for logger in self.loggers:
             logger.close()
+        if limit == self.total and rank() == 0:
+            tell_of_rise(self.history.log)
         self.history.steps, self.history.epochs = self.step, self.step / self.steps_per_epoch
         return self.history
 
@@ -176,21 +180,31 @@ class _Run:
             wait_start = time.perf_counter()
         if self.loader.step >= len(self.loader):  # the loop ended by break after the last batch
             self.loader.set_epoch(epoch + 1)
-        if (
-            self.probe is not None
-            and self.settings.probe_every
-            and self.loader.epoch > epoch
-            and self.loader.epoch % self.settings.probe_every == 0
-        ):
-            self.method.eval()
-            self._log(
-                {
-                    "step": self.step,
-                    "epoch": self.loader.epoch,
-                    **{f"probe_{k}": v for k, v in self.probe(self.method).items()},
-                }
-            )
-            self.method.train()
+        if self.loader.epoch > epoch:
+            self._end_of_epoch(self.loader.epoch)
+
+    def _end_of_epoch(self, epoch: int) -> None:
+        """The probe, and the networks that are kept, where the settings ask for them after this epoch."""
+        every = self.settings.keep_every
+        if every and epoch % every == 0:
+            self._keep(f"epoch{epoch}", {})
+        if self.probe is None or not self.settings.probe_every or epoch % self.settings.probe_every:
+            return
+        self.method.eval()
+        values = {f"probe_{name}": value for name, value in self.probe(self.method).items()}
+        self.method.train()
+        name = next(iter(values), None)
+        before = [entry[name] for entry in self.history.log if name in entry]
+        self._log({"step": self.step, "epoch": epoch, **values})
+        if self.settings.keep_best and name is not None and values[name] > max(before, default=-math.inf):
+            self._keep("best", {"chosen_by": {name: values[name], "epoch": epoch}})
+
+    def _keep(self, name: str, facts: Mapping[str, Any]) -> None:
+        """The network as it is, under a name of its own."""
+        if self.out is not None and rank() == 0:
+            with in_one_line(self.out):
+                network = self.method.backbone.state_dict()
+                checkpoint.write(self.out / f"{name}.safetensors", network, {**self.facts, "step": self.step, **facts})
 
     def _update(self, batches: list[Any], start: float, data_seconds: float) -> None:
         """One step of the optimiser over `accumulate` batches."""
@@ -204,6 +218,8 @@ class _Run:
                 output = self.wrapped(batch)
                 self.fabric.backward(output["loss"] / len(batches))
             outputs.append({name: value.detach() for name, value in output.items()})
+            is_finite = torch.isfinite(outputs[-1]["loss"])
+            self.finite = is_finite if self.finite is None else self.finite & is_finite
         norm = None
         if self.settings.grad_clip is not None:
             norm = self.fabric.clip_gradients(
@@ -229,11 +245,7 @@ class _Run:
         }
         values = average(scalars)
         if not math.isfinite(values["loss"]):
-            raise TrainingError(
-                f"the loss is {values['loss']} at step {self.step} (epoch {self.loader.epoch}); lower optim.lr (now "
-                f"{rate:.3g}), set run.grad_clip, "
-                f"or look at the data: nothing was saved since step {self._saved_step()}"
-            )
+            raise self._no_number(f"the loss is {values['loss']}")
         seconds = time.perf_counter() - start
         clips = sum(len(batch["label"]) for batch in batches) * self.fabric.world_size
         entry: dict[str, Any] = {
@@ -264,12 +276,28 @@ class _Run:
             for logger in self.loggers:
                 logger.write(entry)
 
-    def _saved_step(self) -> int:
-        path = None if self.out is None else self.out / "last.safetensors"
-        return int(checkpoint.read(path)[1]["step"]) if path is not None and path.exists() else 0
+    def _no_number(self, what: str) -> TrainingError:
+        """What is told of a run that has diverged."""
+        saved = 0 if self.out is None else int(checkpoint.facts_of(self.out / LAST).get("step", 0))
+        stays = f"the checkpoint of step {saved} in {self.out} stays" if saved else "nothing was saved"
+        rate = self.settings.rate(max(self.step - 1, 0) / self.steps_per_epoch)
+        return TrainingError(
+            f"{what} at step {self.step} (epoch {self.loader.epoch}), which is no number: {stays}; lower optim.lr (now "
+            f"{rate:.3g}), set run.grad_clip, or look at the data"
+        )
+
+    def _check_finite(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raises TrainingError where a loss since the latest checkpoint, or what is to be saved, is no number."""
+        if self.finite is not None and not bool(self.finite):
+            raise self._no_number("the loss is NaN or infinite")
+        self.finite = None
+        buffers = {f"method.{name}" for name, _ in self.method.named_buffers()}  # where infinity may be meant
+        for name, value in tensors.items():
+            if value.is_floating_point() and bool((value.isnan() if name in buffers else ~value.isfinite()).any()):
+                raise self._no_number(f"{name} is NaN or infinite")
 
     def _save(self, done: bool) -> None:
-        """A checkpoint, and at the end the network alone."""
+        """A checkpoint, the one before under a name of its own, and at the end the network alone."""
         self.saved = time.monotonic()
         if self.out is None or rank() != 0:
             return
@@ -277,20 +305,29 @@ class _Run:
         tensors |= {
             f"optim.{name}": value for name, value in checkpoint.optimizer_tensors(self.optimizer, self.method).items()
         }
+        self._check_finite(tensors)
         facts = {**self.facts, "step": self.step, "loader": self.loader.state_dict(), "done": done}
+        scaler = _scaler(self.fabric)
+        if scaler is not None:
+            facts["scaler"] = scaler.state_dict()
         with in_one_line(self.out):
-            checkpoint.write(self.out / "last.safetensors", tensors, facts)
+            checkpoint.keep(self.out / LAST, self.out / PREVIOUS)
+            checkpoint.write(self.out / LAST, tensors, facts)
             if done:
                 network = self.method.backbone.state_dict()
                 checkpoint.write(self.out / "model.safetensors", network, {**self.facts, "step": self.step})
 
     def _resume(self) -> None:
-        path = None if self.out is None else self.out / "last.safetensors"
-        if path is None or not path.exists():
-            if self.out is not None and rank() == 0:
+        if self.out is None:
+            return
+        found = checkpoint.latest(self.out / LAST, self.out / PREVIOUS)
+        if found is None:
+            if rank() == 0:
                 (self.out / "log.jsonl").unlink(missing_ok=True)
             return
-        tensors, facts = checkpoint.read(path)
+        tensors, facts, lost = found
+        if lost and rank() == 0:
+            warnings.warn(lost, stacklevel=4)
         remark = resume.check(
             self.out, facts, json.loads(json.dumps(self.facts)), int(facts["step"]), self.steps_per_epoch
         )
@@ -307,10 +344,13 @@ class _Run:
             self.method,
             {name[6:]: value for name, value in tensors.items() if name.startswith("optim.")},
         )
+        scaler = _scaler(self.fabric)
+        if scaler is not None and "scaler" in facts:
+            scaler.load_state_dict(facts["scaler"])
         self.step = int(facts["step"])
         self.loader.load_state_dict(facts["loader"])
-        self.history.log = list(_log_until(self.out / "log.jsonl", self.step)) if self.out is not None else []
-        if rank() == 0 and self.out is not None:
+        self.history.log = list(_log_until(self.out / "log.jsonl", self.step))
+        if rank() == 0:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
 
 
@@ -325,43 +365,34 @@ def _log_until(path: Path, step: int) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser, with parameter groups by learning-rate scale and weight decay."""
-    norm_ids = {
-        id(p) for module in method.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
-    }
-    classifier = dict(method.backbone.named_modules()).get(
-        method.backbone.classifier
-    )  # the name may be a path, such as "head.fc"
-    classifier_ids = (
-        {id(p) for p in classifier.parameters()} if classifier is not None and method.backbone.num_classes else set()
-    )
-    backbone_ids = {id(p) for p in method.backbone.parameters()} - classifier_ids
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in method.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        scale = settings.optim.backbone_scale if id(parameter) in backbone_ids else 1.0
-        if scale == 0:
-            parameter.requires_grad_(False)
-            continue
-        without_decay = not settings.optim.decay_all and (id(parameter) in norm_ids or name.endswith("bias"))
-        groups.setdefault((scale, 0.0 if without_decay else settings.optim.weight_decay), []).append(parameter)
-    if not groups:
-        raise TrainingError(
-            "nothing is left to train: optim.backbone_scale 0 freezes the network, and the method has no parameters "
-            "of its own"
+def _compile(method: Method) -> None:
+    """Compile what the losses call: `sequence`, and `features` of networks that have one of their own."""
+    for network in method.modules():
+        if isinstance(network, Backbone):
+            network.sequence = torch.compile(network.sequence)  # type: ignore[method-assign]
+            if type(network).features is not Backbone.features:
+                network.features = torch.compile(network.features)  # type: ignore[method-assign]
+
+
+def _scaler(fabric: Any) -> Any:
+    """What scales the gradients of half precision, or None."""
+    from lightning_fabric.plugins.precision import MixedPrecision
+
+    precision = fabric.strategy.precision
+    return precision.scaler if isinstance(precision, MixedPrecision) else None
+
+
+def tell_of_rise(log: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where the loss rose in the second half of a run: the mean of its last fifth is above that of its first."""
+    losses = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
+    half = losses[len(losses) // 2 :]
+    part = len(half) // 5
+    if part < 2:
+        return
+    first, last = (sum(loss for _, loss in some) / part for some in (half[:part], half[-part:]))
+    if last > first + RISE * abs(first):
+        warnings.warn(
+            f"the loss rose in the second half of the run, from {first:.4g} (epoch {half[0][0]:g}) to {last:.4g}: what "
+            "was learnt gets lost again; lower optim.lr, or, where keys come from a momentum encoder, see queue.anneal",
+            stacklevel=5,
         )
-    param_groups = [
-        {"params": parameters, "weight_decay": decay, "scale": scale} for (scale, decay), parameters in groups.items()
-    ]
-    if settings.optim.optimizer == "sgd":
-        return torch.optim.SGD(
-            param_groups,
-            lr=settings.optim.lr,
-            momentum=settings.optim.momentum,
-            nesterov=settings.optim.nesterov and settings.optim.momentum > 0,
-        )
-    return (torch.optim.AdamW if settings.optim.optimizer == "adamw" else torch.optim.Adam)(
-        param_groups, lr=settings.optim.lr
-    )

@@ -9,7 +9,16 @@ from dataengine.core.errors import TrainingError
 
 SHOWN = 6
 """Differences that a message names."""
-_WITHOUT_EFFECT = ("log_every", "save_every", "probe_every", "tensorboard", "wandb", "compile")
+_WITHOUT_EFFECT = (
+    "log_every",
+    "save_every",
+    "probe_every",
+    "keep_every",
+    "keep_best",
+    "tensorboard",
+    "wandb",
+    "compile",
+)
 """Settings that change no result."""
 _OF_THE_DATA = ("data", "labels", "skeleton", "channels", "texts")
 """Facts that the data decide; where the clips are others, the other facts follow from that."""

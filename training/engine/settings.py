@@ -51,6 +51,8 @@ class TrainSettings:
     log_every: int = 10
     save_every: float = 300.0
     probe_every: int = 0
+    keep_every: int = 0
+    keep_best: bool = False
     tensorboard: bool = False
     wandb: bool = False
 

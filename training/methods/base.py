@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -123,6 +123,23 @@ class Needs:
     without: str = ""
 
 
+ANNEALED = 100
+"""Time constants of the momentum that a run lasts at least before the momentum is annealed by itself: 16,667 steps at
+0.994. PySlowFast's schedule is for runs of ten times that length."""
+
+
+def _rest(module: nn.Module, copies: set[int]) -> None:
+    """Puts the parts of a module that have parameters, none of them trained, into evaluation mode."""
+    if id(module) in copies:
+        return
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _rest(child, copies)
+
+
 class Method(nn.Module):
     """The base of methods: a subclass says what it needs, which views it takes, and the loss of a batch.
 
@@ -138,6 +155,9 @@ class Method(nn.Module):
         former_options: options by the names they once had.
         backbone: the network that learns.
         momentum: of momentum copies; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
+        anneal: whether it does; "auto": in runs of at least `ANNEALED` time constants 1 / (1 - momentum). In shorter
+            ones the momentum encoder would stand still long before the network does.
+        total_steps: of the run; the loop sets it.
         temperature: of similarities in the shared space.
     """
 
@@ -145,8 +165,9 @@ class Method(nn.Module):
     has_projection: ClassVar[bool] = False
     former_options: ClassVar[Mapping[str, str]] = {}
     temperature: float = 0.1
+    total_steps: int = 0
 
-    def __init__(self, backbone: Backbone, momentum: float = 0.0, anneal: bool = False) -> None:
+    def __init__(self, backbone: Backbone, momentum: float = 0.0, anneal: bool | Literal["auto"] = False) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise TrainingError(f"momentum is between 0 and 1; given {momentum}")
@@ -183,10 +204,25 @@ class Method(nn.Module):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Updates the momentum copies after a step of the optimiser; `progress` of the run is in [0, 1]."""
-        keep = self.momentum if not self.anneal else 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        anneal = self.total_steps * (1 - self.momentum) >= ANNEALED if self.anneal == "auto" else self.anneal
+        keep = 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2 if anneal else self.momentum
         for online, target in self._pairs:
             for new, old in zip(online.parameters(), target.parameters()):
                 old.mul_(keep).add_(new.detach(), alpha=1 - keep)
+
+    def train(self, mode: bool = True) -> Method:
+        """Training or evaluation mode. What is frozen stays in evaluation mode, so that statistics of its norms stay,
+        too: modules none of whose parameters is trained, except momentum copies."""
+        super().train(mode)
+        if mode:
+            copies = {id(copied) for _, copied in self._pairs}
+            _rest(self, copies)
+            classifier = dict(self.backbone.named_modules()).get(self.backbone.classifier)
+            own = set(self.backbone.modules()) - set(() if classifier is None else classifier.modules())
+            if own and not any(p.requires_grad for module in own for p in module.parameters(recurse=False)):
+                for module in own:
+                    module.training = False
+        return self
 
     def embed(self, motion: Tensor) -> Tensor:
         """Features (N, D) of motions, for probes and search."""

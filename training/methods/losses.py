@@ -5,15 +5,39 @@ One function computes every form of InfoNCE. Masks say which pairs are positive 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Form = Literal["sum", "each", "alone", "paper"]
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
 
 
+def in_full_precision(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """The function without autocast, its tensors of half precision as float32.
+
+    A similarity divided by a temperature of 0.1 or less is a number of 10 or more, of which bfloat16 keeps two digits.
+    """
+
+    def full(value: Any) -> Any:
+        is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+        return value.float() if is_half else value
+
+    @wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        with torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False):
+            return function(*map(full, args), **{name: full(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
+
+    return call
+
+
+@in_full_precision
 def info_nce(logits: Tensor, positive: Tensor, valid: Tensor | None = None, form: Form = "sum") -> Tensor:
     """InfoNCE of each anchor.
 
@@ -50,6 +74,7 @@ def info_nce(logits: Tensor, positive: Tensor, valid: Tensor | None = None, form
     return torch.where(positive, total - logits, torch.zeros_like(logits)).sum(1) / positive.sum(1).clamp(min=1)
 
 
+@in_full_precision
 def queue_info_nce(
     query: Tensor, key: Tensor, queue: Tensor, temperature: float, excluded: Tensor | None = None, form: Form = "sum"
 ) -> Tensor:
@@ -72,6 +97,7 @@ def queue_info_nce(
     return info_nce(logits, positive, valid, form)
 
 
+@in_full_precision
 def batch_info_nce(
     a: Tensor, b: Tensor, temperature: float | Tensor, same: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -91,6 +117,7 @@ def batch_info_nce(
     return info_nce(logits, own, valid), info_nce(logits.T, own, None if valid is None else valid.T)
 
 
+@in_full_precision
 def two_view_info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """InfoNCE (2N,) of two views (N, D) of a batch, each among all 2N rows but itself (SimCLR)."""
     both = torch.cat([a, b])
@@ -98,6 +125,13 @@ def two_view_info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return info_nce(both @ both.T / temperature, own.roll(len(a), 1), ~own)
 
 
+@in_full_precision
+def similarities(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """(N, L) cosines of unit vectors (N, D) and (L, D), divided by the temperature."""
+    return a @ b.T / temperature
+
+
+@in_full_precision
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float, inverted: bool = False) -> Tensor:
     """max(0, margin + d(anchor, positive) - d(anchor, negative)) (N,) of (N, D); d is the Euclidean distance.
 

@@ -19,7 +19,7 @@ from training.backbones.base import Backbone
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
 from training.methods.base import Batch, Encoder, LossOutput, Method, Projector, ProjectorOptions, View
-from training.methods.losses import queue_info_nce, triplet
+from training.methods.losses import in_full_precision, queue_info_nce, triplet
 from training.methods.queue import Queue, QueueOptions
 from training.transforms.preprocess import Preprocess
 
@@ -120,7 +120,7 @@ class PlaybackSampling:
 
 
 PLAYBACK = PlaybackOptions()
-QUEUE = QueueOptions(6536, 0.0)
+QUEUE = QueueOptions(6536, 0.0, anneal=False)
 PROJECTOR = ProjectorOptions(0, 128, 1)
 
 
@@ -149,6 +149,15 @@ class Decoder(nn.Module):
         c, v, m = self.shape
         out: Tensor = self.rise(self.blocks(sequence))
         return out[..., :frames].reshape(len(out), c, v, m, -1).permute(0, 1, 4, 2, 3)
+
+
+@in_full_precision
+def printed_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, excluded: Tensor) -> Tensor:
+    """Equation 2 as printed, (N,): exp(+distance / tau) in place of a similarity. Arguments as of `queue_info_nce`."""
+    own = torch.linalg.vector_norm(query - key, dim=1)[:, None]
+    logits = torch.cat([own, torch.cdist(query, queue)], 1) / temperature
+    logits = logits.masked_fill(torch.cat([torch.zeros_like(excluded[:, :1]), excluded], 1), -torch.inf)
+    return torch.logsumexp(logits, 1) - logits[:, 0]
 
 
 class MCC(Method):
@@ -201,7 +210,7 @@ class MCC(Method):
         decoder_width: int = 128,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
-        super().__init__(backbone, queue.momentum)
+        super().__init__(backbone, queue.momentum, queue.anneal)
         if playback.rate < 2 or playback.frames < 2 or temperature <= 0 or margin < 0:
             raise TrainingError(
                 "MCC: rate and frames are at least 2, temperature > 0, margin >= 0; "
@@ -246,10 +255,7 @@ class MCC(Method):
                 positive = self.keys(batch["positive"])
         excluded = self.queue.not_negative_mask(batch["index"])
         if self.variant == "paper":
-            own = torch.linalg.vector_norm(anchor - positive, dim=1)[:, None]
-            logits = torch.cat([own, torch.cdist(anchor, self.queue.keys)], 1) / self.temperature
-            logits = logits.masked_fill(torch.cat([torch.zeros_like(excluded[:, :1]), excluded], 1), -torch.inf)
-            loss = (torch.logsumexp(logits, 1) - logits[:, 0]).mean()
+            loss = printed_info_nce(anchor, positive, self.queue.keys, self.temperature, excluded).mean()
         else:
             keys = self.queue.keys.clone()
             loss = queue_info_nce(anchor, positive, keys, self.temperature, excluded).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,12 @@ class QueueOptions:
     Attributes:
         size: Q, keys in the queue.
         momentum: of the momentum encoder, in [0, 1].
+        anneal: whether the momentum rises to 1 over the run; "auto": in long runs, see `Method`.
     """
 
     size: int = 65536
     momentum: float = 0.994
+    anneal: bool | Literal["auto"] = "auto"
 
 
 class Queue(nn.Module):

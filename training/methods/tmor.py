@@ -25,7 +25,7 @@ from training.methods.base import (
     RandomViews,
     View,
 )
-from training.methods.losses import Form, batch_info_nce, info_nce, queue_info_nce
+from training.methods.losses import Form, batch_info_nce, info_nce, queue_info_nce, similarities
 from training.methods.queue import Queue, QueueOptions
 from training.transforms.preprocess import Preprocess
 
@@ -120,7 +120,7 @@ class TMOR(Method):
         shared: bool = False,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
-        super().__init__(backbone, queue.momentum, anneal=True)
+        super().__init__(backbone, queue.momentum, queue.anneal)
         if temperature <= 0 or not (motion or video or text is not None):
             raise TrainingError(
                 "T-MOR compares motion with at least one of motion, video and text, at a temperature above 0"
@@ -202,7 +202,7 @@ class TMOR(Method):
 
     def _text_loss(self, texts: Tensor, anchor: Tensor, labels: Tensor) -> Tensor:
         """L_mt over labelled clips: the text of the clip's class among the texts of all classes."""
-        logits = anchor @ self.embed_text(texts).T / self.temperature
+        logits = similarities(anchor, self.embed_text(texts), self.temperature)
         own = torch.nn.functional.one_hot(labels.clamp(min=0), logits.shape[1]).bool()
         return masked_mean(info_nce(logits, own, form=self.form), labels >= 0)
 

@@ -170,6 +170,8 @@ def train_settings(config: Config) -> TrainSettings:
         log_every=run.log_every,
         save_every=run.save_every,
         probe_every=run.probe_every,
+        keep_every=run.keep_every,
+        keep_best=run.keep_best,
         tensorboard=run.tensorboard,
         wandb=run.wandb,
     )
