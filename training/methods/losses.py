@@ -32,7 +32,7 @@ def in_full_precision(function: Callable[Parameters, Returned]) -> Callable[Para
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         with torch.autocast(tensors[0].device.type if tensors else "cpu", enabled=False):
-            return function(*map(full, args), **{name: full(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
+            return function(*map(full, args), **{name: full(value) for name, value in kwargs.items()})
 
     return call
 
