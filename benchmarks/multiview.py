@@ -39,6 +39,7 @@ from dataengine.passes.pose_session import PoseSession
 from dataengine.rendering import render_clip
 from dataengine.rendering.body import Body, pose
 from dataengine.rendering.motion import angles
+from dataengine.tracking.skipped_frames import fill_skipped
 
 Array = NDArray[Any]
 SHARED = Path(os.environ.get("DATAENGINE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
@@ -154,14 +155,21 @@ def look(folder: Path, frames: int) -> tuple[tuple[str, ...], dict[str, Any]]:
         for name in OFFSETS:
             people: list[list[Poses]] = []
             with session.for_clip() as (detector, experts), tools.decoder.open(folder / f"{name}.mp4") as stream:
-                estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), recipe.pose.detect_every)
+                estimator = PoseEstimator(
+                    detector,
+                    list(zip(experts, session.needs_boxes)),
+                    recipe.pose.detect_every,
+                    recipe.pose.max_boxes,
+                    recipe.pose.every,
+                )
                 for batch in stream:
                     index = np.arange(len(people), min(len(people) + len(batch.frames), frames))
                     if len(index):
                         clip = Clip(name, "pose2sim", name, f"{name}.mp4")
                         some = ClipFrames(clip, batch.frames[: len(index)], index, index / RATE, Fraction(RATE))
                         people += [list(poses) for poses in zip(*estimator.predict(some))]
-            track = tools.tracker.track(people, np.arange(len(people)) / RATE, session.skeletons)[0]
+            tracks = tools.tracker.track(people, np.arange(len(people)) / RATE, session.skeletons)
+            track = fill_skipped(tracks[0], recipe.pose.every)
             out[name] = track.coords, track.scores
         return tools.names, out
 

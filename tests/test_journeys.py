@@ -107,7 +107,7 @@ def test_real_people_reach_a_trainer(shared_data: Path, tmp_path: Path) -> None:
     for name in REAL:
         shutil.copyfile(shared_data / "videos" / name, videos / name)
     write_labels(videos, REAL)
-    settings = ("pose.max_fps=6.0", "filters.length.min=8", "filters.body_visible.min=0.2")  # legs are often cut off
+    settings = ("pose.max_fps=6.0", "filters.length.min=8", "filters.body_visible={ min=0.2, joints=8 }")  # cut legs
     content, told = build_and_export(videos, tmp_path / "out", "cpu", *settings)
     assert told["splits"] == {"train": 2, "val": 1}
     for note in content["annotations"]:

@@ -48,6 +48,7 @@ from dataengine.passes.pose_session import PoseComponents, PoseSession, built_in
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
+from dataengine.tracking.skipped_frames import fill_skipped
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     if (file := pose.calibration_file) is not None:
         weights["calibration"] = {Path(file).name: digest(file)}
     options = {name: None if c is None else registry.config(c) for name, c in used.items()}
-    unused = {"max_boxes"} if pose.max_boxes is None else set[str]()
+    unused = {key for key in ("max_boxes", "expert_every") if not getattr(pose, key)}
     table = pose.model_dump(exclude={"max_people", "isolated", "calibration"} | unused) | {
         "detector": recipe.detector,
         "expert_weights": tools.expert_weights,
@@ -82,7 +83,9 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
         session.for_clip() as (detector, experts),
         tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream,
     ):
-        estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), pose.detect_every, pose.max_boxes)
+        estimator = PoseEstimator(
+            detector, list(zip(experts, session.needs_boxes)), pose.detect_every, pose.max_boxes, pose.every
+        )
         for batch in stream if session.budget is None else prefetch(stream, session.budget):
             picked = sampler.pick(batch.timestamps)
             if not picked:
@@ -118,6 +121,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
         "skeleton": pose.skeleton,
         "num_tracks": len(tracks),
     }
+    tracks = [fill_skipped(track, pose.every) for track in tracks]
     present = np.sum([np.isfinite(t.boxes).all(-1) for t in tracks], 0)
     actor = None if clip.actor is None else json.loads(clip.actor)
     ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
@@ -221,4 +225,4 @@ class Pose(UnitPass):
         parts = {f"decoders/{pose.decoder}": 1.0, f"trackers/{pose.tracker}": 1.0, f"fusion/{pose.fusion}": 1.0}
         if recipe.detector is not None:
             parts[f"detectors/{recipe.detector}"] = 1 / pose.detect_every
-        return parts | {f"experts/{expert}": 1.0 for expert in pose.experts}
+        return parts | {f"experts/{expert}": 1 / every for expert, every in zip(pose.experts, pose.every)}

@@ -25,6 +25,8 @@ class PoseEstimator:
         detect_every: frames between two detections.
         max_boxes: most people per frame that top-down experts after the first one look at, and only people that the
             first one found; None: every box.
+        every: of each expert, the frames from one look to the next; in the frames between, the expert finds nobody.
+            The first top-down expert looks at every frame. None: all do.
     """
 
     def __init__(
@@ -33,9 +35,12 @@ class PoseEstimator:
         experts: Sequence[tuple[ExpertSession, bool]],
         detect_every: int,
         max_boxes: int | None = None,
+        every: Sequence[int] | None = None,
     ) -> None:
         self.detector = detector
         self.experts = experts
+        self.every = [1] * len(experts) if every is None else every
+        self.joints = [0] * len(experts)
         self.detect_every = detect_every
         self.max_boxes = max_boxes
         self.count = 0
@@ -51,19 +56,20 @@ class PoseEstimator:
         given = self._given(batch)
         top_down = [needs_boxes for _, needs_boxes in self.experts]
         if not any(top_down) or self.detector is None:
-            return [expert.observe(given(expert)) for expert, _ in self.experts]
+            return self._observe(given, first, slice(0, len(batch)), None, [True, False])
         due = [n for n in range(len(batch)) if (first + n) % self.detect_every == 0]
         found = dict(zip(due, self.detector.detect(given(self.detector).frames[due]))) if due else {}
         if self.detect_every == 1:
-            return self._observe(given, None, [found[n] for n in range(len(batch))], [True, False])
-        answers = self._observe(given, None, None, [False])
+            boxes = [found[n] for n in range(len(batch))]
+            return self._observe(given, first, slice(0, len(batch)), boxes, [True, False])
+        answers = self._observe(given, first, slice(0, len(batch)), None, [False])
         leader = top_down.index(True)
         for n in range(len(batch)):
             if self.here is not None:
                 self.boxes = next_boxes(self.here, self.boxes, self.before, found.get(n))
             elif n in found:
                 self.boxes = found[n]
-            for poses, new in zip(answers, self._observe(given, slice(n, n + 1), [self.boxes], [True])):
+            for poses, new in zip(answers, self._observe(given, first, slice(n, n + 1), [self.boxes], [True])):
                 poses += new
             self.before, self.here = self.here, answers[leader][-1]
         return answers
@@ -71,23 +77,43 @@ class PoseEstimator:
     def _observe(
         self,
         given: Callable[[Session], ClipFrames],
-        part: slice | None,
+        first: int,
+        part: slice,
         boxes: Sequence[Float] | None,
         kinds: Sequence[bool],
     ) -> list[list[Poses]]:
-        """The poses of the experts of these kinds, top-down or not, in a part of the frames (None: all) with its boxes;
-        nothing of the other experts."""
+        """The poses of the experts of these kinds, top-down or not, in a part of the frames with its boxes; nothing of
+        the other experts. `first` is the number within the clip of the frame 0 of the batch."""
         answers: list[list[Poses]] = []
-        first = True
-        for expert, needs_boxes in self.experts:
+        leading = True
+        for number, (expert, needs_boxes) in enumerate(self.experts):
             if needs_boxes not in kinds:
                 answers.append([])
                 continue
-            frames = given(expert) if part is None else given(expert)[part]
-            answers.append(list(expert.observe(frames, boxes if needs_boxes else None)))
-            if needs_boxes and first and self.max_boxes is not None:
+            answers.append(self._look(number, given(expert), first, part, boxes if needs_boxes else None))
+            if needs_boxes and leading and boxes is not None and self.max_boxes is not None:
                 boxes = [surest(poses, self.max_boxes) for poses in answers[-1]]
-            first = first and not needs_boxes
+            leading = leading and not needs_boxes
+        return answers
+
+    def _look(
+        self, number: int, frames: ClipFrames, first: int, part: slice, boxes: Sequence[Float] | None
+    ) -> list[Poses]:
+        """The poses of one expert in a part of the frames: nobody where it does not look."""
+        expert, every = self.experts[number][0], self.every[number]
+        if every == 1:
+            whole = part.stop - part.start == len(frames)
+            return list(expert.observe(frames if whole else frames[part], boxes))
+        skipped = -(first + part.start) % every  # frames of the part before the first look
+        due = range(part.start + skipped, part.stop, every)
+        seen: list[Poses] = []
+        if due:
+            looked = slice(due.start, due.stop, every)
+            seen = list(expert.observe(frames[looked], None if boxes is None else boxes[skipped::every]))
+            self.joints[number] = seen[0].coords.shape[1]
+        answers = [Poses.empty(self.joints[number]) for _ in range(part.start, part.stop)]
+        for n, poses in zip(due, seen):
+            answers[n - part.start] = poses
         return answers
 
     def _given(self, batch: ClipFrames) -> Callable[[Session], ClipFrames]:

@@ -136,7 +136,11 @@ class PoseTable(Table):
     that the first one found, and of these the ones it is surest of. So the first such expert should be a fast one.
     Default: every box of the detector."""
     experts: list[str] = []
-    """Pose estimators. Every expert sees every frame. None where a source brings poses in place of videos."""
+    """Pose estimators. None where a source brings poses in place of videos."""
+    expert_every: dict[str, int] = {}
+    """Frames from one look of an expert to the next, by its name; experts that are not named look at every frame. In
+    the frames between, its joints move in a straight line from one look to the next. The first expert that looks inside
+    boxes looks at every frame."""
     tracker: str = "oks"
     """Tracker that links the people of all frames and experts."""
     fusion: str = "ssta"
@@ -157,6 +161,11 @@ class PoseTable(Table):
     """People whose poses are stored in `work/` for audits."""
     max_fps: float | None = pydantic.Field(default=None, gt=0)
     """Highest frame rate. Faster videos are thinned to it. Default: every frame."""
+
+    @property
+    def every(self) -> list[int]:
+        """Of each expert, the frames from one look to the next."""
+        return [self.expert_every.get(name, 1) for name in self.experts]
 
     @property
     def calibration_file(self) -> str | None:
@@ -551,6 +560,7 @@ def _check_components(recipe: Recipe) -> None:
             f"[pose] experts {boxed} look inside person boxes: "
             f"name a detector{suggestion('', registry.names('detectors'))}"
         )
+    _check_expert_every(pose, boxed)
     for name, weight in pose.expert_weights.items():
         if name not in registry.names("experts") or not weight > 0:
             raise ComponentError(
@@ -582,6 +592,22 @@ def _check_components(recipe: Recipe) -> None:
     for field, values in several:
         if len(set(values)) < len(values):
             raise ComponentError(f"{field} names something twice: {values}")
+
+
+def _check_expert_every(pose: PoseTable, boxed: Sequence[str]) -> None:
+    """Refuse looks of experts that are not used, and a first expert that does not look at every frame."""
+    leader = boxed[:1] or pose.experts[:1]
+    for name, every in pose.expert_every.items():
+        if name not in pose.experts or not 1 <= every <= 100:
+            raise ComponentError(
+                f"[pose] expert_every.{name} = {every}: "
+                f"give frames, 1 to 100, to one of the recipe's experts{suggestion(name, pose.experts)}"
+            )
+        if name in leader and every > 1:
+            raise ComponentError(
+                f"[pose] expert_every.{name} = {every}: {name} comes first and looks at every frame; "
+                "name another expert first, or see fewer frames with [pose] max_fps"
+            )
 
 
 def _check_poses(recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dataengine.fusion.calibration import Calibration
 from dataengine.media.encode import write_video
 from dataengine.passes.pose_estimation import PoseEstimator
 from dataengine.pipeline.engine import Engine
+from dataengine.pipeline.recipe import load
 from dataengine.rendering import render_clip
 
 
@@ -108,6 +110,48 @@ def test_later_experts_look_at_people_that_the_first_one_found(every: int) -> No
     plain, other = Boxed(), Boxed()
     PoseEstimator(Fixed(), [(plain, True), (other, True)], every).predict(frames)
     assert all(np.array_equal(a, b) for a, b in zip(plain.boxes, other.boxes))
+
+
+class Numbered(ExpertSession):
+    """Finds one person at the number of the frame, which is the colour of its first pixel."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def predict(self, frames: Frames, boxes: Sequence[Float] | None = None) -> list[Poses]:
+        assert boxes is None or len(boxes) == len(frames)
+        self.seen += frames[:, 0, 0, 0].tolist()
+        ones = np.ones((1, 5), np.float32)
+        return [Poses(np.full((1, 5, 2), f, np.float32), np.ones((1, 5), np.float32), ones) for f in frames[:, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("detect_every", [1, 3])
+def test_an_expert_may_look_at_every_kth_frame(detect_every: int, boxed: bool) -> None:
+    pictures = np.zeros((11, 300, 300, 3), np.uint8) + np.arange(11, dtype=np.uint8)[:, None, None, None]
+    frames = whole(pictures)
+    for cuts in ((0, 11), (0, 1, 2, 6, 11)):
+        leader, other = Boxed(), Numbered()
+        estimator = PoseEstimator(Fixed(), [(leader, True), (other, boxed)], detect_every, every=[1, 4])
+        found: list[Poses] = []
+        for start, stop in pairwise(cuts):
+            found += estimator.predict(frames[start:stop])[1]
+        assert other.seen == [0, 4, 8] and len(leader.boxes) == 11
+        assert [len(poses) for poses in found] == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0]
+        assert [int(found[n].coords[0, 0, 0]) for n in (0, 4, 8)] == [0, 4, 8]
+        assert {poses.coords.shape[1:] for poses in found} == {(5, 2)}
+
+
+def test_looks_of_experts_are_checked() -> None:
+    three = ["movenet", "efficientpose", "movenet_multipose"]
+    given = [f"pose.experts={three}".replace("'", '"')]
+    for every, told in (
+        ("{ efficientpos = 2 }", "did you mean 'efficientpose'"),
+        ("{ efficientpose = 0 }", "1 to 100"),
+        ("{ movenet = 2 }", "looks at every frame"),
+    ):
+        with pytest.raises(RecipeError, match=told):
+            load("posecap", "cpu", [*given, f"pose.expert_every={every}"])
 
 
 def videos(folder: Path) -> Path:
