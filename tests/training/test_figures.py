@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -128,7 +129,6 @@ def test_probes_while_training_read_with_workers(data, monkeypatch, tmp_path):
     config = made(data, run={"workers": 3})
     clips = open_datasets(data, "train")
     evaluation = training._Evaluation(config, None, clips[0].labels, clips, clips, "cpu")
-    evaluation._features(type("M", (), {"embed": None})(), clips[:1]) if False else None
     monkeypatch.setattr(training, "LabelledFeatures", lambda *a, **k: None)
     evaluation._features(type("M", (), {"embed": None})(), clips)
     assert asked == [3]
@@ -158,7 +158,7 @@ def test_a_drawn_body_stands_on_its_feet():
     heights = np.arange(5.0)
     for order in ((0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3)):
         names = [chain[k] for k in order]
-        bones = tuple((names.index(a), names.index(b)) for a, b in zip(chain, chain[1:]))
+        bones = tuple((names.index(a), names.index(b)) for a, b in itertools.pairwise(chain))
         drawn = drawing_positions(Skeleton("mine", tuple(names), bones), heights[list(order)])
         assert drawn[names.index("skull"), 1] > drawn[names.index("foot_end"), 1]
     known = Skeleton("mine", ("left_ankle", "knee_thing", "pelvis", "head"), ((0, 1), (1, 2), (2, 3)))

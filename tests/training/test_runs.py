@@ -161,9 +161,17 @@ def test_probes_stand_beside_a_random_network(supervised):
         run, open_split_of(run, (), (), "train"), open_split_of(run, (), (), "val"), (0.25,), 3, True
     )
     by_name = {result.name: result for result in report.results}
-    assert set(by_name) == {"linear probe", "20 nearest neighbours", "linear probe, 25 % of labels", "classifier"}
+    assert set(by_name) == {
+        "linear probe",
+        "20 nearest neighbours",
+        "linear probe, 25 % of labels, network with 100 %",
+        "classifier",
+    }
     assert all("random network" in result.baselines for name, result in by_name.items() if name != "classifier")
-    assert by_name["linear probe"].value > 0.7 and len(by_name["linear probe, 25 % of labels"].per_seed) == 3
+    assert (
+        by_name["linear probe"].value > 0.7
+        and len(by_name["linear probe, 25 % of labels, network with 100 %"].per_seed) == 3
+    )
     assert by_name["classifier"].value == supervised[1].results[0].value
     told = json.loads(report.write().read_text())
     assert told["trained on"] == run.facts["data"] and len(told["results"]) == 4
@@ -187,7 +195,10 @@ def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):
     assert run.config.method.options["video_width"] == 6
     test = open_split_of(run, (), (), "val", None, ("video",))
     shown = zero_shot.zeroshot(run, test)
-    assert [result.name.split(",")[0] for result in shown.results] == ["zero-shot", "zero-shot through known classes"]
+    assert [result.name.split(",")[0] for result in shown.results] == [
+        "seen classes by text",
+        "seen classes by text through known classes",
+    ]
     assert min(result.value for result in shown.results) > 0.6 and "ngrams" in shown.results[0].name
     by_text = {result.name: result for result in zero_shot.retrieve(run, test).results}
     assert set(by_text) == {"motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"}
@@ -220,9 +231,9 @@ def test_videos_and_texts_of_one_space_say_where_classes_lie(data, tmp_path):
     run = load_run(tmp_path / "run")
     results = zero_shot.zeroshot(run, open_split_of(run, (), (), "val", None, ("viclip_text",))).results
     assert [result.name.split(",")[0] for result in results] == [
-        "zero-shot",
-        "zero-shot through known classes",
-        "zero-shot by video",
+        "seen classes by text",
+        "seen classes by text through known classes",
+        "seen classes by text by video",
     ]
     assert min(result.value for result in results) > 0.6
 

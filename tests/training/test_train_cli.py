@@ -61,13 +61,13 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     told = json.loads(out)
     assert code == 0 and [result["name"] for result in told["results"]] == [
         "linear probe",
-        "linear probe, 50 % of labels",
+        "linear probe, 50 % of labels, network with 100 %",
         "classifier",
     ]
     assert {"chance", "largest class", "random network"} <= told["results"][0]["baselines"].keys()
     assert (
         told["results"][0]["interval"]["low"] is not None
-        and json.loads(Path("runs/small/probe.json").read_text()) == told
+        and json.loads(next(Path("runs/small/measured").glob("*/probe.json")).read_text()) == told
     )
     code, out, _ = call("finetune", "runs/small", "--data", "build", "--set", "run.epochs=1")
     assert code == 0 and "runs/small_finetuned: 1 steps" in out
@@ -109,7 +109,7 @@ def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
         values = [line["result"]["value"] for line in lines if line["result"]["name"] == one]
         assert values == sorted(values, reverse=True)
     (tmp_path / "second" / "summary.json").write_text('{"results": [{"name": "x"')
-    (tmp_path / "first" / "probe.json").unlink()
+    next((tmp_path / "first" / "measured").glob("*/probe.json")).unlink()
     code, out, err = call("list", "runs", tmp_path)
     assert code == 0 and err.count("\n") == 1 and "summary.json holds no results and was left out" in err
     assert out.rstrip().splitlines()[-1].startswith(f"| {tmp_path / 'second'} | ") and "nothing measured yet" in out
@@ -121,7 +121,7 @@ def test_texts_and_videos(place, call, monkeypatch):
     code, out, _ = call("zeroshot", "runs/tmor", "--json")
     assert code == 0 and json.loads(out)["results"][0]["details"]["clips"] == 24
     code, out, _ = call("zeroshot", "runs/tmor", "--data", "motions.npz", "--prompts", "motion", "--split", "")
-    assert code == 0 and "zero-shot, ngrams, prompts motion" in out and "zeroshot_confusion.png" in out
+    assert code == 0 and "seen classes by text, ngrams, prompts motion" in out and "zeroshot_confusion.png" in out
     code, out, _ = call("retrieve", "runs/tmor", "--data", "motions.npz")
     assert code == 0 and "motion to text" in out and "4-way, text to motion" in out
     code, out, _ = call("retrieve", "runs/tmor", "--data", "motions.npz", "--by", "video")

@@ -90,6 +90,8 @@ class SubsetDataset(SkeletonDataset):
         self.keys: Sequence[str] = [dataset.keys[position] for position in positions.tolist()]
         self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[positions]
         self.named = dataset.named
+        groups = dataset.groups
+        self.groups = None if groups is None else [groups[position] for position in positions.tolist()]
 
     def __len__(self) -> int:
         return len(self._positions)

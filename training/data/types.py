@@ -58,6 +58,8 @@ class SkeletonDataset:
         label_ids: (N,) int64, -1 for none.
         named: whether the keys are names that the data bring; numbers that were given to clips without names say
             nothing about other datasets.
+        groups: (N,) who or what was filmed in each clip, such as the subject or the video: clips of one group are no
+            independent measurements. None where the data do not say.
     """
 
     name: str
@@ -67,6 +69,7 @@ class SkeletonDataset:
     keys: Sequence[str]
     label_ids: Numbers
     named: bool = True
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         """N, the number of sequences."""

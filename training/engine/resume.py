@@ -71,7 +71,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
             if before.get(name) != now.get(name):
                 yield from _values(name, before.get(name), now.get(name))
     for name, value in now.items():
-        if name in (*_OF_THE_DATA, "config") or before.get(name) == value:
+        if name in (*_OF_THE_DATA, "config", "seen") or before.get(name) == value:
             continue
         if name == "settings":
             yield from _settings(before.get(name) or {}, value)

@@ -74,17 +74,37 @@ NAME_MARGIN = 0.36
 """Space for the joint names beside the outermost joint."""
 
 
-def drawing_positions(skeleton: Skeleton) -> Array:
+def drawing_positions(skeleton: Skeleton, heights: ArrayLike | None = None) -> Array:
     """Positions at which the joints of a layout are drawn.
 
     A layout with a joint of an unknown name is drawn from its bones alone: drawn distances follow the number of bones
-    between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al. 2004).
+    between two joints (classical scaling, Torgerson 1952, then stress majorisation, Gansner et al. 2004). Joints of
+    known names say what is up and which side is left; without any, `heights` do.
+
+    Args:
+        skeleton: the layout.
+        heights: (V,) of the joints of a body that stands, in any unit.
 
     Returns:
         (V, 2) float64: x to the right, y up. Feet are near 0 and the head is near 1.
     """
-    positions = [_position_of(joint) for joint in skeleton.joints]
-    return np.array(positions, np.float64) if None not in positions else _positions_by_bones(skeleton)
+    known = [_position_of(joint) for joint in skeleton.joints]
+    if None not in known:
+        return np.array(known, np.float64)
+    positions = _positions_by_bones(skeleton)
+    named = np.array([(np.nan, np.nan) if place is None else place for place in known], np.float64)
+    up = named[:, 1]
+    if np.isfinite(up).sum() < 2 and heights is not None:
+        up = np.asarray(heights, np.float64)
+    for axis, right in ((0, named[:, 0]), (1, up)):
+        seen = np.isfinite(right)
+        if (
+            seen.sum() > 1
+            and ((positions[seen, axis] - positions[seen, axis].mean()) * (right[seen] - right[seen].mean())).sum() < 0
+        ):
+            positions[:, axis] *= -1
+    positions[:, 1] -= positions[:, 1].min()
+    return positions
 
 
 def _position_of(joint: str) -> tuple[float, float] | None:
@@ -135,6 +155,7 @@ def draw_attention(
     path: str | os.PathLike[str],
     title: str = "",
     strongest: int = 12,
+    heights: ArrayLike | None = None,
 ) -> Path:
     """Draws attention between joints on a standing person. Size and colour of a joint show the attention it receives.
 
@@ -145,6 +166,7 @@ def draw_attention(
         path: output file, .png, .svg or .pdf.
         title: title of the plot. Default: the name of the layout.
         strongest: number of links drawn.
+        heights: (V,) see `drawing_positions`.
 
     Returns:
         The path of the written file.
@@ -164,7 +186,7 @@ def draw_attention(
             f"given {attention.shape}"
         )
     importance = attention if attention.ndim == 1 else attention.mean(0)
-    positions = drawing_positions(skeleton)
+    positions = drawing_positions(skeleton, heights)
     half_width = float(np.abs(positions[:, 0]).max()) + NAME_MARGIN
     figure, axes = figure_of(6.4 * 2 * half_width + 1.4, 8.0)
     for a, b in skeleton.bones:

@@ -31,31 +31,47 @@ CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features (N, D) and labels (N,) of one split; clips labelled -1 are left out."""
+    """Features (N, D) and labels (N,) of one split, and who was filmed (N,) where that is known; clips labelled -1 are
+    left out."""
 
     features: Array
     labels: Numbers
+    groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        groups = None if self.groups is None else _labelled_groups(self.labels, self.groups)
         ids, rows = labelled(self.labels, self.features)
         object.__setattr__(self, "features", rows)
         object.__setattr__(self, "labels", ids)
+        object.__setattr__(self, "groups", groups)
 
     def take(self, indices: ArrayLike) -> LabelledFeatures:
         """The clips at these indices."""
-        return LabelledFeatures(self.features[np.asarray(indices)], self.labels[np.asarray(indices)])
+        chosen = np.asarray(indices)
+        groups = None if self.groups is None else [self.groups[index] for index in chosen.tolist()]
+        return LabelledFeatures(self.features[chosen], self.labels[chosen], groups)
+
+
+def _labelled_groups(labels: ArrayLike, groups: Sequence[str]) -> list[str]:
+    return [group for group, label in zip(groups, np.asarray(labels).tolist()) if label >= 0]
 
 
 def classification_result(
-    name: str, scores: ArrayLike, labels: ArrayLike, level: float = 0.95, **details: Any
+    name: str,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    level: float = 0.95,
+    groups: Sequence[str] | None = None,
+    **details: Any,
 ) -> Result:
-    """Top-1 of one run, its bootstrap interval over clips, and top-5, mean class accuracy and chance beside it.
+    """Top-1 of one run, its bootstrap interval, and top-5, mean class accuracy and chance beside it.
 
     Args:
         name: of the result.
         scores: (N, K).
         labels: (N,), -1 for clips that are left out.
         level: of the interval.
+        groups: (N,) who or what was filmed in each clip: the interval is over these, and over clips without them.
         details: further details of the result.
     """
     rows, ids = class_scores(scores, labels)
@@ -73,7 +89,9 @@ def classification_result(
         "top-1",
         float(right.mean()),
         (),
-        confidence_intervals.bootstrap(right, level=level),
+        confidence_intervals.bootstrap(
+            right, groups=None if groups is None else _labelled_groups(labels, groups), level=level
+        ),
         baselines,
         {**more, **details},
     )
@@ -110,9 +128,9 @@ def linear_probe(
     more: dict[str, Any] = {"strength": strength, "training clips": len(train.labels)}
     if cross_validation:
         more["cross-validation"] = cross_validation
-    return classification_result(name, model.scores(test.features), test.labels, **more).with_baselines(
-        largest_class=_largest(train, test)
-    )
+    return classification_result(
+        name, model.scores(test.features), test.labels, groups=test.groups, **more
+    ).with_baselines(largest_class=_largest(train, test))
 
 
 def _largest(train: LabelledFeatures, test: LabelledFeatures) -> float:
@@ -211,7 +229,9 @@ def knn(
     scores = knn_scores(train, test.features, num_classes, k, temperature)
     more = {"k": k, "temperature": temperature, "training clips": len(train.labels)}
     title = name or ("nearest neighbour" if k == 1 else f"{k} nearest neighbours")
-    return classification_result(title, scores, test.labels, **more).with_baselines(largest_class=_largest(train, test))
+    return classification_result(title, scores, test.labels, groups=test.groups, **more).with_baselines(
+        largest_class=_largest(train, test)
+    )
 
 
 def over_runs(results: Sequence[Result], level: float = 0.95) -> Result:

@@ -117,6 +117,7 @@ def zero_shot(
     extra: ExtraScores | None = None,
     temperature: float = 0.1,
     name: str = "zero-shot",
+    groups: Sequence[str] | None = None,
 ) -> Result:
     """Top-1 of the class with the nearest text: from motions alone, or fused with the scores of another modality.
 
@@ -131,15 +132,16 @@ def zero_shot(
         extra: scores of another modality for the same clips.
         temperature: of the softmax of the cosines of motions, used only in a fusion.
         name: of the result.
+        groups: (N,) who was filmed in each clip, see `classification_result`.
     """
     scores = similarities(features, classes)
     if extra is None:
-        return classification_result(name, scores, labels)
+        return classification_result(name, scores, labels, groups=groups)
     alone = classification_result(name, scores, labels).value
     other = classification_result(name, extra.scores, labels).value
     fused = fuse_scores(scores, extra.scores, extra.weight, temperature, extra.temperature)
     more = {"weight": extra.weight, "motion alone": alone, "other alone": other}
-    return classification_result(f"{name}, fused", fused, labels, **more).with_baselines(
+    return classification_result(f"{name}, fused", fused, labels, groups=groups, **more).with_baselines(
         motion_alone=alone, other_alone=other
     )
 

@@ -4,7 +4,7 @@
     print(to_table(lines))
 
 The figures of a run are in its folder: summary.json of training, and the JSON of every evaluation, that is every JSON
-file with `results`.
+file with `results` there and in its folder `measured`.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def _lines(folder: Path) -> Iterator[Line]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"{folder / 'run.toml'} is no configuration of a run and was left out: {error!r}", stacklevel=2)
         return
-    empty = True
-    for path in sorted(folder.glob("*.json")):
+    shown: set[tuple[str, str, str, float]] = set()
+    for path in [*sorted(folder.glob("*.json")), *sorted(folder.glob("measured/*/*.json"))]:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(report, dict) or "results" not in report:
@@ -125,7 +125,9 @@ def _lines(folder: Path) -> Iterator[Line]:
             warnings.warn(f"{path} holds no results and was left out: {error!r}", stacklevel=2)
             continue
         for result in results:
-            empty = False
-            yield Line(*facts, measured_on, result)
-    if empty:
+            figure = (result.name, result.metric, str(measured_on["fingerprint"]), result.value)
+            if figure not in shown:  # training and a probe measure the same classifier
+                shown.add(figure)
+                yield Line(*facts, measured_on, result)
+    if not shown:
         yield Line(*facts, {}, None)

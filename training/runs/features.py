@@ -23,6 +23,13 @@ WHOLE_CLIP = ((0.0, 1.0),)
 """One crop: the whole clip."""
 THREE_CROPS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
 """Three crops, fixed in advance: the whole clip, its first and its last four fifths."""
+MANY = 1000
+"""Clips above which worker processes read them; fewer are read before the processes have started."""
+
+
+def workers_for(datasets: Sequence[SkeletonDataset], workers: int) -> int:
+    """How many processes read these clips, of at most `workers`."""
+    return workers if sum(map(len, datasets)) > MANY else 0
 
 
 @dataclass(frozen=True)

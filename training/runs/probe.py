@@ -1,10 +1,12 @@
 """What a trained network knows: probes of a finished run, beside the baselines that figures need.
 
-Each function gives results, and leaves plots in the folder of the run.
+Each function gives results, and leaves plots in the folder of the report.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +31,12 @@ from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
 from training.runs.run import Run
 from training.runs.train import evaluate_classifier
+from training.transforms.preprocess import Preprocess
 
 STRENGTH = 0.3
 """C of the linear probe, fixed in advance."""
+POSED = 16
+"""Clips whose mean pose says what is up."""
 MAX_CLIPS = 2000
 """Most clips in a plot of features, and to measure the statistics of a random network's norms on."""
 
@@ -65,14 +70,15 @@ def probe(
     names = classes_of(train, test)
     tell_of_overlap(train, test, "of the probe")
     tell_of_unseen(train, test, "of the probe")
-    report = Report("probe", run, [dataset.name for dataset in (*train, *test)], splits.facts(test))
+    report = Report("probe", run, test, train)
+    report.folder.mkdir(parents=True, exist_ok=True)
     run.method.to(device)
     ids = [splits.label_ids(names, split) for split in (train, test)]
     random = random_network(run, train, device)
 
-    def pair(function: Any) -> tuple[LabelledFeatures, LabelledFeatures]:
+    def pair(function: Any) -> tuple[LabelledFeatures, ...]:
         rows = [features_of(run, function, split, device, advance) for split in (train, test)]
-        return LabelledFeatures(rows[0], ids[0]), LabelledFeatures(rows[1], ids[1])
+        return tuple(LabelledFeatures(*each) for each in zip(rows, ids, map(splits.groups_of, (train, test))))
 
     # the features of the network, and of the random one
     total = 2 * sum(len(dataset) for dataset in (*train, *test))
@@ -85,10 +91,11 @@ def probe(
         report.results.append(knn(*learnt, len(names)).with_baselines(random_network=value))
     if fractions:
         some = [few_shot(*each, len(names), tuple(fractions), range(seeds)) for each in (learnt, baseline)]
-        report.results += [own.with_baselines(random_network=other.value) for own, other in zip(*some)]
+        few = [own.with_baselines(random_network=other.value) for own, other in zip(*some)]
+        report.results += _told_of_labels(run, few, fractions)
     if run.config.classifies and (splits.label_ids(run.labels, test) >= 0).any():
         figure, plot = evaluate_classifier(
-            run.backbone, run.preprocess, run.frames, run.labels, test, run.folder, device
+            run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device
         )
         report.results.append(figure)
         report.plots.append(plot)
@@ -102,13 +109,41 @@ def _draw_plots(
     report: Report, test: LabelledFeatures, predictions: Array, names: Sequence[str], split: Sequence[SkeletonDataset]
 ) -> None:
     """Confusion matrix, features in the plane, and the joints that decide."""
-    run, folder = report.run, report.run.folder
+    run, folder = report.run, report.folder
     name = "probe_confusion.png" if run.config.classifies else "confusion.png"
     report.plots.append(confusion_matrix(predictions, test.labels, names, folder / name, "linear probe"))
     if len(test.labels) >= 5:
         report.plots.append(embedding(test.features, test.labels, names, folder / "tsne.png", most=MAX_CLIPS))
     weights = joint_weights(run.backbone, split, run.preprocess, run.frames)
-    report.plots.append(draw_attention(weights, run.skeleton, folder / "joints.png", "which joints decide"))
+    heights = mean_heights(run.preprocess, split)
+    report.plots.append(
+        draw_attention(weights, run.skeleton, folder / "joints.png", "which joints decide", heights=heights)
+    )
+
+
+def _told_of_labels(run: Run, results: Sequence[Result], fractions: Sequence[float]) -> list[Result]:
+    """Results of few labels; where the network itself learnt from more, their names and a warning say so."""
+    own = run.config.data.label_fraction or 1.0
+    if not run.needs.labels or own <= min(fractions):
+        return list(results)
+    shown = f"{100 * own:g} %"
+    warnings.warn(
+        f"{run.folder} was trained with the labels of {'all' if own == 1 else shown} of its clips: a probe of "
+        f"{100 * min(fractions):g} % of the labels on it is no figure of few labels; train with data.label_fraction, or "
+        "without labels",
+        stacklevel=3,
+    )
+    return [dataclasses.replace(result, name=f"{result.name}, network with {shown}") for result in results]
+
+
+def mean_heights(preprocess: Preprocess, split: Sequence[SkeletonDataset]) -> Array:
+    """(V,) mean height of each joint over some clips: up the picture, or along the upright axis in space."""
+    clips = [clip for part in random_subset(split, POSED) for clip in part.read(range(len(part)))]
+    poses = [preprocess.joints(clip)[0] for clip in clips]
+    axes = poses[0].shape[-1] - preprocess.score
+    axis, sign = (1, -1.0) if axes < 3 else ("xyz".index(preprocess.up), 1.0)
+    heights: Array = sign * np.mean([pose[..., axis].mean(0) for pose in poses], axis=0)
+    return heights
 
 
 def two_streams(run: Run, second: Run, test: Sequence[SkeletonDataset], device: str = "cpu") -> Result:
@@ -131,7 +166,8 @@ def two_streams(run: Run, second: Run, test: Sequence[SkeletonDataset], device: 
         for one in (run, second)
     ]
     name = f"classifier and {second.folder.name}"
-    return classification_result(name, scores[0] + scores[1], splits.label_ids(run.labels, test))
+    ids, groups = splits.label_ids(run.labels, test), splits.groups_of(test)
+    return classification_result(name, scores[0] + scores[1], ids, groups=groups)
 
 
 def _linear(train: LabelledFeatures, test: LabelledFeatures, classes: int) -> tuple[Result, Array]:
@@ -139,7 +175,7 @@ def _linear(train: LabelledFeatures, test: LabelledFeatures, classes: int) -> tu
     scores = logistic.fit(train.features, train.labels, classes, STRENGTH).scores(test.features)
     details = {"strength": STRENGTH, "training clips": len(train.labels)}
     largest = float((test.labels == np.bincount(train.labels).argmax()).mean())
-    result = classification_result("linear probe", scores, test.labels, **details)
+    result = classification_result("linear probe", scores, test.labels, groups=test.groups, **details)
     return result.with_baselines(largest_class=largest), scores
 
 

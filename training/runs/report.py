@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from blake3 import blake3
 
 from dataengine.core.errors import TrainingError
 from dataengine.io.storage import write_durably
@@ -16,13 +19,13 @@ from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset
 from training.evaluate.result import Result, plain, table
 from training.runs import splits
-from training.runs.features import THREE_CROPS, Rows, extract_features
+from training.runs.features import THREE_CROPS, Rows, extract_features, workers_for
 from training.runs.run import Run
 
 BATCH = 64
 """Clips per forward pass."""
-MANY = 2000
-"""Clips above which worker processes read them."""
+MEASURED = "measured"
+"""Folder of a run in which its figures on each data lie."""
 
 
 @dataclass
@@ -32,23 +35,40 @@ class Report:
     Attributes:
         evaluation: probe, zeroshot or retrieve.
         run: the network.
-        data: names of the datasets.
-        measured_on: see `training.runs.splits.facts`.
+        test: the clips that are measured on.
+        train: the clips that a probe learns from.
         results: the figures.
         plots: files of the plots.
     """
 
     evaluation: str
     run: Run
-    data: list[str]
-    measured_on: Mapping[str, Any]
+    test: Sequence[SkeletonDataset]
+    train: Sequence[SkeletonDataset] = ()
     results: list[Result] = field(default_factory=list)
     plots: list[Path] = field(default_factory=list)
 
     @property
+    def data(self) -> list[str]:
+        """Names of the datasets."""
+        return [dataset.name for dataset in (*self.train, *self.test)]
+
+    @property
+    def measured_on(self) -> Mapping[str, Any]:
+        """See `training.runs.splits.facts`."""
+        return splits.facts(self.test)
+
+    @property
+    def folder(self) -> Path:
+        """Where figures and plots of these data lie: measured/NAME-FINGERPRINT in the folder of the run."""
+        own = blake3(splits.facts([*self.train, *self.test])["fingerprint"].encode()).hexdigest()[:8]
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(self.test[0].name.rstrip("/")).stem)[:40] or "data"
+        return self.run.folder / MEASURED / f"{name}-{own}"
+
+    @property
     def path(self) -> Path:
-        """EVALUATION.json in the folder of the run."""
-        return self.run.folder / f"{self.evaluation}.json"
+        """EVALUATION.json in `folder`."""
+        return self.folder / f"{self.evaluation}.json"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -65,10 +85,22 @@ class Report:
         }
 
     def write(self) -> Path:
-        """Write `path`."""
-        text = json.dumps(plain(self.to_dict()), indent=1, ensure_ascii=False)
+        """Write `path`. Figures of the same network on the same clips that were not measured anew stay there."""
+        values = plain(self.to_dict())
+        new = {(result["name"], result["metric"]) for result in values["results"]}
+        values["results"] += [result for result in self._earlier() if (result["name"], result["metric"]) not in new]
+        text = json.dumps(values, indent=1, ensure_ascii=False)
         write_durably(self.path, (text + "\n").encode())
         return self.path
+
+    def _earlier(self) -> list[dict[str, Any]]:
+        """Figures in the file that is there, if they are of this network."""
+        try:
+            held = json.loads(self.path.read_text(encoding="utf-8"))
+            same = held["step"] == self.run.step and held["trained on"] == self.run.facts["data"]
+            return list(held["results"]) if same else []
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
     def text(self) -> str:
         """A table of the results, and the paths of the plots."""
@@ -142,7 +174,7 @@ def features_of(
 ) -> Rows:
     """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip; `advance` is given
     how many clips are done."""
-    workers = run.config.run.workers if sum(map(len, split)) > MANY else 0
+    workers = workers_for(split, run.config.run.workers)
     rows, _ = extract_features(
         function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device, advance=advance
     )

@@ -142,6 +142,16 @@ def label_ids(names: Sequence[str], datasets: Sequence[SkeletonDataset]) -> Numb
     return np.asarray(table[ids], np.int64)
 
 
+def groups_of(datasets: Sequence[SkeletonDataset]) -> list[str] | None:
+    """Who or what was filmed in each of N clips; None where the data do not say, or each clip is of another."""
+    groups: list[str] = []
+    for number, dataset in enumerate(datasets):
+        own = dataset.keys if dataset.groups is None else dataset.groups
+        groups += [f"{number}:{group}" for group in own]
+    known = any(dataset.groups is not None for dataset in datasets)
+    return groups if known and len(set(groups)) < len(groups) else None
+
+
 def names_of(datasets: Sequence[SkeletonDataset]) -> str:
     """The datasets as a message calls them."""
     return ", ".join(dataset.name for dataset in datasets)

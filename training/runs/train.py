@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ from training.evaluate.result import Result, plain
 from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
-from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features
+from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
@@ -126,6 +127,8 @@ def train(
     vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
     method = make_method(config, skeleton, labels, channels, vectors)
     facts = _facts(config, skeleton, labels, channels, vectors)
+    ids = splits.label_ids(labels, datasets)
+    facts["seen"] = [labels[number] for number in np.unique(ids[ids >= 0]).tolist()]
     if start is not None:
         method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
         facts["start"] = file_hash(start)
@@ -272,8 +275,11 @@ class _Evaluation:
     def _features(self, method: Method, split: Sequence[SkeletonDataset]) -> LabelledFeatures:
         part = random_subset(split, self.config.run.probe_clips)
         frames = self.config.view.frames
-        rows = extract_features(method.embed, part, self.preprocess, frames, WHOLE_CLIP, device=self.device)[0]
-        return LabelledFeatures(rows, splits.label_ids(self.labels, part))
+        workers = workers_for(part, self.config.run.workers)
+        rows = extract_features(
+            method.embed, part, self.preprocess, frames, WHOLE_CLIP, workers=workers, device=self.device
+        )[0]
+        return LabelledFeatures(rows, splits.label_ids(self.labels, part), splits.groups_of(part))
 
     def finish(self, result: RunResult, method: Method) -> None:
         """Figures of a finished run: its classifier if it has one, neighbours, plots, summary.json."""
@@ -307,4 +313,4 @@ def evaluate_classifier(
     truth, predictions = labelled(ids, scores.argmax(1))
     title = "the network's own classifier"
     plot = confusion_matrix(predictions, truth, labels, folder / "confusion.png", title)
-    return classification_result("classifier", scores, ids), plot
+    return classification_result("classifier", scores, ids, groups=splits.groups_of(split)), plot

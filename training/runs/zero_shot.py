@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,9 +85,10 @@ def zeroshot(
     fuse: str | None = None,
     device: str = "cpu",
 ) -> Report:
-    """Motions named by texts of classes that the network was never trained to tell apart.
+    """Motions named by texts of classes.
 
-    The first result is the nearest text. Two more are better where classes are new to the network: through the known
+    Zero-shot are classes without a training clip; see `_by_novelty` for what is said where others are measured, too. The
+    first way is the nearest text. Two more are better where classes are new to the network: through the known
     classes, and, for a network with one projector for texts and videos, where videos of the class would lie.
 
     Args:
@@ -108,15 +111,78 @@ def zeroshot(
     extra = None if fuse is None else _video_scores(names, test, fuse)
     comparisons = _comparisons(run, rows, vectors, texts, device)
     suffix = f"{texts.encoder}, prompts {texts.prompts}"
-    results = [
-        zero_shot(motions, ids, classes, extra, run.method.temperature, f"zero-shot{how}, {suffix}")
-        for how, motions, classes in comparisons
-    ]
-    report = Report("zeroshot", run, [dataset.name for dataset in test], splits.facts(test), results)
+    report = Report("zeroshot", run, test)
+    seen = np.isin(names, list(run.facts.get("seen", run.labels)))
+    for how, motions, classes in comparisons:
+        named = _Named(motions, ids, classes, extra, run.method.temperature, splits.groups_of(test))
+        report.results += _by_novelty(named, seen, how, suffix)
     truth, predictions = labelled(ids, similarities(rows, comparisons[0][2]).argmax(1))
-    plot = run.folder / "zeroshot_confusion.png"
-    report.plots.append(confusion_matrix(predictions, truth, names, plot, "zero-shot, motion alone"))
+    report.folder.mkdir(parents=True, exist_ok=True)
+    plot = report.folder / "zeroshot_confusion.png"
+    report.plots.append(confusion_matrix(predictions, truth, names, plot, "motion alone"))
     return report
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Motions (N, D) with labels (N,) and texts of classes (K, D), the scores of another modality, and who was
+    filmed."""
+
+    motions: Array
+    labels: Numbers
+    classes: Array
+    extra: ExtraScores | None
+    temperature: float
+    groups: Sequence[str] | None
+
+    def result(self, name: str) -> Result:
+        """Top-1 of all clips among all classes."""
+        return zero_shot(
+            self.motions, self.labels, self.classes, self.extra, self.temperature, name, groups=self.groups
+        )
+
+    def clips_of(self, chosen: Any) -> _Named:
+        """The clips of the classes (K,) bool; those of others have no label."""
+        kept = np.append(chosen, False)[self.labels]
+        return dataclasses.replace(self, labels=np.where(kept, self.labels, -1))
+
+    def among(self, chosen: Any) -> _Named:
+        """The clips of these classes, named by their texts alone."""
+        numbers = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1)
+        extra = self.extra
+        if extra is not None:
+            extra = dataclasses.replace(extra, scores=np.asarray(extra.scores)[:, chosen])
+        return dataclasses.replace(self, labels=numbers[self.labels], classes=self.classes[chosen], extra=extra)
+
+
+def _by_novelty(named: _Named, seen: Any, how: str, suffix: str) -> list[Result]:
+    """Figures of classes that the network learnt from, and of those that are new to it, apart.
+
+    Where both are measured, the second figure is the harmonic mean of the mean class accuracies of both, each among the
+    texts of all classes (generalised zero-shot; Xian et al. 2018, Zero-Shot Learning - A Comprehensive Evaluation,
+    section 4).
+
+    Args:
+        named: the clips.
+        seen: (K,) bool, the classes with training clips.
+        how: the way of naming.
+        suffix: of the names of results.
+    """
+    present = np.isin(np.arange(len(seen)), named.labels)
+    if not (present & ~seen).any():
+        return [named.result(f"seen classes by text{how}, {suffix}")]
+    new = named.among(~seen).result(f"zero-shot, unseen classes{how}, {suffix}")
+    if not (present & seen).any():
+        return [new]
+    parts = {
+        name: float(named.clips_of(chosen).result(name).details["mean class accuracy"])
+        for name, chosen in (("seen", seen), ("unseen", ~seen))
+    }
+    total = sum(parts.values())
+    mean = 2 * parts["seen"] * parts["unseen"] / total if total else 0.0
+    details = {**parts, "clips": int((named.labels >= 0).sum()), "classes": len(seen)}
+    general = Result(f"generalised zero-shot{how}, {suffix}", "harmonic mean", mean, baselines=parts, details=details)
+    return [new, general]
 
 
 def _comparisons(
@@ -183,7 +249,7 @@ def retrieve(
     by = by or searchable_by(run)[0]
     if by not in searchable_by(run):
         raise TrainingError(f"{run.folder} finds motions by {' and '.join(searchable_by(run))}; given {by!r}")
-    report = Report("retrieve", run, [dataset.name for dataset in test], splits.facts(test))
+    report = Report("retrieve", run, test)
     run.method.to(device)
     rows = features_of(run, run.method.embed_motion, test, device)
     report.results = _by_video(run, rows, test, device) if by == "video" else []

@@ -178,6 +178,10 @@ class Format(SkeletonDataset):
         return path
 
 
+GROUPS = ("subject", "performer", "person", "group", "video")
+"""Columns that say who or what was filmed in a clip; the first that is there is taken."""
+
+
 class InMemoryDataset(Format):
     """The base of formats whose arrays lie in memory or in one memory map: the chosen rows of a table of clips.
 
@@ -199,6 +203,9 @@ class InMemoryDataset(Format):
         self.keys: Sequence[str] = facts["key"].gather(rows).to_list()
         self.label_ids: Numbers = facts["label_id"].fill_null(-1).to_numpy().astype(np.int64)[rows]
         self.rows = rows
+        column = next((name for name in GROUPS if name in facts.columns), None)
+        if column is not None:
+            self.groups = [str(value) for value in facts[column].gather(rows).to_list()]
         self.fingerprint = digest(
             _joints(skeleton), "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
         )

@@ -154,7 +154,7 @@ class BuiltDataset(Format):
         ]
         facts = [entry for entry in entries if entry in columns]
         stored_entries = tuple(dict.fromkeys((pose, *stored)))
-        needed = ("split", "label", "label_id", "fps", "width", "height", *facts)
+        needed = ("split", "label", "label_id", "video_id", "fps", "width", "height", *facts)
         chosen, entry_ranges = dataset.entry_ranges(where, stored_entries, needed)
         if chosen.is_empty() and where is not None:
             raise TrainingError(
@@ -165,6 +165,7 @@ class BuiltDataset(Format):
         chosen = chosen[rows]
         self.keys: Sequence[str] = chosen["clip_id"].to_list()
         self.label_ids: Numbers = chosen["label_id"].fill_null(-1).to_numpy().astype(np.int64)
+        self.groups = chosen["video_id"].to_list()
         self.labels = _labels(dataset)
         self.skeleton = _skeleton(dataset)
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None
