@@ -19,6 +19,7 @@ import dataengine
 from dataengine import builder, dry_run
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError, RecipeError
+from dataengine.core.skeletons import skeleton
 from dataengine.dataset.verify import verify
 from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.status import clean, status
@@ -32,7 +33,7 @@ RECIPE = [
     'pose.experts=["bright_block"]', "pose.expert_weights={}", 'pose.fusion="first_seen"',
     'curate.filters=["length", "upright"]', "filters.upright.min=1.2", "filters.length.min=8",
     'curate.relabel="block_labels"', 'embed.features=["mean_colour"]', "passes.brightness.min=0.1",
-    "passes.video_cap.most=3", "passes.name_length={}",
+    "passes.video_cap.most=3", "passes.name_length={}", 'lift.use="paper"', "lifters.paper.fold=0.125",
 ]  # fmt: skip
 
 
@@ -75,12 +76,12 @@ def test_every_kind_is_offered_once(installed: Path) -> None:
     lines = (plugins.OUTSIDE / "entry_points.txt").read_text().splitlines()
     groups = [line.strip("[]").partition(".") for line in lines if line.startswith("[")]
     assert {kind for package, _, kind in groups if package == "dataengine"} == {
-        "sources", "experts", "fusion", "filters", "relabel", "features", "exports", "passes",
+        "sources", "experts", "fusion", "lifters", "filters", "relabel", "features", "exports", "passes",
     }  # fmt: skip
     assert {kind for package, _, kind in groups if package == "training"} == {"backbones", "methods", "formats"}
     for _, _, kind in groups:
         assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
-    for name in ("experts", "filters", "sources", "features", "relabel", "exports"):
+    for name in ("experts", "lifters", "filters", "sources", "features", "relabel", "exports"):
         told = command("list", name, "-v").stdout
         assert any(line.partition(" = ")[0] in told for line in lines if "outside." in line), name
 
@@ -103,6 +104,19 @@ def test_an_expert_and_a_fusion_make_the_poses(out: Path) -> None:
         assert set(np.unique(sample["scores"])) == {np.float16(0.75)}
     assert set(ds.tracks.collect()["share_bright_block"]) == {1.0}
     assert ds.manifest["fusion"] == "first_seen"
+
+
+def test_a_lifter_brings_the_poses_into_space(out: Path, clips: pl.DataFrame) -> None:
+    ds = dataengine.open(out)
+    joints = skeleton("posetics17")
+    for clip_id in clips["clip_id"]:
+        sample = ds.sample(clip_id)
+        flat, space = sample["keypoints"], sample["keypoints3d"]
+        assert space.dtype == np.float16 and space.shape == (*flat.shape[:3], 3)
+        root = flat[:, :, joints.index("mid_hip"), None]
+        np.testing.assert_allclose(space[..., :2], (flat - root) * 2 / sample["json"]["height"], atol=2e-3)
+        assert (space[..., joints.index("left_knee"), 2] == 0.125).all()
+    assert (clips["lift_reprojection"] == 0).all() and ds.manifest["lifter"] == "paper"
 
 
 def test_a_format_writes_the_clips(out: Path, tmp_path: Path) -> None:

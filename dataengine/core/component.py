@@ -572,11 +572,13 @@ class Filter(Component, ABC):
         reason: what a clip is rejected with: a key of `dataengine.core.reasons.REASONS`, or a word of the filter's own.
         meaning: what the reason means, in a few words; needed for a reason that is not built in.
         measured_in: what the value counts, for tables and axes.
+        needs_lift: whether it measures poses in space, which only recipes with a lifter make.
     """
 
     reason: ClassVar[str]
     meaning: ClassVar[str] = ""
     measured_in: ClassVar[str]
+    needs_lift: ClassVar[bool] = False
 
     def check(self) -> None:
         super().check()

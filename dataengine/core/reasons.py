@@ -57,6 +57,7 @@ REASONS: dict[str, str] = {
     "bone_variation": "bone lengths vary as no body's do",
     "motion": "too little motion",
     "camera_cut": "the camera cuts within the clip",
+    "reprojection": "the poses in space do not project onto those of the picture",
     "num_people": "more or fewer people than wanted",
     "length": "too few or too many frames",
     "label_left_out": "the relabel table leaves this label out, or does not know it",
@@ -82,7 +83,17 @@ DECISIONS = frozenset(
             "pose_coverage",
             "body_visible",
         ),
-        *("confidence", "truncation", "jitter", "bone_variation", "motion", "camera_cut", "num_people", "length"),
+        *(
+            "confidence",
+            "truncation",
+            "jitter",
+            "bone_variation",
+            "motion",
+            "camera_cut",
+            "num_people",
+            "length",
+            "reprojection",
+        ),
         *("label_left_out", "duplicate", "licence_unknown", "class_cap", "class_small", "label_disagrees"),
     }
 )

@@ -99,6 +99,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "camera_cut": "dataengine.filters.camera_cut:CameraCut",
         "num_people": "dataengine.filters.num_people:NumPeople",
         "length": "dataengine.filters.length:Length",
+        "reprojection": "dataengine.filters.reprojection:Reprojection",
     },
     "features": {
         "viclip": "dataengine.features.viclip:ViCLIP",

@@ -215,6 +215,8 @@ class Sample:
         disagreement: (M, T, V) mean distance of the experts to the fused joint in head-neck lengths, NaN where unknown.
         people: (T,) int32, number of tracked people, also of those beyond `pose.max_people`.
         change: (T,) float32 in [0, 1], difference of each frame to the previous one, 0 for the first.
+        reprojection: (M,) mean distance of each person's joints in space, projected, to those of the picture, in body
+            heights, NaN where unknown; None where nothing was lifted.
     """
 
     width: int
@@ -228,6 +230,7 @@ class Sample:
     disagreement: Float
     people: Int
     change: Float
+    reprojection: Float | None = None
 
     def once(self, make: Callable[[Sample], _T]) -> _T:
         """`make(self)`, worked out for the first filter that asks and kept for the others."""

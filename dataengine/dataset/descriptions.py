@@ -82,6 +82,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "motion": "As in `clips`, of this person.",
         "jitter": "As in `clips`, of this person.",
         "bone_variation": "As in `clips`, of this person.",
+        "lift_reprojection": "As in `clips`, of this person; only in datasets with poses in space.",
         "share_<expert>": "Share of the joints that the fusion took from this expert. One column per expert of the "
         "recipe.",
     },
@@ -136,7 +137,8 @@ ENTRIES: dict[str, str] = {
     "scores.npy": "(M, T, V) float16 in [0, 1], 0 where unseen",
     "confidence.npy": "(M, T) float16, agreement C of the experts in [0, 1]",
     "timestamps.npy": "(T,) float32 seconds from the clip's start",
-    "keypoints3d.npy": "(M, T, V, 3) float16 metres, relative to the root; only of datasets with poses in space",
+    "keypoints3d.npy": "(M, T, V, 3) float16 metres from the middle of the hips, x right, y down, z away from the "
+    "camera, NaN in frames without the person; only of datasets with poses in space",
     "<feature>_video.npy": "(D,) float16 of unit length, what the video shows, by that feature (such as viclip)",
     "<feature>_text.npy": "(D,) float16 of unit length, what the label says",
     "<feature>_views.npy": "(K, D) float16 of unit length, one video feature per temporal view",

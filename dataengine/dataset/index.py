@@ -80,6 +80,9 @@ TRACKS: pa.Schema = _schema(
 )
 """One row per person of a clip; `tracks_schema` adds the shares of the experts."""
 
+LIFTED_TRACKS: pa.Schema = _schema(("lift_reprojection", _SINGLE))
+"""Columns that `TRACKS` has beside in datasets with poses in space."""
+
 JOINTS: pa.Schema = _schema(
     ("clip_id", _STRING), ("track_id", _INT), ("joint", _STRING), ("visible score_mean disagreement", _SINGLE)
 )
@@ -122,9 +125,15 @@ def clips_schema(added: Iterable[Mapping[str, Any]] = ()) -> pa.Schema:
     return pa.schema([*CLIPS, *fields])
 
 
-def tracks_schema(experts: Iterable[str]) -> pa.Schema:
-    """`TRACKS` with a column share_<expert> per expert: the share of the joints of a track that the expert won."""
-    return pa.schema([*TRACKS, *(pa.field(f"share_{expert}", _SINGLE) for expert in experts)])
+def tracks_schema(experts: Iterable[str], lifted: bool = False) -> pa.Schema:
+    """`TRACKS` with a column share_<expert> per expert: the share of the joints of a track that the expert won.
+
+    Args:
+        experts: names of the experts of the dataset.
+        lifted: whether the dataset holds poses in space, and so the columns of `LIFTED_TRACKS`.
+    """
+    shares = (pa.field(f"share_{expert}", _SINGLE) for expert in experts)
+    return pa.schema([*TRACKS, *(LIFTED_TRACKS if lifted else ()), *shares])
 
 
 def write_table(folder: str | os.PathLike[str], rows: Rows, schema: pa.Schema) -> list[Path]:

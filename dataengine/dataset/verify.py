@@ -30,7 +30,7 @@ from dataengine.dataset.index import (
 )
 from dataengine.dataset.null_columns import null_columns
 from dataengine.dataset.takedown_records import check_chain, check_records, home
-from dataengine.dataset.verify_shards import Problem, check_shards, named_files, shard_files
+from dataengine.dataset.verify_shards import Problem, check_shards, is_lifted, named_files, shard_files
 from dataengine.io.storage import file_hash
 
 __all__ = ["Problem", "verify"]
@@ -99,7 +99,8 @@ def _expected(name: str, manifest: Mapping[str, Any], found: pa.Schema) -> pa.Sc
     if name == "clips":
         return clips_schema(manifest.get("columns", []))
     if name == "tracks":
-        return tracks_schema(column[6:] for column in found.names if column.startswith("share_"))
+        experts = [column[6:] for column in found.names if column.startswith("share_")]
+        return tracks_schema(experts, is_lifted(manifest))
     if name in manifest.get("tables", []):
         return found if found.field("clip_id").type == pa.string() else None
     return {**TABLES, **MORE_TABLES}.get(name)

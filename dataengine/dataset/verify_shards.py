@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +48,9 @@ FEATURES = ("_video.npy", "_text.npy", "_views.npy")
 ALWAYS = {"json", "keypoints.npy", "scores.npy", "confidence.npy", "timestamps.npy"}
 
 
+LIFTED = "keypoints3d.npy"
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One mistake: the file (relative to the dataset), and what is wrong with it."""
@@ -63,6 +66,11 @@ def named_files(manifest: Mapping[str, Any]) -> list[str]:
 def shard_files(manifest: Mapping[str, Any]) -> list[str]:
     """Paths of the shards that the manifest names."""
     return [path for path in named_files(manifest) if path.startswith("shards/")]
+
+
+def is_lifted(manifest: Mapping[str, Any]) -> bool:
+    """Whether the build of a dataset lifted its poses, so that each sample holds joints in space."""
+    return any(p["name"] == "lift" for p in manifest.get("passes", []))
 
 
 def check_shards(
@@ -82,6 +90,7 @@ def check_shards(
         for shard in sorted(rows.keys() - set(paths)):
             yield Problem(shard, f"not in the manifest, but the index places {len(rows[shard])} clips in it")
     tracks = _kept_tracks(tables["tracks"]) if "tracks" in tables else None
+    needed = ALWAYS | {LIFTED} if is_lifted(manifest) else ALWAYS
     order: dict[str, list[str]] = {}
     for path in paths:
         advance(1)
@@ -91,7 +100,8 @@ def check_shards(
         try:
             data = mapped(root / path)
             if path.startswith("shards/pose/"):
-                yield from _check_shard(path, data, None if rows is None else rows.get(path, {}), tracks, order[path])
+                mine = None if rows is None else rows.get(path, {})
+                yield from _check_shard(path, data, mine, tracks, order[path], needed)
             else:
                 order[path] += [key for key, _ in scan(data, path)]
         except DatasetError as error:
@@ -114,6 +124,7 @@ def _check_shard(
     rows: dict[str, dict[str, Any]] | None,
     tracks: Mapping[str, list[int]] | None,
     order: list[str],
+    needed: Set[str],
 ) -> Iterator[Problem]:
     left = dict(rows or {})
     try:
@@ -124,7 +135,7 @@ def _check_shard(
                 yield Problem(path, f"{key} has no row in index/clips that places it here")
                 continue
             entries = {entry.name: data[entry.offset : entry.offset + entry.size] for entry in members}
-            for what in _check_sample(entries, row, None if tracks is None else tracks.get(key, [])):
+            for what in _check_sample(entries, row, None if tracks is None else tracks.get(key, []), needed):
                 yield Problem(path, f"{key} {what}")
             if row is not None:
                 if [tuple(entry.values()) for entry in row["entries"] or ()] != [tuple(entry) for entry in members]:
@@ -138,10 +149,10 @@ def _check_shard(
 
 
 def _check_sample(
-    entries: Mapping[str, memoryview], row: Mapping[str, Any] | None, tracks: list[int] | None
+    entries: Mapping[str, memoryview], row: Mapping[str, Any] | None, tracks: list[int] | None, needed: Set[str]
 ) -> Iterator[str]:
     """Mistakes in one sample, compared with its row and the ids of its kept tracks where these are known."""
-    if missing := ALWAYS - entries.keys():
+    if missing := needed - entries.keys():
         yield f"lacks {', '.join(sorted(missing))}"
         return
     try:
@@ -167,8 +178,8 @@ def _check_sample(
     for name, (dtype, shape) in ARRAYS.items():
         if name in values and (values[name].dtype != dtype or values[name].shape != shape(people, frames, joints)):
             wrong = True
-            needed = f"{dtype} {shape(people, frames, joints)}"
-            yield f"{name} is {values[name].dtype} {values[name].shape}, must be {needed}"
+            right = f"{dtype} {shape(people, frames, joints)}"
+            yield f"{name} is {values[name].dtype} {values[name].shape}, must be {right}"
     if not wrong:
         yield from _check_values(values)
 
@@ -183,6 +194,12 @@ def _check_values(values: Mapping[str, Array]) -> Iterator[str]:
         yield f"scores.npy scores {np.count_nonzero(scores[unseen])} joints that are NaN; a joint not seen has score 0"
     if ((keypoints == 0).all(-1) & (scores == 0)).any():
         yield "keypoints.npy has joints at (0, 0) with score 0; a joint not seen is NaN"
+    if LIFTED in values:
+        gone = np.isnan(values[LIFTED])
+        if np.isinf(values[LIFTED]).any() or (gone.any(-1) != gone.all(-1)).any():
+            yield f"{LIFTED} has infinite or half missing joints"
+        if not gone[unseen.all(-1)].all():
+            yield f"{LIFTED} has joints of a person in frames without a pose in keypoints.npy"
     for name in ("scores.npy", "confidence.npy"):
         if not ((values[name] >= 0) & (values[name] <= 1)).all():
             yield f"{name} leaves [0, 1]"

@@ -131,6 +131,11 @@ class Export(Component, ABC):
     def target(self) -> str:
         """The layout that clips are converted to (`dataengine.core.skeletons`), or 'own' for that of the dataset."""
 
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """What it wants of a sample under its options; see `entries`, which is the default."""
+        return self.entries
+
     @abstractmethod
     def write(self, place: Path, job: ExportJob) -> None:
         """Write all clips of a job.

@@ -1,5 +1,7 @@
 """pyskl: the pickle of skeletons that pyskl and MMAction2 train on.
 
+Poses in space, (M, T, V, 3) metres, may stand in place of those of the picture, as in pyskl's files of NTU RGB+D.
+
 Format: {"split": {name: [frame_dir]}, "annotations": [{frame_dir, total_frames, img_shape, original_shape, keypoint
 (M, T, V, 2), keypoint_score (M, T, V), label}]} (kennymckormick/pyskl, tools/data/README.md; open-mmlab/mmaction2,
 docs on skeleton datasets). Both programs ignore further keys.
@@ -14,6 +16,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dataengine.core.errors import ComponentError, DatasetError
+from dataengine.core.skeletons import convert
+from dataengine.core.types import Float
 from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 from dataengine.exports.pickle_writer import BEGIN, PickledDict, text
@@ -34,6 +39,8 @@ class Pyskl(LayoutExport):
             or 'own' for that of the dataset.
         half: store keypoints in half precision, as pyskl's own files do: half the bytes, and positions to half a pixel
             beyond 1024.
+        dimensions: 2 for joints of the picture in pixels; 3 for joints in space, metres from the middle of the hips, of
+            datasets whose poses are lifted.
     """
 
     suffix: ClassVar[str] = ".pkl"
@@ -41,6 +48,16 @@ class Pyskl(LayoutExport):
 
     layout: str = "coco17"
     half: bool = False
+    dimensions: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dimensions not in (2, 3):
+            raise ComponentError(f"dimensions = {self.dimensions}: give 2 (the picture) or 3 (space)")
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        return ("keypoints3d",) if self.dimensions == 3 else ()
 
     def write(self, place: Path, job: ExportJob) -> None:
         def ids(split: str) -> Iterator[str]:
@@ -52,14 +69,24 @@ class Pyskl(LayoutExport):
             pickled.put(KEY, dict(job.record))
             pickled.put("layout", job.skeleton.name)
             pickled.put("label_names", list(job.labels))
-            pickled.put_list("annotations", map(self.annotation, job.clips()))
+            own = job.record["dataset"]["skeleton"]
+            notes = (self.annotation(clip, own, job.skeleton.name) for clip in job.clips())
+            pickled.put_list("annotations", notes)
             pickled.put_lists("split", {split: ids(split) for split in job.splits})
             pickled.close()
 
-    def annotation(self, clip: ExportedClip) -> dict[str, Any]:
-        """What the pickle holds of one clip."""
+    def annotation(self, clip: ExportedClip, own: str, layout: str) -> dict[str, Any]:
+        """What the pickle holds of one clip.
+
+        Args:
+            own: layout of the dataset.
+            layout: of the export.
+
+        Raises:
+            DatasetError: joints in space were asked for, and the clip has none.
+        """
         facts = clip.facts
-        keypoints = zeroed(clip.keypoints)
+        keypoints = zeroed(clip.keypoints if self.dimensions == 2 else self.in_space(clip, own, layout))
         shape = (int(facts["height"]), int(facts["width"]))
         made: dict[str, Any] = {
             "frame_dir": clip.clip_id,
@@ -73,3 +100,13 @@ class Pyskl(LayoutExport):
             made["label"] = int(facts["label_id"])
         more = ("fps", "source", "video_id", "text", "licence", "consent", "url", "subject")
         return made | {name: facts[name] for name in more if facts[name] is not None}
+
+    def in_space(self, clip: ExportedClip, own: str, layout: str) -> Float:
+        """(M, T, V, 3) float32 metres in the layout of the export, NaN where unknown; raises as `annotation`."""
+        if "keypoints3d" not in clip.others:
+            raise DatasetError(
+                f"clip {clip.clip_id} has no poses in space: build the dataset with --set lift.use='\"temporal\"', or "
+                "export dimensions = 2"
+            )
+        points = clip.others["keypoints3d"].astype(np.float32)
+        return points if own == layout else convert(points, None, own, layout)[0]

@@ -239,7 +239,7 @@ def _clips(
     for rows in choice.batches(dataset, (*FACTS, "shard", "offset", "entries"), split):
         names = rows["entries"].explode().struct.field("name").unique().to_list()
         stored = sorted({name.removesuffix(".npy") for name in names} - {"keypoints", "scores"})
-        others = [entry for entry in stored if component.entries is None or entry in component.entries]
+        others = [entry for entry in stored if component.wanted is None or entry in component.wanted]
         facts = rows.select(FACTS).iter_rows(named=True)
         for row, sample in zip(facts, dataset.read(rows, ("keypoints", "scores", *others))):
             keypoints, scores = converted(sample["keypoints"], sample["scores"], own, layout, component.keeps_copies)

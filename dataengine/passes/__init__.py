@@ -6,6 +6,7 @@ PASSES: dict[str, str] = {
     "probe": "dataengine.passes.probe:Probe",
     "pose": "dataengine.passes.pose:Pose",
     "imported": "dataengine.passes.imported:Imported",
+    "lift": "dataengine.passes.lift:Lift",
     "measure": "dataengine.passes.measure:Measure",
     "curate": "dataengine.passes.curate:Curate",
     "embed": "dataengine.passes.embed:Embed",

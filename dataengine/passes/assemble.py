@@ -53,7 +53,8 @@ def _facts(build: BuildState) -> Row:
     }
     own = {reason: meaning for reason, meaning in reasons.items() if reason not in REASONS}
     # a dataset that nothing was added to says nothing of it
-    return facts | {k: v for k, v in (("reasons", own), ("columns", described(columns)), ("tables", sorted(more))) if v}
+    given = {"reasons": own, "columns": described(columns), "tables": sorted(more), "lifter": recipe.lifter}
+    return facts | {k: v for k, v in given.items() if v}
 
 
 def _pass_fact(build: BuildState, p: Pass) -> Row:

@@ -85,12 +85,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from dataengine.core import registry
 from dataengine.core.component import Component
 from dataengine.core.errors import DamagedArtifact, RecipeError, suggestion
-from dataengine.core.types import Fail, Keep, Outcome, Reject
+from dataengine.core.types import Fail, Int, Keep, Outcome, Reject
 from dataengine.dataset import index
 from dataengine.io.storage import write_durably
 from dataengine.pipeline.fingerprints import LIBRARIES, Environment, Parts, accept, kept, settled
@@ -259,6 +260,12 @@ class Pass(Component, ABC):
         """clip_id -> entry -> value that the pass adds to the samples of a unit. `texts` is clip_id -> its text."""
         del job, unit, texts
         return {}
+
+    def entry_bytes(self, num_people: Int, num_frames: Int, num_joints: int) -> Int:
+        """About how many bytes the pass adds to each of N samples with so many people and frames (N,), where they are
+        many; shards are cut by it. Default: none."""
+        del num_people, num_joints
+        return np.zeros_like(num_frames)
 
     def entries_digest(self, build: BuildState, decision: Mapping[str, Any]) -> Any:
         """What tells whether the entries of a clip are the same as before; `decision` is its row of the decisions."""

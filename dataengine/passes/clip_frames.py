@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dataengine.core.errors import DatasetError
-from dataengine.core.types import Clip, Frames
+from dataengine.core.errors import DataEngineError, DatasetError
+from dataengine.core.types import Clip, Float, Frames
 from dataengine.io import shards
+from dataengine.passes.base import Job
 from dataengine.pipeline.ledger import Ledger
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe
@@ -28,6 +29,21 @@ def pose_arrays(ledger: Ledger, unit: str, clip_id: str) -> dict[str, Any]:
         if key == clip_id:
             return shards.decode(entries)
     raise DatasetError(f"clip {clip_id} has no poses")
+
+
+def lifted_arrays(job: Job, unit: str, clip_id: str) -> dict[str, Any] | None:
+    """The arrays of one clip of the pass that lifts; None where the build lifts nothing, or has not lifted the clip."""
+    if "lift" not in job.passes:
+        return None
+    try:
+        return pose_arrays(job.ledger("lift"), unit, clip_id)
+    except DataEngineError:
+        return None
+
+
+def clearest(scores: Float) -> int:
+    """The frame with the clearest poses, of scores (M, T, V)."""
+    return int(np.argmax(np.nan_to_num(scores.astype(np.float32)).sum((0, 2))))
 
 
 def frames_of(recipe: Recipe, plan: Plan, clip: Clip, arrays: Mapping[str, Any]) -> Iterator[Frames]:

@@ -68,7 +68,7 @@ def _schemas(build: BuildState) -> dict[str, pa.Schema]:
     """The schema of each table, with what passes add."""
     schemas = {
         "clips": index.clips_schema(described(added_columns(build))),
-        "tracks": index.tracks_schema(build.job.recipe.pose.experts),
+        "tracks": index.tracks_schema(build.job.recipe.pose.experts, build.job.recipe.lifter is not None),
         "joints": index.JOINTS,
         "rejects": index.REJECTS,
         "signatures": index.SIGNATURES,

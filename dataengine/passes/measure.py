@@ -7,7 +7,7 @@ be changed and queried without looking at poses again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -23,6 +23,7 @@ from dataengine.core import registry
 from dataengine.core.component import Component, Filter
 from dataengine.core.skeletons import COMMON, all_finite, convert, skeleton
 from dataengine.core.types import Bool, Clip, Float, Int, Sample
+from dataengine.dataset import index
 from dataengine.dataset.signatures import pose_words
 from dataengine.filters.body import Body, head_length, length
 from dataengine.filters.bone_variation import body_bone_variation
@@ -31,10 +32,12 @@ from dataengine.filters.jitter import body_jitter
 from dataengine.filters.motion import body_motion
 from dataengine.fusion.ssta import SSTA
 from dataengine.passes import measure_kernels as kernels
-from dataengine.passes.base import Job, Row
+from dataengine.passes.base import Job, Pass, Row
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 
+LIFT = "lift"
+"""The pass whose reprojection errors are measured like all else, where a recipe runs it."""
 TRACK = pa.struct(
     [
         ("track_id", pa.int32()),
@@ -65,9 +68,11 @@ ACCURACY = pa.struct(
 
 def measured_filters(recipe: Recipe) -> list[str]:
     """Names of the filters whose measures are taken: every built-in one, and those of other packages that the recipe
-    names."""
+    names; filters of poses in space only where the recipe makes such poses."""
     named = {*recipe.curate.filters, *recipe.options.get("filters", {})}
-    return [name for name in registry.names("filters") if name in registry.KINDS["filters"].builtin or name in named]
+    known = [name for name in registry.names("filters") if name in registry.KINDS["filters"].builtin or name in named]
+    lifted = recipe.lifter is not None
+    return [name for name in known if lifted or not registry.component_class("filters", name).needs_lift]
 
 
 def schema(recipe: Recipe) -> pa.Schema:
@@ -88,7 +93,8 @@ def schema(recipe: Recipe) -> pa.Schema:
     measures = [(f"filter_{name}", pa.float64()) for name in measured_filters(recipe)]
     own = [("confidence_p10", pa.float32()), ("expert_disagreement", pa.float32()), ("experts", pa.list_(pa.string()))]
     own += [("hashes", pa.list_(pa.uint64())), ("words", pa.binary())]
-    nested = [("tracks", pa.list_(TRACK)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
+    track = pa.struct([*TRACK, *index.LIFTED_TRACKS]) if recipe.lifter is not None else TRACK
+    nested = [("tracks", pa.list_(track)), ("joints", pa.list_(JOINT)), ("accuracy", pa.list_(ACCURACY))]
     return pa.schema([*facts, *measures, *own, *nested])
 
 
@@ -267,7 +273,7 @@ def _read_truth(path: Path) -> tuple[Float, Float, float, str | None]:
         return joints, truth["head"], float(truth["fps"]), condition
 
 
-def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
+def _row(unit: Unit, clip: Clip, arrays: dict[str, Any], reprojection: Sequence[float | None] | None) -> dict[str, Any]:
     meta, people = arrays["json"], unit.recipe.pose.max_people
     fused, _ = convert(arrays["keypoints"], None, meta["skeleton"], COMMON)
     disagreement = _disagreement(arrays, fused, meta["skeleton"])
@@ -284,6 +290,7 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
         disagreement[:people],
         arrays["people"].astype(np.int32),
         arrays["change"],
+        None if reprojection is None else np.array(reprojection, np.float64),
     )
     foremost = fused[0, arrays["hash_frames"]]
     facts = ("width", "height", "fps", "num_frames", "num_damaged", "frames_blake3", "skeleton", "experts")
@@ -291,6 +298,8 @@ def _row(unit: Unit, clip: Clip, arrays: dict[str, Any]) -> dict[str, Any]:
     measures = {f"filter_{name}": float(component.measure(sample)) for name, component in filters.items()}
     first = {name: measures[f"filter_{name}"] for name in ("confidence", *_OF_A_BODY)}
     tracks = _track_rows(arrays, meta, fps, first)
+    for track, error in zip(tracks, reprojection or ()):
+        track["lift_reprojection"] = error
     return {
         **{name: meta[name] for name in facts},
         "num_tracks": meta["num_tracks"],
@@ -318,6 +327,10 @@ class Measure(UnitPass):
     def enabled(self, recipe: Recipe) -> bool:
         return True
 
+    def reads(self, passes: Sequence[Pass]) -> tuple[str, ...]:
+        """What it names, and the pass that lifts where there is one."""
+        return (*super().reads(passes), *(p.name for p in passes if p.name == LIFT))
+
     def config(self, recipe: Recipe) -> dict[str, Any]:
         return _config(recipe)
 
@@ -328,7 +341,9 @@ class Measure(UnitPass):
         return schema(recipe)
 
     def examine(self, unit: Unit, clip: Clip) -> Mapping[str, Any]:
-        return _row(unit, clip, unit.arrays_of("poses", clip.clip_id))
+        arrays = unit.arrays_of("poses", clip.clip_id)
+        lifted = unit.arrays_of(LIFT, clip.clip_id)["json"] if LIFT in unit.job.passes else None
+        return _row(unit, clip, arrays, None if lifted is None else lifted["reprojection"])
 
     def explain(self, job: Job, row: Mapping[str, Any]) -> Row | None:
         step = super().explain(job, row)

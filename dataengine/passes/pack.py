@@ -147,10 +147,11 @@ def plan_shards(build: BuildState) -> list[Task]:
     facts = _lengths(build, kept["unit"].unique().to_pylist())
     facts = facts.take(pc.index_in(kept["clip_id"], facts["clip_id"].combine_chunks()))
     people = np.minimum(facts["num_tracks"].to_numpy(), recipe.pose.max_people).astype(np.int64)
-    sizes = sample_size(people, facts["num_frames"].to_numpy().astype(np.int64), joints)
+    frames = facts["num_frames"].to_numpy().astype(np.int64)
+    adding = [p for p in build.passes if p.entries]
+    sizes = sample_size(people, frames, joints) + sum(p.entry_bytes(people, frames, joints) for p in adding)
     rows = build.plan.table.filter(pc.is_in(build.plan.table["clip_id"], value_set=kept["clip_id"].combine_chunks()))
     posed = build.commits(job.ledger("poses").pass_name)
-    adding = [p for p in build.passes if p.entries]
     tasks = []
     for split in SPLITS:
         places = np.flatnonzero(pc.fill_null(pc.equal(rows["split"], split), False).to_numpy())

@@ -13,12 +13,13 @@ import polars as pl
 
 from dataengine.core import registry
 from dataengine.core.errors import DataEngineError, DatasetError
+from dataengine.core.types import Float
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_dataset
 from dataengine.dataset.index import read_manifest
 from dataengine.io.storage import PARTIAL, write_durably
 from dataengine.passes.base import ALL, Job, Pass, Row
-from dataengine.passes.clip_frames import frames_of, pose_arrays
+from dataengine.passes.clip_frames import clearest, frames_of, lifted_arrays, pose_arrays
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
@@ -28,6 +29,7 @@ from dataengine.pipeline.task import Receipt, Task
 from dataengine.report.card import dataset_card
 from dataengine.report.overlay import draw_people, encode
 from dataengine.report.page import Picture, render_report
+from dataengine.report.space import SIDES, space_panel, stage_of
 
 HEIGHT = 300
 """Pictures on the page are about this high, in pixels."""
@@ -96,6 +98,10 @@ def _there(dataset: Path, size: int) -> bool:
         return False
 
 
+IN_SPACE = 8
+"""Most clips that are shown in space."""
+
+
 def write_pages(job: Job) -> str:
     """Write the page and the card of the dataset of a build: dataset/report.html and dataset/README.md.
 
@@ -107,8 +113,10 @@ def write_pages(job: Job) -> str:
     """
     dataset = open_dataset(job.work.parent)
     gallery = GALLERY if job.recipe.report is None else job.recipe.report.gallery
-    pictures = list(_pictures(dataset, plans.load(job.work), job, gallery))
-    page, card = render_report(dataset, pictures, motions=gallery), dataset_card(dataset, _licences(job))
+    plan = plans.load(job.work)
+    pictures, in_space = list(_pictures(dataset, plan, job, gallery)), list(_in_space(dataset, plan, job, gallery))
+    page = render_report(dataset, pictures, in_space, motions=gallery)
+    card = dataset_card(dataset, _licences(job))
     for name, text in (("report.html", page), ("README.md", card)):
         path = job.work.parent / "dataset" / name
         for leftover in path.parent.glob(f".{name}.*{PARTIAL}"):  # of a build that was killed here
@@ -154,16 +162,34 @@ def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Pi
             yield Picture(clip_id, label or "", jpeg, detail or place, reason)
 
 
-def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
-    """A JPEG of the clip's clearest frame with its skeletons, and which it is; None when its media or poses are
-    gone."""
+def _in_space(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Picture]:
+    """Kept clips: a frame with its skeletons beside the same people in space from two sides."""
+    if job.recipe.lifter is None:
+        return
+    errors = dict(dataset.clips.select("clip_id", "lift_reprojection").sort("clip_id").collect().rows())
+    for clip_id in _spread(list(errors), min(count, IN_SPACE)):
+        lifted = lifted_arrays(job, plan.row(clip_id)["unit"], clip_id)
+        picture = _picture(plan, job, clip_id, None if lifted is None else lifted["keypoints3d"])
+        if lifted is not None and picture is not None:
+            jpeg, place = picture
+            error = errors[clip_id]
+            told = "" if error is None else f", reprojection error {100 * error:.1f} % of the body's height"
+            yield Picture(clip_id, None, jpeg, place + told)
+
+
+def _picture(plan: Plan, job: Job, clip_id: str, in_space: Float | None = None) -> tuple[bytes, str] | None:
+    """A JPEG of the clip's clearest frame with its skeletons, and which it is; None when its media or poses are gone.
+
+    Args:
+        in_space: (M, T, V, 3) metres, to show on the right from two sides.
+    """
     clip = plan.clip(clip_id)
     if clip is None:
         return None
     try:
         arrays = pose_arrays(job.ledger("poses"), plan.row(clip_id)["unit"], clip_id)
         scores = np.nan_to_num(arrays["scores"].astype(np.float32))
-        best = int(np.argmax(scores.sum((0, 2))))
+        best = clearest(scores)
         frame = next(f for n, f in enumerate(frames_of(job.recipe, plan, clip, arrays)) if n == best)
     except (DataEngineError, StopIteration):
         return None
@@ -175,4 +201,8 @@ def _picture(plan: Plan, job: Job, clip_id: str) -> tuple[bytes, str] | None:
         arrays["json"]["skeleton"],
         scale=HEIGHT / frame.shape[0],
     )
+    if in_space is not None:
+        stages, layout = [stage_of(person) for person in in_space], arrays["json"]["skeleton"]
+        views = [space_panel(in_space[:, best], layout, stages, yaw, len(drawn), text) for yaw, text in SIDES]
+        drawn = np.hstack([drawn, *views])
     return encode(drawn, ".jpg"), f"frame {best + 1} of {len(arrays['timestamps'])}"

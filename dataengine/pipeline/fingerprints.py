@@ -95,6 +95,7 @@ def components_of(recipe: Recipe) -> dict[str, Any]:
     ]
     used += [("trackers", pose.tracker), ("fusion", pose.fusion)]
     used += [("filters", name) for name in recipe.curate.filters]
+    used += [("lifters", name) for name in (recipe.lifter,) if name]
     used += [("features", name) for name in recipe.embed.features]
     found = {name: recipe.component(kind, name) for kind, name in used}
     if recipe.student is not None:  # a student is often called as its expert is

@@ -103,6 +103,7 @@ def _in_use(recipe: Recipe) -> dict[str, tuple[Sequence[str], str]]:
         "experts": (pose.experts, "pose.experts"),
         "trackers": ((pose.tracker,), "pose.tracker"),
         "fusion": ((pose.fusion,), "pose.fusion"),
+        "lifters": ((recipe.lifter,) if recipe.lifter else (), "lift.use"),
         "filters": (recipe.curate.filters, "curate.filters"),
         "features": (recipe.embed.features, "embed.features"),
         "students": ((recipe.refine.student,) if recipe.refine.student else (), "refine.student"),

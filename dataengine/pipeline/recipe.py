@@ -32,6 +32,7 @@ COMPONENT_TABLES = (
     "experts",
     "trackers",
     "fusion",
+    "lifters",
     "filters",
     "features",
     "students",
@@ -40,7 +41,7 @@ COMPONENT_TABLES = (
 """Tables whose sub-tables are options of components of that kind."""
 
 
-TABLES = ("plan", "fetch", "pose", "refine", "curate", "embed", "pack", "report", "engine")
+TABLES = ("plan", "fetch", "pose", "refine", "lift", "curate", "embed", "pack", "report", "engine")
 """Tables of the steps of a build, in their order."""
 
 PLACES = ("path", "mirror")
@@ -239,6 +240,13 @@ class RefineTable(Table):
     """What a generation has to show before its poses count."""
 
 
+class LiftTable(Table):
+    """[lift]: poses in space, made from those of the picture."""
+
+    use: str | None = None
+    """Lifter. Default, and "": nothing is lifted."""
+
+
 class CurateTable(Table):
     """[curate]: which clips stay, and under which label."""
 
@@ -328,6 +336,7 @@ class Recipe(Table):
     fetch: FetchTable = FetchTable()
     pose: PoseTable
     refine: RefineTable = RefineTable()
+    lift: LiftTable = LiftTable()
     curate: CurateTable = CurateTable()
     embed: EmbedTable = EmbedTable()
     pack: PackTable = PackTable()
@@ -371,6 +380,11 @@ class Recipe(Table):
         return self.pack.face_detector if self.pack.keep_video and self.pack.blur_faces else None
 
     @property
+    def lifter(self) -> str | None:
+        """The lifter to run: none when no poses in space are made."""
+        return self.lift.use or None
+
+    @property
     def brings_poses(self) -> bool:
         """Whether the sources bring saved poses in place of videos."""
         return any(registry.component_class("sources", name).brings_poses for name in self.use)
@@ -397,6 +411,8 @@ class Recipe(Table):
                 tables[name] = _without_none(table.model_dump())
         if self.refine.student is None and self.refine == RefineTable():
             del tables["refine"]
+        if self.lifter is None:
+            del tables["lift"]
         tables.update(
             {kind: self.options[kind] for kind in COMPONENT_TABLES if kind != "sources" and self.options.get(kind)}
         )
@@ -544,6 +560,7 @@ def _check_components(recipe: Recipe) -> None:
     chosen += [("experts", name) for name in pose.experts] + [("filters", name) for name in recipe.curate.filters]
     chosen += [("features", name) for name in recipe.embed.features]
     chosen += [("students", recipe.refine.student)] if recipe.refine.student is not None else []
+    chosen += [("lifters", recipe.lifter)] if recipe.lifter else []
     for kind, name in chosen:
         if name not in registry.names(kind):
             raise ComponentError(f"unknown name {name!r} in {kind}{suggestion(name, registry.names(kind))}")
@@ -554,6 +571,7 @@ def _check_components(recipe: Recipe) -> None:
 
     skeleton(pose.skeleton)
     _check_poses(recipe)
+    _check_lift(recipe)
     boxed = [name for name in pose.experts if recipe.component("experts", name).needs_boxes]
     if boxed and pose.detector is None:
         raise ComponentError(
@@ -629,6 +647,27 @@ def _check_poses(recipe: Recipe) -> None:
     for key, value in wanted.items():
         if value:
             raise ComponentError(f"{key} = {value} needs videos, and {given[0]} brings saved poses: leave it out")
+
+
+def _check_lift(recipe: Recipe) -> None:
+    """Refuse a layout that the lifter does not take, and a filter of lifted poses where nothing is lifted."""
+    from dataengine.core.skeletons import SKELETONS
+
+    if recipe.lifter is None:
+        for name in recipe.curate.filters:
+            if registry.component_class("filters", name).needs_lift:
+                raise ComponentError(
+                    f"[curate] filters: {name!r} measures poses in space, and the recipe makes none: name a lifter in "
+                    f"[lift] use{suggestion('', registry.names('lifters'))}, or leave the filter out"
+                )
+        return
+    lifter, layout = recipe.component("lifters", recipe.lifter), recipe.pose.skeleton
+    if not lifter.serves(layout):
+        served = [name for name in SKELETONS if lifter.serves(name)]
+        raise ComponentError(
+            f"[lift] use = {recipe.lifter!r} does not take poses of the layout {layout!r} ([pose] skeleton); "
+            f"it takes {', '.join(served)}"
+        )
 
 
 def fingerprint(value: Any) -> str:

@@ -45,10 +45,11 @@ def _many(n: int, noun: str) -> str:
 
 def _about(dataset: Dataset) -> str:
     recipe, total = dataset.manifest.get("recipe", {}), tallies.totals(dataset)
+    skeletons = "skeletons in the picture and in space" if dataset.manifest.get("lifter") else "2D skeletons"
     first = f"{plain(recipe['description'])}\n\n" if recipe.get("description") else ""
     return (
         f"{first}{_many(total['clips'], 'clip')} of human motion from {_many(total['videos'], 'video')} "
-        f"({sections.hours(total['seconds'])}, {total['frames'] or 0:,} frames) with 2D skeletons, "
+        f"({sections.hours(total['seconds'])}, {total['frames'] or 0:,} frames) with {skeletons}, "
         f"{_many(total['labels'], 'label')}. `report.html` beside this file shows them."
     )
 
@@ -117,7 +118,7 @@ import dataengine
 ds = dataengine.open("PATH/TO/THIS/DATASET")            # or a url
 ds.clips.group_by("label").len().collect()              # tables are polars LazyFrames
 sample = ds.sample("{clip_id}")
-sample["keypoints"].shape                               # (people, frames, joints, 2)
+sample["keypoints"].shape                               # (people, frames, joints, 2){_in_space(dataset)}
 for sample in ds.samples(where="split = 'train'", shuffle_seed=0):
     sample["keypoints"], sample["scores"]
 ```
@@ -136,6 +137,13 @@ for sample in wds.WebDataset("{pattern}", shardshuffle=False).decode():
 Joints, in order (`{dataset.manifest.get("skeleton", "posetics17")}`): {_joint_names(dataset)}."""
 
 
+def _in_space(dataset: Dataset) -> str:
+    shape = "# (people, frames, joints, 3), metres"
+    return (
+        f'\nsample["keypoints3d"].shape                             {shape}' if dataset.manifest.get("lifter") else ""
+    )
+
+
 def _joint_names(dataset: Dataset) -> str:
     from dataengine.core.skeletons import skeleton
 
@@ -151,6 +159,11 @@ def _made(dataset: Dataset, licences: Mapping[str, str]) -> str:
     ]
     if manifest.get("fusion"):
         lines.append(f"Poses of the experts are fused joint by joint with `{plain(manifest['fusion'])}`.")
+    if manifest.get("lifter"):
+        lines.append(
+            f"The lifter `{plain(manifest['lifter'])}` brought them into space, each person alone: `keypoints3d` are "
+            "metres from the middle of the hips."
+        )
     shares = dict(tallies.shares(dataset))
     experts = [
         (plain(e), percent(shares[e], 1) if e in shares else "–", plain(licences.get(e, "not stated")))
@@ -213,6 +226,11 @@ def _limits(dataset: Dataset) -> str:
         "here "
         "than in the sources.",
     ]
+    if dataset.manifest.get("lifter"):
+        lines.append(
+            "Poses in space are made of those of the picture alone. Depth and absolute size are the least certain. "
+            "`lift_reprojection` tells how far they fit the picture, not whether the depth is right."
+        )
     conditions, found = tallies.accuracy(dataset)
     measured = ""
     if found:

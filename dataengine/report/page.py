@@ -44,13 +44,19 @@ class Picture:
 
 
 def render_report(
-    dataset: Dataset, pictures: Sequence[Picture] = (), *, title: str | None = None, motions: int = 12
+    dataset: Dataset,
+    pictures: Sequence[Picture] = (),
+    in_space: Sequence[Picture] = (),
+    *,
+    title: str | None = None,
+    motions: int = 12,
 ) -> str:
     """The page as HTML text.
 
     Args:
         dataset: an open dataset.
         pictures: stills of kept and of rejected clips, in the order to show them.
+        in_space: stills of kept clips beside their people in space.
         title: headline; default: the name of the recipe.
         motions: number of kept clips that are shown moving.
 
@@ -68,6 +74,7 @@ def render_report(
         ("reasons", "Reasons", sections.reasons(dataset)),
         ("rejected", "Rejected", _pictures(out, "Rejected, pictured", "Clips that are not in the dataset, and why.")),
         ("quality", "Quality", sections.quality(dataset)),
+        ("space", "In space", _in_space(dataset, in_space)),
         ("labels", "Labels", sections.labels(dataset)),
         ("people", "People and joints", sections.people(dataset, layout)),
         ("experts", "Experts", sections.experts(dataset)),
@@ -160,10 +167,25 @@ def _motion_card(number: int, row: dict[str, Any], clip: dict[str, Any]) -> Html
     return el("figure", canvas, caption, class_="card")
 
 
+def _in_space(dataset: Dataset, pictures: Sequence[Picture]) -> Html | None:
+    """How well the poses in space fit those of the picture, and stills of both."""
+    figure = sections.space(dataset)
+    return None if figure is None else joined([figure, _grid(pictures, WIDE)])
+
+
+WIDE = "grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr))"
+"""Style of a grid of pictures that are about three times as wide as high."""
+
+
 def _pictures(pictures: Sequence[Picture], title: str, lead: str) -> Html | None:
-    """Stills in a grid."""
+    """Stills in a grid, below a heading."""
     if not pictures:
         return None
+    return joined([el("h2", title), el("p", lead, class_="lead"), _grid(pictures)])
+
+
+def _grid(pictures: Sequence[Picture], style: str | None = None) -> Html:
+    """Stills in a grid."""
     cards = []
     for picture in pictures:
         kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
@@ -176,4 +198,4 @@ def _pictures(pictures: Sequence[Picture], title: str, lead: str) -> Html | None
         caption = el("figcaption", label, why, note, el("div", picture.clip_id, class_="mono"))
         image = el("img", src=source, alt=f"a frame of {picture.clip_id}", loading="lazy")
         cards.append(el("figure", image, caption, class_="card out" if picture.reason else "card"))
-    return joined([el("h2", title), el("p", lead, class_="lead"), el("div", cards, class_="grid")])
+    return el("div", cards, class_="grid", style=style)

@@ -199,6 +199,23 @@ def quality(dataset: Dataset) -> Html | None:
     return titled("Quality", lead, key, el("div", figures, class_="hists"), more)
 
 
+def space(dataset: Dataset) -> Html | None:
+    """How well poses in space fit those of the picture."""
+    measure = tallies.LIFTED
+    if measure.column not in dataset.clips.collect_schema().names():
+        return None
+    ((kept, out),) = tallies.values(dataset, (measure,)).values()
+    bounds = dataset.manifest.get("filters", {}).get(measure.filter or "", {})
+    edge = (bounds.get("min"), bounds.get("max"))
+    lead = (
+        f"Poses lifted from the picture by “{dataset.manifest.get('lifter')}”: metres from the middle of the hips, "
+        "each person alone. The reprojection error tells how far the lifted joints, projected, lie from those of the "
+        "picture. It does not tell whether the depth is right."
+    )
+    figure = charts.histogram(kept, out, measure.title, measure.measured_in, measure.meaning, edge, measure.share)
+    return titled("In space", lead, el("div", figure, class_="hists") if len(kept) + len(out) else None)
+
+
 def labels(dataset: Dataset) -> Html | None:
     """Clips per label."""
     found = tallies.labels(dataset)

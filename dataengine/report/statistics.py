@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -73,6 +74,16 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure("num_frames", "length", "Length", "frames", "Frames of a clip."),
 )
+
+
+LIFTED = Measure(
+    "lift_reprojection",
+    "reprojection",
+    "Reprojection error",
+    "body heights",
+    "Mean distance of the first person's lifted joints, projected, to those of the picture.",
+)
+"""The measure of datasets with poses in space."""
 
 
 def planned(dataset: Dataset) -> int:
@@ -167,9 +178,9 @@ def tally(dataset: Dataset, *columns: str) -> list[tuple[Any, ...]]:
     return sorted(rows, key=lambda row: (-row[-1], tuple(str(v) for v in row[:-1])))
 
 
-def values(dataset: Dataset) -> dict[str, tuple[Float, Float]]:
+def values(dataset: Dataset, measures: Sequence[Measure] = MEASURES) -> dict[str, tuple[Float, Float]]:
     """column of a measure -> values of kept clips, and of clips rejected for it; (N,) float64 without NaN."""
-    kept = dataset.clips.select(pl.col(m.column).cast(pl.Float64) for m in MEASURES).collect()
+    kept = dataset.clips.select(pl.col(m.column).cast(pl.Float64) for m in measures).collect()
     out = dataset.rejects.select("reason", pl.col("value").cast(pl.Float64)).drop_nulls().collect()
 
     def numbers(series: pl.Series) -> Float:
@@ -178,7 +189,7 @@ def values(dataset: Dataset) -> dict[str, tuple[Float, Float]]:
 
     return {
         m.column: (numbers(kept[m.column]), numbers(out.filter(pl.col("reason") == (m.filter or ""))["value"]))
-        for m in MEASURES
+        for m in measures
     }
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from dataengine.core import registry
 from dataengine.dataset import index, queries
 from dataengine.inspect.catalogue import catalogue
+from dataengine.passes import PASSES
 from tests.support.documents import ROOT, commands, programs, spans
 from tools.reference import commands as reference
 
@@ -67,7 +68,10 @@ def test_configurations_of_shown_runs_load(line: list[str]) -> None:
 
 
 def empty_tables() -> dict[str, pl.LazyFrame]:
-    schemas = {**index.TABLES, **index.MORE_TABLES, "tracks": index.tracks_schema(["one", "two"])}
+    columns = [column for name in PASSES for column in registry.component_class("passes", name).columns]
+    added = [{"name": c.name, "type": str(c.type)} for c in columns if c.name not in index.CLIPS.names]
+    schemas = {**index.TABLES, **index.MORE_TABLES, "clips": index.clips_schema(added)}
+    schemas["tracks"] = index.tracks_schema(["one", "two"], lifted=True)
     made = {name: pl.from_arrow(schema.empty_table()).lazy() for name, schema in schemas.items()}  # type: ignore[union-attr]
     shares = pa.schema([*index.TRACKS, pa.field("expert", pa.string()), pa.field("share", pa.float32())])
     return {**made, "shares": pl.from_arrow(shares.empty_table()).lazy()}  # type: ignore[union-attr]

@@ -73,6 +73,7 @@ def sample(
         disagreement=np.full(scores.shape, np.nan),
         people=np.full(frames, people if coords is not None else 0, np.int32),
         change=np.zeros(frames, np.float32) if change is None else change,
+        reprojection=np.full(len(keypoints), 0.02),
     )
 
 

@@ -76,7 +76,8 @@ def build(folder: Path) -> Path:
     dataengine.build(
         "posecap", {"blocks": str(videos)}, folder / "out", overlay="core", overrides=overrides, engine=SERIAL
     )
-    import_poses(save_annotations(folder / "saved.pkl"), "pyskl", folder / "imported", overrides=["report.gallery=0"])
+    overrides = ["report.gallery=0", 'lift.use="paper"', "lifters.paper.fold=0.25"]
+    import_poses(save_annotations(folder / "saved.pkl"), "pyskl", folder / "imported", overrides=overrides)
     return folder / "out"
 
 

@@ -25,7 +25,8 @@ def pages() -> Pages:
 
 def schemas() -> dict[str, pa.Schema]:
     """Every table of a dataset by name."""
-    return {**index.TABLES, **index.MORE_TABLES, "tombstones": index.TOMBSTONES}
+    tracks = pa.schema([*index.TRACKS, *index.LIFTED_TRACKS])
+    return {**index.TABLES, "tracks": tracks, **index.MORE_TABLES, "tombstones": index.TOMBSTONES}
 
 
 def columns_page() -> str:
