@@ -40,6 +40,17 @@ def run(data, tmp_path_factory):
     return load_run(folder)
 
 
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch):
+    """The slowest picture, t-SNE, is a file of a few bytes."""
+
+    def drawn(*arguments, **more):
+        arguments[3].write_bytes(b"tsne")
+        return arguments[3]
+
+    monkeypatch.setattr(probing, "embedding", drawn)
+
+
 def measure(run, path, **options):
     train, test = (open_split_of(run, [str(path)], (), which) for which in ("train", "val"))
     report = probing.probe(run, train, test, **options)

@@ -129,8 +129,8 @@ def _told_of_labels(run: Run, results: Sequence[Result], fractions: Sequence[flo
     shown = f"{100 * own:g} %"
     warnings.warn(
         f"{run.folder} was trained with the labels of {'all' if own == 1 else shown} of its clips: a probe of "
-        f"{100 * min(fractions):g} % of the labels on it is no figure of few labels; train with data.label_fraction, or "
-        "without labels",
+        f"{100 * min(fractions):g} % of the labels on it is no figure of few labels; train with data.label_fraction, "
+        "or without labels",
         stacklevel=3,
     )
     return [dataclasses.replace(result, name=f"{result.name}, network with {shown}") for result in results]

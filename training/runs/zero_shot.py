@@ -87,8 +87,8 @@ def zeroshot(
 ) -> Report:
     """Motions named by texts of classes.
 
-    Zero-shot are classes without a training clip; see `_by_novelty` for what is said where others are measured, too. The
-    first way is the nearest text. Two more are better where classes are new to the network: through the known
+    Zero-shot are classes without a training clip; see `_by_novelty` for what is said where others are measured, too.
+    The first way is the nearest text. Two more are better where classes are new to the network: through the known
     classes, and, for a network with one projector for texts and videos, where videos of the class would lie.
 
     Args:
