@@ -87,6 +87,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "lifters": {
         "temporal": "dataengine.lift.temporal:Temporal",
+        "videopose3d": "dataengine.lift.videopose3d:VideoPose3D",
     },
     "filters": {
         "pose_coverage": "dataengine.filters.pose_coverage:PoseCoverage",

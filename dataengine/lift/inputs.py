@@ -15,7 +15,7 @@ NUM_BODY = 1 + len(BODY12)
 """Joints of the layout `body13`."""
 CHANNELS = 3 * NUM_BODY + 3
 """Numbers per frame that the network of `temporal` is given (see `person_features`)."""
-SMOOTHING = 81
+SMOOTHING = 27
 """Frames over which the size of a person is averaged."""
 
 

@@ -88,6 +88,11 @@ class TemporalNetwork(nn.Module):
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
         """(N, T, num_in) -> (N, T - receptive field + 1, num_out)."""
+        out: torch.Tensor = self.shrink(self.trunk(sequence)).transpose(1, 2)
+        return out
+
+    def trunk(self, sequence: torch.Tensor) -> torch.Tensor:
+        """All layers but the last: (N, T, num_in) -> (N, channels, T - receptive field + 1)."""
         x = self._normalised(self.expand_conv(sequence.transpose(1, 2)), self.expand_bn)
         for n, (width, dilation) in enumerate(zip(self.widths[1:], self.dilations)):
             reach = (width - 1) * dilation
@@ -95,8 +100,7 @@ class TemporalNetwork(nn.Module):
             kept = x[:, :, first : x.shape[2] - (reach - first)]
             x = self._normalised(self.layers_conv[2 * n](x), self.layers_bn[2 * n])
             x = kept + self._normalised(self.layers_conv[2 * n + 1](x), self.layers_bn[2 * n + 1])
-        out: torch.Tensor = self.shrink(x).transpose(1, 2)
-        return out
+        return x
 
     def one_frame(self, window: torch.Tensor) -> torch.Tensor:
         """The same for windows of one receptive field each, with strides in place of dilations: a third of the work.

@@ -1,7 +1,7 @@
 """The built-in lifter: a small temporal network on onnxruntime, which needs no torch and no download.
 
 It is a dilated temporal convolution network after Pavllo et al. 2019 ("3D human pose estimation in video with temporal
-convolutions and semi-supervised training", CVPR) with a receptive field of 81 frames. Unlike theirs it is told which
+convolutions and semi-supervised training", CVPR) with a receptive field of 27 frames. Unlike theirs it is told which
 joints are seen, and where and how large the person is in the picture (`dataengine.lift.inputs.person_features`).
 `tools.lifter` trains it; weights/MODEL_CARD.md says on what.
 """
@@ -26,8 +26,8 @@ from dataengine.lift.base import NetworkLifter, NetworkLifterSession
 from dataengine.lift.inputs import NUM_BODY, mirrored_features, padded, person_features
 
 FILE = "temporal.onnx"
-PADDING = 40
-"""Frames that the network needs before and after each frame: its receptive field is 81."""
+PADDING = 13
+"""Frames that the network needs before and after each frame: its receptive field is 27."""
 CHUNK = 2000
 """Frames at once; bounds memory, not results."""
 

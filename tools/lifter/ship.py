@@ -20,8 +20,8 @@ from dataengine.lift.network import TemporalNetwork
 OPSET = 18
 LIMIT = 3_000_000
 """Bytes the shipped file may have."""
-WIDTHS = (3, 3, 3, 3)
-WIDE = 256
+WIDTHS = (3, 3, 3)
+WIDE = 160
 
 
 def make_network(channels: int = WIDE, dropout: float = 0.1) -> TemporalNetwork:

@@ -1,0 +1,60 @@
+"""Makes the network of the built-in lifter.
+
+    python -m tools.lifter train --captures FOLDER --checkpoint FILE [--minutes 11]     again until it says it is done
+    python -m tools.lifter ship --checkpoint FILE --captures FOLDER
+
+`FOLDER` holds files of the CMU Graphics Lab Motion Capture Database (see `tools.lifter.captures`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from dataengine.lift.temporal import weights_folder
+from tools.lifter.captures import read
+from tools.lifter.material import FRAMES, Pool
+from tools.lifter.ship import make_network, ship
+from tools.lifter.train import Training, from_pool, train
+
+
+def main() -> None:
+    """Read the arguments and do what they say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.lifter", description=__doc__.split("\n")[0])
+    parser.add_argument("do", choices=("train", "ship"))
+    parser.add_argument("--captures", type=Path, help="folder of the CMU database; none: rendered bodies alone")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many minutes")
+    parser.add_argument("--steps", type=int, default=Training.steps)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    training = Training(steps=given.steps)
+    if given.do == "train":
+        pool = Pool.open(given.captures)
+        network = train(training, from_pool(pool, training), given.checkpoint, given.minutes)
+        print("done" if network is not None else "not over yet: run it again")
+        return
+    network = make_network(training.channels)
+    state = torch.load(given.checkpoint, weights_only=True)
+    network.load_state_dict(state["average"])
+    motions = [] if given.captures is None else [name for name, _ in read(given.captures)]
+    size = ship(
+        network,
+        weights_folder(),
+        {
+            "rendered": "bodies and motions of dataengine.rendering",
+            "captures": "CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu), free for all uses",
+            "capture_files": len(motions),
+            "clip_frames": FRAMES,
+            **dataclasses.asdict(training),
+            "steps_done": state["step"],
+        },
+    )
+    print(f"shipped {size} bytes")
+
+
+if __name__ == "__main__":
+    main()
