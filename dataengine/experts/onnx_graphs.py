@@ -35,8 +35,12 @@ class Normalisation:
 
     def __call__(self, pixels: Frames, dtype: Any) -> Float:
         """(N, h, w, 3) uint8 RGB -> (N, 3, h, w) contiguous."""
-        x = (pixels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray((x[..., ::-1] if self.bgr else x).transpose(0, 3, 1, 2), dtype)
+        num, height, width, _ = pixels.shape
+        x = np.empty((num, 3, height, width), np.float32)
+        for plane, colour in enumerate((2, 1, 0) if self.bgr else (0, 1, 2)):
+            np.subtract(pixels[..., colour], np.float32(self.mean[colour]), out=x[:, plane], dtype=np.float32)
+            x[:, plane] /= np.float32(self.std[colour])
+        return np.asarray(x, dtype)
 
 
 @dataclass(frozen=True)
