@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dataengine.core.types import Bool, Float, Track
+from dataengine.core.types import Float, Track
 
 
 def fill_skipped(track: Track, every: Sequence[int]) -> Track:
@@ -38,7 +38,7 @@ def _between_looks(coords: Float, scores: Float, step: int) -> tuple[Float, Floa
     skipped = (frames > before) & (after < len(coords))
     t, a, b = frames[skipped], before[skipped], after[skipped]
     far = ((t - a) / step).astype(np.float32)[:, None]
-    both: Bool = np.isfinite(coords[a]).all(-1) & np.isfinite(coords[b]).all(-1)
+    both = np.asarray(np.isfinite(coords[a]).all(-1) & np.isfinite(coords[b]).all(-1))
     filled = (1 - far[..., None]) * coords[a] + far[..., None] * coords[b]
     coords[t] = np.where(both[..., None], filled, np.nan)
     scores[t] = np.where(both, (1 - far) * scores[a] + far * scores[b], 0)
