@@ -21,7 +21,8 @@ from seeds import WORK
 from dataengine.builder import resolve
 from dataengine.core.component import ClipFrames
 from dataengine.core.skeletons import COMMON
-from dataengine.core.types import Clip, LabelledFrame, Poses
+from dataengine.core.types import Clip, LabelledFrame, Poses, Track
+from dataengine.experts.movenet import MoveNet
 from dataengine.experts.square_crops import crop_square
 from dataengine.fusion.score_calibration import ScoreCalibration, of_related_experts
 from dataengine.passes.pose_estimation import PoseEstimator
@@ -35,16 +36,13 @@ CAMERAS = tuple(OFFSETS)
 VIDEOS = (
     "R6llTwEh07w.mp4",
     "SOX5yA1l24A.mp4",
-    "clean_and_jerk.mp4",
-    "flipping_a_pancake.mkv",
-    "arm_wrestling_demo.mp4",
-    "ntu_sample.avi",
-    "street_crowd.avi",
     "v_SoccerJuggling_g23_c01.avi",
     "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi",
+    "clean_and_jerk.mp4",
 )
-"""Other videos with real people. `skateboarding` shows a drawn figure, `cleaning_pool_test` hardly anybody, and
-`ntu_two_people_demo` is `ntu_sample` once more."""
+"""Other videos with real people."""
+FRAMES = 100
+"""Frames of each camera."""
 STEP, PEOPLE = 3, 2
 """Frames from one that is read to the next, and most people of a video."""
 REACH, LARGEST = 1.7, 256
@@ -133,13 +131,20 @@ def _part(frame: Array, box: Array) -> tuple[Array, Array]:
     return out, np.array([left, top, side / size])
 
 
+def _size(track: Track) -> float:
+    """The median area of a track's boxes."""
+    return float(np.nanmedian(np.prod(track.boxes[:, 2:] - track.boxes[:, :2], -1)))
+
+
 def make(name: str, session: PoseSession, target: Path) -> None:
     """Find the people of a video and write their file."""
     camera = name in CAMERAS
     path = SHARED / "videos" / (f"pose2sim_single/{name}.mp4" if camera else name)
     tracks, numbers, frames = _observe(path, session, 4 if camera else 3, 1 if camera else STEP)
     tools, rows = session.components, []
-    for track in tracks[: 1 if camera else PEOPLE]:
+    if camera:  # a bystander may be seen in more frames
+        tracks = sorted(tracks, key=_size, reverse=True)[:1]
+    for track in tracks[:PEOPLE]:
         coords, scores = track.coords, track.scores
         if tools.calibration is not None:
             coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
@@ -163,21 +168,41 @@ def make(name: str, session: PoseSession, target: Path) -> None:
 
 
 def boxes_of(camera: str, session: PoseSession) -> None:
-    """Write what the detector sees of the foremost person in each frame of a camera: boxes (T, 5)."""
-    target = FOLDER / f"{camera}.boxes.npz"
+    """Write what the detector sees of the foremost person in each frame of a camera: boxes (T, 5), and the crops that
+    MoveNet lightning takes there (N, 192, 192, 3), with the numbers of their frames and their maps to the frame."""
     people = read(camera)
-    found = np.full((100, 5), np.nan, np.float32)
+    found = np.full((FRAMES, 5), np.nan, np.float32)
     joints = people.keypoints * people.affine[:, None, 2:] + people.affine[:, None, :2]
-    assert session._detector is not None
-    with session.components.decoder.open(SHARED / "videos" / "pose2sim_single" / f"{camera}.mp4") as stream:
+    parts = []
+    processing = MoveNet(variant="lightning").processing
+    with (
+        session.for_clip() as (detector, _),
+        session.components.decoder.open(SHARED / "videos" / "pose2sim_single" / f"{camera}.mp4") as stream,
+    ):
+        assert detector is not None
         for batch in stream:
-            for index, boxes in zip(batch.indices, session._detector.detect(batch.frames)):
+            for frame, index, boxes in zip(batch.frames, batch.indices, detector.detect(batch.frames)):
                 mine = np.flatnonzero(people.frame == index)
-                if len(mine) and len(boxes):
-                    middle = np.nanmean(joints[mine[0]], 0)
-                    away = np.abs((boxes[:, :2] + boxes[:, 2:4]) / 2 - middle).sum(-1)
-                    found[index] = boxes[np.argmin(away)]
-    np.savez(target, boxes=found)
+                if not len(mine) or not len(boxes):
+                    continue
+                middle = np.nanmean(joints[mine[0]], 0)
+                away = np.abs((boxes[:, :2] + boxes[:, 2:4]) / 2 - middle).sum(-1)
+                found[index] = boxes[np.argmin(away)]
+                cut = processing.preprocess(frame[None], [found[index][None]])
+                parts.append((index, np.asarray(cut.pixels)[0], cut.affines[0]))
+    frames, pixels, affines = (np.stack(part) for part in zip(*parts))
+    np.savez(FOLDER / f"{camera}.boxes.npz", boxes=found, frame=frames, pixels=pixels, affines=affines)
+
+
+def read_crops(camera: str) -> tuple[Array, Array, Array]:
+    """Frames (N,), crops (N, 192, 192, 3) and maps (N, 2, 3) from the frame to the crop, of a camera."""
+    held = np.load(FOLDER / f"{camera}.boxes.npz", allow_pickle=False)
+    return held["frame"], held["pixels"], held["affines"]
+
+
+def path_of(name: str) -> Path:
+    """The file of a video."""
+    return FOLDER / f"{Path(name).stem}.npz"
 
 
 def read(name: str) -> People:
@@ -186,7 +211,7 @@ def read(name: str) -> People:
     Raises:
         SystemExit: its file is not made yet.
     """
-    path = FOLDER / f"{Path(name).stem}.npz"
+    path = path_of(name)
     if not path.exists():
         raise SystemExit(f"{path} is not here: run  python benchmarks/student_pictures.py {name}")
     return People(name, **np.load(path, allow_pickle=False))
@@ -198,7 +223,7 @@ def main(names: list[str]) -> None:
     cv2.setNumThreads(1)
     with PoseSession(recipe, "cpu") as session:
         for name in names or [*CAMERAS, *VIDEOS]:
-            target = FOLDER / f"{Path(name).stem}.npz"
+            target = path_of(name)
             if not target.exists():
                 make(name, session, target)
             if name in CAMERAS and not (FOLDER / f"{name}.boxes.npz").exists():
