@@ -12,7 +12,6 @@ length of the truth. The scores of different experts then mean the same::
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dataengine.core.types import Bool, Float, Int
 from dataengine.fusion import calibration_features, check
 from dataengine.fusion._kernels.trees import BoostedTrees
 from dataengine.fusion.score_calibration import ScoreCalibration
+from dataengine.io import npy
 
 FORMAT = "dataengine calibration 1"
 
@@ -241,14 +241,15 @@ class Calibration:
             WeightsError: no such file, no calibration of this version, or arrays that do not fit each other.
         """
         try:
-            file = np.load(path, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            with file:
-                arrays = {name: file[name] for name in file.files}
+            with npy.reading():
+                file = np.load(path, allow_pickle=False)
+                if not isinstance(file, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds a single array")
+                with file:
+                    arrays = {name: file[name] for name in file.files}
         except FileNotFoundError as error:
             raise WeightsError(f"there is no calibration {path}; give the path of a fitted one") from error
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise WeightsError(f"{path} is not a calibration: {error}") from error
         found = str(arrays.get("format", "none"))
         if found != FORMAT:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import io
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,18 @@ def parse(data: Buffer) -> Array:
     if len(data) - start != size * dtype.itemsize:
         raise ValueError(f"{len(data) - start} bytes of data for shape {shape} of {dtype}")
     return np.ndarray(shape, dtype, data, start, order=order) if size else np.empty(shape, dtype)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """What NumPy raises of a torn .npy or .npz file in here is an OSError or a ValueError of one line; by itself it is
+    also a TokenError, zlib's error, a MemoryError and others."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
 @functools.lru_cache(maxsize=4096)

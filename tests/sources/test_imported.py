@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,9 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "fps": ({"fps": "fast"}, "bad_row", "frame rate is 'fast'"),
     "huge fps": ({"fps": "1e30000000"}, "bad_row", "frame rate is '1e30000000'"),
     "long fps": ({"fps": 10**5000}, "bad_row", "frame rate is 'a number of more than 40 digits'"),
+    "no name": ({"frame_dir": np.zeros((2, 2)), "keypoint": None}, "bad_row", "annotation 1 has no array"),
+    "size": ({"img_shape": np.array(3), "label": "a"}, "bad_row", "label of annotation 1"),
+    "beyond float32": ({"keypoint": np.full((1, 9, 17, 2), 1e300), "keypoint_score": None}, "no_person", "nobody"),
     "slow fps": ({"fps": 0.0004}, "bad_row", "frame rate is '0.0004'"),
 }
 
@@ -106,6 +111,73 @@ def test_an_annotation_that_cannot_be_taken_is_a_row_with_its_reason(tmp_path: P
 def test_what_is_no_annotation_is_a_row(tmp_path: Path, bad: Any) -> None:
     clips, _, _ = spooled(tmp_path, write_pyskl(tmp_path / "a.pkl", [note(0), bad], split=None), "pyskl")
     assert [clip.reason for clip in clips] == [None, "bad_row"]
+
+
+ODD: list[Any] = [None, 10**400, float("nan"), "\ud800", [], {"a": 1}]
+"""What stands in JSON where something else belongs."""
+ODD_ARRAYS: list[Any] = [np.array(3), np.zeros((2, 2)), {1}]
+
+
+def replaced(value: Any, by: list[Any]) -> Iterator[Any]:
+    """The value with each of its parts, at any depth, replaced by each of `by`; of lists the first member alone."""
+    yield from by
+    for key in value if isinstance(value, dict) else [0] if isinstance(value, list) and value else []:
+        for other in replaced(value[key], by):
+            if isinstance(value, dict):
+                yield value | {key: other}
+            else:
+                yield [other, *value[1:]]
+
+
+def is_told_in_one_line(folder: Path, path: Path, form: str) -> None:
+    """Whatever a file holds, it is taken, or is one line, and warns of nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            source = Imported(file=str(path), format=form)  # type: ignore[arg-type]
+            list(source.discover(source.prepare(folder / "cache")))
+    except DataEngineError as error:
+        assert "\n" not in str(error) and str(error).encode(), str(error)
+
+
+@pytest.mark.slow
+def test_odd_values_in_json_are_told_in_one_line(tmp_path: Path) -> None:
+    person = {"image_id": "3.jpg", "keypoints": [4.0, 5.0, 0.5] * 17, "category_id": 1, "idx": 2}
+    image = {"id": "3.jpg", "file_name": "a/3.jpg", "width": 9, "height": 9, "video_id": 1, "frame_id": 0}
+    video = {"id": 1, "name": "v", "label_id": 0, "split": "val", "fps": 25}
+    coco = {"videos": [video], "images": [image], "annotations": [person], "categories": [{"id": 1, "name": "person"}]}
+    path = tmp_path / "a.json"
+    for form, whole in (("alphapose", [person]), ("coco", coco)):
+        for odd in replaced(whole, ODD):
+            path.write_text(json.dumps(odd))
+            is_told_in_one_line(tmp_path, path, form)
+    folder = tmp_path / "openpose"
+    folder.mkdir()
+    for odd in replaced({"people": [{"person_id": [-1], "pose_keypoints_2d": [4.0, 5.0, 0.5] * 25}]}, ODD):
+        (folder / "a_000000000000_keypoints.json").write_text(json.dumps(odd))
+        is_told_in_one_line(tmp_path, folder, "openpose")
+
+
+@pytest.mark.slow
+def test_odd_values_in_pickles_are_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    whole = {"split": {"train": ["clip0"]}, "annotations": [note(0, 1, 2, fps=25)], "layout": "coco17"}
+    for odd in replaced(whole, ODD + ODD_ARRAYS):
+        path.write_bytes(pickle.dumps(odd))
+        is_told_in_one_line(tmp_path, path, "pyskl")
+    write_unik(tmp_path, 2)
+    for odd in replaced([["a", "b", "c"], [0, 1, 0]], ODD + ODD_ARRAYS):
+        (tmp_path / "train_label.pkl").write_bytes(pickle.dumps(odd))
+        is_told_in_one_line(tmp_path, tmp_path, "unik")
+
+
+def test_torn_arrays_are_told_in_one_line(tmp_path: Path) -> None:
+    write_unik(tmp_path, 2)
+    path = tmp_path / "train_data_joint.npy"
+    whole = path.read_bytes()
+    for at in range(0, 128, 5):  # the header
+        path.write_bytes(whole[:at] + b"(" + whole[at + 1 :])
+        is_told_in_one_line(tmp_path, tmp_path, "unik")
 
 
 def test_splits_of_several_sets(tmp_path: Path) -> None:
@@ -345,7 +417,11 @@ def test_a_table_gives_labels_splits_and_sizes(tmp_path: Path) -> None:
         (pickle.dumps([1]), "pyskl", "no pyskl pickle: it holds list"),
         (pickle.dumps(Path("x")), "pyskl", "it holds pathlib.PosixPath, which is not loaded"),
         (pickle.dumps({"split": ["a"], "annotations": [note(0)]}), "pyskl", "its 'split' is no dict"),
-        (pickle.dumps({"annotations": []}), "pyskl", "it holds no clips"),
+        (pickle.dumps({"split": {"train": np.array(3)}, "annotations": [note(0)]}), "pyskl", "its 'split' is no dict"),
+        (pickle.dumps({"split": np.array([1, 2]), "annotations": [note(0)]}), "pyskl", "its 'split' is no dict"),
+        (pickle.dumps({"annotations": [], "layout": []}), "pyskl", "it holds no clips"),
+        (b'[{"image_id": 1, "keypoints": [1' + b"0" * 400 + b"]}]", "coco", "keypoints are no list of numbers"),
+        (b'[{"image_id": 1' + b"0" * 40 + b', "keypoints": [1, 2, 1]}]', "alphapose", "is none of the images"),
         (b"[", "coco", "torn or no JSON"),
         (b'{"images": [}', "coco", "torn or no JSON"),
         (b"[" * 100_000, "alphapose", "torn or no JSON"),

@@ -165,6 +165,20 @@ def test_uniks_arrays_are_mapped(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(dataset)).read([3])[0].keypoints.shape == (2, 9, 17, 2)  # noqa: S301
 
 
+def test_uniks_clips_of_nobody_are_left_out(tmp_path: Path) -> None:
+    arrays = write_unik(tmp_path)
+    arrays["val"][:2, :, 0] = 0  # an empty first frame is no empty clip
+    arrays["val"][0] = 0
+    np.save(tmp_path / "val_data_joint.npy", arrays["val"])
+    with pytest.warns(UserWarning, match="1 of 7 clips show nobody and are left out, e.g. 'val0'"):
+        dataset = open_dataset(tmp_path)
+    assert dataset.keys == ["train0", "train1", "train2", "train3", "val1", "val2"]
+    assert np.isfinite(dataset.read([4])[0].keypoints).any()
+    np.save(tmp_path / "val_data_joint.npy", arrays["val"] * np.float32(np.nan))
+    with pytest.raises(TrainingError, match="none of its 3 clips shows anybody"):
+        open_dataset(tmp_path, split="val")
+
+
 def test_openposes_third_channel_is_the_score(tmp_path: Path) -> None:
     arrays = write_unik(tmp_path, channels=3, joints=18)
     clip = open_dataset(tmp_path, split="train").read([3])[0]

@@ -8,13 +8,12 @@ reading them runs code that they bring.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from dataengine.experts.precomputed.saved import Saved, person, refused
+from dataengine.io import npy
 
 KEYPOINTS = ("keypoint", "keypoints", "kpts", "positions_2d", "pose2d")
 SCORES = ("keypoint_score", "keypoint_scores", "keypoints_score", "scores")
@@ -28,7 +27,7 @@ def read(path: Path) -> Saved:
     """
     arrays: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with npy.reading(), np.load(path, allow_pickle=False) as opened:
             names = list(opened.files)
             for name in names:
                 if name in KEYPOINTS or name in SCORES:
@@ -41,7 +40,7 @@ def read(path: Path) -> Saved:
             "holds Python objects, which run code when read; save plain arrays: np.savez(path, keypoint=..., "
             "keypoint_score=...)",
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
         raise refused(path, f"is torn or no .npz file: {error}") from error
     points = next((arrays[name] for name in KEYPOINTS if name in arrays), None)
     if points is None:

@@ -40,6 +40,8 @@ SCORES = ("keypoint_scores", "keypoints_score", "keypoint_score", "scores")
 EMPTY = 30
 """Where only frames with people are listed, a clip may begin with so many, or as many as are listed, without people;
 numbers that begin later are those of a part of a video."""
+FURTHEST = 10**15
+"""Numbers from here on are none of a frame."""
 SPARSE = 3
 """Running numbers of images whose span is longer than so many times their count are no frames of one video."""
 
@@ -262,7 +264,7 @@ class PeopleFile:
         for one in given:
             folder, stem = ("", "") if isinstance(one, int) else _place(one)
             prefix, frame = ("", one) if isinstance(one, int) else _numbered(stem)
-            if frame is not None:
+            if frame is not None and abs(frame) < FURTHEST:
                 rows[one] = (folder, prefix, frame)
         shared = Counter(folder for folder, _ in {row[:2] for row in rows.values()})
         found: dict[Any, _Image] = {}
@@ -324,7 +326,7 @@ def _numbered(stem: str) -> tuple[str, int | None]:
 def _frame(image: Mapping[str, Any]) -> int | None:
     """The frame that an image says it is."""
     frame = image.get("frame_id", image.get("frame_index"))
-    fits = isinstance(frame, int) and not isinstance(frame, bool) and abs(frame) < 10**15
+    fits = isinstance(frame, int) and not isinstance(frame, bool) and abs(frame) < FURTHEST
     return frame if fits else None
 
 

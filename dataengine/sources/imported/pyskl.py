@@ -46,7 +46,8 @@ class PysklFile:
         self.notes: list[str] = []
         self.path, self._annotations = path, list(content["annotations"])
         self.classes = _class_names(content)
-        self.layout = str(content["layout"]) if content.get("layout") in SKELETONS else ""
+        layout = content.get("layout")
+        self.layout = layout if isinstance(layout, str) and layout in SKELETONS else ""
         self._split_of = self._splits(content.get("split"), chosen)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class PysklFile:
     def _clip(self, number: int, note: Any, count: int) -> SavedClip:
         name = f"annotation {number}"
         if isinstance(note, Mapping):
-            name = str(note["frame_dir"] if "frame_dir" in note else note.get("filename", name))
+            name = _text(note.get("frame_dir", note.get("filename"))) or name
         if not isinstance(note, Mapping) or not isinstance(note.get("keypoint"), np.ndarray):
             return SavedClip(name, reason="bad_row", detail=f"annotation {number} has no array 'keypoint'")
         clip = SavedClip(name, size=_size(note), fps=_text(note.get("fps")))
@@ -89,12 +90,14 @@ class PysklFile:
 
     def _splits(self, content: Any, chosen: str) -> dict[str, str] | None:
         """id -> train, val or test, of one set of splits; None where the file has none."""
-        if not content:
+        if content is None or (isinstance(content, Mapping | list | tuple | str) and not content):
             if chosen:
                 raise SourceError(f"{self.path}: it has no splits, and --splits {chosen} asks for some")
             return None
         lists = (list, tuple, set, frozenset, np.ndarray)
-        if not isinstance(content, Mapping) or not all(isinstance(ids, lists) for ids in content.values()):
+        if not isinstance(content, Mapping) or not all(
+            isinstance(ids, lists) and getattr(ids, "ndim", 1) == 1 for ids in content.values()
+        ):
             raise SourceError(f"{self.path}: its 'split' is no dict such as {{'train': [ids], 'val': [ids]}}")
         sets: dict[str, dict[str, str]] = {}
         for name in map(str, content):
@@ -187,11 +190,11 @@ def _are_scores(keypoints: Any) -> bool:
 def _size(note: Mapping[str, Any]) -> tuple[int, int] | None:
     """Width and height of the picture that the keypoints are of."""
     shape = note.get("img_shape", note.get("original_shape"))
-    if not isinstance(shape, list | tuple | np.ndarray) or len(shape) < 2:
+    if not isinstance(shape, list | tuple | np.ndarray):
         return None
     try:
         height, width = (int(side) for side in shape[:2])
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
     return (width, height) if 0 < width < 1 << 20 and 0 < height < 1 << 20 else None
 

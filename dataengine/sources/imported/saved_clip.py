@@ -108,8 +108,9 @@ def person(coords: Any, scores: Any) -> tuple[Float, Float]:
     A joint of score 0, at (0, 0) or not finite was not seen: that is how programs write it. Scores above 1 stay:
     who takes the clip tells of them.
     """
-    at = np.asarray(coords, np.float32)
-    likely = np.nan_to_num(np.asarray(scores, np.float32))
+    with np.errstate(over="ignore"):  # numbers beyond float32 are infinite
+        at = np.asarray(coords, np.float32)
+        likely = np.nan_to_num(np.asarray(scores, np.float32))
     seen = np.isfinite(at).all(-1) & (at != 0).any(-1) & (likely > 0)
     return np.where(seen[..., None], at, np.float32(np.nan)), np.where(seen, likely, np.float32(0))
 
@@ -122,7 +123,7 @@ def triplets(numbers: Any) -> tuple[Float, Float]:
     """
     try:
         flat = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("keypoints are no list of numbers") from None
     if flat.ndim != 1 or len(flat) % 3 or not len(flat):
         raise ValueError(f"keypoints are {flat.shape} numbers; allowed: x, y, score of every joint")

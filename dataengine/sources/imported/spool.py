@@ -284,7 +284,7 @@ class _Spool:
             self.pending.append((row, entries))
             self.bytes += sum(value.nbytes for value in entries.values() if isinstance(value, np.ndarray))
         elif not self.first_refusal:
-            self.first_refusal = f"{clip.name}: {row['detail']}"
+            self.first_refusal = " ".join(f"{clip.name}: {row['detail']}".split())
 
     def _facts(self, clip: SavedClip) -> Mapping[str, str]:
         """The row of the table about a clip; what it says goes before what the file says."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import SourceError, suggestion
+from dataengine.io import npy
 from dataengine.io.plain_pickle import load
 from dataengine.sources.imported.pyskl import split_set
 from dataengine.sources.imported.saved_clip import SavedClip, person
@@ -67,7 +68,9 @@ class UnikFolder:
                 clip = SavedClip(name, split=split)
                 try:
                     clip.number = class_number(labels[number], count)
-                    clip.tracks = _tracks(np.asarray(array[number], np.float32))
+                    with np.errstate(over="ignore"):  # numbers beyond float32 are infinite
+                        whole = np.asarray(array[number], np.float32)
+                    clip.tracks = _tracks(whole)
                     clip.num_frames = clip.tracks[0].shape[1]
                 except ValueError as error:
                     clip.reason, clip.detail = "bad_row", f"clip {number} of {file.name}: {error}"
@@ -110,10 +113,11 @@ def _are_scores(channel: Any) -> bool:
 
 def _mapped(file: Path) -> NDArray[Any]:
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        with npy.reading():
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError):
+    except ValueError:
         raise SourceError(
             f"{file}: cannot be read, or is torn: it holds no plain NumPy array; allowed: a .npy of floats "
             "(N, C, T, V, M)"

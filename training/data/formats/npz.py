@@ -15,7 +15,6 @@ Any other array with N rows can be read as a feature, and used in conditions whe
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
+from dataengine.io import npy
 from training.data.formats.base import InMemoryDataset, checked_ids, choose, digest, frame_of, names_of, repeated
 from training.data.formats.joints import Layout, layout_of
 from training.data.types import Array, SkeletonSequence
@@ -145,9 +145,9 @@ class NpzDataset(InMemoryDataset):
 
 def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
+        with npy.reading(), np.load(Path(path), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise TrainingError(
             f"{path}: no npz file of plain arrays, or a torn one: "
             f"{str(error).splitlines()[0] if str(error) else 'empty'}"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError, suggestion
+from dataengine.io import npy
 from dataengine.io.plain_pickle import load
 from dataengine.io.storage import file_hash
 from training.data.formats.base import (
@@ -24,7 +25,7 @@ from training.data.formats.base import (
     without_absent,
 )
 from training.data.formats.joints import Layout, layout_of
-from training.data.types import Array, SkeletonSequence
+from training.data.types import Array, Numbers, SkeletonSequence, remark
 
 ENDING = "_data_joint.npy"
 LAYOUTS = {13: "lcr13", 17: "posetics17", 18: "openpose18", 25: "nturgbd25"}
@@ -98,7 +99,23 @@ class UnikDataset(InMemoryDataset):
         facts = frame_of([key for own, _ in pairs for key in own], ids, classes, {"split": splits})
         self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
         sums = [_content(str(file), *_state(file)) for file in arrays_by_split.values()]
-        super().__init__(name, skeleton, classes, facts, choose(name, facts, None, where), kind, *sums)
+        rows = self._with_people(name, choose(name, facts, None, where), facts["key"].to_list())
+        super().__init__(name, skeleton, classes, facts, rows, kind, *sums)
+
+    def _with_people(self, name: str, rows: Numbers, keys: Sequence[str]) -> Numbers:
+        """The rows of clips that show somebody; the others are told of. Most need their first frame alone."""
+        low, high = self._channels[0], self._channels[-1] + 1
+        shown = np.concatenate([_joints(array[:, low:high, 0]).any((1, 2)) for array in self._arrays])
+        for row in rows[~shown[rows]]:
+            part = int(np.searchsorted(self._starts, row, "right")) - 1
+            shown[row] = _joints(self._arrays[part][row - self._starts[part], low:high][None]).any()
+        left: Numbers = rows[shown[rows]]
+        if not len(left):
+            raise TrainingError(f"{name}: none of its {len(rows)} clips shows anybody")
+        if len(left) < len(rows):
+            some = keys[int(rows[~shown[rows]][0])]
+            remark(f"{name}: {len(rows) - len(left)} of {len(rows)} clips show nobody and are left out, e.g. {some!r}")
+        return left
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """See `InMemoryDataset.clip_at`."""
@@ -123,10 +140,17 @@ def _content(file: str, size: int, changed: int) -> str:
     return file_hash(file)
 
 
+def _joints(coords: Array) -> NDArray[np.bool_]:
+    """(N, ..., V, M) whether a joint is there, of coordinates (N, C, ..., V, M): all finite, and not all zero."""
+    there: NDArray[np.bool_] = np.isfinite(coords).all(1) & (coords != 0).any(1)
+    return there
+
+
 def _mapped(file: Path) -> NDArray[Any]:
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with npy.reading():
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: cannot be read, or is torn: {str(error).splitlines()[0]}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 5 or array.dtype.kind != "f":
         raise TrainingError(
