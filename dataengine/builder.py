@@ -140,6 +140,8 @@ def check(recipe: Recipe) -> None:
     for component in components.values():
         component.check()
         component.weights()
+    for p in passes_of(recipe):
+        p.ready(recipe)
 
 
 def get_weights(names: Sequence[str], progress: Progress) -> None:

@@ -76,12 +76,12 @@ def test_every_kind_is_offered_once(installed: Path) -> None:
     lines = (plugins.OUTSIDE / "entry_points.txt").read_text().splitlines()
     groups = [line.strip("[]").partition(".") for line in lines if line.startswith("[")]
     assert {kind for package, _, kind in groups if package == "dataengine"} == {
-        "sources", "experts", "fusion", "lifters", "filters", "relabel", "features", "exports", "passes",
+        "sources", "experts", "fusion", "lifters", "filters", "relabel", "features", "students", "exports", "passes",
     }  # fmt: skip
     assert {kind for package, _, kind in groups if package == "training"} == {"backbones", "methods", "formats"}
     for _, _, kind in groups:
         assert set(registry.names(kind)) > set(registry.KINDS[kind].builtin), kind
-    for name in ("experts", "lifters", "filters", "sources", "features", "relabel", "exports"):
+    for name in ("experts", "lifters", "filters", "sources", "features", "students", "relabel", "exports"):
         told = command("list", name, "-v").stdout
         assert any(line.partition(" = ")[0] in told for line in lines if "outside." in line), name
 

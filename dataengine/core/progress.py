@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 
 EVERY = 10.0
@@ -58,6 +59,24 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line."""
+
+
+_CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def shown_by(progress: Progress) -> Iterator[None]:
+    """Inside the block `current()` is `progress`: for work that no argument leads to."""
+    before = _CURRENT.set(progress)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(before)
+
+
+def current() -> Progress:
+    """What shows the progress of the work under way; says nothing outside of `shown_by`."""
+    return _CURRENT.get() or Progress()
 
 
 class ConsoleProgress(Progress):

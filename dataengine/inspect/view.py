@@ -31,7 +31,7 @@ def view(out: Path, clip_id: str, to: Path, experts: bool = False) -> Path:
     shows them from two sides.
 
     Args:
-        experts: one panel an expert beside the fused pose.
+        experts: one panel an expert beside the fused pose; of refined clips beside the student's and the fused pose.
 
     Raises:
         DatasetError: no such clip, it was taken down, or it has no poses; the message says why.
@@ -77,12 +77,19 @@ def _drawn(frames: Iterator[Frames], arrays: dict[str, Any], experts: bool) -> I
     meta = arrays["json"]
     keypoints, scores = arrays["keypoints"], arrays["scores"].astype(np.float32)
     common, common_scores = convert(keypoints, scores, meta["skeleton"], COMMON)
+    former = None
+    if "fused_keypoints" in arrays:  # the poses before refinement, of the same people
+        fused, sure = arrays["fused_keypoints"], arrays["fused_scores"].astype(np.float32)
+        former = convert(fused, sure, meta["skeleton"], COMMON)
     for t, frame in enumerate(frames):
         scale = max(1.0, 480 / frame.shape[0])
         if not experts:
             yield even(draw_people(frame, keypoints[:, t], scores[:, t], meta["skeleton"], scale=scale))
             continue
-        poses = {"fused": (common[:, t], common_scores[:, t])}
+        name = f"generation {meta['generation']}" if meta.get("generation") else "fused"
+        poses = {name: (common[:, t], common_scores[:, t])}
+        if former is not None:
+            poses["fused"] = (former[0][:, t], former[1][:, t])
         for e, name in enumerate(meta["experts"]):
             poses[name] = (arrays["expert_keypoints"][:, e, t], arrays["expert_scores"][:, e, t].astype(np.float32))
         yield even(panels(frame, poses, COMMON, scale=scale))

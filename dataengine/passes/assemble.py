@@ -51,6 +51,7 @@ def _facts(build: BuildState) -> Row:
         "filters": {name: registry.config(recipe.component("filters", name)) for name in recipe.curate.filters},
         "passes": [_pass_fact(build, p) for p in passes if p.scope != "dataset"],
     }
+    facts |= {p.name: found for p in passes if (found := p.facts(build))}
     own = {reason: meaning for reason, meaning in reasons.items() if reason not in REASONS}
     # a dataset that nothing was added to says nothing of it
     given = {"reasons": own, "columns": described(columns), "tables": sorted(more), "lifter": recipe.lifter}

@@ -140,6 +140,8 @@ class Pass(Component, ABC):
         entries: what it adds to samples, as the documentation names it, such as 'NAME_video.npy'.
         on_device: whether its work runs on the accelerator where there is one.
         per: what its cost grows with, for `--dry-run`: clips, frames, or neither (`build`).
+        shows_steps: whether it shows its own progress (`dataengine.core.progress.current`) where it runs in the
+            driver's process.
     """
 
     name: str = ""
@@ -154,6 +156,7 @@ class Pass(Component, ABC):
     entries: ClassVar[tuple[str, ...]] = ()
     on_device: ClassVar[bool] = False
     per: ClassVar[Literal["clip", "frame", "build"]] = "clip"
+    shows_steps: ClassVar[bool] = False
 
     def enabled(self, recipe: Recipe) -> bool:
         """Whether a recipe runs this pass: when it has a table [passes.NAME]."""
@@ -167,6 +170,10 @@ class Pass(Component, ABC):
         """The part of the recipe (and hashes of weights) that results depend on, beside the pass's own options."""
         del recipe
         return {}
+
+    def ready(self, recipe: Recipe) -> None:
+        """Raise what would fail the pass, before any work: a file that the recipe names and that is not there. Default:
+        nothing."""
 
     def uses(self, recipe: Recipe) -> Iterable[Component]:
         """The components that it runs: results depend on their code as on the pass's own. Default: none."""
@@ -215,6 +222,15 @@ class Pass(Component, ABC):
         """What became of the clips that the pass was given and did not keep, as far as it is done."""
         for commit in build.commits(self.name).values():
             yield from (outcome for outcome in commit.outcomes if not isinstance(outcome, Keep))
+
+    def unit_digest(self, build: BuildState, unit: str) -> Any:
+        """Of a pass over tables: what passes over units depend on, beside the clips of a unit and their labels."""
+        del build, unit
+
+    def facts(self, build: BuildState) -> Row:
+        """What the manifest of the dataset says of the pass, under its name. Default: nothing."""
+        del build
+        return {}
 
     def own_reasons(self, recipe: Recipe) -> Mapping[str, str]:
         """Reason -> meaning of the reasons that it may give under a recipe and that are not built in."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dataengine.core.errors import DataEngineError, LedgerError
-from dataengine.core.progress import Progress
+from dataengine.core.progress import Progress, shown_by
 from dataengine.passes.base import Pass, run_task
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import UnitPass
@@ -67,7 +67,8 @@ def chains(passes: Sequence[Pass]) -> Iterator[list[Pass]]:
 def _run_here(build: BuildState, p: Pass, dispatcher: Dispatcher, progress: Progress) -> None:
     """Run a pass that sees all clips at once in this process, where nobody limits its memory."""
     tasks = {task.key: task for task in build.state(p.name).tasks}
-    with progress.step(p.name, sum(len(task.clips) for task in tasks.values())) as advance:
+    total = 0 if p.shows_steps else sum(len(task.clips) for task in tasks.values())
+    with progress.step(p.name, total) as advance, shown_by(progress):
 
         def receive(receipt: Receipt) -> None:
             build.note(p.name, tasks[receipt.key], receipt)

@@ -27,6 +27,7 @@ from dataengine.dataset.sorted_table import SortedTable, ranges
 from dataengine.passes.base import Column, Row
 from dataengine.passes.pack import kept_clips, texts
 from dataengine.passes.progress import BuildState, runs
+from dataengine.passes.refine import generation_number
 from dataengine.passes.table_pass import tables_of
 
 PLANNED = ("clip_id", "source", "video_id", "start", "end", "split", "licence", "consent", "url", "subject")
@@ -148,7 +149,7 @@ def _clip_rows(
     columns["text"] = pa.array(text.values(), pa.string())
     columns["num_people"] = pc.min_element_wise(measured["num_tracks"], pa.scalar(people, pa.int32()))
     columns["confidence_mean"] = measured["filter_confidence"]
-    columns["generation"] = pa.array([0] * len(decided), pa.int32())
+    columns["generation"] = pa.array([generation_number(build.job)] * len(decided), pa.int32())
     columns |= places.of(decided["clip_id"].to_pylist(), planned["split"].to_pylist())
     return pa.table(columns | _added(build, units, decided["clip_id"].to_pylist()))
 

@@ -220,7 +220,7 @@ def sample_meta(
         "skeleton": meta["skeleton"],
         "joints": list(skeleton(meta["skeleton"]).joints),
         "tracks": meta["tracks"][: recipe.pose.max_people],
-        "generation": 0,
+        "generation": meta.get("generation", 0),
         "licence": row["licence"],
     }
 

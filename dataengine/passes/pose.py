@@ -33,10 +33,10 @@ import numpy as np
 
 from dataengine.core import registry
 from dataengine.core.accelerator import is_accelerator
-from dataengine.core.component import SESSIONS, ClipFrames, Component
+from dataengine.core.component import SESSIONS, ClipFrames, Component, DetectorSession
 from dataengine.core.errors import MediaError
 from dataengine.core.skeletons import COMMON, convert
-from dataengine.core.types import Clip, Keep, Outcome, Poses, Reject, Track
+from dataengine.core.types import Clip, Fused, Keep, Outcome, Poses, Reject, Track
 from dataengine.fusion.score_calibration import ScoreCalibration, of_related_experts
 from dataengine.io import shards
 from dataengine.io.weights import digest
@@ -73,7 +73,19 @@ def _config(recipe: Recipe) -> dict[str, Any]:
     return {"pose": table, "components": options, "weights": weights} | ({"score_curves": curves} if curves else {})
 
 
-def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | Reject:
+@dataclass(frozen=True)
+class Watched:
+    """How a clip is looked at in another way than the recipe's.
+
+    Attributes:
+        detector: gives the boxes of every frame. frames: most frames, from the first on; None: all.
+    """
+
+    detector: DetectorSession | None
+    frames: int | None = None
+
+
+def observe(unit: Unit, session: PoseSession, clip: Clip, watched: Watched | None = None) -> dict[str, Any] | Reject:
     """The entries of one clip: decode its frames once for all experts, then track and fuse."""
     pose, tools = unit.recipe.pose, session.components
     people: list[list[Poses]] = []
@@ -83,11 +95,12 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
         session.for_clip() as (detector, experts),
         tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream,
     ):
-        estimator = PoseEstimator(
-            detector, list(zip(experts, session.needs_boxes)), pose.detect_every, pose.max_boxes, pose.every
-        )
+        every, most, looks = (pose.detect_every, pose.max_boxes, pose.every) if watched is None else (1, None, [1])
+        limit = None if watched is None else watched.frames
+        detector = detector if watched is None else watched.detector
+        estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), every, most, looks)
         for batch in stream if session.budget is None else prefetch(stream, session.budget):
-            picked = sampler.pick(batch.timestamps)
+            picked = sampler.pick(batch.timestamps)[: None if limit is None else limit - len(times)]
             if not picked:
                 continue
             frames = batch.frames if len(picked) == len(batch.frames) else batch.frames[picked]
@@ -97,7 +110,8 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
             people.extend([list(per_frame) for per_frame in zip(*estimator.predict(given))])
             times.extend(batch.timestamps[picked].tolist())
             unit.beat(clip)
-            unit.beat(clip)
+            if len(times) == limit:
+                break
         info, damaged, total = stream.info, stream.num_damaged, stream.num_frames
         fps = Fraction(stream.fps)
     timestamps = np.asarray(times, np.float64) - (times[0] if times else 0.0)
@@ -121,7 +135,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
         "skeleton": pose.skeleton,
         "num_tracks": len(tracks),
     }
-    tracks = [fill_skipped(track, pose.every) for track in tracks]
+    tracks = [fill_skipped(track, looks) for track in tracks]
     present = np.sum([np.isfinite(t.boxes).all(-1) for t in tracks], 0)
     actor = None if clip.actor is None else json.loads(clip.actor)
     ranked = rank(tracks, actor, timestamps + (clip.span_start or 0.0))[: pose.max_tracks]
@@ -137,15 +151,7 @@ def _observe(unit: Unit, session: PoseSession, clip: Clip) -> dict[str, Any] | R
 
 
 def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: dict[str, Any]) -> dict[str, Any]:
-    fused = []
-    for t in tracks:
-        coords, scores = t.coords, t.scores
-        if tools.calibration is not None:
-            coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
-        found = tools.fusion.fuse(coords, scores, COMMON, tools.expert_weights)
-        if isinstance(tools.calibration, ScoreCalibration) and tools.fusion.combines_scores:
-            found = replace(found, scores=of_related_experts(found.scores, coords))
-        fused.append(found)
+    fused = [fuse_track(track, tools) for track in tracks]
     meta["tracks"] = [t.track_id for t in tracks]
     keypoints, certain = convert(
         np.stack([f.coords for f in fused]), np.stack([f.scores for f in fused]), COMMON, skeleton
@@ -161,6 +167,17 @@ def _fuse(tracks: Sequence[Track], tools: PoseComponents, skeleton: str, meta: d
     }
 
 
+def fuse_track(track: Track, tools: PoseComponents) -> Fused:
+    """One pose sequence of the poses of every expert."""
+    coords, scores = track.coords, track.scores
+    if tools.calibration is not None:
+        coords, scores = tools.calibration.apply(coords, scores, COMMON, tools.names)
+    found = tools.fusion.fuse(coords, scores, COMMON, tools.expert_weights)
+    if isinstance(tools.calibration, ScoreCalibration) and tools.fusion.combines_scores:
+        found = replace(found, scores=of_related_experts(found.scores, coords))
+    return found
+
+
 def open_session(unit: Unit) -> PoseSession:
     """The session of this process for a unit; units of the same recipe and device share it."""
     recipe, device = unit.recipe, unit.job.device
@@ -173,7 +190,7 @@ def _run(unit: Unit) -> list[Outcome]:
     seen: dict[str, dict[str, Any]] = {}
 
     def one(clip: Clip) -> Outcome:
-        found = _observe(unit, session, clip)
+        found = observe(unit, session, clip)
         if isinstance(found, Reject):
             return found
         seen[clip.clip_id] = found

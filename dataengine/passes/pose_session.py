@@ -74,7 +74,7 @@ def _calibration(recipe: Recipe) -> Calibration | ScoreCalibration | None:
 
 
 class PoseSession(Session):
-    """The open detector and experts of a recipe on the device of this process.
+    """The open detector and experts of a recipe, or other components, on the device of this process.
 
     On an accelerator the images of several clips go through the networks together, and frames are decoded ahead of
     the networks, also beside experts that take no part in batches (`dataengine.passes.clip_sessions`). On a CPU larger
@@ -87,8 +87,8 @@ class PoseSession(Session):
         batcher: makes batches across clips; None where clips run one by one.
     """
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self.components = PoseComponents.of(recipe)
+    def __init__(self, recipe: Recipe, device: str, components: PoseComponents | None = None) -> None:
+        self.components = components or PoseComponents.of(recipe)
         self.budget: Budget | None = None
         self.batcher: DynamicBatcher | None = None
         self._detector: DetectorSession | None = None

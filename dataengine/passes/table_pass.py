@@ -147,7 +147,7 @@ class TablePass(Pass):
     """
 
     scope = "table"
-    gives = "decisions"
+    gives: ClassVar[str | None] = "decisions"
     adds: ClassVar[tuple[pa.Field, ...]] = ()
 
     @abstractmethod

@@ -321,6 +321,7 @@ def _given(build: BuildState, read: Sequence[str], unit: str, rows: Sequence[Row
             mine = build.decided_rows(name, unit, ("clip_id", "label"))
             kept &= {row["clip_id"] for row in mine}
             digests.append([[row["clip_id"], row["label"]] for row in mine])
+            digests += [] if (more := p.unit_digest(build, unit)) is None else [more]
         else:
             commit = build.commits(name).get(unit)
             if commit is None:

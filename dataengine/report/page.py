@@ -22,6 +22,7 @@ from dataengine.report import sections
 from dataengine.report import statistics as tallies
 from dataengine.report.html import Html, data_block, el, escape, joined
 from dataengine.report.overlay import PEOPLE
+from dataengine.report.refinement import refinement
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def render_report(
         ("people", "People and joints", sections.people(dataset, layout)),
         ("experts", "Experts", sections.experts(dataset)),
         ("accuracy", "Accuracy", sections.accuracy(dataset)),
+        ("refinement", "Refinement", refinement(dataset)),
         ("media", "Splits and media", sections.media(dataset)),
         ("rights", "Rights", sections.rights(dataset)),
     ]

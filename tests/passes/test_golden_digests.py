@@ -30,6 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[st
 
 @pytest.mark.parametrize("name", PASSES)
 def test_results_change_with_the_version_alone(made: dict[str, dict[str, Any]], name: str) -> None:
+    if name not in made:
+        pytest.skip("needs the extra torch")
     changed = make_passes.differences(STORED[name], made[name])
     if made[name]["version"] == STORED[name]["version"]:
         assert not changed, (

@@ -128,7 +128,7 @@ class TinyExpertSession(ExpertSession):
         at = np.stack([best % (SIDE // 2), best // (SIDE // 2)], -1) + 0.5
         low, size = boxes[:, None, :2], (boxes[:, 2:4] - boxes[:, :2])[:, None]
         coords = (low + at / (SIDE // 2) * size).astype(np.float32)
-        scores = np.clip(maps.max(-1), 1e-3, 1).astype(np.float32)
+        scores = np.sqrt(np.clip(maps.max(-1), 1e-4, 1)).astype(np.float32)
         given = np.concatenate([boxes[:, :4], scores.mean(1, keepdims=True)], -1).astype(np.float32)
         return Poses(coords, scores, given)
 

@@ -1,0 +1,113 @@
+"""Held-out clips as a gate looks at them: the poses of two generations of a student beside the fused ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataengine.core.errors import MediaError
+from dataengine.core.progress import Progress
+from dataengine.core.skeletons import COMMON, all_finite, convert
+from dataengine.core.types import Clip, Float, Reject
+from dataengine.passes.base import Job
+from dataengine.passes.clip_frames import pose_arrays
+from dataengine.passes.pose_session import PoseSession
+from dataengine.passes.student_poses import open_student, student_poses
+from dataengine.passes.unit_pass import Unit
+from dataengine.pipeline import plan as plans
+from dataengine.refine.gate import Limits, Margins, PairedValues, Verdict, judge
+from dataengine.refine.measures import JudgedClip, aligned, taken
+from dataengine.refine.pseudo_labels import Thresholds
+from dataengine.refine.sampling import drawn
+
+
+class HeldOut:
+    """The held-out clips of a build, of which the gate looks at some.
+
+    Args:
+        poses: name of the pass that made the fused poses.
+        clips: ids of the held-out clips. rows: clip_id -> its row of the plan.
+        limits: which fused joints are sure enough to be compared with.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        poses: str,
+        clips: Set[str],
+        rows: Mapping[str, Mapping[str, Any]],
+        limits: Thresholds,
+        device: str,
+    ) -> None:
+        self.job, self.poses, self.rows, self.limits, self.device = job, poses, rows, limits, device
+        table = job.recipe.refine
+        order = sorted(clips, key=lambda clip_id: (drawn("gate", clip_id, table.seed), clip_id))
+        self.chosen = sorted(order[: table.gate.clips])
+
+    def judged(
+        self,
+        before: Path | None,
+        after: Path,
+        margins: Margins,
+        best_epoch: int,
+        progress: Progress,
+        name: str,
+    ) -> Verdict:
+        """The verdict on the weights `after`, compared with those of `before` (None: before any learning)."""
+        recipe = self.job.recipe
+        truth: dict[str, PairedValues] | None = None
+        replaced: dict[str, PairedValues] | None = None
+        with open_student(recipe, self.device, before) as old, open_student(recipe, self.device, after) as new:
+            with progress.step(name, len(self.chosen)) as advance:
+                clips = list(self._clips(old, new, advance))
+            if recipe.refine.gate.truth is not None:
+                from dataengine.passes.annotated import compare_on_pictures
+
+                truth, replaced = compare_on_pictures(recipe, old, new, self.device, progress, name)
+        gate = recipe.refine.gate
+        return judge(clips, margins, truth, replaced, best_epoch, Limits(gate.max_missing, gate.min_agreement))
+
+    def _clips(self, old: PoseSession, new: PoseSession, advance: Any) -> Iterator[JudgedClip]:
+        for clip_id in self.chosen:
+            found = self._clip(clip_id, old, new)
+            advance(1)
+            if found is not None:
+                yield found
+
+    def _clip(self, clip_id: str, old: PoseSession, new: PoseSession) -> JudgedClip | None:
+        """One clip; None where its media cannot be decoded any more."""
+        row, most, people = self.rows[clip_id], self.job.recipe.refine.gate.frames, self.job.recipe.pose.max_people
+        plan = plans.load_unit(self.job.work, row["unit"], (self.job.work / "plan.parquet").stat().st_mtime_ns)
+        clip = plan.clip(clip_id)
+        assert clip is not None, "a clip that was posed is planned"
+        arrays = pose_arrays(self.job.ledger(self.poses), row["unit"], clip_id)
+        unit = Unit(self.job, row["unit"], [clip], self.job.work, plan)
+        kept = (slice(people), slice(most))  # the people of the dataset
+        common, scores = convert(
+            arrays["keypoints"][kept], arrays["scores"][kept].astype(np.float32), arrays["json"]["skeleton"], COMMON
+        )
+        confidence = arrays["confidence"][kept].astype(np.float32)
+        sure = all_finite(common) & (scores >= self.limits.min_score)
+        sure &= ((confidence >= self.limits.gamma) & (sure.sum(-1) >= self.limits.min_joints))[..., None]
+        try:
+            poses = [self._people(unit, one, clip, arrays, common) for one in (old, new)]
+        except MediaError:
+            return None
+        fps = float(Fraction(arrays["json"]["fps"]))
+        return JudgedClip(clip_id, f"{row['source']}\0{row['video_id']}", fps, common, scores, sure, *poses)
+
+    def _people(self, unit: Unit, session: PoseSession, clip: Clip, arrays: Mapping[str, Any], fused: Float) -> Float:
+        """(M, T, 13, 2) poses of a generation, in the order of the fused people."""
+        found = student_poses(unit, session, clip, arrays, self.job.recipe.refine.gate.frames)
+        nobody = np.full_like(fused, np.nan)
+        if isinstance(found, Reject):
+            return nobody
+        common, _ = convert(found["keypoints.npy"], None, found["json"]["skeleton"], COMMON)
+        frames = min(common.shape[1], fused.shape[1])
+        numbers = aligned(fused[:, :frames], common[:, :frames])
+        nobody[:, :frames] = taken(common[:, :frames], numbers)
+        return nobody

@@ -1,0 +1,223 @@
+"""Refinement in a build: a student that learned makes the poses, and one that is worse leaves those of the experts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import dataengine
+from dataengine.core import registry
+from dataengine.core.errors import DataEngineError
+from dataengine.core.progress import Progress
+from dataengine.dataset.verify import verify
+from dataengine.inspect.build import job_of
+from dataengine.inspect.explain import explain, to_text
+from dataengine.inspect.view import view
+from dataengine.io import shards
+from dataengine.passes.refine import GENERATION, folder_of, generation_in_use, record_of
+from dataengine.pipeline.engine import Engine
+from tests.support import blocks, plugins
+from tests.support.shared import SERIAL
+
+RECIPE = [
+    'pose.experts=["bright_block", "precomputed"]', "pose.expert_weights={}", 'pose.fusion="consensus"',
+    'experts.precomputed.pattern="{stem}"', "plan.clips_per_unit=3", "filters.length.min=8",
+    'curate.filters=["length"]', 'curate.relabel="block_labels"', 'refine.student="block_student"',
+    "refine.rate=0.6", "refine.epochs=6", "refine.threads=1", "refine.frames=0.5", "refine.weight_decay=0.0",
+    "report.gallery=1", "refine.gate.max_missing=0.5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    from tests.golden.make_passes import save_poses
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("refine")
+        plugins.install_outside(folder / "site", patch)
+        save_poses(folder / "saved", blocks.write_corpus(folder / "videos"))
+        yield folder
+    registry.refresh()
+
+
+def build(installed: Path, out: Path, *overrides: str, engine: Engine = SERIAL) -> Any:
+    saved = f'experts.precomputed.folder="{installed / "saved"}"'
+    given = [*RECIPE, saved, *overrides]
+    return dataengine.build(
+        "posecap", {"blocks": str(installed / "videos")}, out, overlay="core", overrides=given, engine=engine
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same build without a student."""
+    folder = tmp_path_factory.mktemp("plain") / "out"
+    saved = f'experts.precomputed.folder="{installed / "saved"}"'
+    given = [saved, *(one for one in RECIPE if not one.startswith("refine."))]
+    dataengine.build(
+        "posecap", {"blocks": str(installed / "videos")}, folder, overlay="core", overrides=given, engine=SERIAL
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refined(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refined") / "out"
+    build(installed, folder)
+    return folder
+
+
+def record(out: Path) -> Any:
+    found = record_of(job_of(out))
+    assert found is not None
+    return found
+
+
+def poses(out: Path, clip_id: str) -> np.ndarray:
+    return np.asarray(dataengine.open(out).sample(clip_id)["keypoints"])
+
+
+def test_a_student_that_learned_makes_the_poses(refined: Path, plain: Path) -> None:
+    told = record(refined)
+    assert told["generation"] == 1 and told["rounds"][0]["verdict"]["reasons"] == []
+    history = told["rounds"][0]["history"]
+    assert min(row["validation"] for row in history) < 0.2 * history[0]["validation"]
+    assert verify(refined) == []
+    clips = dataengine.open(refined).clips.collect()
+    assert set(clips["generation"]) == {1}
+    for column in ("jitter_before", "expert_disagreement_before", "pose_coverage_before", "moved"):
+        assert clips[column].null_count() == 0, column
+    assert clips["moved"].max() < 0.5
+    clip_id = clips["clip_id"][0]
+    sample = dataengine.open(refined).sample(clip_id)
+    assert sample["json"]["generation"] == 1
+    assert np.nanmax(np.abs(poses(refined, clip_id) - poses(plain, clip_id))) > 0
+
+
+def test_the_experts_stay_beside_the_student(refined: Path) -> None:
+    job = job_of(refined)
+    before = {
+        k: shards.decode(v)
+        for u in job.ledger("pose").units()
+        for k, v in shards.iterate(job.ledger("pose").artifact(u))
+    }
+    for unit in job.ledger("poses").units():
+        for clip_id, entries in shards.iterate(job.ledger("poses").artifact(unit)):
+            arrays, old = shards.decode(entries), before[clip_id]
+            assert arrays["json"]["experts"] == old["json"]["experts"] == ["bright_block", "precomputed"]
+            for name, former in (("expert_keypoints", "expert_keypoints"), ("fused_keypoints", "keypoints")):
+                assert any(np.array_equal(arrays[name][0], one, equal_nan=True) for one in old[former]), clip_id
+            assert set(np.unique(arrays["winner"])) <= {-2, -1}
+            assert arrays["keypoints"].shape[1:] == old["keypoints"].shape[1:]
+            assert {k for k in old if k not in arrays} == set()
+
+
+def test_the_build_says_what_it_did(refined: Path, installed: Path, tmp_path: Path) -> None:
+    clip_id = dataengine.open(refined).clips.collect()["clip_id"][0]
+    told = to_text(explain(refined, clip_id))
+    assert "gate published" in told and "generation 1 of block_student" in told and "jitter_before" in told
+    page = (refined / "dataset" / "report.html").read_text()
+    assert "Refinement" in page and "generation 1 of the student" in page and "left_ankle" in page
+    manifest = json.loads((refined / "dataset" / "MANIFEST.json").read_text())
+    assert manifest["refine"]["rounds"][0]["verdict"]["published"]
+    made = view(refined, clip_id, tmp_path / "clip.png", experts=True)
+    assert made.stat().st_size > 1000
+
+
+def test_building_again_changes_nothing(refined: Path, installed: Path) -> None:
+    result = build(installed, refined)
+    assert not result.changed and all(state.done == state.units for state in result.states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spoil", "named"), [("worse", {"agreement"}), ("sides", {"agreement", "exchanged"})])
+def test_a_student_that_is_worse_is_refused_and_the_poses_stay(
+    spoil: str, named: set[str], installed: Path, plain: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    class Heard(Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    saved = f'experts.precomputed.folder="{installed / "saved"}"'
+    given = [*RECIPE, saved, f'students.block_student.spoil="{spoil}"', "refine.rounds=3"]
+    dataengine.build(
+        "posecap", {"blocks": str(installed / "videos")}, tmp_path / "out", overlay="core", overrides=given,
+        engine=SERIAL, progress=Heard(),
+    )  # fmt: skip
+    told = record(tmp_path / "out")
+    assert told["generation"] == 0 and len(told["rounds"]) == 1
+    reasons = {line.split()[0] for line in told["rounds"][0]["verdict"]["reasons"]}
+    assert named <= reasons, told["rounds"][0]["verdict"]["reasons"]
+    assert any(line.startswith("refine: generation 1 is refused, generation 0 stays: ") for line in said)
+    for clip_id in dataengine.open(plain).clips.collect()["clip_id"]:
+        assert np.array_equal(poses(tmp_path / "out", clip_id), poses(plain, clip_id), equal_nan=True)
+    clips = dataengine.open(tmp_path / "out").clips.collect()
+    assert set(clips["generation"]) == {0} and clips["moved"].null_count() == len(clips)
+    assert verify(tmp_path / "out") == []
+    assert "refused round 1" in to_text(explain(tmp_path / "out", clips["clip_id"][0]))
+
+
+@pytest.mark.slow
+def test_later_rounds_start_with_the_generation_before(installed: Path, tmp_path: Path) -> None:
+    build(installed, tmp_path / "out", "refine.rounds=2", "refine.epochs=2", "refine.rate=0.3")
+    rounds = record(tmp_path / "out")["rounds"]
+    assert len(rounds) == 2 and rounds[0]["verdict"]["published"]
+    assert rounds[1]["history"][0]["validation"] < rounds[0]["history"][0]["validation"]
+    assert rounds[0]["weights_blake3"] != rounds[1]["weights_blake3"] and rounds[1]["settings"]["seed"] == 1
+
+
+@pytest.mark.slow
+def test_what_is_retuned_decodes_no_frame_again(installed: Path, refined: Path, tmp_path: Path) -> None:
+    from tests.support.shared import copied
+
+    out = copied(refined, tmp_path)
+    states = {s.name: s for s in build(installed, out, "refine.gamma=0.5", "refine.gate.clips=1").states}
+    assert states["pseudo_labels"].done == states["pseudo_labels"].units
+    assert states["refine"].done == 0
+    again = {s.name: s for s in build(installed, out).states}
+    assert again["refine"].done == 1 and again["repose"].done == again["repose"].units
+
+
+@pytest.mark.slow
+def test_lost_or_damaged_weights_are_learned_again(installed: Path, refined: Path, tmp_path: Path) -> None:
+    from tests.support.shared import copied
+
+    out = copied(refined, tmp_path)
+    found = generation_in_use(job_of(out))
+    assert found is not None and found.weights is not None
+    before = found.weights.read_bytes()
+    found.weights.write_bytes(before[:-1] + b"\x00")
+    assert not build(installed, out).changed
+    assert found.weights.read_bytes() == before
+
+
+def test_a_round_is_written_once(refined: Path) -> None:
+    job = job_of(refined)
+    commit = job.ledger("refine").read("all")
+    assert commit is not None
+    folder = folder_of(job, commit.inputs) / "round-1"
+    row = json.loads((folder / GENERATION).read_text())
+    assert row == record(refined)["rounds"][0] and (folder / row["weights"]).stat().st_size == row["bytes"]
+
+
+def test_mistakes_are_one_line_before_any_work(installed: Path, tmp_path: Path) -> None:
+    mistakes = {
+        'refine.student="block_studen"': "did you mean 'block_student'",
+        'refine.gate.truth="/nowhere.json"': "No such file",
+        "refine.splits=[]": "at least 1 item",
+        "students.block_student.spoils=1": "did you mean 'spoil'",
+    }
+    for override, told in mistakes.items():
+        with pytest.raises(DataEngineError, match=told) as caught:
+            build(installed, tmp_path / "out", override)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out" / "dataset").exists()

@@ -1,0 +1,175 @@
+"""The gate: what is better or as good passes, and every way to be worse is refused and named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dataengine.core.skeletons import COMMON, skeleton
+from dataengine.refine import measures
+from dataengine.refine.gate import Limits, Margins, PairedValues, compare, judge
+from dataengine.refine.measures import JudgedClip, aligned, breakdown, sides, taken
+
+
+def body(seed: int, frames: int = 40, people: int = 1) -> np.ndarray:
+    """(M, T, 13, 2) people who walk: a head at 0, the sides 40 pixels apart."""
+    rng = np.random.default_rng(seed)
+    layout = skeleton(COMMON)
+    base = np.zeros((13, 2))
+    for n, joint in enumerate(layout.joints):
+        base[n] = (-20 if joint.startswith("left_") else 20 if joint.startswith("right_") else 0, 15 * n)
+    walk = np.cumsum(rng.normal(0, 0.3, (people, frames, 1, 2)), 1) + 100 + 200 * np.arange(people)[:, None, None, None]
+    return (walk + base).astype(np.float32)
+
+
+def clip(n: int, before: float = 4.0, after: float = 3.0) -> JudgedClip:
+    fused = body(n)
+    rng = np.random.default_rng(1000 + n)
+    noise = rng.normal(0, 1, fused.shape).astype(np.float32)
+    scores = rng.uniform(0.2, 1, fused.shape[:-1]).astype(np.float32)
+    return JudgedClip(
+        f"clip{n}", f"video{n // 2}", 25.0, fused, scores, scores > 0.3, fused + before * noise, fused + after * noise
+    )
+
+
+CLIPS = [clip(n) for n in range(8)]
+
+
+def changed(change: object) -> list[JudgedClip]:
+    return [replace(one, after=change(one.after.copy(), n)) for n, one in enumerate(CLIPS)]  # type: ignore[operator]
+
+
+def swapped(poses: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Left and right of some frames exchanged."""
+    chosen = np.random.default_rng(seed).random(poses.shape[1]) < share
+    poses[:, chosen] = poses[:, chosen][:, :, list(skeleton(COMMON).flip)]
+    return poses
+
+
+def test_a_better_student_and_an_equal_one_pass() -> None:
+    verdict = judge(CLIPS, Margins())
+    assert verdict.published and verdict.reasons == [] and verdict.clips == 8
+    assert judge([replace(one, after=one.before) for one in CLIPS], Margins()).published
+
+
+def far(poses: np.ndarray, n: int) -> np.ndarray:
+    return poses + np.random.default_rng(n).normal(0, 30, (*poses.shape[:1], 1, *poses.shape[2:])).astype(np.float32)
+
+
+def lacking(poses: np.ndarray, n: int) -> np.ndarray:
+    poses[:, :, 5:8] = np.nan
+    return poses
+
+
+def trembling(poses: np.ndarray, n: int) -> np.ndarray:
+    return poses + np.random.default_rng(n).normal(0, 6, poses.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (far, {"agreement"}),
+        (lacking, {"agreement", "missing"}),
+        (trembling, {"jitter"}),
+        (lambda poses, n: swapped(poses, 1.0, n), {"agreement", "exchanged"}),
+        (lambda poses, n: swapped(poses, 0.2, n), {"exchanged", "flips"}),
+    ],
+)
+def test_every_way_to_be_worse_is_refused_and_named(change: object, named: set[str]) -> None:
+    verdict = judge(changed(change), Margins())
+    assert not verdict.published
+    assert named <= {line.split()[0] for line in verdict.reasons}, verdict.reasons
+    assert all("\n" not in line for line in verdict.reasons)
+
+
+def test_too_little_to_see_is_not_enough() -> None:
+    mixed = [replace(one, after=far(one.after, n) if n % 4 == 0 else one.fused) for n, one in enumerate(CLIPS)]
+    values = [measures.agreement(one.after, one) - measures.agreement(one.before, one) for one in mixed]
+    few = judge(mixed[:4], Margins(agreement=0.0))
+    assert min(values) < 0 < max(values)
+    assert any(line.startswith("agreement") for line in few.reasons)
+
+
+def test_a_student_that_stood_still_may_begin_to_move() -> None:
+    still = [replace(one, before=np.broadcast_to(one.fused.mean(1, keepdims=True), one.fused.shape)) for one in CLIPS]
+    close = [replace(one, after=one.fused + 0.05 * (one.after - one.fused)) for one in still]
+    verdict = judge(close, Margins())
+    against = {one.against: one for one in verdict.comparisons if one.name == "jitter"}
+    assert not against["before"].passes and against["fused"].before is not None
+    assert verdict.published == against["fused"].passes
+
+
+def test_nothing_learned_and_nothing_to_look_at_are_refused() -> None:
+    assert judge(CLIPS, Margins(), best_epoch=0).reasons[0].startswith("nothing was learned")
+    assert judge([], Margins()).reasons[0] == "no held-out clip could be looked at"
+
+
+def test_a_student_that_never_was_any_good_is_refused() -> None:
+    nobody = [replace(one, before=one.fused * np.nan, after=one.fused * np.nan) for one in CLIPS]
+    assert judge(nobody, Margins()).reasons == ["agreement 0 misses the limit 0.5", "missing 1 misses the limit 0.3"]
+    assert judge(nobody, Margins(), limits=Limits(missing=1.0, agreement=0.0)).published
+
+
+def test_annotations_decide_too() -> None:
+    names = [f"picture{n}" for n in range(30)]
+    good, bad = np.linspace(0.6, 0.9, 30), np.linspace(0.5, 0.8, 30)
+    assert judge(CLIPS, Margins(), {"oks": PairedValues(bad, good, names)}).published
+    assert not judge(CLIPS, Margins(), {"oks": PairedValues(good, bad, names)}).published
+    verdict = judge(CLIPS, Margins(), {"oks": PairedValues(bad, good, names)}, {"oks": PairedValues(good, bad, names)})
+    assert [line for line in verdict.reasons if "against fused" in line] == verdict.reasons != []
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(0.5, 0.1, 400), rng.normal(0.5, 0.1, 400)
+    found = compare("x", PairedValues(before, after, [str(n) for n in range(400)]), 0.02, True)
+    loss = before - after
+    expected = loss.mean() + 1.645 * loss.std() / 20
+    assert found.worst is not None and abs(found.worst - expected) < 2e-3 and found.count == found.groups == 400
+    one = compare("x", PairedValues(before, after, ["same"] * 400), 0.02, True)
+    assert one.groups == 1 and one.worst == pytest.approx(one.loss)
+    none = compare("x", PairedValues(before * np.nan, after, ["same"] * 400), 0.02, True)
+    assert none.before is None and none.line() == "x: not measured"
+
+
+def test_measures_of_a_perfect_student() -> None:
+    one = CLIPS[0]
+    assert measures.agreement(one.fused, one) == 1 and measures.missing(one.fused, one) == 0
+    assert measures.exchanged(one.fused, one) == measures.flips(one.fused, one) == 0
+    assert measures.exchanged(swapped(one.fused.copy(), 1.0, 0), one) == 1
+    assert measures.flips(swapped(one.fused.copy(), 1.0, 0), one) == 0
+    gone = np.full_like(one.fused, np.nan)
+    assert measures.agreement(gone, one) == 0 and measures.missing(gone, one) == 1
+    assert np.isnan(measures.jitter(gone, one)) and np.isnan(measures.flips(gone, one))
+
+
+def test_people_are_found_again_in_any_order() -> None:
+    people = body(3, people=3)
+    order = np.array([2, 0, 1])
+    other = people[order] + 2
+    other[0, 10:30] = np.nan
+    assert aligned(people, other).tolist() == [1, 2, 0]
+    assert aligned(people, other[:1]).tolist() == [-1, -1, 0]
+    assert aligned(people, other[:0]).tolist() == [-1, -1, -1]
+    chosen = taken(other[:1], aligned(people, other[:1]))
+    assert chosen.shape == people.shape and np.isnan(chosen[:2]).all() and np.nanmax(abs(chosen[2] - people[2])) < 3
+    assert np.isnan(taken(other[:0], np.array([-1]))).all()
+
+
+def test_the_breakdown_counts_every_sure_joint_once() -> None:
+    found = breakdown(CLIPS)
+    total = sum(int(one.sure.sum()) for one in CLIPS)
+    assert {kind: sum(int(row["joints"]) for row in rows) for kind, rows in found.items()} == {
+        "joint": total, "score": total, "height": total,
+    }  # fmt: skip
+    assert [row["name"] for row in found["joint"]] == list(skeleton(COMMON).joints)
+    assert all(row["after"] >= row["before"] - 0.05 for row in found["joint"])
+
+
+def test_sides_are_pairs_of_the_layout() -> None:
+    left, right = sides()
+    joints = skeleton(COMMON).joints
+    assert [joints[n].removeprefix("left_") for n in left] == [joints[n].removeprefix("right_") for n in right]
+    assert len(left) == 6
