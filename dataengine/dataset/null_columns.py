@@ -52,6 +52,16 @@ def no_body(tables: Tables) -> bool:
     return not len(seen) or not (tables["tracks"]["num_frames"] >= MEASURED_FRAMES).any()
 
 
+def no_sure_body(tables: Tables) -> bool:
+    """As `no_body`, or no joint of trunk or limbs is seen with a score that lifters ask for."""
+    if no_body(tables):
+        return True
+    body = tables["joints"].filter(pl.col("joint").is_in(BODY12) & (pl.col("visible") > 0))
+    return not (body["score_mean"] >= SURE).any()
+
+
+SURE = 0.1
+"""Mean score of a joint from which poses can be lifted (`dataengine.lift.base.NetworkLifter.min_score`, and some)."""
 MEASURED_FRAMES = 8
 """Frames with a pose from which every measure over time has a value
 (`dataengine.filters.bone_variation.MIN_FRAMES`)."""
@@ -76,6 +86,7 @@ _WHOLE_FILE = MayBeNull("A source may offer whole files, without a span in the o
 _NOT_STATED = MayBeNull("Sources may not state it.")
 _FEATURES = "Only datasets with features compare clips with labels."
 _NO_BODY = MayBeNull("The measure needs a person whose body is seen in enough frames.", no_body)
+_NOT_LIFTED = MayBeNull("A lifter needs a person whose body is seen, and not merely guessed.", no_sure_body)
 _ONE_EXPERT = MayBeNull("One expert alone has nobody to disagree with.", one_expert)
 _NO_VALUE = MayBeNull("Many reasons compare no value with a threshold.")
 
@@ -96,13 +107,18 @@ MAY_BE_NULL: dict[str, dict[str, MayBeNull]] = {
         "motion": _NO_BODY,
         "truncation": _NO_BODY,
         "bone_variation": _NO_BODY,
-        "lift_reprojection": _NO_BODY,
+        "lift_reprojection": _NOT_LIFTED,
         "label_cosine": MayBeNull(_FEATURES, no_labels),
         "label_margin": MayBeNull(_FEATURES, one_label),
         "label_rank": MayBeNull(_FEATURES, no_labels),
         "duplicate_of": MayBeNull("A dataset may hold no duplicates, and a recipe may reject all of them."),
     },
-    "tracks": {name: _NO_BODY for name in ("jitter", "motion", "bone_variation", "lift_reprojection")},
+    "tracks": {
+        "jitter": _NO_BODY,
+        "motion": _NO_BODY,
+        "bone_variation": _NO_BODY,
+        "lift_reprojection": _NOT_LIFTED,
+    },
     "joints": {"disagreement": _ONE_EXPERT},
     "rejects": {
         "value": _NO_VALUE,

@@ -49,7 +49,7 @@ def examine() -> list[dict[str, Any]]:
             "pip install uv",
         )
     )
-    for kind in ("detectors", "experts", "face_detectors"):
+    for kind in ("detectors", "experts", "face_detectors", "lifters"):
         findings += [_weights(kind, name) for name in registry.names(kind)]
     return findings
 

@@ -72,6 +72,7 @@ def header(dataset: Dataset, headline: str) -> Html:
         ("skeleton", manifest.get("skeleton")),
         ("fusion", manifest.get("fusion")),
         ("experts", ", ".join(manifest.get("experts", []))),
+        ("lifter", manifest.get("lifter")),
         ("sources", ", ".join(str(s) for s, _ in tallies.tally(dataset, "source"))),
     ]
     tags = [el("span", name, " ", el("b", value), class_="chip") for name, value in chips if value]
