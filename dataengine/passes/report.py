@@ -133,8 +133,10 @@ def _spread(ids: list[str], count: int) -> list[str]:
 
 
 def _licences(job: Job) -> dict[str, str]:
-    """Licence of each expert of the recipe, where it states one."""
+    """Licence of each expert of the recipe and of its lifter, where they state one."""
     classes = {name: registry.component_class("experts", name) for name in job.recipe.pose.experts}
+    if job.recipe.lifter is not None:
+        classes[job.recipe.lifter] = registry.component_class("lifters", job.recipe.lifter)
     return {name: cls.licence for name, cls in classes.items() if cls.licence is not None}
 
 

@@ -21,7 +21,7 @@ def dataset_card(dataset: Dataset, licences: Mapping[str, str] | None = None) ->
 
     Args:
         dataset: an open dataset.
-        licences: expert -> text about the licence of its code and weights.
+        licences: expert or lifter -> text about the licence of its code and weights.
     """
     manifest = dataset.manifest
     recipe = manifest.get("recipe", {})
@@ -160,9 +160,10 @@ def _made(dataset: Dataset, licences: Mapping[str, str]) -> str:
     if manifest.get("fusion"):
         lines.append(f"Poses of the experts are fused joint by joint with `{plain(manifest['fusion'])}`.")
     if manifest.get("lifter"):
+        licence = licences.get(manifest["lifter"])
         lines.append(
-            f"The lifter `{plain(manifest['lifter'])}` brought them into space, each person alone: `keypoints3d` are "
-            "metres from the middle of the hips."
+            f"The lifter `{plain(manifest['lifter'])}`{f' ({plain(licence)})' if licence else ''} brought them into "
+            "space, each person alone: `keypoints3d` are metres from the middle of the hips."
         )
     shares = dict(tallies.shares(dataset))
     experts = [
