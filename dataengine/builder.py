@@ -20,6 +20,7 @@ from dataengine.core import devices, extras, registry
 from dataengine.core.counting import are, counted
 from dataengine.core.errors import DamagedArtifact, DatasetError, LeaseError, RecipeError
 from dataengine.core.failures import in_one_line
+from dataengine.core.invocation import command
 from dataengine.core.progress import Progress
 from dataengine.core.types import Fail
 from dataengine.dataset.index import MANIFEST, read_manifest
@@ -450,7 +451,7 @@ def result_text(result: BuildResult) -> str:
     lines.append(f"dataset  {result.dataset}" + ("" if result.changed else "  (unchanged)"))
     lines.append(f"report   {result.dataset}/report.html")
     lines.append(
-        f"next     dataengine explain {result.out} CLIP_ID   |   dataengine view {result.out} CLIP_ID   |   "
-        f"dataengine audit {result.out} rejects"
+        f"next     {command(f'explain {result.out} CLIP_ID')}   |   {command(f'view {result.out} CLIP_ID')}   |   "
+        f"{command(f'audit {result.out} rejects')}"
     )
     return "\n".join(lines)

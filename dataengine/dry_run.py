@@ -15,15 +15,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataengine.builder import check
-from dataengine.core import devices, registry
-from dataengine.core.errors import RecipeError
+from dataengine.core import devices, extras, registry
+from dataengine.core.counting import counted
+from dataengine.core.errors import DataEngineError, MissingExtraError, RecipeError
 from dataengine.core.settings import find_manifest
+from dataengine.io import weights
 from dataengine.passes.base import Job, Pass
 from dataengine.passes.progress import BuildState
+from dataengine.pipeline import overlays, recipe_lock
 from dataengine.pipeline import plan as plans
-from dataengine.pipeline import recipe_lock
-from dataengine.pipeline.fingerprints import reasons
+from dataengine.pipeline.fingerprints import components_of, reasons
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.recipe import Recipe
 
@@ -178,15 +179,17 @@ def dry_run(
     recipe: Recipe, out: Path, limit: int | None, data_root: str | None, device: str, accept: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What a build would do, without doing any of it: clips, bytes, units and clips left in each pass, and the hours
-    they take."""
-    check(recipe)
+    they take. What this machine lacks for it is said, and is no error: another machine may run it."""
     work = out.absolute() / "work"
     remarks: list[str] = []
+    chosen = devices.pick(device) if device == "auto" else devices.named(device)
+    lacking = missing(recipe, chosen)
     plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, say=remarks.append)
     before = recipe_lock.parts(out / recipe_lock.NAME)
-    job = Job.of(recipe, work, devices.pick(device), before, accept)
-    build = BuildState(plan, job)
-    found = costs(build, known_rates())
+    with weights.promised():
+        job = Job.of(recipe, work, chosen, before, accept)
+        build = BuildState(plan, job)
+        found = costs(build, known_rates())
     rows = plan.rows()
     sizes = {row["media"]: row["media_size"] for row in rows if row["media_size"] > 0}
     return {
@@ -201,9 +204,36 @@ def dry_run(
         "passes": [state.row() for state in build.states()],
         "made_anew": reasons(before, job.parts),
         "remarks": remarks,
+        "missing": lacking,
         "costs": [asdict(c) for c in found],
         "total": {name: _sum([getattr(c, name) for c in found]) for name in ("cpu_hours", "gpu_hours")},
     }
+
+
+def missing(recipe: Recipe, device: str) -> list[str]:
+    """What this machine lacks for a build on a device, one line each."""
+    components = components_of(recipe)
+    lines = []
+    if device == "cpu" and (hint := overlays.hint(recipe, components)):
+        lines.append(f"{hint}; --dry-run --device cuda estimates for a machine with a GPU")
+    if device == "cuda" and not devices.able():
+        lines.append("no GPU can be used here: the hours are those of a machine that has one")
+    try:
+        extras.require(components.items())
+    except MissingExtraError as error:
+        lines.append(str(error))
+    absent = weights.missing(components.values())
+    if absent:
+        sizes = [weights.manifest()[name].bytes for name in absent]
+        told = f"{sum(size or 0 for size in sizes) / 1e6:,.0f} MB{' and more' * (None in sizes)}"
+        lines.append(f"weights {', '.join(absent)} ({told}) come with the first build")
+    for component in components.values():
+        if not weights.missing([component]) and (component.extra is None or extras.installed(component.extra)):
+            try:
+                component.check()
+            except DataEngineError as error:
+                lines.append(str(error))
+    return lines
 
 
 def _sum(hours: Sequence[float | None]) -> dict[str, Any]:
@@ -226,7 +256,7 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
         p["name"]: "?" if p["units"] is None else f"{p['units'] - p['done']} of {p['units']}" for p in report["passes"]
     }
     lines = [
-        f"{report['planned']} clips, {report['media_bytes'] / 1e9:.2f} GB of media, "
+        f"{counted(report['planned'], 'clip')}, {report['media_bytes'] / 1e9:.2f} GB of media, "
         f"{report['without_media']} without media, "
         f"about {report['frames']:,} frames; on {report['device']}",
         f"{'pass':<12}{'keys to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  estimated from",
@@ -243,5 +273,6 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
     lines.append(f"{'total':<40}{shown[0]:>12}{shown[1]:>12}")
     lines += [f"{name}: made anew: {why}" for name, why in report["made_anew"].items()]
     lines += report["remarks"]
+    lines += [f"missing: {line}" for line in report["missing"]]
     lines.append(f"{report['free_bytes'] / 1e9:.0f} GB free")
     return "\n".join(lines)

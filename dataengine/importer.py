@@ -14,6 +14,7 @@ from dataengine import builder
 from dataengine.core import registry
 from dataengine.core.errors import DataEngineError, SourceError, suggestion
 from dataengine.core.progress import Progress
+from dataengine.core.skeletons import COMMON
 from dataengine.pipeline import recipe as recipes
 from dataengine.pipeline.engine import Engine
 from dataengine.sources import ids
@@ -76,6 +77,9 @@ def import_poses(
     folder = Path(out) if out is not None else Path("builds") / f"import-{ids.slug(own)}"
     given = {"file": str(place), "format": format} | {k: v for k, v in options.items() if v is not None}
     source: Imported = registry.create("sources", "imported", given)
+    named = class_names(classes) if classes is not None else None
+    chosen = _filters(recipe, filters)
+    builder.resolve(RECIPE, overrides=[*_settings(given, COMMON), *chosen, *overrides])  # wrong options first
     cache = folder.absolute() / "work" / "media"
     try:
         with progress.step("read", None) as advance:
@@ -88,12 +92,12 @@ def import_poses(
             f"--out {folder} cannot be written to: {error.strerror}; give a folder to write into"
         ) from None
     facts = source.facts(root)
-    names = class_names(classes) if classes is not None else facts["classes"]
+    names = facts["classes"] if named is None else named
     told = [f"{place.name}: {note}" for note in facts["notes"]]
     for note in told:
         progress.say(f"note: {note}")
     settings = _settings(given | ({"classes": names} if names else {}), facts["layout"])
-    settings += _filters(recipe, filters)
+    settings += chosen
     serial = facts["counts"]["taken"] <= FEW
     result = builder.build(
         RECIPE,

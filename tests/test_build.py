@@ -23,6 +23,7 @@ import pytest
 import dataengine
 from dataengine import builder
 from dataengine import dry_run as estimates
+from dataengine.core import devices
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.progress import Progress
 from dataengine.core.reasons import REASONS
@@ -137,6 +138,23 @@ def test_a_changed_threshold_runs_no_model(copy: Path, corpus: Path, out: Path) 
     assert "curate" in left and not {"probe", "pose", "measure"} & set(left), "a threshold must not run a model"
     assert result.changed and result.reasons["motion"] > 1
     assert build_sample(corpus, copy).changed and content(copy) == content(out)
+
+
+def test_a_dry_run_says_what_is_missing_here(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAENGINE_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(devices, "gpus", tuple)
+    monkeypatch.setattr(devices, "able", lambda: False)
+    recipe = builder.resolve("posecap", {"sample": str(corpus)}, "cpu")
+    report = estimates.dry_run(recipe, tmp_path / "out", None, None, "auto")
+    assert report["missing"] == [
+        "weights nanodet, movenet_multipose, movenet_thunder, efficientpose (35 MB) come with the first build"
+    ]
+    assert report["total"]["cpu_hours"]["known"] > 0 and not list(tmp_path.iterdir())
+    plain = builder.resolve("posecap", {"folder": str(corpus)})
+    assert any("no NVIDIA GPU: --overlay cpu finds real people" in line for line in estimates.missing(plain, "cpu"))
+    on_gpu = estimates.missing(plain, "cuda")
+    assert "no GPU can be used here: the hours are those of a machine that has one" in on_gpu
+    assert "--overlay cpu" not in str(on_gpu)
 
 
 def test_a_changed_expert_recomputes_from_pose_down(out: Path, corpus: Path) -> None:

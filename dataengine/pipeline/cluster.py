@@ -71,6 +71,7 @@ class Cluster:
         progress: shows lines, and what is waited for, to whoever runs the build.
         kind: of `ClusterSettings`.
         refused: host and problem -> names of workers that were refused for it.
+        begun: when connecting to it began, by `time.monotonic`; None once its first workers were there.
         silent: seconds without an answer after which the scheduler was given up; None while it answers.
     """
 
@@ -78,6 +79,7 @@ class Cluster:
     name: str
     progress: Progress = field(default_factory=Progress)
     kind: str = "scheduler"
+    begun: float | None = None
     refused: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     silent: float | None = None
     _told: set[tuple[str, str]] = field(default_factory=set)
@@ -136,9 +138,10 @@ class Cluster:
         Raises:
             DataEngineError: as `workers`.
         """
-        with self.progress.waiting(self._awaited):
+        with self.progress.waiting(self._awaited, self.begun):
             while not self.workers():
                 time.sleep(0.2)
+        self.begun = None
 
     def _awaited(self) -> str:
         """What is waited for, while no worker is there."""
@@ -331,25 +334,26 @@ def opened(
         DataEngineError: no scheduler answers, or the cluster cannot be started.
     """
     progress = progress or Progress()
-    with progress.waiting("worker processes start" if told.kind == "local" else f"connecting to {told.title}"):
+    begun, local = time.monotonic(), told.kind == "local"
+    awaited = "worker processes start" if local else f"connecting to {told.title}"
+    with progress.waiting(awaited, begun):
         import dask
         import distributed  # brings the defaults of its settings
 
         del distributed
-    local = told.kind == "local"
     quiet = NO_PAGES if told.kind != "scheduler" and not dashboard else {}
     with dask.config.set({**SETTINGS, **quiet, **cluster_kinds.tls(told)}), ExitStack() as closing:
         for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         started = None
         try:
-            with progress.waiting("worker processes start" if local else f"connecting to {told.title}"):
+            with progress.waiting(awaited, begun):
                 if told.kind != "scheduler":
                     started = cluster_kinds.start(told, gpus, dashboard)
                     closing.callback(_close, started, 2.0 if local else 30.0)  # elsewhere jobs are taken back
                 client = cluster_kinds.connect(started or told.address, told.address)
                 closing.callback(_close, client)
-            cluster = Cluster(client, told.title, progress, told.kind)
+            cluster = Cluster(client, told.title, progress, told.kind, begun)
             if not local:
                 _join(cluster, told, closing)
             yield cluster

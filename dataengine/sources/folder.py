@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dataengine.core.component import Source
+from dataengine.core.counting import counted
 from dataengine.core.errors import MediaError, SourceError
 from dataengine.core.types import Clip
 from dataengine.media.probe import probe
@@ -105,16 +106,17 @@ class Folder(Source):
         if rows and useless:
             alone = sum(1 for path in listing.paths() if path not in named)
             yield (
-                f"{self.name}: {len(useless)} rows of {rows.table.name} cannot be used (the first in line "
-                f"{useless[0]}; `audit OUT rejects` tells why); {alone} videos that no row names come in without "
-                "a label"
+                f"{self.name}: {counted(len(useless), 'row')} of {rows.table.name} cannot be used (the first in line "
+                f"{useless[0]}; after the build `audit OUT rejects` tells why); {counted(alone, 'video')} that no row "
+                f"names {'comes' if alone == 1 else 'come'} in without a label"
             )
         others = sorted(path for path in listing.others if path not in named)
         if others:
             endings = Counter(posixpath.splitext(path)[1].lower() or "no ending" for path in others)
             shown = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(4))
             first = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            yield f"{self.name}: passed over, since they are no videos: {len(others)} files ({shown}): {first}"
+            count = counted(len(others), "file")
+            yield f"{self.name}: passed over, since they are no videos: {count} ({shown}): {first}"
 
     def _read(self, root: Path) -> tuple[Listing, LabelRows | None]:
         listing = list_files(root, others=True)

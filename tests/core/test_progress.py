@@ -106,3 +106,18 @@ def test_waiting_that_is_short_says_nothing(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(ValueError), Progress().waiting("nothing"):
         raise ValueError
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_is_not_said_twice_and_waiting_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "SOON", 0.0)
+    monkeypatch.setattr(progress, "_print", said.append)
+    monkeypatch.setattr(progress, "clock", lambda seconds: f"{seconds // 60:.0f} min")
+    with ConsoleProgress().step("plan", None):
+        while not said:
+            time.sleep(0.01)
+    assert said == ["plan  after 0 min"]
+    with ConsoleProgress().waiting("worker processes start", since=time.monotonic() - 70):
+        while len(said) < 2:
+            time.sleep(0.01)
+    assert said[1] == "worker processes start  after 1 min"

@@ -441,8 +441,8 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     )
     (tmp_path / "labels.csv").write_text("file,label\na.mp4,jump\ngone.mp4,run\n")
     assert next(source.remarks(tmp_path)) == (
-        "folder: 1 rows of labels.csv cannot be used (the first in line 3; `audit OUT rejects` tells why); "
-        "0 videos that no row names come in without a label"
+        "folder: 1 row of labels.csv cannot be used (the first in line 3; after the build `audit OUT rejects` tells "
+        "why); 0 videos that no row names come in without a label"
     )
 
 
