@@ -442,6 +442,16 @@ def export(
 
 
 @app.command()
+def generations(out: OutArgument, as_json: JsonOption = False) -> None:
+    """Show what students learned from a build, what the gate said, and where their weights lie."""
+    from dataengine.inspect.generations import generations as find
+    from dataengine.inspect.generations import to_text
+
+    found = find(out)
+    show(found if as_json else to_text(found))
+
+
+@app.command()
 def gc(
     out: OutArgument,
     keep: Annotated[

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from dataengine.core.progress import Progress
 from dataengine.dataset.verify import verify
 from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
+from dataengine.inspect.generations import generations
+from dataengine.inspect.generations import to_text as generations_text
 from dataengine.inspect.view import view
 from dataengine.io import shards
 from dataengine.passes.refine import GENERATION, folder_of, generation_in_use, record_of
@@ -131,6 +136,16 @@ def test_the_build_says_what_it_did(refined: Path, installed: Path, tmp_path: Pa
     assert made.stat().st_size > 1000
 
 
+def test_generations_are_listed(refined: Path, plain: Path) -> None:
+    (row,) = generations(refined)
+    assert row["in_use"] and row["published"] and Path(row["weights"]).is_file()
+    assert row["validation"][0] > row["validation"][1]
+    told = generations_text([row])
+    assert told.startswith("round 1  in use") and "agreement (before)" in told and row["weights"] in told
+    with pytest.raises(DataEngineError, match="holds no generation: build with a student"):
+        generations(plain)
+
+
 def test_building_again_changes_nothing(refined: Path, installed: Path) -> None:
     result = build(installed, refined)
     assert not result.changed and all(state.done == state.units for state in result.states)
@@ -198,6 +213,30 @@ def test_lost_or_damaged_weights_are_learned_again(installed: Path, refined: Pat
     found.weights.write_bytes(before[:-1] + b"\x00")
     assert not build(installed, out).changed
     assert found.weights.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_killed_while_it_learns_and_built_again_it_gives_the_same_bytes(
+    installed: Path, refined: Path, tmp_path: Path
+) -> None:
+    """A driver of its own is killed as soon as it has learned for an epoch, again when it has a generation."""
+    code = (
+        "import sys; from pathlib import Path; from tests.passes.test_refine import build\n"
+        "build(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    out = tmp_path / "out"
+    for what in ("checkpoint.safetensors", GENERATION):
+        driver = subprocess.Popen([sys.executable, "-c", code, str(installed), str(out)])
+        pattern = f"refine-*/generations/*/round-1/{what}"
+        while driver.poll() is None and not any((out / "work").glob(pattern)):
+            time.sleep(0.002)
+        driver.kill()
+        driver.wait()
+    build(installed, out)
+    assert record(out) == record(refined)
+    names = [path.relative_to(refined / "dataset") for path in (refined / "dataset").rglob("*") if path.is_file()]
+    assert all((out / "dataset" / n).read_bytes() == (refined / "dataset" / n).read_bytes() for n in names)
+    assert len(names) > 5
 
 
 def test_a_round_is_written_once(refined: Path) -> None:
