@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,7 +12,7 @@ from dataengine.core.console import application, execute, show
 from dataengine.core.errors import DataEngineError, MissingExtraError, suggestion
 from dataengine.core.extras import installed
 from dataengine.core.failures import in_one_line
-from dataengine.core.progress import Bar, ConsoleProgress, Progress
+from dataengine.core.progress import ConsoleProgress, Progress
 
 if TYPE_CHECKING:
     from training.config import Config
@@ -81,36 +78,17 @@ def _progress(as_json: bool) -> Progress:
     return Progress() if as_json else ConsoleProgress()
 
 
-class RunProgress:
-    """The progress of a run on stderr; see `training.engine.loop.ProgressCallback`."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._bar = Bar("step", 0)
-
-    def __enter__(self) -> RunProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def begin(self, total: int, done: int) -> None:
-        """See `training.engine.loop.ProgressCallback`."""
-        if done:
-            _say(f"goes on at step {done} of {total}")
-        if done < total:
-            self._bar = self._stack.enter_context(Bar("step", total, done=done))
-
-    def step(self, entry: Mapping[str, Any] | None) -> None:
-        """See `training.engine.loop.ProgressCallback`."""
-        text = ""
-        if entry is not None:
-            text = f"epoch {entry['epoch']:.2f}  loss {entry['loss']:.3f}  {entry['clips_per_s']:.0f} clips/s"
-        self._bar.advance(1, text)
+RunDeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Trains so many runs, of the seeds from run.seed on, in folders seedN; figures are means with intervals.",
+    ),
+]
 
 
+@app.command(name="train", help="Train a network as the configuration says, with labels or without: pretrain.")
 @app.command()
 def pretrain(
     configuration: Annotated[
@@ -124,13 +102,15 @@ def pretrain(
     val: ValOption = None,
     out: OutOption = None,
     overrides: SetOption = None,
+    seeds: SeedsOption = 1,
+    device: RunDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train a network from scratch, with labels or without, as the configuration says."""
     _ready()
     from training.config import load
 
-    _train(load(configuration, overrides or ()).on(data or (), val or ()), out, as_json)
+    _train(load(configuration, overrides or ()).on(data or (), val or ()), out, as_json, seeds, device)
 
 
 @app.command()
@@ -145,6 +125,8 @@ def finetune(
     val: ValOption = None,
     out: OutOption = None,
     overrides: SetOption = None,
+    seeds: SeedsOption = 1,
+    device: RunDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Train on with labels: the network as it was left, a new classifier; --set optim.backbone_scale=0 trains the
@@ -152,17 +134,22 @@ def finetune(
     _ready()
     from training.config import finetuning
 
-    _train(finetuning(configuration, start, overrides or ()).on(data or (), val or ()), out, as_json)
+    _train(finetuning(configuration, start, overrides or ()).on(data or (), val or ()), out, as_json, seeds, device)
 
 
-def _train(config: Config, out: Path | None, as_json: bool) -> None:
+def _train(config: Config, out: Path | None, as_json: bool, seeds: int, device: str) -> None:
     from training.distributed import rank
-    from training.evaluate.result import table
+    from training.evaluate.result import class_table, table
     from training.runs import train as runs
+    from training.runs.run_progress import RunProgress
 
+    _device(device)
     folder = out or Path("runs") / config.run.name
-    with in_one_line(folder), RunProgress() as shown:
-        result = runs.train(config, folder, shown)
+    if seeds > 1:
+        _train_seeds(config, folder, as_json, seeds, device)
+        return
+    with in_one_line(folder), RunProgress(_say) as shown:
+        result = runs.train(config, folder, shown, device=device)
     if rank() != 0:
         return
     if as_json:
@@ -173,8 +160,61 @@ def _train(config: Config, out: Path | None, as_json: bool) -> None:
         f"{folder}: {summary['steps']} steps, {summary['epochs']:g} epochs"
         + (f", loss {summary['loss']:.4f}" if summary["loss"] is not None else "")
     ]
-    lines += [table(result.results)] if result.results else []
+    lines += [part for part in (table(result.results), class_table(result.results)) if part and result.results]
     show("\n".join([*lines, *map(str, result.plots), f"next     dataengine-train probe {folder}"]))
+
+
+def _train_seeds(config: Config, folder: Path, as_json: bool, seeds: int, device: str) -> None:
+    from training.evaluate.result import table
+    from training.runs.run_progress import RunProgress
+    from training.runs.seeds import train_seeds
+
+    with RunProgress(_say) as shown:
+        found = train_seeds(config, folder, seeds, shown, device)
+    if as_json:
+        show(found.to_dict())
+        return
+    lines = [f"{folder}: {seeds} runs, of the seeds {', '.join(map(str, found.seeds))}"]
+    show("\n".join([*lines, *([table(found.results)] if found.results else []), str(found.path)]))
+
+
+@app.command()
+def example(
+    to: Annotated[Path, typer.Argument(help="The file, .npz.", metavar="PATH")] = Path("example.npz"),
+    clips: Annotated[int, typer.Option(min=80, help="How many clips, ten of each person.")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses people, motions and cameras.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a data set to learn from: rendered bodies that do eight actions, as joints, in seconds."""
+    _ready()
+    from training.runs.example import write_example
+
+    with in_one_line(to):
+        path = write_example(to, clips, seed)
+    show({"example": str(path)} if as_json else f"{path}\nnext     dataengine-train train unik_small --data {path}")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The table's file, .csv or .parquet.")],
+    data: DataOption = None,
+    split: Annotated[str | None, typer.Option(help="Which clips. Default: all.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the class that a classifier says of every clip, and how probable it is, as a table."""
+    loaded, where = _load(run), _device(device)
+    from training.evaluate.result import class_table, table
+    from training.runs.predict import predict as write
+
+    found = write(loaded, _open(loaded, data, None, "train", split or ""), to, where, _progress(as_json))
+    if as_json:
+        show(found.to_dict())
+        return
+    results = [] if found.result is None else [found.result]
+    said = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+    show("\n".join([str(found.path), said, *(part(results) for part in (table, class_table) if results)]))
 
 
 @app.command()

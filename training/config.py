@@ -236,12 +236,31 @@ def find(name: str) -> Path:
     return path
 
 
+FINETUNING: dict[str, dict[str, Any]] = {
+    "run": {"epochs": 30, "accumulate": 1, "grad_clip": 5.0},
+    "view": {"steps": "weak"},
+    "optim": {
+        "name": "sgd",
+        "lr": 0.05,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 1e-4,
+        "schedule": "cosine",
+        "min_lr": 0.0,
+        "warmup": 1.0,
+        "backbone_scale": 0.3,
+    },
+}
+"""What fine-tuning a run takes in place of what the run was trained with: a network that was trained already needs
+fewer epochs, a lower rate than its new classifier, and weaker views."""
+
+
 def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration that trains a network on with labels.
 
     Args:
-        what: a configuration by name or path, or a run's folder: its network, as it was trained; a method that
-            learns no classes becomes supervised.
+        what: a configuration by name or path, or a run's folder: its network and data, with the schedule of
+            `FINETUNING`; a method that learns no classes becomes supervised.
         start: a finished run's folder or a file of weights; default the run that `what` is.
         overrides: `table.key=TOML value` texts.
 
@@ -260,6 +279,10 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
     if "name" in tables.get("method", {}) and not _classifies(str(tables["method"]["name"])):
         tables["method"] = {"name": "supervised"}
     run |= {"name": f"{run.get('name', 'run')}_finetuned", "start": str(start)}
+    if Path(what).is_dir():
+        for name, table in FINETUNING.items():
+            tables[name] = {**tables.get(name, {}), **table}
+        tables["optim"].pop("milestones", None)
     for text in overrides:
         settings.override(tables, text)
     return validate(tables, str(path))

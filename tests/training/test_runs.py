@@ -252,6 +252,9 @@ def test_texts_may_be_those_that_are_stored(data, tmp_path):
 
 
 def test_finetuning_begins_with_the_network_and_a_new_classifier(tmor, data, tmp_path):
+    own = config.finetuning(str(tmor))
+    assert (own.run.epochs, own.optim.name, own.optim.lr, own.view.steps) == (30, "sgd", 0.05, "weak")
+    assert own.view.frames == load_run(tmor).config.view.frames and own.optim.backbone_scale == 0.3
     frozen = config.finetuning(str(tmor), None, ["optim.backbone_scale=0.0", "run.epochs=1", "method.smoothing=0.1"])
     assert frozen.method.name == "supervised" and frozen.run.name == "run_finetuned" and frozen.run.start == str(tmor)
     train(frozen, tmp_path / "frozen")
@@ -299,7 +302,7 @@ def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
         probing.probe(run, *(open_split_of(run, [str(bare)], (), side) for side in ("train", "val")))
 
 
-@pytest.mark.parametrize("name", ["unik", "unik_small", "mcc", "tmor", "tmor_text"])
+@pytest.mark.parametrize("name", ["unik", "unik_small", "mcc", "mcc_small", "tmor", "tmor_small", "tmor_text"])
 def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
     given = config.load(name)
     assert given.run.name == name
@@ -317,7 +320,7 @@ def test_committed_configurations_are_complete_and_train(name, data, tmp_path):
     small += ["data.epoch_size=8", "backbone.channels_base=4"]
     small += ["method.queue.size=16"] if given.method.name != "supervised" else []
     small += {"mcc": ["method.decoder_width=8"], "tmor": ["method.projector.hidden=8"]}.get(given.method.name, [])
-    small += ['method.video="video"'] if "tmor" in name else []
+    small += ['method.video="video"'] if name in ("tmor", "tmor_text") else []
     small += ['method.text="ngrams"'] if name == "tmor_text" else []
     result = train(config.load(name, small).on([str(data)]), tmp_path, stop_after=1)
     assert result.history.steps == 1 and "probe_knn" in result.history.log[-1]

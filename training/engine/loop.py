@@ -106,12 +106,12 @@ def fit(
     return _Run(method, loader, settings, out, fabric, dict(facts or {}), probe, progress).run(stop_after)
 
 
-def fabric_of(precision: str = "32-true", devices: int | str = 1) -> Any:
-    """A Fabric that is not yet launched. Several processes on CPUs communicate by gloo."""
+def fabric_of(precision: str = "32-true", devices: int | str = 1, device: str = "auto") -> Any:
+    """A Fabric on auto, cpu or cuda that is not yet launched. Several processes on CPUs communicate by gloo."""
     import lightning_fabric
 
     strategy = "auto" if devices in (1, "1") else "ddp"
-    return lightning_fabric.Fabric(accelerator="auto", devices=devices, precision=precision, strategy=strategy)
+    return lightning_fabric.Fabric(accelerator=device, devices=devices, precision=precision, strategy=strategy)
 
 
 class _Run:

@@ -131,6 +131,24 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
+WORST = 20
+"""Classes that a table names; of more, those with the lowest accuracy."""
+
+
+def class_table(results: Iterable[Result]) -> str:
+    """Accuracy by class of the first result that holds it, the lowest first, as a Markdown table; "" without one."""
+    result = next((result for result in results if result.details.get("per class")), None)
+    if result is None:
+        return ""
+    classes = sorted(result.details["per class"].items(), key=lambda item: (item[1]["accuracy"], item[0]))
+    lines = [f"| {result.name}, class | clips | right | mostly taken for |", "|---|---|---|---|"]
+    for name, found in classes[:WORST]:
+        lines.append(f"| {name} | {found['clips']} | {100 * found['accuracy']:.1f} % | {found['taken for'] or '-'} |")
+    if len(classes) > WORST:
+        lines.append(f"| {len(classes) - WORST} more, of higher accuracy: see --json | | | |")
+    return "\n".join(lines) + "\n"
+
+
 def plain(value: Any) -> Any:
     """A value as JSON allows it: numpy values as those of Python, numbers that are not finite as None, keys as strings.
 

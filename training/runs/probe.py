@@ -30,7 +30,7 @@ from training.runs.learnable import tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
 from training.runs.run import Run
-from training.runs.train import evaluate_classifier
+from training.runs.train import evaluate_classifier, per_class
 from training.transforms.preprocess import Preprocess
 
 STRENGTH = 0.3
@@ -74,17 +74,21 @@ def probe(
     report.folder.mkdir(parents=True, exist_ok=True)
     run.method.to(device)
     ids = [splits.label_ids(names, split) for split in (train, test)]
+    groups = [splits.groups_of(split) for split in (train, test)]
     random = random_network(run, train, device)
 
-    def pair(function: Any) -> tuple[LabelledFeatures, ...]:
+    def pair(function: Any) -> tuple[LabelledFeatures, LabelledFeatures]:
         rows = [features_of(run, function, split, device, advance) for split in (train, test)]
-        return tuple(LabelledFeatures(*each) for each in zip(rows, ids, map(splits.groups_of, (train, test))))
+        learnt_from, measured = (LabelledFeatures(*each) for each in zip(rows, ids, groups))
+        return learnt_from, measured
 
     # the features of the network, and of the random one
     total = 2 * sum(len(dataset) for dataset in (*train, *test))
     with (progress or Progress()).step("features", total, "clips") as advance:
         learnt, baseline = pair(run.method.embed), pair(random.features)
     result, scores = _linear(*learnt, len(names))
+    details = {**result.details, "per class": per_class(scores.argmax(1), learnt[1].labels, names)}
+    result = dataclasses.replace(result, details=details)
     report.results.append(result.with_baselines(random_network=_linear(*baseline, len(names))[0].value))
     if neighbours:
         value = knn(*baseline, len(names)).value

@@ -17,7 +17,7 @@ from training.config import DataTable
 from training.data.formats.joints import has_names, in_joints_of
 from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset
-from training.evaluate.result import Result, plain, table
+from training.evaluate.result import Result, class_table, plain, table
 from training.runs import splits
 from training.runs.features import THREE_CROPS, Rows, extract_features, workers_for
 from training.runs.run import Run
@@ -103,8 +103,13 @@ class Report:
             return []
 
     def text(self) -> str:
-        """A table of the results, and the paths of the plots."""
-        return table(self.results) + "".join(f"\n{path}" for path in [*self.plots, self.path])
+        """Tables of the results and of classes, and the paths of the plots."""
+        classes = class_table(self.results)
+        return (
+            table(self.results)
+            + (f"\n{classes}" if classes else "")
+            + "".join(f"\n{path}" for path in [*self.plots, self.path])
+        )
 
 
 def open_split_of(

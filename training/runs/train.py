@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dataengine.core import settings
@@ -33,7 +34,7 @@ from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
 from training.engine.settings import OptimSettings, TrainSettings
-from training.evaluate.metrics import labelled
+from training.evaluate.metrics import confusion, labelled
 from training.evaluate.plots import confusion_matrix, training_curves
 from training.evaluate.probes import LabelledFeatures, classification_result, knn
 from training.evaluate.result import Result, plain
@@ -82,7 +83,11 @@ class RunResult:
 
 
 def train(
-    config: Config, out: str | Path, progress: ProgressCallback | None = None, stop_after: int | None = None
+    config: Config,
+    out: str | Path,
+    progress: ProgressCallback | None = None,
+    stop_after: int | None = None,
+    device: str = "auto",
 ) -> RunResult:
     """Train what a configuration says, from where the run in the folder was stopped.
 
@@ -91,6 +96,7 @@ def train(
         out: folder of the run.
         progress: called at every step, in the first process.
         stop_after: stops after so many steps of the whole run.
+        device: auto, cpu or cuda.
 
     Raises:
         TrainingError: the folder holds another run, or data, network and method do not go together.
@@ -117,7 +123,7 @@ def train(
     skeleton, labels = datasets[0].skeleton, DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)
     channels = preprocess(datasets[0].read([0])[0]).shape[-1]
-    fabric = fabric_of(config.run.precision, config.run.devices)
+    fabric = fabric_of(config.run.precision, config.run.devices, device)
     fabric.launch()
     if config.run.batch % fabric.world_size:
         raise TrainingError(
@@ -313,4 +319,23 @@ def evaluate_classifier(
     truth, predictions = labelled(ids, scores.argmax(1))
     title = "the network's own classifier"
     plot = confusion_matrix(predictions, truth, labels, folder / "confusion.png", title)
-    return classification_result("classifier", scores, ids, groups=splits.groups_of(split)), plot
+    details: dict[str, Any] = {"per class": per_class(predictions, truth, labels)}
+    return classification_result("classifier", scores, ids, groups=splits.groups_of(split), **details), plot
+
+
+def per_class(predictions: ArrayLike, truth: ArrayLike, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By class that has clips: how many, which share is right, and the class that the wrong ones are mostly taken for.
+
+    Args:
+        predictions, truth: (N,) indices of classes.
+        names: of the classes.
+    """
+    counts = confusion(predictions, truth, len(names))
+    found: dict[str, dict[str, Any]] = {}
+    for number in np.flatnonzero(counts.sum(1)).tolist():
+        wrong = counts[number].copy()
+        wrong[number] = 0
+        other = names[int(wrong.argmax())] if wrong.any() else None
+        total, right = int(counts[number].sum()), int(counts[number, number])
+        found[names[number]] = {"clips": total, "accuracy": right / total, "taken for": other}
+    return found

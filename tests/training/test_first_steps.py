@@ -1,0 +1,99 @@
+"""What a newcomer does first: data to learn from, a run, several seeds, predictions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dataengine.core.errors import TrainingError
+from tests.support import motion_files
+from tests.training.test_runs import made
+from tests.training.test_train_cli import call  # noqa: F401 - a fixture
+from training import config
+from training.data.formats import open_datasets
+from training.evaluate.result import Result, class_table
+from training.runs.example import ACTIONS, write_example
+from training.runs.predict import predict
+from training.runs.report import open_split_of
+from training.runs.run import load_run
+from training.runs.train import per_class, train
+
+
+def test_an_example_is_the_same_again_and_nobody_is_in_two_splits(tmp_path):
+    one, two = write_example(tmp_path / "a.npz", 90, 3), write_example(tmp_path / "b" / "c.npz", 90, 3)
+    with np.load(one) as first, np.load(two) as second:
+        assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
+        people = {split: set(first["subject"][first["split"] == split].tolist()) for split in ("train", "val")}
+        assert not people["train"] & people["val"] and len(people["val"]) == 3
+        assert set(first["label"].tolist()) == set(range(len(ACTIONS)))
+    (dataset,) = open_datasets(one, "train")
+    assert dataset.skeleton.name == "body14" and dataset.labels == ACTIONS and dataset.groups is not None
+    assert all(0.8 < np.isfinite(clip.keypoints).mean() < 1 for clip in dataset.read(range(4)))
+    for path, clips in ((tmp_path / "a.npy", 90), (tmp_path / "a.npz", 20)):
+        with pytest.raises(TrainingError, match=r"ends in \.npz, and 80 clips or more"):
+            write_example(path, clips)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    path = motion_files.write(folder / "motions.npz")
+    train(made(path, run={"epochs": 2}), folder / "run")
+    return load_run(folder / "run"), path
+
+
+def test_every_clip_gets_a_class_and_its_probability(run, tmp_path):
+    network, path = run
+    clips = open_split_of(network, [str(path)], (), "train", "")
+    found = predict(network, clips, tmp_path / "said.csv")
+    table = pl.read_csv(tmp_path / "said.csv", schema_overrides={"clip_id": pl.String})
+    assert table.columns == ["clip_id", "label", "predicted", "probability"] and len(table) == 72
+    assert table["clip_id"].to_list() == list(clips[0].keys) and table["probability"].is_between(0.25, 1).all()
+    right = (table["label"] == table["predicted"]).mean()
+    assert found.result.value == pytest.approx(right) and sum(found.counts.values()) == 72
+    assert sum(one["clips"] for one in found.result.details["per class"].values()) == 72
+    again = predict(network, clips, tmp_path / "said.parquet")
+    assert pl.read_parquet(again.path)["predicted"].to_list() == table["predicted"].to_list()
+    with pytest.raises(TrainingError, match=r"said\.txt: .*\.csv, \.parquet"):
+        predict(network, clips, tmp_path / "said.txt")
+
+
+def test_a_network_without_classes_predicts_none(run, tmp_path):
+    train(made(run[1], method={"name": "mcc", "queue": {"size": 8}}, run={"epochs": 1}), tmp_path / "run", stop_after=1)
+    with pytest.raises(TrainingError, match=r"mcc. learnt no classes: .*finetune"):
+        predict(load_run(tmp_path / "run"), [], tmp_path / "said.csv")
+
+
+def test_accuracy_by_class_is_told_the_lowest_first():
+    found = per_class([0, 1, 1, 1, 2], [0, 0, 0, 1, 1], ["sit", "run", "jump", "lie"])
+    assert found == {
+        "sit": {"clips": 3, "accuracy": pytest.approx(1 / 3), "taken for": "run"},
+        "run": {"clips": 2, "accuracy": 0.5, "taken for": "jump"},
+    }
+    lines = class_table([Result("classifier", "top-1", 0.4, details={"per class": found})]).splitlines()
+    assert lines[2:] == ["| sit | 3 | 33.3 % | run |", "| run | 2 | 50.0 % | jump |"]
+    assert class_table([]) == ""
+
+
+def test_commands_of_a_newcomer(call, run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call("example", "mine.npz", "--clips", "80")
+    assert code == 0 and "train unik_small --data mine.npz" in out
+    small = ("--set", "run.epochs=1", "--set", "run.tensorboard=false", "--set", "backbone.channels_base=8")
+    code, out, _ = call(
+        "train", run[0].folder, "--data", run[1], *small[:4], "--seeds", "2", "--out", "r", "--device", "cpu"
+    )
+    assert code == 0 and "r: 2 runs, of the seeds 0, 1" in out and "t over seeds, n 2" in out
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"seed0", "seed1", "seeds.json"}
+    told = json.loads((tmp_path / "r" / "seeds.json").read_text())
+    assert len(told["results"][0]["per_seed"]) == 2
+    assert config.load("r/seed1").run.seed == 1
+    code, out, _ = call("predict", "r/seed1", "--data", run[1], "--to", "said.csv", "--device", "cpu")
+    assert code == 0 and "said.csv" in out and "mostly taken for" in out
+    code, _, err = call("train", "unik_small", "--data", "mine.npz", "--device", "tpu")
+    assert code == 1 and "--device 'tpu'" in err and err.count("\n") == 1

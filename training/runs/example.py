@@ -1,0 +1,84 @@
+"""A data set to learn from, made in seconds: rendered bodies in motion, without pictures, as one npz file.
+
+People differ in size and pace, cameras in place and height; joints are noisy and now and then not seen. Nobody is in
+two splits. What is learnt from it says how a run goes, and nothing about real people.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataengine.core.errors import TrainingError
+from dataengine.core.skeletons import SKELETONS
+from dataengine.io.storage import staged
+from dataengine.rendering.body import Body, pose
+from dataengine.rendering.motion import angles
+from dataengine.rendering.scene import draw_camera
+
+ACTIONS = ("walk", "wave", "clap", "squat", "jump", "kick", "bow", "punch")
+"""The classes."""
+LAYOUT = SKELETONS["body14"]
+SIZE = (640, 480)
+"""Width and height of the picture in pixels."""
+FPS = 25.0
+FACING = np.pi / 3
+"""Largest angle in radians between where a person faces and the camera."""
+NOISE, UNSEEN = 2.0, 0.05
+"""Standard deviation of the noise in pixels, and the share of joints that are not seen."""
+CLIPS_EACH = 10
+"""Clips of one person."""
+
+
+def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0) -> Path:
+    """Write the data set; the same numbers give the same arrays.
+
+    Args:
+        path: of the npz file; its keys are those of `training.data.formats.npz`.
+        clips: how many; at least 80. Seven people in ten are of the split train, the others of val.
+        seed: chooses people, motions and cameras.
+
+    Raises:
+        TrainingError: too few clips, or another ending than .npz.
+    """
+    target = Path(path)
+    if clips < 80 or target.suffix != ".npz":
+        raise TrainingError(f"{target}, {clips} clips; allowed: a file that ends in .npz, and 80 clips or more")
+    rng = np.random.default_rng(seed)
+    people = -(-clips // CLIPS_EACH)
+    bodies = [Body.draw(rng) for _ in range(people)]
+    subjects = np.arange(clips) // CLIPS_EACH
+    labels = (np.arange(clips) + subjects) % len(ACTIONS)
+    poses = [_clip(rng, ACTIONS[label], bodies[subject]) for label, subject in zip(labels, subjects)]
+    order = rng.permutation(people)
+    arrays: dict[str, Any] = {
+        "keypoints": np.concatenate([keypoints for keypoints, _ in poses]),
+        "visible": np.concatenate([visible for _, visible in poses]),
+        "offsets": np.cumsum([0, *(len(keypoints) for keypoints, _ in poses)]),
+        "label": labels,
+        "label_names": np.array(ACTIONS),
+        "names": np.array([f"example{seed}_{number:05d}" for number in range(clips)]),
+        "split": np.where(np.isin(subjects, order[: round(0.7 * people)]), "train", "val"),
+        "subject": subjects,
+        "joint_names": np.array(LAYOUT.joints),
+        "frame_size": np.tile(SIZE, (clips, 1)),
+        "fps": np.full(clips, FPS),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staged(target) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return target
+
+
+def _clip(rng: np.random.Generator, action: str, body: Body) -> tuple[Any, Any]:
+    """Pixels (T, V, 2) float32 and what is seen (T, V) bool of one person who does something."""
+    t = np.arange(int(rng.integers(40, 90))) / FPS
+    camera = draw_camera(rng, t, SIZE, 1, moving=False)
+    facing = np.pi + rng.uniform(-FACING, FACING)
+    points = pose(body, angles(action, t, rng), (rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3)), facing).points
+    pixels = camera.project(points[:, : LAYOUT.num_joints])
+    noisy = pixels + rng.normal(0, NOISE, pixels.shape)
+    return noisy.astype(np.float32), rng.random(pixels.shape[:2]) >= UNSEEN

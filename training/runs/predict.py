@@ -1,0 +1,115 @@
+"""What a classifier says of every clip: its class and how probable that is, as a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dataengine.core.errors import TrainingError
+from dataengine.core.progress import Progress
+from dataengine.io.storage import staged
+from training.data.sampler import joined_labels
+from training.data.types import SkeletonDataset
+from training.evaluate.metrics import labelled
+from training.evaluate.probes import classification_result
+from training.evaluate.result import Result
+from training.runs import splits
+from training.runs.features import THREE_CROPS, extract_features, workers_for
+from training.runs.run import Run
+from training.runs.train import per_class
+
+ENDINGS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was said of clips.
+
+    Attributes:
+        path: of the table, one row a clip: clip_id, label (as the data have it, null for none), predicted, probability
+            (of the predicted class, in [0, 1]).
+        counts: how many clips each class was said of.
+        result: top-1 on the clips whose label the network knows; None without such clips.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    result: Result | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        result = None if self.result is None else self.result.as_dict()
+        return {"predictions": str(self.path), "counts": self.counts, "result": result}
+
+
+def predict(
+    run: Run,
+    datasets: Sequence[SkeletonDataset],
+    path: str | os.PathLike[str],
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Predictions:
+    """Write the class that a network says of every clip, the mean of its probabilities over three fixed crops.
+
+    Args:
+        run: a classifier.
+        datasets: the clips, in the joints of the run.
+        path: of the table, .csv or .parquet; it is written whole or not at all.
+        device: where the network runs.
+        progress: what tells how far the work is. Default: nothing does.
+
+    Raises:
+        TrainingError: the run learnt no classes, or another ending of the file.
+    """
+    target = Path(path)
+    if not run.config.classifies:
+        raise TrainingError(
+            f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "
+            "finetune`, or name motions by texts with `dataengine-train zeroshot`"
+        )
+    if target.suffix not in ENDINGS:
+        raise TrainingError(f"{target}: predictions are a table; allowed endings: {', '.join(ENDINGS)}")
+    workers = workers_for(datasets, run.config.run.workers)
+    with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
+        scores = extract_features(
+            run.backbone.to(device),
+            datasets,
+            run.preprocess,
+            run.frames,
+            THREE_CROPS,
+            64,
+            workers,
+            device,
+            softmax=True,
+            advance=advance,
+        )[0]
+    names, ids = joined_labels(datasets)
+    best = scores.argmax(1)
+    table = pl.DataFrame(
+        {
+            "clip_id": pl.Series([key for dataset in datasets for key in dataset.keys], dtype=pl.String),
+            "label": pl.Series([names[label] if label >= 0 else None for label in ids.tolist()], dtype=pl.String),
+            "predicted": [run.labels[number] for number in best.tolist()],
+            "probability": scores[np.arange(len(best)), best],
+        }
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staged(target) as partial:
+        if target.suffix == ".csv":
+            table.write_csv(partial)
+        else:
+            table.write_parquet(partial)
+    known = splits.label_ids(run.labels, datasets)
+    result = None
+    if (known >= 0).any():
+        truth, said = labelled(known, best)
+        details: dict[str, Any] = {"per class": per_class(said, truth, run.labels)}
+        result = classification_result("classifier", scores, known, groups=splits.groups_of(datasets), **details)
+    counts = {run.labels[number]: int(count) for number, count in zip(*np.unique(best, return_counts=True))}
+    return Predictions(target, counts, result)
