@@ -56,7 +56,9 @@ def copy(out: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def as_shipped(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build by the recipe as it is, every frame of it."""
+    """A build by the recipe as it is, every frame of it: the one that DATAENGINE_TEST_BUILD names, or an own one."""
+    if "DATAENGINE_TEST_BUILD" in os.environ:
+        return Path(os.environ["DATAENGINE_TEST_BUILD"])
     folder = tmp_path_factory.mktemp("shipped") / "out"
     dataengine.build("posecap", {"sample": str(corpus)}, folder, overlay="core", engine=SERIAL)
     return folder
