@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from dataengine.pipeline.engine import Engine
 from dataengine.sources import ids
 from dataengine.sources.imported import Imported
 from dataengine.sources.imported.formats import Format
-from dataengine.sources.imported.saved_clip import printable
+from dataengine.sources.imported.saved_clip import SPOOL_LOCK, printable
 
 RECIPE = "import"
 FEW = 2000
@@ -81,9 +82,14 @@ def import_poses(
     chosen = _filters(recipe, filters)
     builder.resolve(RECIPE, overrides=[*_settings(given, COMMON), *chosen, *overrides])  # wrong options first
     cache = folder.absolute() / "work" / "media"
+    fresh = not folder.exists()
     try:
         with progress.step("read", None) as advance:
             root = source.spool(cache, advance)
+    except SourceError:
+        if fresh:
+            _remove_empty(cache)
+        raise
     except OSError as error:
         at = folder if error.filename is None else Path(os.fsdecode(error.filename))
         if at.absolute().is_relative_to(place) and not at.absolute().is_relative_to(folder.absolute()):
@@ -114,6 +120,14 @@ def import_poses(
         if old != root:
             shutil.rmtree(old, ignore_errors=True)
     return replace(result, notes=[*told, *result.notes])
+
+
+def _remove_empty(cache: Path) -> None:
+    """Remove the folders of a build that was not begun, up to its own, since nothing could be read."""
+    (cache / SPOOL_LOCK).unlink(missing_ok=True)
+    for folder in (cache, cache.parent, cache.parent.parent):
+        with contextlib.suppress(OSError):  # it holds something of another process
+            folder.rmdir()
 
 
 def class_names(path: str | os.PathLike[str]) -> list[str]:

@@ -345,7 +345,7 @@ def locate(path: str | os.PathLike[str]) -> str:
         )
     if "://" not in text and not Path(text).is_dir():
         raise DatasetError(f"{text}: no such folder; give the OUT of a build, its dataset folder, or a url")
-    raise DatasetError(f"{text}: dataset incomplete (it has no {MANIFEST}): run dataengine build again")
+    raise DatasetError(f"{text}: dataset incomplete (it has no {MANIFEST}): run dataengine build or import again")
 
 
 def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
@@ -359,7 +359,7 @@ def read_manifest(dataset: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = json.loads(read_range(where))
     except MissingFileError:
         raise DatasetError(
-            f"{os.fspath(dataset)}: dataset incomplete (it has no {MANIFEST}): run dataengine build again"
+            f"{os.fspath(dataset)}: dataset incomplete (it has no {MANIFEST}): run dataengine build or import again"
         ) from None
     except ValueError as error:
         raise DatasetError(f"{where}: damaged: {error}; run dataengine build again") from None

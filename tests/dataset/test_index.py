@@ -150,7 +150,7 @@ def test_a_file_of_another_length_than_known_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "dataset incomplete.*run dataengine build again"),
+        (None, "dataset incomplete.*run dataengine build or import again"),
         ("{", "damaged"),
         ("[]", "format version None"),
         ('{"format_version": 99}', "format version 99; this dataengine reads 3"),
