@@ -23,7 +23,7 @@ from dataengine.core.types import Int
 from dataengine.dataset import near_duplicates as duplicates
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import read_manifest
-from dataengine.labels.label_table import label_table
+from dataengine.labels.label_table import LabelTable, label_table
 from dataengine.passes.base import Row
 from dataengine.passes.table_pass import ROWS_AT_ONCE, Table, TablePass
 from dataengine.pipeline import plan as plans
@@ -44,8 +44,7 @@ class Labels:
 
     @staticmethod
     def of(recipe: Recipe, planned: pa.Table) -> Labels:
-        name = recipe.curate.relabel
-        table = None if name is None else label_table(name)
+        table = _table(recipe)
         columns = ["source", "label", *(["video_id"] if table is not None and table.by_video else [])]
         asked = set(zip(*(planned.column(name).to_pylist() for name in columns)))
         final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
@@ -60,6 +59,14 @@ class Labels:
             return given, None
         label, reason = self.table.apply(source, given, video_id)
         return label, reason
+
+
+def _table(recipe: Recipe) -> LabelTable | None:
+    """The table of the recipe; None where it decides the labels of no source in use, so that its numbers count for
+    nothing, either."""
+    name = recipe.curate.relabel
+    table = None if name is None else label_table(name)
+    return table if table is not None and table.sources & set(recipe.use) else None
 
 
 def _numbered(recipe: Recipe, labels: set[str]) -> dict[str, int]:
@@ -85,8 +92,7 @@ class Curate(TablePass):
     def config(self, recipe: Recipe) -> list[Any]:
         filters = [[name, registry.config(recipe.component("filters", name))] for name in recipe.curate.filters]
         table = None
-        if recipe.curate.relabel is not None:
-            labels = label_table(recipe.curate.relabel)
+        if (labels := _table(recipe)) is not None:
             texts = [path.read_text(encoding="utf-8") for path in labels.files]
             table = fingerprint(texts or [registry.config(labels), sorted(labels.rules.items()), labels.label_ids()])
         guards = [read_manifest(path)["fingerprint"] for _, path in guard_datasets(recipe)]
