@@ -259,12 +259,12 @@ def dry_run_text(report: Mapping[str, Any]) -> str:
         f"{counted(report['planned'], 'clip')}, {report['media_bytes'] / 1e9:.2f} GB of media, "
         f"{report['without_media']} without media, "
         f"about {report['frames']:,} frames; on {report['device']}",
-        f"{'pass':<12}{'keys to run':>14}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  estimated from",
+        f"{'pass':<14}{'keys to run':>12}{'clips to run':>14}{'CPU time':>12}{'GPU time':>12}  estimated from",
     ]
     for c in report["costs"]:
         shown = [hours_text(c[k]) for k in ("cpu_hours", "gpu_hours")]
         lines.append(
-            f"{c['name']:<12}{units.get(c['name'], ''):>14}{c['clips']:>14}{shown[0]:>12}{shown[1]:>12}  {c['basis']}"
+            f"{c['name']:<14}{units.get(c['name'], ''):>12}{c['clips']:>14}{shown[0]:>12}{shown[1]:>12}  {c['basis']}"
         )
     shown = [
         hours_text(t["known"]) + ("" if t["complete"] else " +")

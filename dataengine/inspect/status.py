@@ -43,6 +43,7 @@ def status(out: Path) -> dict[str, Any]:
     return {
         "planned": build.plan.num_clips,
         "passes": [_pass_row(state) for state in build.states()],
+        "remarks": [remark for p in build.passes if (remark := p.remark(job)) is not None],
         "reasons": reasons,
         "retryable": retryable,
         "dataset": (out / "dataset" / "MANIFEST.json").exists(),
@@ -79,12 +80,13 @@ def to_text(state: dict[str, Any]) -> str:
     lines = [
         f"{counted(state['planned'], 'clip')} planned; dataset {'is there' if state['dataset'] else 'is not there yet'}"
     ]
-    lines.append(f"{'pass':<12}{'units':>12}{'clips left':>12}{'clips/s/core':>14}  time left")
+    lines.append(f"{'pass':<14}{'units':>10}{'clips left':>12}{'clips/s/core':>14}  time left")
     for p in state["passes"]:
         rate = "-" if p["clips_per_second_a_core"] is None else f"{p['clips_per_second_a_core']:.2f}"
         left = "0 s" if not p["clips_left"] else duration(p["seconds_left"])
         units = f"{p['done']}/{'?' if p['units'] is None else p['units']}"
-        lines.append(f"{p['pass']:<12}{units:>12}{p['clips_left']:>12}{rate:>14}  {left}")
+        lines.append(f"{p['pass']:<14}{units:>10}{p['clips_left']:>12}{rate:>14}  {left}")
+    lines += state["remarks"]
     lines += [f"  {reason:<18}{count:>8}" for reason, count in sorted(state["reasons"].items(), key=lambda kv: -kv[1])]
     if n := state["retryable"]:
         lines.append(f"{counted(n, 'failed clip')} {are(n)} worth another try: run the build again")

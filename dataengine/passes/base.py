@@ -232,6 +232,11 @@ class Pass(Component, ABC):
         del build
         return {}
 
+    def remark(self, job: Job) -> str | None:
+        """What `status` says of the pass beside its counts, in one line. Default: nothing."""
+        del job
+        return None
+
     def own_reasons(self, recipe: Recipe) -> Mapping[str, str]:
         """Reason -> meaning of the reasons that it may give under a recipe and that are not built in."""
         del recipe

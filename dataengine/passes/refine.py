@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from dataengine.core import devices, registry
 from dataengine.core.component import Component
+from dataengine.core.counting import counted
 from dataengine.core.errors import LedgerError
 from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.progress import Progress, current
@@ -39,7 +40,7 @@ from dataengine.pipeline import plan as plans
 from dataengine.pipeline.recipe import Recipe, RefineTable, fingerprint
 from dataengine.pipeline.task import Receipt, Task
 from dataengine.refine.gate import Margins, Verdict
-from dataengine.refine.loop import FitSettings, fit
+from dataengine.refine.loop import CHECKPOINT, FitSettings, fit
 from dataengine.refine.pseudo_labels import LabelledFrames, SampledClip, Thresholds, read_clips
 from dataengine.refine.sampling import drawn, is_held_out
 
@@ -136,9 +137,19 @@ class Refine(TablePass):
             return step
         step.pop("decision", None)
         facts = {"generation": record["generation"], "student": record["student"]}
-        if record["rounds"]:
-            facts |= _learned(record["rounds"][-1])
+        facts |= _learned(record["rounds"][-1]) if record["rounds"] else {"nothing": record["nothing"]}
         return {"outcome": "keep", "facts": facts}
+
+    def remark(self, job: Job) -> str | None:
+        record = record_of(job)
+        if record is None:
+            return None
+        number = record["generation"]
+        used = f"generation {number} of {record['student']}" if number else "the experts"
+        last = record["rounds"][-1] if record["rounds"] else None
+        why = record["nothing"] if last is None else "; ".join(last["verdict"]["reasons"])
+        refused = "" if last is None or last["verdict"]["published"] else f"generation {last['round']} is refused: "
+        return f"refine: the poses are those of {used}" + (f"; {refused}{why}" if why else "")
 
     def facts(self, build: BuildState) -> Row:
         record = record_of(build.job)
@@ -262,14 +273,27 @@ class Rounds:
 
     def run(self) -> Row:
         """Every round; gives the record of the pass."""
-        rounds, last = list[Row](), Generation(0)
-        for number in range(1, self.table.rounds + 1):
+        rounds, last, why = list[Row](), Generation(0), self._nothing()
+        for number in range(1, self.table.rounds + 1 if why is None else 1):
             row = self._known(number) or self._round(number, last)
             rounds.append(row)
             if not row["verdict"]["published"]:
                 break
             last = Generation(number, self.folder / f"round-{number}" / row["weights"], row["weights_blake3"])
-        return {"student": self.table.student, "generation": last.number, "rounds": rounds}
+        if why is not None:
+            current().say(f"refine: {why}: the poses of the experts stay")
+        return {"student": self.table.student, "generation": last.number, "rounds": rounds, "nothing": why}
+
+    def _nothing(self) -> str | None:
+        """Why there is nothing to learn from, where that is so."""
+        for what, held in (("learn from", False), ("validate with", True)):
+            mine = [clip for clip in self.clips if (clip.clip_id in self.held) == held]
+            if not len(LabelledFrames(mine, self.limits)):
+                return (
+                    f"no labelled frames to {what} in {counted(len(mine), 'clip')} of {', '.join(self.table.splits)}; "
+                    "more clips, or lower gamma, min_score and min_joints in [refine], give some"
+                )
+        return None
 
     def _known(self, number: int) -> Row | None:
         """What a round made that was finished before the build was stopped."""
@@ -307,6 +331,7 @@ class Rounds:
             "verdict": verdict.to_dict(),
         }
         write_durably(folder / GENERATION, json.dumps(row, sort_keys=True, indent=1).encode())
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # the round is done, and its weights lie beside
         if not verdict.published:
             progress.say(
                 f"refine: generation {number} is refused, generation {last.number} stays: {verdict.reasons[0]}"

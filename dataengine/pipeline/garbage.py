@@ -51,6 +51,7 @@ def collect_garbage(
         named = {commit.artifact for commit in kept.values()}
         removed += [p for p in sorted((folder / "data").glob("*")) if p.name.removesuffix(".json") not in named]
         removed += [p for p in sorted((folder / "commits").glob("*")) if p not in kept]
+        removed += _former_generations(folder, {commit.inputs[:12] for commit in kept.values()}, folder.name in live)
     for path in removed:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -60,6 +61,13 @@ def collect_garbage(
         if folder.name not in live:
             _remove_empty(folder)
     return removed
+
+
+def _former_generations(folder: Path, inputs: Set[str], live: bool) -> list[Path]:
+    """What students learned for inputs that no record names; what the present recipe is still learning stays."""
+    found = sorted((folder / "generations").glob("*"), key=lambda path: path.stat().st_mtime)
+    latest = found[-1:] if live else []
+    return [path for path in found if path.name not in inputs and path not in latest]
 
 
 def _kept(ledger: Ledger, keys: Set[str] | None, former: int, gone: Set[str], present: bool) -> dict[Path, Commit]:

@@ -5,6 +5,7 @@ Layout under `work/`::
     <pass>-<fingerprint12>/data/<unit>-<hash12>.<ext>          what a pass made of one unit
     <pass>-<fingerprint12>/commits/<unit>.json                 the record that makes it count
     <pass>-<fingerprint12>/commits/<unit>.<inputs12>.json      records of the unit for other inputs
+    <pass>-<fingerprint12>/generations/<inputs12>/             weights that a student learned for these inputs
     staging/                                                   files being written; never read
 
 Commit protocol: write to staging, fsync, rename to a name that holds the content's hash, fsync the

@@ -28,6 +28,8 @@ def refinement(dataset: Dataset) -> Html | None:
         if generation
         else f"The gate refused what the student “{student}” learned: the poses are those of the experts."
     )
+    if record.get("nothing"):
+        made = f"Nothing was learned: {record['nothing']}. The poses are those of the experts."
     return joined([el("h2", "Refinement"), el("p", made, class_="lead"), [_round(row) for row in record["rounds"]]])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,12 +26,14 @@ from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.generations import generations
 from dataengine.inspect.generations import to_text as generations_text
+from dataengine.inspect.status import clean, status
+from dataengine.inspect.status import to_text as status_text
 from dataengine.inspect.view import view
 from dataengine.io import shards
 from dataengine.passes.refine import GENERATION, folder_of, generation_in_use, record_of
 from dataengine.pipeline.engine import Engine
 from tests.support import blocks, plugins
-from tests.support.shared import SERIAL
+from tests.support.shared import SERIAL, copied
 
 RECIPE = [
     'pose.experts=["bright_block", "precomputed"]', "pose.expert_weights={}", 'pose.fusion="consensus"',
@@ -132,6 +136,7 @@ def test_the_build_says_what_it_did(refined: Path, installed: Path, tmp_path: Pa
     assert "Refinement" in page and "generation 1 of the student" in page and "left_ankle" in page
     manifest = json.loads((refined / "dataset" / "MANIFEST.json").read_text())
     assert manifest["refine"]["rounds"][0]["verdict"]["published"]
+    assert "refine: the poses are those of generation 1 of block_student" in status_text(status(refined))
     made = view(refined, clip_id, tmp_path / "clip.png", experts=True)
     assert made.stat().st_size > 1000
 
@@ -192,8 +197,6 @@ def test_later_rounds_start_with_the_generation_before(installed: Path, tmp_path
 
 @pytest.mark.slow
 def test_what_is_retuned_decodes_no_frame_again(installed: Path, refined: Path, tmp_path: Path) -> None:
-    from tests.support.shared import copied
-
     out = copied(refined, tmp_path)
     states = {s.name: s for s in build(installed, out, "refine.gamma=0.5", "refine.gate.clips=1").states}
     assert states["pseudo_labels"].done == states["pseudo_labels"].units
@@ -202,10 +205,29 @@ def test_what_is_retuned_decodes_no_frame_again(installed: Path, refined: Path, 
     assert again["refine"].done == 1 and again["repose"].done == again["repose"].units
 
 
+def test_gc_keeps_the_generation_that_counts(refined: Path, installed: Path, tmp_path: Path) -> None:
+    out = copied(refined, tmp_path)
+    found = generation_in_use(job_of(out))
+    assert found is not None and found.weights is not None
+    shutil.copytree(found.weights.parents[1], found.weights.parents[1].with_name("0123456789ab"))
+    os.utime(found.weights.parents[1].with_name("0123456789ab"), (1, 1))
+    clean(out, 1, staging_age=0.0)
+    assert [path.name for path in found.weights.parents[2].iterdir()] == [found.weights.parents[1].name]
+    assert not build(installed, out).changed
+
+
+def test_without_anybody_sure_enough_the_experts_stay(installed: Path, refined: Path, tmp_path: Path) -> None:
+    out = copied(refined, tmp_path)
+    build(installed, out, "refine.min_joints=14")
+    told = record(out)
+    assert told["generation"] == 0 and told["rounds"] == []
+    assert "no labelled frames to learn from in 6 clips" in told["nothing"]
+    assert "Nothing was learned" in (out / "dataset" / "report.html").read_text()
+    assert "no labelled frames" in status_text(status(out))
+
+
 @pytest.mark.slow
 def test_lost_or_damaged_weights_are_learned_again(installed: Path, refined: Path, tmp_path: Path) -> None:
-    from tests.support.shared import copied
-
     out = copied(refined, tmp_path)
     found = generation_in_use(job_of(out))
     assert found is not None and found.weights is not None
