@@ -51,7 +51,11 @@ def test_recipes_of_shown_builds_resolve(line: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [line for _, program, line in SHOWN if program == "dataengine-train" and line[0] in ("pretrain", "finetune")],
+    [
+        line
+        for _, program, line in SHOWN
+        if program == "dataengine-train" and line[0] in ("train", "pretrain", "finetune")
+    ],
     ids=" ".join,
 )
 def test_configurations_of_shown_runs_load(line: list[str]) -> None:

@@ -80,6 +80,7 @@ def test_accuracy_by_class_is_told_the_lowest_first():
     assert class_table([]) == ""
 
 
+@pytest.mark.slow
 def test_commands_of_a_newcomer(call, run, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("example", "mine.npz", "--clips", "80")
