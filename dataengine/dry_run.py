@@ -126,18 +126,19 @@ def _own_seconds(p: Pass, commits: Mapping[str, Commit], frames: Mapping[str, in
 
 def _known_seconds(recipe: Recipe, p: Pass, device: str, rates: Sequence[Rate]) -> tuple[float | None, str]:
     """Seconds per frame, or per clip, by the table, and where they are from, or what of it was never measured."""
-    total, hardware, absent = 0.0, [], []
+    total, hardware, absent = 0.0, [], dict[str, list[str]]()
     for what, times in p.rates(recipe).items():
         # what runs beside the networks runs on the processor, whatever the device
         beside = not p.on_device or what.startswith(("decoders/", "trackers/", "fusion/"))
-        rate = next((r for r in rates if r.fits(recipe, what, ("cpu",) if beside else (device,))), None)
+        where = "cpu" if beside else device
+        rate = next((r for r in rates if r.fits(recipe, what, (where,))), None)
         if rate is None:
-            absent.append(what)
+            absent.setdefault(where, []).append(what)
         else:
             total += rate.seconds * times
             hardware.append(rate.hardware)
     if absent:
-        return None, f"not measured on {device}: {', '.join(absent)}"
+        return None, "; ".join(f"not measured on {where}: {', '.join(names)}" for where, names in absent.items())
     return total, f"rates of {', '.join(dict.fromkeys(hardware))}"
 
 
@@ -184,7 +185,8 @@ def dry_run(
     remarks: list[str] = []
     chosen = devices.pick(device) if device == "auto" else devices.named(device)
     lacking = missing(recipe, chosen)
-    plan = plans.make(recipe, work, data_root or os.environ.get("DATAENGINE_DATA"), limit, say=remarks.append)
+    root = data_root or os.environ.get("DATAENGINE_DATA")
+    plan = plans.make(recipe, work, root, limit, say=remarks.append, absent=lacking.append)
     before = recipe_lock.parts(out / recipe_lock.NAME)
     with weights.promised():
         job = Job.of(recipe, work, chosen, before, accept)

@@ -185,7 +185,12 @@ def guard_list(name: str, roots: Iterable[str], data_root: str | None) -> Path |
     return next((path for path in tried if path.suffix in (".csv", ".gz") and path.is_file()), None)
 
 
-def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) -> frozenset[str]:
+def leak_ids(
+    recipe: Recipe,
+    roots: Mapping[str, str],
+    data_root: str | None,
+    absent: Callable[[str], None] | None = None,
+) -> frozenset[str]:
     """Video ids of the evaluation sets that the recipe keeps out.
 
     A set is a dataset built before, a path, or the name of a .csv or .csv.gz file in manifests/, the data root or a
@@ -193,6 +198,9 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
 
     The list of a published evaluation set that is not found is passed over where no source has video ids that it could
     name.
+
+    Args:
+        absent: gets what is wrong with a set that is not found, in place of an error.
 
     Raises:
         RecipeError: a set is not found or has no such column.
@@ -210,11 +218,15 @@ def leak_ids(recipe: Recipe, roots: Mapping[str, str], data_root: str | None) ->
         if path is None and name in published:
             continue
         if path is None:
-            raise RecipeError(
+            text = (
                 f"[plan] leak_guard: the list {name!r} was not found; "
                 f"put {name}.csv (column youtube_id) in the data root, "
                 "give the path of a .csv or of a built dataset, or build without the guard: --set 'plan.leak_guard=[]'"
             )
+            if absent is None:
+                raise RecipeError(text)
+            absent(text)
+            continue
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             reader = csv.DictReader(file)
             column = next((c for c in ("youtube_id", "video_id") if c in (reader.fieldnames or [])), None)
@@ -295,14 +307,17 @@ def make(
     limit: int | None = None,
     progress: Callable[[int], None] = lambda n: None,
     say: Callable[[str], None] = lambda text: None,
+    absent: Callable[[str], None] | None = None,
 ) -> Plan:
     """Plan the build in `work`, keeping the units that an earlier plan there fixed. Writes nothing.
 
     Args:
         say: gets what the sources remark of their files.
+        absent: for estimates: gets what is wrong with lists of the leak guard that are not found, which is no error.
     """
     roots = resolve_roots(recipe, work / "media", data_root)
-    rows = discover(recipe, roots, leak_ids(recipe, roots, data_root), limit, progress, TakenDown.of(work.parent))
+    guarded = leak_ids(recipe, roots, data_root, absent)
+    rows = discover(recipe, roots, guarded, limit, progress, TakenDown.of(work.parent))
     parts = [SCHEMA.empty_table()]
     while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
         parts.append(pa.Table.from_pylist(part, SCHEMA))

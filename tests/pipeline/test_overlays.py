@@ -80,6 +80,9 @@ def test_a_list_of_published_videos_is_not_asked_for_with_own_files(tmp_path: Pa
         plans.leak_ids(published, roots, None)
     with pytest.raises(RecipeError, match="kinetics999"):
         plans.leak_ids(builder.resolve("posecap", roots, overrides=['plan.leak_guard=["kinetics999"]']), roots, None)
+    said: list[str] = []
+    assert plans.leak_ids(published, roots, None, said.append) == frozenset(), "an estimate goes on without it"
+    assert "kinetics400_val" in said[0]
     with pytest.raises(RecipeError, match=r"mine\.csv"):
         plans.leak_ids(builder.resolve("posecap", roots, overrides=['plan.leak_guard=["mine.csv"]']), roots, None)
 
