@@ -55,7 +55,7 @@ class MoveNetStudent(Student):
     """
 
     variant: Variant = "lightning"
-    frozen: int = 3
+    frozen: int = 6
     keep: float = 1.0
     displacement: float = 0.05
     offset: float = 0.5
