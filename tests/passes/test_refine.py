@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -184,6 +185,37 @@ def test_a_student_that_is_worse_is_refused_and_the_poses_stay(
     assert set(clips["generation"]) == {0} and clips["moved"].null_count() == len(clips)
     assert verify(tmp_path / "out") == []
     assert "refused round 1" in to_text(explain(tmp_path / "out", clips["clip_id"][0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shift", "published"), [(0.75, True), (6.0, False)])
+def test_annotations_of_the_user_decide_too(
+    shift: float, published: bool, installed: Path, refined: Path, tmp_path: Path
+) -> None:
+    """Pictures of a block; annotated where the experts see the joints, and where the student once saw them."""
+    block = registry.create("experts", "bright_block").load()
+    images, annotations = [], []
+    for number, picture in enumerate(blocks.block(12, (64, 32), 3, (250, 240, 230), 60)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture[..., ::-1])
+        (pose,) = block.predict(picture[None])
+        points = np.zeros((17, 3))
+        points[[0, *range(5, 17)], :2] = pose.coords[0] + (shift, 0 if published else -4)
+        points[[0, *range(5, 17)], 2] = 2
+        x0, y0, x1, y1, _ = pose.boxes[0].tolist()
+        images.append({"id": number, "file_name": f"{number}.png"})
+        found = {"image_id": number, "bbox": [x0, y0, x1 - x0, y1 - y0], "keypoints": points.ravel().tolist()}
+        annotations.append(found)
+    (tmp_path / "truth.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    out = copied(refined, tmp_path)
+    build(installed, out, f'refine.gate.truth="{tmp_path / "truth.json"}"')
+    (row,) = record(out)["rounds"]
+    judged = {
+        (one["name"], one["against"]): one for one in row["verdict"]["comparisons"] if one["name"] in ("oks", "pckh")
+    }
+    assert judged["oks", "before"]["passes"] == published == row["verdict"]["published"]
+    assert judged["oks", "before"]["count"] == 12
+    # no precomputed pose of a picture: the experts' fusion takes no part
+    assert {against for _, against in judged} == {"before"}
 
 
 @pytest.mark.slow
