@@ -183,7 +183,7 @@ def run(quick: bool) -> dict[str, Any]:
         }
     kills = sum(sum(one.when.values()) for one in corpora)
     faults = [f"{one.name}: {fault}" for one in corpora for fault in one.faults]
-    published = {name: [row[2]["published"] for row in found.values()] for name, found in learned.items()}
+    published = {name: [row[2]["reasons"] or "published" for row in found.values()] for name, found in learned.items()}
     return {
         "name": "refine_kills",
         "value": kills,
@@ -193,7 +193,7 @@ def run(quick: bool) -> dict[str, Any]:
         "baselines": {
             "kills": {one.name: dict(one.when) for one in corpora},
             "faults": faults,
-            "published": published,
+            "gate": published,
             "undisturbed_seconds": {one.name: round(one.undisturbed, 1) for one in corpora},
         },
         "n": sum(one.lives for one in corpora),
