@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ from typing import Any, get_args
 
 from dataengine import builder
 from dataengine.core import registry
-from dataengine.core.errors import DataEngineError, SourceError, suggestion
+from dataengine.core.errors import DataEngineError, EnvironmentFailure, SourceError, suggestion
+from dataengine.core.failures import free_text
 from dataengine.core.progress import Progress
 from dataengine.core.skeletons import COMMON
 from dataengine.pipeline import recipe as recipes
@@ -91,6 +93,9 @@ def import_poses(
             _remove_empty(cache)
         raise
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{error.strerror} ({folder}{free_text(folder)}); run the same command again once that is mended"
+            raise EnvironmentFailure("disk_full", text) from None
         at = folder if error.filename is None else Path(os.fsdecode(error.filename))
         if at.absolute().is_relative_to(place) and not at.absolute().is_relative_to(folder.absolute()):
             raise SourceError(f"{error.filename}: cannot be read: {error.strerror}; give what can be read") from None

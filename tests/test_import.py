@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 import dataengine
 from dataengine.builder import rewrite_and_clean
 from dataengine.cli import app
-from dataengine.core.errors import DataEngineError
+from dataengine.core.errors import DataEngineError, EnvironmentFailure
 from dataengine.core.skeletons import convert
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
@@ -173,6 +175,17 @@ def test_what_cannot_be_imported_is_told_in_one_line(
     assert message in str(answer.exception) and "\n" not in str(answer.exception)
     assert not (tmp_path / "out" / "dataset").exists()
     assert not (tmp_path / "out").exists(), "nothing is left that looks like a build"
+
+
+def test_a_full_disk_is_told_with_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dataengine.sources.imported.Imported.spool", full)
+    with pytest.raises(
+        EnvironmentFailure, match=r"No space left on device \(.*out, .* MB free\); run the same command"
+    ):
+        import_poses(write_pyskl(tmp_path / "a.pkl", [note(0)]), "pyskl", tmp_path / "out")
 
 
 def test_what_cannot_be_read_is_not_blamed_on_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

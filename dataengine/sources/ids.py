@@ -76,7 +76,7 @@ def split_named(word: str) -> str:
     """
     found = SPLIT_WORDS.get(word.strip().lower())
     if found is None:
-        raise ValueError(f"split {word!r} is none of {', '.join(SPLIT_WORDS)}")
+        raise ValueError(f"split {word[:60]!r} is none of {', '.join(SPLIT_WORDS)}")
     return found
 
 
