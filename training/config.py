@@ -55,6 +55,12 @@ class RunTable(Table):
     devices: int | Literal["auto"] = _field(1, "Number of devices; one process runs on each.")
     compile: bool = _field(False, "Whether the network is compiled by torch.compile.")
     workers: int = _field(2, "Processes per device that make batches ahead; 0: none.", ge=0, le=64)
+    cache_gb: float = _field(
+        1.0,
+        "Gigabytes of prepared clips that the processes of a device hold in memory, all together; 0: clips are "
+        "prepared anew in every epoch. The result is the same.",
+        ge=0,
+    )
     log_every: int = _field(10, "Steps between lines of log.jsonl.", ge=1)
     save_every: float = _field(300.0, "Seconds between checkpoints.", ge=0)
     probe_every: int = _field(0, "Epochs between kNN probes of the validation clips; 0: no probes.", ge=0)

@@ -33,6 +33,7 @@ class SkeletonSequence:
         size: width and height of the image in pixels, or None.
         fps: frames per second, or None.
         features: other arrays stored with the clip, for example viclip_video (K, D), and facts, for example text.
+        prepared_by: the `Preprocess` whose joints `keypoints` are already; None: they are as stored.
     """
 
     key: str
@@ -42,6 +43,7 @@ class SkeletonSequence:
     size: tuple[int, int] | None = None
     fps: float | None = None
     features: Mapping[str, Any] = field(default_factory=dict)
+    prepared_by: Any = None
 
 
 class SkeletonDataset:

@@ -45,6 +45,7 @@ from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, wo
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
+from training.transforms.prepared import PreparedDataset
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -138,8 +139,9 @@ def train(
     if start is not None:
         method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
         facts["start"] = file_hash(start)
+    limit = config.run.cache_gb * 1e9 / max(1, config.run.workers)
     loader = DataLoader(
-        datasets,
+        [PreparedDataset(dataset, preprocess, limit) for dataset in datasets] if limit else datasets,
         method.sample_transform(preprocess, View(config.view.frames, config.view.steps, skeleton, preprocess.score)),
         config.run.batch // fabric.world_size,
         config.run.seed,

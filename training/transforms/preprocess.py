@@ -219,6 +219,9 @@ class Preprocess:
 
     def joints(self, clip: SkeletonSequence) -> Array:
         """Normalised joints (people, T, V, C) float32 of a clip, before views and streams."""
+        if clip.prepared_by is not None:
+            assert clip.prepared_by == self, "a clip that was prepared otherwise"
+            return clip.keypoints
         self._check(clip)
         keypoints = clip.keypoints if self.channels is None else clip.keypoints[..., list(self.channels)]
         people = ranked(keypoints, clip.scores, self.people, self.rank)
