@@ -28,6 +28,13 @@ _SHARES /= _SHARES.sum()
 _INDEX = {name: n for n, name in enumerate(POINTS)}
 
 
+def collect(folder: Path, file: Path) -> int:
+    """Write the captures below a folder into one .npz file, float32 metres; returns how many."""
+    motions = {name.replace("/", "_"): np.float32(points) for name, points in captures.read(folder, CAPTURE_FPS)}
+    np.savez_compressed(file, allow_pickle=False, **motions)
+    return len(motions)
+
+
 def rendered(rng: np.random.Generator, frames: int = FRAMES) -> Float:
     """A rendered body doing a rendered motion at 15 to 50 frames per second: (T, 14, 3) metres, y up."""
     t = np.arange(frames) / rng.uniform(15, 50) + rng.uniform(0, 10)
@@ -75,11 +82,13 @@ class Pool:
     share: float
 
     @staticmethod
-    def open(folder: Path | None, share: float = 0.5) -> Pool:
-        """The pool with the captures below a folder, or of rendered bodies alone."""
-        if folder is None:
+    def open(captured: Path | None, share: float = 0.5) -> Pool:
+        """The pool with the captures of a file that `collect` wrote, or of rendered bodies alone."""
+        if captured is None:
             return Pool((), np.zeros(0), 0.0)
-        motions = tuple(points for _, points in captures.read(folder, CAPTURE_FPS) if len(points) >= FRAMES // 2)
+        with np.load(captured, allow_pickle=False) as file:
+            motions = tuple(file[name].astype(np.float64) for name in sorted(file.files))
+        motions = tuple(points for points in motions if len(points) >= FRAMES // 2)
         # many clips of one kind (walking) count less each than long clips of others
         lengths = np.sqrt([len(points) for points in motions])
         return Pool(motions, lengths / lengths.sum(), share)

@@ -91,7 +91,7 @@ def train(
     Args:
         training: the numbers of the run.
         draw: makes features and targets of a step from its random numbers.
-        checkpoint: where the state is kept when `minutes` are over and at the end; gone on from where it is there.
+        checkpoint: where the state is kept every 100 steps and at the end; gone on from where it is there.
         minutes: after which to stop.
         say: takes a line now and then.
 
@@ -112,6 +112,15 @@ def train(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         average, first = state["average"], state["step"]
+
+    def save(step: int) -> None:
+        if checkpoint is not None:
+            state = {
+                "network": network.state_dict(), "average": average, "optimiser": optimiser.state_dict(), "step": step,
+            }  # fmt: skip
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+
     begin, mean = time.monotonic(), 0.0
     network.train()
     step = first
@@ -133,14 +142,10 @@ def train(
         if step % 100 == 99:
             pace = (time.monotonic() - begin) / (step - first + 1)
             say(f"step {step + 1}: {1000 * mean:.1f} mm, {pace:.3f} s per step")
+            save(step + 1)
     else:
         step = training.steps
-    if checkpoint is not None:
-        state = {
-            "network": network.state_dict(), "average": average, "optimiser": optimiser.state_dict(), "step": step,
-        }  # fmt: skip
-        torch.save(state, checkpoint.with_suffix(".part"))
-        checkpoint.with_suffix(".part").replace(checkpoint)
+    save(step)
     network.load_state_dict(average)
     return network.eval() if step == training.steps else None
 
