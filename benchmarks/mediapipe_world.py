@@ -29,9 +29,11 @@ def main() -> None:
     """Read the arguments and do what they say."""
     import mediapipe
 
-    frames, out, found = int(sys.argv[1]), sys.argv[2], {}
+    frames, out = int(sys.argv[1]), sys.argv[2]
+    found: dict[str, np.ndarray] = {}
     for video in sys.argv[3:]:
-        stream, poses = cv2.VideoCapture(video), []
+        stream = cv2.VideoCapture(video)
+        poses: list[np.ndarray] = []
         with mediapipe.solutions.pose.Pose(model_complexity=1) as network:
             while len(poses) < frames:
                 good, picture = stream.read()
@@ -41,7 +43,7 @@ def main() -> None:
                 points = [(p.x, p.y, p.z) for p in told.landmark] if told else np.full((33, 3), np.nan)
                 poses.append(np.array(points, np.float32))
         found[Path(video).stem] = np.stack(poses)
-    np.savez_compressed(out, allow_pickle=False, **found)  # type: ignore[arg-type]
+    np.savez_compressed(out, allow_pickle=False, **found)
 
 
 if __name__ == "__main__":

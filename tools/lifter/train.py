@@ -36,7 +36,7 @@ class Training:
         seed: of weights and material. channels: width of the network.
     """
 
-    steps: int = 6000
+    steps: int = 4000
     clips: int = 32
     rate: float = 2e-3
     warm: int = 100
