@@ -48,7 +48,7 @@ UNIT = 0.0254 / 0.45
 SIZE = (1000, 1000)
 FOCAL = 1145.0
 FRAMES = 48
-PROTOCOL = {"steps": 500, "clips": 32, "frames": FRAMES, "rate": 2e-3, "channels": 160, "version": 1}
+PROTOCOL = {"steps": 600, "clips": 32, "frames": FRAMES, "rate": 2e-3, "channels": 160, "version": 1}
 NETWORKS = {"temporal network": (3, 3, 3), "single-frame network": (1, 1, 1)}
 RIDGE = "ridge on one frame"
 BODY = skeleton(COMMON).indices(BODY12)
@@ -87,17 +87,19 @@ def seen_by(rng: np.random.Generator, points: Array) -> tuple[Array, Array, Arra
 
 
 def draw(rng: np.random.Generator, captures: Captures, clips: int) -> tuple[Array, Array]:
-    """Features (N, 48 + 26, 42) and joints (N, 48, 39) of random parts of sequences for learning, float32."""
+    """Windows of features (8 N, 27, 42) around frames of N random parts of sequences for learning, and the joints of
+    those frames (8 N, 39), float32."""
     numbers = np.flatnonzero(captures.train)
     features, targets = [], []
     for number in rng.choice(numbers, clips):
         sequence = captures.sequences[number]
         begin = rng.integers(0, max(len(sequence) - FRAMES, 0) + 1)
-        part = sequence[begin : begin + FRAMES]
-        space, pixels, seen = seen_by(rng, padded(part, 0, FRAMES - len(part)))
-        features.append(padded(person_features(pixels, seen, SIZE), PADDING, PADDING))
-        targets.append(space.reshape(FRAMES, -1))
-    return np.stack(features), np.stack(targets).astype(np.float32)
+        space, pixels, seen = seen_by(rng, sequence[begin : begin + FRAMES])
+        whole = padded(person_features(pixels, seen, SIZE), PADDING, PADDING)
+        at = rng.integers(0, len(space), 8)
+        features.append(whole[at[:, None] + np.arange(2 * PADDING + 1)])
+        targets.append(space[at].reshape(8, -1))
+    return np.concatenate(features), np.concatenate(targets).astype(np.float32)
 
 
 def learn(captures: Captures, widths: tuple[int, ...], seed: int, protocol: dict[str, Any]) -> TemporalNetwork:
@@ -112,8 +114,8 @@ def learn(captures: Captures, widths: tuple[int, ...], seed: int, protocol: dict
     for step in range(protocol["steps"]):
         drawn = draw(np.random.default_rng((seed, step)), captures, protocol["clips"])
         features, targets = (torch.as_tensor(array) for array in drawn)
-        made = network(features[:, extra : features.shape[1] - extra]).reshape(*targets.shape[:2], 13, 3)
-        made = made - made[:, :, HIPS].mean(2, keepdim=True)
+        made = network.one_frame(features[:, extra : features.shape[1] - extra]).reshape(-1, 13, 3)
+        made = made - made[:, HIPS].mean(1, keepdim=True)
         loss = torch.linalg.vector_norm(made - targets.reshape(made.shape), dim=-1).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -123,12 +125,12 @@ def learn(captures: Captures, widths: tuple[int, ...], seed: int, protocol: dict
 
 
 def ridge(captures: Captures, seed: int, protocol: dict[str, Any]) -> Array:
-    """(43, 39) weights of ridge regression on the features of one frame, from as many frames as networks get in a
-    tenth of their steps."""
+    """(43, 39) weights of ridge regression on the features of one frame, from a quarter of the frames that networks
+    get."""
     left, right = np.zeros((CHANNELS + 1,) * 2), np.zeros((CHANNELS + 1, 39))
-    for step in range(max(protocol["steps"] // 10, 1)):
+    for step in range(max(protocol["steps"] // 4, 1)):
         features, targets = draw(np.random.default_rng((seed, step)), captures, protocol["clips"])
-        x = features[:, PADDING:-PADDING].reshape(-1, CHANNELS).astype(np.float64)
+        x = features[:, PADDING].astype(np.float64)
         x = np.concatenate([x, np.ones((len(x), 1))], 1)
         left, right = left + x.T @ x, right + x.T @ targets.reshape(-1, 39)
     return np.asarray(np.linalg.solve(left + 1e-4 * np.trace(left) / len(left) * np.eye(len(left)), right))

@@ -107,12 +107,11 @@ def person_features(keypoints: Float, seen: Bool, size: tuple[int, int]) -> Floa
 
 
 def smoothed(values: Float, width: int) -> Float:
-    """(T,) mean over the `width` frames around each frame, over fewer at the ends."""
-    half = width // 2
-    total = len(values)
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    """(..., T) mean over the `width` frames around each frame, over fewer at the ends."""
+    half, total = width // 2, values.shape[-1]
+    sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, -1, dtype=np.float64)], -1)
     low, high = np.maximum(np.arange(total) - half, 0), np.minimum(np.arange(total) + half + 1, total)
-    return np.asarray((sums[high] - sums[low]) / (high - low))
+    return np.asarray((sums[..., high] - sums[..., low]) / (high - low))
 
 
 def mirrored_features(features: Float) -> Float:

@@ -111,13 +111,21 @@ class TemporalNetwork(nn.Module):
         Returns:
             (N, 1, num_out), equal to `forward`; the form in which the network is trained on single frames.
         """
-        from torch.nn.functional import conv1d
-
-        x = conv1d(window.transpose(1, 2), self.expand_conv.weight, stride=self.widths[0])
-        x = self._normalised(x, self.expand_bn)
+        x = self._flat(_strided(window, self.expand_conv.weight), self.expand_bn)
         for n, width in enumerate(self.widths[1:]):
-            kept = x[:, :, width - 1 if self.causal else width // 2 :: width]
-            x = self._normalised(conv1d(x, self.layers_conv[2 * n].weight, stride=width), self.layers_bn[2 * n])
-            x = kept + self._normalised(self.layers_conv[2 * n + 1](x), self.layers_bn[2 * n + 1])
-        out: torch.Tensor = self.shrink(x).transpose(1, 2)
+            kept = x[:, width - 1 if self.causal else width // 2 :: width]
+            x = self._flat(_strided(x, self.layers_conv[2 * n].weight), self.layers_bn[2 * n])
+            x = kept + self._flat(_strided(x, self.layers_conv[2 * n + 1].weight), self.layers_bn[2 * n + 1])
+        out: torch.Tensor = _strided(x, self.shrink.weight) + self.shrink.bias
         return out
+
+    def _flat(self, made: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """`_normalised` of (N, T, channels)."""
+        return self._normalised(made.flatten(0, 1), norm).reshape(made.shape)
+
+
+def _strided(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A convolution whose stride is its width, as one product of matrices: (N, T, C) -> (N, T / width, channels)."""
+    width = weight.shape[2]
+    parts = x.reshape(len(x), x.shape[1] // width, width * x.shape[2])
+    return torch.nn.functional.linear(parts, weight.transpose(1, 2).flatten(1))

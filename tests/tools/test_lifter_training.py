@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import SourceError, WeightsError
-from dataengine.lift.inputs import CHANNELS
+from dataengine.lift.inputs import CHANNELS, person_features
 from dataengine.lift.temporal import PADDING, open_network
 from dataengine.rendering.body import Body
 from tools.lifter import captures, material
@@ -101,34 +101,45 @@ def test_captures_take_the_lengths_of_a_body() -> None:
             assert np.allclose(np.linalg.norm(bone, axis=1), length)
 
 
-def test_cameras_mirror_nobody_and_project_what_they_show() -> None:
-    pool, rng = material.Pool.open(None), np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def sequences() -> np.ndarray:
+    return np.asarray(material.bank(material.Pool.open(None), 1, 24))
 
+
+def test_cameras_mirror_nobody_and_project_what_they_show(sequences: np.ndarray) -> None:
     def volume(joints: np.ndarray) -> np.ndarray:
-        a, b, c = (joints[:, n] - joints[:, 1] for n in (2, 7, 9))
+        a, b, c = (joints[..., n, :] - joints[..., 1, :] for n in (2, 7, 9))
         return np.asarray((np.cross(a, b) * c).sum(-1))
 
-    for _ in range(20):
-        points = pool.draw(rng)
-        seen = material.view(rng, points)
-        body = np.concatenate([points[:, :1], points[:, 2:]], 1)
-        assert np.allclose(volume(body), volume(seen.space))
-        apart = (np.linalg.norm(each[:, 3] - each[:, 9], axis=1) for each in (body, seen.space))
-        assert np.allclose(*apart)
-        ray = (seen.pixels - np.array(seen.size) / 2) / seen.space[..., :2] * seen.space[..., 2:]
-        assert np.allclose(ray, np.median(ray), rtol=1e-6)
+    seen = material.views(np.random.default_rng(0), sequences.astype(np.float64))
+    body = np.concatenate([sequences[:, :, :1], sequences[:, :, 2:]], 2)
+    assert np.allclose(volume(body), volume(seen.space), atol=1e-5)
+    far = seen.space[..., 2] > 0.4
+    ray = (seen.pixels - seen.sizes[:, None, None] / 2)[..., 1] / seen.space[..., 1] * seen.space[..., 2]
+    assert all(np.allclose(one[ok], np.median(one[ok]), rtol=1e-6) for one, ok in zip(ray, far))
 
 
-def test_a_step_learns_from_its_seed_alone() -> None:
-    pool = material.Pool.open(None)
-    one, other = (material.batch(np.random.default_rng((3, 4)), pool, 3, PADDING) for _ in range(2))
+def test_features_of_many_are_those_of_each(sequences: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    seen = material.views(rng, sequences.astype(np.float64))
+    pixels, given = material.observed(rng, seen)
+    made = material.features(pixels, given, seen.sizes)
+    for n, size in enumerate(seen.sizes.astype(int)):
+        wanted = person_features(pixels[n], given[n], (int(size[0]), int(size[1])))
+        assert np.allclose(made[n], wanted, atol=1e-6)
+
+
+def test_a_step_learns_from_its_seed_alone(sequences: np.ndarray) -> None:
+    one, other = (material.batch(np.random.default_rng((3, 4)), sequences, 30) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, other))
-    assert one[0].shape == (3, material.FRAMES + 2 * PADDING, CHANNELS) and one[1].shape == (3, material.FRAMES, 39)
+    assert one[0].shape == (30, material.WINDOW, CHANNELS) and one[1].shape == (30, 39)
     assert all(np.isfinite(a).all() and a.dtype == np.float32 for a in one)
+    assert np.abs(one[1].reshape(-1, 13, 3)[:, 7:9].sum(1)).max() < 1e-6
+    assert material.WINDOW == 2 * PADDING + 1 == make_network(8).receptive_field
 
 
 def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, clock = Training(steps=5, clips=1, warm=2, channels=8), [0.0]
+    settings, clock = Training(steps=5, windows=4, warm=2, channels=8, sequences=4), [0.0]
     inner = from_pool(material.Pool.open(None), settings)
 
     def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -145,12 +156,12 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path: Path, monkey
 
 
 def test_it_learns() -> None:
-    settings = Training(steps=40, clips=2, warm=5, channels=16, average=0.9, rate=5e-3)
+    settings = Training(steps=40, windows=64, warm=5, channels=16, average=0.9, rate=5e-3, sequences=8)
     drawn = from_pool(material.Pool.open(None), settings)(np.random.default_rng(0))
     network = train(settings, lambda _: drawn)
     assert network is not None
     with torch.inference_mode():
-        made = network(torch.as_tensor(drawn[0])).numpy()
+        made = network(torch.as_tensor(drawn[0]))[:, 0].numpy()
     assert np.abs(made - drawn[1]).mean() < 0.6 * np.abs(drawn[1]).mean()
     assert rate_at(settings, 0) < rate_at(settings, 5) == settings.rate > rate_at(settings, 39) > 0
 

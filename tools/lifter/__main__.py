@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from dataengine.lift.temporal import weights_folder
-from tools.lifter.material import CAPTURE_FPS, FRAMES, Pool, collect
+from tools.lifter.material import CAPTURE_FPS, Pool, collect
 from tools.lifter.ship import make_network, ship
 from tools.lifter.train import Training, from_pool, train
 
@@ -53,7 +53,6 @@ def main() -> None:
             "captures": "CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu), free for all uses",
             "capture_motions": len(pool.captures),
             "capture_minutes": round(sum(map(len, pool.captures)) / CAPTURE_FPS / 60, 1),
-            "clip_frames": FRAMES,
             **dataclasses.asdict(training),
             "steps_done": state["step"],
         },

@@ -14,18 +14,22 @@ import numpy as np
 from dataengine.core.skeletons import COMMON
 from dataengine.core.skeletons import skeleton as layout_of
 from dataengine.core.types import Bool, Float
-from dataengine.lift.inputs import HIPS, mirrored_features, person_features
-from dataengine.rendering.body import HEAD, Body, pose
+from dataengine.lift.inputs import HIPS, SMOOTHING, TRUNK, person_features, smoothed
+from dataengine.rendering.body import HEAD, Body, pose, rotation
 from dataengine.rendering.motion import MOTIONS, angles
 from tools.lifter import captures
 from tools.lifter.captures import POINTS
 
-FRAMES = 48
-"""Frames of a clip of the material."""
+WINDOW = 27
+"""Frames that the network sees."""
+FRAMES = WINDOW + SMOOTHING - 1
+"""Frames of a sequence of the material: a window, and what the size of a person is averaged over."""
 CAPTURE_FPS = 60.0
 _SHARES = np.array([{"free": 6.0, "lie": 1.5}.get(motion, 1.0) for motion in MOTIONS])
 _SHARES /= _SHARES.sum()
 _INDEX = {name: n for n, name in enumerate(POINTS)}
+MIRRORED = [0, 1, *(n + 1 if n % 2 == 0 else n - 1 for n in range(2, 14))]
+"""Points of the mirrored body."""
 
 
 def collect(folder: Path, file: Path) -> int:
@@ -113,101 +117,133 @@ class Pool:
         return np.asarray(points @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]))
 
 
+SIZES = np.array([(1920, 1080), (1280, 720), (640, 480), (500, 500), (1080, 1920), (320, 240), (1000, 1002)], float)
+FLIP = list(layout_of(COMMON).flip)
+
+
 @dataclass(frozen=True)
-class View:
-    """A sequence as a camera sees it.
+class Views:
+    """Sequences as cameras see them.
 
     Attributes:
-        space: (T, 13, 3) metres in the camera's axes (x right, y down, z away), in the layout body13.
-        pixels: (T, 13, 2) pixels.
-        size: width and height of the picture in pixels.
+        space: (N, T, 13, 3) metres in the cameras' axes (x right, y down, z away), in the layout body13.
+        pixels: (N, T, 13, 2) pixels.
+        sizes: (N, 2) width and height of the pictures in pixels.
     """
 
     space: Float
     pixels: Float
-    size: tuple[int, int]
+    sizes: Float
 
 
-SIZES = ((1920, 1080), (1280, 720), (640, 480), (500, 500), (1080, 1920), (320, 240), (1000, 1002))
+def views(rng: np.random.Generator, points: Float) -> Views:
+    """Random cameras that have the person in the picture: (N, T, 14, 3) y up -> the people as they see them.
 
-
-def view(rng: np.random.Generator, points: Float) -> View:
-    """A random camera that has the person in the picture: (T, 14, 3) y up -> the person as it sees it.
-
-    The horizontal field of view is 25 to 80 degrees; the camera looks down by 5 degrees on average; a standing person
-    takes a fifth to the whole of the picture's height.
+    The horizontal field of view is 25 to 80 degrees; cameras look down by 5 degrees on average; a standing person takes
+    a fifth to the whole of the picture's height.
     """
-    size = SIZES[rng.integers(len(SIZES))]
-    width, height = size
-    focal = width / 2 / np.tan(np.radians(rng.uniform(25, 80)) / 2)
-    tall = rng.uniform(0.2, 0.95) * height
-    distance = max(focal * 1.7 / tall, 1.8)
-    pitch, roll = np.radians(rng.normal(5, 12)), np.radians(rng.normal(0, 3))
+    count = len(points)
+    sizes = SIZES[rng.integers(len(SIZES), size=count)]
+    focal = sizes[:, 0] / 2 / np.tan(np.radians(rng.uniform(25, 80, count)) / 2)
+    tall = rng.uniform(0.2, 0.95, count) * sizes[:, 1]
+    distance = np.maximum(focal * 1.7 / tall, 1.8)
     # the head point of estimators lies between the middle of the head and the tip of the nose
-    share = rng.uniform(0, 1) if rng.random() < 0.5 else 1.0
-    head = share * points[:, :1] + (1 - share) * points[:, 1:2]
-    body = np.concatenate([head, points[:, 2:]], 1)
-    seen = body * np.array([1.0, -1.0, -1.0])  # x right, y down, z away
-    cp, sp, cr, sr = np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
-    seen = seen @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]]).T
-    seen = seen @ np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]).T
-    room = np.maximum(np.array([width, height]) - np.array([0.3, 0.8]) * tall, 0.1 * np.array([width, height])) / 2
-    place = rng.uniform(-room, room)
-    # turned so that the middle of the body lies at that place of the picture
-    ray = np.array([place[0] / focal, place[1] / focal, 1.0])
-    origin = ray * distance
-    space = seen + origin
+    share = np.where(rng.random(count) < 0.5, rng.uniform(0, 1, count), 1.0)[:, None, None, None]
+    head = share * points[:, :, :1] + (1 - share) * points[:, :, 1:2]
+    body = np.concatenate([head, points[:, :, 2:]], 2) * np.array([1.0, -1.0, -1.0])  # x right, y down, z away
+    tilt = rotation("x", np.radians(rng.normal(5, 12, count)))
+    roll = rotation("z", np.radians(rng.normal(0, 3, count)))
+    room = np.maximum(sizes - np.array([0.3, 0.8]) * tall[:, None], 0.1 * sizes) / 2
+    place = rng.uniform(-1, 1, (count, 2)) * room
+    origin = np.concatenate([place / focal[:, None], np.ones((count, 1))], 1) * distance[:, None]
+    space = _turned(body, np.swapaxes(roll @ tilt, 1, 2)) + origin[:, None, None]
     space[..., 2] = np.maximum(space[..., 2], 0.4)
-    pixels = focal * space[..., :2] / space[..., 2:] + np.array([width, height]) / 2
-    return View(space, pixels, size)
+    pixels = focal[:, None, None, None] * space[..., :2] / space[..., 2:] + sizes[:, None, None] / 2
+    return Views(space, pixels, sizes)
 
 
-def observed(rng: np.random.Generator, given: View) -> tuple[Float, Bool]:
-    """What a pose estimator makes of a view: pixels (T, 13, 2) with noise, and which joints it gives (T, 13)."""
-    total, joints = given.pixels.shape[:2]
-    extent = float(np.median(np.ptp(given.pixels, axis=1).max(-1)))
-    noise = extent * rng.uniform(0, 0.02)
-    jumpy = rng.normal(0, 1, (total, joints, 2))
-    slow = np.repeat(rng.normal(0, 1, (total // 8 + 3, joints, 2)), 8, axis=0)
-    sums = np.cumsum(slow, 0)
-    slow = (sums[8 : total + 8] - sums[:total]) / 8
-    pixels = given.pixels + noise * (0.6 * jumpy + 1.6 * slow)
-    gone = rng.random((total, joints)) < rng.choice([0.0, 0.0, 0.02, 0.1])
-    if rng.random() < 0.4:  # joints that are hidden for a while
-        for joint in rng.choice(joints, rng.integers(1, 5), replace=False):
-            begin, length = rng.integers(0, total), rng.integers(3, total)
-            gone[begin : begin + length, joint] = True
-    if rng.random() < 0.1:  # legs below the edge of the picture
-        gone[:, 9:] = True
-    if rng.random() < 0.15:  # nobody is found for a while
-        begin = rng.integers(0, total)
-        gone[begin : begin + rng.integers(1, 10)] = True
-    wild = rng.random((total, joints)) < rng.choice([0.0, 0.0, 0.005, 0.02])
-    pixels = np.where(wild[..., None], pixels + rng.normal(0, 0.15 * extent, pixels.shape), pixels)
-    if rng.random() < 0.08:  # left and right exchanged for some frames
-        begin = rng.integers(0, total)
-        frames = slice(begin, begin + rng.integers(1, 8))
-        pixels[frames] = pixels[frames][:, list(layout_of(COMMON).flip)]
-    inside = ((given.pixels >= 0) & (given.pixels < np.array(given.size))).all(-1)
-    keep = ~gone & (inside | (rng.random() < 0.2))
-    if not keep.any():
-        keep[:] = True
-    return pixels, keep
+def _turned(points: Float, turns: Float) -> Float:
+    """(N, T, V, 3) points, as rows, times one matrix (N, 3, 3) each."""
+    return np.asarray((points.reshape(len(points), -1, 3) @ turns).reshape(points.shape))
 
 
-def batch(rng: np.random.Generator, pool: Pool, count: int, padding: int) -> tuple[Float, Float]:
-    """Features (N, T + 2 padding, 42) and joints from the middle of the hips (N, T, 39) metres, float32.
+def _for_a_while(rng: np.random.Generator, shape: tuple[int, ...], total: int, least: int, most: int) -> Bool:
+    """(*shape, T) whether a frame lies in a run of `least` to `most` frames that begins anywhere."""
+    begin = rng.integers(0, total, shape)[..., None]
+    frames = np.arange(total)
+    return np.asarray((frames >= begin) & (frames < begin + rng.integers(least, most, shape)[..., None]))
 
-    As when lifting, the first and last frames are repeated; half of the clips are mirrored.
+
+def observed(rng: np.random.Generator, given: Views) -> tuple[Float, Bool]:
+    """What pose estimators make of views: pixels (N, T, 13, 2) with noise, and which joints they give (N, T, 13)."""
+    count, total, joints = given.pixels.shape[:3]
+    extent = np.median(np.ptp(given.pixels, axis=2).max(-1), axis=1)[:, None, None, None]
+    sums = np.cumsum(rng.standard_normal((count, total // 8 + 3, joints, 2)).repeat(8, axis=1), axis=1)
+    slow = (sums[:, 8 : total + 8] - sums[:, :total]) / 8
+    jumpy = rng.standard_normal(given.pixels.shape)
+    pixels = given.pixels + extent * rng.uniform(0, 0.02, (count, 1, 1, 1)) * (0.6 * jumpy + 1.6 * slow)
+    wild = rng.random((count, total, joints, 1)) < rng.choice([0.0, 0.0, 0.005, 0.02], (count, 1, 1, 1))
+    pixels += np.where(wild, 0.15 * extent * rng.standard_normal(pixels.shape), 0)
+    # left and right exchanged for some frames
+    turned = _for_a_while(rng, (count,), total, 1, 8) & (rng.random((count, 1)) < 0.08)
+    pixels = np.where(turned[..., None, None], pixels[:, :, FLIP], pixels)
+    gone = rng.random((count, total, joints)) < rng.choice([0.0, 0.0, 0.02, 0.1], (count, 1, 1))
+    hidden = _for_a_while(rng, (count, joints), total, 3, total) & (rng.random((count, joints, 1)) < 0.2)
+    gone |= np.swapaxes(hidden, 1, 2) & (rng.random((count, 1, 1)) < 0.4)
+    gone[:, :, 9:] |= rng.random((count, 1, 1)) < 0.08  # legs below the edge of the picture
+    gone |= (_for_a_while(rng, (count,), total, 1, 10) & (rng.random((count, 1)) < 0.15))[..., None]
+    inside = ((given.pixels >= 0) & (given.pixels < given.sizes[:, None, None])).all(-1)
+    keep = ~gone & (inside | (rng.random((count, 1, 1)) < 0.2))
+    return pixels, keep | ~keep.any((1, 2), keepdims=True)
+
+
+def features(pixels: Float, seen: Bool, sizes: Float) -> Float:
+    """`person_features` of many sequences at once: (N, T, 42) float32."""
+    count, total = seen.shape[:2]
+    points = pixels * (2 / sizes[:, None, None, :1]) - np.stack(
+        [np.ones(count), sizes[:, 1] / sizes[:, 0]], -1
+    )[:, None, None]  # fmt: skip
+    points = np.where(seen[..., None], points, 0.0)
+    trunk = np.zeros_like(seen)
+    trunk[:, :, TRUNK] = seen[:, :, TRUNK]
+    use = np.where(trunk.any(2, keepdims=True), trunk, seen)
+    centre = (points * use[..., None]).sum(2) / np.maximum(use.sum(2), 1)[..., None]
+    apart = ((points - centre[:, :, None]) ** 2).sum(-1) * seen
+    spread = np.sqrt(apart.sum(2) / np.maximum(seen.sum(2), 1))
+    scale = smoothed(spread, SMOOTHING)
+    joints = np.where(seen[..., None], (points - centre[:, :, None]) / np.maximum(scale, 1e-6)[..., None, None], 0.0)
+    made = np.concatenate(
+        [joints.reshape(count, total, -1), seen, centre, np.log(np.maximum(scale, 1e-6))[..., None]], 2
+    ).astype(np.float32)
+    for n in np.flatnonzero((seen.sum(2) < 4).any(1)):  # gaps are bridged there
+        made[n] = person_features(pixels[n], seen[n], (int(sizes[n, 0]), int(sizes[n, 1])))
+    return made
+
+
+def bank(pool: Pool, seed: int, count: int) -> Float:
+    """(N, 53, 14, 3) float32 metres, y up: sequences that training draws from."""
+    rng = np.random.default_rng((seed, count))
+    return np.stack([pool.draw(rng).astype(np.float32) for _ in range(count)])
+
+
+def batch(rng: np.random.Generator, sequences: Float, count: int) -> tuple[Float, Float]:
+    """Windows of features (N, 27, 42) and the joints of their middle frames from the middle of the hips (N, 39) metres,
+    float32.
+
+    People face anywhere and half of them are mirrored. In one of six windows the clip begins or ends within it: as when
+    lifting, its first or last frame is repeated.
     """
-    features, targets = [], []
-    flip = list(layout_of(COMMON).flip)
-    for _ in range(count):
-        seen = view(rng, pool.draw(rng))
-        given = person_features(*observed(rng, seen), seen.size)
-        space = seen.space - seen.space[:, HIPS].mean(1, keepdims=True)
-        if rng.random() < 0.5:
-            given, space = mirrored_features(given), space[:, flip] * np.array([-1.0, 1.0, 1.0])
-        features.append(np.pad(given, ((padding, padding), (0, 0)), mode="edge"))
-        targets.append(space.reshape(len(space), -1))
-    return np.stack(features), np.stack(targets).astype(np.float32)
+    points = sequences[rng.integers(len(sequences), size=count)].astype(np.float64)
+    points = _turned(points, rotation("y", rng.uniform(0, 2 * np.pi, count)))
+    mirrored = points[:, :, MIRRORED] * np.array([-1.0, 1.0, 1.0])
+    points = np.where(rng.random((count, 1, 1, 1)) < 0.5, mirrored, points)
+    seen = views(rng, points)
+    given = features(*observed(rng, seen), seen.sizes)
+    middle, reach = FRAMES // 2, WINDOW // 2
+    first, last = np.zeros(count, int), np.full(count, FRAMES - 1)
+    ends, where = rng.random(count), rng.integers(0, reach, count)
+    first, last = np.where(ends < 1 / 12, middle - where, first), np.where(ends > 11 / 12, middle + where, last)
+    frames = np.clip(np.arange(middle - reach, middle + reach + 1), first[:, None], last[:, None])
+    window = given[np.arange(count)[:, None], frames]
+    space = seen.space[:, middle]
+    return window, (space - space[:, HIPS].mean(1, keepdims=True)).reshape(count, -1).astype(np.float32)

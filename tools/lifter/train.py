@@ -1,7 +1,4 @@
-"""Training of the built-in lifter. What a step learns from is a function of the seed and its number alone.
-
-All layers but the last compute in bfloat16, which is half the time on a CPU that has it.
-"""
+"""Training of the built-in lifter. What a step learns from is a function of the seed and its number alone."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataengine.lift.inputs import NUM_BODY
+from dataengine.lift.inputs import HIPS, NUM_BODY
 from dataengine.lift.network import TemporalNetwork
-from tools.lifter.material import Pool, batch
+from tools.lifter.material import Pool, bank, batch
 from tools.lifter.ship import WIDE, make_network
 
 Draw = Callable[[np.random.Generator], tuple[Any, Any]]
@@ -28,21 +25,21 @@ class Training:
     """Numbers of a training run.
 
     Attributes:
-        steps: optimiser steps. clips: per step.
+        steps: optimiser steps. windows: per step.
         rate: the learning rate after `warm` steps; it falls to 0 by half a cosine over the second half of the steps.
         average: decay of the running mean of weights that is the result.
         decay: weight decay of AdamW.
-        velocity: weight of the error of differences between frames, against that of places.
+        sequences: how many the windows are drawn from.
         seed: of weights and material. channels: width of the network.
     """
 
-    steps: int = 4000
-    clips: int = 32
+    steps: int = 1800
+    windows: int = 256
     rate: float = 2e-3
     warm: int = 100
-    average: float = 0.997
+    average: float = 0.995
     decay: float = 1e-3
-    velocity: float = 1.0
+    sequences: int = 24_000
     seed: int = 1
     channels: int = WIDE
 
@@ -65,18 +62,11 @@ def follow(average: dict[str, Any], network: TemporalNetwork, decay: float) -> N
                 average[name].copy_(tensor)
 
 
-def loss_of(network: TemporalNetwork, features: Any, targets: Any, velocity: float) -> tuple[Any, float]:
-    """The loss, and the mean distance of joints in metres."""
-    with torch.autocast("cpu", torch.bfloat16):
-        inner = network.trunk(features)
-    made = network.shrink(inner.float()).transpose(1, 2).reshape(*targets.shape[:2], NUM_BODY, 3)
-    wanted = targets.reshape(made.shape)
-    made = made - made[:, :, 7:9].mean(2, keepdim=True)
-    apart = torch.linalg.vector_norm(made - wanted, dim=-1).mean()
-    if not velocity:
-        return apart, float(apart.detach())
-    moved = (made[:, 1:] - made[:, :-1]) - (wanted[:, 1:] - wanted[:, :-1])
-    return apart + velocity * torch.linalg.vector_norm(moved, dim=-1).mean(), float(apart.detach())
+def loss_of(network: TemporalNetwork, windows: Any, targets: Any) -> Any:
+    """The mean distance of joints in metres, the middle of the hips at the origin."""
+    made = network.one_frame(windows).reshape(-1, NUM_BODY, 3)
+    made = made - made[:, HIPS].mean(1, keepdim=True)
+    return torch.linalg.vector_norm(made - targets.reshape(made.shape), dim=-1).mean()
 
 
 def train(
@@ -132,13 +122,13 @@ def train(
         features, targets = (torch.as_tensor(array) for array in draw(rng))
         for group in optimiser.param_groups:
             group["lr"] = rate_at(training, step)
-        loss, error = loss_of(network, features, targets, training.velocity)
+        loss = loss_of(network, features, targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         follow(average, network, min(training.average, (1 + step) / (10 + step)))
-        mean += (error - mean) * max(0.02, 1 / (step - first + 1))
+        mean += (float(loss.detach()) - mean) * max(0.02, 1 / (step - first + 1))
         if step % 100 == 99:
             pace = (time.monotonic() - begin) / (step - first + 1)
             say(f"step {step + 1}: {1000 * mean:.1f} mm, {pace:.3f} s per step")
@@ -151,6 +141,6 @@ def train(
 
 
 def from_pool(pool: Pool, training: Training) -> Draw:
-    """Steps that learn from clips of a pool."""
-    padding = make_network(8).padding[0]
-    return lambda rng: batch(rng, pool, training.clips, padding)
+    """Steps that learn from windows of a pool."""
+    sequences = bank(pool, training.seed, training.sequences)
+    return lambda rng: batch(rng, sequences, training.windows)
