@@ -64,10 +64,9 @@ def to_text(found: list[dict[str, Any]]) -> str:
             f"round {row['round']}  {said}  {row['frames']} frames, validation loss {before:.4g} -> {after:.4g}"
         )
         lines.append(f"  weights  {row['weights']}")
-        lines += [
-            f"  {name:<20} {before:.4g} -> {after:.4g}"
-            for name, (before, after) in row["measures"].items()
-            if before is not None and after is not None
-        ]
+        for name, (before, after) in row["measures"].items():
+            if before is not None and after is not None:
+                shown = f"{after:.4g}, {before:.4g}" if name.endswith("(limit)") else f"{before:.4g} -> {after:.4g}"
+                lines.append(f"  {name:<20} {shown}")
         lines += [f"  refused: {reason}" for reason in row["reasons"]]
     return "\n".join(lines)

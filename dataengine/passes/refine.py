@@ -58,7 +58,7 @@ class Refine(TablePass):
     gives = None
     on_device = True
     shows_steps = True
-    per = "build"
+    per = "frame"
     adds = (pa.field("generation", pa.int32()), pa.field("generation_weights", pa.string()))
 
     def enabled(self, recipe: Recipe) -> bool:
@@ -156,7 +156,8 @@ class Refine(TablePass):
         return {} if record is None else record
 
     def rates(self, recipe: Recipe) -> Mapping[str, float]:
-        return {f"students/{recipe.refine.student}": 1.0}
+        table = recipe.refine  # each round goes through its frames once an epoch
+        return {f"students/{table.student}": table.frames * table.epochs * table.rounds}
 
 
 def _learned(last: Mapping[str, Any]) -> Row:
