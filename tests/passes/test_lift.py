@@ -188,17 +188,6 @@ def test_a_change_of_the_lifter_lifts_again_and_no_more(lifted: Path, corpus: Pa
     assert len(lost) == result.reasons["reprojection"] >= 3 and (lost["value"] > limit).all() and verify(out) == []
 
 
-@pytest.mark.slow
-def test_a_takedown_erases_the_joints(lifted: Path, tmp_path: Path) -> None:
-    out = copied(lifted, tmp_path)
-    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
-    takedown(out, [clip_id], "asked")
-    rewrite_and_clean(out)
-    assert clip_id not in dataengine.open(out).clips.collect()["clip_id"] and verify(out) == []
-    kept = [key for path in (out / "work").glob("lift-*/data/*.tar") for key, _ in iterate(path)]
-    assert kept and clip_id not in kept
-
-
 def test_planted_damage_is_named(lifted: Path, tmp_path: Path) -> None:
     out = copied(lifted, tmp_path)
     manifest = index.read_manifest(out / "dataset")
@@ -278,6 +267,19 @@ RECIPE = (
 def build_blocks(folder: Path, out: Path, *overrides: str) -> None:
     arguments: dict[str, Any] = {"overlay": "core", "overrides": [*RECIPE, *overrides], "engine": Engine(serial=True)}
     dataengine.build("posecap", {"blocks": str(folder / "videos")}, out, **arguments)
+
+
+@pytest.mark.slow
+def test_a_takedown_erases_the_joints(outside: None, tmp_path: Path) -> None:
+    blocks.write_corpus(tmp_path / "videos")
+    out = tmp_path / "out"
+    build_blocks(tmp_path, out, LIFT)
+    clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
+    takedown(out, [clip_id], "asked")
+    rewrite_and_clean(out)
+    assert clip_id not in dataengine.open(out).clips.collect()["clip_id"] and verify(out) == []
+    kept = [key for path in (out / "work").glob("lift-*/data/*.tar") for key, _ in iterate(path)]
+    assert kept and clip_id not in kept
 
 
 def _killed_builds(folder: Path, results: Any) -> None:
