@@ -22,10 +22,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 LONGEST = (
-    "tests/test_hosts.py",
     "tests/test_build.py",
-    "tests/test_environment.py",
+    "tests/test_hosts.py",
     "tests/pipeline/test_cluster",
+    "tests/test_journeys.py",
+    "tests/pipeline/test_dispatch.py",
+    "tests/pipeline/test_engine.py",
+    "tests/experts/test_expert_faults.py",
+    "tests/test_environment.py",
     "tests/training/test_loop.py",
     "tests/passes",
     "tests/contracts",

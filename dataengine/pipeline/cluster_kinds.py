@@ -55,6 +55,9 @@ THREADS = {
 }
 """Each worker is one thread of work; libraries that start their own lose 3-80x on shared cores."""
 
+CONNECTED = 10.0
+"""Seconds within which a scheduler is to answer."""
+
 GPU = {"GPU": 1}
 """The resource that tasks for an accelerator take. Workers that see a GPU offer it."""
 
@@ -318,7 +321,7 @@ def connect(target: Any, address: str | None) -> Any:
     import distributed
 
     try:
-        return distributed.Client(target, timeout=10, set_as_default=False)
+        return distributed.Client(target, timeout=CONNECTED, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DataEngineError(f"no Dask scheduler answers at {address}: {error}") from error
     except TypeError as error:

@@ -160,7 +160,8 @@ def test_a_mistake_of_the_user_ends_the_run_at_once(tmp_path: Path, serial: bool
         dispatcher.run(runner, (tmp_path,), tasks({"u0": "mistake", "u1": "a"}), work=tmp_path)
 
 
-def test_an_absent_scheduler_is_one_line() -> None:
+def test_an_absent_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataengine.pipeline.cluster_kinds.CONNECTED", 0.5)
     with (
         pytest.raises(DataEngineError, match="no Dask scheduler answers at"),
         Engine(scheduler="tcp://127.0.0.1:1").open(),
