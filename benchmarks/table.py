@@ -1,4 +1,5 @@
-"""Writes docs/benchmarks.md's table of figures from the committed results: the newest of each name.
+"""Writes tables of figures from the committed results, the newest of each name: docs/benchmarks.md, and the page of
+lifting.
 
 python benchmarks/table.py
 """
@@ -7,15 +8,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
+LIFT = ROOT / "docs" / "explanation" / "lift.md"
 
 
-def newest() -> dict[str, tuple[str, dict[str, object]]]:
+def newest() -> dict[str, tuple[str, dict[str, Any]]]:
     """Date and result of the newest run of each benchmark, by name."""
-    found: dict[str, tuple[str, dict[str, object]]] = {}
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         date = path.stem.rsplit("_", 1)[-1]
@@ -45,12 +48,38 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def write(text: str) -> str:
+def write(text: str, made: str | None = None) -> str:
     """The page with its table made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table() if made is None else made}\n{END}{after}"
+
+
+def lifting(result: dict[str, Any]) -> str:
+    """The two tables of the page of lifting."""
+    rows = ["| millimetres | MPJPE | P-MPJPE | N-MPJPE | velocity |", "|---|---|---|---|---|"]
+    for name, row in sorted(result["details"]["hdm05"].items(), key=lambda item: item[1]["mpjpe"]["mean"]):
+        rows.append(
+            f"| {name} | {' | '.join(_interval(row[key]) for key in ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'velocity'))} |"
+        )
+    real = result["details"]["four_cameras"]
+    kinds = ("", ", rigid fit", ", fit with scale")
+    names = [name for name in real if not name.endswith(kinds[1:])]
+    rows += [
+        "",
+        "| millimetres from the triangulated joints | root at the hips | rigid fit | fit with scale |",
+        "|---|---|---|---|",
+    ]
+    rows += [f"| {name} | {' | '.join(_interval(real[name + kind]) for kind in kinds)} |" for name in names]
+    return "\n".join(rows)
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    ends = f" ({figure['low']:.0f} to {figure['high']:.0f})" if "low" in figure else ""
+    return f"{figure['mean']:.0f}{ends}"
 
 
 if __name__ == "__main__":
     PAGE.write_text(write(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    if "lift" in newest():
+        LIFT.write_text(write(LIFT.read_text(encoding="utf-8"), lifting(newest()["lift"][1])), encoding="utf-8")
