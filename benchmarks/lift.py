@@ -166,7 +166,7 @@ def measures(captures: Captures, lift: Lift, seed: int, bones: bool = False) -> 
     every: dict[str, list[Array]] = {name: [] for name in ("mpjpe", "p_mpjpe", "n_mpjpe", "velocity")}
     each = []
     for number in np.flatnonzero(~captures.train):
-        space, pixels, seen = seen_by(np.random.default_rng((seed, 1_000_000, number)), captures.sequences[number])
+        space, pixels, seen = seen_by(np.random.default_rng((seed, 1_000_000, int(number))), captures.sequences[number])
         made = lift(pixels, seen)
         made = constant_bones(made) if bones else made
         made = made - made[:, HIPS].mean(1, keepdims=True)

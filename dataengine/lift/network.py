@@ -116,8 +116,8 @@ class TemporalNetwork(nn.Module):
             kept = x[:, width - 1 if self.causal else width // 2 :: width]
             x = self._flat(_strided(x, self.layers_conv[2 * n].weight), self.layers_bn[2 * n])
             x = kept + self._flat(_strided(x, self.layers_conv[2 * n + 1].weight), self.layers_bn[2 * n + 1])
-        out: torch.Tensor = _strided(x, self.shrink.weight) + self.shrink.bias
-        return out
+        assert self.shrink.bias is not None
+        return _strided(x, self.shrink.weight) + self.shrink.bias
 
     def _flat(self, made: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         """`_normalised` of (N, T, channels)."""

@@ -233,7 +233,7 @@ def batch(rng: np.random.Generator, sequences: Float, count: int) -> tuple[Float
     People face anywhere and half of them are mirrored. In one of six windows the clip begins or ends within it: as when
     lifting, its first or last frame is repeated.
     """
-    points = sequences[rng.integers(len(sequences), size=count)].astype(np.float64)
+    points: Float = sequences[rng.integers(len(sequences), size=count)].astype(np.float64)
     points = _turned(points, rotation("y", rng.uniform(0, 2 * np.pi, count)))
     mirrored = points[:, :, MIRRORED] * np.array([-1.0, 1.0, 1.0])
     points = np.where(rng.random((count, 1, 1, 1)) < 0.5, mirrored, points)
