@@ -64,8 +64,8 @@ class MoveNet(SquareCropExpert):
 
     @property
     def score_calibration(self) -> str | None:
-        """That of the published weights; a student learned scores that are probabilities already."""
-        return None if self.checkpoint else self.published
+        """That of the published weights, also for a student's: labels move its peaks and leave their heights alone."""
+        return self.published
 
     @property
     def processing(self) -> SquareCropProcessing:

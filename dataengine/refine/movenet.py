@@ -8,7 +8,7 @@ and ears of layouts with one head point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +36,13 @@ SPREAD = 1.25
 cell beside it they are at 0.72 of the peak, and two beside it at 0.29."""
 NEAR = 0.4
 """Least value, over that of the peak, where offsets and displacements are learned: about three by three cells."""
+RELATIVE = 10.0
+"""Learning rate of a tensor over that of the run, per root mean square of its weights. Batch normalisation is folded
+into the convolutions, whose weights therefore differ in size by orders of magnitude: steps of one size, as Adam takes,
+wreck the small ones (relative steps: Shazeer and Stern, "Adafactor", arXiv 1804.04235, section 8). At a rate of 1e-4 a
+weight changes by a thousandth of the tensor's size per step."""
+LEAST = 1e-3
+"""Least size of a tensor for this, so that biases of 0 learn, too."""
 PARTS = 8
 """Parts of the backbone that can be frozen: the stem and seven stages."""
 
@@ -137,6 +144,19 @@ class MoveNetSession(PersonCropSession):
         self.student = student
         self.file = file
 
+    def parameters(self) -> Sequence[Mapping[str, Any]]:
+        """Every tensor apart from the frozen parts, at a rate in proportion to its own size (see `RELATIVE`)."""
+        begin = dict(self.original.named_parameters())
+        return [
+            {
+                "params": [parameter],
+                "scale": RELATIVE * max(float(begin[name].square().mean().sqrt()), LEAST),
+                "weight_decay": 0.0,
+            }
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        ]
+
     def crop_loss(self, pixels: torch.Tensor, crops: PersonCrops) -> dict[str, torch.Tensor]:
         """The parts: `joints`, `displacement` and `offset`, and `kept`, how far what has no label drifts."""
         import torch
@@ -166,10 +186,10 @@ def losses(
         crops: the labels.
 
     Returns:
-        joints: cross-entropy of the maps with Gaussians as high as the score of the label, above that of a perfect map,
-        per area of a Gaussian. displacement: cells (L1, smooth below one) around the centre. offset: cells (L1) around
-        the joints. kept: the cross-entropy of centres and of joints without a label with what was said before, and how
-        far the offsets and displacements of these joints moved.
+        joints: divergence of the maps, each as a distribution over cells, from Gaussians around the labels.
+        displacement: cells (L1, smooth below one) around the centre. offset: cells (L1) around the joints. kept: the
+        cross-entropy of centres and of joints without a label with what was said before, how far the offsets and
+        displacements of these joints moved, and how far the peaks of the others rose or fell.
     """
     import torch
     from torch.nn import functional as F
@@ -181,7 +201,8 @@ def losses(
     points = torch.where(known[..., None], points, torch.zeros_like(points))
     near = _gaussians(points, height, width)
     old_heat, old_center = torch.sigmoid(before["heatmap"]), torch.sigmoid(before["center"])
-    heat = _excess(maps["heatmap"], torch.where(known[..., None, None], near * weight[..., None, None], old_heat))
+    heat = torch.where(known, _elsewhere(maps["heatmap"], near), _excess(maps["heatmap"], old_heat))
+    level = (maps["heatmap"].amax((2, 3)) - before["heatmap"].amax((2, 3))).abs()
 
     grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).to(points)
     # from the corner of each cell to the joint: offsets and displacements both count from there
@@ -198,13 +219,14 @@ def losses(
     old_joint = torch.where(old_heat >= 0.1, old_heat, 0)
     lost_maps, weight_maps = lost[..., None, None], weight[..., None, None]
     return {
-        "joints": weighted_mean(heat, known.to(heat)),
+        "joints": weighted_mean(heat, weight),
         "displacement": weighted_mean(
             F.smooth_l1_loss(regress, wanted, reduction="none").sum(2), at_center * weight_maps
         ),
         "offset": weighted_mean((offset - wanted).abs().sum(2), at_joint * weight_maps),
         "kept": _excess(maps["center"], old_center).mean()
         + weighted_mean(heat, lost)
+        + 0.1 * weighted_mean(level, weight)
         + 0.5 * weighted_mean(drift, old_joint * lost_maps)
         + 0.05 * weighted_mean(strayed, middle * lost_maps),
     }
@@ -228,6 +250,20 @@ def _gaussians(points: torch.Tensor, height: int, width: int) -> torch.Tensor:
     down = torch.exp(-((y - points[..., 1:]) ** 2) / (2 * SPREAD**2))
     across = torch.exp(-((x - points[..., :1]) ** 2) / (2 * SPREAD**2))
     return down[..., :, None] * across[..., None, :]
+
+
+def _elsewhere(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(N, V) divergence of maps (N, V, h, w), as distributions over cells, from `wanted` of the same shape; 0 at best.
+
+    It says where likelihoods lie and not how high they are, so that a label moves a peak and leaves its score alone.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    logs = F.logsigmoid(logits).flatten(2)
+    logs = logs - torch.logsumexp(logs, 2, keepdim=True)
+    target = wanted.flatten(2) / wanted.flatten(2).sum(2, keepdim=True).clamp(min=1e-6)
+    return F.kl_div(logs, target, reduction="none").sum(2)
 
 
 def _excess(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_the_expert_takes_a_checkpoint_in_place_of_the_published_weights(tmp_pat
     expert = experts.create("movenet", variant="lightning", checkpoint=str(path))
     assert expert.weights() == {"mine.onnx": weights.digest(path)}
     assert expert.needs() == []
-    assert expert.score_calibration is None
+    assert expert.score_calibration == "movenet_lightning"
     with expert.load() as session:
         frames = np.zeros((1, 96, 96, 3), np.uint8)
         assert len(session.predict(frames, [np.array([[0, 0, 96, 96, 1]], np.float32)])) == 1

@@ -62,9 +62,20 @@ def test_perfect_maps_cost_nothing_and_decode_to_the_labels() -> None:
 def test_each_part_tells_of_its_head_alone(head: str, part: str) -> None:
     crops = labels()
     before = perfect(crops)
-    worse = before | {head: before[head] + 0.5}
+    worse = before | {head: before[head].roll(1, 3) if head == "heatmap" else before[head] + 0.5}
     parts = losses(worse, before, crops)
     assert [name for name, value in parts.items() if float(value) > 1e-2] == [part]
+
+
+def test_labels_move_peaks_and_leave_scores_alone() -> None:
+    """A map that is right and half as likely costs nothing but its change from before."""
+    crops = labels()
+    before = perfect(crops)
+    lower = before | {"heatmap": torch.logit(torch.sigmoid(before["heatmap"]) / 2)}
+    parts = losses(lower, before, crops)
+    assert float(parts["joints"]) < 1e-3
+    assert float(parts["kept"]) > 0.1
+    assert float(losses(lower, lower, crops)["kept"]) < 1e-3
 
 
 def test_what_has_no_label_is_taught_to_stay() -> None:
