@@ -245,11 +245,15 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     people, tracks = _assignment(goal, head_lengths, fused)
     proposals = arrays["expert_keypoints"]
     selected = SSTA().fuse_batch(proposals, None, COMMON).coords
-    candidates = np.concatenate([proposals.swapaxes(0, 1), selected[None], fused[None]])  # (E + 2, M, T, 13, 2)
+    names = [*meta["experts"], "SST-A", f"fusion ({unit.recipe.pose.fusion})"]
+    poses = [proposals.swapaxes(0, 1), selected[None]]
+    if "fused_keypoints" in arrays:  # a student made the poses, and these were there before
+        poses.append(convert(arrays["fused_keypoints"], None, meta["skeleton"], COMMON)[0][None])
+        names.append(f"student {meta['student']}")
+    candidates = np.concatenate([*poses, fused[None]])  # (E + 2 or 3, M, T, 13, 2)
     right, num_joints = kernels.count_right(
         candidates, goal, head_lengths[..., 0], people, tracks, meta["width"], meta["height"]
     )
-    names = [*meta["experts"], "SST-A", f"fusion ({unit.recipe.pose.fusion})"]
     return [
         {"expert": name, "num_joints": num_joints, "num_right": number, "condition": condition}
         for name, number in zip(names, right.tolist())

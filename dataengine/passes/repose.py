@@ -82,6 +82,10 @@ class Repose(UnitPass):
             "pose": table | {"calibrated": pose.calibration is None},
         }
 
+    def fingerprint(self, recipe: Recipe, upstream: Mapping[str, str]) -> str:
+        """Digest of how a student is run; which weights count is part of the inputs of a unit, however they came to."""
+        return super().fingerprint(recipe, {name: digest for name, digest in upstream.items() if name != "refine"})
+
     def uses(self, recipe: Recipe) -> list[Component]:
         pose = recipe.pose
         kinds = (("decoders", pose.decoder), ("trackers", pose.tracker), ("fusion", pose.fusion))

@@ -336,7 +336,8 @@ def experts(dataset: Dataset) -> Html | None:
     blended = max(0.0, 1 - sum(share for _, share in found))
     rows = [Bar(name, [Part(share, f"c{n % 6}")], percent(share, 1)) for n, (name, share) in enumerate(found)]
     if blended >= 0.0005:
-        rows.append(Bar("blended of several", [Part(blended, "c6")], percent(blended, 1)))
+        refined = dataset.manifest.get("refine", {}).get("generation")
+        rows.append(Bar("the student" if refined else "blended of several", [Part(blended, "c6")], percent(blended, 1)))
     fusion = dataset.manifest.get("fusion")
     lead = "Share of the joints of kept people that came from each expert" + (
         f", as the fusion “{fusion}” decided." if fusion else "."

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,6 +23,8 @@ import dataengine
 from dataengine.core import registry
 from dataengine.core.errors import DataEngineError
 from dataengine.core.progress import Progress
+from dataengine.core.skeletons import COMMON, convert, skeleton
+from dataengine.core.types import Clip
 from dataengine.dataset.verify import verify
 from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
@@ -31,6 +34,7 @@ from dataengine.inspect.status import clean, status
 from dataengine.inspect.status import to_text as status_text
 from dataengine.inspect.view import view
 from dataengine.io import shards
+from dataengine.passes.measure import _accuracy_rows
 from dataengine.passes.refine import GENERATION, folder_of, generation_in_use, record_of
 from dataengine.pipeline.engine import Engine
 from tests.support import blocks, plugins
@@ -127,6 +131,24 @@ def test_the_experts_stay_beside_the_student(refined: Path) -> None:
             assert set(np.unique(arrays["winner"])) <= {-2, -1}
             assert arrays["keypoints"].shape[1:] == old["keypoints"].shape[1:]
             assert {k for k in old if k not in arrays} == set()
+
+
+def test_exact_joints_are_compared_before_and_after(refined: Path, tmp_path: Path) -> None:
+    """As of a rendered clip: the fusion keeps its row, and the student gets one of its own."""
+    unit_name = next(iter(job_of(refined).ledger("poses").units()))
+    _, entries = next(shards.iterate(job_of(refined).ledger("poses").artifact(unit_name)))
+    arrays = shards.decode(entries)
+    fused, _ = convert(arrays["keypoints"], None, arrays["json"]["skeleton"], COMMON)
+    joints = np.zeros((fused.shape[1], 1, 14, 2), np.float32)
+    joints[:, 0, list(skeleton("body14").indices(skeleton(COMMON).joints))] = fused[0]
+    truth = {"joints": joints, "head": np.full(joints.shape[:2], 10.0), "fps": 10.0}
+    np.savez(tmp_path / "truth.npz", **truth)
+    roots = SimpleNamespace(roots={"blocks": str(tmp_path)})
+    unit = SimpleNamespace(plan=roots, recipe=job_of(refined).recipe, once=lambda key, make: make())
+    clip = Clip("c", "blocks", "v", "m", truth="truth.npz")
+    rows = {row["expert"]: row["num_right"] / row["num_joints"] for row in _accuracy_rows(unit, clip, arrays, fused)}
+    assert list(rows) == ["bright_block", "precomputed", "SST-A", "fusion (consensus)", "student block_student"]
+    assert rows["student block_student"] == 1
 
 
 def test_the_build_says_what_it_did(refined: Path, installed: Path, tmp_path: Path) -> None:
@@ -233,6 +255,8 @@ def test_what_is_retuned_decodes_no_frame_again(installed: Path, refined: Path, 
     states = {s.name: s for s in build(installed, out, "refine.gamma=0.5", "refine.gate.clips=1").states}
     assert states["pseudo_labels"].done == states["pseudo_labels"].units
     assert states["refine"].done == 0
+    gate = {s.name: s for s in build(installed, out, "refine.gate.jitter_margin=0.2").states}
+    assert gate["refine"].done == 0 and gate["repose"].done == gate["repose"].units, "the same weights count"
     again = {s.name: s for s in build(installed, out).states}
     assert again["refine"].done == 1 and again["repose"].done == again["repose"].units
 
