@@ -45,7 +45,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"catalogue"},
         {"cli"},
     ],
-    "tools": [{"synthetic_experts", "lifter", "reference"}],
+    "tools": [{"anchor_pose", "synthetic_experts", "lifter", "reference"}],
 }
 """The rooms of each package, lowest first. A room imports rooms of its own layer or below."""
 

@@ -71,6 +71,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "keypoint_rcnn": "dataengine.experts.keypoint_rcnn:KeypointRcnn",
         "mmpose": "dataengine.experts.mmpose:MmPose",
         "ultralytics": "dataengine.experts.ultralytics:Ultralytics",
+        "anchor_pose": "dataengine.experts.anchor_pose:AnchorPose",
     },
     "trackers": {
         "oks": "dataengine.tracking:OksTracker",
@@ -110,6 +111,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "movenet": "dataengine.refine.movenet:MoveNetStudent",
         "rtmpose": "dataengine.refine.rtmpose:RtmPoseStudent",
         "vitpose": "dataengine.refine.vitpose:VitPoseStudent",
+        "anchor_pose": "dataengine.refine.anchor_pose:AnchorPoseStudent",
     },
     "relabel": {
         "table": "dataengine.labels.label_table:LabelTable",
