@@ -60,7 +60,7 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
 
     Returns:
         The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset (None where there is
-        no dataset), and its file.
+        no dataset), its file, and report_removed: whether the report page showed them, and so was removed.
 
     Raises:
         DatasetError: no dataset and no plan, no reason, or an id that is in neither. Nothing is changed then.
@@ -127,7 +127,20 @@ def _take_down(
     else:
         assert root is not None, "a dataset without a build lies somewhere"
         path = write_tombstones(root, rows, record)
-    return {**record, "clip_ids": sorted(clip_ids), "file": str(path)}
+    removed = root is not None and _remove_page(root, clip_ids)
+    return {**record, "clip_ids": sorted(clip_ids), "file": str(path), "report_removed": removed}
+
+
+def _remove_page(root: Path, clip_ids: set[str]) -> bool:
+    """Remove the report page of a dataset where it names one of the clips: it has pictures of them."""
+    page = root / "report.html"
+    if not page.is_file():
+        return False
+    text = page.read_text(encoding="utf-8")
+    if not any(clip_id in text for clip_id in clip_ids):
+        return False
+    page.unlink()
+    return True
 
 
 def _plans(folder: Path) -> list[Path]:
@@ -160,6 +173,8 @@ def to_text(record: dict[str, Any], rewritten: bool) -> str:
     lines += [f"  {clip_id}" for clip_id in record["clip_ids"][:20]]
     lines += [f"  and {len(record['clip_ids']) - 20} more"] if len(record["clip_ids"]) > 20 else []
     lines.append(f"record   {record['file']}")
+    if record["report_removed"] and not rewritten:
+        lines.append("report   removed, since it showed them: `dataengine report OUT` makes it anew")
     if record["fingerprint"] is None:
         removed = "intermediates removed" if rewritten else "--rewrite removes intermediates"
         lines.append(f"shards   there is no dataset: the next build leaves them out; {removed}")

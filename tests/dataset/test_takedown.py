@@ -55,6 +55,16 @@ def test_readers_leave_clips_out_at_once(out: Path) -> None:
     assert kept["fingerprint"] == before.manifest["fingerprint"] and record["time"].endswith("+00:00")
 
 
+def test_a_page_that_shows_them_goes(out: Path) -> None:
+    first, second = dataengine.open(out).clips.collect()["clip_id"][:2]
+    page = out / "dataset" / "report.html"
+    page.write_text(f"<p>{second}</p>", encoding="utf-8")
+    assert takedown(out, [first], "asked")["report_removed"] is False and page.exists()
+    done = command("takedown", str(out), "--clip-id", second, "--reason", "asked")
+    assert "report   removed" in done.stdout and not page.exists()
+    assert takedown(out, [second], "asked again")["report_removed"] is False
+
+
 def test_explain_and_view_say_that_a_clip_was_taken_down(out: Path) -> None:
     clip_id = dataengine.open(out).clips.collect()["clip_id"][0]
     takedown(out, [clip_id], "consent withdrawn")
