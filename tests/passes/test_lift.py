@@ -25,6 +25,7 @@ from dataengine.dataset import index
 from dataengine.dataset.takedown import takedown
 from dataengine.dataset.verify import verify
 from dataengine.exports.run import export
+from dataengine.filters.body import Body
 from dataengine.importer import import_poses
 from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
@@ -201,6 +202,23 @@ def test_joints_beyond_reach_and_of_frames_without_the_person_are_missing() -> N
     joints[0, 1, 2], joints[1, 0, 0] = 2 * REACH, np.nan
     found = within_reach(joints, np.array([True, True, False]))
     assert np.isnan(found).all(-1).tolist() == [[False, True], [True, False], [True, True]]
+
+
+def test_guessed_joints_are_told_from_poses_of_a_body(lifted: Path) -> None:
+    """The default threshold of the filter, on the poses of rendered clips and on joints drawn about them."""
+    keeps, rng, found = registry.create("filters", "reprojection").keep, np.random.default_rng(0), []
+    ds = dataengine.open(lifted)
+    assert np.mean([keeps(value) for value in ds.clips.collect()["lift_reprojection"]]) > 0.8, "of 8 frames per second"
+    with registry.create("lifters", "temporal").load() as session:
+        for sample in ds.samples(entries=("keypoints", "scores", "json")):
+            poses, scores, meta = sample["keypoints"][0], sample["scores"][0].astype(np.float32), sample["json"]
+            height = float(np.nanmedian(Body.of(poses, scores, meta["skeleton"], 8.0).height))
+            guessed = np.nanmean(poses, (0, 1)) + rng.normal(0, 0.25, (1, 17, 2)) * height
+            guessed = (guessed + rng.normal(0, 0.02, poses.shape) * height).astype(np.float32)
+            error = session.lift(guessed, scores, meta["skeleton"], (meta["width"], meta["height"])).reprojection_error
+            heights = Body.of(guessed, scores, meta["skeleton"], 8.0).height
+            found.append(keeps(float(np.nanmean(error / heights))))
+    assert np.mean(found) < 0.3
 
 
 def test_saved_poses_are_lifted_too(tmp_path: Path, outside: None) -> None:
