@@ -30,7 +30,8 @@ def distances(poses: Float, anchors: Float) -> Float:
 
     Infinite where a pose and an anchor have no joint in common.
     """
-    both = np.isfinite(poses).all(-1)[:, None] & np.isfinite(anchors).all(-1)
+    known: Bool = np.asarray(np.isfinite(poses).all(-1))
+    both: Bool = known[:, None] & np.isfinite(anchors).all(-1)
     gaps = np.square(poses[:, None] - anchors).sum(-1)
     counts = both.sum(-1)
     return np.where(counts > 0, np.where(both, gaps, 0).sum(-1) / np.maximum(counts, 1), np.inf)
@@ -66,11 +67,11 @@ def cluster(poses: Float, num_anchors: int, seed: int = 0) -> Float:
     poses = poses[np.isfinite(poses).all(-1).sum(-1) >= MIN_JOINTS]
     if len(poses) < num_anchors or num_anchors < 1:
         raise ComponentError(f"{num_anchors} anchor poses of {len(poses)} poses: give 1 to {len(poses)}")
-    seen = np.isfinite(poses).all(-1)
+    seen: Bool = np.asarray(np.isfinite(poses).all(-1))
     if not seen.any(0).all():
         raise ComponentError(f"joints {np.flatnonzero(~seen.any(0)).tolist()} are missing in all {len(poses)} poses")
     rng = np.random.default_rng(seed)
-    complete = seen.all(1)
+    complete: Bool = np.asarray(seen.all(1))
     mean = _mean(poses[complete], seen[complete]) if complete.any() else _mean(poses, seen)
     centres = _complete(_seeds(poses, num_anchors, rng), mean)
     labels = np.full(len(poses), -1)

@@ -60,6 +60,8 @@ class TinyBackbone(nn.Module):
     """
 
     out_channels = TINY_NECK
+    gain: Tensor
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,7 +221,8 @@ def integrate(regions: Regions, threshold: float, candidate: float, overlap: flo
     weights = torch.where((weights >= candidate) | (weights >= weights.amax(1, keepdim=True)), weights, 0)
     sums = torch.einsum("rk,rkvc->rvc", weights, regions.poses[order])
     mass, shares = weights.sum(1), box_iou(boxes, boxes) >= overlap
-    free, people = torch.ones(len(order), dtype=torch.bool, device=boxes.device), []
+    free = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    people: list[Tensor] = []
     for seed in range(len(order)):
         if len(people) == most:
             break

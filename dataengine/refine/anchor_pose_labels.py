@@ -54,14 +54,14 @@ def label(
     """A picture of `size` (width, height) with its people in the layout `skeleton`; nothing is drawn without
     augmentation. Joints outside of the image are unknown; people with less than `MIN_JOINTS` known joints go."""
     batch = letterbox(frame.image[None], size, False, MEAN_COLOUR)
-    image, move = np.asarray(batch.pixels[0]), batch.affines[0]
-    points = np.asarray(convert(frame.keypoints, frame.scores, frame.skeleton, skeleton)[0], np.float64)
+    image, move = np.asarray(batch.pixels)[0], batch.affines[0]
+    points: Float = np.asarray(convert(frame.keypoints, frame.scores, frame.skeleton, skeleton)[0], np.float64)
     points, boxes = _moved(points, move), _moved(frame.boxes.reshape(-1, 2, 2), move)
     if augmentation is not None:
         image, points, boxes = _augment(image, points, boxes, skeleton, augmentation, rng)
     limit = np.array(size, np.float64)
     with np.errstate(invalid="ignore"):
-        inside = ((points > -1) & (points < limit + 1)).all(-1)
+        inside = np.asarray(((points > -1) & (points < limit + 1)).all(-1))
     points = np.where(inside[..., None], points, np.nan)
     corners = np.clip(np.sort(boxes, 1), 0, limit).reshape(-1, 4)
     large = (corners[:, 2:] - corners[:, :2] >= LEAST_SIDE).all(-1) & (inside.sum(-1) >= MIN_JOINTS)
