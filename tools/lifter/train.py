@@ -33,7 +33,7 @@ class Training:
         seed: of weights and material. channels: width of the network.
     """
 
-    steps: int = 1800
+    steps: int = 4000
     windows: int = 256
     rate: float = 2e-3
     warm: int = 100
