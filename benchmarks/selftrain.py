@@ -318,7 +318,7 @@ def learn(
 
 def run(quick: bool) -> dict[str, Any]:
     """Experts, SST-A, and the student that learns of it, on two degraded sets; see the module."""
-    size = Size(10, 20, 4, 8, 3) if quick else Size(30, 20, 10, 16, 8)
+    size = Size(8, 20, 4, 8, 3) if quick else Size(20, 20, 8, 10, 6)
     steps = Steps(Path(os.environ.get("DATAENGINE_SELFTRAIN", "~/.cache/dataengine/selftrain")).expanduser())
     weights = AnchorPoseStudent().weights()
     opened: list[Team] = []
