@@ -285,6 +285,13 @@ def pictures(setting: Setting, seed: int, size: Size, rows: list[Any], gamma: fl
         yield labelled(f"{number}:{t}", shown.frames[t], np.where(points <= -1e4, np.nan, points), COMMON)
 
 
+def fit_settings(size: Size, seed: int) -> FitSettings:
+    """How the student learns."""
+    return FitSettings(
+        epochs=size.epochs, batch=8, rate=1.5e-4, weight_decay=0.01, clip=5.0, patience=4, seed=seed, threads=1
+    )
+
+
 def learn(
     setting: Setting, seed: int, size: Size, rows: list[Any], variant: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
@@ -297,8 +304,7 @@ def learn(
     parts = [[f for f in frames if (int(f.key.split(":")[0]) < held) is first and len(f)] for first in (True, False)]
     student = AnchorPoseStudent(losses=variant.get("losses", "paper"), regions=64)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = FitSettings(epochs=size.epochs, batch=8, rate=6e-4, weight_decay=0.01, clip=5.0, patience=4, seed=seed,
-                           threads=1)  # fmt: skip
+    settings = fit_settings(size, seed)
     with student.start("cpu", seed) as session:
         fitted = fit(session, parts[0], parts[1], settings, folder)
         session.save(folder / "student.safetensors")
@@ -335,7 +341,7 @@ def run(quick: bool) -> dict[str, Any]:
     for setting, seed, name in every:
         variant, counts = VARIANTS[name], found[setting.name]
         about = (asdict(setting), seed, asdict(size), weights, VERSION)
-        key, own = steps.key(*about), steps.key(*about, variant)
+        key, own = steps.key(*about), steps.key(*about, variant, asdict(fit_settings(size, seed)))
         judged = steps.result("judge", key, partial(judge_of, team, setting, seed, size))
         taught = steps.result("teach", key, partial(teach_of, team, setting, seed, size))
         rows = taught["rows"][variant.get("labels", "ssta")]
