@@ -8,8 +8,8 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 OPTIONAL = {
     "asyncssh", "dask_jobqueue", "datasets", "decord", "duckdb", "matplotlib", "mkdocs", "mmengine", "onnx",
-    "onnxruntime", "open_clip", "pycocotools", "safetensors", "sklearn", "threadpoolctl", "tokenizers", "torch",
-    "torchvision", "transformers", "webdataset", "yt_dlp",
+    "onnxruntime", "open_clip", "pycocotools", "safetensors", "sklearn", "tensorboard", "threadpoolctl", "tokenizers",
+    "torch", "torchvision", "transformers", "webdataset", "yt_dlp",
 }  # fmt: skip
 """Packages of extras that tests may do without, by the name they are imported by."""
 

@@ -241,7 +241,7 @@ def test_what_is_no_dataset_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such folder"):
         dataset.open(tmp_path / "nowhere")
     (tmp_path / "dataset").mkdir()
-    with pytest.raises(DatasetError, match=r"dataset incomplete.*run dataengine build again"):
+    with pytest.raises(DatasetError, match=r"dataset incomplete.*run dataengine build or import again"):
         dataset.open(tmp_path)
     (tmp_path / "dataset/MANIFEST.json").write_text(json.dumps({"format_version": 2}))
     with pytest.raises(

@@ -119,13 +119,14 @@ def test_it_learns_and_frozen_parts_stay(tmp_path: Path) -> None:
     frames = example_labels(3)
     with student.start(checkpoint=base) as session:
         before = {name: value.clone() for name, value in session.network.state_dict().items()}
-        optimizer = torch.optim.AdamW([dict(group) for group in session.parameters()], lr=1e-3)
-        first = float(session.loss(frames, np.random.default_rng(0), False)["loss"])
-        for step in range(12):
+        optimizer = torch.optim.AdamW([dict(group) for group in session.parameters()], lr=5e-3)
+        first = session.loss(frames, np.random.default_rng(0), False)
+        for step in range(16):
             optimizer.zero_grad()
             session.loss(frames, np.random.default_rng(step), True)["loss"].backward()
             optimizer.step()
-        assert float(session.loss(frames, np.random.default_rng(0), False)["loss"]) < 0.8 * first
+        last = session.loss(frames, np.random.default_rng(0), False)
+        assert float(last["loss"]) < float(first["loss"]) and float(last["offset"]) < 0.95 * float(first["offset"])
         session.save(tmp_path / "after.onnx")
         for name, value in session.network.state_dict().items():
             frozen = name.startswith(("stem.", "stages.0.", "stages.1.", "stages.2.", "scale"))

@@ -10,7 +10,7 @@ from dataengine.core.errors import TrainingError
 from tests.support.drawn_graphs import away, drawn_weights, golden, golden_input
 from training import create_method
 from training.backbones.slow_r50 import SlowR50
-from training.engine.loop import _optimizer
+from training.engine.optimizer import make_optimizer
 from training.engine.settings import OptimSettings, TrainSettings
 
 
@@ -56,7 +56,7 @@ def test_small_network_over_pictures() -> None:
 
 def test_frozen_it_learns_its_classifier_alone() -> None:
     method = create_method("supervised", backbone=SlowR50(3, channels_base=2, depths=(1, 1, 1, 1)))
-    optimizer = _optimizer(method, TrainSettings(optim=OptimSettings(backbone_scale=0.0)))
+    optimizer = make_optimizer(method, TrainSettings(optim=OptimSettings(backbone_scale=0.0)))
     learnt = {id(p) for table in optimizer.param_groups for p in table["params"]}
     assert {name for name, p in method.backbone.named_parameters() if id(p) in learnt} == {
         "blocks.5.proj.weight",
