@@ -47,7 +47,8 @@ DRAWN = ('pose.experts=["bright_block","precomputed"]', "pose.expert_weights={}"
          'experts.precomputed.pattern="{stem}"', "plan.clips_per_unit=3", "filters.length.min=8", "report.gallery=1",
          'curate.filters=["length"]')  # fmt: skip
 BLOCK = ('refine.student="block_student"', "refine.rate=0.3", "refine.epochs=6", "refine.threads=1",
-         "refine.frames=0.5", "refine.weight_decay=0.0", "refine.gate.max_missing=0.5", "refine.rounds=2",
+         "refine.frames=0.5", "refine.weight_decay=0.0", "refine.gate.max_missing=0.5", "refine.gate.min_agreement=0.5",
+         "refine.rounds=2",
          'lift.use="temporal"')  # fmt: skip
 
 

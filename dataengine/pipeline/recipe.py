@@ -187,8 +187,9 @@ class GateTable(Table):
     """Most frames of each of these clips, from the first on."""
     max_missing: float = pydantic.Field(default=0.3, ge=0, le=1)
     """Largest share of the sure fused joints that the student may lack, whatever was before."""
-    min_agreement: float = pydantic.Field(default=0.5, ge=0, le=1)
-    """Least share of the sure fused joints that the student has within half a head-neck length, whatever was before."""
+    min_agreement: float = pydantic.Field(default=0.85, ge=0, le=1)
+    """Least share of the sure fused joints that the student has within half a head-neck length, whatever was before.
+    Lower it where the experts are poor, so that a good student has to differ, and give `truth` then."""
     truth_margin: float = pydantic.Field(default=0.01, ge=0, le=1)
     """Loss of OKS, and of PCKh, that still counts as no worse."""
     agreement_margin: float = pydantic.Field(default=0.02, ge=0, le=1)

@@ -54,7 +54,7 @@ UNSTABLE = ("hashes", "words", "size", "blake3", "generation_weights", "weights_
 last bits of weights."""
 REFINE = [
     'embed.features=[]', "pack.keep_video=false", "report.gallery=0", 'refine.student="block_student"',
-    "refine.gate.max_missing=0.5",
+    "refine.gate.max_missing=0.5", "refine.gate.min_agreement=0.5",
     "refine.rate=0.6", "refine.epochs=3", "refine.threads=1", "refine.frames=0.5", "refine.weight_decay=0.0",
 ]  # fmt: skip
 """A build with a student that learns two numbers, and passes the gate."""

@@ -45,7 +45,7 @@ RECIPE = [
     'experts.precomputed.pattern="{stem}"', "plan.clips_per_unit=3", "filters.length.min=8",
     'curate.filters=["length"]', 'curate.relabel="block_labels"', 'refine.student="block_student"',
     "refine.rate=0.6", "refine.epochs=6", "refine.threads=1", "refine.frames=0.5", "refine.weight_decay=0.0",
-    "report.gallery=1", "refine.gate.max_missing=0.5",
+    "report.gallery=1", "refine.gate.max_missing=0.5", "refine.gate.min_agreement=0.5",
 ]  # fmt: skip
 
 
