@@ -43,11 +43,11 @@ SEEN = ("cam01", "cam03")
 was learned from cam02 and cam04."""
 UNSEEN = [camera for camera in CAMERAS if camera not in SEEN]
 STUDENT = MoveNetStudent(variant="lightning")
-SETTINGS = FitSettings(epochs=6, batch=16, rate=1e-4, patience=6, threads=1)
-LEARNED, HELD, EVERY = 75, 80, 3
+SETTINGS = FitSettings(epochs=8, batch=16, rate=1e-4, patience=8, threads=1)
+LEARNED, HELD, EVERY = 75, 80, 1
 """Frames of a seen camera before the first are learned from, from the second on they decide when learning stops; of
-both, every third."""
-MOST = 32
+both."""
+MOST = 50
 """Most people of the other videos, every few of them."""
 KINDS = ("fused", "own")
 BLOCK, DRAWS = 10, 1000
