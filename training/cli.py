@@ -25,6 +25,7 @@ app = application("dataengine-train", "Train networks on what dataengine builds,
 KINDS = ("backbones", "methods", "configs", "formats", "runs")
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, the --out of pretrain or finetune.", metavar="RUN")]
+AnySplitOption = Annotated[str | None, typer.Option("--split", help="Which clips. Default: all.")]
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -199,7 +200,7 @@ def predict(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="The table's file, .csv or .parquet.")],
     data: DataOption = None,
-    split: Annotated[str | None, typer.Option(help="Which clips. Default: all.")] = None,
+    split: AnySplitOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -295,7 +296,7 @@ def embed(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="The table's file, .parquet.")],
     data: DataOption = None,
-    split: Annotated[str | None, typer.Option(help="Which clips. Default: all.")] = None,
+    split: AnySplitOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -149,9 +149,6 @@ def _pictures(dataset: Dataset, plan: Plan, job: Job, count: int) -> Iterator[Pi
         .collect()
         .rows()
     )
-    labels = {row["clip_id"]: row["label"] or "" for row in plan.rows()} | {
-        clip_id: label or "" for clip_id, label in kept
-    }
     labels = dict(kept)
     reasons = {clip_id: (reason, detail or "") for clip_id, reason, detail in out}
     chosen = [(clip_id, None, "") for clip_id in _spread([clip_id for clip_id, _ in kept], count)]

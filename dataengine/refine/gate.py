@@ -45,7 +45,7 @@ class Limits:
     that they have within half a head-neck length at least."""
 
     missing: float = 0.3
-    agreement: float = 0.5
+    agreement: float = 0.85
 
 
 @dataclass(frozen=True)

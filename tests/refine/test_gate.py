@@ -108,7 +108,7 @@ def test_nothing_learned_and_nothing_to_look_at_are_refused() -> None:
 
 def test_a_student_that_never_was_any_good_is_refused() -> None:
     nobody = [replace(one, before=one.fused * np.nan, after=one.fused * np.nan) for one in CLIPS]
-    assert judge(nobody, Margins()).reasons == ["agreement 0 misses the limit 0.5", "missing 1 misses the limit 0.3"]
+    assert judge(nobody, Margins()).reasons == ["agreement 0 misses the limit 0.85", "missing 1 misses the limit 0.3"]
     assert judge(nobody, Margins(), limits=Limits(missing=1.0, agreement=0.0)).published
 
 
