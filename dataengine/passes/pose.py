@@ -23,6 +23,7 @@ hash_frames         (K,) int32            the frame of each
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -48,7 +49,7 @@ from dataengine.passes.pose_session import PoseComponents, PoseSession, built_in
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 from dataengine.tracking import rank
-from dataengine.tracking.skipped_frames import fill_skipped
+from dataengine.tracking.skipped_frames import fill_skipped, steps_at
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def observe(unit: Unit, session: PoseSession, clip: Clip, watched: Watched | Non
         tools.decoder.open(unit.plan.media(clip), clip.span_start, clip.span_end) as stream,
     ):
         every, most, looks = (pose.detect_every, pose.max_boxes, pose.every) if watched is None else (1, None, [1])
+        looks = steps_at(min(float(stream.info.fps), pose.max_fps or math.inf), looks)
         limit = None if watched is None else watched.frames
         detector = detector if watched is None else watched.detector
         estimator = PoseEstimator(detector, list(zip(experts, session.needs_boxes)), every, most, looks)
@@ -242,4 +244,5 @@ class Pose(UnitPass):
         parts = {f"decoders/{pose.decoder}": 1.0, f"trackers/{pose.tracker}": 1.0, f"fusion/{pose.fusion}": 1.0}
         if recipe.detector is not None:
             parts[f"detectors/{recipe.detector}"] = 1 / pose.detect_every
-        return parts | {f"experts/{expert}": 1 / every for expert, every in zip(pose.experts, pose.every)}
+        looks = steps_at(pose.max_fps or math.inf, pose.every)
+        return parts | {f"experts/{expert}": 1 / step for expert, step in zip(pose.experts, looks)}

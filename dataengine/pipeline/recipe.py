@@ -140,8 +140,9 @@ class PoseTable(Table):
     """Pose estimators. None where a source brings poses in place of videos."""
     expert_every: dict[str, int] = {}
     """Frames from one look of an expert to the next, by its name; experts that are not named look at every frame. In
-    the frames between, its joints move in a straight line from one look to the next. The first expert that looks inside
-    boxes looks at every frame."""
+    the frames between, its joints move in a straight line from one look to the next. Looks are at most 0.1 seconds
+    apart, so slow or thinned videos are seen more densely. The first expert that looks inside boxes looks at every
+    frame."""
     tracker: str = "oks"
     """Tracker that links the people of all frames and experts."""
     fusion: str = "ssta"

@@ -179,14 +179,15 @@ def test_hugging_face_datasets_loads_the_folder(out: Path, tmp_path: Path, monke
     pytest.importorskip("datasets")
     dataengine.export(out, "hf", tmp_path / "x")
     code = (
-        "import datasets, json, sys\n"
+        "import datasets, json, os, sys\n"
         "data = datasets.load_dataset(sys.argv[1])\n"
         "label = data['train'].features['label']\n"
         "rows = [row['clip_id'] for split in data.values() for row in split]\n"
         "lazy = datasets.load_dataset(sys.argv[1], split='validation', streaming=True)\n"
         "first = next(iter(lazy))\n"
         "print(json.dumps([label.names, {k: len(v) for k, v in data.items()}, sorted(rows), first['clip_id'], "
-        "len(first['keypoints'][0][0])]))\n"
+        "len(first['keypoints'][0][0])]), flush=True)\n"
+        "os._exit(0)\n"  # threads of the stream that was not read to its end may abort an ordinary exit
     )
     program = [sys.executable, "-c", code, str(tmp_path / "x")]
     answer = subprocess.run(program, capture_output=True, text=True, check=True, env=dict(os.environ))

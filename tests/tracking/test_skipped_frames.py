@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 
 from dataengine.core.types import Track
-from dataengine.tracking.skipped_frames import fill_skipped
+from dataengine.tracking.skipped_frames import fill_skipped, steps_at
 
 
 def test_joints_move_in_a_straight_line_from_one_look_to_the_next() -> None:
@@ -28,3 +31,18 @@ def test_joints_move_in_a_straight_line_from_one_look_to_the_next() -> None:
     assert filled.scores[1, 1:, 1].max() == 0
     np.testing.assert_array_equal(coords, before)  # what was given stays
     assert fill_skipped(track, [1, 1]) is track
+
+
+@pytest.mark.parametrize(
+    ("fps", "steps"),
+    [
+        (6.0, [1, 1, 1]),
+        (15.0, [1, 1, 1]),
+        (20.0, [1, 2, 2]),
+        (30000 / 1001, [1, 2, 2]),
+        (60.0, [1, 2, 6]),
+        (math.inf, [1, 2, 9]),
+    ],
+)
+def test_looks_are_at_most_a_tenth_of_a_second_apart(fps: float, steps: list[int]) -> None:
+    assert steps_at(fps, [1, 2, 9]) == steps
