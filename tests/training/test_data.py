@@ -24,6 +24,7 @@ from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from tests.support.tiny_dataset import LABELS, build
 from training.data.batch import PadOrCrop, stack
+from training.data.entries import Motion
 from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.data.sampler import SampleOrder, SampleRng, apportion, philox
@@ -105,7 +106,7 @@ def test_a_batch_is_what_the_slow_version_gives(dataset: Path) -> None:
 def test_pad_or_crop_adds_scores_as_the_last_channel() -> None:
     rng = np.random.default_rng(0)
     clip = SkeletonSequence("x", rng.random((2, 5, 17, 2), np.float32), rng.random((2, 5, 17), np.float32))
-    motion = PadOrCrop(5, 2, 3)(clip, rng)["motion"]
+    motion = PadOrCrop(5, 2, 3)(clip, rng)["motion"].array
     assert np.array_equal(motion[..., :2], clip.keypoints) and np.array_equal(motion[..., 2], clip.scores)
     with pytest.raises(TrainingError, match="x: channels=4 of a clip with 2 coordinates"):
         PadOrCrop(5, 2, 4)(clip, rng)
@@ -116,15 +117,15 @@ def test_pad_or_crop_adds_scores_as_the_last_channel() -> None:
 def test_stack_turns_motions_and_leaves_the_rest() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.random((2, 7, 5, 3)) for _ in range(4)]
-    turned = stack("motion", arrays)
+    turned = stack("motion", list(map(Motion, arrays)))["motion"]
     assert turned.dtype == torch.float32 and turned.is_contiguous()
     assert np.array_equal(turned.numpy(), np.stack(arrays).transpose(0, 4, 2, 3, 1).astype(np.float32))
-    assert torch.equal(
-        turned, stack("motion", [np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0) for a in arrays])
-    )
-    assert stack("length", [3, 4]).tolist() == [3, 4]
-    assert stack("mask", [np.array([True]), np.array([False])]).dtype == torch.bool
-    assert stack("text", ["a", "b"]) == ["a", "b"]
+    contiguous = [Motion(np.ascontiguousarray(a.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)) for a in arrays]
+    assert torch.equal(turned, stack("motion", contiguous)["motion"])
+    assert stack("grid", arrays)["grid"].shape == (4, 2, 7, 5, 3), "axes say nothing of what an array is"
+    assert stack("length", [3, 4])["length"].tolist() == [3, 4]
+    assert stack("mask", [np.array([True]), np.array([False])])["mask"].dtype == torch.bool
+    assert stack("text", ["a", "b"]) == {"text": ["a", "b"]}
     with pytest.raises(TrainingError, match=r"gives 'x' of different shapes, such as \(2,\) and \(3,\)"):
         stack("x", [np.zeros(2), np.zeros(3)])
 

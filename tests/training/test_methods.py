@@ -228,7 +228,7 @@ def test_mcc_draws_what_the_paper_says(sides):
     method = create_method("mcc", backbone=network(), playback={"frames": 16}, queue={"size": 8})
     draw = method.sample_transform(PREPROCESS, View(16, "none"))
     for k in range(20):
-        drawn = draw(sides[0].clips[k], np.random.default_rng(k))
+        drawn = {name: motion.array for name, motion in draw(sides[0].clips[k], np.random.default_rng(k)).items()}
         array = PREPROCESS(sides[0].clips[k])
 
         def speed(name, drawn=drawn, array=array):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.jit import compiled
+from training.data.entries import Entry, Motion, same_shape
 from training.data.sampler import BatchSpec, SampleRng
 from training.data.types import Numbers, SampleTransform, SkeletonDataset, SkeletonSequence
 
@@ -65,7 +66,7 @@ class PadOrCrop:
                 raise TrainingError(f"PadOrCrop: {name}={getattr(self, name)!r}; allowed: 1 and more")
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
-        """`motion`, (people, frames, V, channels) float32."""
+        """`motion`: (people, frames, V, channels) float32."""
         poses = sequence.keypoints
         if self.channels == poses.shape[3] + 1:
             visible = np.isfinite(poses).all(-1, keepdims=True)
@@ -76,46 +77,42 @@ class PadOrCrop:
         # laid out as the batch will be, which is then one copy
         out = np.empty((self.channels, self.frames, poses.shape[2], self.people), np.float32)
         _placed(np.ascontiguousarray(poses, np.float32), out)
-        return {"motion": out.transpose(3, 1, 2, 0)}
+        return {"motion": Motion(out.transpose(3, 1, 2, 0))}
 
 
-def stack(name: str, values: Sequence[Any]) -> Any:
-    """One entry of a batch.
+def stack(name: str, values: Sequence[Any]) -> Batch:
+    """An entry of a batch, and what belongs to it, by name.
 
     Args:
-        name: of the entry, for messages.
-        values: one per clip: arrays or numbers of one shape, or texts.
+        name: of the entry.
+        values: one per clip: entries of one class (see `training.data.entries`), arrays or numbers of one shape, or
+            texts.
 
     Returns:
-        Motions (M, T, V, C) as a tensor (N, C, T, V, M) float32, contiguous; other arrays as a tensor (N, ...) of their
+        Of an `Entry` what its class makes of it, arrays as tensors. Arrays and numbers as a tensor (N, ...) of their
         dtype; texts as a list.
 
     Raises:
-        TrainingError: the shapes differ.
+        TrainingError: the shapes differ, or clips have entries of different classes.
     """
-    if isinstance(values[0], str):
-        return list(values)
-    arrays: list[NDArray[Any]] = [np.asarray(value) for value in values]
-    shape = arrays[0].shape
-    if any(array.shape != shape for array in arrays):
-        shapes = sorted({array.shape for array in arrays})
-        raise TrainingError(
-            f"the sample transform gives {name!r} of different shapes, such as {shapes[0]} and {shapes[-1]}; all "
-            "clips need the same"
-        )
-    if len(shape) != 4:
-        return torch.from_numpy(np.stack(arrays))
-    people, frames, joints, channels = shape
-    out = np.empty((len(arrays), channels, frames, joints, people), np.float32)
-    for target, array in zip(out, arrays):
-        turned = array.transpose(3, 1, 2, 0)
-        if turned.flags.c_contiguous:
-            target[...] = turned
-        else:  # plane by plane: NumPy's own transposed copy walks along the shortest axis
-            for c in range(channels):
-                for m in range(people):
-                    target[c, :, :, m] = array[m, :, :, c]
-    return torch.from_numpy(out)
+    kind = type(values[0])
+    if isinstance(values[0], Entry):
+        if any(type(value) is not kind for value in values):
+            other = next(type(value).__name__ for value in values if type(value) is not kind)
+            raise TrainingError(
+                f"the sample transform gives {name!r} as {kind.__name__} of some clips and as {other} of others; "
+                "allowed: one class"
+            )
+        made: Mapping[str, Any] = kind.stack(name, values)
+    elif isinstance(values[0], str):
+        made = {"": list(values)}
+    else:
+        arrays: list[NDArray[Any]] = [np.asarray(value) for value in values]
+        same_shape(name, arrays)
+        made = {"": np.stack(arrays)}
+    return {
+        name + suffix: torch.from_numpy(part) if isinstance(part, np.ndarray) else part for suffix, part in made.items()
+    }
 
 
 class BatchMaker(Dataset[Any]):
@@ -153,11 +150,13 @@ class BatchMaker(Dataset[Any]):
                 f"the sample transform gives {sorted(names)} for some clips and others for others; all need the same "
                 "entries"
             )
-        if clash := sorted(names & set(RESERVED)):
+        batch: Batch = {}
+        for name in names:
+            batch |= stack(name, [sample[name] for sample in samples])
+        if clash := sorted(batch.keys() & set(RESERVED)):
             raise TrainingError(
                 f"the sample transform gives {clash[0]!r}, which the loader itself fills; give it another name"
             )
-        batch = {name: stack(name, [sample[name] for sample in samples]) for name in names}
         batch["label"] = torch.from_numpy(self._labels[indices])
         batch["index"] = torch.from_numpy(indices.copy())
         batch["position"] = torch.arange(first, first + len(indices))

@@ -83,7 +83,7 @@ class SkeletonDataset:
 
 
 SampleTransform: TypeAlias = Callable[[SkeletonSequence, np.random.Generator], dict[str, Any]]
-"""Makes named arrays of a sequence; arrays of four axes are motions (M, T, V, C). Can be pickled."""
+"""Makes named entries of a sequence, see `training.data.entries`. Can be pickled."""
 
 
 def remark(text: str) -> None:

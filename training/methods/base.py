@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError, suggestion
 from training.backbones.base import Backbone
+from training.data.entries import Motion
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
 from training.transforms.preprocess import Preprocess
@@ -41,7 +42,9 @@ class RandomViews:
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
-        sample: dict[str, Any] = {name: self.preprocess.finish(view(joints, rng)) for name, view in self.views.items()}
+        sample: dict[str, Any] = {
+            name: Motion(self.preprocess.finish(view(joints, rng))) for name, view in self.views.items()
+        }
         for name in self.features:
             if name not in sequence.features:
                 hint = suggestion(name, sequence.features)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.data.entries import Motion
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
 from training.methods.base import Batch, Encoder, LossOutput, Method, Projector, ProjectorOptions, View
@@ -92,14 +93,14 @@ class PlaybackSampling:
         first, second = rng.choice(len(SPEEDS), 2, replace=False)
         if not self.options.vary_speed:
             second = first
-        sample: dict[str, Any] = {}
+        sample: dict[str, Array] = {}
         for name, speed in (("anchor", SPEEDS[first]), ("positive", SPEEDS[second])):
             start = int(rng.integers(array.shape[1]))
             sample[name] = play(array, start, speed, frames)
             sample[f"{name}_target"] = self._target(array, sample[name], start, speed)
         negative = play(array, int(rng.integers(array.shape[1])), SPEEDS[first], frames)
         sample["negative"] = self._negative(negative, rng)
-        return sample
+        return {name: Motion(array) for name, array in sample.items()}
 
     def _target(self, array: Array, clip: Array, start: int, speed: int) -> Array:
         rate = self.options.rate

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone
+from training.data.entries import Motion
 from training.data.loader import DataLoader
 from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
 from training.methods.base import RandomViews
@@ -50,11 +51,11 @@ class TemporalCrops:
         joints = self.preprocess.joints(sequence)
         total = joints.shape[1]
         view = View(self.frames, "none", score=self.preprocess.score)
-        sample = {}
+        sample: dict[str, Any] = {}
         for number, (begin, end) in enumerate(self.spans):
             first = min(int(begin * total), total - 1)
             crop = joints[:, first : max(first + 1, round(end * total))]
-            sample[f"crop{number}"] = self.preprocess.finish(view(crop, rng))
+            sample[f"crop{number}"] = Motion(self.preprocess.finish(view(crop, rng)))
         return sample
 
 
