@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.jit import compiled
 from training.data.entries import Entry, Motion, same_shape
-from training.data.sampler import BatchSpec, SampleRng
+from training.data.partners import PartnerDraw
+from training.data.sampler import PARTNERS, BatchSpec, SampleRng
 from training.data.types import Numbers, SampleTransform, SkeletonDataset, SkeletonSequence
 
 Batch: TypeAlias = dict[str, Any]
@@ -125,13 +126,15 @@ class BatchMaker(Dataset[Any]):
         labels: Numbers,
         transform: SampleTransform,
         seed: int,
+        partners: PartnerDraw | None = None,
     ) -> None:
         self._datasets, self._starts, self._labels = datasets, starts, labels
-        self._transform, self._seed = transform, seed
+        self._transform, self._seed, self._partners = transform, seed, partners
         self._rng: SampleRng | None = None
+        self._partner_rng: SampleRng | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rng": None}
+        return self.__dict__ | {"_rng": None, "_partner_rng": None}
 
     def __getitem__(self, spec: BatchSpec) -> Batch | DataEngineError:
         try:
@@ -143,7 +146,8 @@ class BatchMaker(Dataset[Any]):
         if self._rng is None:
             self._rng = SampleRng(self._seed)
         rng, transform = self._rng, self._transform
-        samples = [transform(clip, rng(epoch, first + k)) for k, clip in enumerate(self._read(indices))]
+        clips, drawn = self._with_partners(epoch, first, indices)
+        samples = [transform(clip, rng(epoch, first + k)) for k, clip in enumerate(clips)]
         names = samples[0].keys()
         if any(sample.keys() != names for sample in samples):
             raise TrainingError(
@@ -153,14 +157,34 @@ class BatchMaker(Dataset[Any]):
         batch: Batch = {}
         for name in names:
             batch |= stack(name, [sample[name] for sample in samples])
-        if clash := sorted(batch.keys() & set(RESERVED)):
+        if clash := sorted(batch.keys() & {*RESERVED, *drawn}):
             raise TrainingError(
                 f"the sample transform gives {clash[0]!r}, which the loader itself fills; give it another name"
             )
         batch["label"] = torch.from_numpy(self._labels[indices])
         batch["index"] = torch.from_numpy(indices.copy())
         batch["position"] = torch.arange(first, first + len(indices))
-        return batch
+        return batch | {name: torch.from_numpy(numbers) for name, numbers in drawn.items()}
+
+    def _with_partners(
+        self, epoch: int, first: int, indices: Numbers
+    ) -> tuple[list[SkeletonSequence], dict[str, Numbers]]:
+        """The clips of a batch with their partners, and what the batch says of these; see `DataLoader`."""
+        partners = self._partners
+        if partners is None:
+            return self._read(indices), {}
+        if self._partner_rng is None:
+            self._partner_rng = SampleRng(self._seed, PARTNERS)
+        rng = self._partner_rng
+        drawn = [partners.draw(index, rng(epoch, first + k)) for k, index in enumerate(indices.tolist())]
+        needed = np.unique([*indices.tolist(), *(index for each in drawn for index in each.values() if index >= 0)])
+        read = dict(zip(needed.tolist(), self._read(needed)))
+        clips = [
+            replace(read[index], partners={name: read[number] for name, number in each.items() if number >= 0})
+            for index, each in zip(indices.tolist(), drawn)
+        ]
+        said = {f"{name}_index": np.array([each[name] for each in drawn], np.int64) for name in partners.names}
+        return clips, said | {f"{name}_group": partners.groups[name][indices] for name in partners.names}
 
     def _read(self, indices: Numbers) -> list[SkeletonSequence]:
         """The sequences with these numbers, counted over all datasets."""

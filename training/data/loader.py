@@ -12,6 +12,7 @@ on with the very batches it would have had.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from dataengine.core.errors import DataEngineError, TrainingError
 from training.data.batch import Batch, BatchMaker, PadOrCrop
+from training.data.partners import Partner, PartnerDraw
 from training.data.sampler import (
     BatchSpec,
     SampleOrder,
@@ -52,7 +54,8 @@ class DataLoader:
     Iterating gives the rest of the epoch: all of it at first, what is left of it after `load_state_dict` or a `break`.
     At its end the next epoch begins. A batch is a dict of the entries of the sample transform (see
     `training.data.batch.stack`), label (N,) int64 (an index into `labels`, -1 for none), index (N,) int64 (number of
-    the clip, counted over all datasets) and position (N,) int64 (in the epoch).
+    the clip, counted over all datasets) and position (N,) int64 (in the epoch). Of each partner NAME it has NAME_index
+    (N,) int64, number of the clip, -1 for none, and NAME_group (N,) int64, see `training.data.partners.PartnerDraw`.
 
     Args:
         datasets: one or several, of one skeleton; see `training.data.formats.open_datasets`.
@@ -70,6 +73,7 @@ class DataLoader:
         workers: processes that prefetch batches; 0: the caller makes each batch when it is needed.
         epoch_size: clips per epoch. Default: all clips.
         pin_memory: whether batches are put into memory that a GPU copies from directly.
+        partners: clips that are drawn beside each clip, by name; see `training.data.partners`.
 
     Attributes:
         datasets: those of the constructor.
@@ -96,6 +100,7 @@ class DataLoader:
         workers: int = 0,
         epoch_size: int | None = None,
         pin_memory: bool = False,
+        partners: Mapping[str, Partner] = MappingProxyType({}),
     ) -> None:
         self.datasets = [datasets] if isinstance(datasets, SkeletonDataset) else list(datasets)
         self.rank, self.world = shard
@@ -119,7 +124,8 @@ class DataLoader:
         self.epoch = self.step = self._turn = 0
         starts = np.cumsum([0, *(len(dataset) for dataset in self.datasets[:-1])])
         transform = PadOrCrop() if transform is None else transform
-        self._maker = BatchMaker(self.datasets, starts, self.label_ids, transform, seed)
+        draw = PartnerDraw(self.datasets, partners) if partners else None
+        self._maker = BatchMaker(self.datasets, starts, self.label_ids, transform, seed, draw)
         self._pin = pin_memory and torch.cuda.is_available()
         self._specs = _Specs()
         self._workers_loader: TorchDataLoader[Any] | None = None

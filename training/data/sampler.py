@@ -14,7 +14,7 @@ from training.data.types import Numbers, SkeletonDataset
 BatchSpec: TypeAlias = tuple[int, int, Numbers]
 """Of a batch: epoch, position of its first clip, and (n,) int64 indices of its clips."""
 
-ORDER, MIX, DRAW = 1, 2, 3
+ORDER, MIX, DRAW, PARTNERS = 1, 2, 3, 4
 """What random numbers are for; each purpose has a stream of its own."""
 
 
@@ -26,13 +26,13 @@ def philox(seed: int, purpose: int, first: int, second: int) -> np.random.Genera
 
 
 class SampleRng:
-    """`philox(seed, DRAW, epoch, position)` for clip after clip, without the cost of new generators.
+    """`philox(seed, purpose, epoch, position)` for clip after clip, without the cost of new generators.
 
     A generator is valid until the next call.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.Philox(key=np.array([seed, DRAW], np.uint64))
+    def __init__(self, seed: int, purpose: int = DRAW) -> None:
+        self._bits = np.random.Philox(key=np.array([seed, purpose], np.uint64))
         self._state: Any = self._bits.state
         self._generator = np.random.Generator(self._bits)
 

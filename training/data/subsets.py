@@ -92,6 +92,7 @@ class SubsetDataset(SkeletonDataset):
         self.named = dataset.named
         groups = dataset.groups
         self.groups = None if groups is None else [groups[position] for position in positions.tolist()]
+        self.columns = {name: [values[k] for k in positions.tolist()] for name, values in dataset.columns.items()}
 
     def __len__(self) -> int:
         return len(self._positions)

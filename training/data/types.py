@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +34,7 @@ class SkeletonSequence:
         size: width and height of the image in pixels, or None.
         fps: frames per second, or None.
         features: other arrays stored with the clip, for example viclip_video (K, D), and facts, for example text.
+        partners: clips that were drawn beside this one, by name; see `training.data.partners`.
         prepared_by: the `Preprocess` whose joints `keypoints` are already; None: they are as stored.
     """
 
@@ -43,6 +45,7 @@ class SkeletonSequence:
     size: tuple[int, int] | None = None
     fps: float | None = None
     features: Mapping[str, Any] = field(default_factory=dict)
+    partners: Mapping[str, SkeletonSequence] = field(default_factory=dict)
     prepared_by: Any = None
 
 
@@ -62,6 +65,8 @@ class SkeletonDataset:
             nothing about other datasets.
         groups: (N,) who or what was filmed in each clip, such as the subject or the video: clips of one group are no
             independent measurements. None where the data do not say.
+        columns: name -> N values, what is known of each clip, such as its subject, its camera or its motion; None where
+            a clip has no value.
     """
 
     name: str
@@ -72,6 +77,7 @@ class SkeletonDataset:
     label_ids: Numbers
     named: bool = True
     groups: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
     def __len__(self) -> int:
         """N, the number of sequences."""

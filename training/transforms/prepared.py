@@ -28,7 +28,7 @@ class PreparedDataset(SkeletonDataset):
         self.source, self._preprocess, self._limit = dataset, preprocess, limit
         self.name, self.skeleton, self.labels = dataset.name, dataset.skeleton, dataset.labels
         self.fingerprint, self.keys, self.label_ids = dataset.fingerprint, dataset.keys, dataset.label_ids
-        self.named, self.groups = dataset.named, dataset.groups
+        self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
         self._held: dict[int, SkeletonSequence] = {}
         self.bytes = 0
 

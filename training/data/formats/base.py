@@ -206,6 +206,8 @@ class InMemoryDataset(Format):
         column = next((name for name in GROUPS if name in facts.columns), None)
         if column is not None:
             self.groups = [str(value) for value in facts[column].gather(rows).to_list()]
+        chosen = facts[rows].drop("key", "label_id")
+        self.columns = {name: chosen[name].to_list() for name in chosen.columns}
         self.fingerprint = digest(
             _joints(skeleton), "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
         )

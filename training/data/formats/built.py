@@ -168,6 +168,7 @@ class BuiltDataset(Format):
         self.groups = chosen["video_id"].to_list()
         self.labels = _labels(dataset)
         self.skeleton = _skeleton(dataset)
+        self.columns = {name: chosen[name].to_list() for name in dict.fromkeys(("video_id", "label", "split", *facts))}
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None
         self._fps = np.array([float(Fraction(fps)) if fps else np.nan for fps in chosen["fps"].to_list()])
         self._size = chosen.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)

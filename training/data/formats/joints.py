@@ -172,7 +172,7 @@ class ConvertedDataset(SkeletonDataset):
         self._source = dataset
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
-        self.named, self.groups = dataset.named, dataset.groups
+        self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
         self.skeleton = SKELETONS[target]
         self.fingerprint = Hasher(f"{dataset.fingerprint} {target}".encode()).hexdigest()
 
@@ -229,7 +229,7 @@ class ReorderedDataset(SkeletonDataset):
         self._columns = dataset.skeleton.indices(target.joints)
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
-        self.named, self.groups = dataset.named, dataset.groups
+        self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
         self.skeleton = target
         self.fingerprint = Hasher(f"{dataset.fingerprint} {' '.join(target.joints)}".encode()).hexdigest()
 

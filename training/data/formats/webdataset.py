@@ -294,6 +294,7 @@ class WebDataset(Format):
         facts = facts[rows]
         self.keys: Sequence[str] = facts["key"].to_list()
         self.label_ids: Numbers = facts["label_id"].fill_null(-1).to_numpy().astype(np.int64)
+        self.columns = {name: facts[name].to_list() for name in FACTS}
         self._fps = np.array([float(Fraction(fps)) if fps else np.nan for fps in facts["fps"].to_list()])
         self._size = facts.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)
         places = {
