@@ -1,0 +1,93 @@
+"""Ranking: which clips stand for all."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from dataengine.core.errors import TrainingError
+from training.evaluate.ranking import by_classifier, covered, k_centres, medoid
+
+
+def clustered(
+    seed: int, sizes: tuple[int, ...] = (60, 40, 20, 10, 5, 3, 2, 1), dim: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unit length around as many directions as there are sizes, and the direction of each."""
+    rng = np.random.default_rng(seed)
+    centres = np.linalg.qr(rng.normal(size=(dim, dim)))[0][: len(sizes)]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    rows = centres[owner] + rng.normal(0, 0.03, (len(owner), dim))
+    order = rng.permutation(len(rows))
+    return rows[order], owner[order]
+
+
+def test_each_pick_is_the_farthest_from_all_picks_before() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 5))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    found = k_centres(rows, first=7)
+    picks = [7]
+    while len(picks) < 40:
+        nearest = [min(np.linalg.norm(unit[i] - unit[p]) for p in picks) if i not in picks else -1 for i in range(40)]
+        picks.append(int(np.argmax(nearest)))
+    assert found.order.tolist() == picks
+    assert found.radius[-1] == pytest.approx(0, abs=1e-6) and (np.diff(found.radius) <= 1e-12).all()
+
+
+def test_the_radius_is_at_most_twice_that_of_the_best_choice() -> None:
+    for seed in range(5):
+        rows = np.random.default_rng(seed).normal(size=(14, 3))
+        best = min(covered(rows, some).radius[-1] for some in combinations(range(14), 3))
+        assert best <= k_centres(rows, 3).radius[-1] <= 2 * best
+
+
+def test_a_ranking_goes_on_from_what_is_known() -> None:
+    rows = np.random.default_rng(1).normal(size=(50, 8))
+    whole = k_centres(rows, 20)
+    rest = k_centres(rows, 12, known=whole.order[:8].tolist())
+    assert rest.order.tolist() == whole.order[8:20].tolist()
+    np.testing.assert_allclose(rest.radius, whole.radius[8:20])
+
+
+def test_the_first_pick_is_the_medoid() -> None:
+    rows = np.random.default_rng(2).normal(size=(30, 4)) + 1
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    sums = np.square(unit[:, None] - unit[None]).sum((1, 2))
+    assert medoid(rows) == k_centres(rows, 1).order[0] == by_classifier(rows, 1).order[0] == int(sums.argmin())
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_the_classifier_picks_from_groups_that_have_none(warm: bool) -> None:
+    hit = []
+    for seed in range(2):
+        rows, owner = clustered(seed)
+        found = by_classifier(rows, 8, seed=seed, warm=warm)
+        assert len(set(found.order.tolist())) == 8
+        hit.append(len(set(owner[found.order].tolist())))
+    assert min(hit) >= 6  # eight clips drawn at random hit four groups on average
+    again = by_classifier(rows, 8, seed=1, warm=warm)
+    assert again.order.tolist() == found.order.tolist()
+
+
+def test_every_clip_is_ranked_once_by_default() -> None:
+    rows, _ = clustered(3, (9, 4, 2))
+    for found in (k_centres(rows), by_classifier(rows), by_classifier(rows, known=[3, 4])):
+        assert len(set(found.order.tolist())) == len(found.order)
+    assert sorted(k_centres(rows).order.tolist()) == list(range(15))
+    assert not set(by_classifier(rows, known=[3, 4]).order.tolist()) & {3, 4}
+
+
+@pytest.mark.parametrize("rank", [k_centres, by_classifier])
+def test_what_cannot_be_ranked_is_said(rank: object) -> None:
+    rows = np.eye(4)
+    for options, what in (
+        ({"count": 0}, "at least one"),
+        ({"first": 9}, "0..3"),
+        ({"known": [4]}, "outside 0..3"),
+        ({"known": [0, 1, 2, 3]}, "ranked already"),
+    ):
+        with pytest.raises(TrainingError, match=what):
+            rank(rows, **options)  # type: ignore[operator]
+    with pytest.raises(TrainingError, match="not finite"):
+        rank(rows * np.nan)  # type: ignore[operator]
