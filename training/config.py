@@ -98,6 +98,11 @@ class DataTable(Table):
         "{joints = [names], parents = [the parent of each by name or number, -1 of a root]}. Bones and mirroring "
         "follow from it. Default: what the file says, else by the number of its joints.",
     )
+    spans: list[str] = _field(
+        [],
+        "Annotations of what happens when in the clips, which are found by their ids: files of Charades, TSU, PKU-MMD, "
+        "or a CSV; see `training.data.annotations`. Default: the spans that the data hold.",
+    )
     options: dict[str, Any] = _field({}, "Options of the format.")
     label_fraction: float | None = _field(
         None,

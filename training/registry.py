@@ -37,6 +37,7 @@ METHODS = {
     "supervised": "training.methods.supervised:Supervised",
     "mcc": "training.methods.mcc:MCC",
     "tmor": "training.methods.tmor:TMOR",
+    "segment": "training.methods.segmentation:Segmentation",
 }
 FORMATS = {
     "built": "training.data.formats.built:BuiltDataset",

@@ -93,6 +93,8 @@ class SubsetDataset(SkeletonDataset):
         groups = dataset.groups
         self.groups = None if groups is None else [groups[position] for position in positions.tolist()]
         self.columns = {name: [values[k] for k in positions.tolist()] for name, values in dataset.columns.items()}
+        self.span_labels = dataset.span_labels
+        self.lengths = None if dataset.lengths is None else dataset.lengths[positions]
 
     def __len__(self) -> int:
         return len(self._positions)

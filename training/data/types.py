@@ -19,6 +19,8 @@ from dataengine.core.skeletons import Skeleton
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 Numbers: TypeAlias = NDArray[np.int64]
+Spans: TypeAlias = NDArray[np.int64]
+"""What happens when in a clip, (S, 3): class, first frame, end frame (exclusive); spans may overlap."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SkeletonSequence:
         fps: frames per second, or None.
         features: other arrays stored with the clip, for example viclip_video (K, D), and facts, for example text.
         partners: clips that were drawn beside this one, by name; see `training.data.partners`.
+        spans: what happens when, see `Spans`; classes are indices into the `span_labels` of the dataset. None where the
+            dataset says nothing of it.
         prepared_by: the `Preprocess` whose joints `keypoints` are already; None: they are as stored.
     """
 
@@ -46,6 +50,7 @@ class SkeletonSequence:
     fps: float | None = None
     features: Mapping[str, Any] = field(default_factory=dict)
     partners: Mapping[str, SkeletonSequence] = field(default_factory=dict)
+    spans: Spans | None = None
     prepared_by: Any = None
 
 
@@ -67,6 +72,8 @@ class SkeletonDataset:
             independent measurements. None where the data do not say.
         columns: name -> N values, what is known of each clip, such as its subject, its camera or its motion; None where
             a clip has no value.
+        span_labels: names of the classes of the spans of its clips; empty where it has none.
+        lengths: (N,) frames of each clip; None where that is not known without reading.
     """
 
     name: str
@@ -78,6 +85,8 @@ class SkeletonDataset:
     named: bool = True
     groups: Sequence[str] | None = None
     columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    span_labels: tuple[str, ...] = ()
+    lengths: Numbers | None = None
 
     def __len__(self) -> int:
         """N, the number of sequences."""

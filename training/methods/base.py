@@ -113,6 +113,7 @@ class Needs:
     Attributes:
         features: names of stored features that are read with each clip.
         labels: whether at least one clip must have a label.
+        spans: whether clips must have spans of what happens when, whose classes are learnt frame by frame.
         texts: option -> encoder of texts. The run encodes the texts of the classes and gives the vectors (K, P, D), P
             texts per class, to the constructor under this option.
         widths: option -> stored feature. The run measures the width of the feature, unless the option is given.
@@ -121,6 +122,7 @@ class Needs:
 
     features: tuple[str, ...] = ()
     labels: bool = False
+    spans: bool = False
     texts: Mapping[str, Any] = field(default_factory=dict)
     widths: Mapping[str, str] = field(default_factory=dict)
     without: str = ""
@@ -154,6 +156,7 @@ class Method(nn.Module):
 
     Attributes:
         classifies: whether the method trains the network's own classifier.
+        per_frame: whether the method has a head of its own for classes of frames; the run gives it `num_classes`.
         has_projection: whether motions have a projection of their own beside the network's features; see `project`.
         former_options: options by the names they once had.
         backbone: the network that learns.
@@ -165,6 +168,7 @@ class Method(nn.Module):
     """
 
     classifies: ClassVar[bool] = False
+    per_frame: ClassVar[bool] = False
     has_projection: ClassVar[bool] = False
     former_options: ClassVar[Mapping[str, str]] = {}
     temperature: float = 0.1

@@ -135,6 +135,8 @@ def make_method(
     classes = len(labels) if config.classifies else 0
     backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)
     options = {**config.method.options, **(texts or {})}
+    if registry.find("methods", config.method.name).per_frame:
+        options["num_classes"] = len(labels)
     return create_method(config.method.name, backbone=backbone, **options)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.config import DataTable
+from training.data.annotations import read_all
 from training.data.formats import format_class, format_of, open_datasets
 from training.data.formats.joints import aligned
 from training.data.formats.ranges import is_url
 from training.data.sampler import joined_labels
+from training.data.spans import AnnotatedDataset
 from training.data.subsets import random_subset
 from training.data.types import Numbers, SkeletonDataset
 
@@ -100,7 +102,13 @@ def _open(
                 )
             options["entries"] = list(dict.fromkeys((*options.get("entries", entries), *features)))
         paths = [place] if isinstance(place, str) else place
-        return open_datasets(paths, split or None, table.where, skeleton=table.skeleton, **options)
+        if not table.spans:
+            return open_datasets(paths, split or None, table.where, skeleton=table.skeleton, **options)
+        spans = read_all(table.spans)
+        own = None if spans.splits else split or None
+        opened = open_datasets(paths, own, table.where, skeleton=table.skeleton, **options)
+        of_table = split or None if spans.splits else None
+        return [AnnotatedDataset(dataset, spans, of_table) for dataset in opened]
 
     try:
         return attempt(split, features)

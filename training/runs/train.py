@@ -198,7 +198,7 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
     """
     tables = config.to_toml()
     data, run = tables["data"], tables["run"]
-    data |= {name: [splits.absolute(path) for path in data[name]] for name in ("train", "val")}
+    data |= {name: [splits.absolute(path) for path in data[name]] for name in ("train", "val", "spans")}
     data["val_split"] = val_split
     if layout := splits.layout_name(datasets[0].skeleton):
         data["skeleton"] = layout

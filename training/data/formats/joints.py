@@ -173,6 +173,7 @@ class ConvertedDataset(SkeletonDataset):
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
         self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
+        self.span_labels, self.lengths = dataset.span_labels, dataset.lengths
         self.skeleton = SKELETONS[target]
         self.fingerprint = Hasher(f"{dataset.fingerprint} {target}".encode()).hexdigest()
 
@@ -208,14 +209,10 @@ class ConvertedDataset(SkeletonDataset):
         converted, converted_scores = convert(keypoints, scores, self._origin.name, self.skeleton.name)
         parts = zip(clips, shapes, np.split(converted, cuts), np.split(converted_scores, cuts))
         return [
-            SkeletonSequence(
-                clip.key,
-                one.reshape(*shape[:2], *one.shape[1:]),
-                None if clip.scores is None else other.reshape(*shape[:2], -1),
-                clip.label,
-                clip.size,
-                clip.fps,
-                clip.features,
+            dataclasses.replace(
+                clip,
+                keypoints=one.reshape(*shape[:2], *one.shape[1:]),
+                scores=None if clip.scores is None else other.reshape(*shape[:2], -1),
             )
             for clip, shape, one, other in parts
         ]
@@ -230,6 +227,7 @@ class ReorderedDataset(SkeletonDataset):
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
         self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
+        self.span_labels, self.lengths = dataset.span_labels, dataset.lengths
         self.skeleton = target
         self.fingerprint = Hasher(f"{dataset.fingerprint} {' '.join(target.joints)}".encode()).hexdigest()
 

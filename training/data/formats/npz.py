@@ -6,6 +6,8 @@ known.
     visible     bool, or scores: numbers, of the keypoints' shape without C
     label       (N,) whole numbers, -1 for none; label_names (K,)
     split       (N,) names, or train: (N,) bool
+    spans       (S, 3) whole numbers class, first frame, end frame (exclusive), clip after clip, with span_offsets
+                (N + 1,) and span_names (K,): what happens when, see `training.data.spans`
     joint_names (V,), parents (V,) -1 for the root, names (N,), frame_size (N, 2) width and height, fps one or (N,)
 
 Any other array with N rows can be read as a feature, and used in conditions where it has one value per clip.
@@ -27,7 +29,8 @@ from dataengine.core.errors import TrainingError, suggestion
 from dataengine.io import npy
 from training.data.formats.base import InMemoryDataset, checked_ids, choose, digest, frame_of, names_of, repeated
 from training.data.formats.joints import Layout, layout_of
-from training.data.types import Array, SkeletonSequence
+from training.data.spans import checked
+from training.data.types import Array, Numbers, SkeletonSequence, Spans
 
 KNOWN = {
     "keypoints",
@@ -42,7 +45,7 @@ KNOWN = {
     "joint_names",
     "parents",
 }
-KNOWN |= {"names", "frame_size", "fps"}
+KNOWN |= {"names", "frame_size", "fps", "spans", "span_offsets", "span_names"}
 INVISIBLE = ("absent", "guess")
 PLACEHOLDER = 2.0
 """Pixels: invisible joints of Penn Action nearer to the origin than this are placeholders, farther ones guesses of the
@@ -124,7 +127,11 @@ class NpzDataset(InMemoryDataset):
             raise TrainingError(f"{name}: joint_names and parents must be of the {number} joints of its poses")
         skeleton = layout_of(layout, number, name, joints, parents)
         sums = digest(self._poses, *(self._extra[entry] for entry in entries))
-        super().__init__(name, skeleton, classes, facts, choose(name, facts, split, where), sums, invisible)
+        self._spans, self.span_labels = _spans(name, held, keys, lengths)
+        rows = choose(name, facts, split, where)
+        more = [] if self._spans is None else [digest(*self._spans, *self.span_labels)]
+        super().__init__(name, skeleton, classes, facts, rows, sums, invisible, *more)
+        self.lengths = lengths[rows].astype(np.int64)
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """See `InMemoryDataset.clip_at`."""
@@ -132,7 +139,9 @@ class NpzDataset(InMemoryDataset):
         size = None if self._size is None else (int(self._size[row, 0]), int(self._size[row, 1]))
         fps = None if self._fps is None or not np.isfinite(self._fps[row]) else float(self._fps[row])
         features = {entry: array[row] for entry, array in self._extra.items()}
-        return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]), size, fps, features)
+        spans = None if self._spans is None else self._spans[row]
+        label = int(self.label_ids[index])
+        return SkeletonSequence(self.keys[index], keypoints, scores, label, size, fps, features, spans=spans)
 
     def _of(self, whole: Array, row: int) -> Array:
         """One clip's (M, T, V, ...) of the whole file's array."""
@@ -210,6 +219,35 @@ def _scores(name: str, held: dict[str, NDArray[Any]], poses: Array, invisible: s
     if scores is not None:
         scores[unseen] = 0
     return scores
+
+
+def _spans(
+    name: str, held: dict[str, NDArray[Any]], keys: Sequence[str], lengths: Numbers
+) -> tuple[list[Spans] | None, tuple[str, ...]]:
+    """The spans of every clip, None where the file has none, and the names of their classes."""
+    if "spans" not in held:
+        return None, ()
+    if missing := [key for key in ("span_offsets", "span_names") if key not in held]:
+        raise TrainingError(
+            f"{name}: it holds spans and no {missing[0]}; give span_offsets (N + 1,) and span_names (K,) beside spans"
+        )
+    offsets, names = held["span_offsets"], tuple(map(str, held["span_names"].tolist()))
+    rows = held["spans"]
+    if (
+        offsets.shape != (len(keys) + 1,)
+        or offsets.dtype.kind not in "iu"
+        or offsets[0] != 0
+        or offsets[-1] != len(rows)
+        or (np.diff(offsets.astype(np.int64)) < 0).any()
+    ):
+        raise TrainingError(
+            f"{name}: span_offsets must be {len(keys) + 1} whole numbers from 0 to the number of spans, {len(rows)}"
+        )
+    parts = np.split(rows, offsets[1:-1].astype(np.int64)) if len(keys) > 1 else [rows]
+    return [
+        checked(part, len(names), frames, f"{name}: spans of clip {key!r}")
+        for key, part, frames in zip(keys, parts, lengths.tolist())
+    ], names
 
 
 def _split(name: str, held: dict[str, NDArray[Any]], count: int) -> list[str] | None:

@@ -1,5 +1,7 @@
 """The pickle of pyskl and MMAction2: {"split": {name: [ids]}, "annotations": [{frame_dir, keypoint, keypoint_score,
 label ...}]}.
+
+An annotation may hold `spans`, rows class, first frame, end frame (exclusive); the pickle then holds `span_names`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from training.data.formats.base import (
     without_absent,
 )
 from training.data.formats.joints import Layout, layout_of
+from training.data.spans import checked
 from training.data.types import Array, SkeletonSequence, remark
 
 NAMES = ("label_names", "class_names", "classes")
@@ -108,7 +111,21 @@ class PysklDataset(InMemoryDataset):
         said = layout if layout is not None else likely or None
         skeleton = layout_of(said, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
         sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
-        super().__init__(name, skeleton, classes, facts, rows, sums)
+        self.span_labels = _span_names(name, content, notes)
+        classes_of_spans = len(self.span_labels)
+        self._spans = {
+            row: checked(
+                note.get("spans", ()),
+                classes_of_spans,
+                note["keypoint"].shape[1],
+                f"{name}: spans of annotation {facts['key'][row]!r}",
+            )
+            for row, note in self._notes.items()
+            if self.span_labels
+        }
+        more = [digest(*self._spans.values(), *self.span_labels)] if self.span_labels else []
+        super().__init__(name, skeleton, classes, facts, rows, sums, *more)
+        self.lengths = facts["num_frames"].to_numpy().astype(np.int64)[rows]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """See `InMemoryDataset.clip_at`; features hold nothing."""
@@ -119,7 +136,8 @@ class PysklDataset(InMemoryDataset):
         keypoints, scores = without_absent(keypoints, scores)
         shape = note.get("img_shape")
         size = (int(shape[1]), int(shape[0])) if shape is not None else None
-        return SkeletonSequence(self.keys[index], keypoints, scores, int(self.label_ids[index]), size)
+        label = int(self.label_ids[index])
+        return SkeletonSequence(self.keys[index], keypoints, scores, label, size, spans=self._spans.get(row))
 
 
 def _check(name: str, number: int, note: Any) -> None:
@@ -154,6 +172,20 @@ def _names(content: Mapping[str, Any]) -> list[str] | None:
     """The names of classes that a pickle holds beside what the format asks for."""
     found = (content.get(key) for key in NAMES)
     return next((list(n) for n in found if isinstance(n, list | tuple) and all(isinstance(t, str) for t in n)), None)
+
+
+def _span_names(name: str, content: Mapping[str, Any], notes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of the classes of spans; none where no annotation has spans.
+
+    Raises:
+        TrainingError: an annotation has spans, and the file does not name their classes.
+    """
+    if not any("spans" in note for note in notes):
+        return ()
+    names = content.get("span_names")
+    if not isinstance(names, list | tuple) or not names:
+        raise TrainingError(f"{name}: its annotations hold spans, and it holds no span_names; give the names as a list")
+    return tuple(map(str, names))
 
 
 def _key(note: Mapping[str, Any], number: int) -> str:
