@@ -36,6 +36,13 @@ def right(history: History) -> float:
     return float(np.mean(history.losses[-6:])) - math.log(len(CLASSES))
 
 
+def told_apart(history: History) -> float:
+    """Binary cross-entropy of frames over that of the classes' shares, which know nothing of the frame."""
+    k = len(CLASSES)
+    known = -(math.log(1 / k) + (k - 1) * math.log(1 - 1 / k))
+    return float(np.mean(history.losses[-6:])) - known
+
+
 def contrast(part: str) -> Callable[[History], float]:
     """The contrast over that of a network that tells nothing apart, by a part of the loss."""
     return lambda history: float(np.mean([line[part] for line in history.log[-6:]])) - NOTHING_KNOWN
@@ -63,8 +70,13 @@ CASES = {
     "supervised": Case(right, classes=len(CLASSES)),
     "mcc": Case(contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16}}),
     "tmor": Case(contrast("part_mm"), {**SMALL_TMOR, "video": "video", "video_width": 6}),
+    "segment": Case(told_apart, {"num_classes": len(CLASSES)}),
 }
 OTHERS = {
+    "segment by dilated convolutions": Case(
+        right, {"num_classes": len(CLASSES), "head": "tcn", "loss": "softmax", "tcn": {"width": 16, "layers": 2}}
+    ),
+    "segment by windows": Case(told_apart, {"num_classes": len(CLASSES), "head": "window"}),
     "mcc between frames": Case(
         contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
     ),

@@ -18,6 +18,7 @@ class Motions(SkeletonDataset):
     def __init__(self, count: int, seed: int = 0, name: str = "motions", video: int = 0, classes: int = 4) -> None:
         rng = np.random.default_rng(seed)
         self.name, self.skeleton, self.labels = name, skeleton("body13"), CLASSES
+        self.span_labels = CLASSES
         self.label_ids = (np.arange(count) % classes).astype(np.int64)
         self.keys = [f"{name}-{k:04d}" for k in range(count)]
         self.fingerprint = f"{name}-{count}-{seed}"
@@ -50,7 +51,8 @@ class Motions(SkeletonDataset):
                 "video": np.eye(video, dtype=np.float32)[[label]] + rng.normal(0, 0.05, (2, video)).astype(np.float32)
             }
         )
-        return SkeletonSequence(self.keys[number], array, None, label, (640, 480), 25.0, told)
+        spans = np.array([[label, 0, frames]])
+        return SkeletonSequence(self.keys[number], array, None, label, (640, 480), 25.0, told, spans)
 
     def __len__(self) -> int:
         return len(self.keys)

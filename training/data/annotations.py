@@ -5,7 +5,7 @@
     TSU         JSON {video: {"subset", "duration", "actions": [[class, start, end], ...]}}, starts and ends in the unit
                 of the duration, as for Toyota Smarthome Untrimmed and many copies of Charades
     PKU-MMD     a folder of files such as 0002-L.txt with lines class,start,end,confidence: classes from 1, frames,
-                both ends included; the file of a protocol, such as cross-subject.txt, beside or above it says the splits
+                both ends included; a file of a protocol, such as cross-subject.txt, in or above it says the splits
     CSV         ours, for anything else: clip_id (or file), label, start, end, and unit ("frames" or "seconds") and
                 split where wanted; without unit, frames, the end excluded
 
@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,15 @@ def _own(place: Path, rows: Sequence[Mapping[str, str]]) -> SpanTable:
         if row["label"]:  # a clip in which nothing happens has a row without a label
             text = f"{row['start']} {row['end']}"
             label = numbers[row["label"]]
-            own.append(_parsed(place, number, text, lambda text, label=label: (label, *map(float, text.split()))))
+            own.append(_parsed(place, number, text, partial(_times, label)))
         if row.get("split"):
             splits[row[key]] = TABLE_SPLITS.get(row["split"], row["split"])
     return SpanTable(str(place), labels, spans, unit, splits)
+
+
+def _times(label: int, text: str) -> Row:
+    start, end = map(float, text.split())
+    return label, start, end
 
 
 def _parsed(place: Path, number: int, text: str, parse: Callable[[str], Any]) -> Row:

@@ -7,6 +7,7 @@ Gall, CVPR 2019, section 3.1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from torch.nn import functional
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.data.spans import cut, dense
-from training.data.types import Array, SampleTransform, SkeletonSequence
+from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean
 from training.methods.base import Batch, LossOutput, Method, Needs, View
 from training.transforms.preprocess import Preprocess
@@ -106,9 +107,9 @@ class Segmentation(Method):
         frames: of a window. Default: those of the view.
         head: "linear" (one linear layer a step), "tcn" (dilated temporal convolutions), or "window": the mean over the
             window is classified, and all its frames get that class, as a classifier that slides over a clip does.
-        loss: "sigmoid": binary cross-entropy of each class, for actions that overlap (TSU, Charades). "softmax": one
-            class a frame, with one more for frames in which nothing happens (PKU-MMD); of actions that overlap the
-            class of the lowest number counts.
+        loss: "sigmoid": binary cross-entropy, summed over classes, for actions that overlap (TSU, Charades).
+            "softmax": one class a frame, with one more for frames in which nothing happens (PKU-MMD); of actions that
+            overlap the class of the lowest number counts.
         hop: frames between windows, in training and at test; 0: half a window.
         tcn: sizes of the head "tcn".
 
@@ -125,7 +126,7 @@ class Segmentation(Method):
         head: Literal["linear", "tcn", "window"] = "linear",
         loss: Literal["sigmoid", "softmax"] = "sigmoid",
         hop: int = 0,
-        tcn: TcnOptions = TcnOptions(),  # noqa: B008
+        tcn: TcnOptions = TcnOptions(),
     ) -> None:
         super().__init__(backbone)
         if num_classes < 1:
@@ -142,6 +143,11 @@ class Segmentation(Method):
             if head == "tcn"
             else nn.Conv1d(backbone.width, outputs, 1)
         )
+        if (
+            loss == "sigmoid" and num_classes > 1
+        ):  # every class as likely as by chance, as most are absent in most frames
+            last = self.head.last if isinstance(self.head, DilatedConvolutions) else self.head
+            nn.init.constant_(last.get_parameter("bias"), -math.log(num_classes - 1))
 
     @classmethod
     def needs(cls, options: Mapping[str, Any]) -> Needs:
@@ -159,7 +165,8 @@ class Segmentation(Method):
 
     def _logits(self, steps: Tensor, frames: int) -> Tensor:
         if self.head_name == "window":
-            return self.head(steps.mean(-1, keepdim=True)).float().expand(-1, -1, frames)
+            of_window: Tensor = self.head(steps.mean(-1, keepdim=True)).float()
+            return of_window.expand(-1, -1, frames)
         return at_frames(self.head(steps).float(), frames, self.backbone.stride)
 
     def frame_scores(self, motion: Tensor) -> Tensor:
@@ -179,7 +186,7 @@ class Segmentation(Method):
             logits = logits[..., :1]
         logits, targets, valid = logits.transpose(1, 2).flatten(0, 1), targets.flatten(0, 1), valid.flatten()
         if self.loss_name == "sigmoid":
-            each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+            each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
             right = ((logits > 0) == (targets > 0.5)).float().mean(-1)
         else:
             truth = torch.cat([targets, (targets.amax(-1, keepdim=True) == 0).to(targets)], -1).argmax(-1)

@@ -30,6 +30,7 @@ from training.backbones.base import Backbone, read_weights
 from training.config import Config, validate
 from training.data.formats.joints import in_joints_of
 from training.data.loader import DataLoader
+from training.data.spans import WindowedDataset, joined_span_labels
 from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
@@ -117,11 +118,12 @@ def train(
     if start is not None:
         datasets = [in_joints_of(dataset, joints) for dataset in datasets]
     val = [in_joints_of(dataset, joints) for dataset in val]
+    names = joined_span_labels(datasets) if needs.spans else ()
     check_learnable(datasets, needs.labels, config.method.name)
     tell_of_overlap(datasets, val, val_split)
     tell_of_unseen(datasets, val, val_split)
     config = resolve(config, datasets, val_split)
-    skeleton, labels = datasets[0].skeleton, DataLoader(datasets, shuffle=False).labels
+    skeleton, labels = datasets[0].skeleton, names or DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)
     channels = preprocess(datasets[0].read([0])[0]).shape[-1]
     fabric = fabric_of(config.run.precision, config.run.devices, device)
@@ -140,8 +142,12 @@ def train(
         method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
         facts["start"] = file_hash(start)
     limit = config.run.cache_gb * 1e9 / max(1, config.run.workers)
+    if needs.spans:
+        learnt_from: list[SkeletonDataset] = windows_of(config, datasets, names)
+    else:
+        learnt_from = [PreparedDataset(dataset, preprocess, limit) for dataset in datasets] if limit else datasets
     loader = DataLoader(
-        [PreparedDataset(dataset, preprocess, limit) for dataset in datasets] if limit else datasets,
+        learnt_from,
         method.sample_transform(preprocess, View(config.view.frames, config.view.steps, skeleton, preprocess.score)),
         config.run.batch // fabric.world_size,
         config.run.seed,
@@ -164,6 +170,13 @@ def train(
         write_durably(folder / "run.toml", _toml(config).encode())
         evaluation.finish(result, method)
     return result
+
+
+def windows_of(config: Config, datasets: Sequence[SkeletonDataset], names: Sequence[str]) -> list[SkeletonDataset]:
+    """The regions of clips from which a method that learns classes of frames takes its windows."""
+    length = config.view.frames
+    hop = int(config.method.options.get("hop") or 0) or max(1, length // 2)
+    return [WindowedDataset(dataset, length, hop, names) for dataset in datasets]
 
 
 def train_settings(config: Config) -> TrainSettings:
@@ -205,6 +218,8 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
     if config.run.start is not None:
         run["start"] = str(Path(config.run.start).absolute())
     clips = config.data.epoch_size or sum(len(dataset) for dataset in datasets)
+    if needs_of(config).spans and not config.data.epoch_size:
+        clips = sum(map(len, windows_of(config, datasets, joined_span_labels(datasets))))
     if config.run.batch > clips:
         warnings.warn(
             f"run.batch {config.run.batch} is more than the {clips} clips of an epoch; {clips} are taken", stacklevel=2

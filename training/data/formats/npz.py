@@ -129,8 +129,8 @@ class NpzDataset(InMemoryDataset):
         sums = digest(self._poses, *(self._extra[entry] for entry in entries))
         self._spans, self.span_labels = _spans(name, held, keys, lengths)
         rows = choose(name, facts, split, where)
-        more = [] if self._spans is None else [digest(*self._spans, *self.span_labels)]
-        super().__init__(name, skeleton, classes, facts, rows, sums, invisible, *more)
+        of_spans = [] if self._spans is None else [digest(*self._spans, *self.span_labels)]
+        super().__init__(name, skeleton, classes, facts, rows, sums, invisible, *of_spans)
         self.lengths = lengths[rows].astype(np.int64)
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
