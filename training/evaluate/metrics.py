@@ -247,7 +247,12 @@ def edit_score(predictions: ArrayLike, labels: ArrayLike, background: int | None
 
     Source: Lea et al. 2016, section 4.1. The score is 1 where neither side has segments.
     """
-    a, b = segments(predictions, background)[:, 0], segments(labels, background)[:, 0]
+    return edit_of(segments(predictions, background)[:, 0], segments(labels, background)[:, 0])
+
+
+def edit_of(predicted: ArrayLike, true: ArrayLike) -> float:
+    """`edit_score` of two lists of labels of segments."""
+    a, b = np.asarray(predicted, np.int64), np.asarray(true, np.int64)
     if not len(a) and not len(b):
         return 1.0
     row = np.arange(len(b) + 1)
@@ -268,7 +273,11 @@ def segment_counts(
     equals). Overlap is intersection over union. The predicted segment is right if the overlap reaches `overlap` and no
     earlier predicted segment matched the same true segment.
     """
-    predicted, true = segments(predictions, background), segments(labels, background)
+    return counts_of(segments(predictions, background), segments(labels, background), overlap)
+
+
+def counts_of(predicted: Numbers, true: Numbers, overlap: float) -> tuple[int, int, int]:
+    """`segment_counts` of rows label, start, end (exclusive); segments may overlap."""
     free = np.ones(len(true), bool)
     right = 0
     for label, start, end in predicted:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.data.entries import Motion
 from training.data.spans import cut, dense
 from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean
@@ -71,7 +72,7 @@ class WindowSample:
         joints, valid = prepared_window(self.preprocess, window, self.frames)
         targets = dense(window.spans, self.frames, self.num_classes)
         motion = self.preprocess.finish(self.view(joints, rng))
-        return {"motion": motion, "dense": targets, "valid": valid}
+        return {"motion": Motion(motion), "dense": targets, "valid": valid}
 
 
 class DilatedConvolutions(nn.Module):
