@@ -52,7 +52,7 @@ class Motions(SkeletonDataset):
             }
         )
         spans = np.array([[label, 0, frames]])
-        return SkeletonSequence(self.keys[number], array, None, label, (640, 480), 25.0, told, spans)
+        return SkeletonSequence(self.keys[number], array, None, label, (640, 480), 25.0, told, spans=spans)
 
     def __len__(self) -> int:
         return len(self.keys)

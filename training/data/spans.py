@@ -198,6 +198,7 @@ class AnnotatedDataset(SkeletonDataset):
         self.label_ids: Numbers = np.asarray(dataset.label_ids, np.int64)[self._positions]
         self.named, groups = dataset.named, dataset.groups
         self.groups = None if groups is None else [groups[number] for number in kept]
+        self.columns = {column: [values[number] for number in kept] for column, values in dataset.columns.items()}
         self.lengths = None if dataset.lengths is None else dataset.lengths[self._positions]
         rows = [table.rows[name] for name in self._found]
         marks = (dataset.fingerprint, kept, table.labels, table.unit, rows)
