@@ -1,0 +1,200 @@
+"""Actions in untrimmed sequences: UNIK with a head per frame against a classifier that slides, and floors beside both.
+
+Sequences are composed of the real motions of Penn Action and HDM05 (`composed.py`, where the protocol stands). Per data
+set and seed three networks are trained alike - UNIK of a quarter width, the same windows, views and steps: with a
+linear head per frame, with dilated temporal convolutions, and as a classifier of whole windows, whose answer all frames
+of the window get. At test windows slide over the sequences, each prepared by itself, half a window apart; the
+classifier of windows an eighth of a window apart. Beside them stand nearest neighbours and ridge regression on the
+coordinates of the window around each frame, and ridge regression on the features of a random network.
+
+Nothing is chosen on the test side: schedule, window and boundaries were set beforehand and are those of `segment_small`
+where it has them; the last step counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from composed import Composed, composed_hdm05, composed_penn
+from harness import main
+from seeds import difference, network, seeds, spread
+
+from training import create_method
+from training.data.loader import DataLoader
+from training.data.spans import WindowedDataset
+from training.engine.loop import fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.evaluate.segmentation import Boundaries, segmentation_results
+from training.methods.base import Method
+from training.runs.features import calibrate
+from training.runs.frame_probe import frame_floors, frame_probe
+from training.runs.sliding import frame_scores
+from training.transforms.preprocess import Preprocess
+from training.transforms.view import View
+
+STEPS: dict[int, tuple[dict[str, Any], ...]] = {
+    2: (
+        {"name": "flip"},
+        {"name": "scale", "range": 0.1},
+        {"name": "shift", "range": 0.1},
+        {"name": "rotate", "degrees": 15},
+    ),
+    3: (
+        {"name": "flip"},
+        {"name": "scale", "range": 0.1},
+        {"name": "shift", "range": 0.1},
+        {"name": "rotate", "degrees": (10, 30, 10)},
+    ),
+}
+PROTOCOL: dict[str, Any] = {"frames": 64, "batch": 32, "lr": 0.05, "decay": 1e-4, "base": 16, "composed": 1}
+EPOCHS = {"penn": 4, "hdm05": 8}
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {"head": "linear"},
+    "dilated": {"head": "tcn"},
+    "window": {"head": "window"},
+}
+SEEDS = range(3)
+
+
+def data(name: str) -> tuple[Composed, Composed]:
+    """The training and test sequences of a data set."""
+    return composed_penn() if name == "penn" else composed_hdm05()
+
+
+def preparation(name: str, train: Composed) -> Preprocess:
+    """What the network is given; joints in space are also turned to face one way."""
+    return Preprocess(train.skeleton, normalise="body" if name == "penn" else "view_body")
+
+
+def figures(method: Method, test: Composed, preprocess: Preprocess, hop: int) -> dict[str, float]:
+    """All figures of a method on the test sequences, in per cent."""
+    found = list(frame_scores(method, [test], test.span_labels, preprocess, PROTOCOL["frames"], hop))
+    return {r.metric: round(100 * r.value, 3) for r in segmentation_results(found, test.span_labels)}
+
+
+def job(name: str, head: str) -> Any:
+    """One seed of one head: trained, tested."""
+    train, test = data(name)
+    preprocess, frames = preparation(name, train), PROTOCOL["frames"]
+    channels = train.clips[0].keypoints.shape[-1]
+
+    def run(seed: int, folder: Path) -> dict[str, Any]:
+        backbone = network(train, seed, 0, channels, PROTOCOL["base"])
+        method = create_method("segment", backbone=backbone, num_classes=len(train.span_labels), **HEADS[head])
+        view = View(frames, STEPS[channels], train.skeleton)
+        windows = WindowedDataset(train, frames, frames // 2)
+        loader = DataLoader(windows, method.sample_transform(preprocess, view), PROTOCOL["batch"], seed=seed)
+        settings = TrainSettings(
+            epochs=EPOCHS[name],
+            optim=OptimSettings(lr=PROTOCOL["lr"], weight_decay=PROTOCOL["decay"], warmup=0.5),
+            seed=seed,
+            log_every=50,
+            save_every=60,
+            precision="bf16-mixed",
+        )
+        fit(method, loader, settings, folder)
+        return figures(method, test, preprocess, frames // 8 if head == "window" else frames // 2)
+
+    return run
+
+
+def floors(name: str) -> dict[str, dict[str, float]]:
+    """What is reached without training a network."""
+    train, test = data(name)
+    preprocess, frames = preparation(name, train), PROTOCOL["frames"]
+    rows = {}
+    for floor, scores in frame_floors([train], [test], train.span_labels, preprocess, frames).items():
+        found = segmentation_results(scores, train.span_labels)
+        rows[floor] = {result.metric: round(100 * result.value, 3) for result in found}
+        rows["chance"] = {"frame mAP": round(100 * found[0].baselines["chance"], 3)}
+    channels = train.clips[0].keypoints.shape[-1]
+    for seed in SEEDS:
+        backbone = calibrate(network(train, seed + 100, 0, channels, PROTOCOL["base"]), [train], preprocess, frames)
+        probe = frame_probe(backbone, [train], train.span_labels, preprocess, frames)
+        rows[f"random network {seed}"] = figures(probe, test, preprocess, frames // 2)
+    return rows
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Frame mAP on composed untrimmed sequences."""
+    torch.set_num_threads(1)
+    numbers = SEEDS[:1] if quick else SEEDS
+    spreads: dict[str, Any] = {}
+    below: dict[str, Any] = {}
+    ahead: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
+    for name in EPOCHS:
+        train, test = data(name)
+        sizes[name] = {
+            "training": {"sequences": len(train), "frames": int(train.lengths.sum())},
+            "test": {"sequences": len(test), "frames": int(test.lengths.sum())},
+        }
+        own = {**PROTOCOL, "epochs": EPOCHS[name]}
+        below[name] = seeds(f"segmentation-{name}-floors", own, range(1), lambda *_, name=name: floors(name))[0]
+        for key in ("cpu_s", "wall_s", "hardware", "commit", "protocol", "seed"):
+            below[name].pop(key)
+        runs = {head: seeds(f"segmentation-{name}-{head}", own, numbers, job(name, head)) for head in HEADS}
+        metrics = [key for key, value in runs["linear"][0].items() if "@" in key or key.startswith(("frame", "edit"))]
+        spreads[name] = {head: {metric: spread(found, metric) for metric in metrics} for head, found in runs.items()}
+        merged = [
+            {f"{head} {metric}": value for head, found in runs.items() for metric, value in _figures(found[k])}
+            for k in range(len(numbers))
+        ]
+        if len(merged) > 1:
+            ahead[name] = {
+                f"{head} over window, {metric}": difference(merged, f"{head} {metric}", f"window {metric}")
+                for head in ("linear", "dilated")
+                for metric in ("frame mAP", "event mAP@0.5", "F1@50")
+            }
+    best = {name: max(v.get("frame mAP", 0) for v in rows.values()) for name, rows in below.items()}
+    clear = bool(ahead) and all(
+        ahead[name]["linear over window, frame mAP"]["low"] > 0
+        and spreads[name]["linear"]["frame mAP"]["mean"] > best[name]
+        for name in EPOCHS
+    )
+    return {
+        "name": "segmentation",
+        "value": spreads["penn"]["linear"]["frame mAP"]["mean"],
+        "unit": "% frame mAP, Penn Action composed, linear head per frame",
+        "goal": "per frame above the classifier that slides (95 % interval) and above every floor, on both data sets",
+        "holds": clear,
+        "baselines": below,
+        "n": sizes["penn"]["test"]["frames"],
+        "spread": spreads,
+        "data": "sequences composed of Penn Action (annotated joints) and HDM05 (motion capture), see composed.py",
+        "details": {
+            "protocol": {**PROTOCOL, "epochs": EPOCHS},
+            "sizes": sizes,
+            "differences": ahead,
+            "boundaries": Boundaries().__dict__,
+        },
+    }
+
+
+def _figures(found: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(key, value) for key, value in found.items() if isinstance(value, float)]
+
+
+def _one() -> None:
+    """`segmentation.py --only NAME HEAD SEED`: one part alone, kept for the whole."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs=3)
+    name, head, seed = parser.parse_args().only
+    torch.set_num_threads(1)
+    own = {**PROTOCOL, "epochs": EPOCHS[name]}
+    if head == "floors":
+        seeds(f"segmentation-{name}-floors", own, range(1), lambda *_: floors(name))
+    else:
+        seeds(f"segmentation-{name}-{head}", own, [int(seed)], job(name, head))
+
+
+if __name__ == "__main__":
+    _one() if "--only" in sys.argv else main(run)
