@@ -29,7 +29,7 @@ from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.methods.base import RandomViews
 from training.runs.run import make_preprocess
-from training.transforms.prepared import PreparedDataset
+from training.transforms.prepared import ClipCache, prepared
 from training.transforms.view import View
 
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def loaders(folder: Path, recipe: str) -> dict[str, DataLoader]:
     preprocess = make_preprocess(given, data[0].skeleton)
     view = View(given.view.frames, given.view.steps, data[0].skeleton, preprocess.score)
     views = RandomViews(preprocess, {"motion": view})
-    held = [PreparedDataset(dataset, preprocess, 4e9) for dataset in data]
+    held = prepared(data, preprocess, ClipCache.of("memory", 4.0))
     return {"held": DataLoader(held, views, given.run.batch), "anew": DataLoader(data, views, given.run.batch)}
 
 

@@ -12,7 +12,15 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import atexit
+import shutil
+import tempfile
+
 import pytest
+
+_prepared = tempfile.mkdtemp(prefix="dataengine-prepared-")
+os.environ["DATAENGINE_PREPARED"] = _prepared
+atexit.register(shutil.rmtree, _prepared, ignore_errors=True)
 
 # What tests write need not outlive the machine, and small builds wait for the disk as long as they compute. Processes
 # that tests start do wait; a descriptor that is no open file is refused here, too.

@@ -31,6 +31,7 @@ FORMER: dict[str, dict[str, str]] = {
 }
 """Keys by the names they once had, by table."""
 FORMER_TABLES = {"prepare": "preprocess"}
+MOST_WORKERS = 64
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -54,13 +55,32 @@ class RunTable(Table):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = _field("32-true", "Precision of the network.")
     devices: int | Literal["auto"] = _field(1, "Number of devices; one process runs on each.")
     compile: bool = _field(False, "Whether the network is compiled by torch.compile.")
-    workers: int = _field(2, "Processes per device that make batches ahead; 0: none.", ge=0, le=64)
+    workers: int | str = _field(
+        "auto",
+        'Processes per device that make batches ahead, up to 64; 0: none. "auto": as the machine has cores. '
+        "The result is the same.",
+    )
+    cache: str = _field(
+        "auto",
+        'Where clips are kept once they are prepared: "auto" for $DATAENGINE_PREPARED, else '
+        '~/.cache/dataengine/prepared; a folder; "memory"; or "off", which prepares them anew in every epoch. The '
+        "result is the same, and the folder may be deleted at any time.",
+        min_length=1,
+    )
     cache_gb: float = _field(
-        1.0,
-        "Gigabytes of prepared clips that the processes of a device hold in memory, all together; 0: clips are "
-        "prepared anew in every epoch. The result is the same.",
+        4.0,
+        "Most gigabytes of the folder of `cache`, of all runs together; also of what the processes of a device hold in "
+        "memory where nothing can be written. 0 is as `cache` off.",
         ge=0,
     )
+
+    @pydantic.field_validator("workers")
+    @classmethod
+    def _known_workers(cls, given: int | str) -> int | str:
+        if given != "auto" and (isinstance(given, str) or not 0 <= given <= MOST_WORKERS):
+            raise ValueError(f'{given} is not allowed; allowed: 0 to {MOST_WORKERS}, or "auto"')
+        return given
+
     log_every: int = _field(10, "Steps between lines of log.jsonl.", ge=1)
     save_every: float = _field(300.0, "Seconds between checkpoints.", ge=0)
     probe_every: int = _field(0, "Epochs between kNN probes of the validation clips; 0: no probes.", ge=0)

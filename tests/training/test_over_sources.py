@@ -7,12 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from dataengine.core.errors import RecipeError
 from tests.support.motions import Motions
 from training import create_backbone, create_method
+from training.config import load
 from training.data.loader import DataLoader
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
-from training.runs.features import THREE_CROPS, extract_features, joint_weights
+from training.runs import features
+from training.runs.features import THREE_CROPS, extract_features, joint_weights, workers_for, workers_of
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -72,3 +75,14 @@ def test_joints_that_decide_weigh_more():
     assert weights.shape == (13,) and weights.sum() == pytest.approx(1)
     wrists, feet = weights[[5, 6]].mean(), weights[[11, 12]].mean()
     assert wrists > 1.5 * feet, weights
+
+
+def test_workers_are_as_many_as_the_machine_has_cores_for(monkeypatch):
+    monkeypatch.setattr(features, "cpu_count", lambda: 6)
+    assert [workers_of("auto", "cuda", devices) for devices in (1, 2, 6, 12)] == [5, 2, 1, 1]
+    assert workers_of("auto", torch.device("cpu")) == 0 and workers_of(3, "cpu") == 3
+    monkeypatch.setattr(features, "cpu_count", lambda: 64)
+    assert workers_of("auto", "cuda:0") == features.MOST_USEFUL
+    assert workers_for([Motions(10, 3)], "auto", "cuda") == 0
+    with pytest.raises(RecipeError, match='many is not allowed; allowed: 0 to 64, or "auto"'):
+        load("unik_small", ['run.workers="many"'])

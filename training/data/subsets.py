@@ -84,7 +84,7 @@ class SubsetDataset(SkeletonDataset):
     """Some clips of a dataset."""
 
     def __init__(self, dataset: SkeletonDataset, positions: Numbers) -> None:
-        self._source, self._positions = dataset, positions
+        self.source, self.positions = dataset, positions
         self.name, self.skeleton, self.labels = dataset.name, dataset.skeleton, dataset.labels
         self.fingerprint = blake3(f"{dataset.fingerprint} {positions.tolist()}".encode()).hexdigest()
         self.keys: Sequence[str] = [dataset.keys[position] for position in positions.tolist()]
@@ -97,8 +97,8 @@ class SubsetDataset(SkeletonDataset):
         self.lengths = None if dataset.lengths is None else dataset.lengths[positions]
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.positions)
 
     def read(self, indices: Sequence[int]) -> list[SkeletonSequence]:
         """The clips at these positions of the subset."""
-        return self._source.read(self._positions[np.asarray(indices, np.int64)].tolist())
+        return self.source.read(self.positions[np.asarray(indices, np.int64)].tolist())

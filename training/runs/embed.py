@@ -24,6 +24,7 @@ from training.data.types import SkeletonDataset
 from training.runs.export import FRAMES
 from training.runs.features import TemporalCrops
 from training.runs.trained_network import TrainedNetwork
+from training.transforms.prepared import ClipCache, prepared
 
 GROUP = 4096
 """Clips of a row group."""
@@ -85,7 +86,9 @@ def embed(
     if frames is None:
         frames = FRAMES if run.config is None else run.config.view.frames
     splits = {key: split for dataset in opened for key, split in _splits(dataset).items()}
-    loader = DataLoader(opened, TemporalCrops(run.preprocess, frames), batch, shuffle=False, workers=workers)
+    cache = None if run.config is None else ClipCache.of(run.config.run.cache, run.config.run.cache_gb)
+    clips = prepared(opened, run.preprocess, cache)
+    loader = DataLoader(clips, TemporalCrops(run.preprocess, frames), batch, shuffle=False, workers=workers)
     columns = schema(projected=run.method is not None and run.method.has_projection)
     note = {
         "dataengine": dataengine.__version__,

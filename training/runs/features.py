@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dataengine.core.resources import cpu_count
 from training.backbones.base import Backbone
 from training.data.entries import Motion
 from training.data.loader import DataLoader
 from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
 from training.methods.base import RandomViews
+from training.transforms.prepared import ClipCache, prepared
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -28,9 +30,29 @@ MANY = 1000
 """Clips above which worker processes read them; fewer are read before the processes have started."""
 
 
-def workers_for(datasets: Sequence[SkeletonDataset], workers: int) -> int:
-    """How many processes read these clips, of at most `workers`."""
-    return workers if sum(map(len, datasets)) > MANY else 0
+MOST_USEFUL = 8
+"""Workers that keep one GPU busy; more of a machine's cores are left to others."""
+
+
+def workers_of(asked: int | str, device: Any = "cpu", devices: int = 1) -> int:
+    """How many processes make batches for one device.
+
+    Args:
+        asked: `run.workers`. "auto": for a GPU its share of the cores, but one, from 1 to `MOST_USEFUL`; on a CPU none,
+            as the network's own threads use the cores and making a batch takes a hundredth of a step.
+        device: where the network runs.
+        devices: how many devices of this machine train together.
+    """
+    if not isinstance(asked, str):
+        return asked
+    if "cpu" in str(device):
+        return 0
+    return min(MOST_USEFUL, max(1, cpu_count() // max(1, devices) - 1))
+
+
+def workers_for(datasets: Sequence[SkeletonDataset], workers: int | str, device: Any = "cpu") -> int:
+    """How many processes read these clips, of `workers` (see `workers_of`)."""
+    return workers_of(workers, device) if sum(map(len, datasets)) > MANY else 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,7 @@ def extract_features(
     view: View | None = None,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    cache: ClipCache | None = None,
 ) -> tuple[Rows, Numbers]:
     """The output of a network for every clip, the mean over crops of the clip.
 
@@ -90,6 +113,7 @@ def extract_features(
         view: one random view per clip in place of the crops; rows of several seeds make a probe of few labels steadier.
         seed: of the random view.
         advance: is given the number of clips done after every batch.
+        cache: where prepared clips are kept; see `training.transforms.prepared`.
 
     Returns:
         (clips, D) float32 in the order of the dataset, and the labels (clips,) int64.
@@ -102,7 +126,7 @@ def extract_features(
     spans = spans if view is None else WHOLE_CLIP
     crops = TemporalCrops(preprocess, frames, tuple(spans))
     transform = crops if view is None else RandomViews(preprocess, {"crop0": view})
-    loader = DataLoader(dataset, transform, batch, seed, shuffle=False, workers=workers)
+    loader = DataLoader(prepared(dataset, preprocess, cache), transform, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
     for sample in loader:
         outputs = [function(sample[f"crop{k}"].to(device, dtype)).float() for k in range(len(spans))]
@@ -121,6 +145,7 @@ def calibrate(
     preprocess: Preprocess,
     frames: int,
     device: Any = "cpu",
+    cache: ClipCache | None = None,
 ) -> Backbone:
     """The network with the statistics of its norms measured on whole clips.
 
@@ -132,7 +157,8 @@ def calibrate(
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches
     backbone.train()
-    for sample in DataLoader(dataset, TemporalCrops(preprocess, frames), 128, shuffle=False):
+    clips = prepared(dataset, preprocess, cache)
+    for sample in DataLoader(clips, TemporalCrops(preprocess, frames), 128, shuffle=False):
         backbone.features(sample["crop0"].to(device))
     return backbone.eval()
 
@@ -166,7 +192,8 @@ def joint_weights(
         output = backbone(motion)
         return torch.softmax(output, 1) if backbone.num_classes else nn.functional.normalize(output, dim=1)
 
-    sample = next(iter(DataLoader(dataset, TemporalCrops(preprocess, frames), clips, seed=seed, drop_last=False)))
+    whole = prepared(dataset, preprocess, None)
+    sample = next(iter(DataLoader(whole, TemporalCrops(preprocess, frames), clips, seed=seed, drop_last=False)))
     weight = next(backbone.parameters())
     motion = sample["crop0"].to(weight.device, weight.dtype)
     original = answer(motion)

@@ -75,7 +75,7 @@ def predict(
         )
     if target.suffix not in ENDINGS:
         raise TrainingError(f"{target}: predictions are a table; allowed endings: {', '.join(ENDINGS)}")
-    workers = workers_for(datasets, run.config.run.workers)
+    workers = workers_for(datasets, run.config.run.workers, device)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
         scores = extract_features(
             run.backbone.to(device),
@@ -88,6 +88,7 @@ def predict(
             device,
             softmax=True,
             advance=advance,
+            cache=run.cache,
         )[0]
     names, ids = joined_labels(datasets)
     best = scores.argmax(1)

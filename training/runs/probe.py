@@ -99,7 +99,7 @@ def probe(
         report.results += _told_of_labels(run, few, fractions)
     if run.config.classifies and (splits.label_ids(run.labels, test) >= 0).any():
         figure, plot = evaluate_classifier(
-            run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device
+            run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device, run.cache
         )
         report.results.append(figure)
         report.plots.append(plot)
@@ -165,7 +165,14 @@ def two_streams(run: Run, second: Run, test: Sequence[SkeletonDataset], device: 
         )
     scores = [
         extract_features(
-            one.backbone.to(device), test, one.preprocess, one.frames, THREE_CROPS, device=device, softmax=True
+            one.backbone.to(device),
+            test,
+            one.preprocess,
+            one.frames,
+            THREE_CROPS,
+            device=device,
+            softmax=True,
+            cache=one.cache,
         )[0]
         for one in (run, second)
     ]
@@ -188,4 +195,5 @@ def random_network(run: Run, train: Sequence[SkeletonDataset], device: Any = "cp
     torch.manual_seed(run.config.run.seed + 1)
     options = run.config.backbone.options
     backbone = create_backbone(run.config.backbone.name, 0, run.skeleton, run.channels, **options)
-    return calibrate(backbone.to(device), random_subset(train, MAX_CLIPS), run.preprocess, run.frames, device)
+    some = random_subset(train, MAX_CLIPS)
+    return calibrate(backbone.to(device), some, run.preprocess, run.frames, device, run.cache)

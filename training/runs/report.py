@@ -179,8 +179,17 @@ def features_of(
 ) -> Rows:
     """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip; `advance` is given
     how many clips are done."""
-    workers = workers_for(split, run.config.run.workers)
+    workers = workers_for(split, run.config.run.workers, device)
     rows, _ = extract_features(
-        function, split, run.preprocess, run.frames, THREE_CROPS, BATCH, workers, device, advance=advance
+        function,
+        split,
+        run.preprocess,
+        run.frames,
+        THREE_CROPS,
+        BATCH,
+        workers,
+        device,
+        advance=advance,
+        cache=run.cache,
     )
     return rows

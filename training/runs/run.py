@@ -21,6 +21,7 @@ from training.backbones.base import Backbone
 from training.config import Config, validate
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
+from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 
 CHECKPOINT, NETWORK = "last.safetensors", "model.safetensors"
@@ -75,6 +76,11 @@ class Run:
     def frames(self) -> int:
         """T of the training views."""
         return self.config.view.frames
+
+    @property
+    def cache(self) -> ClipCache | None:
+        """Where prepared clips are kept, see `run.cache`."""
+        return ClipCache.of(self.config.run.cache, self.config.run.cache_gb)
 
     @property
     def needs(self) -> Needs:

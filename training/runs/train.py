@@ -42,11 +42,11 @@ from training.evaluate.result import Result, plain
 from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
-from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for
+from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for, workers_of
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
-from training.transforms.prepared import PreparedDataset
+from training.transforms.prepared import PLACES, ClipCache, prepared
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -141,11 +141,13 @@ def train(
     if start is not None:
         method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
         facts["start"] = file_hash(start)
-    limit = config.run.cache_gb * 1e9 / max(1, config.run.workers)
+    workers = workers_of(config.run.workers, fabric.device.type, fabric.world_size)
+    cache = ClipCache.of(config.run.cache, config.run.cache_gb, workers)
     if needs.spans:
         learnt_from: list[SkeletonDataset] = windows_of(config, datasets, names)
     else:
-        learnt_from = [PreparedDataset(dataset, preprocess, limit) for dataset in datasets] if limit else datasets
+        datasets, val = (prepared(part, preprocess, cache) for part in (datasets, val))
+        learnt_from = datasets
     loader = DataLoader(
         learnt_from,
         method.sample_transform(preprocess, View(config.view.frames, config.view.steps, skeleton, preprocess.score)),
@@ -154,7 +156,7 @@ def train(
         weights=config.data.weights,
         balance=config.data.balance,
         shard=(fabric.global_rank, fabric.world_size),
-        workers=config.run.workers,
+        workers=workers,
         epoch_size=config.data.epoch_size,
         pin_memory=fabric.device.type == "cuda",
     )
@@ -217,6 +219,8 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
         data["skeleton"] = layout
     if config.run.start is not None:
         run["start"] = str(Path(config.run.start).absolute())
+    if config.run.cache not in PLACES:
+        run["cache"] = str(Path(config.run.cache).expanduser().absolute())
     clips = config.data.epoch_size or sum(len(dataset) for dataset in datasets)
     if needs_of(config).spans and not config.data.epoch_size:
         clips = sum(map(len, windows_of(config, datasets, joined_span_labels(datasets))))
@@ -298,7 +302,7 @@ class _Evaluation:
     def _features(self, method: Method, split: Sequence[SkeletonDataset]) -> LabelledFeatures:
         part = random_subset(split, self.config.run.probe_clips)
         frames = self.config.view.frames
-        workers = workers_for(part, self.config.run.workers)
+        workers = workers_for(part, self.config.run.workers, self.device)
         rows = extract_features(
             method.embed, part, self.preprocess, frames, WHOLE_CLIP, workers=workers, device=self.device
         )[0]
@@ -329,9 +333,12 @@ def evaluate_classifier(
     split: Sequence[SkeletonDataset],
     folder: Path,
     device: Any,
+    cache: ClipCache | None = None,
 ) -> tuple[Result, Path]:
     """The network's own classifier on labelled clips, the mean over three fixed crops; and confusion.png of it."""
-    scores = extract_features(backbone, split, preprocess, frames, THREE_CROPS, device=device, softmax=True)[0]
+    scores = extract_features(
+        backbone, split, preprocess, frames, THREE_CROPS, device=device, softmax=True, cache=cache
+    )[0]
     ids: Numbers = splits.label_ids(labels, split)
     truth, predictions = labelled(ids, scores.argmax(1))
     title = "the network's own classifier"
