@@ -138,7 +138,7 @@ def finetune(
     _train(finetuning(configuration, start, overrides or ()).on(data or (), val or ()), out, as_json, seeds, device)
 
 
-def _train(config: Config, out: Path | None, as_json: bool, seeds: int, device: str) -> None:
+def _train(config: Config, out: Path | None, as_json: bool, seeds: int, device: str, quiet: bool = False) -> None:
     from training.distributed import rank
     from training.evaluate.result import class_table, table
     from training.runs import train as runs
@@ -151,7 +151,7 @@ def _train(config: Config, out: Path | None, as_json: bool, seeds: int, device: 
         return
     with in_one_line(folder), RunProgress(_say) as shown:
         result = runs.train(config, folder, shown, device=device)
-    if rank() != 0:
+    if rank() != 0 or quiet:
         return
     if as_json:
         show(result.to_dict())
@@ -183,16 +183,20 @@ def _train_seeds(config: Config, folder: Path, as_json: bool, seeds: int, device
 def example(
     to: Annotated[Path, typer.Argument(help="The file, .npz.", metavar="PATH")] = Path("example.npz"),
     clips: Annotated[int, typer.Option(min=80, help="How many clips, ten of each person.")] = 400,
+    untrimmed: Annotated[
+        int | None, typer.Option(min=10, help="In place of clips, so many sequences of all actions, with their spans.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people, motions and cameras.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Write a data set to learn from: rendered bodies that do eight actions, as joints, in seconds."""
     _ready()
-    from training.runs.example import write_example
+    from training.runs.example import write_example, write_untrimmed
 
     with in_one_line(to):
-        path = write_example(to, clips, seed)
-    show({"example": str(path)} if as_json else f"{path}\nnext     dataengine-train train unik_small --data {path}")
+        path = write_example(to, clips, seed) if untrimmed is None else write_untrimmed(to, untrimmed, seed)
+    verb = "train unik_small" if untrimmed is None else "segment segment_small"
+    show({"example": str(path)} if as_json else f"{path}\nnext     dataengine-train {verb} --data {path}")
 
 
 @app.command()
@@ -268,6 +272,62 @@ def zeroshot(
     features = zero_shot.zeroshot_features(zero_shot.class_text(loaded, text, prompts), fuse)
     test = _open(loaded, data, None, "val", split, features)
     _report(zero_shot.zeroshot(loaded, test, text, prompts, fuse, where), as_json)
+
+
+@app.command()
+def segment(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A configuration such as segment_small, to train; the folder of a run, to train a head on its "
+            "network; or the folder of a run of segment, to measure it.",
+            metavar="CONFIG|RUN",
+        ),
+    ],
+    start: Annotated[
+        str | None, typer.Option("--from", help="A finished run's folder, or a file of weights, to start from.")
+    ] = None,
+    data: DataOption = None,
+    val: ValOption = None,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another run of segment whose figures stand beside, such as one of head window; repeatable."),
+    ] = None,
+    floors: Annotated[bool, typer.Option(help="Also neighbours, ridge regression and a random network.")] = True,
+    timelines: Annotated[int, typer.Option(min=0, help="Clips that are drawn.")] = 8,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write the clips' events as a table, .csv or .parquet, and measure nothing."),
+    ] = None,
+    split: SplitOption = None,
+    device: RunDeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what happens when in untrimmed clips: train a head per frame, measure it, or write events."""
+    _ready()
+    from training.runs.segment import is_run_of_segment, write_events
+    from training.runs.segment import segment as measure
+
+    folder = Path(what)
+    if not is_run_of_segment(folder):
+        from training.config import segmenting
+
+        config = segmenting(what, start, overrides or ()).on(data or (), val or ())
+        folder = out or Path("runs") / config.run.name
+        _train(config, folder, as_json, 1, device, quiet=True)
+        data = val = None
+    run, where = _load(folder), _device(device)
+    if to is not None:
+        path, count = write_events(
+            run, _open(run, data, val, "val", split), to, device=where, progress=_progress(as_json)
+        )
+        show({"events": str(path), "count": count} if as_json else f"{path}: {count} events")
+        return
+    train, test = _open(run, data, val, "train", None) if floors else [], _open(run, data, val, "val", split)
+    others = [_load(other) for other in beside or ()]
+    _report(measure(run, train, test, others, floors, timelines, device=where, progress=_progress(as_json)), as_json)
 
 
 @app.command()

@@ -319,6 +319,46 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
     return validate(tables, str(path))
 
 
+SPATIAL = ({"name": "flip"}, {"name": "scale", "range": 0.1}, {"name": "shift", "range": 0.1})
+"""Steps of the views of a head that is trained on a run whose views change time."""
+
+
+def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that trains a head for classes of frames.
+
+    Args:
+        what: a configuration of the method `segment`, by name or path; or a run's folder: a head on its network, with
+            the schedule of `FINETUNING` and views that leave time as it is.
+        start: a finished run's folder or a file of weights. Default: the run that `what` is, or none.
+        overrides: `table.key=TOML value` texts.
+
+    Raises:
+        RecipeError, TrainingError: not found, or not a configuration of this method.
+    """
+    path = find(what)
+    tables = settings.read(path)
+    run = tables.setdefault("run", {})
+    if Path(what).is_dir() and tables.get("method", {}).get("name") != "segment":
+        start = start or what
+        tables["method"] = {"name": "segment"}
+        for name, table in FINETUNING.items():
+            tables[name] = {**tables.get(name, {}), **table}
+        tables["optim"].pop("milestones", None)
+        tables["view"]["steps"] = list(SPATIAL)
+        run["name"] = f"{run.get('name', 'run')}_segment"
+    if start is not None:
+        run["start"] = str(start)
+    for text in overrides:
+        settings.override(tables, text)
+    config = validate(tables, str(path))
+    if config.method.name != "segment":
+        raise TrainingError(
+            f"{what} trains {config.method.name!r}, which learns no classes of frames: give segment_small, another "
+            'configuration of [method] name = "segment", or the folder of a run to train a head on'
+        )
+    return config
+
+
 def _classifies(method: str) -> bool:
     classifies: bool = registry.find("methods", method).classifies
     return classifies

@@ -79,6 +79,10 @@ class Boundaries:
             )
 
 
+BOUNDARIES = Boundaries()
+"""The defaults, set once and chosen on no data."""
+
+
 def smoothed(scores: Array, frames: int) -> Array:
     """(T, K) float64 mean over `frames` (odd) frames around each frame, fewer at the ends of the clip."""
     values = np.asarray(scores, np.float64)
@@ -107,7 +111,7 @@ def runs_of(active: NDArray[np.bool_], gap: int = 0, shortest: int = 1) -> Numbe
     return np.asarray(runs[runs[:, 1] - runs[:, 0] >= shortest], np.int64)
 
 
-def events_of(scores: Array, boundaries: Boundaries = Boundaries()) -> Array:
+def events_of(scores: Array, boundaries: Boundaries = BOUNDARIES) -> Array:
     """(E, 4) float64 class, first frame, end (exclusive) and score of the events of a clip, the best first."""
     means = smoothed(scores, boundaries.smooth)
     rows = []
@@ -147,7 +151,7 @@ def _iou(one: tuple[int, int], other: tuple[int, int]) -> float:
     return common / ((one[1] - one[0]) + (other[1] - other[0]) - common)
 
 
-def segments_of(scores: Array, exclusive: bool, boundaries: Boundaries = Boundaries()) -> Numbers:
+def segments_of(scores: Array, exclusive: bool, boundaries: Boundaries = BOUNDARIES) -> Numbers:
     """(S, 3) int64 class, first frame, end (exclusive) of what is said of a clip, ordered by start.
 
     Args:
@@ -182,7 +186,7 @@ def segmentation_results(
     clips: Sequence[FrameScores],
     names: Sequence[str],
     exclusive: bool = False,
-    boundaries: Boundaries = Boundaries(),
+    boundaries: Boundaries = BOUNDARIES,
     name: str = "segmentation",
 ) -> list[Result]:
     """All figures of clips whose truth is known.
@@ -198,7 +202,7 @@ def segmentation_results(
         TrainingError: no clip has a span.
     """
     known = [clip for clip in clips if clip.spans is not None]
-    if not any(len(clip.spans or ()) if clip.spans is None else len(clip.spans) for clip in known):
+    if not any(clip.spans is not None and len(clip.spans) for clip in known):
         raise TrainingError(f"{name}: none of {len(clips)} clips has a span; give data with spans, or data.spans")
     targets = np.concatenate([dense(clip.spans, len(clip.scores), len(names)) for clip in known])
     scores = np.concatenate([clip.scores for clip in known])

@@ -29,6 +29,8 @@ FACING = np.pi / 3
 """Largest angle in radians between where a person faces and the camera."""
 NOISE, UNSEEN = 2.0, 0.05
 """Standard deviation of the noise in pixels, and the share of joints that are not seen."""
+BETWEEN = 12
+"""Frames between two actions of an untrimmed sequence."""
 CLIPS_EACH = 10
 """Clips of one person."""
 
@@ -71,6 +73,68 @@ def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0)
     with staged(target) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
     return target
+
+
+def write_untrimmed(path: str | os.PathLike[str], sequences: int = 60, seed: int = 0) -> Path:
+    """Write sequences of several actions each, one after the other, with the spans of each; the same numbers give the
+    same arrays.
+
+    Args:
+        path: of the npz file; its keys are those of `training.data.formats.npz`.
+        sequences: how many, each of a person of its own; at least 10. Seven in ten are of the split train, the others
+            of val.
+        seed: chooses people, motions and cameras.
+
+    Raises:
+        TrainingError: too few sequences, or another ending than .npz.
+    """
+    target = Path(path)
+    if sequences < 10 or target.suffix != ".npz":
+        raise TrainingError(f"{target}, {sequences} sequences; allowed: a file that ends in .npz, and 10 or more")
+    rng = np.random.default_rng(seed)
+    made = [_sequence(rng) for _ in range(sequences)]
+    spans = [of_one for _, _, of_one in made]
+    arrays: dict[str, Any] = {
+        "keypoints": np.concatenate([keypoints for keypoints, _, _ in made]),
+        "visible": np.concatenate([visible for _, visible, _ in made]),
+        "offsets": np.cumsum([0, *(len(keypoints) for keypoints, _, _ in made)]),
+        "spans": np.concatenate(spans),
+        "span_offsets": np.cumsum([0, *map(len, spans)]),
+        "span_names": np.array(ACTIONS),
+        "names": np.array([f"untrimmed{seed}_{number:05d}" for number in range(sequences)]),
+        "split": np.where(np.arange(sequences) < round(0.7 * sequences), "train", "val"),
+        "joint_names": np.array(LAYOUT.joints),
+        "frame_size": np.tile(SIZE, (sequences, 1)),
+        "fps": np.full(sequences, FPS),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staged(target) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return target
+
+
+def _sequence(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Pixels (T, V, 2) float32, what is seen (T, V) bool and spans (S, 3) of one person who does one thing after the
+    other; between two, the body moves straight to where the next one begins."""
+    body, place = Body.draw(rng), (rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3))
+    facing = np.pi + rng.uniform(-FACING, FACING)
+    pieces: list[Any] = []
+    spans = []
+    total = 0
+    for label in rng.permutation(len(ACTIONS)).tolist():
+        t = np.arange(int(rng.integers(40, 90))) / FPS
+        points = pose(body, angles(ACTIONS[label], t, rng), place, facing).points[:, : LAYOUT.num_joints]
+        if pieces:
+            share = (np.arange(1, BETWEEN + 1) / (BETWEEN + 1))[:, None, None]
+            pieces.append(pieces[-1][-1] + (points[0] - pieces[-1][-1]) * share)
+            total += BETWEEN
+        pieces.append(points)
+        spans.append((label, total, total + len(points)))
+        total += len(points)
+    points = np.concatenate(pieces)
+    pixels = draw_camera(rng, np.arange(total) / FPS, SIZE, 1, moving=False).project(points)
+    noisy = pixels + rng.normal(0, NOISE, pixels.shape)
+    return noisy.astype(np.float32), rng.random(pixels.shape[:2]) >= UNSEEN, np.array(spans, np.int64)
 
 
 def _clip(rng: np.random.Generator, action: str, body: Body) -> tuple[Any, Any]:

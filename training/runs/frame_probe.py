@@ -103,7 +103,7 @@ def frame_probe(
         features.append(backbone.sequence(motion).float().transpose(1, 2).cpu().numpy())
         waiting.clear()
 
-    kept: list[Array] = []
+    kept: list[Any] = []
     for clip in _clips(train, names):
         total = clip.keypoints.shape[1]
         for start in range(0, max(total - frames, 0) + 1, frames):

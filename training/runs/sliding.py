@@ -21,7 +21,8 @@ from dataengine.core.errors import TrainingError
 from training.data.entries import Motion
 from training.data.spans import renumbered
 from training.data.types import Array, SkeletonDataset, SkeletonSequence
-from training.evaluate.segmentation import FrameScores
+from training.evaluate.result import Result
+from training.evaluate.segmentation import FrameScores, segmentation_results
 from training.methods.base import Method
 from training.methods.segmentation import Segmentation
 from training.transforms.preprocess import Preprocess
@@ -241,3 +242,20 @@ def frame_scores(
             if advance is not None:
                 advance(1)
     method.train(before)
+
+
+def validation_results(
+    method: Method,
+    datasets: Sequence[SkeletonDataset],
+    names: Sequence[str],
+    preprocess: Preprocess,
+    frames: int,
+    device: Any = "cpu",
+) -> list[Result]:
+    """The figures of a training's validation clips, without floors; none where no clip has a span of these classes."""
+    own = segmenting(method, "the network")
+    known = [dataset for dataset in datasets if set(dataset.span_labels) & set(names)]
+    found = list(frame_scores(own, known, names, preprocess, frames, device=device))
+    if not any(clip.spans is not None and len(clip.spans) for clip in found):
+        return []
+    return segmentation_results(found, names, own.loss_name == "softmax")

@@ -46,6 +46,7 @@ from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, wo
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
+from training.runs.sliding import validation_results
 from training.transforms.prepared import PLACES, ClipCache, prepared
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -121,7 +122,8 @@ def train(
     names = joined_span_labels(datasets) if needs.spans else ()
     check_learnable(datasets, needs.labels, config.method.name)
     tell_of_overlap(datasets, val, val_split)
-    tell_of_unseen(datasets, val, val_split)
+    if not needs.spans:
+        tell_of_unseen(datasets, val, val_split)
     config = resolve(config, datasets, val_split)
     skeleton, labels = datasets[0].skeleton, names or DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)
@@ -286,8 +288,15 @@ class _Evaluation:
         both = (self.train, self.val)
         return bool(self.val) and all((splits.label_ids(self.labels, split) >= 0).any() for split in both)
 
+    def of_frames(self, method: Method) -> list[Result]:
+        """Figures of frames and events of a method that learns classes of frames."""
+        frames = self.config.view.frames
+        return validation_results(method, self.val, self.labels, self.preprocess, frames, self.device)
+
     def probe(self) -> Probe | None:
-        """Nearest neighbours, for the loop; None, with a warning, where nothing can be measured."""
+        """Nearest neighbours, for the loop, or mAP over frames; None, with a warning, where nothing can be measured."""
+        if needs_of(self.config).spans and any(dataset.span_labels for dataset in self.val):
+            return lambda method: {result.metric: result.value for result in self.of_frames(method)[:1]}
         if not self.possible:
             message = "run.probe_every: the data has no labelled clips of a split val or test; nothing is probed"
             warnings.warn(message, stacklevel=3)
@@ -312,7 +321,10 @@ class _Evaluation:
         """Figures of a finished run: its classifier if it has one, neighbours, plots, summary.json."""
         folder = result.folder
         result.plots.append(training_curves(folder / "log.jsonl", folder / "curves.png", title=self.config.run.name))
-        if self.possible:
+        if needs_of(self.config).spans:
+            result.measured_on = splits.facts(self.val) if self.val else None
+            result.results += self.of_frames(method)
+        elif self.possible:
             result.measured_on = splits.facts(self.val)
             if self.config.classifies:
                 frames = self.config.view.frames

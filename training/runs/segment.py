@@ -1,0 +1,157 @@
+"""What a run says of the frames of untrimmed clips: figures beside floors, timelines, and the events as a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dataengine.core.errors import TrainingError
+from dataengine.core.progress import Progress
+from dataengine.io.storage import staged
+from training.data.types import SkeletonDataset
+from training.engine.checkpoint import facts_of
+from training.evaluate.result import Result
+from training.evaluate.segmentation import (
+    BOUNDARIES,
+    Boundaries,
+    FrameScores,
+    events_of,
+    segmentation_results,
+    segments_of,
+    with_floors,
+)
+from training.evaluate.timelines import timeline
+from training.methods.base import Method
+from training.runs.frame_probe import frame_floors, frame_probe
+from training.runs.probe import random_network
+from training.runs.report import Report
+from training.runs.run import CHECKPOINT, Run
+from training.runs.sliding import frame_scores, segmenting
+from training.transforms.preprocess import Preprocess
+
+DRAWN = 8
+"""Clips whose timelines are drawn, unless another number is given."""
+ENDINGS = (".csv", ".parquet")
+
+
+def is_run_of_segment(folder: Path) -> bool:
+    """Whether a folder holds a run of the method `segment`, finished or not."""
+    facts = facts_of(folder / CHECKPOINT)
+    return bool(facts.get("method", {}).get("name") == "segment")
+
+
+def segment(
+    run: Run,
+    train: Sequence[SkeletonDataset],
+    test: Sequence[SkeletonDataset],
+    beside: Sequence[Run] = (),
+    floors: bool = True,
+    drawn: int = DRAWN,
+    hop: int = 0,
+    device: str = "cpu",
+    boundaries: Boundaries = BOUNDARIES,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a run on untrimmed clips.
+
+    Args:
+        run: a run of the method `segment`.
+        train: what floors learn from.
+        test: clips with spans.
+        beside: other runs of the same classes, such as a classifier of whole windows, whose figures stand beside.
+        floors: whether nearest neighbours, ridge regression and a random network are measured.
+        drawn: how many clips are drawn as timelines.
+        hop: frames between windows. Default: as the run says.
+        device: where the network runs.
+        boundaries: of events and segments.
+        progress: what tells how far the work is. Default: nothing does.
+
+    Raises:
+        TrainingError: the run gives no classes of frames, or no clip has a span of its classes.
+    """
+    method = segmenting(run.method, str(run.folder))
+    for other in beside:
+        if tuple(other.labels) != tuple(run.labels):
+            raise TrainingError(f"{other.folder} knows other classes than {run.folder}: train both on one data")
+    report = Report("segment", run, test, train)
+    report.folder.mkdir(parents=True, exist_ok=True)
+    exclusive = method.loss_name == "softmax"
+    count = sum(map(len, test))
+
+    def measured(one: Method, preprocess: Preprocess, frames: int, name: str) -> list[FrameScores]:
+        with (progress or Progress()).step(name, count, "clips") as advance:
+            return list(frame_scores(one.to(device), test, run.labels, preprocess, frames, hop, device, advance))
+
+    found = measured(method, run.preprocess, run.frames, "segment")
+    below: dict[str, list[Result]] = {}
+    for other in beside:
+        scores = measured(
+            segmenting(other.method, str(other.folder)), other.preprocess, other.frames, other.folder.name
+        )
+        below[other.folder.name] = segmentation_results(scores, run.labels, exclusive, boundaries)
+    if floors:
+        scored = frame_floors(train, test, run.labels, run.preprocess, run.frames, run.config.run.seed)
+        network = random_network(run, train, device)
+        probe = frame_probe(network, train, run.labels, run.preprocess, run.frames, device, run.config.run.seed)
+        scored["random network"] = measured(probe, run.preprocess, run.frames, "random network")
+        for name, clips in scored.items():
+            below[name] = segmentation_results(clips, run.labels, exclusive, boundaries)
+    results = segmentation_results(found, run.labels, exclusive, boundaries)
+    report.results += with_floors(results, below)
+    for clip in found[:drawn]:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", clip.key)[-80:]
+        said = segments_of(clip.scores, exclusive, boundaries)
+        report.plots.append(timeline(clip, said, run.labels, report.folder / f"timeline_{name}.png"))
+    return report
+
+
+def write_events(
+    run: Run,
+    datasets: Sequence[SkeletonDataset],
+    path: str | Path,
+    hop: int = 0,
+    device: str = "cpu",
+    boundaries: Boundaries = BOUNDARIES,
+    progress: Progress | None = None,
+) -> tuple[Path, int]:
+    """Write what a run says happens when, one row an event: clip_id, label, start, end (frames, exclusive), start_s and
+    end_s (seconds, null without a frame rate), score.
+
+    Args:
+        run: a run of the method `segment`.
+        datasets: the clips; they need no spans.
+        path: of the table, .csv or .parquet; it is written whole or not at all.
+        hop, device, boundaries, progress: see `segment`.
+
+    Returns:
+        The path, and how many events.
+
+    Raises:
+        TrainingError: the run gives no classes of frames, or another ending of the file.
+    """
+    method, target = segmenting(run.method, str(run.folder)), Path(path)
+    if target.suffix not in ENDINGS:
+        raise TrainingError(f"{target}: events are a table; allowed endings: {', '.join(ENDINGS)}")
+    rows: list[tuple[Any, ...]] = []
+    with (progress or Progress()).step("segment", sum(map(len, datasets)), "clips") as advance:
+        clips = frame_scores(method.to(device), datasets, run.labels, run.preprocess, run.frames, hop, device, advance)
+        for clip in clips:
+            events = events_of(clip.scores, boundaries)
+            for label, first, end, score in events[np.argsort(events[:, 1], kind="stable")].tolist():
+                seconds = (None, None) if clip.fps is None else (first / clip.fps, end / clip.fps)
+                rows.append((clip.key, run.labels[int(label)], int(first), int(end), *seconds, score))
+    schema = {"clip_id": pl.String, "label": pl.String, "start": pl.Int64, "end": pl.Int64}
+    schema |= {"start_s": pl.Float64, "end_s": pl.Float64, "score": pl.Float64}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with staged(target) as partial:
+        if target.suffix == ".csv":
+            table.write_csv(partial)
+        else:
+            table.write_parquet(partial)
+    return target, len(table)
