@@ -238,17 +238,24 @@ def probe(
     fuse: Annotated[
         Path | None, typer.Option(help="A second classifier, such as one on bones: both streams added.", metavar="RUN")
     ] = None,
+    floors: Annotated[
+        bool,
+        typer.Option(
+            help="Beside nearest neighbour and ridge on the coordinates that the network is given, and random networks."
+        ),
+    ] = True,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure frozen features by a linear probe, beside a random network of the same shape."""
+    """Measure frozen features by a linear probe, beside floors: what coordinates and random networks reach."""
     loaded, where = _load(run), _device(device)
     from training.runs import probe as probing
 
     train, test = _open(loaded, data, val, "train", split), _open(loaded, data, val, "val", val_split)
     second = None if fuse is None else _load(fuse)
     _report(
-        probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second, _progress(as_json)), as_json
+        probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second, _progress(as_json), floors),
+        as_json,
     )
 
 

@@ -93,6 +93,11 @@ class RunTable(Table):
         "Whether the network of the best probe (see `probe_every`) is kept as best.safetensors. It is chosen by the "
         "validation clips: figures on the same clips are too good.",
     )
+    floors: bool = _field(
+        True,
+        "Whether figures are given beside floors: nearest neighbour and ridge on the coordinates that the network is "
+        "given, and three networks with random weights.",
+    )
     tensorboard: bool = _field(True, "Whether the log is written for TensorBoard, where it is installed.")
     wandb: bool = _field(
         False,

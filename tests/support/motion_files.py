@@ -10,14 +10,14 @@ import numpy as np
 from tests.support.motions import CLASSES, Motions
 
 TABLES: dict[str, dict[str, Any]] = {
-    "run": {"epochs": 2, "batch": 8, "workers": 0, "log_every": 1, "tensorboard": False},
+    "run": {"epochs": 2, "batch": 8, "workers": 0, "log_every": 1, "tensorboard": False, "floors": False},
     "preprocess": {"people": 1},
     "view": {"frames": 16},
     "backbone": {"name": "stgcn", "channels_base": 16, "blocks": [2]},
     "method": {"name": "supervised"},
     "optim": {"lr": 0.1},
 }
-"""A small run."""
+"""A small run, whose figures have no floors unless a test asks for them."""
 TMOR = {
     "name": "tmor",
     "text": "ngrams",

@@ -45,7 +45,7 @@ def network(folder):
 def supervised(data, tmp_path_factory):
     """A finished supervised run."""
     folder = tmp_path_factory.mktemp("runs") / "supervised"
-    return folder, train(made(data, run={"epochs": 8, "probe_every": 4}), folder)
+    return folder, train(made(data, run={"epochs": 8, "probe_every": 4, "floors": True}), folder)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,10 @@ def test_a_run_learns_and_says_so(supervised):
     folder, result = supervised
     classifier, neighbours = result.results
     assert classifier.value > 0.8 and classifier.baselines["chance"] == 0.25 and neighbours.value > 0.8
-    assert {path.name for path in result.plots} == {"curves.png", "confusion.png"}
+    floors = {"nearest neighbour", "ridge", "random network"}
+    assert all(floors <= one.baselines.keys() and min(one.baselines.values()) >= 0 for one in result.results)
+    assert len(classifier.details["floors"]["random network"]["each"]) == 3 and " ± " in str(classifier)
+    assert {path.name for path in result.plots} == {"curves.png", "confusion.png", "figures.png"}
     assert all(path.stat().st_size > 5000 for path in result.plots)
     told = json.loads((folder / "summary.json").read_text())
     assert told["steps"] == 48 and told["results"][0]["value"] == classifier.value
@@ -167,7 +170,8 @@ def test_probes_stand_beside_a_random_network(supervised):
         "linear probe, 25 % of labels, network with 100 %",
         "classifier",
     }
-    assert all("random network" in result.baselines for name, result in by_name.items() if name != "classifier")
+    floors = {"nearest neighbour", "ridge", "random network"}
+    assert all(floors <= result.baselines.keys() for result in by_name.values())
     assert (
         by_name["linear probe"].value > 0.7
         and len(by_name["linear probe, 25 % of labels, network with 100 %"].per_seed) == 3
@@ -175,7 +179,8 @@ def test_probes_stand_beside_a_random_network(supervised):
     assert by_name["classifier"].value == supervised[1].results[0].value
     told = json.loads(report.write().read_text())
     assert told["trained on"] == run.facts["data"] and len(told["results"]) == 4
-    assert {path.name for path in report.plots} == {"confusion.png", "probe_confusion.png", "joints.png", "tsne.png"}
+    drawn = {"confusion.png", "probe_confusion.png", "joints.png", "tsne.png", "figures.png"}
+    assert {path.name for path in report.plots} == drawn
 
 
 def test_two_streams_are_added(supervised, tmor, data, tmp_path):

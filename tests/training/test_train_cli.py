@@ -57,6 +57,9 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     assert code == 0 and told["steps"] == 2 and "goes on at step 2 of 2" in err
     code, _, err = call("pretrain", "small.toml", "--data", "motions.npz")
     assert code == 1 and "runs/small holds a run with another data" in err and "give another --out" in err
+    code, out, _ = call("probe", "runs/small", "--no-floors", "--json", "--device", "cpu")
+    bare = json.loads(out)["results"][0]
+    assert code == 0
     code, out, _ = call("probe", "runs/small", "--label-fraction", "0.5", "--seeds", "2", "--json", "--device", "cpu")
     told = json.loads(out)
     assert code == 0 and [result["name"] for result in told["results"]] == [
@@ -64,7 +67,9 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
         "linear probe, 50 % of labels, network with 100 %",
         "classifier",
     ]
-    assert {"chance", "largest class", "random network"} <= told["results"][0]["baselines"].keys()
+    floors = {"nearest neighbour", "ridge", "random network"}
+    assert {"chance", "largest class", *floors} <= told["results"][0]["baselines"].keys()
+    assert not floors & bare["baselines"].keys() and bare["value"] == told["results"][0]["value"]
     assert (
         told["results"][0]["interval"]["low"] is not None
         and json.loads(next(Path("runs/small/measured").glob("*/probe.json")).read_text()) == told
@@ -89,7 +94,7 @@ def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
     assert call("pretrain", "small.toml", *once, "--out", tmp_path / "first")[0] == 0
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     code, _, err = call("probe", tmp_path / "first", "--device", "cpu")
-    assert code == 0 and "features 60/60 clips" in err
+    assert code == 0 and "features 30/30 clips" in err and "floors 90/90 clips" in err
     assert call("finetune", tmp_path / "first", *once, "--out", tmp_path / "tuned")[0] == 0
     code, out, err = call("list", "runs", tmp_path)
     classifier = out.split("classifier, top-1, ")[1].split("\n\n")[1]

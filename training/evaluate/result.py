@@ -17,6 +17,9 @@ from dataengine.core.errors import TrainingError
 from dataengine.io.storage import write_durably
 from training.evaluate.confidence_intervals import Interval, over_seeds
 
+SPREAD = "baseline spread"
+"""Key of `details`: the standard deviation of each baseline that is a mean, by name."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -96,8 +99,7 @@ class Result:
         interval, span = self.interval, "-"
         if interval is not None and interval.low is not None and interval.high is not None:
             span = f"{self._shown(interval.low)} to {self._shown(interval.high)} ({interval.method}, n {interval.n})"
-        baselines = ", ".join(f"{name} {self._shown(value)}" for name, value in self.baselines.items()) or "-"
-        return f"{self._shown(self.value)} {self.unit}", span, baselines
+        return f"{self._shown(self.value)} {self.unit}", span, self._baselines() or "-"
 
     def __str__(self) -> str:
         """Such as `linear probe  top-1 95.5 %  [94.9, 96.1] t over seeds, n 5  |  chance 8.0, random network 89.3`."""
@@ -110,7 +112,16 @@ class Result:
         line = "  ".join(parts)
         if not self.baselines:
             return line
-        return line + "  |  " + ", ".join(f"{name} {self._shown(value)}" for name, value in self.baselines.items())
+        return f"{line}  |  {self._baselines()}"
+
+    def _baselines(self) -> str:
+        """Such as `chance 8.0, random network 89.3 ± 1.2`: where there are several values, with their deviation."""
+        spread = self.details.get(SPREAD, {})
+        shown = [
+            f"{name} {self._shown(value)}" + (f" ± {self._shown(spread[name])}" if name in spread else "")
+            for name, value in self.baselines.items()
+        ]
+        return ", ".join(shown)
 
     def _shown(self, value: float) -> str:
         return f"{100 * value:.1f}" if self.unit == "%" else f"{value:.3g}"

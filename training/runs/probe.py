@@ -11,21 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from training import create_backbone
-from training.backbones.base import Backbone
 from training.data.subsets import random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic
+from training.evaluate.figures import figures
 from training.evaluate.joints import draw_attention
 from training.evaluate.plots import confusion_matrix, embedding
 from training.evaluate.probes import LabelledFeatures, classification_result, few_shot, knn
 from training.evaluate.result import Result
 from training.runs import splits
-from training.runs.features import THREE_CROPS, calibrate, extract_features, joint_weights
+from training.runs.features import THREE_CROPS, extract_features, joint_weights
+from training.runs.floors import Floors
 from training.runs.learnable import tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
@@ -38,7 +37,7 @@ STRENGTH = 0.3
 POSED = 16
 """Clips whose mean pose says what is up."""
 MAX_CLIPS = 2000
-"""Most clips in a plot of features, and to measure the statistics of a random network's norms on."""
+"""Most clips in a plot of features."""
 
 
 def probe(
@@ -51,8 +50,9 @@ def probe(
     device: str = "cpu",
     second: Run | None = None,
     progress: Progress | None = None,
+    floors: bool = True,
 ) -> Report:
-    """A linear probe of frozen features, beside that of a random network of the same shape.
+    """A linear probe of frozen features, beside its floors.
 
     Args:
         run: the network.
@@ -63,6 +63,7 @@ def probe(
         device: where the network runs.
         second: another classifier of the same classes, for example one on bones, whose probabilities are added.
         progress: what tells how far the work is. Default: nothing does.
+        floors: whether figures are given beside `training.runs.floors`.
 
     Raises:
         TrainingError: a split without labels, clips that the network does not take, or a second run of other classes.
@@ -75,36 +76,34 @@ def probe(
     run.method.to(device)
     ids = [splits.label_ids(names, split) for split in (train, test)]
     groups = [splits.groups_of(split) for split in (train, test)]
-    random = random_network(run, train, device)
-
-    def pair(function: Any) -> tuple[LabelledFeatures, LabelledFeatures]:
-        rows = [features_of(run, function, split, device, advance) for split in (train, test)]
-        learnt_from, measured = (LabelledFeatures(*each) for each in zip(rows, ids, groups))
-        return learnt_from, measured
-
-    # the features of the network, and of the random one
-    total = 2 * sum(len(dataset) for dataset in (*train, *test))
-    with (progress or Progress()).step("features", total, "clips") as advance:
-        learnt, baseline = pair(run.method.embed), pair(random.features)
+    progress = progress or Progress()
+    total = sum(len(dataset) for dataset in (*train, *test))
+    with progress.step("features", total, "clips") as advance:
+        rows = [features_of(run, run.method.embed, split, device, advance) for split in (train, test)]
+    learnt = (LabelledFeatures(rows[0], ids[0], groups[0]), LabelledFeatures(rows[1], ids[1], groups[1]))
+    own = floors_of(run, names, train, test, device, progress) if floors else None
     result, scores = _linear(*learnt, len(names))
     details = {**result.details, "per class": per_class(scores.argmax(1), learnt[1].labels, names)}
     result = dataclasses.replace(result, details=details)
-    report.results.append(result.with_baselines(random_network=_linear(*baseline, len(names))[0].value))
+    report.results.append(result if own is None else own.beside(result))
     if neighbours:
-        value = knn(*baseline, len(names)).value
-        report.results.append(knn(*learnt, len(names)).with_baselines(random_network=value))
+        result = knn(*learnt, len(names))
+        report.results.append(result if own is None else own.beside(result, "knn"))
     if fractions:
-        some = [few_shot(*each, len(names), tuple(fractions), range(seeds)) for each in (learnt, baseline)]
-        few = [own.with_baselines(random_network=other.value) for own, other in zip(*some)]
+        few = few_shot(*learnt, len(names), tuple(fractions), range(seeds))
+        few = few if own is None else own.beside_few(few, fractions, range(seeds))
         report.results += _told_of_labels(run, few, fractions)
     if run.config.classifies and (splits.label_ids(run.labels, test) >= 0).any():
         figure, plot = evaluate_classifier(
             run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device, run.cache
         )
-        report.results.append(figure)
+        # of classes that the run knows: floors of the probe's classes are its own only where these are the same
+        report.results.append(own.beside(figure) if own is not None and names == tuple(run.labels) else figure)
         report.plots.append(plot)
     if second is not None:
-        report.results.append(two_streams(run, second, test, device))
+        both = two_streams(run, second, test, device)
+        report.results.append(own.beside(both) if own is not None and names == tuple(run.labels) else both)
+    report.plots.append(figures(report.results, report.folder / "figures.png", run.config.run.name))
     _draw_plots(report, learnt[1], scores.argmax(1), names, test)
     return report
 
@@ -190,10 +189,13 @@ def _linear(train: LabelledFeatures, test: LabelledFeatures, classes: int) -> tu
     return result.with_baselines(largest_class=largest), scores
 
 
-def random_network(run: Run, train: Sequence[SkeletonDataset], device: Any = "cpu") -> Backbone:
-    """A network of the run's shape with random weights, its norms' statistics measured on the training clips."""
-    torch.manual_seed(run.config.run.seed + 1)
-    options = run.config.backbone.options
-    backbone = create_backbone(run.config.backbone.name, 0, run.skeleton, run.channels, **options)
-    some = random_subset(train, MAX_CLIPS)
-    return calibrate(backbone.to(device), some, run.preprocess, run.frames, device, run.cache)
+def floors_of(
+    run: Run,
+    names: Sequence[str],
+    train: Sequence[SkeletonDataset],
+    test: Sequence[SkeletonDataset],
+    device: Any = "cpu",
+    progress: Progress | None = None,
+) -> Floors:
+    """The floors of figures of a run's network on two splits, `names` of the classes."""
+    return Floors(run.config, run.preprocess, names, train, test, device, run.cache, progress=progress)

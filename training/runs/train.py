@@ -35,6 +35,7 @@ from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
 from training.engine.settings import OptimSettings, TrainSettings
+from training.evaluate.figures import figures
 from training.evaluate.metrics import confusion, labelled
 from training.evaluate.plots import confusion_matrix, training_curves
 from training.evaluate.probes import LabelledFeatures, classification_result, knn
@@ -43,6 +44,7 @@ from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for, workers_of
+from training.runs.floors import Floors
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
@@ -317,6 +319,22 @@ class _Evaluation:
         )[0]
         return LabelledFeatures(rows, splits.label_ids(self.labels, part), splits.groups_of(part))
 
+    def floors(self) -> Floors | None:
+        """The floors of the figures; None where they are switched off."""
+        if not self.config.run.floors:
+            return None
+        return Floors(
+            self.config,
+            self.preprocess,
+            self.labels,
+            self.train,
+            self.val,
+            self.device,
+            ClipCache.of(self.config.run.cache, self.config.run.cache_gb),
+            WHOLE_CLIP,
+            self.config.run.probe_clips,
+        )
+
     def finish(self, result: RunResult, method: Method) -> None:
         """Figures of a finished run: its classifier if it has one, neighbours, plots, summary.json."""
         folder = result.folder
@@ -326,14 +344,17 @@ class _Evaluation:
             result.results += self.of_frames(method)
         elif self.possible:
             result.measured_on = splits.facts(self.val)
+            floors = self.floors()
             if self.config.classifies:
                 frames = self.config.view.frames
                 figure, plot = evaluate_classifier(
                     method.backbone, self.preprocess, frames, self.labels, self.val, folder, self.device
                 )
-                result.results.append(figure)
+                result.results.append(figure if floors is None else floors.beside(figure))
                 result.plots.append(plot)
-            result.results.append(self.neighbours(method))
+            neighbours = self.neighbours(method)
+            result.results.append(neighbours if floors is None else floors.beside(neighbours, "knn"))
+            result.plots.append(figures(result.results, folder / "figures.png", self.config.run.name))
         write_durably(folder / "summary.json", (json.dumps(plain(result.to_dict()), indent=1) + "\n").encode())
 
 
