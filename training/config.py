@@ -23,6 +23,7 @@ from dataengine.core import settings
 from dataengine.core.errors import RecipeError, TrainingError, suggestion
 from dataengine.core.settings import Table, find_folder
 from training import registry
+from training.engine.schedules import SCHEDULES
 
 FORMER: dict[str, dict[str, str]] = {
     "run": {"clip": "grad_clip"},
@@ -168,6 +169,28 @@ class ViewTable(Table):
     )
 
 
+class GroupTable(Table):
+    """[optim.groups.NAME]: what one network of a method has of its own; by default all is as in [optim].
+
+    "heads" is what belongs to none of the networks of the method, such as projectors and the classifier.
+    """
+
+    lr: float | None = _field(None, "Learning rate of the network; 0 keeps it frozen.", ge=0)
+    weight_decay: float | None = _field(None, "Weight decay.", ge=0)
+    schedule: str | None = _field(None, "Schedule of its rate, as in [optim].")
+    min_lr: float | None = _field(None, "Lowest rate of its schedule.", ge=0)
+    milestones: list[int] | None = _field(None, "Epochs at which its step schedule multiplies the rate.")
+    gamma: float | None = _field(None, "Factor of its step and exponential schedules.", gt=0)
+    warmup: float | None = _field(None, "Epochs in which its rate rises from 0.", ge=0)
+    restart_every: float | None = _field(None, "Epochs of its first cosine with warm restarts.", gt=0)
+    restart_factor: float | None = _field(None, "How many times longer each further cosine is.", ge=1)
+
+    @pydantic.field_validator("schedule")
+    @classmethod
+    def _known(cls, schedule: str | None) -> str | None:
+        return schedule if schedule is None else _known_schedule(schedule)
+
+
 class OptimTable(Table):
     """[optim]: the optimiser and the schedule of its learning rate."""
 
@@ -177,16 +200,35 @@ class OptimTable(Table):
     nesterov: bool = _field(True, "Whether the momentum of SGD is Nesterov's.")
     weight_decay: float = _field(1e-4, "Weight decay.", ge=0)
     decay_all: bool = _field(True, "Whether weight decay is on norms and biases too, as in published code.")
-    schedule: Literal["cosine", "step"] = _field(
-        "cosine", 'Schedule of the learning rate: "cosine" falls to `min_lr`, "step" multiplies by `gamma`.'
+    schedule: str = _field(
+        "cosine",
+        'Schedule of the learning rate: "constant"; "cosine" and "linear" fall to `min_lr` over the run; '
+        '"warm_restarts" falls to it again and again; "step" multiplies by `gamma` at milestones, "exponential" after '
+        "every epoch.",
     )
-    min_lr: float = _field(0.0, "Learning rate at the end of the cosine schedule.", ge=0)
+    min_lr: float = _field(0.0, "Learning rate at the end of a schedule that falls to it.", ge=0)
     milestones: list[int] = _field([], "Epochs at which the step schedule multiplies the learning rate.")
-    gamma: float = _field(0.1, "Factor of the step schedule at each milestone.", gt=0)
+    gamma: float = _field(0.1, "Factor of the step schedule at each milestone, of the exponential one per epoch.", gt=0)
     warmup: float = _field(0.0, "Epochs in which the learning rate rises from 0.", ge=0)
     backbone_scale: float = _field(
         1.0, "Learning rate of the network relative to that of its classifier and heads; 0 keeps it frozen.", ge=0
     )
+    restart_every: float = _field(10.0, "Epochs of the first cosine with warm restarts.", gt=0)
+    restart_factor: float = _field(1.0, "How many times longer each further cosine is than the one before.", ge=1)
+    groups: dict[str, GroupTable] = _field(
+        {}, "By name of a network of the method: what its parameters have of their own."
+    )
+
+    @pydantic.field_validator("schedule")
+    @classmethod
+    def _known(cls, schedule: str) -> str:
+        return _known_schedule(schedule)
+
+
+def _known_schedule(schedule: str) -> str:
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule{suggestion(schedule, SCHEDULES)}")
+    return schedule
 
 
 class ComponentTable(pydantic.BaseModel):
@@ -227,10 +269,16 @@ class Config(Table):
 
     def to_toml(self) -> dict[str, Any]:
         """The tables of a configuration file; loading them again gives an equal configuration."""
-        return {
-            name: {k: v for k, v in getattr(self, name).model_dump().items() if v is not None}
-            for name in type(self).model_fields
-        }
+        return {name: _without_none(getattr(self, name).model_dump()) for name in type(self).model_fields}
+
+
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table as TOML can hold it: without keys that have no value."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def available() -> dict[str, Path]:

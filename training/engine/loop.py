@@ -32,7 +32,7 @@ from training.data.loader import DataLoader
 from training.distributed import average, rank, synchronise
 from training.engine import checkpoint, resume
 from training.engine.loggers import Logger, loggers_of
-from training.engine.optimizer import make_optimizer
+from training.engine.optimizer import make_optimizer, set_rates
 from training.engine.settings import TrainSettings
 from training.evaluate.collapse import statistics
 from training.methods.base import Method
@@ -209,8 +209,7 @@ class _Run:
     def _update(self, batches: list[Any], start: float, data_seconds: float) -> None:
         """One step of the optimiser over `accumulate` batches."""
         rate = self.settings.rate(self.step / self.steps_per_epoch)
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = rate * param_group["scale"]
+        own_rates = set_rates(self.optimizer, self.step / self.steps_per_epoch, self.settings.epochs)
         torch.manual_seed((self.settings.seed << 32) + (self.step << 8) + rank())
         outputs = []
         for number, batch in enumerate(batches):
@@ -230,14 +229,21 @@ class _Run:
         self.step += 1
         self.method.after_step(self.step / self.total)
         is_logged = self.step % self.settings.log_every == 0 or self.step == 1 or self.step == self.total
-        entry = self._entry(outputs, batches, rate, norm, start, data_seconds) if is_logged else None
+        rates = {"lr": rate, **own_rates}
+        entry = self._entry(outputs, batches, rates, norm, start, data_seconds) if is_logged else None
         if self.progress is not None:
             self.progress.step(entry)
         if self.out is not None and time.monotonic() - self.saved > self.settings.save_every:
             self._save(False)
 
     def _entry(
-        self, outputs: list[Any], batches: list[Any], rate: float, norm: Any, start: float, data_seconds: float
+        self,
+        outputs: list[Any],
+        batches: list[Any],
+        rates: Mapping[str, float],
+        norm: Any,
+        start: float,
+        data_seconds: float,
     ) -> dict[str, Any]:
         """A line of the log. The loss is checked here, where the device is synchronised anyway."""
         scalars = {
@@ -252,7 +258,7 @@ class _Run:
             "step": self.step,
             "epoch": round(self.step / self.steps_per_epoch, 4),
             **values,
-            "lr": rate,
+            **rates,
         }
         if norm is not None:
             entry["gradient"] = float(norm)
@@ -314,8 +320,10 @@ class _Run:
             checkpoint.keep(self.out / LAST, self.out / PREVIOUS)
             checkpoint.write(self.out / LAST, tensors, facts)
             if done:
-                network = self.method.backbone.state_dict()
-                checkpoint.write(self.out / "model.safetensors", network, {**self.facts, "step": self.step})
+                facts = {**self.facts, "step": self.step}
+                for name, network in self.method.networks.items():
+                    file = "model" if network is self.method.backbone else name
+                    checkpoint.write(self.out / f"{file}.safetensors", network.state_dict(), facts)
 
     def _resume(self) -> None:
         if self.out is None:

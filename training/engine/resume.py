@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from dataengine.core.errors import TrainingError
+from training.engine.settings import TrainSettings
 
 SHOWN = 6
 """Differences that a message names."""
@@ -84,6 +87,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    defaults = json.loads(json.dumps(asdict(TrainSettings())))  # of settings that are newer than the checkpoint
+    before = {**defaults, **before, "optim": {**defaults["optim"], **(before.get("optim") or {})}}
     for name, value in now.items():
         if name in (*_WITHOUT_EFFECT, "epochs"):
             continue

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dataengine.core.errors import TrainingError, suggestion
 from training.backbones.base import Backbone
 from training.data.entries import Motion
+from training.data.partners import Partner
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
 from training.transforms.preprocess import Preprocess
@@ -117,6 +118,8 @@ class Needs:
         texts: option -> encoder of texts. The run encodes the texts of the classes and gives the vectors (K, P, D), P
             texts per class, to the constructor under this option.
         widths: option -> stored feature. The run measures the width of the feature, unless the option is given.
+        networks: option -> folder of a finished run. The run loads it and gives its method to the constructor under
+            this option, in evaluation mode; a checkpoint holds what it was made of.
         without: how a configuration does without the features, for messages.
     """
 
@@ -125,6 +128,7 @@ class Needs:
     spans: bool = False
     texts: Mapping[str, Any] = field(default_factory=dict)
     widths: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
     without: str = ""
 
 
@@ -159,7 +163,7 @@ class Method(nn.Module):
         per_frame: whether the method has a head of its own for classes of frames; the run gives it `num_classes`.
         has_projection: whether motions have a projection of their own beside the network's features; see `project`.
         former_options: options by the names they once had.
-        backbone: the network that learns.
+        backbone: the network that learns, the primary one where there are several: probes and exports take it.
         momentum: of momentum copies; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
         anneal: whether it does; "auto": in runs of at least `ANNEALED` time constants 1 / (1 - momentum). In shorter
             ones the momentum encoder would stand still long before the network does.
@@ -186,6 +190,33 @@ class Method(nn.Module):
     def needs(cls, options: Mapping[str, Any]) -> Needs:
         """What the method needs with these options, which include the defaults. Default: labels if it classifies."""
         return Needs(labels=cls.classifies)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks of the method by name, the primary one first. Default: the backbone alone.
+
+        A configuration gives each its own rate or schedule, or freezes it, by its name: [optim.groups.NAME]. A finished
+        run leaves each but the primary one as NAME.safetensors beside model.safetensors. What belongs to no network,
+        such as projectors and classifiers, is the group "heads".
+        """
+        return {"backbone": self.backbone}
+
+    @property
+    def partners(self) -> Mapping[str, Partner]:
+        """Clips that are drawn beside each clip, by name; see `training.data.partners`. Default: none."""
+        return {}
+
+    def measures(self, batch: Batch) -> dict[str, Tensor]:
+        """What is measured on validation clips while a run goes on, () each: the mean over a batch in evaluation mode.
+
+        Default: nothing. The log has the mean over all batches as probe_NAME, beside those of `probes`.
+        """
+        return {}
+
+    @staticmethod
+    def freeze(module: Module) -> Module:
+        """The module, not trained from now on: it stays in evaluation mode, too."""
+        return module.requires_grad_(False).eval()
 
     def momentum_copy(self, module: Module) -> Module:
         """A copy without gradients that follows `module` by the momentum."""

@@ -229,6 +229,11 @@ class MCC(Method):
         self.decoder = Decoder(backbone, decoder_width, playback.rate) if interpolation else None
         self.keys = self.momentum_copy(Encoder(backbone, self.projector)) if queue.momentum else None
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The network, and the decoder of the interpolation loss."""
+        return {**super().networks, **({} if self.decoder is None else {"decoder": self.decoder})}
+
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
         """Clips at playback speeds; the view is not used, since the method makes its own clips."""
         return PlaybackSampling(preprocess, self.playback)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dataengine.core import settings
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
+from dataengine.io.storage import file_hash
 from training import create_backbone, create_method, registry
 from training.backbones.base import Backbone
 from training.config import Config, validate
@@ -106,10 +106,39 @@ def load_run(folder: str | Path) -> Run:
         )
     config = validate(facts["config"], str(folder / CHECKPOINT))
     skeleton = _skeleton(facts["skeleton"])
-    texts = {option: torch.zeros(shape) for option, shape in facts["texts"].items()}
-    method = make_method(config, skeleton, facts["labels"], facts["channels"], texts)
+    method = method_of(facts, str(folder / CHECKPOINT))
     method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
     return Run(folder, config, method.eval(), make_preprocess(config, skeleton), tuple(facts["labels"]), facts)
+
+
+def method_of(facts: Mapping[str, Any], where: str) -> Method:
+    """The method that the facts of a checkpoint describe, with first weights.
+
+    Args:
+        facts: of a checkpoint.
+        where: names the checkpoint in errors.
+    """
+    given: dict[str, Any] = {option: torch.zeros(shape) for option, shape in facts["texts"].items()}
+    given |= {option: method_of(inner, where) for option, inner in facts.get("networks", {}).items()}
+    config, skeleton = validate(facts["config"], where), _skeleton(facts["skeleton"])
+    return make_method(config, skeleton, facts["labels"], facts["channels"], given)
+
+
+def given_networks(needs: Needs) -> tuple[dict[str, Method], dict[str, dict[str, Any]]]:
+    """The methods of finished runs that a method takes, by option, and what checkpoints say of them.
+
+    Raises:
+        TrainingError: a folder holds no run, or one that is not finished.
+    """
+    methods, facts = {}, {}
+    for option, folder in needs.networks.items():
+        start_file(folder)
+        run = load_run(folder)
+        methods[option] = Method.freeze(run.method)
+        made_of = ("config", "skeleton", "labels", "channels", "texts", "networks")
+        facts[option] = {name: run.facts[name] for name in made_of if name in run.facts}
+        facts[option]["weights"] = file_hash(Path(folder) / NETWORK)
+    return methods, facts
 
 
 def _skeleton(layout: Mapping[str, Any]) -> Skeleton:
@@ -129,18 +158,18 @@ def needs_of(config: Config) -> Needs:
 
 
 def make_method(
-    config: Config, skeleton: Skeleton, labels: Sequence[str], channels: int, texts: Mapping[str, Tensor] | None = None
+    config: Config, skeleton: Skeleton, labels: Sequence[str], channels: int, given: Mapping[str, Any] | None = None
 ) -> Method:
     """The network and the method around it, with first weights.
 
     Args:
         config: with all defaults.
         skeleton, labels, channels: of the data.
-        texts: vectors (K, P, D) of the classes' texts by option, where the method needs them.
+        given: by option what the method needs: vectors (K, P, D) of the classes' texts, methods of finished runs.
     """
     classes = len(labels) if config.classifies else 0
     backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)
-    options = {**config.method.options, **(texts or {})}
+    options = {**config.method.options, **(given or {})}
     if registry.find("methods", config.method.name).per_frame:
         options["num_classes"] = len(labels)
     return create_method(config.method.name, backbone=backbone, **options)

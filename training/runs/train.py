@@ -34,7 +34,7 @@ from training.data.spans import WindowedDataset, joined_span_labels
 from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
-from training.engine.settings import OptimSettings, TrainSettings
+from training.engine.settings import GroupSettings, OptimSettings, TrainSettings
 from training.evaluate.figures import figures
 from training.evaluate.metrics import confusion, labelled
 from training.evaluate.plots import confusion_matrix, training_curves
@@ -47,7 +47,15 @@ from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, wo
 from training.runs.floors import Floors
 from training.runs.learnable import check_learnable, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
-from training.runs.run import CHECKPOINT, make_method, make_preprocess, needs_of, skeleton_of, start_file
+from training.runs.run import (
+    CHECKPOINT,
+    given_networks,
+    make_method,
+    make_preprocess,
+    needs_of,
+    skeleton_of,
+    start_file,
+)
 from training.runs.sliding import validation_results
 from training.transforms.prepared import PLACES, ClipCache, prepared
 from training.transforms.preprocess import Preprocess
@@ -138,8 +146,11 @@ def train(
         )
     torch.manual_seed(config.run.seed)
     vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
-    method = make_method(config, skeleton, labels, channels, vectors)
+    networks, made_of = given_networks(needs)
+    method = make_method(config, skeleton, labels, channels, {**vectors, **networks})
     facts = _facts(config, skeleton, labels, channels, vectors)
+    if made_of:
+        facts["networks"] = made_of
     ids = splits.label_ids(labels, datasets)
     facts["seen"] = [labels[number] for number in np.unique(ids[ids >= 0]).tolist()]
     if start is not None:
@@ -163,6 +174,7 @@ def train(
         workers=workers,
         epoch_size=config.data.epoch_size,
         pin_memory=fabric.device.type == "cuda",
+        partners=method.partners,
     )
     first = fabric.global_rank == 0
     if first and not (folder / CHECKPOINT).exists():
@@ -189,6 +201,7 @@ def train_settings(config: Config) -> TrainSettings:
     """Hyper-parameters as the loop takes them."""
     run, optim = config.run, config.optim.model_dump()
     optim |= {"optimizer": optim.pop("name"), "milestones": tuple(optim["milestones"])}
+    optim["groups"] = tuple(_group(name, table) for name, table in optim["groups"].items())
     return TrainSettings(
         epochs=run.epochs,
         optim=OptimSettings(**optim),
@@ -205,6 +218,11 @@ def train_settings(config: Config) -> TrainSettings:
         tensorboard=run.tensorboard,
         wandb=run.wandb,
     )
+
+
+def _group(name: str, table: Mapping[str, Any]) -> GroupSettings:
+    milestones = table["milestones"]
+    return GroupSettings(name, **{**table, "milestones": None if milestones is None else tuple(milestones)})
 
 
 def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str) -> Config:
@@ -238,6 +256,8 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
         tables[kind] = json.loads(json.dumps(settings.merge(defaults, tables[kind])))
     if "people" in tables["backbone"]:
         tables["backbone"]["people"] = config.backbone.options.get("people", config.preprocess.people)
+    for option, folder in needs_of(config).networks.items():
+        tables["method"][option] = splits.absolute(folder)
     for option, feature in needs_of(config).widths.items():
         if option not in config.method.options:
             tables["method"][option] = splits.feature_width(datasets, feature)
