@@ -78,8 +78,10 @@ class ClipStore:
 
     def __del__(self) -> None:
         for handle in (*self._open.values(), *(self._writer or ())):
-            with contextlib.suppress(OSError):
+            try:
                 os.close(handle)
+            except (OSError, AttributeError):  # the interpreter ends, and modules are gone
+                continue
 
     def read(self, positions: Iterable[int]) -> dict[int, SkeletonSequence]:
         """Clips by position, of those that are there; what is damaged is not."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.skeletons import Skeleton
 from training.data.types import Array
+from training.transforms.kernels import turn
 
 Matrix = NDArray[np.float64]
 """(A + 1, A + 1) homogeneous matrix; a point (x, y[, z], 1) of A coordinates is multiplied from the left."""
@@ -291,14 +292,18 @@ def move(array: Array, degrees: Array, scales: Array, across: Array, down: Array
     total, nodes = array.shape[1], len(degrees) - 1
     boundaries = np.append(np.arange(nodes) * total / nodes, total).round().astype(int)
     angle, size, x, y = (
-        np.concatenate([np.linspace(v[n], v[n + 1], boundaries[n + 1] - boundaries[n]) for n in range(nodes)])
+        np.concatenate([_ramp(v[n], v[n + 1], boundaries[n + 1] - boundaries[n]) for n in range(nodes)])
         for v in (np.deg2rad(degrees), scales, across, down)
     )
     rotation = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = np.einsum("abt,mtvb->mtva", rotation, array[..., :2]) + np.stack([x, y], -1)[:, None]
-    empty = _empty(array)
-    if empty is not None:
-        moved[empty] = 0
-    out = array.copy()
-    out[..., :2] = moved
+    out: Array = np.empty(array.shape, array.dtype)
+    turn(np.ascontiguousarray(array), rotation, x, y, out)
+    return out
+
+
+def _ramp(begin: float, end: float, count: int) -> Array:
+    """`count` values from `begin` to `end`, those of `np.linspace`."""
+    out: Array = np.arange(count) * ((end - begin) / max(count - 1, 1)) + begin
+    if count > 1:
+        out[-1] = end
     return out
