@@ -50,6 +50,18 @@ class RunTable(Table):
         "Default: weights drawn by the seed.",
     )
     epochs: int = _field(65, "Passes over the training clips.", ge=1)
+    min_steps: int = _field(
+        0,
+        "Steps that the run has at least. With few clips its epochs grow until it has them, and with them, by the same "
+        "factor, `optim.milestones`, `optim.warmup`, `probe_every` and `keep_every`. `--set run.epochs` in place of it "
+        "turns it off.",
+        ge=0,
+    )
+    by_clips: list[dict[str, Any]] = _field(
+        [],
+        'What else holds for small sets: {up_to = CLIPS, "table.key" = value, ...}, of which the first with enough '
+        "clips is taken. `--set` of such a key comes before it.",
+    )
     batch: int = _field(64, "Clips per step, of all devices together; at most all clips.", ge=1)
     accumulate: int = _field(1, "Batches whose gradients are added up before the optimiser makes a step.", ge=1)
     grad_clip: float = _field(5.0, "Largest norm of the gradients; 0 leaves them as they are.", ge=0)
@@ -149,12 +161,20 @@ class PreprocessTable(Table):
     channels: list[int] | None = _field(None, "Channels of the clip that are coordinates. Default: all.")
     fill: str = _field("interpolate", 'Unseen joints: "interpolate" over time, "zero", or "loop" as UNIK does.')
     normalise: str = _field(
-        "body", 'Origin and scale: "body", "view", "view_body", "screen", "none", "pyskl2d" or "pyskl3d".'
+        "auto",
+        'Origin and scale: "body", "view", "view_body", "screen", "none", "pyskl2d" or "pyskl3d"; "auto": "view_body" '
+        'of joints in space that name shoulders and hips, else "body".',
     )
-    stream: str = _field("joint", 'Input of the network: "joint", "bone", "motion" or "bone_motion".')
+    stream: str = _field(
+        "joint",
+        'Input of the network: "joint", "bone", "motion" or "bone_motion", or several as channels of one input: '
+        '"joint+motion", "joint+bone" or "joint+bone+motion".',
+    )
     score: bool = _field(False, "Whether scores are one more channel, 0 where a joint is unseen.")
     keep_root: bool = _field(False, "Whether the root of bones keeps its position instead of being zero.")
-    up: str = _field("y", 'Upright axis of joints in space: "y" or "z".')
+    up: str = _field(
+        "auto", 'Upright axis of joints in space: "y" or "z"; "auto": along which shoulders and hips lie apart.'
+    )
     size: tuple[int, int] | None = _field(
         None, 'Width and height for "screen" and "pyskl2d". Default: those of the clip.'
     )
@@ -165,7 +185,9 @@ class ViewTable(Table):
 
     frames: int = _field(64, "Frames of a view.", ge=1)
     steps: str | list[dict[str, Any]] = _field(
-        "weak", 'Augmentations: tables with `name` and options, or a preset: "none", "weak" or "strong".'
+        "weak",
+        'Augmentations: tables with `name` and options, or a preset: "none", "weak", "strong", or "small", '
+        "for small sets.",
     )
 
 
@@ -299,9 +321,23 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     """
     path = find(name)
     tables = settings.read(path)
+    _override(tables, overrides)
+    return validate(tables, str(path))
+
+
+def _override(tables: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put `table.key=TOML value` texts over the tables; what they say holds for sets of any size."""
     for text in overrides:
         settings.override(tables, text)
-    return validate(tables, str(path))
+    given = {text.partition("=")[0].strip() for text in overrides}
+    run = tables.get("run", {})
+    if "run.by_clips" not in given and isinstance(run.get("by_clips"), list):
+        run["by_clips"] = [
+            {key: value for key, value in rule.items() if key not in given} if isinstance(rule, dict) else rule
+            for rule in run["by_clips"]
+        ]
+    if "run.epochs" in given and "run.min_steps" not in given:
+        run["min_steps"] = 0
 
 
 def find(name: str) -> Path:
@@ -321,7 +357,7 @@ def find(name: str) -> Path:
 
 
 FINETUNING: dict[str, dict[str, Any]] = {
-    "run": {"epochs": 30, "accumulate": 1, "grad_clip": 5.0},
+    "run": {"epochs": 30, "min_steps": 600, "accumulate": 1, "grad_clip": 5.0},
     "view": {"steps": "weak"},
     "optim": {
         "name": "sgd",
@@ -367,8 +403,7 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
         for name, table in FINETUNING.items():
             tables[name] = {**tables.get(name, {}), **table}
         tables["optim"].pop("milestones", None)
-    for text in overrides:
-        settings.override(tables, text)
+    _override(tables, overrides)
     return validate(tables, str(path))
 
 

@@ -142,7 +142,8 @@ def test_frames_at_the_ends_without_anybody_are_left_out():
     one.keypoints[0, :4] = one.keypoints[0, 5:] = np.nan
     for name in CHOICES["stream"]:
         got = Preprocess("body13", stream=name)(one)
-        assert got.shape == (1, 1, 13, 2) and got.any() == ("motion" not in name)
+        shown = name != "motion" and name != "bone_motion"  # one frame does not move
+        assert got.shape == (1, 1, 13, 2 * len(name.split("+"))) and got.any() == shown
     assert not Preprocess("body13")(clip(missing=1.0)).any() and Preprocess("body13")(clip(missing=1.0)).shape == (
         1,
         20,
@@ -273,7 +274,11 @@ def test_never_nan_always_float32(normalised, fill, name, score):
     )
     for each in (given, without_scores(given)):
         got = made(each)
-        assert got.shape == (2, 20, 13, 2 + score) and got.dtype == np.float32 and np.isfinite(got).all()
+        assert (
+            got.shape == (2, 20, 13, 2 * len(name.split("+")) + score)
+            and got.dtype == np.float32
+            and np.isfinite(got).all()
+        )
     np.testing.assert_array_equal(given.keypoints, before)
     if score and name == "joint" and fill != "loop":
         np.testing.assert_allclose(made(given)[..., 2], given.scores[ranked(given.keypoints, given.scores, 2)])
@@ -372,3 +377,18 @@ def test_labelled_sets_and_what_is_reached_without_learning(shared_data, monkeyp
         bones(train.clips[0].keypoints, train.skeleton)[0, :, train.skeleton.index("left_knee")], axis=-1
     )
     assert 0.3 < thigh.mean() < 0.6 and thigh.std() < 1e-3
+
+
+def test_several_streams_are_channels_of_one_input():
+    layout = skeleton("coco17")
+    array = np.random.default_rng(0).normal(size=(2, 5, 17, 3)).astype(np.float32)
+    alone = {name: stream(array, name, layout, axes=2) for name in ("joint", "bone", "motion")}
+    got = stream(array, "joint+bone+motion", layout, axes=2)
+    assert got.shape == (2, 5, 17, 7)
+    np.testing.assert_array_equal(got[..., :2], array[..., :2])
+    np.testing.assert_array_equal(got[..., 2:4], alone["bone"][..., :2])
+    np.testing.assert_array_equal(got[..., 4:6], alone["motion"][..., :2])
+    np.testing.assert_array_equal(got[..., 6], array[..., 2])  # scores are those of the joints, once
+    np.testing.assert_array_equal(stream(array, "joint+bone", layout)[..., :3], array)
+    with pytest.raises(TrainingError, match=r"unknown stream 'joint\+bones'.*joint\+bone"):
+        stream(array, "joint+bones", layout)

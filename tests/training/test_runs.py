@@ -118,7 +118,7 @@ def test_another_run_is_refused_and_its_configuration_kept(data, tmp_path):
 
 
 def test_few_clips_are_a_smaller_batch(data, tmp_path):
-    with pytest.warns(UserWarning, match="run.batch 500 is more than the 48 clips"):
+    with pytest.warns(UserWarning, match="run.batch 48, as 500 is more than the 48 clips"):
         train(made(data, run={"batch": 500}), tmp_path / "run", stop_after=1)
     assert load_run(tmp_path / "run").config.run.batch == 48
 

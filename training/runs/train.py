@@ -43,6 +43,7 @@ from training.evaluate.result import Result, plain
 from training.methods.base import Method
 from training.runs import splits
 from training.runs.class_text import ClassText
+from training.runs.defaults import decide
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for, workers_of
 from training.runs.floors import Floors
 from training.runs.learnable import check_learnable, tell_of_unseen
@@ -233,7 +234,10 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
         datasets: what is learnt from.
         val_split: what is measured on.
     """
-    tables = config.to_toml()
+    clips = sum(map(len, datasets))
+    if needs_of(config).spans:
+        clips = sum(map(len, windows_of(config, datasets, joined_span_labels(datasets))))
+    tables = decide(config, datasets, clips)
     data, run = tables["data"], tables["run"]
     data |= {name: [splits.absolute(path) for path in data[name]] for name in ("train", "val", "spans")}
     data["val_split"] = val_split
@@ -243,14 +247,6 @@ def resolve(config: Config, datasets: Sequence[SkeletonDataset], val_split: str)
         run["start"] = str(Path(config.run.start).absolute())
     if config.run.cache not in PLACES:
         run["cache"] = str(Path(config.run.cache).expanduser().absolute())
-    clips = config.data.epoch_size or sum(len(dataset) for dataset in datasets)
-    if needs_of(config).spans and not config.data.epoch_size:
-        clips = sum(map(len, windows_of(config, datasets, joined_span_labels(datasets))))
-    if config.run.batch > clips:
-        warnings.warn(
-            f"run.batch {config.run.batch} is more than the {clips} clips of an epoch; {clips} are taken", stacklevel=2
-        )
-        run["batch"] = clips
     for kind in ("backbone", "method"):
         defaults = registry.defaults(registry.find(f"{kind}s", tables[kind]["name"]))
         tables[kind] = json.loads(json.dumps(settings.merge(defaults, tables[kind])))

@@ -176,7 +176,7 @@ class Preprocess:
                 f"layout {self.layout.name!r} has no {', '.join(sorted(missing))}, which {self.normalise} needs; "
                 f"choose {other!r}"
             )
-        if self.stream.startswith("bone") and not self.layout.bones:
+        if "bone" in self.stream and not self.layout.bones:
             raise TrainingError(
                 f"stream {self.stream!r} takes vectors along bones, and layout {self.layout.name!r} has no bones: say "
                 "them with data.layout = {joints = [...], parents = [...]}, or choose joint or motion"

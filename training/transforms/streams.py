@@ -10,7 +10,8 @@ from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.data.types import Array
 
-STREAMS = ("joint", "bone", "motion", "bone_motion")
+STREAMS = ("joint", "bone", "motion", "bone_motion", "joint+motion", "joint+bone", "joint+bone+motion")
+"""Inputs of a network; with "+" several are stacked as channels, in this order."""
 
 PUBLISHED: dict[str, tuple[int, ...]] = {
     "coco17": (0, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 0, 0, 11, 12, 13, 14),
@@ -109,13 +110,27 @@ def motion(array: Array, axes: int | None = None) -> Array:
 
 
 def stream(array: Array, name: str, skeleton: Skeleton, axes: int | None = None, keep_root: bool = False) -> Array:
-    """Joints, bones, motion of the joints or motion of the bones.
+    """Joints, bones, motion of the joints, motion of the bones, or several of them stacked as channels.
+
+    Several streams as channels of one input are the early fusion of EfficientGCN's input branches without their
+    separate layers (Song et al., TPAMI 2022, section 3.2). Channels beyond `axes`, such as scores, are those of the
+    first stream.
 
     Raises:
         TrainingError: unknown name.
     """
     if name not in STREAMS:
         raise TrainingError(f"unknown stream {name!r}{suggestion(name, STREAMS)}")
+    first, *others = (_one(array, part, skeleton, axes, keep_root) for part in name.split("+"))
+    if not others:
+        return first
+    axes = array.shape[-1] if axes is None else axes
+    stacked: Array = np.concatenate([first[..., :axes], *(part[..., :axes] for part in others), first[..., axes:]], -1)
+    return stacked
+
+
+def _one(array: Array, name: str, skeleton: Skeleton, axes: int | None, keep_root: bool) -> Array:
+    """One stream."""
     if name.startswith("bone"):
         array = bones(array, skeleton, axes, keep_root)
     return motion(array, axes) if name.endswith("motion") else array

@@ -77,9 +77,14 @@ _STRONG = (
     {"name": "noise", "sigma": 0.03},
     {"name": "mask_joints", "share": 0.05},
 )
+_SMALL = ({"name": "crop", "min": 0.5}, {"name": "flip"}, *_WEAK[1:])
 PRESETS: dict[str, dict[int, tuple[Mapping[str, Any], ...]]] = {
     "none": {2: (), 3: ()},
     "weak": {2: (*_WEAK, {"name": "rotate", "degrees": 15}), 3: (*_WEAK, {"name": "rotate", "degrees": (10, 30, 10)})},
+    "small": {
+        2: (*_SMALL, {"name": "rotate", "degrees": 15}),
+        3: (*_SMALL, {"name": "rotate", "degrees": (10, 30, 10)}),
+    },
     "strong": {
         2: (*_STRONG, {"name": "rotate", "degrees": 30}),
         3: (*_STRONG, {"name": "rotate", "degrees": (15, 60, 10)}),
@@ -112,7 +117,7 @@ class View:
     Attributes:
         frames: T of the result.
         steps: tables with `name`, the options of the step and `chance`, its probability; or the name of a preset
-            (none, weak, strong).
+            (none, weak, strong, small).
         skeleton: layout, or its name, whose left and right joints `flip` exchanges. `flip` is left out, with a warning,
             where the layout names no joint of both sides.
         score: whether the last channel is a score, which steps on coordinates do not change.
