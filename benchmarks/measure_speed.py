@@ -60,7 +60,7 @@ class Timed:
 @contextmanager
 def counted(clock: Clock) -> Iterator[None]:
     """Count the pass's rows, and its reading of exact joints, inside the block."""
-    own = {name: getattr(measure, name) for name in ("_row", "_read_truth")}
+    own = {name: getattr(measure, name) for name in ("_row", "read_exact_joints")}
     for name, function in own.items():
         setattr(measure, name, functools.partial(clock.timed, name, function))
     try:
@@ -85,7 +85,7 @@ def once(job: Job, units: list[str], folder: Path) -> dict[str, float]:
             clock.timed("whole", step.process, unit)
         num_clips += len(clips)
     ms = {name: 1e3 * seconds / num_clips for name, seconds in clock.spent.items()}
-    work = ms["_row"] - ms["_read_truth"]
+    work = ms["_row"] - ms["read_exact_joints"]
     return {
         "whole": ms["whole"],
         "filters": ms["filters"],

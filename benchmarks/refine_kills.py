@@ -133,7 +133,8 @@ def generations(out: Path) -> dict[str, Any]:
     for path in sorted((out / "work").glob("refine-*/generations/*/round-*/generation.json")):
         row = json.loads(path.read_text())
         name = str(path.relative_to(out / "work").parent)
-        found[name] = [row["weights_blake3"], row["history"], row["verdict"]]
+        verdicts = [json.loads(one.read_text())["verdict"] for one in sorted(path.parent.glob("verdict-*.json"))]
+        found[name] = [row["weights_blake3"], row["history"], *verdicts]
     return found
 
 

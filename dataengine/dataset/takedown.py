@@ -27,6 +27,7 @@ from dataengine.core.errors import DatasetError
 from dataengine.dataset import takedown_records
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.index import MANIFEST, locate, write_tombstones
+from dataengine.dataset.learned_from import generations_that_saw
 from dataengine.dataset.placing import changing
 from dataengine.dataset.takedown_records import TakenDown, home
 from dataengine.io.switch import interrupted
@@ -60,7 +61,8 @@ def takedown(out: Path, ids: Sequence[str], reason: str, *, by: str | None = Non
 
     Returns:
         The record: time (UTC), by, reason, clip_ids, video_ids, fingerprint of the dataset (None where there is
-        no dataset), its file, and report_removed: whether the report page showed them, and so was removed.
+        no dataset), its file, report_removed: whether the report page showed them, and so was removed, and learned:
+        weights of students in the build's work that learned from them.
 
     Raises:
         DatasetError: no dataset and no plan, no reason, or an id that is in neither. Nothing is changed then.
@@ -128,7 +130,8 @@ def _take_down(
         assert root is not None, "a dataset without a build lies somewhere"
         path = write_tombstones(root, rows, record)
     removed = root is not None and _remove_page(root, clip_ids)
-    return {**record, "clip_ids": sorted(clip_ids), "file": str(path), "report_removed": removed}
+    learned = [] if build is None else [str(one) for one in generations_that_saw(build / "work", clip_ids)]
+    return {**record, "clip_ids": sorted(clip_ids), "file": str(path), "report_removed": removed, "learned": learned}
 
 
 def _remove_page(root: Path, clip_ids: set[str]) -> bool:
@@ -175,6 +178,7 @@ def to_text(record: dict[str, Any], rewritten: bool) -> str:
     lines.append(f"record   {record['file']}")
     if record["report_removed"] and not rewritten:
         lines.append("report   removed, since it showed them: `dataengine report OUT` makes it anew")
+    lines += _learned(record["learned"], rewritten)
     if record["fingerprint"] is None:
         removed = "intermediates removed" if rewritten else "--rewrite removes intermediates"
         lines.append(f"shards   there is no dataset: the next build leaves them out; {removed}")
@@ -190,3 +194,16 @@ def to_text(record: dict[str, Any], rewritten: bool) -> str:
             else "shards   still hold them, hidden from readers: --rewrite, or the next build, removes them"
         )
     return "\n".join(lines)
+
+
+def _learned(weights: Sequence[str], rewritten: bool) -> list[str]:
+    """What becomes of generations that learned from what was taken down."""
+    if not weights:
+        return []
+    what = f"{counted(len(weights), 'generation')} of a student learned from them"
+    todo = (
+        "the student learned again without them, and the weights were removed"
+        if rewritten
+        else "the next build learns again without them, and --rewrite, or gc after that build, removes the weights"
+    )
+    return [f"student  {what}: {todo}; copies elsewhere are yours to remove", *(f"  {path}" for path in weights[:5])]

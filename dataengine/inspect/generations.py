@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import DatasetError
 from dataengine.inspect.build import job_of
 from dataengine.passes.base import ALL
-from dataengine.passes.refine import GENERATION, record_of
+from dataengine.passes.refine import GENERATION, folder_of, record_of
 
 
 def generations(out: Path) -> list[dict[str, Any]]:
@@ -17,7 +18,7 @@ def generations(out: Path) -> list[dict[str, Any]]:
 
     Returns:
         Rows of `round`, `weights` (a path), `weights_blake3`, `in_use` (whether the poses of the build are its own),
-        `published`, `reasons`, losses and values of measures before and after.
+        `published`, `judged` (whether the gate looked at it), `reasons`, losses, and measures before and after.
 
     Raises:
         DatasetError: no build there, or one that never refined.
@@ -27,7 +28,7 @@ def generations(out: Path) -> list[dict[str, Any]]:
     used = record["rounds"][record["generation"] - 1]["weights_blake3"] if record and record["generation"] else None
     folder = job.ledger("refine").folder if "refine" in job.fingerprints else None
     commit = None if folder is None else job.ledger("refine").read(ALL)
-    here = None if folder is None or commit is None else folder / "generations" / commit.inputs[:12]
+    here = None if commit is None else folder_of(job, commit.inputs)
     paths = sorted(
         (job.work).glob(f"refine-*/generations/*/round-*/{GENERATION}"), key=lambda path: (path.stat().st_mtime, path)
     )
@@ -36,13 +37,14 @@ def generations(out: Path) -> list[dict[str, Any]]:
     found = []
     for path in paths:
         row = json.loads(path.read_bytes())
-        history, verdict = row["history"], row["verdict"]
+        history, verdict = row["history"], _verdict(path.parent, record if path.parent.parent == here else None, row)
         values = {f"{one['name']} ({one['against']})": [one["before"], one["after"]] for one in verdict["comparisons"]}
         found.append(
             {
                 "round": row["round"],
                 "in_use": path.parent.parent == here and row["weights_blake3"] == used,
                 "published": verdict["published"],
+                "judged": verdict["judged"],
                 "reasons": verdict["reasons"],
                 "weights": str(path.parent / row["weights"]),
                 "weights_blake3": row["weights_blake3"],
@@ -54,11 +56,23 @@ def generations(out: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _verdict(folder: Path, record: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on a round: that of the build's record, or the latest of its folder."""
+    rounds = [] if record is None else record["rounds"]
+    for judged in rounds:
+        if judged["weights_blake3"] == row["weights_blake3"]:
+            return {**judged["verdict"], "judged": True}
+    for path in sorted(folder.glob("verdict-*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        return {**json.loads(path.read_bytes())["verdict"], "judged": True}
+    return {"published": False, "reasons": [], "comparisons": [], "judged": False}
+
+
 def to_text(found: list[dict[str, Any]]) -> str:
     """The generations for people."""
     lines = []
     for row in found:
         said = "in use" if row["in_use"] else "published" if row["published"] else "refused"
+        said = said if row["judged"] else "not judged"
         before, after = row["validation"]
         lines.append(
             f"round {row['round']}  {said}  {row['frames']} frames, validation loss {before:.4g} -> {after:.4g}"

@@ -15,6 +15,7 @@ from dataengine.core.skeletons import COMMON, all_finite, convert
 from dataengine.core.types import Clip, Float, Reject
 from dataengine.passes.base import Job
 from dataengine.passes.clip_frames import pose_arrays
+from dataengine.passes.exact_joints import read_exact_joints
 from dataengine.passes.pose_session import PoseSession
 from dataengine.passes.student_poses import open_student, student_poses
 from dataengine.passes.unit_pass import Unit
@@ -94,11 +95,17 @@ class HeldOut:
         sure = all_finite(common) & (scores >= self.limits.min_score)
         sure &= ((confidence >= self.limits.gamma) & (sure.sum(-1) >= self.limits.min_joints))[..., None]
         try:
-            poses = [self._people(unit, one, clip, arrays, common) for one in (old, new)]
+            before, after = (self._people(unit, one, clip, arrays, common) for one in (old, new))
         except MediaError:
             return None
         fps = float(Fraction(arrays["json"]["fps"]))
-        return JudgedClip(clip_id, f"{row['source']}\0{row['video_id']}", fps, common, scores, sure, *poses)
+        exact = None if clip.truth is None else _exact(Path(plan.roots[clip.source]) / clip.truth, clip, arrays, common)
+        return JudgedClip(
+            clip_id, f"{row['source']}\0{row['video_id']}", fps, common, scores, sure, before, after,
+            experts=arrays["expert_keypoints"][:people, :, :most].swapaxes(0, 1),
+            exact=None if exact is None else exact[0],
+            exact_heads=None if exact is None else exact[1],
+        )  # fmt: skip
 
     def _people(self, unit: Unit, session: PoseSession, clip: Clip, arrays: Mapping[str, Any], fused: Float) -> Float:
         """(M, T, 13, 2) poses of a generation, in the order of the fused people."""
@@ -111,3 +118,17 @@ class HeldOut:
         numbers = aligned(fused[:, :frames], common[:, :frames])
         nobody[:, :frames] = taken(common[:, :frames], numbers)
         return nobody
+
+
+def _exact(path: Path, clip: Clip, arrays: Mapping[str, Any], fused: Float) -> tuple[Float, Float] | None:
+    """Exact joints (M, T, 13, 2) and head lengths (M, T) of a rendered clip, in the order of the fused people; NaN
+    outside of the picture. None where they cannot be read: pass measure tells of it."""
+    try:
+        known = read_exact_joints(path)
+    except (OSError, ValueError, KeyError):
+        return None
+    meta = arrays["json"]
+    goal, heads = (values[:, : fused.shape[1]] for values in known.at(clip, meta, arrays["timestamps"]))
+    inside = ((goal >= 0) & (goal < (meta["width"], meta["height"]))).all(-1, keepdims=True)
+    numbers = aligned(fused, goal)
+    return taken(np.where(inside, goal, np.nan), numbers), taken(heads, numbers)

@@ -33,6 +33,7 @@ from dataengine.filters.motion import body_motion
 from dataengine.fusion.ssta import SSTA
 from dataengine.passes import measure_kernels as kernels
 from dataengine.passes.base import Job, Pass, Row
+from dataengine.passes.exact_joints import read_exact_joints
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 
@@ -235,13 +236,9 @@ def _accuracy_rows(unit: Unit, clip: Clip, arrays: dict[str, Any], fused: Float)
     if clip.truth is None:
         return []
     meta, path = arrays["json"], Path(unit.plan.roots[clip.source]) / clip.truth
-    joints, head, fps, condition = unit.once(path, lambda: _read_truth(path))
-    index = np.arange(meta["num_frames"])
-    if clip.span_start is not None or len(joints) != meta["num_frames"]:
-        index = np.round((arrays["timestamps"].astype(np.float64) + (clip.span_start or 0.0)) * fps).astype(int)
-    index = np.clip(index, 0, len(joints) - 1)
-    goal = joints[index].transpose(1, 0, 2, 3)
-    head_lengths = head[index].T[..., None]
+    exact = unit.once(path, lambda: read_exact_joints(path))
+    goal, heads = exact.at(clip, meta, arrays["timestamps"])
+    head_lengths, condition = heads[..., None], exact.condition
     people, tracks = _assignment(goal, head_lengths, fused)
     proposals = arrays["expert_keypoints"]
     selected = SSTA().fuse_batch(proposals, None, COMMON).coords
@@ -267,14 +264,6 @@ def _assignment(goal: Float, head_lengths: Float, fused: Float) -> tuple[Int, In
     away = length(fused[None] - goal[:, None]) / head_lengths[:, None]
     people, tracks = linear_sum_assignment(np.where(np.isfinite(away), np.minimum(away, 5.0), 5.0).mean((2, 3)))
     return people, tracks
-
-
-def _read_truth(path: Path) -> tuple[Float, Float, float, str | None]:
-    """Exact joints in the common layout, head lengths, frame rate and condition of a rendered video."""
-    with np.load(path, allow_pickle=False) as truth:
-        condition = str(truth["condition"]) if "condition" in truth else None
-        joints, _ = convert(truth["joints"], None, "body14", COMMON)
-        return joints, truth["head"], float(truth["fps"]), condition
 
 
 def _row(unit: Unit, clip: Clip, arrays: dict[str, Any], reprojection: Sequence[float | None] | None) -> dict[str, Any]:

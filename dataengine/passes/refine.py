@@ -1,9 +1,10 @@
 """refine: a student learns from pseudo-labels, round by round, and a gate decides which of its generations counts.
 
 A pass over all clips, in the driver's process on its device. It leaves no clip out. What it makes lies in
-`work/refine-<fingerprint12>/generations/<inputs12>/round-<n>/`: the weights, the checkpoint of learning, and
-`generation.json`, which is written last and never changed. The record of the pass names the generation that counts, by
-the hash of its weights; 0 are the experts of the recipe.
+`work/refine-<fingerprint12>/generations/<learned12>/round-<n>/`: the weights, the checkpoint of learning,
+`generation.json`, which is written when a round has learned and never changed, and `verdict-<gate12>.json` for every
+setting of the gate that has judged it. So keys of the gate, and more rounds, learn nothing again. The record of the
+pass names the generation that counts, by the hash of its weights; 0 are the experts of the recipe.
 
 A round learns from labels that the generation before helped to make: in the second round and later, the recipe's
 fusion is asked again in the sampled frames, with the last generation as one more expert. A generation that the gate
@@ -22,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from blake3 import blake3
 
 from dataengine.core import devices, registry
 from dataengine.core.component import Component
@@ -30,6 +32,7 @@ from dataengine.core.errors import LedgerError
 from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.progress import Progress, current
 from dataengine.dataset import index
+from dataengine.dataset.learned_from import note_clips
 from dataengine.io.storage import file_hash, staged, write_durably
 from dataengine.passes.base import ALL, Job, Row
 from dataengine.passes.held_out import HeldOut
@@ -37,6 +40,7 @@ from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.table_pass import Table, TablePass
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
+from dataengine.pipeline.ledger import joined_inputs, learned_of
 from dataengine.pipeline.recipe import Recipe, RefineTable, fingerprint
 from dataengine.pipeline.task import Receipt, Task
 from dataengine.refine.gate import Margins, Verdict
@@ -53,7 +57,7 @@ LEARNING = ("epochs", "batch", "rate", "warmup", "optimizer", "weight_decay", "c
 class Refine(TablePass):
     """Lets a student learn from the fused poses, and judges what it has learned."""
 
-    version = 1
+    version = 2
     after = ("pseudo_labels", "poses")
     gives = None
     on_device = True
@@ -65,12 +69,9 @@ class Refine(TablePass):
         return recipe.refine.student is not None
 
     def config(self, recipe: Recipe) -> dict[str, Any]:
-        table, student = recipe.refine.model_dump(exclude={"frames"}), recipe.student
-        truth = recipe.refine.gate.truth
+        student = recipe.student
         return {
-            "table": {k: v for k, v in table.items() if k != "gate"},
-            "gate": {k: v for k, v in table["gate"].items() if k not in ("truth", "pictures")},
-            "truth": None if truth is None else file_hash(Path(truth)),
+            "table": recipe.refine.model_dump(exclude={"frames", "gate", "rounds"}),
             "student": registry.config(student),
             "weights": student.weights(),
             "pose": [recipe.pose.fusion, recipe.pose.tracker, recipe.pose.skeleton],
@@ -96,7 +97,7 @@ class Refine(TablePass):
             if not build.state(name).finished:
                 return state
             digests += [[name, key, commit.digest] for key, commit in sorted(build.commits(name).items())]
-        inputs = fingerprint([digests, clips])
+        inputs = joined_inputs(fingerprint([digests, clips]), fingerprint(judging(build.job.recipe)))
         commit = build.find(self.name, ALL, inputs)
         if commit is not None and generation_of(build.job, commit.inputs, ledger.sidecar(commit)) is not None:
             state.commits, state.left = {ALL: commit}, ()
@@ -115,9 +116,12 @@ class Refine(TablePass):
             "generation": pa.array([record["generation"]] * count, pa.int32()),
             "generation_weights": pa.array([accepted["weights_blake3"]] * count, pa.string()),
         }
+        told = json.dumps(record, sort_keys=True).encode()
+        # verdicts that change no row make another file, beside which another record lies
+        schema = schema.with_metadata({"record": blake3(told).hexdigest()})
         path = ledger.stage(ALL, "parquet")
         pq.write_table(pa.table(columns, schema), path, compression="zstd", row_group_size=index.GROUP_ROWS)
-        seconds, told = time.monotonic() - begun, json.dumps(record, sort_keys=True).encode()
+        seconds = time.monotonic() - begun
         commit = ledger.commit(ALL, task.inputs, path, (), seconds, told, replaces=task.replaces)
         return receipt(task, count, count, begun, commit)
 
@@ -180,9 +184,16 @@ class Generation:
     digest: str | None = None
 
 
+def judging(recipe: Recipe) -> Row:
+    """What a verdict, and how many rounds there are, depend on beside what was learned."""
+    gate = recipe.refine.gate
+    truth = None if gate.truth is None else file_hash(Path(gate.truth))
+    return {"gate": gate.model_dump(exclude={"truth", "pictures"}), "truth": truth, "rounds": recipe.refine.rounds}
+
+
 def folder_of(job: Job, inputs: str) -> Path:
     """Where the rounds for some inputs lie."""
-    return job.ledger("refine").folder / "generations" / inputs[:12]
+    return job.ledger("refine").folder / "generations" / learned_of(inputs)
 
 
 def generation_of(job: Job, inputs: str, sidecar: bytes) -> Generation | None:
@@ -245,6 +256,7 @@ class Rounds:
     def __init__(self, job: Job, owner: Refine, task: Task) -> None:
         self.job, self.table, self.student = job, job.recipe.refine, job.recipe.student
         self.folder = folder_of(job, task.inputs)
+        self.judging = fingerprint({**judging(job.recipe), "rounds": None})
         self.device = device_of_process("cuda" if job.device != "cpu" and devices.able() else "cpu")
         self.reads = owner.reads(list(job.passes.values()))
         self.plan = plans.load(job.work, ["clip_id", "unit", "source", "video_id", "split", "reason"])
@@ -276,7 +288,8 @@ class Rounds:
         """Every round; gives the record of the pass."""
         rounds, last, why = list[Row](), Generation(0), self._nothing()
         for number in range(1, self.table.rounds + 1 if why is None else 1):
-            row = self._known(number) or self._round(number, last)
+            learned = self._known(number) or self._learn(number, last)
+            row = {**learned, "verdict": self._verdict(number, last, learned)}
             rounds.append(row)
             if not row["verdict"]["published"]:
                 break
@@ -297,17 +310,18 @@ class Rounds:
         return None
 
     def _known(self, number: int) -> Row | None:
-        """What a round made that was finished before the build was stopped."""
+        """What a round learned that was finished before the build was stopped."""
         try:
             row: Row = json.loads((self.folder / f"round-{number}" / GENERATION).read_bytes())
             whole = file_hash(self.folder / f"round-{number}" / row["weights"]) == row["weights_blake3"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return row if whole else None
 
-    def _round(self, number: int, last: Generation) -> Row:
+    def _learn(self, number: int, last: Generation) -> Row:
         folder, progress = self.folder / f"round-{number}", current()
         folder.mkdir(parents=True, exist_ok=True)
+        note_clips(self.folder, ((clip.clip_id, clip.clip_id in self.held) for clip in self.clips))
         train, validation = self._frames(last)
         settings = replace(settings_of(self.table), seed=self.table.seed + number - 1)
         weights = folder / f"generation-{number}{self.student.suffix}"
@@ -315,7 +329,6 @@ class Rounds:
             fitted = fit(session, train, validation, settings, folder, progress, _name(number))
             with staged(weights) as partial:
                 session.save(partial)
-        verdict = self._judged(number, last, weights, fitted.best_epoch, progress)
         row = {
             "round": number,
             "weights": weights.name,
@@ -329,15 +342,30 @@ class Rounds:
             "history": fitted.history,
             "best_epoch": fitted.best_epoch,
             "stopped": fitted.stopped,
-            "verdict": verdict.to_dict(),
         }
         write_durably(folder / GENERATION, json.dumps(row, sort_keys=True, indent=1).encode())
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # the round is done, and its weights lie beside
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # the weights lie beside
+        return row
+
+    def _verdict(self, number: int, last: Generation, learned: Row) -> Row:
+        """What the gate says of a round, looked at once for each setting of the gate."""
+        path = self.folder / f"round-{number}" / f"verdict-{self.judging[:12]}.json"
+        about = [learned["weights_blake3"], last.digest]
+        try:
+            known = json.loads(path.read_bytes())
+            if known["about"] == about and known["verdict"]["published"] in (True, False):
+                return dict(known["verdict"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        weights, progress = path.with_name(learned["weights"]), current()
+        verdict = self._judged(number, last, weights, learned["best_epoch"], progress)
+        found = json.loads(json.dumps(verdict.to_dict()))  # the same after a restart
+        write_durably(path, json.dumps({"about": about, "verdict": found}, sort_keys=True, indent=1).encode())
         if not verdict.published:
             progress.say(
                 f"refine: generation {number} is refused, generation {last.number} stays: {verdict.reasons[0]}"
             )
-        return row
+        return dict(found)
 
     def _frames(self, last: Generation) -> tuple[LabelledFrames, LabelledFrames]:
         relabel = None

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from dataengine.pipeline.ledger import Commit, Ledger
+from dataengine.dataset.learned_from import saw_any
+from dataengine.pipeline.ledger import Commit, Ledger, learned_of
 
 STAGING_AGE = 3600.0
 """Seconds after which a staging file that was not written to any more is taken for left behind."""
@@ -51,7 +52,8 @@ def collect_garbage(
         named = {commit.artifact for commit in kept.values()}
         removed += [p for p in sorted((folder / "data").glob("*")) if p.name.removesuffix(".json") not in named]
         removed += [p for p in sorted((folder / "commits").glob("*")) if p not in kept]
-        removed += _former_generations(folder, {commit.inputs[:12] for commit in kept.values()}, folder.name in live)
+        learned = {learned_of(commit.inputs) for commit in kept.values()}
+        removed += _former_generations(folder, learned, folder.name in live, gone)
     for path in removed:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -63,11 +65,12 @@ def collect_garbage(
     return removed
 
 
-def _former_generations(folder: Path, inputs: Set[str], live: bool) -> list[Path]:
-    """What students learned for inputs that no record names; what the present recipe is still learning stays."""
+def _former_generations(folder: Path, learned: Set[str], live: bool, gone: Set[str]) -> list[Path]:
+    """What students learned that no record names; what the present recipe is still learning stays, unless from clips
+    that were taken down."""
     found = sorted((folder / "generations").glob("*"), key=lambda path: path.stat().st_mtime)
-    latest = found[-1:] if live else []
-    return [path for path in found if path.name not in inputs and path not in latest]
+    latest = [path for path in found[-1:] if live and not (gone and saw_any(path, gone))]
+    return [path for path in found if path.name not in learned and path not in latest]
 
 
 def _kept(ledger: Ledger, keys: Set[str] | None, former: int, gone: Set[str], present: bool) -> dict[Path, Commit]:

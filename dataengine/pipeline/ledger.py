@@ -5,7 +5,7 @@ Layout under `work/`::
     <pass>-<fingerprint12>/data/<unit>-<hash12>.<ext>          what a pass made of one unit
     <pass>-<fingerprint12>/commits/<unit>.json                 the record that makes it count
     <pass>-<fingerprint12>/commits/<unit>.<inputs12>.json      records of the unit for other inputs
-    <pass>-<fingerprint12>/generations/<inputs12>/             weights that a student learned for these inputs
+    <pass>-<fingerprint12>/generations/<learned12>/            weights that a student learned (`joined_inputs`)
     staging/                                                   files being written; never read
 
 Commit protocol: write to staging, fsync, rename to a name that holds the content's hash, fsync the
@@ -39,6 +39,17 @@ from dataengine.io.storage import staged as staged_file
 from dataengine.pipeline.patience import awaited
 
 _KINDS: dict[str, type[Keep] | type[Reject] | type[Fail]] = {"keep": Keep, "reject": Reject, "fail": Fail}
+
+
+def joined_inputs(learned: str, judged: str) -> str:
+    """Inputs of a pass that learns and judges, of the digests of what it learns from and of how it judges: what was
+    learned is found again where only the latter changed."""
+    return judged[:32] + learned[:32]
+
+
+def learned_of(inputs: str) -> str:
+    """Name of the folder under `generations/` for inputs that `joined_inputs` made."""
+    return inputs[32:44]
 
 
 @dataclass(frozen=True)

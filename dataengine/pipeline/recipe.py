@@ -188,11 +188,12 @@ class GateTable(Table):
     """Most frames of each of these clips, from the first on."""
     max_missing: float = pydantic.Field(default=0.3, ge=0, le=1)
     """Largest share of the sure fused joints that the student may lack, whatever was before."""
-    min_agreement: float = pydantic.Field(default=0.85, ge=0, le=1)
+    min_agreement: float | None = pydantic.Field(default=None, ge=0, le=1)
     """Least share of the sure fused joints that the student has within half a head-neck length, whatever was before.
-    Lower it where the experts are poor, so that a good student has to differ, and give `truth` then."""
+    Default: where exact joints or `truth` tell how student and fusion compare, none; else as much as the expert in the
+    middle has, and 0.85 for a single expert."""
     truth_margin: float = pydantic.Field(default=0.01, ge=0, le=1)
-    """Loss of OKS, and of PCKh, that still counts as no worse."""
+    """Loss of OKS, of PCKh, and of the share of exact joints, that still counts as no worse."""
     agreement_margin: float = pydantic.Field(default=0.02, ge=0, le=1)
     """Loss of the share of joints near the fused ones that still counts as no worse."""
     missing_margin: float = pydantic.Field(default=0.02, ge=0, le=1)

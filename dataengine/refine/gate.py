@@ -4,8 +4,11 @@ A measure passes where the loss from before to after is below a margin with a co
 one-sided interval of a paired bootstrap over videos (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
 chapter 13). So a student passes by being shown to be no worse, not by being measured on too little.
 
-Being no worse is not enough for a student that never was any good. So its poses also have to give and to confirm most
-of the fused joints that they are to replace (`Limits`).
+Being no worse is not enough for a student that never was any good. So its poses also have to give most of the fused
+joints that they are to replace (`Limits`), and to be shown to be no worse than the fused poses where the truth is
+known: exact joints of rendered clips, and annotations. Where it is not known, nobody can tell who is right where a
+student and the fusion differ. So the student has to confirm the fused joints as well as the middle one of the experts
+does (`middle_expert`). Each expert took part in the fusion, so this asks for more than to be as good as that expert.
 
 Jitter and flips need no reference, so the fused poses have them, too. They pass where the student is no worse than the
 generation before *or* than the fused poses, which its poses are to replace: a student that knows nothing and always
@@ -26,6 +29,8 @@ from dataengine.refine.measures import JudgedClip
 
 DRAWS = 2000
 LEVEL = 0.95
+ALONE = 0.85
+"""Share of the sure fused joints that a student of a single expert has to have within half a head-neck length."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,17 @@ class Margins:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the poses have to reach whatever was before: shares of the sure fused joints that they lack at most, and
-    that they have within half a head-neck length at least."""
+    """What the poses have to reach whatever was before.
+
+    Attributes:
+        missing: share of the sure fused joints that they lack at most.
+        agreement: share of them that they have within half a head-neck length at least. None: where the truth is not
+            known, as many as the middle expert has; a recipe of one expert has none to compare with but itself, and
+            `ALONE` counts.
+    """
 
     missing: float = 0.3
-    agreement: float = 0.85
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +170,14 @@ def judge(
         limits: what has to be reached whatever was before.
     """
     found = [*_without_reference(clips, margins), *_with_reference(clips, margins)]
-    found += _within(found, limits or Limits())
+    found += _within(found, clips, margins, limits or Limits(), known=bool(replaced))
     for against, given in (("before", truth), ("fused", replaced)):
         found += [compare(name, values, margins.truth, True, against) for name, values in (given or {}).items()]
+    if rendered := [clip for clip in clips if clip.exact is not None]:
+        found += [
+            compare("exact", _values(rendered, measures.exact, against), margins.truth, True, against)
+            for against in ("before", "fused")
+        ]
     reasons = [one.line() for one in _decisive(found) if not one.passes]
     if best_epoch == 0:
         reasons.insert(0, "nothing was learned: no epoch has a lower validation loss than the student before")
@@ -191,17 +207,55 @@ def _without_reference(clips: Sequence[JudgedClip], margins: Margins) -> list[Co
     return found
 
 
-def _within(found: Sequence[Comparison], limits: Limits) -> list[Comparison]:
-    """Whether the means of this generation keep to the limits."""
-    within = []
-    for one in found:
-        if one.name in ("missing", "agreement") and one.after is not None:
-            limit = limits.missing if one.name == "missing" else limits.agreement
-            loss = one.after - limit if one.name == "missing" else limit - one.after
-            within.append(
-                Comparison(one.name, "limit", limit, one.after, loss, loss, 0.0, one.count, one.groups, loss <= 0)
-            )
-    return within
+def _within(
+    found: Sequence[Comparison], clips: Sequence[JudgedClip], margins: Margins, limits: Limits, known: bool
+) -> list[Comparison]:
+    """Whether this generation keeps to the limits.
+
+    Args:
+        known: whether annotations tell how the student compares with the fused poses.
+    """
+    means = {one.name: one for one in found if one.name in ("missing", "agreement") and one.after is not None}
+    within = [_limit(means["missing"], limits.missing, 1)] if "missing" in means else []
+    if limits.agreement is not None:
+        return within + ([_limit(means["agreement"], limits.agreement, -1)] if "agreement" in means else [])
+    unknown = [] if known else [clip for clip in clips if clip.exact is None]
+    if not unknown or "agreement" not in means:
+        return within
+    middle = middle_expert(unknown)
+    if middle is None:
+        alone = compare("agreement", _values(unknown, measures.agreement, "before"), margins.agreement, True)
+        return within + ([_limit(alone, ALONE, -1)] if alone.after is not None else [])
+    after = _values(unknown, measures.agreement, "before")
+    values = PairedValues(middle, after.after, after.groups)
+    return [*within, compare("agreement", values, margins.agreement, True, "middle expert")]
+
+
+def _limit(one: Comparison, limit: float, sign: int) -> Comparison:
+    """Whether the mean of a measure keeps to a limit, from above for a sign of -1."""
+    assert one.after is not None, "it was measured"
+    loss = sign * (one.after - limit)
+    return Comparison(one.name, "limit", limit, one.after, loss, loss, 0.0, one.count, one.groups, loss <= 0)
+
+
+def middle_expert(clips: Sequence[JudgedClip]) -> Float | None:
+    """(N,) how much the expert in the middle agrees with the fused poses of each clip; None for fewer than two experts.
+
+    The middle, the lower one of an even number, is that of the means over clips: a single expert that finds nobody
+    lowers nothing.
+    """
+    counts = {0 if clip.experts is None else len(clip.experts) for clip in clips}
+    if len(counts) != 1 or min(counts) < 2:
+        return None
+    shares = np.array([[measures.agreement(one, clip) for one in _experts(clip)] for clip in clips], np.float64)
+    means = np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else 0.0 for row in shares.T])
+    chosen: Float = shares[:, np.argsort(means, kind="stable")[(len(means) - 1) // 2]]
+    return chosen
+
+
+def _experts(clip: JudgedClip) -> Float:
+    assert clip.experts is not None, "clips have experts"
+    return clip.experts
 
 
 def _values(clips: Sequence[JudgedClip], of: Callable[[Float, JudgedClip], float], against: str) -> PairedValues:

@@ -40,6 +40,9 @@ class JudgedClip:
         sure: (M, T, 13) bool, which of them are sure enough to be compared with.
         before, after: (M, T, 13, 2) of the generation before and of this one, NaN where missing.
         fps: frames per second. video: the clips of a video are drawn together.
+        experts: (E, M, T, 13, 2) of each expert.
+        exact: (M, T, 13, 2) exact joints of a rendered clip, NaN outside of the picture and for people who are none;
+            None where nobody knows them. exact_heads: (M, T) their head-neck lengths in pixels.
     """
 
     clip_id: str
@@ -50,6 +53,9 @@ class JudgedClip:
     sure: Bool
     before: Float
     after: Float
+    experts: Float | None = None
+    exact: Float | None = None
+    exact_heads: Float | None = None
 
 
 @cache
@@ -88,6 +94,16 @@ def agreement(poses: Float, clip: JudgedClip) -> float:
 def missing(poses: Float, clip: JudgedClip) -> float:
     """Share of the sure fused joints that `poses` lack."""
     return _share(~all_finite(poses), clip.sure)
+
+
+def exact(poses: Float, clip: JudgedClip) -> float:
+    """Share of the exact joints that `poses` have within half a head-neck length, as PCKh@0.5 counts; NaN where nobody
+    knows exact joints."""
+    if clip.exact is None or clip.exact_heads is None:
+        return float("nan")
+    with np.errstate(invalid="ignore"):
+        right = length(poses - clip.exact) <= NEAR * clip.exact_heads[..., None]
+    return _share(right, all_finite(clip.exact))
 
 
 def exchanged(poses: Float, clip: JudgedClip) -> float:
@@ -217,6 +233,7 @@ def _bins(values: Float, bounds: tuple[float, ...], text: str) -> dict[str, Bool
 
 MEASURES: Mapping[str, str] = {
     "agreement": "share of sure fused joints that the student has within half a head-neck length",
+    "exact": "share of the exact joints of rendered clips within half a head-neck length",
     "missing": "share of sure fused joints that the student lacks",
     "exchanged": "share of left and right pairs that are exchanged against the fused ones",
     "flips": "share of left and right pairs that exchange places from one frame to the next",

@@ -14,7 +14,8 @@ from dataengine.report.html import Html, el, joined
 NAMES = {"joint": "joint", "score": "score of the fused joint", "height": "height of the person"}
 
 
-AGAINST = {"before": "the last generation", "fused": "the fused poses", "limit": "the limit"}
+AGAINST = {"before": "the last generation", "fused": "the fused poses", "limit": "the limit",
+           "middle expert": "the middle expert"}  # fmt: skip
 
 
 def refinement(dataset: Dataset) -> Html | None:

@@ -15,7 +15,7 @@ from dataengine.inspect.catalogue import catalogue
 MODULE = '''
 from dataclasses import dataclass
 from typing import ClassVar
-from dataengine.core.component import Sample
+from dataengine.core.types import Sample
 from dataengine.filters.base import Between
 
 @dataclass(frozen=True)

@@ -15,16 +15,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch")
 
 import dataengine
+from dataengine.builder import rewrite_and_clean
 from dataengine.core import registry
 from dataengine.core.errors import DataEngineError
 from dataengine.core.progress import Progress
 from dataengine.core.skeletons import COMMON, convert, skeleton
 from dataengine.core.types import Clip
+from dataengine.dataset.takedown import takedown
+from dataengine.dataset.takedown import to_text as takedown_text
 from dataengine.dataset.verify import verify
 from dataengine.inspect.build import job_of
 from dataengine.inspect.explain import explain, to_text
@@ -255,8 +259,12 @@ def test_what_is_retuned_decodes_no_frame_again(installed: Path, refined: Path, 
     states = {s.name: s for s in build(installed, out, "refine.gamma=0.5", "refine.gate.clips=1").states}
     assert states["pseudo_labels"].done == states["pseudo_labels"].units
     assert states["refine"].done == 0
-    gate = {s.name: s for s in build(installed, out, "refine.gate.jitter_margin=0.2").states}
-    assert gate["refine"].done == 0 and gate["repose"].done == gate["repose"].units, "the same weights count"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("dataengine.passes.refine.fit")
+        gate = {s.name: s for s in build(installed, out, "refine.gate.jitter_margin=0.2").states}
+        assert gate["refine"].done == 0 and gate["repose"].done == gate["repose"].units, "the same weights count"
+        refused = build(installed, out, "refine.gate.min_agreement=1.0", "refine.gate.max_missing=0.0")
+        assert record(out)["generation"] == 0 and not refused.failed, "another verdict on what was learned"
     again = {s.name: s for s in build(installed, out).states}
     assert again["refine"].done == 1 and again["repose"].done == again["repose"].units
 
@@ -317,13 +325,36 @@ def test_killed_while_it_learns_and_built_again_it_gives_the_same_bytes(
     assert len(names) > 5
 
 
+@pytest.mark.slow
+def test_a_takedown_names_what_learned_from_the_clip_and_a_rewrite_removes_it(refined: Path, tmp_path: Path) -> None:
+    out = copied(refined, tmp_path)
+    found = generation_in_use(job_of(out))
+    assert found is not None and found.weights is not None
+    seen = pq.read_table(found.weights.parents[1] / "clips.parquet").to_pylist()
+    gone = next(row["clip_id"] for row in seen if not row["held_out"])
+    told = takedown(out, [gone], "consent withdrawn", by="test")
+    assert told["learned"] == [str(found.weights)]
+    assert "1 generation of a student learned from them" in takedown_text(told, False)
+    clean(out, staging_age=0.0)
+    assert found.weights.is_file(), "the poses of the other clips are still its own"
+    rewrite_and_clean(out)
+    assert not found.weights.exists() and verify(out) == []
+    again = generation_in_use(job_of(out))
+    assert again is not None and again.digest != found.digest
+    (left,) = (out / "work").glob("refine-*/generations/*/clips.parquet")
+    assert gone not in pq.read_table(left)["clip_id"].to_pylist()
+    assert takedown(out, [gone], "once more", by="test")["learned"] == []
+
+
 def test_a_round_is_written_once(refined: Path) -> None:
     job = job_of(refined)
     commit = job.ledger("refine").read("all")
     assert commit is not None
     folder = folder_of(job, commit.inputs) / "round-1"
     row = json.loads((folder / GENERATION).read_text())
-    assert row == record(refined)["rounds"][0] and (folder / row["weights"]).stat().st_size == row["bytes"]
+    (verdict,) = [json.loads(path.read_text())["verdict"] for path in folder.glob("verdict-*.json")]
+    assert {**row, "verdict": verdict} == record(refined)["rounds"][0]
+    assert (folder / row["weights"]).stat().st_size == row["bytes"]
 
 
 def test_mistakes_are_one_line_before_any_work(installed: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dataengine.core.skeletons import COMMON, skeleton
 from dataengine.refine import measures
-from dataengine.refine.gate import Limits, Margins, PairedValues, compare, judge
+from dataengine.refine.gate import Limits, Margins, PairedValues, compare, judge, middle_expert
 from dataengine.refine.measures import JudgedClip, aligned, breakdown, sides, taken
 
 
@@ -110,6 +110,56 @@ def test_a_student_that_never_was_any_good_is_refused() -> None:
     nobody = [replace(one, before=one.fused * np.nan, after=one.fused * np.nan) for one in CLIPS]
     assert judge(nobody, Margins()).reasons == ["agreement 0 misses the limit 0.85", "missing 1 misses the limit 0.3"]
     assert judge(nobody, Margins(), limits=Limits(missing=1.0, agreement=0.0)).published
+
+
+def of_experts(*spreads: float, student: float) -> list[JudgedClip]:
+    """Clips whose experts and student lie as far from the fused poses as is given."""
+    found = []
+    for n, one in enumerate(CLIPS):
+        rng = np.random.default_rng(n)
+        noise = rng.normal(0, 1, (len(spreads) + 1, *one.fused.shape)).astype(np.float32)
+        experts = np.stack([one.fused + spread * noise[k] for k, spread in enumerate(spreads)])
+        after = one.fused + student * noise[-1]
+        found.append(replace(one, before=after, after=after, experts=experts))
+    return found
+
+
+def test_a_student_confirms_what_the_middle_expert_does() -> None:
+    assert judge(of_experts(2, 5, 40, student=4.8), Margins()).published
+    (reason,) = judge(of_experts(2, 5, 40, student=9), Margins()).reasons
+    assert reason.startswith("agreement") and "(against middle expert)" in reason
+    assert judge(of_experts(2, 5, 40, student=9), Margins(), limits=Limits(agreement=0.3)).published, "an override"
+    lone = middle_expert(of_experts(2, 9, student=5))
+    least = [measures.agreement(one.experts[1], one) for one in of_experts(2, 9, student=5)]  # type: ignore[index]
+    assert lone is not None and lone.tolist() == least, "the lower one of two"
+    assert middle_expert(of_experts(2, student=5)) is None and middle_expert(CLIPS) is None
+    assert judge(of_experts(2, student=9), Margins()).reasons[0].endswith("misses the limit 0.85")
+
+
+def with_exact(fused: float, before: float, after: float) -> list[JudgedClip]:
+    """Rendered clips: fused poses, and those of two generations, as far from the exact joints as is given."""
+    found = []
+    for n, one in enumerate(CLIPS):
+        noise = np.random.default_rng(n).normal(0, 1, (3, *one.fused.shape)).astype(np.float32)
+        poses = [one.fused + spread * part for spread, part in zip((fused, before, after), noise)]
+        heads = np.full(one.fused.shape[:2], 15.0)
+        found.append(
+            replace(one, fused=poses[0], before=poses[1], after=poses[2], exact=one.fused, exact_heads=heads,
+                    experts=poses[0][None].repeat(3, 0))
+        )  # fmt: skip
+    return found
+
+
+def test_exact_joints_decide_where_they_are_known() -> None:
+    """A student that differs from poor fused poses passes where it is nearer to the exact joints, and only there."""
+    good = with_exact(6, 3, 1)
+    assert judge(good, Margins()).published
+    unknown = [replace(one, exact=None, exact_heads=None) for one in good]
+    assert any("middle expert" in reason for reason in judge(unknown, Margins()).reasons)
+    assert any("middle expert" in reason for reason in judge([*good, *unknown], Margins()).reasons)
+    worse = judge(with_exact(1, 6, 5), Margins()).reasons
+    assert any(reason.startswith("exact ") and "(against fused)" in reason for reason in worse), worse
+    assert measures.exact(good[0].after, unknown[0]) != measures.exact(good[0].after, unknown[0]), "not known"
 
 
 def test_annotations_decide_too() -> None:
