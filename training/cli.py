@@ -17,6 +17,7 @@ from dataengine.core.progress import ConsoleProgress, Progress
 if TYPE_CHECKING:
     from training.config import Config
     from training.data.types import SkeletonDataset
+    from training.runs.clip_features import ClipFeatures
     from training.runs.report import Report
     from training.runs.run import Run
 
@@ -373,6 +374,100 @@ def embed(
 
     path = write(loaded, _open(loaded, data, None, "train", split or ""), to, device=where, progress=_progress(as_json))
     show({"features": str(path)} if as_json else str(path))
+
+
+@app.command()
+def rank(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
+    ],
+    to: Annotated[Path, typer.Option(help="The plan, .csv: people fill in its column label. A page lies beside it.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many clips are to be annotated.")] = 100,
+    by: Annotated[str, typer.Option(help="k-centre, classifier (Motion-R3) or random.")] = "k-centre",
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of clip_id and label: what is annotated already.", metavar="CSV")
+    ] = None,
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of random draws and of the classifier.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write an annotation plan: the clips that stand for all others, the most representative first."""
+    from training.runs.clip_features import read_labels
+    from training.runs.rank import check_plan, write_plan
+    from training.runs.rank import rank as order
+
+    check_plan(to)
+    features, opened, run = _clip_features(source, data, split, device, as_json)
+    known = {} if labels is None else read_labels(labels, features.clip_ids)
+    ranking = order(features, count, by, list(known), seed, _progress(as_json))
+    joints_of, axes = (None, (0, 1, True)) if run is None else (run.preprocess.joints, _axes(run))
+    plan = write_plan(features, ranking, to, known, opened, joints_of, axes, seed)
+    if as_json:
+        show(plan.to_dict())
+        return
+    lines = [
+        f"{plan.path}: {plan.clips} of {len(features.clip_ids)} clips; the farthest other clip lies {plan.radius:.3f} "
+        f"from one of them ({plan.random_radius:.3f} from as many drawn at random)"
+    ]
+    lines += [] if plan.page is None else [str(plan.page)]
+    show("\n".join([*lines, f"next     dataengine-train annotate {source} --labels {plan.path} --to proposals.csv"]))
+
+
+@app.command()
+def annotate(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="CSV of clip_id and label; several labels of a clip are separated by `;`.")
+    ],
+    to: Annotated[Path, typer.Option(help="The proposals, .csv or .parquet.")],
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Least probability of a label, where clips have several.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the annotator.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn from what people labelled, in seconds: propose labels of all other clips, and doubt wrong ones."""
+    from training.evaluate.result import table
+    from training.runs.annotate import annotate as write
+    from training.runs.clip_features import read_labels
+
+    features, _, _ = _clip_features(source, data, split, device, as_json)
+    found = write(features, read_labels(labels, features.clip_ids), to, threshold, seed, _progress(as_json))
+    if as_json:
+        show(found.to_dict())
+        return
+    said = f"{found.path}: {found.proposed} clips got proposals, {found.doubted} given labels are doubted"
+    show(said if found.result is None else f"{said}\n{table([found.result])}")
+
+
+def _clip_features(
+    source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool
+) -> tuple[ClipFeatures, list[SkeletonDataset], Run | None]:
+    """Features of a run's clips, these clips and the run; or those of a table alone."""
+    from training.runs.clip_features import of_clips, of_table
+
+    if source.suffix == ".parquet":
+        _ready()
+        if data or split:
+            raise DataEngineError(f"{source} holds features already: leave out --data and --split, or give a run")
+        return of_table(source), [], None
+    run, where = _load(source), _device(device)
+    opened = _open(run, data, None, "train", split or "")
+    return of_clips(run, opened, where, _progress(as_json)), opened, run
+
+
+def _axes(run: Run) -> tuple[int, int, bool]:
+    """How joints are drawn: the coordinate across, the one up, and whether up is its negative direction."""
+    if run.channels - run.preprocess.score < 3:
+        return 0, 1, True
+    return 0, "xyz".index(run.preprocess.up), False
 
 
 @app.command()

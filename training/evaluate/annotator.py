@@ -14,11 +14,11 @@ from training.data.types import Array
 
 HIDDEN = 256
 """Width of the hidden layer."""
-STEPS = 400
+STEPS = 200
 """Of the optimiser, whatever the number of examples."""
 BATCH = 256
 """Examples of a step."""
-RATE = 2e-3
+RATE = 4e-3
 """Highest learning rate, in one cycle."""
 WEIGHT_DECAY = 1e-2
 DROPOUT = 0.2
