@@ -41,7 +41,6 @@ MODULES = [
     "matching",
     "intervals",
     "told",
-    "floors",
 ]
 """File names whose words the glossary has replaced."""
 

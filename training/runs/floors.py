@@ -205,15 +205,35 @@ class Floors:
         return pairs
 
     def network(self, number: int) -> Backbone:
-        """A network of the run's shape with random weights, its norms' statistics measured on training clips."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(FIRST_SEED + number)
-            table, preprocess = self._config.backbone, self._preprocess
-            channels = preprocess(self._parts[0][0].read([0])[0]).shape[-1]
-            backbone = create_backbone(table.name, 0, preprocess.layout, channels, **table.options)
-        part = random_subset(self._parts[0], CALIBRATED_ON)
-        frames = self._config.view.frames
-        return calibrate(backbone.to(self._device), part, preprocess, frames, self._device, self._cache)
+        """Random network `number` of the run's shape, see `random_network`."""
+        return random_network(self._config, self._preprocess, self._parts[0], self._device, self._cache, number)
+
+
+def random_network(
+    config: Config,
+    preprocess: Preprocess,
+    train: Sequence[SkeletonDataset],
+    device: Any = "cpu",
+    cache: ClipCache | None = None,
+    number: int = 0,
+) -> Backbone:
+    """A network of a run's shape with random weights, its norms' statistics measured on training clips.
+
+    Args:
+        config: of the run.
+        preprocess: makes the input of the network.
+        train: the training clips.
+        device: where the network runs.
+        cache: where prepared clips are kept.
+        number: other weights for each number; the same for all runs.
+    """
+    channels = preprocess(train[0].read([0])[0]).shape[-1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FIRST_SEED + number)
+        table = config.backbone
+        backbone = create_backbone(table.name, 0, preprocess.layout, channels, **table.options)
+    some = random_subset(train, CALIBRATED_ON)
+    return calibrate(backbone.to(device), some, preprocess, config.view.frames, device, cache)
 
 
 def _flat(motion: torch.Tensor) -> torch.Tensor:

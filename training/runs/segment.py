@@ -27,8 +27,8 @@ from training.evaluate.segmentation import (
 )
 from training.evaluate.timelines import timeline
 from training.methods.base import Method
+from training.runs.floors import random_network
 from training.runs.frame_probe import frame_floors, frame_probe
-from training.runs.probe import random_network
 from training.runs.report import Report
 from training.runs.run import CHECKPOINT, Run
 from training.runs.sliding import frame_scores, segmenting
@@ -96,7 +96,7 @@ def segment(
         below[other.folder.name] = segmentation_results(scores, run.labels, exclusive, boundaries)
     if floors:
         scored = frame_floors(train, test, run.labels, run.preprocess, run.frames, run.config.run.seed)
-        network = random_network(run, train, device)
+        network = random_network(run.config, run.preprocess, train, device, run.cache)
         probe = frame_probe(network, train, run.labels, run.preprocess, run.frames, device, run.config.run.seed)
         scored["random network"] = measured(probe, run.preprocess, run.frames, "random network")
         for name, clips in scored.items():
