@@ -188,15 +188,21 @@ def example(
         int | None, typer.Option(min=10, help="In place of clips, so many sequences of all actions, with their spans.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses people, motions and cameras.")] = 0,
+    space: Annotated[
+        bool, typer.Option("--space", help="Joints in space, as motion capture, not in pictures.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a data set to learn from: rendered bodies that do eight actions, as joints, in seconds."""
     _ready()
+    if space and untrimmed is not None:
+        raise DataEngineError("example: --space writes clips, and --untrimmed sequences in pictures; give one of them")
     from training.runs.example import write_example, write_untrimmed
 
     with in_one_line(to):
-        path = write_example(to, clips, seed) if untrimmed is None else write_untrimmed(to, untrimmed, seed)
-    verb = "train unik_small" if untrimmed is None else "segment segment_small"
+        path = write_example(to, clips, seed, space) if untrimmed is None else write_untrimmed(to, untrimmed, seed)
+    verb = "train lac_retarget_small" if space else "train unik_small"
+    verb = verb if untrimmed is None else "segment segment_small"
     show({"example": str(path)} if as_json else f"{path}\nnext     dataengine-train {verb} --data {path}")
 
 
@@ -357,6 +363,24 @@ def retrieve(
 
     test = _open(loaded, data, None, "val", split, zero_shot.retrieval_features(loaded, by, text, prompts))
     _report(zero_shot.retrieve(loaded, test, by, text, prompts, ways, seeds, where), as_json)
+
+
+@app.command()
+def retarget(
+    run: RunArgument,
+    data: DataOption = None,
+    val: ValOption = None,
+    val_split: SplitOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the pairs of clips and the cameras.")] = 0,
+    pictures: Annotated[bool, typer.Option(help="Draw pictures and a video.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well an autoencoder carries motions to other bodies and views, and draw what it makes of them."""
+    loaded = _load(run)
+    from training.runs.retarget import retarget as measure
+
+    train, test = _open(loaded, data, val, "train", None), _open(loaded, data, val, "val", val_split)
+    _report(measure(loaded, train, test, seed, pictures, _progress(as_json)), as_json)
 
 
 @app.command()

@@ -32,12 +32,15 @@ BACKBONES = {
     "st_transformer": "training.backbones.st_transformer:STTransformer",
     "mmp_transformer": "training.backbones.mmp_transformer:MMPTransformer",
     "slow_r50": "training.backbones.slow_r50:SlowR50",
+    "skeleton_autoencoder": "training.backbones.skeleton_autoencoder:SkeletonAutoencoder",
 }
 METHODS = {
     "supervised": "training.methods.supervised:Supervised",
     "mcc": "training.methods.mcc:MCC",
     "tmor": "training.methods.tmor:TMOR",
     "segment": "training.methods.segmentation:Segmentation",
+    "lac_retarget": "training.methods.lac_retarget:LACRetarget",
+    "lac": "training.methods.lac:LAC",
 }
 FORMATS = {
     "built": "training.data.formats.built:BuiltDataset",
@@ -45,6 +48,8 @@ FORMATS = {
     "pyskl": "training.data.formats.pyskl:PysklDataset",
     "unik": "training.data.formats.unik:UnikDataset",
     "npz": "training.data.formats.npz:NpzDataset",
+    "mixamo": "training.data.formats.mixamo:MixamoDataset",
+    "bvh": "training.data.formats.bvh:BvhDataset",
 }
 DATA_OPTIONS = ("num_classes", "skeleton", "channels", "backbone")
 """Parameters of networks and methods that the data decide; no configuration names them."""

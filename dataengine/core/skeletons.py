@@ -315,6 +315,27 @@ SKELETONS: dict[str, Skeleton] = {
                 *_LIMBS,
             ),
         ),
+        _make(
+            "mixamo15",
+            (
+                "head",
+                "neck",
+                *(f"right_{joint}" for joint in ("shoulder", "elbow", "wrist")),
+                *(f"left_{joint}" for joint in ("shoulder", "elbow", "wrist")),
+                "mid_hip",
+                *(f"right_{joint}" for joint in ("hip", "knee", "ankle")),
+                *(f"left_{joint}" for joint in ("hip", "knee", "ankle")),
+            ),
+            (
+                ("mid_hip", "neck"),
+                ("neck", "head"),
+                ("neck", "left_shoulder"),
+                ("neck", "right_shoulder"),
+                ("mid_hip", "left_hip"),
+                ("mid_hip", "right_hip"),
+                *_LIMBS,
+            ),
+        ),
         _make("hdm31", tuple(_HDM), tuple((parent, joint) for joint, parent in _HDM.items() if parent)),
     )
 }

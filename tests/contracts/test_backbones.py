@@ -51,6 +51,7 @@ CASES = {
     "mmp_transformer": Case(
         {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "bottleneck_after": 1, "joint_width": 4}
     ),
+    "skeleton_autoencoder": Case({"widths": (8, 12, 16), "directions": 12}, idle=("decoder.",)),
     "slow_r50": Case({"channels_base": 4, "depths": (1, 1, 1, 1)}, pictures=True),
 }
 EVERY = registry.names("backbones")

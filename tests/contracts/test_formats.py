@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import DataEngineError
 from tests.support import tiny_dataset
-from tests.support.format_files import note, write_npz, write_pyskl, write_unik
+from tests.support.format_files import note, write_bvh, write_mixamo, write_npz, write_pyskl, write_unik
 from training import registry
 from training.data.formats import format_class, format_of, open_dataset
 from training.data.formats.base import Format
@@ -45,12 +45,22 @@ def npz(folder: Path) -> Path:
     return write_npz(folder / "clips.npz", keypoints=keypoints)
 
 
+def mixamo(folder: Path) -> Path:
+    return write_mixamo(folder)
+
+
+def bvh(folder: Path) -> Path:
+    return write_bvh(folder)
+
+
 FILES: dict[str, Callable[[Path], Path]] = {
     "built": built,
     "webdataset": webdataset,
     "pyskl": pyskl,
     "unik": unik,
     "npz": npz,
+    "mixamo": mixamo,
+    "bvh": bvh,
 }
 """Writers of a few clips into an empty folder, which return the path to open."""
 EVERY = registry.names("formats")

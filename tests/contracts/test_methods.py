@@ -5,7 +5,9 @@ A new method is one line of `CASES`; one without a case fails by its name.
 
 from __future__ import annotations
 
+import functools
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ torch = pytest.importorskip("torch")
 from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method, registry
 from training.data.loader import DataLoader
+from training.engine import checkpoint
 from training.engine.loop import History, fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.base import Method
@@ -57,26 +60,64 @@ class Case:
             say nothing here: those of a random network are right, too.
         options: that make it small.
         classes: of the network.
+        autoencoder: whether it trains an autoencoder, on clips in space.
+        generator: whether it takes a trained autoencoder.
     """
 
     learnt: Callable[[History], float]
     options: dict[str, Any] = field(default_factory=dict)
     classes: int = 0
+    autoencoder: bool = False
+    generator: bool = False
+
+    @property
+    def optim(self) -> OptimSettings:
+        return ADAM if self.autoencoder else OptimSettings(lr=0.02, warmup=2)
+
+
+def reconstructed(history: History) -> float:
+    """Squared errors of standardised channels over those of their mean."""
+    return float(np.mean([line["part_self"] + line["part_cross"] for line in history.log[-12:]])) - 2
+
+
+ADAM = OptimSettings(lr=0.003, optimizer="adam", weight_decay=0.0)
+AUTOENCODER: dict[str, Any] = {"widths": (16, 16, 24), "directions": 18, "dropout": 0.0, "people": 1}
+
+
+@functools.cache
+def generator() -> str:
+    """A file of an autoencoder that learnt a little."""
+    method, loader = made("lac_retarget", in_space())
+    fit(method, loader, TrainSettings(epochs=20, optim=ADAM))
+    network = method.backbone
+    facts = {"backbone": {"name": "skeleton_autoencoder", **AUTOENCODER}, "channels": 3}
+    facts["skeleton"] = {"name": "body13", "joints": network.skeleton.joints, "bones": network.skeleton.bones}
+    path = Path(tempfile.mkdtemp(prefix="generator")) / "model.safetensors"
+    checkpoint.write(path, network.state_dict(), facts)
+    return str(path)
 
 
 SMALL_TMOR: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 SMALL_MCC: dict[str, Any] = {"decoder_width": 16, "queue": {"size": QUEUE, "momentum": 0.9}}
+SMALL_LAC: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 CASES = {
     "supervised": Case(right, classes=len(CLASSES)),
     "mcc": Case(contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16}}),
     "tmor": Case(contrast("part_mm"), {**SMALL_TMOR, "video": "video", "video_width": 6}),
     "segment": Case(told_apart, {"num_classes": len(CLASSES)}),
+    "lac_retarget": Case(reconstructed, autoencoder=True),
+    "lac": Case(contrast("part_sequence"), {**SMALL_LAC, "positives": 1, "steps": 4}, generator=True),
 }
 OTHERS = {
     "segment by dilated convolutions": Case(
         right, {"num_classes": len(CLASSES), "head": "tcn", "loss": "softmax", "tcn": {"width": 16, "layers": 2}}
     ),
     "segment by windows": Case(told_apart, {"num_classes": len(CLASSES), "head": "window"}),
+    "lac of two views": Case(contrast("part_sequence"), {**SMALL_LAC, "motions": 0, "frame_weight": 0.0}),
+    "lac of three motions": Case(
+        contrast("part_sequence"), {**SMALL_LAC, "motions": 3, "positives": 1, "steps": 4}, generator=True
+    ),
+    "lac_retarget as printed": Case(reconstructed, {"variant": "paper"}, autoencoder=True),
     "mcc between frames": Case(
         contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
     ),
@@ -101,10 +142,20 @@ def case(name: str) -> Case:
 def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Method, DataLoader]:
     torch.manual_seed(seed)
     given = case(name)
-    backbone = create_backbone("stgcn", given.classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
-    method = create_method(name.split()[0], backbone=backbone, **given.options)
+    if given.autoencoder:
+        clips = in_space()
+        backbone = create_backbone("skeleton_autoencoder", 0, "body13", 3, **AUTOENCODER)
+    else:
+        backbone = create_backbone("stgcn", given.classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
+    options = {**given.options, "generator": generator()} if given.generator else given.options
+    method = create_method(name.split()[0], backbone=backbone, **options)
     transform = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
     return method, DataLoader(clips, transform, batch, seed=3)
+
+
+@functools.cache
+def in_space() -> Motions:
+    return Motions(48, 1, space=True)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -146,5 +197,6 @@ def test_saved_and_gone_on_is_the_same_run(name: str, clips: Motions, tmp_path: 
 @pytest.mark.parametrize("name", [*EVERY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_it_learns_in_seconds(name: str, clips: Motions) -> None:
     method, loader = made(name, clips)
-    settings = TrainSettings(epochs=12, optim=OptimSettings(lr=0.02, warmup=2), grad_clip=1.0, log_every=1)
+    epochs = 24 if case(name).autoencoder else 12
+    settings = TrainSettings(epochs=epochs, optim=case(name).optim, grad_clip=1.0, log_every=1)
     assert case(name).learnt(fit(method, loader, settings)) < -0.25

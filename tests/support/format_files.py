@@ -65,3 +65,51 @@ RAGGED: dict[str, Any] = {
 def write_npz(path: Path, **arrays: Any) -> Path:
     np.savez(path, **{name: array for name, array in (RAGGED | arrays).items() if array is not None})
     return path
+
+
+BVH = """HIERARCHY
+ROOT Hips
+{{
+  OFFSET 0 0 0
+  CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation
+  JOINT Chest
+  {{
+    OFFSET 0 2 0
+    CHANNELS 3 Zrotation Xrotation Yrotation
+    JOINT Hand
+    {{
+      OFFSET 1 0 0
+      CHANNELS 3 Zrotation Xrotation Yrotation
+      End Site
+      {{
+        OFFSET 0.5 0 0
+      }}
+    }}
+  }}
+}}
+MOTION
+Frames: {frames}
+Frame Time: 0.0333333
+{rows}
+"""
+
+
+def write_bvh(folder: Path, clips: int = 4, frames: int = 5) -> Path:
+    """A folder of BVH files of a body with three joints, in the classes `bow` and `nod`."""
+    for number in range(clips):
+        rng = np.random.default_rng(number)
+        rows = "\n".join(" ".join(f"{value:.4f}" for value in rng.uniform(-30, 30, 12)) for _ in range(frames))
+        path = folder / ("bow", "nod")[number % 2] / f"clip{number}.bvh"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(BVH.format(frames=frames, rows=rows))
+    return folder
+
+
+def write_mixamo(folder: Path) -> Path:
+    """Two characters with two animations each, one window of 6 frames each."""
+    for character in ("Aj", "Ty"):
+        for number, animation in enumerate(("Bow", "Jump")):
+            path = folder / "train" / character / animation / "motions" / "1.npy"
+            path.parent.mkdir(parents=True)
+            np.save(path, np.random.default_rng(number).normal(size=(15, 3, 6)))
+    return folder

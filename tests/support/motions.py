@@ -13,15 +13,19 @@ CLASSES = ("wave left", "wave right", "squat", "walk")
 
 
 class Motions(SkeletonDataset):
-    """`count` clips of a standing body of 13 joints, each class with its own movement, in random places and sizes."""
+    """`count` clips of a standing body of 13 joints, each class with its own movement, in random places and sizes; with
+    `space` with a depth, y up."""
 
-    def __init__(self, count: int, seed: int = 0, name: str = "motions", video: int = 0, classes: int = 4) -> None:
+    def __init__(
+        self, count: int, seed: int = 0, name: str = "motions", video: int = 0, classes: int = 4, space: bool = False
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.name, self.skeleton, self.labels = name, skeleton("body13"), CLASSES
         self.span_labels = CLASSES
         self.label_ids = (np.arange(count) % classes).astype(np.int64)
         self.keys = [f"{name}-{k:04d}" for k in range(count)]
-        self.fingerprint = f"{name}-{count}-{seed}"
+        self.fingerprint = f"{name}-{count}-{seed}-{space}"
+        self.space = space
         self.clips = [self._clip(k, rng, video) for k in range(count)]
 
     def _clip(self, number: int, rng: np.random.Generator, video: int) -> SkeletonSequence:
@@ -44,6 +48,9 @@ class Motions(SkeletonDataset):
             x[:, [12]] -= swing
         array = np.stack([x, y], -1)[None] * rng.uniform(40, 80) + rng.uniform(100, 300, 2)
         array = (array + rng.normal(0, 0.5, array.shape)).astype(np.float32)
+        if self.space:
+            depth = 0.1 * (array[..., :1] - array[..., :1].mean())
+            array = np.concatenate([array[..., :1], -array[..., 1:], depth], -1)
         told = (
             {}
             if not video

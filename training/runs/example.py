@@ -35,13 +35,14 @@ CLIPS_EACH = 10
 """Clips of one person."""
 
 
-def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0) -> Path:
+def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0, space: bool = False) -> Path:
     """Write the data set; the same numbers give the same arrays.
 
     Args:
         path: of the npz file; its keys are those of `training.data.formats.npz`.
         clips: how many; at least 80. Seven people in ten are of the split train, the others of val.
         seed: chooses people, motions and cameras.
+        space: whether joints are written in space (metres, y up) without noise, as motion capture, in place of pixels.
 
     Raises:
         TrainingError: too few clips, or another ending than .npz.
@@ -54,7 +55,8 @@ def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0)
     bodies = [Body.draw(rng) for _ in range(people)]
     subjects = np.arange(clips) // CLIPS_EACH
     labels = (np.arange(clips) + subjects) % len(ACTIONS)
-    poses = [_clip(rng, ACTIONS[label], bodies[subject]) for label, subject in zip(labels, subjects)]
+    make = _captured if space else _clip
+    poses = [make(rng, ACTIONS[label], bodies[subject]) for label, subject in zip(labels, subjects)]
     order = rng.permutation(people)
     arrays: dict[str, Any] = {
         "keypoints": np.concatenate([keypoints for keypoints, _ in poses]),
@@ -135,6 +137,14 @@ def _sequence(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     pixels = draw_camera(rng, np.arange(total) / FPS, SIZE, 1, moving=False).project(points)
     noisy = pixels + rng.normal(0, NOISE, pixels.shape)
     return noisy.astype(np.float32), rng.random(pixels.shape[:2]) >= UNSEEN, np.array(spans, np.int64)
+
+
+def _captured(rng: np.random.Generator, action: str, body: Body) -> tuple[Any, Any]:
+    """Metres (T, V, 3) float32 and what is seen (T, V) bool, all, of one person who does something."""
+    t = np.arange(int(rng.integers(40, 90))) / FPS
+    points = pose(body, angles(action, t, rng), (0.0, 0.0), rng.uniform(-np.pi, np.pi)).points
+    joints = points[:, : LAYOUT.num_joints].astype(np.float32)
+    return joints, np.ones(joints.shape[:2], bool)
 
 
 def _clip(rng: np.random.Generator, action: str, body: Body) -> tuple[Any, Any]:

@@ -17,7 +17,8 @@ from training.data.formats.ranges import is_url
 from training.data.types import SkeletonDataset
 
 ALLOWED = (
-    "a built dataset (folder or url), WebDataset tars, a pyskl .pkl, a folder of UNIK's *_data_joint.npy, or an .npz"
+    "a built dataset (folder or url), WebDataset tars, a pyskl .pkl, a folder of UNIK's *_data_joint.npy, an .npz, "
+    "BVH files, or Mixamo characters as .npy"
 )
 
 
