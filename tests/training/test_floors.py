@@ -21,6 +21,7 @@ from training.runs import floors as kept
 from training.runs import splits
 from training.runs.floors import Floors
 from training.runs.run import make_preprocess
+from training.runs.train import resolve
 from training.transforms.prepared import ClipCache
 from training.transforms.view import View
 
@@ -122,7 +123,7 @@ def made(tmp_path_factory):
     path = motion_files.write(tmp_path_factory.mktemp("data") / "motions.npz")
     given = config.validate({**TABLES, "data": {"train": [str(path)]}}, "test")
     train, test = (splits.open_split(given.data, "train", split=name) for name in ("train", "val"))
-    given = given.model_copy(update={"backbone": given.backbone.model_copy(update={"people": 1})})
+    given = resolve(given, train, "val")
 
     def floors(folder=None, **changed):
         preprocess, cache = make_preprocess(given, train[0].skeleton), None
