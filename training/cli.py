@@ -56,6 +56,9 @@ PromptsOption = Annotated[
     typer.Option(help="Set of templates of manifests/prompts.toml, or a CSV of label and text. Default: as trained."),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Which clips; '' all. Default: val, or test.")]
+BlocksOption = Annotated[
+    bool, typer.Option("--blocks", help="Also richer features: means and maxima of several blocks of the network.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -251,6 +254,7 @@ def probe(
             help="Beside nearest neighbour and ridge on the coordinates that the network is given, and random networks."
         ),
     ] = True,
+    blocks: BlocksOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -260,10 +264,8 @@ def probe(
 
     train, test = _open(loaded, data, val, "train", split), _open(loaded, data, val, "val", val_split)
     second = None if fuse is None else _load(fuse)
-    _report(
-        probing.probe(loaded, train, test, label_fraction or (), seeds, knn, where, second, _progress(as_json), floors),
-        as_json,
-    )
+    fractions, progress = label_fraction or (), _progress(as_json)
+    _report(probing.probe(loaded, train, test, fractions, seeds, knn, where, second, progress, floors, blocks), as_json)
 
 
 @app.command()
@@ -389,6 +391,7 @@ def embed(
     to: Annotated[Path, typer.Option(help="The table's file, .parquet.")],
     data: DataOption = None,
     split: AnySplitOption = None,
+    blocks: BlocksOption = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -396,7 +399,8 @@ def embed(
     loaded, where = _load(run), _device(device)
     from training.runs.embed import embed as write
 
-    path = write(loaded, _open(loaded, data, None, "train", split or ""), to, device=where, progress=_progress(as_json))
+    datasets = _open(loaded, data, None, "train", split or "")
+    path = write(loaded, datasets, to, device=where, progress=_progress(as_json), blocks=blocks)
     show({"features": str(path)} if as_json else str(path))
 
 

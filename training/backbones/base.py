@@ -108,6 +108,15 @@ class Backbone(nn.Module):
         """Features of the whole motion (N, D), the mean over time, joints and people."""
         return self.sequence(x).mean(-1)
 
+    def block_features(self, x: Tensor) -> Tensor:
+        """Richer features of the whole motion (N, D'): means and maxima over time and joints of several blocks.
+
+        Early blocks know where joints are, late ones what they do; a linear probe takes what it needs. Networks of
+        blocks override this; here it is the mean and the maximum over time of `sequence`.
+        """
+        steps = self.sequence(x)
+        return torch.cat([steps.mean(-1), steps.amax(-1)], 1)
+
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""
         if not self.num_classes:

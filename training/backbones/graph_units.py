@@ -7,6 +7,7 @@ The keys of `GraphUnit`, `TemporalUnit`, `ScaleUnit` and `Trunk` are those of ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -191,6 +192,7 @@ class Trunk(Backbone):
         super().__init__(
             num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
         )
+        self.level_ends = tuple(accumulate(blocks))
         links = torch.from_numpy(adjacency(self.skeleton, strategy, hops, PYSKL)).float()
         self.data_bn = nn.BatchNorm1d(channels * self.skeleton.num_joints)
         self.gcn = nn.ModuleList()
@@ -210,3 +212,13 @@ class Trunk(Backbone):
         for block in self.gcn:
             y = block(y)
         return people_mean(y.mean(-1), x.shape[0])
+
+    def block_features(self, x: Tensor) -> Tensor:
+        """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
+        self.check(x)
+        y, parts = person_rows(self.data_bn, x), []
+        for number, block in enumerate(self.gcn, start=1):
+            y = block(y)
+            if number in self.level_ends:
+                parts += [y.mean((-1, -2)), y.amax((-1, -2))]
+        return people_mean(torch.cat(parts, 1), len(x))

@@ -7,6 +7,7 @@ keys and constants of yysijie/st-gcn@221c0e1 `net/st_gcn.py` and kennymckormick/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, person_rows
+from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, people_mean, person_rows
 
 
 def temporal(channels: int, kernel: int, stride: int, dropout: float, padding: bool = True) -> nn.Sequential:
@@ -108,6 +109,7 @@ class STGCN(Backbone):
         super().__init__(
             num_classes, skeleton, channels, width=rows[-1][1], stride=2 ** (len(blocks) - 1), people=people
         )
+        self.level_ends = tuple(accumulate(blocks))
         links = torch.from_numpy(adjacency(self.skeleton, strategy, hops)).float()
         self.register_buffer("A", links)
         self.data_bn = nn.BatchNorm1d(channels * self.skeleton.num_joints)
@@ -131,6 +133,16 @@ class STGCN(Backbone):
     def sequence(self, x: Tensor) -> Tensor:
         """Features a time step (N, D, T'), the mean over joints and people."""
         return self.dense(x).mean((-1, -2))
+
+    def block_features(self, x: Tensor) -> Tensor:
+        """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
+        self.check(x)
+        y, parts = person_rows(self.data_bn, x), []
+        for number, (block, importance) in enumerate(zip(self.st_gcn_networks, self.edge_importance), start=1):
+            y = block(y, self.A * importance)
+            if number in self.level_ends:
+                parts += [y.mean((-1, -2)), y.amax((-1, -2))]
+        return people_mean(torch.cat(parts, 1), len(x))
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

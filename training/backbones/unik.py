@@ -26,6 +26,8 @@ STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
 WIDTHS = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4)
 """Channels of each block in units of `channels_base`."""
 DILATIONS = {"released": (1,) * 10, "paper": (1, 3, 3, 3, 3, 1, 1, 1, 1, 1)}
+LEVEL_ENDS = (4, 7, 10)
+"""The last block of each width."""
 KERNEL = 9
 FIRST_HEADS = 3
 """Heads of the first block, whatever the others have: the published constructor does not pass them on."""
@@ -248,6 +250,20 @@ class UNIK(Backbone):
             kept, place = torch.unique(torch.where(empty, first, row), return_inverse=True)
             y = self.blocks(motion[:, kept].contiguous())[place.flatten()]
         return y.view(n, m, *y.shape[1:]).mean(1)
+
+    def block_features(self, x: Tensor) -> Tensor:
+        """Means and maxima over time and joints of blocks 4, 7 and 10, the mean over people: (N, 14 channels_base)."""
+        self.check(x)
+        x = functional.pad(x, (0, self.people - x.shape[4]))
+        n, c, t, v, m = x.shape
+        normed: Tensor = self.data_bn(x.permute(0, 4, 3, 1, 2).reshape(n, m * v * c, t))
+        y = normed.view(n * m, v, c, t).permute(3, 0, 1, 2).contiguous()
+        parts = []
+        for number in range(1, len(WIDTHS) + 1):
+            y = self.get_submodule(f"l{number}")(y)
+            if number in LEVEL_ENDS:
+                parts += [y.mean((0, 2)), y.amax((0, 2))]
+        return torch.cat(parts, 1).view(n, m, -1).mean(1)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights, with or without the unused `s_unit.bias`."""

@@ -30,16 +30,16 @@ GROUP = 4096
 """Clips of a row group."""
 
 
-def schema(projected: bool = False) -> pa.Schema:
+def schema(projected: bool = False, blocks: bool = False) -> pa.Schema:
     """Columns of the table, one row a clip.
 
     clip_id string; label string, null for none; split string, null where it is not known; feature list<float32>, the D
-    features of the network; with `projected` also projection list<float32>, of unit length (see `Method.project`).
+    features of the network; with `projected` also projection list<float32>, of unit length (see `Method.project`); with
+    `blocks` also blocks list<float32>, the features of several blocks (see `Backbone.block_features`).
     """
     texts = [(name, pa.string()) for name in ("clip_id", "label", "split")]
-    return pa.schema(
-        [*texts, ("feature", pa.list_(pa.float32())), *([("projection", pa.list_(pa.float32()))] if projected else [])]
-    )
+    lists = ["feature", *(["projection"] if projected else []), *(["blocks"] if blocks else [])]
+    return pa.schema([*texts, *((name, pa.list_(pa.float32())) for name in lists)])
 
 
 def embed(
@@ -51,6 +51,7 @@ def embed(
     workers: int = 0,
     device: Any = "cpu",
     progress: Progress | None = None,
+    blocks: bool = False,
 ) -> Path:
     """Write the features of every clip; each clip is taken whole and resampled to `frames`.
 
@@ -70,6 +71,7 @@ def embed(
         workers: processes that read clips.
         device: where the network runs.
         progress: what tells how far the work is. Default: nothing does.
+        blocks: whether the features of several blocks are written, too.
 
     Raises:
         TrainingError: a clip is given twice, the run does not say how clips are preprocessed, or a clip does not fit
@@ -89,7 +91,7 @@ def embed(
     cache = None if run.config is None else ClipCache.of(run.config.run.cache, run.config.run.cache_gb)
     clips = prepared(opened, run.preprocess, cache)
     loader = DataLoader(clips, TemporalCrops(run.preprocess, frames), batch, shuffle=False, workers=workers)
-    columns = schema(projected=run.method is not None and run.method.has_projection)
+    columns = schema(projected=run.method is not None and run.method.has_projection, blocks=blocks)
     note = {
         "dataengine": dataengine.__version__,
         "network": type(run.backbone).__name__,
@@ -104,7 +106,7 @@ def embed(
         pq.ParquetWriter(partial, columns, compression="zstd") as writer,
     ):
         batches: list[pa.RecordBatch] = []
-        for part in _features(run, loader, device):
+        for part in _features(run, loader, device, blocks):
             ids = [keys[index] for index in part["index"].tolist()]
             labels = [loader.labels[label] if label >= 0 else None for label in part["label"].tolist()]
             values = [_lists(part[name]) for name in columns.names[3:]]
@@ -122,7 +124,7 @@ def embed(
     return target
 
 
-def _features(run: TrainedNetwork, loader: DataLoader, device: Any) -> Iterator[dict[str, Tensor]]:
+def _features(run: TrainedNetwork, loader: DataLoader, device: Any, blocks: bool) -> Iterator[dict[str, Tensor]]:
     """index, label, feature and projection of the clips, batch by batch; the network is left as it was."""
     owner = run.backbone if run.method is None else run.method
     before, home = owner.training, next(owner.parameters()).device
@@ -130,10 +132,15 @@ def _features(run: TrainedNetwork, loader: DataLoader, device: Any) -> Iterator[
     try:
         with torch.no_grad():
             for sample in loader:
-                features = run.backbone.features(sample["crop0"].to(device))
+                motion = sample["crop0"].to(device)
+                features = run.backbone.features(motion)
                 rows = {"index": sample["index"], "label": sample["label"], "feature": features.float().cpu()}
                 projected = None if run.method is None else run.method.project(features)
-                yield rows if projected is None else rows | {"projection": projected.float().cpu()}
+                if projected is not None:
+                    rows["projection"] = projected.float().cpu()
+                if blocks:
+                    rows["blocks"] = run.backbone.block_features(motion).float().cpu()
+                yield rows
     finally:
         owner.train(before).to(home)
 

@@ -93,23 +93,29 @@ class Floors:
         self._cache, root = cache, None if cache is None else cache.root
         self._kept = _Kept(None if root is None else root / f"floors-{blake3(key.encode()).hexdigest()[:16]}.json")
 
-    def beside(self, result: Result, kind: str = "linear") -> Result:
+    def beside(self, result: Result, kind: str = "linear", blocks: bool = False) -> Result:
         """The result with its floors among the baselines, and how they were found in `details`.
 
         Args:
             result: top-1 of the test clips.
             kind: how random networks are measured: "linear", or "knn".
+            blocks: whether by features of several blocks, see `training.backbones.base.Backbone.block_features`.
         """
         found = self._kept.get("coordinates", self._on_coordinates)
-        values = self._kept.get(f"{kind} {self._shape}", lambda: self._random(_measures(kind, len(self._names))))
+        measure = _measures(kind, len(self._names))
+        values = self._kept.get(f"{_by(blocks)}{kind} {self._shape}", lambda: self._random(measure, blocks))
         return self._with(result, found, values)
 
-    def beside_few(self, results: Sequence[Result], amounts: Sequence[float], seeds: Sequence[int]) -> list[Result]:
+    def beside_few(
+        self, results: Sequence[Result], amounts: Sequence[float], seeds: Sequence[int], blocks: bool = False
+    ) -> list[Result]:
         """Results of few labels (see `training.evaluate.probes.few_shot`), one an amount, with floors that learn from
         the same labels."""
         told = f"{json.dumps([list(amounts), list(seeds)])}"
         found = self._kept.get(f"coordinates, few {told}", lambda: self._few_on_coordinates(amounts, seeds))
-        values = self._kept.get(f"few {told} {self._shape}", lambda: self._few_random(amounts, seeds))
+        values = self._kept.get(
+            f"{_by(blocks)}few {told} {self._shape}", lambda: self._few_random(amounts, seeds, blocks)
+        )
         return [self._with(result, found[n], values[n]) for n, result in enumerate(results)]
 
     def _with(self, result: Result, found: dict[str, Any], values: Sequence[float]) -> Result:
@@ -182,17 +188,24 @@ class Floors:
             {name: {"value": float(np.mean(values)), "each": values} for name, values in one.items()} for one in found
         ]
 
-    def _random(self, measure: Callable[[LabelledFeatures, LabelledFeatures], Any]) -> list[Any]:
-        return [measure(*pair) for pair in self._random_features]
+    def _random(self, measure: Callable[[LabelledFeatures, LabelledFeatures], Any], blocks: bool) -> list[Any]:
+        return [measure(*pair) for pair in (self._random_blocks if blocks else self._random_features)]
 
-    def _few_random(self, amounts: Sequence[float], seeds: Sequence[int]) -> list[list[float]]:
+    def _few_random(self, amounts: Sequence[float], seeds: Sequence[int], blocks: bool) -> list[list[float]]:
         def measure(train: LabelledFeatures, test: LabelledFeatures) -> list[float]:
             return [one.value for one in few_shot(train, test, len(self._names), tuple(amounts), seeds)]
 
-        return [list(values) for values in zip(*self._random(measure))]
+        return [list(values) for values in zip(*self._random(measure, blocks))]
 
     @cached_property
     def _random_features(self) -> list[tuple[LabelledFeatures, LabelledFeatures]]:
+        return self._by_random(False)
+
+    @cached_property
+    def _random_blocks(self) -> list[tuple[LabelledFeatures, LabelledFeatures]]:
+        return self._by_random(True)
+
+    def _by_random(self, blocks: bool) -> list[tuple[LabelledFeatures, LabelledFeatures]]:
         """Features of both splits, by each random network."""
         ids = [splits.label_ids(self._names, part) for part in self._parts]
         pairs = []
@@ -200,7 +213,8 @@ class Floors:
         with self._progress.step("floors", total, "clips") as advance:
             for number in range(NETWORKS):
                 backbone = self.network(number)
-                rows = [self._rows(backbone.features, part, self._spans, advance=advance) for part in self._parts]
+                function = backbone.block_features if blocks else backbone.features
+                rows = [self._rows(function, part, self._spans, advance=advance) for part in self._parts]
                 pairs.append((LabelledFeatures(rows[0], ids[0]), LabelledFeatures(rows[1], ids[1])))
         return pairs
 
@@ -234,6 +248,11 @@ def random_network(
         backbone = create_backbone(table.name, 0, preprocess.layout, channels, **table.options)
     some = random_subset(train, CALIBRATED_ON)
     return calibrate(backbone.to(device), some, preprocess, config.view.frames, device, cache)
+
+
+def _by(blocks: bool) -> str:
+    """What figures of features of several blocks are kept under, beside those of the plain ones."""
+    return "blocks, " if blocks else ""
 
 
 def _flat(motion: torch.Tensor) -> torch.Tensor:

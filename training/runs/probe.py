@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,6 +40,10 @@ MAX_CLIPS = 2000
 """Most clips in a plot of features."""
 
 
+Labelled: TypeAlias = tuple[LabelledFeatures, LabelledFeatures]
+"""Features of what is learnt from and of what is measured on."""
+
+
 def probe(
     run: Run,
     train: Sequence[SkeletonDataset],
@@ -51,6 +55,7 @@ def probe(
     second: Run | None = None,
     progress: Progress | None = None,
     floors: bool = True,
+    blocks: bool = False,
 ) -> Report:
     """A linear probe of frozen features, beside its floors.
 
@@ -64,6 +69,8 @@ def probe(
         second: another classifier of the same classes, for example one on bones, whose probabilities are added.
         progress: what tells how far the work is. Default: nothing does.
         floors: whether figures are given beside `training.runs.floors`.
+        blocks: whether features of several blocks (see `training.backbones.base.Backbone.block_features`) are probed
+            beside the plain ones.
 
     Raises:
         TrainingError: a split without labels, clips that the network does not take, or a second run of other classes.
@@ -74,25 +81,22 @@ def probe(
     report = Report("probe", run, test, train)
     report.folder.mkdir(parents=True, exist_ok=True)
     run.method.to(device)
-    ids = [splits.label_ids(names, split) for split in (train, test)]
-    groups = [splits.groups_of(split) for split in (train, test)]
     progress = progress or Progress()
-    total = sum(len(dataset) for dataset in (*train, *test))
-    with progress.step("features", total, "clips") as advance:
-        rows = [features_of(run, run.method.embed, split, device, advance) for split in (train, test)]
-    learnt = (LabelledFeatures(rows[0], ids[0], groups[0]), LabelledFeatures(rows[1], ids[1], groups[1]))
     own = floors_of(run, names, train, test, device, progress) if floors else None
-    result, scores = _linear(*learnt, len(names))
-    details = {**result.details, "per class": per_class(scores.argmax(1), learnt[1].labels, names)}
-    result = dataclasses.replace(result, details=details)
-    report.results.append(result if own is None else own.beside(result))
-    if neighbours:
-        result = knn(*learnt, len(names))
-        report.results.append(result if own is None else own.beside(result, "knn"))
-    if fractions:
-        few = few_shot(*learnt, len(names), tuple(fractions), range(seeds))
-        few = few if own is None else own.beside_few(few, fractions, range(seeds))
-        report.results += _told_of_labels(run, few, fractions)
+
+    def learnt_by(function: Any) -> Labelled:
+        total = sum(len(dataset) for dataset in (*train, *test))
+        with progress.step("features", total, "clips") as advance:
+            rows = [features_of(run, function, split, device, advance) for split in (train, test)]
+        ids, groups = zip(*((splits.label_ids(names, split), splits.groups_of(split)) for split in (train, test)))
+        return LabelledFeatures(rows[0], ids[0], groups[0]), LabelledFeatures(rows[1], ids[1], groups[1])
+
+    learnt = learnt_by(run.method.embed)
+    amounts = (tuple(fractions), range(seeds))
+    results, scores = _probes(run, learnt, names, neighbours, amounts, own, False)
+    report.results += results
+    if blocks:
+        report.results += _probes(run, learnt_by(run.backbone.block_features), names, neighbours, amounts, own, True)[0]
     if run.config.classifies and (splits.label_ids(run.labels, test) >= 0).any():
         figure, plot = evaluate_classifier(
             run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device, run.cache
@@ -106,6 +110,39 @@ def probe(
     report.plots.append(figures(report.results, report.folder / "figures.png", run.config.run.name))
     _draw_plots(report, learnt[1], scores.argmax(1), names, test)
     return report
+
+
+def _probes(
+    run: Run,
+    learnt: Labelled,
+    names: Sequence[str],
+    neighbours: bool,
+    few: tuple[Sequence[float], Sequence[int]],
+    own: Floors | None,
+    blocks: bool,
+) -> tuple[list[Result], Array]:
+    """The probes of one kind of features, and the scores (N, K) of that with all labels.
+
+    Args:
+        run, names, neighbours: as `probe`.
+        learnt: features of both splits.
+        few: fractions of the labels, and the seeds of their subsets.
+        own: the floors.
+        blocks: whether the features are those of several blocks, which the names of the results say.
+    """
+    result, scores = _linear(*learnt, len(names))
+    details = {**result.details, "per class": per_class(scores.argmax(1), learnt[1].labels, names)}
+    result = dataclasses.replace(result, details=details)
+    found = [result if own is None else own.beside(result, blocks=blocks)]
+    if neighbours:
+        result = knn(*learnt, len(names))
+        found.append(result if own is None else own.beside(result, "knn", blocks))
+    if few[0]:
+        some = few_shot(*learnt, len(names), *few)
+        found += _told_of_labels(run, some if own is None else own.beside_few(some, *few, blocks), few[0])
+    if blocks:
+        found = [dataclasses.replace(result, name=f"{result.name}, several blocks") for result in found]
+    return found, scores
 
 
 def _draw_plots(
