@@ -30,6 +30,7 @@ from seeds import difference, network, seeds, spread
 from training import create_method
 from training.data.loader import DataLoader
 from training.data.spans import WindowedDataset
+from training.data.subsets import random_subset
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.evaluate.segmentation import Boundaries, segmentation_results
@@ -55,7 +56,7 @@ STEPS: dict[int, tuple[dict[str, Any], ...]] = {
     ),
 }
 PROTOCOL: dict[str, Any] = {"frames": 64, "batch": 32, "lr": 0.05, "decay": 1e-4, "base": 16, "composed": 1}
-EPOCHS = {"penn": 4, "hdm05": 8}
+EPOCHS = {"penn": 4, "hdm05": 4}
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"head": "linear"},
     "dilated": {"head": "tcn"},
@@ -116,8 +117,9 @@ def floors(name: str) -> dict[str, dict[str, float]]:
         rows[floor] = {result.metric: round(100 * result.value, 3) for result in found}
         rows["chance"] = {"frame mAP": round(100 * found[0].baselines["chance"], 3)}
     channels = train.clips[0].keypoints.shape[-1]
+    windows = random_subset([WindowedDataset(train, frames, frames)], 2000)
     for seed in SEEDS:
-        backbone = calibrate(network(train, seed + 100, 0, channels, PROTOCOL["base"]), [train], preprocess, frames)
+        backbone = calibrate(network(train, seed + 100, 0, channels, PROTOCOL["base"]), windows, preprocess, frames)
         probe = frame_probe(backbone, [train], train.span_labels, preprocess, frames)
         rows[f"random network {seed}"] = figures(probe, test, preprocess, frames // 2)
     return rows

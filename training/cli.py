@@ -505,7 +505,7 @@ def export(
     to: Annotated[Path | None, typer.Option(help="The file. Default: in RUN.")] = None,
     what: Annotated[
         str | None,
-        typer.Option("--output", help="logits, features, or embedding. Default: logits where there are classes."),
+        typer.Option("--output", help="logits, features, embedding or frames. Default: what the run learnt."),
     ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, written into the file and the card.")

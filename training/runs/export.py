@@ -33,7 +33,7 @@ from training.runs.export_formats import AXES, NOTE, WRITERS, Output, Predictor,
 from training.runs.trained_network import BareNetwork, TrainedNetwork
 
 FORMATS = ("onnx", "torchscript", "safetensors")
-OUTPUTS = ("logits", "features", "embedding")
+OUTPUTS = ("logits", "features", "embedding", "frames")
 TOLERANCE = 1e-5
 """Largest difference between file and network, in parts of the network's largest number."""
 FOLLOWS = 0.01
@@ -86,8 +86,9 @@ def export(
         path: the file; an older one of this name stays until the new one holds.
         format: one of `FORMATS`.
         frames: T of the motions that the file is made with; by default what the run was trained with, else 64.
-        output: "logits" (N, K), "features" (N, D), or "embedding", the method's motions in the space of its texts; by
-            default logits where the network has classes, else features.
+        output: "logits" (N, K), "features" (N, D), "embedding", the method's motions in the space of its texts, or
+            "frames", probabilities (N, T, K) of the method segment; by default frames or logits where the run has
+            classes, else features.
         licence: of the weights, as the file is to say.
 
     Raises:
@@ -124,11 +125,16 @@ def export(
 
 def _checked_output(run: TrainedNetwork, format: str, output: str | None) -> str:
     """Raises TrainingError where the network has no such output."""
-    output = output or ("logits" if run.backbone.num_classes else "features")
+    of_frames = run.method is not None and run.method.per_frame
+    output = output or ("frames" if of_frames else "logits" if run.backbone.num_classes else "features")
     if output not in OUTPUTS:
         raise TrainingError(f"unknown output {output!r} of exported networks{suggestion(output, OUTPUTS)}")
     if output == "logits" and not run.backbone.num_classes:
         raise TrainingError("the network has no classes, hence no logits; export features, or finetune it first")
+    if output == "frames" and (format == "safetensors" or not of_frames):
+        raise TrainingError(
+            "classes of frames are what the method segment learns, in onnx or torchscript; export logits or features"
+        )
     if output == "embedding" and (format == "safetensors" or run.method is None or not run.method.has_projection):
         raise TrainingError(
             "an embedding is what a method such as tmor learns, in onnx or torchscript; export features"
@@ -150,7 +156,7 @@ def describe(run: TrainedNetwork, output: str, frames: int, licence: str) -> dic
         "skeleton": backbone.skeleton.name,
         "joints": list(backbone.skeleton.joints),
         "bones": [list(bone) for bone in backbone.skeleton.bones],
-        "labels": list(run.labels) if output == "logits" else [],
+        "labels": list(run.labels) if output in ("logits", "frames") else [],
         "width": backbone.width,
         "licence": licence,
         "data": run.facts.get("data"),

@@ -30,13 +30,16 @@ class Output(nn.Module):
 
     def __init__(self, run: TrainedNetwork, output: str) -> None:
         super().__init__()
-        self.inner: Any = run.method if output == "embedding" else run.backbone
+        self.inner: Any = run.method if output in ("embedding", "frames") else run.backbone
         self.output = output
 
     def forward(self, motion: Tensor) -> Tensor:
         if self.output == "embedding":
             embedded: Tensor = self.inner.embed_motion(motion)
             return embedded
+        if self.output == "frames":
+            scores: Tensor = self.inner.frame_scores(motion)
+            return scores
         features: Tensor = self.inner.features(motion)
         return features if self.output == "features" else self.inner.classify(features)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ import polars as pl
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
 from dataengine.io.storage import staged
+from training.data.spans import WindowedDataset
 from training.data.types import SkeletonDataset
 from training.engine.checkpoint import facts_of
+from training.evaluate.floors import RANDOM
 from training.evaluate.result import Result
 from training.evaluate.segmentation import (
     BOUNDARIES,
@@ -27,7 +30,7 @@ from training.evaluate.segmentation import (
 )
 from training.evaluate.timelines import timeline
 from training.methods.base import Method
-from training.runs.floors import random_network
+from training.runs.floors import NETWORKS, random_network
 from training.runs.frame_probe import frame_floors, frame_probe
 from training.runs.report import Report
 from training.runs.run import CHECKPOINT, Run
@@ -96,11 +99,19 @@ def segment(
         below[other.folder.name] = segmentation_results(scores, run.labels, exclusive, boundaries)
     if floors:
         scored = frame_floors(train, test, run.labels, run.preprocess, run.frames, run.config.run.seed)
-        network = random_network(run.config, run.preprocess, train, device, run.cache)
-        probe = frame_probe(network, train, run.labels, run.preprocess, run.frames, device, run.config.run.seed)
-        scored["random network"] = measured(probe, run.preprocess, run.frames, "random network")
         for name, clips in scored.items():
             below[name] = segmentation_results(clips, run.labels, exclusive, boundaries)
+        windows: list[SkeletonDataset] = [WindowedDataset(dataset, run.frames, run.frames) for dataset in train]
+        of_random = []
+        for number in range(NETWORKS):
+            network = random_network(run.config, run.preprocess, windows, device, None, number)
+            probe = frame_probe(network, train, run.labels, run.preprocess, run.frames, device, run.config.run.seed)
+            clips = measured(probe, run.preprocess, run.frames, f"random network {number + 1} of {NETWORKS}")
+            of_random.append(segmentation_results(clips, run.labels, exclusive, boundaries))
+        below[RANDOM] = [
+            dataclasses.replace(same[0], value=float(np.mean([result.value for result in same])))
+            for same in zip(*of_random)
+        ]
     results = segmentation_results(found, run.labels, exclusive, boundaries)
     report.results += with_floors(results, below)
     for clip in found[:drawn]:
