@@ -68,7 +68,7 @@ def _size(motion: Array) -> float:
 
 def _matched(motion: Array, size: float, centre: Array) -> Array:
     """The motion (T, V, C), scaled to a size, and its first pose moved to a centre (C,)."""
-    return (motion - motion[0].mean(0)) * np.float32(size / _size(motion)) + centre
+    return np.asarray((motion - motion[0].mean(0)) * np.float32(size / _size(motion)) + centre)
 
 
 def _overlapped(lower: Array, upper: Array, legs: Any, hips: Sequence[int]) -> Array:
@@ -129,7 +129,7 @@ def _sequence(
 
 def _with_joints(source: Memory, joints: Sequence[str]) -> Memory:
     """The clips with these joints alone."""
-    columns = source.skeleton.indices(joints)
+    columns = source.skeleton.indices(tuple(joints))
     clips = tuple(dataclasses.replace(clip, keypoints=clip.keypoints[:, :, columns]) for clip in source.clips)
     skeleton = Skeleton("hdm15", tuple(joints), ())
     return Memory(source.name, skeleton, source.labels, clips, f"{source.fingerprint} {' '.join(joints)}")

@@ -29,7 +29,7 @@ from seeds import difference, network, seeds, spread
 
 from training import create_method
 from training.data.loader import DataLoader
-from training.data.spans import WindowedDataset
+from training.data.spans import WindowedDataset, lengths_of
 from training.data.subsets import random_subset
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
@@ -136,8 +136,8 @@ def run(quick: bool) -> dict[str, Any]:
     for name in EPOCHS:
         train, test = data(name)
         sizes[name] = {
-            "training": {"sequences": len(train), "frames": int(train.lengths.sum())},
-            "test": {"sequences": len(test), "frames": int(test.lengths.sum())},
+            "training": {"sequences": len(train), "frames": int(lengths_of(train).sum())},
+            "test": {"sequences": len(test), "frames": int(lengths_of(test).sum())},
         }
         own = {**PROTOCOL, "epochs": EPOCHS[name]}
         below[name] = seeds(f"segmentation-{name}-floors", own, range(1), lambda *_, name=name: floors(name))[0]
