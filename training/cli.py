@@ -93,6 +93,16 @@ SeedsOption = Annotated[
 ]
 
 
+StreamsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Trains a run for each of these inputs, in folders of their names, and fuses them, for example "
+        "joint,bone,motion.",
+        metavar="NAMES",
+    ),
+]
+
+
 @app.command(name="train", help="Train a network as the configuration says, with labels or without: pretrain.")
 @app.command()
 def pretrain(
@@ -108,6 +118,7 @@ def pretrain(
     out: OutOption = None,
     overrides: SetOption = None,
     seeds: SeedsOption = 1,
+    streams: StreamsOption = None,
     device: RunDeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -115,7 +126,11 @@ def pretrain(
     _ready()
     from training.config import load
 
-    _train(load(configuration, overrides or ()).on(data or (), val or ()), out, as_json, seeds, device)
+    config = load(configuration, overrides or ()).on(data or (), val or ())
+    if streams is not None:
+        _train_streams(config, out, as_json, seeds, streams, device)
+        return
+    _train(config, out, as_json, seeds, device)
 
 
 @app.command()
@@ -181,6 +196,74 @@ def _train_seeds(config: Config, folder: Path, as_json: bool, seeds: int, device
         return
     lines = [f"{folder}: {seeds} runs, of the seeds {', '.join(map(str, found.seeds))}"]
     show("\n".join([*lines, *([table(found.results)] if found.results else []), str(found.path)]))
+
+
+def _train_streams(config: Config, out: Path | None, as_json: bool, seeds: int, names: str, device: str) -> None:
+    from training.evaluate.result import class_table, table
+    from training.runs.fuse import train_streams
+    from training.runs.run_progress import RunProgress
+
+    if seeds > 1:
+        raise DataEngineError(
+            "--streams and --seeds: train each stream with --seeds in a folder of its own, then `dataengine-train fuse`"
+        )
+    _device(device)
+    folder = out or Path("runs") / config.run.name
+    with RunProgress(_say) as shown:
+        found = train_streams(config, folder, [name.strip() for name in names.split(",")], shown, device)
+    if as_json:
+        show(found.to_dict())
+        return
+    tables = [part for part in (table(found.results), class_table(found.results)) if part and found.results]
+    show("\n".join([f"{folder}: runs {', '.join(found.streams)}", *tables, str(found.path)]))
+
+
+@app.command()
+def fuse(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two or more runs, or folders of runs of several seeds (--seeds).", metavar="RUN RUN ..."),
+    ],
+    data: DataOption = None,
+    val: ValOption = None,
+    split: Annotated[
+        str | None, typer.Option(help="What floors and probes learn from; '' all. Default: train.")
+    ] = None,
+    val_split: SplitOption = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Of each run's probabilities, in the order of the runs. Default: alike.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Also a table of what all together say of every clip, .csv or .parquet.")
+    ] = None,
+    floors: Annotated[bool, typer.Option(help="Beside what coordinates and random networks reach.")] = True,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Add what several networks say, such as those of joints, bones and motion: each alone, and all together."""
+    _ready()
+    where = _device(device)
+    from training.evaluate.result import class_table, plain, table
+    from training.runs import fuse as fusing
+    from training.runs.predict import check_ending, write_table
+
+    if to is not None:
+        check_ending(to)
+    by_seed = fusing.load_seeds(runs)
+    reports = []
+    for own in by_seed:
+        clips = fusing.open_clips(own, data or (), val or (), split, val_split, fusing.learns(own, floors))
+        report, scores = fusing.fuse(own, clips, weight or (), where, _progress(as_json), floors)
+        report.write()
+        reports.append(report)
+        if to is not None:
+            write_table(to, clips.test[0], fusing.names_of(own, clips), scores)
+    results = fusing.over_seeds(reports)
+    if as_json:
+        show({"runs": list(map(str, runs)), "results": plain([result.as_dict() for result in results])})
+        return
+    paths = [*([to] if to is not None else []), *(report.path for report in reports)]
+    show("\n".join([table(results), *filter(None, [class_table(results)]), *map(str, paths)]))
 
 
 @app.command()

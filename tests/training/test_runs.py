@@ -183,18 +183,6 @@ def test_probes_stand_beside_a_random_network(supervised):
     assert {path.name for path in report.plots} == drawn
 
 
-def test_two_streams_are_added(supervised, tmor, data, tmp_path):
-    """The same network twice is itself; joints and bones together are another answer; other runs are refused."""
-    joints = load_run(supervised[0])
-    test = open_split_of(joints, (), (), "val")
-    assert probing.two_streams(joints, joints, test).value == supervised[1].results[0].value
-    train(made(data, run={"epochs": 4}, preprocess={"stream": "bone"}), tmp_path / "bones")
-    both = probing.two_streams(joints, load_run(tmp_path / "bones"), test)
-    assert both.name == "classifier and bones" and both.value > 0.7
-    with pytest.raises(TrainingError, match="not two classifiers of the same classes"):
-        probing.two_streams(joints, load_run(tmor), test)
-
-
 def test_motions_are_named_by_texts_and_found_by_videos(tmor, data):
     run = load_run(tmor)
     assert run.config.method.options["video_width"] == 6

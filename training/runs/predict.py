@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
@@ -73,8 +74,7 @@ def predict(
             f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "
             "finetune`, or name motions by texts with `dataengine-train zeroshot`"
         )
-    if target.suffix not in ENDINGS:
-        raise TrainingError(f"{target}: predictions are a table; allowed endings: {', '.join(ENDINGS)}")
+    check_ending(target)
     workers = workers_for(datasets, run.config.run.workers, device)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
         scores = extract_features(
@@ -90,13 +90,42 @@ def predict(
             advance=advance,
             cache=run.cache,
         )[0]
+    write_table(target, datasets, run.labels, scores)
+    best = scores.argmax(1)
+    known = splits.label_ids(run.labels, datasets)
+    result = None
+    if (known >= 0).any():
+        truth, said = labelled(known, best)
+        details: dict[str, Any] = {"per class": per_class(said, truth, run.labels)}
+        result = classification_result("classifier", scores, known, groups=splits.groups_of(datasets), **details)
+    counts = {run.labels[number]: int(count) for number, count in zip(*np.unique(best, return_counts=True))}
+    return Predictions(target, counts, result)
+
+
+def check_ending(target: Path) -> None:
+    """Raises TrainingError where the file of a table has another ending."""
+    if target.suffix not in ENDINGS:
+        raise TrainingError(f"{target}: predictions are a table; allowed endings: {', '.join(ENDINGS)}")
+
+
+def write_table(
+    target: Path, datasets: Sequence[SkeletonDataset], labels: Sequence[str], scores: NDArray[np.floating[Any]]
+) -> None:
+    """Write the table of `Predictions`, whole or not at all.
+
+    Args:
+        target: the file.
+        datasets: the clips.
+        labels: names of the K classes.
+        scores: (N, K) probabilities.
+    """
     names, ids = joined_labels(datasets)
     best = scores.argmax(1)
     table = pl.DataFrame(
         {
             "clip_id": pl.Series([key for dataset in datasets for key in dataset.keys], dtype=pl.String),
             "label": pl.Series([names[label] if label >= 0 else None for label in ids.tolist()], dtype=pl.String),
-            "predicted": [run.labels[number] for number in best.tolist()],
+            "predicted": [labels[number] for number in best.tolist()],
             "probability": scores[np.arange(len(best)), best],
         }
     )
@@ -106,11 +135,3 @@ def predict(
             table.write_csv(partial)
         else:
             table.write_parquet(partial)
-    known = splits.label_ids(run.labels, datasets)
-    result = None
-    if (known >= 0).any():
-        truth, said = labelled(known, best)
-        details: dict[str, Any] = {"per class": per_class(said, truth, run.labels)}
-        result = classification_result("classifier", scores, known, groups=splits.groups_of(datasets), **details)
-    counts = {run.labels[number]: int(count) for number, count in zip(*np.unique(best, return_counts=True))}
-    return Predictions(target, counts, result)

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
+from training.data.formats.joints import in_joints_of
 from training.data.subsets import random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic
@@ -23,8 +23,9 @@ from training.evaluate.plots import confusion_matrix, embedding
 from training.evaluate.probes import LabelledFeatures, classification_result, few_shot, knn
 from training.evaluate.result import Result
 from training.runs import splits
-from training.runs.features import THREE_CROPS, extract_features, joint_weights
+from training.runs.features import joint_weights
 from training.runs.floors import Floors
+from training.runs.fuse import Clips, fuse
 from training.runs.learnable import tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
@@ -105,7 +106,8 @@ def probe(
         report.results.append(own.beside(figure) if own is not None and names == tuple(run.labels) else figure)
         report.plots.append(plot)
     if second is not None:
-        both = two_streams(run, second, test, device)
+        clips = Clips([test, [in_joints_of(part, second.skeleton) for part in test]])
+        both = fuse([run, second], clips, device=device)[0].results[-1]
         report.results.append(own.beside(both) if own is not None and names == tuple(run.labels) else both)
     report.plots.append(figures(report.results, report.folder / "figures.png", run.config.run.name))
     _draw_plots(report, learnt[1], scores.argmax(1), names, test)
@@ -184,37 +186,6 @@ def mean_heights(preprocess: Preprocess, split: Sequence[SkeletonDataset]) -> Ar
     axis, sign = (1, -1.0) if axes < 3 else ("xyz".index(preprocess.up), 1.0)
     heights: Array = sign * np.mean([pose[..., axis].mean(0) for pose in poses], axis=0)
     return heights
-
-
-def two_streams(run: Run, second: Run, test: Sequence[SkeletonDataset], device: str = "cpu") -> Result:
-    """Two classifiers whose probabilities are added, each over three fixed crops of a clip.
-
-    This is how UNIK adds joints and bones (section 4.1).
-
-    Raises:
-        TrainingError: one is no classifier, or they were trained on other classes.
-    """
-    if not (run.config.classifies and second.config.classifies) or run.labels != second.labels:
-        raise TrainingError(
-            f"{run.folder} and {second.folder} are not two classifiers of the same classes; "
-            "train both supervised, on one data"
-        )
-    scores = [
-        extract_features(
-            one.backbone.to(device),
-            test,
-            one.preprocess,
-            one.frames,
-            THREE_CROPS,
-            device=device,
-            softmax=True,
-            cache=one.cache,
-        )[0]
-        for one in (run, second)
-    ]
-    name = f"classifier and {second.folder.name}"
-    ids, groups = splits.label_ids(run.labels, test), splits.groups_of(test)
-    return classification_result(name, scores[0] + scores[1], ids, groups=groups)
 
 
 def _linear(train: LabelledFeatures, test: LabelledFeatures, classes: int) -> tuple[Result, Array]:
