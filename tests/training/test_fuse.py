@@ -37,6 +37,8 @@ def call(capsys, monkeypatch):
 
 STREAMS = ("joint", "bone", "motion")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -82,7 +84,6 @@ def test_a_network_with_itself_is_itself(trained):
     assert both.results[-1].name == "joint + bone"
 
 
-@pytest.mark.slow
 def test_networks_without_classes_are_fused_by_their_probes(trained, data, tmp_path):
     from training.runs.train import train
 
@@ -118,7 +119,6 @@ def test_what_cannot_be_fused_is_told(trained, data, tmp_path):
     assert titles_of([runs[0], runs[0]]) == [str(runs[0].folder)] * 2
 
 
-@pytest.mark.slow
 def test_the_command_fuses_runs_and_seeds(trained, tmp_path, call):
     runs = [str(trained[0] / stream) for stream in STREAMS]
     code, out, _ = call("fuse", *runs, "--no-floors", "--to", str(tmp_path / "all.csv"))
