@@ -68,7 +68,7 @@ class LAC(Method):
         generator: folder of a finished run of lac_retarget, or a file of its weights.
         motions: how many motions are composed; 1: none, bodies and views alone are changed; 0: no generator, two random
             views of a clip as in MoCo.
-        positives: P.
+        positives: P, bodies beside its own on which each composed motion is generated.
         frame_weight: weight of the loss of time steps; 0: none.
         steps: time steps that are contrasted, evenly spaced over the network's own.
         variant: "standard", or "paper".
