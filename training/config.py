@@ -178,6 +178,11 @@ class PreprocessTable(Table):
     size: tuple[int, int] | None = _field(
         None, 'Width and height for "screen" and "pyskl2d". Default: those of the clip.'
     )
+    mask: bool = _field(
+        False,
+        "Whether absent people and empty frames are left out of the mean over people and time; otherwise they count as "
+        "zeros, as published.",
+    )
 
 
 class ViewTable(Table):

@@ -18,7 +18,7 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, TemporalUnit, block_sizes, people_mean
+from training.backbones.graph_units import KERNEL, TemporalUnit, block_sizes, people_apart
 
 EMBEDDED = 4
 """Each attention has this fraction of the unit's channels."""
@@ -149,8 +149,8 @@ class AGCN(Backbone):
         if self.num_classes:
             nn.init.normal_(self.fc.weight, 0, math.sqrt(2 / self.num_classes))
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features a time step (N, D, T'), the mean over joints and people."""
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person a time step (N, `people`, D, T'), the mean over joints."""
         self.check(x)
         x = nn.functional.pad(x, (0, self.people - x.shape[4]))
         n, c, t, v, m = x.shape
@@ -158,4 +158,4 @@ class AGCN(Backbone):
         y = y.view(n * m, v, c, t).permute(0, 2, 3, 1).contiguous()
         for number in range(1, self.num_blocks + 1):
             y = self.get_submodule(f"l{number}")(y)
-        return people_mean(y.mean(-1), n)
+        return people_apart(y.mean(-1), n)

@@ -19,7 +19,7 @@ from dataengine.core.skeletons import Skeleton
 from training.backbones.action_links import ActionLinks, sampled
 from training.backbones.base import Backbone, read_weights
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, block_sizes, partitioned, people_mean, person_rows
+from training.backbones.graph_units import KERNEL, block_sizes, partitioned, people_apart, person_rows
 from training.backbones.stgcn import initialise_weights, shortcut, temporal
 
 LINK_WEIGHT = 0.5
@@ -198,10 +198,10 @@ class ASGCN(Backbone):
             y = self.get_submodule(f"class_layer_{n}")(y, self.A * self.edge_importance[n], inferred)
         return y
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features a time step (N, D, T'), the mean over joints and people."""
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person a time step (N, M, D, T'), the mean over joints."""
         self.check(x)
-        return people_mean(self.encode(x, self.infer(x)).mean(-1), x.shape[0])
+        return people_apart(self.encode(x, self.infer(x)).mean(-1), x.shape[0])
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

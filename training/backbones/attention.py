@@ -41,11 +41,22 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, D) of x (B, L, D).
+
+        Args:
+            x: tokens.
+            mask: (B, L) bool, False for tokens that no other attends to; None: all are attended to. Rows without any
+                attend to themselves alone.
+        """
         b, length, d = x.shape
         query, key, value = self.qkv(x).view(b, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         y = nn.functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
+            query,
+            key,
+            value,
+            None if mask is None else mask[:, None, None] | torch.eye(length, dtype=torch.bool, device=x.device),
+            dropout_p=self.dropout if self.training else 0.0,
         )
         output: Tensor = self.out(y.transpose(1, 2).reshape(b, length, d))
         return output

@@ -43,11 +43,39 @@ def resolve(skeleton: str | Skeleton) -> Skeleton:
     return skeleton
 
 
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """Motions (N, C, T, V, M), zero where the mask (N, T, M) is False.
+
+    Raises:
+        TrainingError: the mask is not of the clips, frames and people of the motions.
+    """
+    n, _, t, _, m = x.shape
+    if mask.shape != (n, t, m) or mask.dtype != torch.bool:
+        raise TrainingError(
+            f"a mask says of each clip, frame and person whether it is there, ({n}, {t}, {m}) bool; given "
+            f"{tuple(mask.shape)} {str(mask.dtype).removeprefix('torch.')}"
+        )
+    return x.masked_fill(~mask[:, None, :, None], 0)
+
+
+def at_steps(mask: Tensor, stride: int) -> Tensor:
+    """(N, T', M) bool of a mask (N, T, M): whether one of the `stride` frames of a step is there; T' = ceil(T /
+    stride)."""
+    rest = -mask.shape[1] % stride
+    padded = nn.functional.pad(mask, (0, 0, 0, rest))
+    return padded.view(mask.shape[0], -1, stride, mask.shape[2]).any(2)
+
+
 class Backbone(nn.Module):
     """A network over motions x (N, C, T, V, M) float.
 
-    A network implements `sequence` and owns its classifier; the rest follows. Sizes that do not fit
-    are refused by `check`, which `sequence` calls first.
+    A network implements `people_sequence` and owns its classifier; the rest follows. Sizes that do not fit
+    are refused by `check`, which `people_sequence` calls first. A network that does not keep people apart implements
+    `sequence` in its place, and takes no mask.
+
+    A mask (N, T, M) bool says which frames of which people are there. What is not is set to zero, and neither a frame
+    nor a person that is not there counts in a mean: the features do not depend on what stands there. Without a mask all
+    count, as published.
 
     Attributes:
         num_classes: K; 0: no classifier.
@@ -100,13 +128,39 @@ class Backbone(nn.Module):
                 f"given {tuple(x.shape)}: make the network with the channels, skeleton and people of the data"
             )
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features a time step (N, D, T'), the mean over joints and people; T' = ceil(T / stride)."""
-        raise NotImplementedError
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person a time step (N, M', D, T'), the mean over joints; T' = ceil(T / stride).
 
-    def features(self, x: Tensor) -> Tensor:
+        Args:
+            x: (N, C, T, V, M), zero where the mask says that nobody is there.
+            mask: (N, T, M) bool, for networks whose frames see one another; others need not look at it.
+
+        Raises:
+            TrainingError: the network does not keep people apart.
+        """
+        raise TrainingError(
+            f"{type(self).__name__} does not keep people apart and takes no mask: leave out preprocess.mask, or "
+            "implement people_sequence"
+        )
+
+    def sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features a time step (N, D, T'), the mean over joints and people; 0 where the mask has nobody."""
+        if mask is None:
+            return self.people_sequence(x).mean(1)
+        people = self.people_sequence(masked(x, mask), mask)
+        there = at_steps(mask, self.stride).transpose(1, 2)  # (N, M, T')
+        rows = people[:, : there.shape[1]].masked_fill(~there[:, :, None], 0)
+        mean: Tensor = rows.sum(1) / there.sum(1)[:, None].clamp(min=1)
+        return mean
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features of the whole motion (N, D), the mean over time, joints and people."""
-        return self.sequence(x).mean(-1)
+        if mask is None:
+            return self.sequence(x).mean(-1)
+        steps = self.sequence(x, mask)
+        there = at_steps(mask, self.stride).any(2)
+        mean: Tensor = steps.sum(-1) / there.sum(1, keepdim=True).clamp(min=1)
+        return mean
 
     def block_features(self, x: Tensor) -> Tensor:
         """Richer features of the whole motion (N, D'): means and maxima over time and joints of several blocks.
@@ -124,9 +178,9 @@ class Backbone(nn.Module):
         logits: Tensor = getattr(self, self.classifier)(features)
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (N, K), or features (N, D) where there is no classifier."""
-        return self.classify(self.features(x))
+        return self.classify(self.features(x) if mask is None else self.features(x, mask))
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Published weights under this network's own keys; networks with other keys override this."""

@@ -31,9 +31,9 @@ def person_rows(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     return y.view(n * m, v, c, t).permute(0, 2, 3, 1).contiguous()
 
 
-def people_mean(rows: Tensor, clips: int) -> Tensor:
-    """The mean over the people of a clip: (N M, ...) -> (N, ...)."""
-    return rows.view(clips, -1, *rows.shape[1:]).mean(1)
+def people_apart(rows: Tensor, clips: int) -> Tensor:
+    """The people of each clip on an axis of their own: (N M, ...) -> (N, M, ...)."""
+    return rows.view(clips, -1, *rows.shape[1:])
 
 
 def block_sizes(name: str, channels: int, base: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -205,13 +205,13 @@ class Trunk(Backbone):
         if num_classes:
             self.cls_head = Head(self.width, num_classes)
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features per time step (N, D, T'), the mean over joints and people."""
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person per time step (N, M, D, T'), the mean over joints."""
         self.check(x)
         y = person_rows(self.data_bn, x)
         for block in self.gcn:
             y = block(y)
-        return people_mean(y.mean(-1), x.shape[0])
+        return people_apart(y.mean(-1), x.shape[0])
 
     def block_features(self, x: Tensor) -> Tensor:
         """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
@@ -221,4 +221,4 @@ class Trunk(Backbone):
             y = block(y)
             if number in self.level_ends:
                 parts += [y.mean((-1, -2)), y.amax((-1, -2))]
-        return people_mean(torch.cat(parts, 1), len(x))
+        return people_apart(torch.cat(parts, 1), len(x)).mean(1)

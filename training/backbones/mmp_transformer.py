@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from training.backbones.attention import SelfAttention, check_sizes, feed_forward, initialise_weights, positions
-from training.backbones.base import Backbone
+from training.backbones.base import Backbone, masked
 from training.backbones.graph import adjacency
 
 
@@ -27,8 +27,8 @@ class Layer(nn.Module):
         self.mlp, self.mlp_norm = feed_forward(width, hidden, dropout), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
         y: Tensor = self.mlp_norm(x + self.dropout(self.mlp(x)))
         return y
 
@@ -111,13 +111,14 @@ class MMPTransformer(Backbone):
         nn.init.xavier_uniform_(self.embed.weight)  # coordinates are not of unit size, so the input keeps its scale
         nn.init.normal_(self.cls, 0, 0.02)
 
-    def tokens(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def tokens(self, x: Tensor, valid: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Tokens of the whole motion and of each frame.
 
         Args:
             x: (N, C, T, V, M); frames that are only filled up are zeros.
             valid: (N, T) bool, False where a frame is only filled up; None: all are frames. An embedding
                 tells filled frames from others, as in the paper; attention includes them.
+            mask: (N, T, M) bool, False where a frame of a person is not there: nothing attends to it.
 
         Returns:
             (N, M, 1 + T, D).
@@ -135,17 +136,23 @@ class MMPTransformer(Backbone):
         if valid is not None:
             kind[:, 1:] = valid.long()
         y = self.dropout(self.norm(y + self.segment(kind).repeat_interleave(m, 0)))
+        rows = None if mask is None else nn.functional.pad(mask.transpose(1, 2).flatten(0, 1), (1, 0), value=True)
         for number, layer in enumerate(self.layers, start=1):
-            y = layer(y)
+            y = layer(y, rows)
             if number == self.bottleneck_after:
                 y = torch.cat([y[:, :1], self.bottleneck(y[:, 1:])], 1)
         features: Tensor = y
         return features.view(n, m, 1 + t, self.width)
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features per frame (N, D, T), the mean over people."""
-        return self.tokens(x)[:, :, 1:].mean(1).transpose(1, 2)
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person per frame (N, M, D, T)."""
+        return self.tokens(x, mask=mask)[:, :, 1:].transpose(2, 3)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Features of the whole motion (N, D): its own token, the mean over people."""
-        return self.tokens(x)[:, :, 0].mean(1)
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of the whole motion (N, D): its own token, the mean over the people who are there."""
+        if mask is None:
+            return self.tokens(x)[:, :, 0].mean(1)
+        there = mask.any(1)[..., None]  # (N, M, 1)
+        whole = self.tokens(masked(x, mask), mask=mask)[:, :, 0].masked_fill(~there, 0)
+        mean: Tensor = whole.sum(1) / there.sum(1).clamp(min=1)
+        return mean

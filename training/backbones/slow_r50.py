@@ -158,9 +158,9 @@ class SlowR50(Backbone):
             outputs.append(x)
         return outputs
 
-    def sequence(self, x: Tensor) -> Tensor:
+    def sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features per frame (N, D, T), the mean over the image."""
-        return self.stages(x)[-1].mean((-1, -2))
+        return self.stages(x)[-1].mean((-1, -2)) if mask is None else super().sequence(x, mask)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

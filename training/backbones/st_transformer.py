@@ -16,15 +16,17 @@ from training.backbones.attention import SelfAttention, check_sizes, feed_forwar
 from training.backbones.base import Backbone
 
 
-def dilated_differences(x: Tensor, reach: int, dilation: int) -> Tensor:
+def dilated_differences(x: Tensor, reach: int, dilation: int, mask: Tensor | None = None) -> Tensor:
     """Each frame with its differences to frames around it (equation 1).
 
-    Frames before the first are the first, frames after the last are the last.
+    Frames before the first are the first, frames after the last are the last; with a mask those before the first and
+    after the last frame that is there.
 
     Args:
         x: (N, C, T, V, M).
         reach: n, differences on each side.
         dilation: l, frames between them.
+        mask: (N, T, M) bool, which frames of which people are there; None: all.
 
     Returns:
         (N, (2 n + 1) C, T, V, M): s_j - s_{j-nl}, ..., s_j - s_{j-l}, s_j, s_{j+l} - s_j, ..., s_{j+nl} - s_j.
@@ -33,7 +35,13 @@ def dilated_differences(x: Tensor, reach: int, dilation: int) -> Tensor:
     now = torch.arange(t, device=x.device)
     parts = []
     for step in range(-reach, reach + 1):
-        other = x[:, :, (now + step * dilation).clamp(0, t - 1)]
+        if mask is None:
+            other = x[:, :, (now + step * dilation).clamp(0, t - 1)]
+        else:
+            first = mask.int().argmax(1, keepdim=True)
+            last = t - 1 - mask.flip(1).int().argmax(1, keepdim=True)
+            place = torch.minimum(torch.maximum((now + step * dilation)[None, :, None], first), last)
+            other = x.gather(2, place[:, None, :, None].expand_as(x))
         parts.append(x if step == 0 else other - x if step > 0 else x - other)
     return torch.cat(parts, 1)
 
@@ -47,11 +55,12 @@ class Layer(nn.Module):
         self.temporal_norm, self.temporal = nn.LayerNorm(width), SelfAttention(width, heads, dropout)
         self.norm, self.mlp = nn.LayerNorm(width), feed_forward(width, hidden, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         p, t, v, d = x.shape
         x = x + self.spatial(self.spatial_norm(x).view(p * t, v, d)).view(p, t, v, d)
         over_time = self.temporal_norm(x).transpose(1, 2).reshape(p * v, t, d)
-        x = x + self.temporal(over_time).view(p, v, t, d).transpose(1, 2)
+        rows = None if mask is None else mask.repeat_interleave(v, 0)
+        x = x + self.temporal(over_time, rows).view(p, v, t, d).transpose(1, 2)
         y: Tensor = x + self.mlp(self.norm(x))
         return y
 
@@ -107,17 +116,22 @@ class STTransformer(Backbone):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.joints, 0, 0.02)
 
-    def dense(self, x: Tensor) -> Tensor:
-        """Features of each joint of each person (N, D, T, V, M)."""
+    def dense(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each joint of each person (N, D, T, V, M); frames that are not there are not attended to."""
         self.check(x)
         n, _, t, v, m = x.shape
-        y = dilated_differences(x, self.reach, self.dilation).permute(0, 4, 2, 3, 1).reshape(n * m, t, v, -1)
+        y = dilated_differences(x, self.reach, self.dilation, mask).permute(0, 4, 2, 3, 1).reshape(n * m, t, v, -1)
         y = self.embed(y) + self.joints + positions(t, self.width, x)[:, None]
+        rows = None if mask is None else mask.transpose(1, 2).reshape(n * m, t)
         for layer in self.layers:
-            y = layer(y)
+            y = layer(y, rows)
         features: Tensor = self.norm(y)
         return features.view(n, m, t, v, self.width).permute(0, 4, 2, 3, 1)
 
-    def sequence(self, x: Tensor) -> Tensor:
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person per frame (N, M, D, T), the mean over joints."""
+        return self.dense(x, mask).mean(-2).permute(0, 3, 1, 2)
+
+    def sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features per frame (N, D, T), the mean over joints and people."""
-        return self.dense(x).mean((-1, -2))
+        return self.dense(x).mean((-1, -2)) if mask is None else super().sequence(x, mask)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
 from training.backbones.graph import adjacency
-from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, people_mean, person_rows
+from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, people_apart, person_rows
 
 
 def temporal(channels: int, kernel: int, stride: int, dropout: float, padding: bool = True) -> nn.Sequential:
@@ -130,9 +130,13 @@ class STGCN(Backbone):
             y = block(y, self.A * importance)
         return y.view(n, m, self.width, -1, v).permute(0, 2, 3, 4, 1)
 
-    def sequence(self, x: Tensor) -> Tensor:
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person a time step (N, M, D, T'), the mean over joints."""
+        return self.dense(x).mean(-2).permute(0, 3, 1, 2)
+
+    def sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features a time step (N, D, T'), the mean over joints and people."""
-        return self.dense(x).mean((-1, -2))
+        return self.dense(x).mean((-1, -2)) if mask is None else super().sequence(x, mask)
 
     def block_features(self, x: Tensor) -> Tensor:
         """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
@@ -142,7 +146,7 @@ class STGCN(Backbone):
             y = block(y, self.A * importance)
             if number in self.level_ends:
                 parts += [y.mean((-1, -2)), y.amax((-1, -2))]
-        return people_mean(torch.cat(parts, 1), len(x))
+        return people_apart(torch.cat(parts, 1), len(x)).mean(1)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

@@ -234,8 +234,8 @@ class UNIK(Backbone):
             x = self.get_submodule(f"l{number}")(x)
         return x.mean(2).permute(1, 2, 0)
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Features a time step (N, D, T'), the mean over joints and people."""
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each person a time step (N, `people`, D, T'), the mean over joints."""
         self.check(x)
         x = functional.pad(x, (0, self.people - x.shape[4]))
         n, c, t, v, m = x.shape
@@ -249,7 +249,7 @@ class UNIK(Backbone):
             first = torch.where(empty.any(0), empty.int().argmax(0) * m + row[0], 0)
             kept, place = torch.unique(torch.where(empty, first, row), return_inverse=True)
             y = self.blocks(motion[:, kept].contiguous())[place.flatten()]
-        return y.view(n, m, *y.shape[1:]).mean(1)
+        return y.view(n, m, *y.shape[1:])
 
     def block_features(self, x: Tensor) -> Tensor:
         """Means and maxima over time and joints of blocks 4, 7 and 10, the mean over people: (N, 14 channels_base)."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError, suggestion
 from training.backbones.base import Backbone
-from training.data.entries import Motion
 from training.data.partners import Partner
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
@@ -43,9 +42,7 @@ class RandomViews:
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
-        sample: dict[str, Any] = {
-            name: Motion(self.preprocess.finish(view(joints, rng))) for name, view in self.views.items()
-        }
+        sample: dict[str, Any] = {name: self.preprocess.entry(view(joints, rng)) for name, view in self.views.items()}
         for name in self.features:
             if name not in sequence.features:
                 hint = suggestion(name, sequence.features)
@@ -81,6 +78,11 @@ class Projector(nn.Sequential):
         super().__init__(*steps, *([nn.Linear(sizes[-1], width)] if layers else []))
 
 
+def features_of(backbone: Backbone, motion: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Features (N, D) of motions, of the frames and people that a mask (N, T, M) says are there."""
+    return backbone.features(motion) if mask is None else backbone.features(motion, mask)
+
+
 class Encoder(nn.Module):
     """A network and its projector: motions (N, C, T, V, M) to unit vectors (N, D)."""
 
@@ -88,8 +90,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
 
-    def forward(self, motion: Tensor) -> Tensor:
-        return unit(self.projector(self.backbone.features(motion)))
+    def forward(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
+        return unit(self.projector(features_of(self.backbone, motion, mask)))
 
 
 @dataclass
@@ -262,10 +264,9 @@ class Method(nn.Module):
                     module.training = False
         return self
 
-    def embed(self, motion: Tensor) -> Tensor:
-        """Features (N, D) of motions, for probes and search."""
-        features: Tensor = self.backbone.features(motion)
-        return features
+    def embed(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features (N, D) of motions, for probes and search; see `Backbone` for the mask."""
+        return features_of(self.backbone, motion, mask)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -292,13 +293,13 @@ class Method(nn.Module):
         `has_projection`."""
         return None
 
-    def embed_motion(self, motion: Tensor) -> Tensor:
+    def embed_motion(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """Motions in the shared space, (N, width) of unit length.
 
         Raises:
             TrainingError: the method learns no such space.
         """
-        projected = self.project(self.backbone.features(motion))
+        projected = self.project(features_of(self.backbone, motion, mask))
         if projected is None:
             raise TrainingError(f"{type(self).__name__} learns no space that motions share with texts or videos")
         return projected

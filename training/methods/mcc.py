@@ -18,8 +18,8 @@ from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.data.entries import Motion
 from training.data.types import Array, SampleTransform, SkeletonSequence
-from training.distributed import unit
-from training.methods.base import Batch, Encoder, LossOutput, Method, Projector, ProjectorOptions, View
+from training.distributed import masked_mean, unit
+from training.methods.base import Batch, Encoder, LossOutput, Method, Projector, ProjectorOptions, View, features_of
 from training.methods.losses import in_full_precision, queue_info_nce, triplet
 from training.methods.queue import Queue, QueueOptions
 from training.transforms.preprocess import Preprocess
@@ -100,7 +100,11 @@ class PlaybackSampling:
             sample[f"{name}_target"] = self._target(array, sample[name], start, speed)
         negative = play(array, int(rng.integers(array.shape[1])), SPEEDS[first], frames)
         sample["negative"] = self._negative(negative, rng)
-        return {name: Motion(array) for name, array in sample.items()}
+        people = np.asarray((array != 0).any((1, 2, 3))) if self.preprocess.mask else None
+        return {
+            name: Motion(each, None if people is None else np.repeat(people[:, None], each.shape[1], 1))
+            for name, each in sample.items()
+        }
 
     def _target(self, array: Array, clip: Array, start: int, speed: int) -> Array:
         rate = self.options.rate
@@ -239,26 +243,30 @@ class MCC(Method):
         return PlaybackSampling(preprocess, self.playback)
 
     def loss(self, batch: Batch) -> LossOutput:
-        steps = {name: self.backbone.sequence(batch[name]) for name in ("anchor", "positive")}
+        steps = {name: self._sequence(batch, name) for name in ("anchor", "positive")}
         features = {name: sequence.mean(-1) for name, sequence in steps.items()}
         anchor, positive = (unit(self.projector(features[name])) for name in ("anchor", "positive"))
         losses: dict[str, Tensor] = {}
         if self.weights["triplet"]:
-            negative = unit(self.projector(self.backbone.features(batch["negative"])))
+            negative = unit(self.projector(features_of(self.backbone, batch["negative"], batch.get("negative_mask"))))
             inverted = self.variant == "paper"
             losses["triplet"] = triplet(anchor, positive, negative, self.margin, inverted=inverted).mean()
         if self.weights["nce"]:
             losses["nce"] = self._nce(anchor, positive, batch)
         if self.decoder is not None:
-            errors = [self._interpolation(steps[name], batch[f"{name}_target"]) for name in steps]
+            errors = [self._interpolation(steps[name], batch, f"{name}_target") for name in steps]
             losses["interpolation"] = torch.stack(errors).mean()
         total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         return LossOutput(total, losses, features["anchor"])
 
+    def _sequence(self, batch: Batch, name: str) -> Tensor:
+        mask = batch.get(f"{name}_mask")
+        return self.backbone.sequence(batch[name]) if mask is None else self.backbone.sequence(batch[name], mask)
+
     def _nce(self, anchor: Tensor, positive: Tensor, batch: Batch) -> Tensor:
         if self.keys is not None:
             with torch.no_grad():
-                positive = self.keys(batch["positive"])
+                positive = self.keys(batch["positive"], batch.get("positive_mask"))
         excluded = self.queue.not_negative_mask(batch["index"])
         if self.variant == "paper":
             loss = printed_info_nce(anchor, positive, self.queue.keys, self.temperature, excluded).mean()
@@ -268,8 +276,9 @@ class MCC(Method):
         self.queue.enqueue(positive, batch["index"], batch["label"])
         return loss
 
-    def _interpolation(self, sequence: Tensor, target: Tensor) -> Tensor:
+    def _interpolation(self, sequence: Tensor, batch: Batch, name: str) -> Tensor:
         """Equation 3: squared distance per joint, the mean over joints, frames, people and clips."""
         assert self.decoder is not None
-        error: Tensor = self.decoder(sequence, target.shape[2]) - target
-        return error.square().sum(1).mean()
+        target, mask = batch[name], batch.get(f"{name}_mask")
+        error: Tensor = (self.decoder(sequence, target.shape[2]) - target).square().sum(1)
+        return error.mean() if mask is None else masked_mean(error.mean(2), mask)

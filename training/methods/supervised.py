@@ -7,7 +7,7 @@ from torch.nn import functional
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
 from training.distributed import masked_mean
-from training.methods.base import Batch, LossOutput, Method
+from training.methods.base import Batch, LossOutput, Method, features_of
 
 
 class Supervised(Method):
@@ -27,7 +27,7 @@ class Supervised(Method):
         self.smoothing = smoothing
 
     def loss(self, batch: Batch) -> LossOutput:
-        features = self.backbone.features(batch["motion"])
+        features = features_of(self.backbone, batch["motion"], batch.get("motion_mask"))
         logits = self.backbone.classify(features)
         labels = batch["label"]
         labelled = labels >= 0

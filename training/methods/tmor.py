@@ -24,6 +24,7 @@ from training.methods.base import (
     ProjectorOptions,
     RandomViews,
     View,
+    features_of,
 )
 from training.methods.losses import Form, batch_info_nce, info_nce, queue_info_nce, similarities
 from training.methods.queue import Queue, QueueOptions
@@ -170,13 +171,13 @@ class TMOR(Method):
         return ViewsAndVideo(views, self.video, self.video_width) if self.video else views
 
     def loss(self, batch: Batch) -> LossOutput:
-        features = self.backbone.features(batch["motion"])
+        features = features_of(self.backbone, batch["motion"], batch.get("motion_mask"))
         anchor = unit(self.project_motion(features))
         labels = batch["label"] if self.supervised else None
         losses: dict[str, Tensor] = {}
         if self.keys is not None and self.motions is not None:
             with torch.no_grad():
-                key = self.keys(batch["other"])
+                key = self.keys(batch["other"], batch.get("other_mask"))
             excluded = self.motions.not_negative_mask(batch["index"], labels)
             keys = self.motions.keys.clone()
             losses["mm"] = queue_info_nce(anchor, key, keys, self.temperature, excluded, self.form).mean()
@@ -225,9 +226,9 @@ class TMOR(Method):
         """phi of features (N, D) of the network, (N, width) of unit length."""
         return unit(self.project_motion(features))
 
-    def embed_motion(self, motion: Tensor) -> Tensor:
+    def embed_motion(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """phi(motion), (N, width) of unit length: what is compared with texts and videos."""
-        return self.project(self.backbone.features(motion))
+        return self.project(features_of(self.backbone, motion, mask))
 
     def embed_text(self, text: Tensor) -> Tensor:
         """phi(text) of text features (K, D), (K, width) of unit length."""

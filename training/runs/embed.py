@@ -22,7 +22,7 @@ from training.data.formats import format_of, open_datasets
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
 from training.runs.export import FRAMES
-from training.runs.features import TemporalCrops
+from training.runs.features import TemporalCrops, motion_and_mask
 from training.runs.trained_network import TrainedNetwork
 from training.transforms.prepared import ClipCache, prepared
 
@@ -132,14 +132,14 @@ def _features(run: TrainedNetwork, loader: DataLoader, device: Any, blocks: bool
     try:
         with torch.no_grad():
             for sample in loader:
-                motion = sample["crop0"].to(device)
-                features = run.backbone.features(motion)
+                motion = motion_and_mask(sample, "crop0", device)
+                features = run.backbone.features(*motion)
                 rows = {"index": sample["index"], "label": sample["label"], "feature": features.float().cpu()}
                 projected = None if run.method is None else run.method.project(features)
                 if projected is not None:
                     rows["projection"] = projected.float().cpu()
                 if blocks:
-                    rows["blocks"] = run.backbone.block_features(motion).float().cpu()
+                    rows["blocks"] = run.backbone.block_features(motion[0]).float().cpu()
                 yield rows
     finally:
         owner.train(before).to(home)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dataengine.core.resources import cpu_count
 from training.backbones.base import Backbone
-from training.data.entries import Motion
 from training.data.loader import DataLoader
 from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
 from training.methods.base import RandomViews
@@ -77,13 +76,19 @@ class TemporalCrops:
         for number, (begin, end) in enumerate(self.spans):
             first = min(int(begin * total), total - 1)
             crop = joints[:, first : max(first + 1, round(end * total))]
-            sample[f"crop{number}"] = Motion(self.preprocess.finish(view(crop, rng)))
+            sample[f"crop{number}"] = self.preprocess.entry(view(crop, rng))
         return sample
+
+
+def motion_and_mask(sample: Mapping[str, Any], name: str, device: Any, dtype: Any = None) -> list[Tensor]:
+    """What a network takes of an entry of a batch: the motion, and the mask where there is one."""
+    mask = sample.get(f"{name}_mask")
+    return [sample[name].to(device, dtype), *([] if mask is None else [mask.to(device)])]
 
 
 @torch.no_grad()
 def extract_features(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[..., Tensor],
     dataset: SkeletonDataset | Sequence[SkeletonDataset],
     preprocess: Preprocess,
     frames: int,
@@ -100,8 +105,9 @@ def extract_features(
     """The output of a network for every clip, the mean over crops of the clip.
 
     Args:
-        function: motions (N, C, T, V, M) -> (N, D), for example a backbone or the `embed` of a method. A module is
-            put into evaluation mode meanwhile.
+        function: motions (N, C, T, V, M) -> (N, D), for example a backbone or the `embed` of a method; with
+            `preprocess.mask` a mask (N, T, M) is given beside the motions. A module is put into evaluation mode
+            meanwhile.
         dataset: one or several.
         preprocess: makes the input of the network.
         frames: T of the input.
@@ -129,7 +135,8 @@ def extract_features(
     loader = DataLoader(prepared(dataset, preprocess, cache), transform, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
     for sample in loader:
-        outputs = [function(sample[f"crop{k}"].to(device, dtype)).float() for k in range(len(spans))]
+        inputs = [motion_and_mask(sample, f"crop{k}", device, dtype) for k in range(len(spans))]
+        outputs = [function(*each).float() for each in inputs]
         rows.append(torch.stack([torch.softmax(o, 1) if softmax else o for o in outputs]).mean(0).cpu())
         if advance is not None:
             advance(len(rows[-1]))
@@ -159,7 +166,7 @@ def calibrate(
     backbone.train()
     clips = prepared(dataset, preprocess, cache)
     for sample in DataLoader(clips, TemporalCrops(preprocess, frames), 128, shuffle=False):
-        backbone.features(sample["crop0"].to(device))
+        backbone.features(*motion_and_mask(sample, "crop0", device))
     return backbone.eval()
 
 

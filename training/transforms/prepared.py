@@ -35,7 +35,7 @@ PART_OF_MEMORY = 0.25
 """Part of a machine's memory that holds prepared clips at most, of all processes of a device together."""
 ENTRY = 1000
 """Bytes that a clip takes in memory beside its arrays, about."""
-LATER = ("stream", "keep_root")
+LATER = ("stream", "keep_root", "mask")
 """Options of `Preprocess` that joints do not depend on."""
 SOURCES = ("data/formats", "data/types.py", "transforms/preprocess.py", "transforms/normalise.py")
 """Code that prepared clips depend on."""

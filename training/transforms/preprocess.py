@@ -12,6 +12,7 @@ from dataengine.core.errors import ComponentError, TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.core.skeletons import skeleton as named
 from dataengine.core.types import Bool
+from training.data.entries import Motion
 from training.data.types import Array, SkeletonSequence
 from training.transforms import normalise as normal
 from training.transforms.kernels import fill
@@ -134,6 +135,8 @@ class Preprocess:
         keep_root: whether the root of bones keeps its position (UNIK) instead of being zero.
         up: upright axis of clips in space, for "view" and "view_body".
         size: width and height for "screen" and "pyskl2d". Default: the size of the clip. UNIK uses (640, 480).
+        mask: whether networks are told which frames of which people are there, so that absent people and empty frames
+            do not count in the mean; otherwise they count as zeros, as published.
 
     Raises:
         TrainingError: an unknown layout or choice, or fewer than one person.
@@ -150,6 +153,7 @@ class Preprocess:
     keep_root: bool = False
     up: str = "y"
     size: tuple[int, int] | None = None
+    mask: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.skeleton, str):
@@ -213,6 +217,11 @@ class Preprocess:
     def finish(self, array: Array) -> Array:
         """The configured stream of joints (M, T, V, C) from `joints`, which views may have augmented."""
         return stream(array, self.stream, self.layout, array.shape[-1] - self.score, self.keep_root)
+
+    def entry(self, array: Array) -> Motion:
+        """The entry of a sample of joints (M, T, V, C) from `joints`, which views may have augmented."""
+        valid = np.asarray((array != 0).any((2, 3))) if self.mask else None
+        return Motion(self.finish(array), valid)
 
     def joints(self, clip: SkeletonSequence) -> Array:
         """Normalised joints (people, T, V, C) float32 of a clip, before views and streams."""
