@@ -102,13 +102,18 @@ def pretrain(
 
 
 def rows(
-    backbone: Backbone, dataset: Memory, preprocess: Preprocess, steps: Sequence[dict[str, Any]] = ()
+    backbone: Backbone,
+    dataset: Memory,
+    preprocess: Preprocess,
+    steps: Sequence[dict[str, Any]] = (),
+    blocks: bool = False,
 ) -> np.ndarray:
     """(6, N, D): features of three fixed parts of each clip and of their mirror images; with steps also of as many
-    random views as the protocol says."""
+    random views as the protocol says; with `blocks` means and maxima of several blocks."""
+    features = backbone.block_features if blocks else backbone.features
 
     def both(motion: torch.Tensor) -> torch.Tensor:
-        return torch.stack([backbone.features(motion), backbone.features(mirrored(dataset, motion))], 1).flatten(1)
+        return torch.stack([features(motion), features(mirrored(dataset, motion))], 1).flatten(1)
 
     backbone.eval()
     parts = [extract_features(both, dataset, preprocess, FRAMES, (span,))[0] for span in THREE_CROPS]
@@ -116,7 +121,7 @@ def rows(
     view = View(FRAMES, steps, dataset.skeleton)
     random_views = (
         [
-            extract_features(backbone.features, dataset, preprocess, FRAMES, view=view, seed=n)[0][None]
+            extract_features(features, dataset, preprocess, FRAMES, view=view, seed=n)[0][None]
             for n in range(PROTOCOL["views"])
         ]
         if steps
@@ -145,10 +150,16 @@ def probe(
 
 
 def measured(
-    backbone: Backbone, train_side: Memory, test: Memory, preprocess: Preprocess, few: Sequence[int]
+    backbone: Backbone,
+    train_side: Memory,
+    test: Memory,
+    preprocess: Preprocess,
+    few: Sequence[int],
+    blocks: bool = False,
 ) -> tuple[float, float]:
     """The linear probe with all labels and with few."""
-    train_features, test_features = rows(backbone, train_side, preprocess, STRONG), rows(backbone, test, preprocess)
+    train_features = rows(backbone, train_side, preprocess, STRONG, blocks)
+    test_features = rows(backbone, test, preprocess, blocks=blocks)
     features = (train_features, train_side.label_ids, test_features, test.label_ids, len(train_side.labels))
     return probe(*features), probe(*features, few)
 

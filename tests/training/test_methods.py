@@ -251,6 +251,35 @@ def test_mcc_draws_what_the_paper_says(sides):
             assert np.array_equal(between[:, ::2], drawn["anchor"])
 
 
+def test_mcc_sees_each_clip_in_a_view_of_its_own(sides):
+    half, mirror = {"name": "scale", "range": 0.4}, {"name": "flip", "chance": 0.5}
+    view = View(16, [{"name": "crop", "min": 0.2}, mirror, half], PREPROCESS.layout)
+    options = {"frames": 16, "vary_speed": False}
+    draws = {}
+    for spatial in (False, True):
+        playback = {**options, "spatial": spatial}
+        draws[spatial] = create_method(
+            "mcc", backbone=network(), playback=playback, queue={"size": 8}
+        ).sample_transform(PREPROCESS, view)
+    clip = sides[0].clips[0]
+    array = PREPROCESS(clip)
+
+    def factor(motion):
+        """How much larger each frame is than the frame of the clip at the same place, up to mirroring."""
+        size = np.linalg.norm(motion.array, axis=(2, 3))
+        return size.max() / np.linalg.norm(array, axis=(2, 3)).max()
+
+    seen = {name: factor(motion) for name, motion in draws[True](clip, np.random.default_rng(3)).items()}
+    assert len({round(float(seen[name]), 3) for name in ("anchor", "positive", "negative")}) == 3
+    for name in ("anchor", "positive"):
+        assert abs(seen[f"{name}_target"] - seen[name]) < 0.1 * seen[name]
+    plain = draws[False](clip, np.random.default_rng(3))
+    assert all(np.isin(np.round(m.array, 5), np.round(array, 5)).all() for n, m in plain.items() if "target" not in n)
+    with pytest.raises(TrainingError, match=r"playback.spatial takes the steps of a view"):
+        method = create_method("mcc", backbone=network(), playback={"spatial": True}, queue={"size": 8})
+        method.sample_transform(PREPROCESS, lambda joints, rng: joints)
+
+
 def test_mcc_as_printed_drives_positives_apart(sides):
     """Equations 1 and 2: both printed terms fall when the positive moves away; the default rises."""
     for variant, sign in (("standard", 1), ("paper", -1)):

@@ -386,3 +386,14 @@ def test_views_of_every_layout():
     for name, layout in SKELETONS.items():
         array = clip(people=1, total=5, layout=name)
         assert View(8, "strong", layout)(array, rng()).shape == (1, 8, layout.num_joints, 2)
+
+
+def test_steps_on_joints_alone_keep_all_frames():
+    array = np.random.default_rng(0).normal(size=(1, 23, 13, 2)).astype(np.float32)
+    before = array.copy()
+    steps = [{"name": "crop", "min": 0.3}, {"name": "flip", "chance": 1.0}, {"name": "scale", "range": 0.0}]
+    got = View(8, steps, "body13").at_all_frames(array, np.random.default_rng(1))
+    flip = list(skeleton("body13").flip)
+    np.testing.assert_allclose(got, array[:, :, flip] * np.array([-1, 1], np.float32), atol=1e-6)
+    np.testing.assert_array_equal(array, before)
+    assert View(8, "none", "body13").at_all_frames(array, np.random.default_rng(1)) is not array

@@ -23,6 +23,7 @@ from training.methods.base import Batch, Encoder, LossOutput, Method, Projector,
 from training.methods.losses import in_full_precision, queue_info_nce, triplet
 from training.methods.queue import Queue, QueueOptions
 from training.transforms.preprocess import Preprocess
+from training.transforms.view import View as RandomView
 
 SPEEDS = (1, 2, 4, 8)
 """Playback speeds (section 3.1)."""
@@ -63,6 +64,9 @@ class PlaybackOptions:
             frames between the frames of the clip.
         vary_speed: whether the positive has another speed than the anchor; False is the paper's ablation.
         negative: how the negative differs from the anchor: frames shuffled, joints jittered, or the view turned.
+        spatial: whether each of the three clips is seen in a random view of its own, by the steps of [view] on joints
+            (turned, scaled, mirrored ...); the target of the interpolation is seen as its clip is. The paper's clips
+            differ in time alone, so what tells sequences apart may be the camera.
     """
 
     frames: int = 32
@@ -70,6 +74,7 @@ class PlaybackOptions:
     loop_at_speed_1: bool = True
     vary_speed: bool = True
     negative: Literal["shuffled", "jittered", "turned"] = "shuffled"
+    spatial: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,21 +88,27 @@ class PlaybackSampling:
     Attributes:
         preprocess: makes the input of the network of a sequence.
         options: sampling of the clips.
+        view: whose steps on joints each clip is seen by, with `options.spatial`.
     """
 
     preprocess: Preprocess
     options: PlaybackOptions
+    view: RandomView | None = None
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
-        array, frames = self.preprocess(sequence), self.options.frames
+        joints, frames = self.preprocess.joints(sequence), self.options.frames
+        plain = self.preprocess.finish(joints)
+        array = self._seen(joints, plain, rng)
         first, second = rng.choice(len(SPEEDS), 2, replace=False)
         if not self.options.vary_speed:
             second = first
         sample: dict[str, Array] = {}
         for name, speed in (("anchor", SPEEDS[first]), ("positive", SPEEDS[second])):
             start = int(rng.integers(array.shape[1]))
+            array = array if name == "anchor" else self._seen(joints, plain, rng)
             sample[name] = play(array, start, speed, frames)
             sample[f"{name}_target"] = self._target(array, sample[name], start, speed)
+        array = self._seen(joints, plain, rng)
         negative = play(array, int(rng.integers(array.shape[1])), SPEEDS[first], frames)
         sample["negative"] = self._negative(negative, rng)
         people = np.asarray((array != 0).any((1, 2, 3))) if self.preprocess.mask else None
@@ -105,6 +116,12 @@ class PlaybackSampling:
             name: Motion(each, None if people is None else np.repeat(people[:, None], each.shape[1], 1))
             for name, each in sample.items()
         }
+
+    def _seen(self, joints: Array, plain: Array, rng: np.random.Generator) -> Array:
+        """The input of the network at all frames: as it is, or in a view of its own."""
+        if not self.options.spatial or self.view is None:
+            return plain
+        return self.preprocess.finish(self.view.at_all_frames(joints, rng))
 
     def _target(self, array: Array, clip: Array, start: int, speed: int) -> Array:
         rate = self.options.rate
@@ -239,8 +256,12 @@ class MCC(Method):
         return {**super().networks, **({} if self.decoder is None else {"decoder": self.decoder})}
 
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
-        """Clips at playback speeds; the view is not used, since the method makes its own clips."""
-        return PlaybackSampling(preprocess, self.playback)
+        """Clips at playback speeds; of the view the steps on joints alone are used, with `playback.spatial`."""
+        if not self.playback.spatial:
+            return PlaybackSampling(preprocess, self.playback)
+        if not isinstance(view, RandomView):
+            raise TrainingError(f"MCC: playback.spatial takes the steps of a view; given {type(view).__name__}")
+        return PlaybackSampling(preprocess, self.playback, view)
 
     def loss(self, batch: Batch) -> LossOutput:
         steps = {name: self._sequence(batch, name) for name in ("anchor", "positive")}

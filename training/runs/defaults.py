@@ -96,8 +96,9 @@ def _backbone_of_start(tables: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     path = start_file(Path(start))
     options = checkpoint.facts_of(path).get("backbone") if path.suffix == ".safetensors" else None
-    same = isinstance(options, Mapping) and options.get("name") == tables["backbone"]["name"]
-    return options if same else None  # type: ignore[return-value]
+    if not isinstance(options, Mapping) or options.get("name") != tables["backbone"]["name"]:
+        return None
+    return options
 
 
 def _by_joints(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> list[str]:

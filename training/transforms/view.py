@@ -232,6 +232,30 @@ class View:
         Raises:
             TrainingError: the steps do not fit the number of channels.
         """
+        pipeline = self._for(array)
+        positions = np.arange(array.shape[1])
+        for step in pipeline[0]:
+            if step.chance >= 1 or rng.random() < step.chance:
+                positions = step.function(positions, rng)
+        return self._changed(time.sample(array, np.asarray(positions)), pipeline[1], rng)
+
+    def at_all_frames(self, array: Array, rng: np.random.Generator) -> Array:
+        """What the view does to joints, at all frames of a clip as they are: its steps on time are left out.
+
+        Args:
+            array: (M, T, V, C) float32 without NaN.
+            rng: the only source of randomness.
+
+        Returns:
+            (M, T, V, C), a new array.
+
+        Raises:
+            TrainingError: the steps do not fit the number of channels.
+        """
+        return self._changed(array.copy(), self._for(array)[1], rng)
+
+    def _for(self, array: Array) -> _Pipeline:
+        """The steps for the number of coordinates of an array."""
         axes = array.shape[-1] - self.score
         if axes not in self._pipelines:
             raise TrainingError(
@@ -241,13 +265,12 @@ class View:
         pipeline = self._pipelines[axes]
         if isinstance(pipeline, TrainingError):
             raise pipeline
-        positions = np.arange(array.shape[1])
-        for step in pipeline[0]:
-            if step.chance >= 1 or rng.random() < step.chance:
-                positions = step.function(positions, rng)
-        out = time.sample(array, np.asarray(positions))
+        return pipeline
+
+    def _changed(self, out: Array, steps: Sequence[_Step], rng: np.random.Generator) -> Array:
+        """Steps on joints; affine ones that follow each other are one matrix."""
         matrix: Any = None
-        for step in pipeline[1]:
+        for step in steps:
             if step.chance < 1 and rng.random() >= step.chance:
                 continue
             if step.phase == _AFFINE:
