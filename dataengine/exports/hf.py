@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pydantic import Field
 
 from dataengine.core.markdown import plain, rows
 from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
+from dataengine.exports.space import ENTRY, in_space
 
 SPLITS = {"val": "validation"}
 """What the Hub calls a split, where it is another word."""
@@ -35,6 +36,7 @@ LICENCES = {
 
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int32(), pa.float64()
 _NUMBERS = pa.list_(pa.float32())
+Columns: TypeAlias = Mapping[str, tuple[pa.DataType, str]]
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "clip_id": (_TEXT, "id of the clip"),
     "source": (_TEXT, "where the video comes from"),
@@ -58,7 +60,13 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "scores": (pa.list_(pa.list_(_NUMBERS)), "(M, T, V) in [0, 1], 0 where unseen"),
 }
 """Columns of the Parquet files with their meanings."""
-SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
+SPACE = {
+    ENTRY: (
+        pa.list_(pa.list_(pa.list_(_NUMBERS))),
+        "(M, T, V, 3) metres from the middle of the hips: x right, y down, z away from the camera; NaN where unknown",
+    )
+}
+"""The column of joints in space, where it was asked for."""
 FEATURES: dict[pa.DataType, str] = {_TEXT: "string", _WHOLE: "int32", _REAL: "float64"}
 
 
@@ -73,28 +81,48 @@ class HuggingFace(LayoutExport):
     Attributes:
         layout: layout of the joints; 'own' is that of the dataset.
         shard_mb: size of keypoints and scores in MiB after which the next Parquet file begins.
+        keypoints3d: add joints in space, of datasets whose poses are lifted.
     """
 
     publishes: ClassVar[bool] = True
 
     shard_mb: Annotated[int, Field(ge=1)] = 512
+    keypoints3d: bool = False
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        return (ENTRY,) if self.keypoints3d else ()
+
+    @property
+    def columns(self) -> Columns:
+        """Columns of the files with their types and meanings."""
+        return COLUMNS | (SPACE if self.keypoints3d else {})
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / "data").mkdir()
+        own, schema = job.record["dataset"]["skeleton"], schema_of(self.columns)
+
+        def given(split: str) -> Iterator[ExportedClip]:
+            for clip in job.clips(split):
+                if self.keypoints3d:
+                    points = in_space(clip, own, job.skeleton.name, "export keypoints3d = false")
+                    clip = replace(clip, others={ENTRY: points})
+                yield clip
+
         for split in job.splits:
             name = SPLITS.get(split, split)
-            for number, tables in enumerate(_files(job.clips(split), self.shard_mb << 20)):
+            for number, tables in enumerate(_files(given(split), schema, self.shard_mb << 20)):
                 with pq.ParquetWriter(
-                    place / "data" / f"{name}-{number:05d}.parquet", SCHEMA, compression="zstd", compression_level=3
+                    place / "data" / f"{name}-{number:05d}.parquet", schema, compression="zstd", compression_level=3
                 ) as writer:
                     for rows in tables:
                         writer.write_table(rows)
-        (place / "README.md").write_text(card(job), encoding="utf-8")
+        (place / "README.md").write_text(card(job, self.columns), encoding="utf-8")
 
 
-def _files(clips: Iterator[ExportedClip], most: int) -> Iterator[Iterator[pa.Table]]:
+def _files(clips: Iterator[ExportedClip], schema: pa.Schema, most: int) -> Iterator[Iterator[pa.Table]]:
     """The row groups of each file in turn; a file is at an end once it holds `most` bytes."""
-    groups = _groups(clips)
+    groups = _groups(clips, schema)
     first = next(groups, None)
     while first is not None:
         left: list[tuple[pa.Table, int] | None] = [None]
@@ -113,34 +141,41 @@ def _files(clips: Iterator[ExportedClip], most: int) -> Iterator[Iterator[pa.Tab
         first = left[0]
 
 
-def _groups(clips: Iterator[ExportedClip]) -> Iterator[tuple[pa.Table, int]]:
+def _groups(clips: Iterator[ExportedClip], schema: pa.Schema) -> Iterator[tuple[pa.Table, int]]:
     """Tables of some clips, with the bytes of their arrays."""
     held: list[ExportedClip] = []
     size = 0
     for clip in clips:
         held.append(clip)
-        size += clip.keypoints.nbytes + clip.scores.nbytes
+        size += clip.keypoints.nbytes + clip.scores.nbytes + sum(one.nbytes for one in clip.others.values())
         if size >= GROUP_BYTES:
-            yield rows_of(held), size
+            yield rows_of(held, schema), size
             held, size = [], 0
     if held:
-        yield rows_of(held), size
+        yield rows_of(held, schema), size
 
 
-def rows_of(clips: list[ExportedClip]) -> pa.Table:
-    """Clips as rows of `SCHEMA`."""
+def schema_of(columns: Columns) -> pa.Schema:
+    """The schema of the Parquet files."""
+    return pa.schema([(name, kind) for name, (kind, _) in columns.items()])
+
+
+def rows_of(clips: list[ExportedClip], schema: pa.Schema) -> pa.Table:
+    """Clips as rows of a file."""
     columns: list[pa.Array] = []
-    for name, kind in zip(SCHEMA.names, SCHEMA.types):
+    for name, kind in zip(schema.names, schema.types):
         if name == "keypoints":
             columns.append(nested([clip.keypoints for clip in clips]))
         elif name == "scores":
             columns.append(nested([clip.scores for clip in clips]))
+        elif name == ENTRY:
+            columns.append(nested([clip.others[ENTRY] for clip in clips]))
         elif name == "fps":
             columns.append(pa.array([float(Fraction(clip.facts["fps"])) for clip in clips], kind))
         else:
             key = {"label": "label_id", "frame_rate": "fps"}.get(name, name)
             columns.append(pa.array([clip.facts[key] for clip in clips], kind))
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=schema)
 
 
 def nested(arrays: list[NDArray[np.float32]]) -> pa.Array:
@@ -155,16 +190,16 @@ def nested(arrays: list[NDArray[np.float32]]) -> pa.Array:
     return made
 
 
-def card(job: ExportJob) -> str:
+def card(job: ExportJob, columns: Columns) -> str:
     """README.md: the head that `datasets` and the Hub read, then what people read."""
     layout = job.skeleton.name
     splits = [(SPLITS.get(name, name), f"{one.clips:,}", f"{one.frames:,}") for name, one in job.splits.items()]
     licences = [(plain(name), f"{count:,}") for name, count in job.record["licences"].items()]
-    columns = [(f"`{name}`", meaning) for name, (_, meaning) in COLUMNS.items()]
+    meanings = [(f"`{name}`", meaning) for name, (_, meaning) in columns.items()]
     joints = ", ".join(job.skeleton.joints)
     return "\n\n".join(
         [
-            _head(job),
+            _head(job, columns),
             "# Human poses in video",
             f"2D keypoints of people over time, one row per clip. M people, T frames, V = {job.skeleton.num_joints} "
             f"joints of the layout `{layout}`, in order: {joints}.",
@@ -172,13 +207,13 @@ def card(job: ExportJob) -> str:
             "## Splits\n\n" + rows(("split", "clips", "frames"), splits),
             "## Licences\n\nEvery row states the licence of its clip. Poses are personal data where a person can be "
             "recognised by the way they move.\n\n" + rows(("licence", "clips"), licences),
-            "## Columns\n\n" + rows(("column", "meaning"), columns),
+            "## Columns\n\n" + rows(("column", "meaning"), meanings),
             f"Fingerprint of the dataset: `{job.record['dataset']['fingerprint']}`.\n",
         ]
     )
 
 
-def _head(job: ExportJob) -> str:
+def _head(job: ExportJob, columns: Columns) -> str:
     """The YAML head. Names from data are written as JSON strings, which are YAML strings, too."""
     lines = [f"license: {_licence(job.licences)}", "tags: [human-pose, skeleton, video]", "configs:"]
     lines += ["- config_name: default", "  data_files:"]
@@ -186,7 +221,7 @@ def _head(job: ExportJob) -> str:
         name = SPLITS.get(split, split)
         lines += [f"  - split: {name}", f"    path: data/{name}-*.parquet"]
     lines += ["dataset_info:", "  features:"]
-    for name, kind in zip(SCHEMA.names, SCHEMA.types):
+    for name, (kind, _) in columns.items():
         lines.append(f"  - name: {name}")
         if name == "label" and job.labels:
             lines += ["    dtype:", "      class_label:", "        names:"]

@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dataengine.core.errors import ComponentError, DatasetError
-from dataengine.core.skeletons import convert
-from dataengine.core.types import Float
+from dataengine.core.errors import ComponentError
 from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 from dataengine.exports.pickle_writer import BEGIN, PickledDict, text
+from dataengine.exports.space import ENTRY, in_space
 
 KEY = "export"
 """The first key of the pickle: what the export says about itself."""
@@ -57,7 +56,7 @@ class Pyskl(LayoutExport):
 
     @property
     def wanted(self) -> tuple[str, ...] | None:
-        return ("keypoints3d",) if self.dimensions == 3 else ()
+        return (ENTRY,) if self.dimensions == 3 else ()
 
     def write(self, place: Path, job: ExportJob) -> None:
         def ids(split: str) -> Iterator[str]:
@@ -86,7 +85,9 @@ class Pyskl(LayoutExport):
             DatasetError: joints in space were asked for, and the clip has none.
         """
         facts = clip.facts
-        keypoints = zeroed(clip.keypoints if self.dimensions == 2 else self.in_space(clip, own, layout))
+        keypoints = zeroed(
+            clip.keypoints if self.dimensions == 2 else in_space(clip, own, layout, "export dimensions = 2")
+        )
         shape = (int(facts["height"]), int(facts["width"]))
         made: dict[str, Any] = {
             "frame_dir": clip.clip_id,
@@ -100,13 +101,3 @@ class Pyskl(LayoutExport):
             made["label"] = int(facts["label_id"])
         more = ("fps", "source", "video_id", "text", "licence", "consent", "url", "subject")
         return made | {name: facts[name] for name in more if facts[name] is not None}
-
-    def in_space(self, clip: ExportedClip, own: str, layout: str) -> Float:
-        """(M, T, V, 3) float32 metres in the layout of the export, NaN where unknown; raises as `annotation`."""
-        if "keypoints3d" not in clip.others:
-            raise DatasetError(
-                f"clip {clip.clip_id} has no poses in space: build the dataset with --set lift.use='\"temporal\"', or "
-                "export dimensions = 2"
-            )
-        points = clip.others["keypoints3d"].astype(np.float32)
-        return points if own == layout else convert(points, None, own, layout)[0]

@@ -89,12 +89,13 @@ def to_text(story: Story) -> str:
     decision = story["decision"] or {}
     if decision.get("kept"):
         lines.append(f"  kept as  {decision.get('label')}")
+    width = max(12, *(len(step["pass"]) for step in story["passes"]), 0)
     for step in story["passes"]:
         why = f"  {step['reason']}: {step.get('meaning', '')}" if "reason" in step else ""
-        lines.append(f"{step['pass']:<12} {step['outcome']}{why}")
+        lines.append(f"{step['pass']:<{width}} {step['outcome']}{why}")
         if "detail" in step:
-            lines.append(f"{'':12} {step['detail']}")
-        lines += [f"{'':12} {name} {_shown(value)}" for name, value in step.get("facts", {}).items()]
+            lines.append(f"{'':{width}} {step['detail']}")
+        lines += [f"{'':{width}} {name} {_shown(value)}" for name, value in step.get("facts", {}).items()]
         if step["pass"] == "measure":
             lines += _measure_lines(story["measures"])
     return "\n".join(lines)

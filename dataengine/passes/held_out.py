@@ -74,13 +74,13 @@ class HeldOut:
 
     def _clips(self, old: PoseSession, new: PoseSession, advance: Any) -> Iterator[JudgedClip]:
         for clip_id in self.chosen:
-            found = self._clip(clip_id, old, new)
+            found = self.clip(clip_id, old, new)
             advance(1)
             if found is not None:
                 yield found
 
-    def _clip(self, clip_id: str, old: PoseSession, new: PoseSession) -> JudgedClip | None:
-        """One clip; None where its media cannot be decoded any more."""
+    def clip(self, clip_id: str, old: PoseSession, new: PoseSession) -> JudgedClip | None:
+        """The poses of two generations in one clip; None where its media cannot be decoded any more."""
         row, most, people = self.rows[clip_id], self.job.recipe.refine.gate.frames, self.job.recipe.pose.max_people
         plan = plans.load_unit(self.job.work, row["unit"], (self.job.work / "plan.parquet").stat().st_mtime_ns)
         clip = plan.clip(clip_id)

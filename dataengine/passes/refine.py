@@ -258,6 +258,11 @@ class Rounds:
         self.folder = folder_of(job, task.inputs)
         self.judging = fingerprint({**judging(job.recipe), "rounds": None})
         self.device = device_of_process("cuda" if job.device != "cpu" and devices.able() else "cpu")
+        if job.device != "cpu" and self.device == "cpu":
+            current().say(
+                "refine: the workers have a GPU and the driver has none: the student learns on the driver's CPU; start "
+                "the build on a machine with a GPU to learn there"
+            )
         self.reads = owner.reads(list(job.passes.values()))
         self.plan = plans.load(job.work, ["clip_id", "unit", "source", "video_id", "split", "reason"])
         self.limits = Thresholds(self.table.gamma, self.table.min_score, self.table.min_joints)

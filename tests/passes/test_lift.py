@@ -259,6 +259,14 @@ def test_pyskl_takes_the_joints_in_space(lifted: Path, sample_build: Path, tmp_p
         np.testing.assert_array_equal(made["keypoint"], np.nan_to_num(stored))
     with pytest.raises(DataEngineError, match=r"has no poses in space: build the dataset with --set lift.use="):
         export(sample_build, "pyskl", tmp_path / "b.pkl", dimensions=3, unknown_licence=True)
+    with pytest.raises(DataEngineError, match="no poses in space"):
+        export(sample_build, "hf", tmp_path / "hf", keypoints3d=True, unknown_licence=True)
+    export(lifted, "hf", tmp_path / "hf", keypoints3d=True, unknown_licence=True)
+    (row, *_) = pl.read_parquet(tmp_path / "hf" / "data" / "train-*.parquet").iter_rows(named=True)
+    found = np.array(row["keypoints3d"], np.float32)
+    stored = dataengine.open(lifted).sample(row["clip_id"])["keypoints3d"].astype(np.float32)
+    assert np.array_equal(found, stored, equal_nan=True)
+    assert "name: keypoints3d" in (tmp_path / "hf" / "README.md").read_text()
     with pytest.raises(DataEngineError, match="dimensions = 4: give 2"):
         export(lifted, "pyskl", tmp_path / "b.pkl", dimensions=4)
 

@@ -114,6 +114,13 @@ def test_pad_or_crop_adds_scores_as_the_last_channel() -> None:
         PadOrCrop(0)
 
 
+@pytest.mark.parametrize("coordinates", [2, 3])
+def test_pad_or_crop_takes_the_coordinates_that_a_clip_has(coordinates: int) -> None:
+    rng = np.random.default_rng(0)
+    clip = SkeletonSequence("x", rng.random((2, 5, 17, coordinates), np.float32))
+    assert np.array_equal(PadOrCrop(5)(clip, rng)["motion"].array, clip.keypoints)
+
+
 def test_stack_turns_motions_and_leaves_the_rest() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.random((2, 7, 5, 3)) for _ in range(4)]

@@ -54,29 +54,31 @@ class PadOrCrop:
     Attributes:
         frames: T of the result.
         people: M of the result, the first of the clip.
-        channels: C of the result; one more than the clip has adds its scores.
+        channels: C of the result; one more than the clip has adds its scores. None: the coordinates of the clip, 2 in
+            the picture and 3 in space.
     """
 
     frames: int = 300
     people: int = 2
-    channels: int = 2
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("frames", "people", "channels"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise TrainingError(f"PadOrCrop: {name}={getattr(self, name)!r}; allowed: 1 and more")
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         """`motion`: (people, frames, V, channels) float32."""
         poses = sequence.keypoints
-        if self.channels == poses.shape[3] + 1:
+        channels = poses.shape[3] if self.channels is None else self.channels
+        if channels == poses.shape[3] + 1:
             visible = np.isfinite(poses).all(-1, keepdims=True)
             scores = visible if sequence.scores is None else sequence.scores[..., None]
             poses = np.concatenate([poses, scores], -1, dtype=np.float32)
-        if self.channels > poses.shape[3]:
-            raise TrainingError(f"{sequence.key}: channels={self.channels} of a clip with {poses.shape[3]} coordinates")
+        if channels > poses.shape[3]:
+            raise TrainingError(f"{sequence.key}: channels={channels} of a clip with {poses.shape[3]} coordinates")
         # laid out as the batch will be, which is then one copy
-        out = np.empty((self.channels, self.frames, poses.shape[2], self.people), np.float32)
+        out = np.empty((channels, self.frames, poses.shape[2], self.people), np.float32)
         _placed(np.ascontiguousarray(poses, np.float32), out)
         return {"motion": Motion(out.transpose(3, 1, 2, 0))}
 
