@@ -309,8 +309,11 @@ def _seeded(*numbers: int) -> np.random.Generator:
 def _torch_fixed(session: StudentSession, settings: FitSettings) -> Iterator[None]:
     """Inside, torch adds in the same order each time on a CPU; its settings and generator are as before afterwards."""
     import torch
+    import torch.utils.deterministic
 
+    deterministic: Any = torch.utils.deterministic  # attributes of its class, which mypy does not see
     device = next(iter(session.network.parameters())).device
+    filled = deterministic.fill_uninitialized_memory
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
@@ -318,7 +321,10 @@ def _torch_fixed(session: StudentSession, settings: FitSettings) -> Iterator[Non
             if device.type == "cpu":
                 torch.set_num_threads(settings.threads)
                 torch.use_deterministic_algorithms(True, warn_only=True)
+                # else every new tensor is written twice, a tenth or more of a step
+                deterministic.fill_uninitialized_memory = False
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict, warn_only=warns)
+            deterministic.fill_uninitialized_memory = filled

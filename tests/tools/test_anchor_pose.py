@@ -14,6 +14,7 @@ pytest.importorskip("torchvision")
 
 from dataengine.core.errors import DatasetError, WeightsError
 from dataengine.experts.anchor_pose_network import MEAN, STD, TinyBackbone
+from dataengine.experts.anchor_pose_spec import read_spec
 from dataengine.experts.synthetic import weights_folder
 from dataengine.rendering import render_clip
 from tools.anchor_pose.__main__ import main, split
@@ -114,3 +115,8 @@ def test_a_run_is_a_function_of_its_arguments(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with pytest.raises(DatasetError, match="--coco"):
         main([str(tmp_path / "c.safetensors")])
+    further = ["--base", str(tmp_path / "a.safetensors"), "--rendered", "4", "--epochs", "1", "--regions", "8"]
+    assert main([str(tmp_path / "d.safetensors"), *further]) == 0
+    first, second = read_spec(tmp_path / "a.safetensors"), read_spec(tmp_path / "d.safetensors")
+    assert first == second
+    assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "d.safetensors").read_bytes()

@@ -27,6 +27,7 @@ import numpy as np
 from dataengine.core.errors import DatasetError
 from dataengine.core.types import LabelledFrame
 from dataengine.experts.anchor_classes import cluster
+from dataengine.experts.anchor_pose import load_network
 from dataengine.experts.anchor_pose_spec import Backbone, NetworkSpec
 from dataengine.io.storage import write_durably
 from dataengine.refine.anchor_pose import AnchorPoseSession, AnchorPoseStudent, fresh_session
@@ -109,9 +110,11 @@ def write(session: AnchorPoseSession, path: Path, half: bool) -> None:
 
 
 def _session(given: argparse.Namespace, train: Sequence[LabelledFrame]) -> AnchorPoseSession:
+    student = AnchorPoseStudent(losses="full", regions=given.regions, flip=given.flip, augment=given.augment)
+    if given.base is not None:
+        return AnchorPoseSession(student, load_network(given.base, "--base").to(given.device), heads=given.heads)
     spec = NetworkSpec(given.backbone, given.width, given.height, given.skeleton, given.hidden, given.proposals)
     anchors = cluster(normalised_poses(train), given.anchors, given.seed)
-    student = AnchorPoseStudent(losses="full", regions=given.regions, flip=given.flip, augment=given.augment)
     initial = None if given.initial is None else read(given.initial)
     return fresh_session(student, spec, anchors, given.seed, given.device, initial, given.heads)
 
@@ -133,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--anchors", type=int, default=20)
     parser.add_argument("--regions", type=int, default=512, help="most regions per picture in a step")
     parser.add_argument("--initial", type=Path, help="weights of torchvision, or synthetic_bottomup.onnx for tiny")
+    parser.add_argument("--base", type=Path, help="weights of this network to go on from; it says what it looks like")
     parser.add_argument("--heads", action="store_true", help="the backbone stays as it is")
     parser.add_argument("--flip", action="store_true", help="mirror half of the pictures")
     parser.add_argument("--augment", type=float, default=0.6, help="share of pictures that are changed")
