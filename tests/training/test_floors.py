@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -198,6 +199,17 @@ def test_rows_are_what_the_network_is_given(made):
     np.testing.assert_array_equal(rows, expected.transpose(3, 1, 2, 0))
     mirrored = coordinates.mirrored[5].reshape(rows.shape)
     np.testing.assert_allclose(mirrored[0], -rows[0][:, list(train[0].skeleton.flip)], atol=1e-6)
+
+
+def test_masks_change_random_networks_alone(made):
+    """Where the network is given masks, coordinates are what they were."""
+    floors, *_ = made
+    own = floors()
+    masked = dataclasses.replace(own._preprocess, mask=True)
+    other = Floors(own._config, masked, own._names, *own._whole)
+    for one, two in zip(own._coordinates, other._coordinates):
+        np.testing.assert_array_equal(getattr(one, "rows", None), getattr(two, "rows", None))
+    assert other.beside(RESULT).baselines[NEIGHBOUR] == own.beside(RESULT).baselines[NEIGHBOUR]
 
 
 def test_random_networks_are_several_and_the_same_again(made):

@@ -255,7 +255,8 @@ def _by(blocks: bool) -> str:
     return "blocks, " if blocks else ""
 
 
-def _flat(motion: torch.Tensor) -> torch.Tensor:
+def _flat(motion: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """(N, D) the numbers of motions; people and frames that are not there are zeros, whatever a mask says of them."""
     return motion.flatten(1)
 
 
