@@ -222,12 +222,11 @@ class SkeletonAutoencoder(Backbone):
         """Joints (N, frames, V, axes) of about unit size of magnitudes (N, J, T') and (N, K)."""
         return self.joints_of(self.decode(motion, static, frames))
 
-    def sequence(self, x: Tensor) -> Tensor:
-        """Motion magnitudes per time step (N, J, T'), the mean over people."""
+    def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Motion magnitudes of each person per time step (N, M, J, T')."""
         self.check(x)
         motion, _ = self.encode(self.images(x))
-        mean: Tensor = motion.unflatten(0, (len(x), -1)).mean(1)
-        return mean
+        return motion.unflatten(0, (len(x), -1))
 
     def static(self, x: Tensor) -> Tensor:
         """Static magnitudes (N, K), the mean over people."""

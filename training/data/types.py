@@ -39,6 +39,7 @@ class SkeletonSequence:
         partners: clips that were drawn beside this one, by name; see `training.data.partners`.
         spans: what happens when, see `Spans`; classes are indices into the `span_labels` of the dataset. None where the
             dataset says nothing of it.
+        placed: of a prepared clip, what its `Prepared` has beside the joints; see `training.transforms.preprocess`.
         prepared_by: the `Preprocess` whose joints `keypoints` are already; None: they are as stored.
     """
 
@@ -51,6 +52,7 @@ class SkeletonSequence:
     features: Mapping[str, Any] = field(default_factory=dict)
     partners: Mapping[str, SkeletonSequence] = field(default_factory=dict)
     spans: Spans | None = None
+    placed: Mapping[str, Any] = field(default_factory=dict)
     prepared_by: Any = None
 
 

@@ -19,6 +19,7 @@ from training.data.partners import Partner
 from training.data.types import Array, SampleTransform, SkeletonSequence
 from training.distributed import unit
 from training.transforms.preprocess import Preprocess
+from training.transforms.view import View as RandomView
 
 View: TypeAlias = Callable[[Array, np.random.Generator], Array]
 Batch: TypeAlias = Mapping[str, Any]
@@ -32,6 +33,8 @@ class RandomViews:
     Attributes:
         preprocess: makes joints (M, T, V, C) of a sequence, and the stream that the network sees of a view of them.
         views: name -> view of the joints.
+        frames: whether an entry NAME_frames (T,) float64 says which frame of the clip each frame of a view shows: a
+            fraction between two, -1 for an empty one.
         features: names of stored features. Of a feature (K, D) with several views one is chosen at random; a feature
             (D,) is taken as it is.
     """
@@ -39,16 +42,32 @@ class RandomViews:
     preprocess: Preprocess
     views: Mapping[str, View]
     features: tuple[str, ...] = ()
+    frames: bool = False
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
-        joints = self.preprocess.joints(sequence)
-        sample: dict[str, Any] = {name: self.preprocess.entry(view(joints, rng)) for name, view in self.views.items()}
+        sample = self._with_frames(sequence, rng) if self.frames else self._views(sequence, rng)
         for name in self.features:
             if name not in sequence.features:
                 hint = suggestion(name, sequence.features)
                 raise TrainingError(f"clip {sequence.key!r} has no feature {name!r}{hint}")
             stored = np.asarray(sequence.features[name], np.float32)
             sample[name] = stored[rng.integers(len(stored))] if stored.ndim == 2 else stored
+        return sample
+
+    def _views(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        joints = self.preprocess.joints(sequence)
+        return {name: self.preprocess.entry(view(joints, rng)) for name, view in self.views.items()}
+
+    def _with_frames(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        prepared = self.preprocess.prepare(sequence)
+        sample: dict[str, Any] = {}
+        for name, view in self.views.items():
+            if not isinstance(view, RandomView):
+                raise TrainingError(
+                    f"view {name!r} does not say which frames it shows; give a training.transforms.View"
+                )
+            array, positions = view.sampled(prepared.joints, rng)
+            sample |= {name: self.preprocess.entry(array), f"{name}_frames": prepared.frames_at(positions)}
         return sample
 
 

@@ -5,12 +5,14 @@ Each function takes joints (M, T, V, C), NaN where unseen, and returns a new arr
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from dataengine.core.types import Bool
-from training.data.types import Array
+from training.data.types import Array, Numbers
 
 
 def body(array: Array) -> Array:
@@ -19,13 +21,18 @@ def body(array: Array) -> Array:
     The mean joint of the first person becomes 0, and the root mean square of the coordinates becomes 1. Rotation and
     time reversal commute with this normalisation. Other people keep their position relative to the first.
     """
+    centre, size = body_frame(array)
+    moved: Array = array - centre
+    return moved / size if size > 0 else moved
+
+
+def body_frame(array: Array) -> tuple[Array, np.floating[Any]]:
+    """Centre (C,) and size of the first person over the whole sequence, see `body`."""
     first = array[0].reshape(-1, array.shape[-1])
     if np.isnan(first).any():
         first = first[np.isfinite(first).all(axis=1)]
-    centre = first.mean(axis=0)
-    moved: Array = array - centre
-    size = np.sqrt(np.square(first - centre).mean())
-    return moved / size if size > 0 else moved
+    centre: Array = first.mean(axis=0)
+    return centre, np.sqrt(np.square(first - centre).mean())
 
 
 def screen(array: Array, size: tuple[int, int]) -> Array:
@@ -88,6 +95,20 @@ def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
     Raises:
         TrainingError: the array has no three coordinates.
     """
+    origin, rotation = facing_frame(array, skeleton, up)
+    if rotation is None:
+        centred: Array = array - origin
+        return centred
+    aligned: Array = ((array - origin.astype(array.dtype)) @ rotation.T.astype(array.dtype)).astype(array.dtype)
+    return aligned
+
+
+def facing_frame(array: Array, skeleton: Skeleton, up: int = 1) -> tuple[Array, Array | None]:
+    """Origin (3,) and rotation (3, 3) of `facing`; no rotation where no frame shows the joints that it needs.
+
+    Raises:
+        TrainingError: the array has no three coordinates.
+    """
     if array.shape[-1] != 3:
         raise TrainingError(f"view turns poses in space; given {array.shape[-1]} coordinates")
     needed = skeleton.indices(("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
@@ -95,8 +116,7 @@ def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
     used = array[0][:, needed + ([] if root is None else [root])]
     complete = np.flatnonzero(np.isfinite(used).all(axis=(1, 2)))
     if not len(complete):
-        centred: Array = array - np.nanmean(array[0], axis=(0, 1)).astype(array.dtype)
-        return centred
+        return np.nanmean(array[0], axis=(0, 1)).astype(array.dtype), None
     pose = array[0, complete[0]].astype(np.float64)
     left, right, left_hip, right_hip = pose[needed]
     origin = (left_hip + right_hip) / 2 if root is None else pose[root]
@@ -107,8 +127,7 @@ def facing(array: Array, skeleton: Skeleton, up: int = 1) -> Array:
     if length > 0:
         cos, sin = direction[0] / length, direction[depth] / length
         rotation[np.ix_((0, depth), (0, depth))] = [[cos, sin], [-sin, cos]]
-    aligned: Array = ((array - origin.astype(array.dtype)) @ rotation.T.astype(array.dtype)).astype(array.dtype)
-    return aligned
+    return origin, rotation
 
 
 def pyskl3d(
@@ -130,7 +149,7 @@ def pyskl3d(
     Returns:
         (M, T', V, 3) float64.
     """
-    present: Bool = np.asarray(~np.isclose(array, 0).reshape(*array.shape[:2], -1).all(axis=2))
+    present = _present(array)
     if not present.any():
         return array.astype(np.float64)
     if len(array) == 2 and present[1].sum() > present[0].sum():
@@ -146,6 +165,20 @@ def pyskl3d(
             ).T
         )
     return moved
+
+
+def _present(array: Array) -> Bool:
+    """(M, T) bool, where joints (M, T, V, C) of a person are not all zero."""
+    return np.asarray(~np.isclose(array, 0).reshape(*array.shape[:2], -1).all(axis=2))
+
+
+def pyskl3d_frames(array: Array) -> Numbers:
+    """(T',) int64, the frames that `pyskl3d` keeps."""
+    present = _present(array)
+    if not present.any():
+        return np.arange(array.shape[1])
+    second = len(array) == 2 and present[1].sum() > present[0].sum()
+    return np.flatnonzero(present[1] if second else present[0])
 
 
 def _onto(vector: Array, axis: int) -> Array:

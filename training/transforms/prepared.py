@@ -37,7 +37,13 @@ ENTRY = 1000
 """Bytes that a clip takes in memory beside its arrays, about."""
 LATER = ("stream", "keep_root", "mask")
 """Options of `Preprocess` that joints do not depend on."""
-SOURCES = ("data/formats", "data/types.py", "transforms/preprocess.py", "transforms/normalise.py")
+SOURCES = (
+    "data/formats",
+    "data/types.py",
+    "transforms/preprocess.py",
+    "transforms/normalise.py",
+    "transforms/placement.py",
+)
 """Code that prepared clips depend on."""
 
 
@@ -127,9 +133,11 @@ class PreparedDataset(SkeletonDataset):
             self.bytes += size
 
     def _prepared(self, clip: SkeletonSequence) -> SkeletonSequence:
-        joints = self.preprocess.joints(clip)
-        joints.flags.writeable = False
-        return dataclasses.replace(clip, keypoints=joints, scores=None, prepared_by=self.preprocess)
+        made = self.preprocess.prepare(clip)
+        made.joints.flags.writeable = False
+        return dataclasses.replace(
+            clip, keypoints=made.joints, scores=None, placed=made.placed, prepared_by=self.preprocess
+        )
 
 
 def prepared(

@@ -16,6 +16,7 @@ from training.data.entries import Motion
 from training.data.types import Array, SkeletonSequence
 from training.transforms import normalise as normal
 from training.transforms.kernels import fill
+from training.transforms.placement import Prepared
 from training.transforms.streams import STREAMS, stream
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -228,18 +229,37 @@ class Preprocess:
         if clip.prepared_by is not None:
             assert clip.prepared_by == self, "a clip that was prepared otherwise"
             return clip.keypoints
+        return self._prepare(clip, placed=False).joints
+
+    def prepare(self, clip: SkeletonSequence) -> Prepared:
+        """As `joints`, with the frames of the clip that they are of, and the way back to pixels or metres.
+
+        Frames of fill "loop" are counted as if it moved none.
+        """
+        if clip.prepared_by is not None:
+            return Prepared.of(self.joints(clip), clip.placed)
+        return self._prepare(clip, placed=True)
+
+    def _prepare(self, clip: SkeletonSequence, placed: bool) -> Prepared:
         self._check(clip)
         keypoints = clip.keypoints if self.channels is None else clip.keypoints[..., list(self.channels)]
         people = ranked(keypoints, clip.scores, self.people, self.rank)
         if not len(people):
-            return np.zeros((self.people, *keypoints.shape[1:3], keypoints.shape[-1] + self.score), np.float32)
+            nobody = np.zeros((self.people, *keypoints.shape[1:3], keypoints.shape[-1] + self.score), np.float32)
+            axes = keypoints.shape[-1]
+            return Prepared(nobody, np.arange(nobody.shape[1]), np.eye(axes), np.zeros(axes))
         array = np.asarray(keypoints[people], np.float32)
         is_visible = visible(array)
         frames = np.flatnonzero(is_visible.any((0, 2)))
         part = slice(frames[0], frames[-1] + 1)
         array, is_visible = array[:, part], is_visible[:, part]
         scores = None if clip.scores is None else np.asarray(clip.scores[people][:, part], np.float32)
-        array = self._normalised(interpolate(array) if self.fill == "interpolate" else array, scores, clip)
+        array = interpolate(array) if self.fill == "interpolate" else array
+        shown = np.arange(frames[0], frames[-1] + 1)
+        if placed and self.normalise == "pyskl3d":
+            shown = shown[normal.pyskl3d_frames(np.nan_to_num(array, nan=0.0))]
+        matrix, offset = self._placement(array, clip) if placed else (None, None)
+        array = self._normalised(array, scores, clip)
         array = np.nan_to_num(array, copy=False, nan=0.0)
         if self.score:
             channel = is_visible.astype(np.float32) if scores is None else np.where(is_visible, scores, np.float32(0))
@@ -248,7 +268,30 @@ class Preprocess:
             array = loop(array)
         out = np.zeros((self.people, *array.shape[1:]), np.float32)
         out[: len(array)] = array
-        return out
+        return Prepared(out, shown, matrix, offset)
+
+    def _placement(self, array: Array, clip: SkeletonSequence) -> tuple[Array | None, Array | None]:
+        """The way back from `_normalised`, see `Prepared`."""
+        axes = array.shape[-1]
+        matrix, offset = np.eye(axes), np.zeros(axes)
+        match self.normalise:
+            case "view" | "view_body":
+                origin, rotation = normal.facing_frame(array, self.layout, "xyz".index(self.up))
+                matrix, offset = (matrix if rotation is None else rotation), origin.astype(np.float64)
+                array = normal.facing(array, self.layout, "xyz".index(self.up))
+            case "screen":
+                width, height = self._size(clip)
+                return matrix * width / 2, np.array([width, height]) / 2
+            case "pyskl2d":
+                half = np.array(self._size(clip)) / 2
+                return matrix * half, half
+            case "pyskl3d":
+                return None, None
+        if self.normalise.endswith("body"):
+            centre, size = normal.body_frame(array)
+            offset = centre.astype(np.float64) @ matrix + offset
+            matrix = matrix * (float(size) or 1.0)
+        return matrix, offset
 
     def _normalised(self, array: Array, scores: Array | None, clip: SkeletonSequence) -> Array:
         """Joints (M, T, V, C), NaN where unseen, normalised as configured."""

@@ -22,6 +22,7 @@ from dataengine.core.skeletons import skeleton as layout
 from training.data.types import Array
 from training.transforms import spatial as augment
 from training.transforms import temporal as time
+from training.transforms.temporal import Positions
 
 _CUT, _TAKE, _ORDER, _AFFINE, _POINT = range(5)
 
@@ -220,14 +221,19 @@ class View:
         return step
 
     def __call__(self, array: Array, rng: np.random.Generator) -> Array:
-        """A view of a preprocessed clip.
+        """A view of a preprocessed clip, (M, frames, V, C), a new array; see `sampled`."""
+        return self.sampled(array, rng)[0]
+
+    def sampled(self, array: Array, rng: np.random.Generator) -> tuple[Array, Positions]:
+        """A view of a preprocessed clip, and where in time it lies.
 
         Args:
             array: (M, T, V, C) float32 without NaN.
             rng: the only source of randomness.
 
         Returns:
-            (M, frames, V, C), a new array.
+            (M, frames, V, C), a new array; and (frames,) the position in `array` that each frame was taken at: whole
+            or, between two frames, a fraction; -1 for an empty frame.
 
         Raises:
             TrainingError: the steps do not fit the number of channels.
@@ -237,7 +243,8 @@ class View:
         for step in pipeline[0]:
             if step.chance >= 1 or rng.random() < step.chance:
                 positions = step.function(positions, rng)
-        return self._changed(time.sample(array, np.asarray(positions)), pipeline[1], rng)
+        positions = np.asarray(positions)
+        return self._changed(time.sample(array, positions), pipeline[1], rng), positions
 
     def at_all_frames(self, array: Array, rng: np.random.Generator) -> Array:
         """What the view does to joints, at all frames of a clip as they are: its steps on time are left out.
