@@ -332,18 +332,30 @@ def job(file: Path) -> Callable[[int, Path], dict[str, Any]]:
     return run
 
 
-DECIDES = ("epochs", "batch", "accumulate", "grad_clip", "precision")
-"""Keys of [run] that figures depend on."""
+DECIDES = {
+    "run": ("epochs", "batch", "precision"),
+    "preprocess": ("people", "normalise", "stream", "up"),
+    "view": ("frames", "steps"),
+    "backbone": ("name", "channels_base"),
+    "method": ("name", "smoothing"),
+    "optim": ("name", "lr", "weight_decay", "schedule", "warmup"),
+}
+"""Keys that the default configuration decides, by table."""
 
 
 def protocol(name: str, file: Path) -> dict[str, Any]:
-    """What decides the figures of a set: its files, and the configuration with all that follows from the clips."""
+    """What decides the figures of a set: its files, and the configuration with all that follows from the clips.
+
+    Args:
+        name: of one of `SETS`, or another.
+        file: its npz file.
+    """
     config = load(RECIPE).on([str(file)])
     tables = resolve(config, splits.open_split(config.data, "train"), "test").to_toml()
-    own = {key: value for key, value in tables["run"].items() if key in DECIDES}
+    chosen = {table: {key: tables[table][key] for key in keys} for table, keys in DECIDES.items()}
     steps = tables["view"]["steps"]
     preset = repr(PRESETS[steps]) if isinstance(steps, str) else ""
-    return {"set": SETS[name].sha256, **tables, "run": own, "data": {}, "preset": preset}
+    return {"set": SETS[name].sha256 if name in SETS else digest(file), **chosen, "preset": preset}
 
 
 def run(quick: bool) -> dict[str, Any]:
