@@ -61,6 +61,23 @@ def test_maxima_are_those_of_single_joints_and_frames():
     torch.testing.assert_close(rows, torch.cat(parts, 1))
 
 
+@pytest.mark.parametrize("name", ["unik", "stgcn", "stgcnpp", "agcn"])
+def test_what_the_mask_leaves_out_does_not_count(name):
+    torch.manual_seed(0)
+    net = create_backbone(name, 0, "coco17", 2, channels_base=12, people=2).eval()
+    motion, mask = torch.randn(3, 2, 16, 17, 2), torch.ones(3, 16, 2, dtype=torch.bool)
+    mask[0, :, 1] = False
+    mask[1, 8:] = False
+    mask[2] = False
+    other = motion.masked_fill(~mask[:, None, :, None], 7.0)
+    with torch.no_grad():
+        rows, same = net.block_features(motion, mask), net.block_features(other, mask)
+        whole = net.block_features(motion, torch.ones_like(mask))
+        torch.testing.assert_close(whole, net.block_features(motion), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows, same)
+    assert torch.isfinite(rows).all() and not rows[2].any() and not torch.equal(rows[0], whole[0])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blocks")

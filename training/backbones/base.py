@@ -162,14 +162,35 @@ class Backbone(nn.Module):
         mean: Tensor = steps.sum(-1) / there.sum(1, keepdim=True).clamp(min=1)
         return mean
 
-    def block_features(self, x: Tensor) -> Tensor:
-        """Richer features of the whole motion (N, D'): means and maxima over time and joints of several blocks.
+    def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """What `block_features` is made of: outputs of several blocks, each (N, M', D, T', V'); arguments as of
+        `people_sequence`. Here the last alone."""
+        apart = mask is not None or type(self).people_sequence is not Backbone.people_sequence
+        last = self.people_sequence(x, mask) if apart else self.sequence(x)[:, None]
+        return [last[..., None]]
 
-        Early blocks know where joints are, late ones what they do; a linear probe takes what it needs. Networks of
-        blocks override this; here it is the mean and the maximum over time of `sequence`.
+    def block_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Richer features of the whole motion (N, D'): means and maxima over time and joints of several blocks, the
+        mean over people.
+
+        Early blocks know where joints are, late ones what they do; a linear probe takes what it needs.
         """
-        steps = self.sequence(x)
-        return torch.cat([steps.mean(-1), steps.amax(-1)], 1)
+        if mask is None:
+            parts = [part for y in self.people_blocks(x) for part in (y.mean((-1, -2)), y.amax((-1, -2)))]
+            return torch.cat(parts, 2).mean(1)
+        parts = []
+        for y in self.people_blocks(masked(x, mask), mask):
+            y = y[:, : mask.shape[2]]
+            given, steps = mask.shape[1], y.shape[3]
+            strides = [s for s in range(1, self.stride + 1) if self.stride % s == 0 and -(-given // s) == steps]
+            there = at_steps(mask, strides[0]).transpose(1, 2)[:, :, None, :, None]  # (N, M, 1, T', 1)
+            total = there.sum(3, keepdim=True).clamp(min=1) * y.shape[4]
+            parts.append((y.masked_fill(~there, 0) / total).sum((-1, -2)))
+            maximum = y.masked_fill(~there, -torch.inf).amax((-1, -2))
+            parts.append(maximum.masked_fill(~there.any(3)[..., 0], 0))
+        seen = mask.any(1)[..., None]
+        mean: Tensor = torch.cat(parts, 2).masked_fill(~seen, 0).sum(1) / seen.sum(1).clamp(min=1)
+        return mean
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

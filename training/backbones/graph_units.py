@@ -213,12 +213,12 @@ class Trunk(Backbone):
             y = block(y)
         return people_apart(y.mean(-1), x.shape[0])
 
-    def block_features(self, x: Tensor) -> Tensor:
-        """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
+    def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Outputs of the last block of each level, each (N, M, D, T', V)."""
         self.check(x)
-        y, parts = person_rows(self.data_bn, x), []
+        y, found = person_rows(self.data_bn, x), []
         for number, block in enumerate(self.gcn, start=1):
             y = block(y)
             if number in self.level_ends:
-                parts += [y.mean((-1, -2)), y.amax((-1, -2))]
-        return people_apart(torch.cat(parts, 1), len(x)).mean(1)
+                found.append(people_apart(y, len(x)))
+        return found

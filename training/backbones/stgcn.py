@@ -138,15 +138,15 @@ class STGCN(Backbone):
         """Features a time step (N, D, T'), the mean over joints and people."""
         return self.dense(x).mean((-1, -2)) if mask is None else super().sequence(x, mask)
 
-    def block_features(self, x: Tensor) -> Tensor:
-        """Means and maxima over time and joints of the last block of each level, the mean over people: (N, D')."""
+    def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Outputs of the last block of each level, each (N, M, D, T', V)."""
         self.check(x)
-        y, parts = person_rows(self.data_bn, x), []
+        y, found = person_rows(self.data_bn, x), []
         for number, (block, importance) in enumerate(zip(self.st_gcn_networks, self.edge_importance), start=1):
             y = block(y, self.A * importance)
             if number in self.level_ends:
-                parts += [y.mean((-1, -2)), y.amax((-1, -2))]
-        return people_apart(torch.cat(parts, 1), len(x)).mean(1)
+                found.append(people_apart(y, len(x)))
+        return found
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, D); the features themselves where there is no classifier."""

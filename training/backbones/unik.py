@@ -251,19 +251,19 @@ class UNIK(Backbone):
             y = self.blocks(motion[:, kept].contiguous())[place.flatten()]
         return y.view(n, m, *y.shape[1:])
 
-    def block_features(self, x: Tensor) -> Tensor:
-        """Means and maxima over time and joints of blocks 4, 7 and 10, the mean over people: (N, 14 channels_base)."""
+    def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Outputs of blocks 4, 7 and 10, each (N, `people`, D, T', V)."""
         self.check(x)
         x = functional.pad(x, (0, self.people - x.shape[4]))
         n, c, t, v, m = x.shape
         normed: Tensor = self.data_bn(x.permute(0, 4, 3, 1, 2).reshape(n, m * v * c, t))
         y = normed.view(n * m, v, c, t).permute(3, 0, 1, 2).contiguous()
-        parts = []
+        found = []
         for number in range(1, len(WIDTHS) + 1):
             y = self.get_submodule(f"l{number}")(y)
             if number in LEVEL_ENDS:
-                parts += [y.mean((0, 2)), y.amax((0, 2))]
-        return torch.cat(parts, 1).view(n, m, -1).mean(1)
+                found.append(y.unflatten(1, (n, m)).permute(1, 2, 4, 0, 3))
+        return found
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights, with or without the unused `s_unit.bias`."""

@@ -139,7 +139,7 @@ def _features(run: TrainedNetwork, loader: DataLoader, device: Any, blocks: bool
                 if projected is not None:
                     rows["projection"] = projected.float().cpu()
                 if blocks:
-                    rows["blocks"] = run.backbone.block_features(motion[0]).float().cpu()
+                    rows["blocks"] = run.backbone.block_features(*motion).float().cpu()
                 yield rows
     finally:
         owner.train(before).to(home)
