@@ -1,0 +1,1 @@
+"""The verbs of `dataengine-train`, each a call of a public function."""

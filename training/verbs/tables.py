@@ -1,0 +1,213 @@
+"""Verbs that write what a run knows as tables and files, and the lists of what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataengine.core.console import show
+from dataengine.core.errors import DataEngineError, suggestion
+
+if TYPE_CHECKING:
+    from training.data.types import SkeletonDataset
+    from training.runs.clip_features import ClipFeatures
+    from training.runs.run import Run
+
+from training.verbs.options import (
+    AnySplitOption,
+    BlocksOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    RunArgument,
+    app,
+    device_of,
+    loaded_run,
+    open_clips,
+    progress_of,
+    ready,
+)
+
+KINDS = ("backbones", "methods", "configs", "formats", "runs")
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option(help="The table's file, .parquet.")],
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    blocks: BlocksOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the network's features of every clip as a Parquet table, to be joined by clip_id."""
+    loaded, where = loaded_run(run), device_of(device)
+    from training.runs.embed import embed as write
+
+    datasets = open_clips(loaded, data, None, "train", split or "")
+    path = write(loaded, datasets, to, device=where, progress=progress_of(as_json), blocks=blocks)
+    show({"features": str(path)} if as_json else str(path))
+
+
+@app.command()
+def rank(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
+    ],
+    to: Annotated[Path, typer.Option(help="The plan, .csv: people fill in its column label. A page lies beside it.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many clips are to be annotated.")] = 100,
+    by: Annotated[str, typer.Option(help="k-centre, classifier (Motion-R3) or random.")] = "k-centre",
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of clip_id and label: what is annotated already.", metavar="CSV")
+    ] = None,
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of random draws and of the classifier.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write an annotation plan: the clips that stand for all others, the most representative first."""
+    from training.runs.clip_features import read_labels
+    from training.runs.rank import check_plan, write_plan
+    from training.runs.rank import rank as order
+
+    check_plan(to)
+    features, opened, run = _clip_features(source, data, split, device, as_json)
+    known = {} if labels is None else read_labels(labels, features.clip_ids)
+    ranking = order(features, count, by, list(known), seed, progress_of(as_json))
+    joints_of, axes = (None, (0, 1, True)) if run is None else (run.preprocess.joints, _axes(run))
+    plan = write_plan(features, ranking, to, known, opened, joints_of, axes, seed)
+    if as_json:
+        show(plan.to_dict())
+        return
+    lines = [
+        f"{plan.path}: {plan.clips} of {len(features.clip_ids)} clips; the farthest other clip lies {plan.radius:.3f} "
+        f"from one of them ({plan.random_radius:.3f} from as many drawn at random)"
+    ]
+    lines += [] if plan.page is None else [str(plan.page)]
+    show("\n".join([*lines, f"next     dataengine-train annotate {source} --labels {plan.path} --to proposals.csv"]))
+
+
+@app.command()
+def annotate(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="CSV of clip_id and label; several labels of a clip are separated by `;`.")
+    ],
+    to: Annotated[Path, typer.Option(help="The proposals, .csv or .parquet.")],
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Least probability of a label, where clips have several.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the annotator.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn from what people labelled, in seconds: propose labels of all other clips, and doubt wrong ones."""
+    from training.evaluate.result import table
+    from training.runs.annotate import annotate as write
+    from training.runs.clip_features import read_labels
+
+    features, _, _ = _clip_features(source, data, split, device, as_json)
+    found = write(features, read_labels(labels, features.clip_ids), to, threshold, seed, progress_of(as_json))
+    if as_json:
+        show(found.to_dict())
+        return
+    said = f"{found.path}: {found.proposed} clips got proposals, {found.doubted} given labels are doubted"
+    show(said if found.result is None else f"{said}\n{table([found.result])}")
+
+
+def _clip_features(
+    source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool
+) -> tuple[ClipFeatures, list[SkeletonDataset], Run | None]:
+    """Features of a run's clips, these clips and the run; or those of a table alone."""
+    from training.runs.clip_features import of_clips, of_table
+
+    if source.suffix == ".parquet":
+        ready()
+        if data or split:
+            raise DataEngineError(f"{source} holds features already: leave out --data and --split, or give a run")
+        return of_table(source), [], None
+    run, where = loaded_run(source), device_of(device)
+    opened = open_clips(run, data, None, "train", split or "")
+    return of_clips(run, opened, where, progress_of(as_json)), opened, run
+
+
+def _axes(run: Run) -> tuple[int, int, bool]:
+    """How joints are drawn: the coordinate across, the one up, and whether up is its negative direction."""
+    if run.channels - run.preprocess.score < 3:
+        return 0, 1, True
+    return 0, "xyz".index(run.preprocess.up), False
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[str, typer.Option("--format", help="onnx, torchscript or safetensors.")] = "onnx",
+    to: Annotated[Path | None, typer.Option(help="The file. Default: in RUN.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Option("--output", help="logits, features, embedding or frames. Default: what the run learnt."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, written into the file and the card.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the network as a file that runs without this package, checked against the network, and its model card
+    beside it."""
+    loaded = loaded_run(run)
+    from training.runs.export import FORMATS
+    from training.runs.export import export as write
+    from training.runs.model_card import card
+
+    endings = dict(zip(FORMATS, (".onnx", ".pt", ".safetensors")))
+    if output not in endings:
+        raise DataEngineError(f"--format {output!r}{suggestion(output, endings)}")
+    exported = write(
+        loaded, to or run / f"exported{endings[output]}", output, output=what, licence=licence or "not stated"
+    )
+    about = card(loaded, exported.path, licence)
+    facts = {
+        "path": str(exported.path),
+        "card": str(about),
+        "output": exported.output,
+        "dynamic": list(exported.dynamic),
+        "difference": exported.difference,
+    }
+    show(
+        facts
+        if as_json
+        else f"{exported.path}: {exported.output}, axes of any size: {', '.join(exported.dynamic) or 'none'}\n{about}"
+    )
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".", metavar="KIND")],
+    under: Annotated[Path, typer.Argument(help="Of runs: the folder they lie in.", metavar="FOLDER")] = Path("runs"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With what each is and its options.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List networks, methods, configurations and formats of data; or runs, with all their figures."""
+    if kind not in KINDS:
+        raise DataEngineError(f"there is no list of {kind!r}{suggestion(kind, KINDS)}")
+    if verbose or kind == "runs":
+        ready()
+    if kind == "runs":
+        from training.runs.compare import compare, to_table
+
+        lines = compare(under)
+        show([line.to_dict() for line in lines] if as_json else to_table(lines))
+        return
+    from dataengine.core.catalogue import to_text
+    from training.catalogue import catalogue
+
+    entries = catalogue(kind, verbose)
+    show(entries if as_json else to_text(entries))
