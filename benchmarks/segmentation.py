@@ -56,7 +56,7 @@ STEPS: dict[int, tuple[dict[str, Any], ...]] = {
     ),
 }
 PROTOCOL: dict[str, Any] = {"frames": 64, "batch": 32, "lr": 0.05, "decay": 1e-4, "base": 16, "composed": 1}
-EPOCHS = {"penn": 4, "hdm05": 4}
+EPOCHS = {"penn": 4, "hdm05": 8}
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"head": "linear"},
     "dilated": {"head": "tcn"},
@@ -140,7 +140,12 @@ def run(quick: bool) -> dict[str, Any]:
             "test": {"sequences": len(test), "frames": int(lengths_of(test).sum())},
         }
         own = {**PROTOCOL, "epochs": EPOCHS[name]}
-        below[name] = seeds(f"segmentation-{name}-floors", own, range(1), lambda *_, name=name: floors(name))[0]
+        below[name] = seeds(
+            f"segmentation-{name}-floors",
+            {**own, "calibrated": "windows"},
+            range(1),
+            lambda *_, name=name: floors(name),
+        )[0]
         for key in ("cpu_s", "wall_s", "hardware", "commit", "protocol", "seed"):
             below[name].pop(key)
         runs = {head: seeds(f"segmentation-{name}-{head}", own, numbers, job(name, head)) for head in HEADS}
@@ -193,7 +198,7 @@ def _one() -> None:
     torch.set_num_threads(1)
     own = {**PROTOCOL, "epochs": EPOCHS[name]}
     if head == "floors":
-        seeds(f"segmentation-{name}-floors", own, range(1), lambda *_: floors(name))
+        seeds(f"segmentation-{name}-floors", {**own, "calibrated": "windows"}, range(1), lambda *_: floors(name))
     else:
         seeds(f"segmentation-{name}-{head}", own, [int(seed)], job(name, head))
 

@@ -135,6 +135,7 @@ def epoch(name, fabric, world, folder):
         "tmor": TMOR,
         "mcc": {"decoder_width": 8, "playback": {"frames": 8}, "queue": {"size": 24}},
         "supervised": {},
+        "segment": {"num_classes": 4},
     }[name]
     method = create_method(name, backbone=backbone, **options).double()
     draw = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
@@ -157,7 +158,7 @@ from lightning_fabric import Fabric
 from tests.training.test_loop import epoch
 
 def main(fabric):
-    for name in ("supervised", "tmor", "mcc"):
+    for name in ("supervised", "tmor", "mcc", "segment"):
         epoch(name, fabric, 2, {folder!r})
 
 if __name__ == "__main__":
@@ -171,10 +172,10 @@ def test_two_processes_are_one(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(PROCESSES.format(paths=[str(ROOT)], folder=str(tmp_path)))
     other = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
-    for name in ("supervised", "tmor", "mcc"):
+    for name in ("supervised", "tmor", "mcc", "segment"):
         epoch(name, fabric_of("64-true"), 1, tmp_path)
     assert other.wait(250) == 0, other.stderr.read()
-    for name in ("supervised", "tmor", "mcc"):
+    for name in ("supervised", "tmor", "mcc", "segment"):
         assert losses(tmp_path / f"{name}2") == pytest.approx(losses(tmp_path / f"{name}1"), rel=1e-6)
         one, two = (checkpoint.read(tmp_path / f"{name}{world}" / "last.safetensors")[0] for world in (1, 2))
         assert one.keys() == two.keys()

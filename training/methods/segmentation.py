@@ -25,6 +25,7 @@ from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean
 from training.methods.base import Batch, LossOutput, Method, Needs, View
 from training.transforms.preprocess import Preprocess
+from training.transforms.view import View as RandomView
 from training.transforms.windows import prepared_window
 
 HEADS = ("linear", "tcn", "window")
@@ -105,7 +106,6 @@ class Segmentation(Method):
     Args:
         backbone: a network; it needs no classifier.
         num_classes: K, classes of the spans of the data.
-        frames: of a window. Default: those of the view.
         head: "linear" (one linear layer a step), "tcn" (dilated temporal convolutions), or "window": the mean over the
             window is classified, and all its frames get that class, as a classifier that slides over a clip does.
         loss: "sigmoid": binary cross-entropy, summed over classes, for actions that overlap (TSU, Charades).
@@ -156,19 +156,21 @@ class Segmentation(Method):
         return Needs(spans=True)
 
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
-        """A random window, its dense targets, and which of its frames there are."""
-        return WindowSample(preprocess, view, view.frames, self.num_classes)  # type: ignore[attr-defined]
+        """A random window, its dense targets, and which of its frames there are; steps on time are left out."""
+        if not isinstance(view, RandomView):
+            raise TrainingError(f"segmentation cuts windows of the frames of a View; given {type(view).__name__}")
+        return WindowSample(preprocess, view.without_time(), view.frames, self.num_classes)
 
     def logits(self, motion: Tensor) -> Tensor:
-        """Logits of the frames of windows (N, C, T, V, M): (N, outputs, T) float32; the last output of "softmax" is
+        """Logits of the frames of windows (N, C, T, V, M): (N, outputs, T); the last output of "softmax" is
         the background."""
         return self._logits(self.backbone.sequence(motion), motion.shape[2])
 
     def _logits(self, steps: Tensor, frames: int) -> Tensor:
         if self.head_name == "window":
-            of_window: Tensor = self.head(steps.mean(-1, keepdim=True)).float()
+            of_window: Tensor = single(self.head(steps.mean(-1, keepdim=True)))
             return of_window.expand(-1, -1, frames)
-        return at_frames(self.head(steps).float(), frames, self.backbone.stride)
+        return at_frames(single(self.head(steps)), frames, self.backbone.stride)
 
     def frame_scores(self, motion: Tensor) -> Tensor:
         """Probabilities (N, T, K) of the classes in the frames of windows (N, C, T, V, M)."""
@@ -177,9 +179,10 @@ class Segmentation(Method):
         return scores[:, : self.num_classes].transpose(1, 2)
 
     def loss(self, batch: Batch) -> LossOutput:
-        targets, valid = batch["dense"].float(), batch["valid"]
+        targets, valid = batch["dense"], batch["valid"]
         steps = self.backbone.sequence(batch["motion"])
         logits = self._logits(steps, batch["motion"].shape[2])
+        targets = targets.to(logits)
         if self.head_name == "window":
             share = (targets * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
             nothing = ((targets.amax(-1) == 0) & valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
@@ -188,7 +191,7 @@ class Segmentation(Method):
         logits, targets, valid = logits.transpose(1, 2).flatten(0, 1), targets.flatten(0, 1), valid.flatten()
         if self.loss_name == "sigmoid":
             each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1)
-            right = ((logits > 0) == (targets > 0.5)).float().mean(-1)
+            right = ((logits > 0) == (targets > 0.5)).to(each).mean(-1)
         else:
             truth = torch.cat([targets, (targets.amax(-1, keepdim=True) == 0).to(targets)], -1).argmax(-1)
             each = functional.cross_entropy(logits, truth, reduction="none")
@@ -202,6 +205,11 @@ class Segmentation(Method):
             return (share >= SHARE).to(share)
         largest = functional.one_hot(share.argmax(1), share.shape[1]).to(share)
         return largest * (share.amax(1, keepdim=True) >= nothing)
+
+
+def single(values: Tensor) -> Tensor:
+    """Values of half precision in single precision, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def at_frames(steps: Tensor, frames: int, stride: int) -> Tensor:

@@ -7,6 +7,7 @@ steps are combined into one matrix.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
@@ -155,6 +156,16 @@ class View:
                 "data.layout = {joints = [...]}",
                 stacklevel=3,
             )
+
+    def without_time(self) -> View:
+        """The same view without its steps on time: of an array of `frames` frames every frame stays in its place."""
+        view = dataclasses.replace(self)
+        whole = (_Step(_TAKE, partial(time.resample, frames=self.frames), 1.0, False),)
+        kept: dict[int, _Pipeline | TrainingError] = {
+            axes: one if isinstance(one, TrainingError) else (whole, one[1]) for axes, one in view._pipelines.items()
+        }
+        object.__setattr__(view, "_pipelines", kept)
+        return view
 
     def _steps(self, axes: int) -> Sequence[Mapping[str, Any]]:
         """The steps as they were given, for a number of coordinates."""
