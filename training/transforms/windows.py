@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.types import Array, SkeletonSequence
-from training.transforms.preprocess import Preprocess, ranked, visible
+from training.transforms.preprocess import Preprocess
 
 
 def prepared_window(preprocess: Preprocess, window: SkeletonSequence, frames: int) -> tuple[Array, NDArray[np.bool_]]:
@@ -22,15 +22,9 @@ def prepared_window(preprocess: Preprocess, window: SkeletonSequence, frames: in
         (M, frames, V, C) float32, and (frames,) bool, which frames are of the clip.
     """
     total = window.keypoints.shape[1]
-    joints = preprocess.joints(window)
+    prepared = preprocess.prepare(window)
+    joints = prepared.joints
     whole = np.zeros((joints.shape[0], frames, *joints.shape[2:]), np.float32)
-    start = _first_visible(preprocess, window) if joints.shape[1] < total else 0
-    whole[:, start : start + joints.shape[1]] = joints
+    whole[:, prepared.frames] = joints
     whole[:, total:] = whole[:, total - 1 : total]
     return whole, np.arange(frames) < total
-
-
-def _first_visible(preprocess: Preprocess, window: SkeletonSequence) -> int:
-    """The first frame in which one of the chosen people is visible."""
-    people = ranked(window.keypoints, window.scores, preprocess.people, preprocess.rank)
-    return int(np.argmax(visible(window.keypoints[people]).any((0, 2))))
