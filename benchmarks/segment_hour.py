@@ -39,7 +39,8 @@ def pieces(seconds: int, seed: int = 0) -> Iterator[Any]:
     from dataengine.rendering.body import Body, pose
     from dataengine.rendering.motion import angles
     from dataengine.rendering.scene import draw_camera
-    from training.runs.example import ACTIONS, LAYOUT, SIZE
+    from training.runs.example import LAYOUT, SIZE
+    from training.runs.example import VARIED as ACTIONS
 
     rng = np.random.default_rng(seed)
     body, camera = Body.draw(rng), draw_camera(rng, np.zeros(1), SIZE, 1, moving=False)

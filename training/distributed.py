@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,6 +17,19 @@ def world() -> int:
         if torch.distributed.is_available() and torch.distributed.is_initialized()
         else 1
     )
+
+
+def launched() -> tuple[int, int] | None:
+    """Machines, and processes on each, where torchrun started this process; else None."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ["WORLD_SIZE"]) // here, here
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that were started together, also before they are connected."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def gather(values: Tensor) -> Tensor:

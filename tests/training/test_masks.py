@@ -142,3 +142,23 @@ def test_probes_leave_out_absent_people():
     np.testing.assert_allclose(masked[1::2], alone[1::2], rtol=1e-4, atol=1e-6)
     counted = extract_features(backbone, clips, Preprocess("body13", people=2), 16)[0]
     assert np.linalg.norm(counted[1::2]) < 0.9 * np.linalg.norm(alone[1::2]), "an absent person counts as zeros"
+
+
+@pytest.mark.parametrize("name", ["unik", "stgcn", "stgcn_pyskl", "stgcnpp", "agcn"])
+def test_people_who_are_absent_cost_nothing(name):
+    """Only rows of people go through the blocks, so the statistics of norms are theirs; gradients reach the rest."""
+    if name not in NETWORKS:
+        pytest.skip(f"{name} is no network here")
+    model = network(name).train()
+    block = next(module for key, module in model.named_modules() if type(module).__name__ in ("Block", "AdaptiveBlock"))
+    rows = []
+    block.register_forward_pre_hook(lambda module, given: rows.append(sum(given[0].shape[:2])))
+    x, mask = torch.randn(4, 2, 12, 17, 2, requires_grad=True), torch.ones(4, 12, 2, dtype=torch.bool)
+    mask[1:, :, 1] = False
+    model(x, mask).sum().backward()
+    model(x)
+    assert rows[1] - rows[0] == 3
+    assert x.grad is not None and x.grad[:, :, :, :, 0].any() and not x.grad[1:, :, :, :, 1].any()
+    model.zero_grad()
+    nobody = torch.zeros_like(mask)
+    assert torch.isfinite(model(x, nobody)).all() and rows[2] < rows[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from training.backbones.base import Backbone
+from training.backbones.base import Backbone, all_rows, present_rows
 from training.backbones.graph import adjacency
 from training.backbones.graph_units import KERNEL, TemporalUnit, block_sizes, people_apart
 
@@ -155,7 +155,8 @@ class AGCN(Backbone):
         x = nn.functional.pad(x, (0, self.people - x.shape[4]))
         n, c, t, v, m = x.shape
         y: Tensor = self.data_bn(x.permute(0, 4, 3, 1, 2).reshape(n, m * v * c, t))
-        y = y.view(n * m, v, c, t).permute(0, 2, 3, 1).contiguous()
+        y, present = y.view(n * m, v, c, t).permute(0, 2, 3, 1), present_rows(mask, m)
+        y = (y if present is None else y[present]).contiguous()
         for number in range(1, self.num_blocks + 1):
             y = self.get_submodule(f"l{number}")(y)
-        return people_apart(y.mean(-1), n)
+        return people_apart(all_rows(y.mean(-1), present, n * m), n)

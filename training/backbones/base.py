@@ -66,6 +66,28 @@ def at_steps(mask: Tensor, stride: int) -> Tensor:
     return padded.view(mask.shape[0], -1, stride, mask.shape[2]).any(2)
 
 
+def present_rows(mask: Tensor | None, people: int) -> Tensor | None:
+    """Numbers (P,) of the rows (N M) of people who are there in some frame; None where all rows are computed.
+
+    Only these rows go through a network of rows, so an absent second person costs nothing, and the statistics of norms
+    are of people alone. Where nobody is there at all, the first row stands for them.
+
+    Args:
+        mask: (N, T, M) bool, or None.
+        people: M of the rows, at least that of the mask.
+    """
+    if mask is None:
+        return None
+    there = nn.functional.pad(mask.any(1), (0, people - mask.shape[2])).flatten()
+    there[0] |= ~there.any()
+    return there.nonzero().flatten()
+
+
+def all_rows(rows: Tensor, present: Tensor | None, total: int) -> Tensor:
+    """Rows (P, ...) of `present_rows` in their places among `total`; the others are 0."""
+    return rows if present is None else rows.new_zeros(total, *rows.shape[1:]).index_copy(0, present, rows)
+
+
 class Backbone(nn.Module):
     """A network over motions x (N, C, T, V, M) float.
 

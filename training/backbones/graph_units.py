@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from training.backbones.base import Backbone
+from training.backbones.base import Backbone, all_rows, present_rows
 from training.backbones.graph import PYSKL, adjacency
 
 KERNEL = 9
@@ -24,11 +24,13 @@ SCALES = (1, 2, 3, 4)
 """Dilations of the kernel-3 branches of ST-GCN++ (section 3.2 of its paper)."""
 
 
-def person_rows(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Motions (N, C, T, V, M), each person on its own row and normed over its V C channels: (N M, C, T, V)."""
+def person_rows(norm: nn.BatchNorm1d, x: Tensor, present: Tensor | None = None) -> Tensor:
+    """Motions (N, C, T, V, M), each person on its own row and normed over its V C channels: (N M, C, T, V); or the rows
+    of `present` alone."""
     n, c, t, v, m = x.shape
-    y: Tensor = norm(x.permute(0, 4, 3, 1, 2).reshape(n * m, v * c, t))
-    return y.view(n * m, v, c, t).permute(0, 2, 3, 1).contiguous()
+    rows = x.permute(0, 4, 3, 1, 2).reshape(n * m, v * c, t)
+    y: Tensor = norm(rows if present is None else rows[present])
+    return y.view(-1, v, c, t).permute(0, 2, 3, 1).contiguous()
 
 
 def people_apart(rows: Tensor, clips: int) -> Tensor:
@@ -208,10 +210,11 @@ class Trunk(Backbone):
     def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features of each person per time step (N, M, D, T'), the mean over joints."""
         self.check(x)
-        y = person_rows(self.data_bn, x)
+        present = present_rows(mask, x.shape[4])
+        y = person_rows(self.data_bn, x, present)
         for block in self.gcn:
             y = block(y)
-        return people_apart(y.mean(-1), x.shape[0])
+        return people_apart(all_rows(y.mean(-1), present, x.shape[0] * x.shape[4]), x.shape[0])
 
     def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """Outputs of the last block of each level, each (N, M, D, T', V)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dataengine.core.skeletons import Skeleton
-from training.backbones.base import Backbone
+from training.backbones.base import Backbone, all_rows, present_rows
 from training.backbones.graph import adjacency
 from training.backbones.graph_units import KERNEL, Trunk, block_sizes, partitioned, people_apart, person_rows
 
@@ -121,18 +121,20 @@ class STGCN(Backbone):
             self.fcn = nn.Conv2d(self.width, num_classes, 1)
         initialise_weights(self)
 
-    def dense(self, x: Tensor) -> Tensor:
-        """Features of each joint of each person (N, D, T', V, M)."""
+    def dense(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of each joint of each person (N, D, T', V, M); 0 of people whom the mask never has."""
         self.check(x)
         n, _, _, v, m = x.shape
-        y = person_rows(self.data_bn, x)
+        present = present_rows(mask, m)
+        y = person_rows(self.data_bn, x, present)
         for block, importance in zip(self.st_gcn_networks, self.edge_importance, strict=True):
             y = block(y, self.A * importance)
+        y = all_rows(y, present, n * m)
         return y.view(n, m, self.width, -1, v).permute(0, 2, 3, 4, 1)
 
     def people_sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features of each person a time step (N, M, D, T'), the mean over joints."""
-        return self.dense(x).mean(-2).permute(0, 3, 1, 2)
+        return self.dense(x, mask).mean(-2).permute(0, 3, 1, 2)
 
     def sequence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features a time step (N, D, T'), the mean over joints and people."""

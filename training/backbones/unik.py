@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from training.backbones.base import Backbone
+from training.backbones.base import Backbone, all_rows, present_rows
 from training.backbones.joints import mix, scores
 from training.backbones.temporal import convolve
 
@@ -241,7 +241,10 @@ class UNIK(Backbone):
         n, c, t, v, m = x.shape
         normed: Tensor = self.data_bn(x.permute(0, 4, 3, 1, 2).reshape(n, m * v * c, t))
         motion = normed.view(n * m, v, c, t).permute(3, 0, 1, 2)
-        if self.training or not self.skip_empty or torch.compiler.is_compiling():
+        present = present_rows(mask, m)
+        if present is not None:
+            y = all_rows(self.blocks(motion[:, present].contiguous()), present, n * m)
+        elif self.training or not self.skip_empty or torch.compiler.is_compiling():
             y = self.blocks(motion.contiguous())
         else:
             empty = (x == 0).flatten(1, 3).all(1)

@@ -29,7 +29,7 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.failures import in_one_line
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
-from training.distributed import average, rank, synchronise
+from training.distributed import average, launched, rank, synchronise
 from training.engine import checkpoint, resume
 from training.engine.loggers import Logger, loggers_of
 from training.engine.optimizer import make_optimizer, set_rates
@@ -107,11 +107,17 @@ def fit(
 
 
 def fabric_of(precision: str = "32-true", devices: int | str = 1, device: str = "auto") -> Any:
-    """A Fabric on auto, cpu or cuda that is not yet launched. Several processes on CPUs communicate by gloo."""
+    """A Fabric on auto, cpu or cuda that is not yet launched. Several processes on CPUs communicate by gloo.
+
+    Where torchrun started this process, it says how many devices and machines there are.
+    """
     import lightning_fabric
 
-    strategy = "auto" if devices in (1, "1") else "ddp"
-    return lightning_fabric.Fabric(accelerator=device, devices=devices, precision=precision, strategy=strategy)
+    nodes, devices = launched() or (1, devices)
+    strategy = "auto" if devices in (1, "1") and nodes == 1 else "ddp"
+    return lightning_fabric.Fabric(
+        accelerator=device, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
+    )
 
 
 class _Run:

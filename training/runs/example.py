@@ -16,11 +16,12 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import SKELETONS
 from dataengine.io.storage import staged
 from dataengine.rendering.body import Body, pose
-from dataengine.rendering.motion import angles
+from dataengine.rendering.motion import angles as varied
 from dataengine.rendering.scene import draw_camera
+from training.runs.example_motions import ACTIONS, angles
 
-ACTIONS = ("walk", "wave", "clap", "squat", "jump", "kick", "bow", "punch")
-"""The classes."""
+VARIED = ("walk", "wave", "clap", "squat", "jump", "kick", "bow", "punch")
+"""The classes of untrimmed sequences, and of clips in space."""
 LAYOUT = SKELETONS["body14"]
 SIZE = (640, 480)
 """Width and height of the picture in pixels."""
@@ -55,15 +56,15 @@ def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0,
     bodies = [Body.draw(rng) for _ in range(people)]
     subjects = np.arange(clips) // CLIPS_EACH
     labels = (np.arange(clips) + subjects) % len(ACTIONS)
-    make = _captured if space else _clip
-    poses = [make(rng, ACTIONS[label], bodies[subject]) for label, subject in zip(labels, subjects)]
+    make, names = (_captured, VARIED) if space else (_clip, ACTIONS)
+    poses = [make(rng, names[label], bodies[subject]) for label, subject in zip(labels, subjects)]
     order = rng.permutation(people)
     arrays: dict[str, Any] = {
         "keypoints": np.concatenate([keypoints for keypoints, _ in poses]),
         "visible": np.concatenate([visible for _, visible in poses]),
         "offsets": np.cumsum([0, *(len(keypoints) for keypoints, _ in poses)]),
         "label": labels,
-        "label_names": np.array(ACTIONS),
+        "label_names": np.array(names),
         "names": np.array([f"example{seed}_{number:05d}" for number in range(clips)]),
         "split": np.where(np.isin(subjects, order[: round(0.7 * people)]), "train", "val"),
         "subject": subjects,
@@ -102,7 +103,7 @@ def write_untrimmed(path: str | os.PathLike[str], sequences: int = 60, seed: int
         "offsets": np.cumsum([0, *(len(keypoints) for keypoints, _, _ in made)]),
         "spans": np.concatenate(spans),
         "span_offsets": np.cumsum([0, *map(len, spans)]),
-        "span_names": np.array(ACTIONS),
+        "span_names": np.array(VARIED),
         "names": np.array([f"untrimmed{seed}_{number:05d}" for number in range(sequences)]),
         "split": np.where(np.arange(sequences) < round(0.7 * sequences), "train", "val"),
         "joint_names": np.array(LAYOUT.joints),
@@ -123,9 +124,9 @@ def _sequence(rng: np.random.Generator) -> tuple[Any, Any, Any]:
     pieces: list[Any] = []
     spans = []
     total = 0
-    for label in rng.permutation(len(ACTIONS)).tolist():
+    for label in rng.permutation(len(VARIED)).tolist():
         t = np.arange(int(rng.integers(40, 90))) / FPS
-        points = pose(body, angles(ACTIONS[label], t, rng), place, facing).points[:, : LAYOUT.num_joints]
+        points = pose(body, varied(VARIED[label], t, rng), place, facing).points[:, : LAYOUT.num_joints]
         if pieces:
             share = (np.arange(1, BETWEEN + 1) / (BETWEEN + 1))[:, None, None]
             pieces.append(pieces[-1][-1] + (points[0] - pieces[-1][-1]) * share)
@@ -142,7 +143,7 @@ def _sequence(rng: np.random.Generator) -> tuple[Any, Any, Any]:
 def _captured(rng: np.random.Generator, action: str, body: Body) -> tuple[Any, Any]:
     """Metres (T, V, 3) float32 and what is seen (T, V) bool, all, of one person who does something."""
     t = np.arange(int(rng.integers(40, 90))) / FPS
-    points = pose(body, angles(action, t, rng), (0.0, 0.0), rng.uniform(-np.pi, np.pi)).points
+    points = pose(body, varied(action, t, rng), (0.0, 0.0), rng.uniform(-np.pi, np.pi)).points
     joints = points[:, : LAYOUT.num_joints].astype(np.float32)
     return joints, np.ones(joints.shape[:2], bool)
 

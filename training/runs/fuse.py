@@ -25,6 +25,7 @@ from dataengine.core.progress import Progress
 from dataengine.io.storage import write_durably
 from training.config import Config
 from training.data.types import SkeletonDataset
+from training.distributed import launched
 from training.engine.loop import ProgressCallback
 from training.evaluate import logistic
 from training.evaluate.metrics import labelled
@@ -304,9 +305,10 @@ def train_streams(
         raise TrainingError(
             f"streams {', '.join(streams)}; allowed: two or more different ones of {', '.join(STREAMS)}"
         )
-    if config.run.devices != 1:
+    if config.run.devices != 1 or launched():
         raise TrainingError(
-            f"several streams are trained one after the other on one device; run.devices is {config.run.devices}: "
+            f"several streams are trained one after the other on one device; run.devices is {config.run.devices}, "
+            "or torchrun started this: "
             "train them by commands of their own, then `dataengine-train fuse`"
         )
     measured = True

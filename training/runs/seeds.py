@@ -12,6 +12,7 @@ from dataengine.core.errors import TrainingError
 from dataengine.core.failures import in_one_line
 from dataengine.io.storage import write_durably
 from training.config import Config
+from training.distributed import launched
 from training.engine.loop import ProgressCallback
 from training.evaluate.probes import over_runs
 from training.evaluate.result import Result, plain
@@ -51,9 +52,10 @@ def train_seeds(
     Raises:
         TrainingError: several devices are asked for; and as `train`.
     """
-    if config.run.devices != 1:
+    if config.run.devices != 1 or launched():
         raise TrainingError(
-            f"several seeds are trained one after the other on one device; run.devices is {config.run.devices}"
+            f"several seeds are trained one after the other on one device; run.devices is {config.run.devices}, "
+            "or torchrun started this"
         )
     seeds = range(config.run.seed, config.run.seed + count)
     found: dict[tuple[str, str], list[Result]] = {}

@@ -33,6 +33,7 @@ from training.data.loader import DataLoader
 from training.data.spans import WindowedDataset, joined_span_labels
 from training.data.subsets import label_subset, random_subset
 from training.data.types import Numbers, SkeletonDataset
+from training.distributed import launched
 from training.engine.loop import History, Probe, ProgressCallback, fabric_of, fit
 from training.engine.settings import GroupSettings, OptimSettings, TrainSettings
 from training.evaluate.figures import figures
@@ -157,7 +158,7 @@ def train(
     if start is not None:
         method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
         facts["start"] = file_hash(start)
-    workers = workers_of(config.run.workers, fabric.device.type, fabric.world_size)
+    workers = workers_of(config.run.workers, fabric.device.type, (launched() or (1, fabric.world_size))[1])
     cache = ClipCache.of(config.run.cache, config.run.cache_gb, workers)
     if needs.spans:
         learnt_from: list[SkeletonDataset] = windows_of(config, datasets, names)

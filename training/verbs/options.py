@@ -86,7 +86,9 @@ def ready() -> None:
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    if category is UserWarning:
+    from training.distributed import is_first
+
+    if category is UserWarning and is_first():
         say(f"note: {message}")
 
 
