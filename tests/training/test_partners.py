@@ -11,10 +11,13 @@ torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import TrainingError
 from tests.support.motions import Motions
+from training import create_backbone, create_method
 from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.data.partners import TRIES, Partner, PartnerDraw
 from training.data.subsets import random_subset
+from training.transforms.preprocess import Preprocess
+from training.transforms.view import View
 
 RULES = {
     "other": Partner(other=("motion", "body")),
@@ -121,3 +124,24 @@ def test_columns_of_a_file_are_those_of_its_subsets(tmp_path):
     assert len(part.columns["body"]) == 2
     batch = next(iter(DataLoader(dataset, keys, 4, shuffle=False, partners={"view": Partner(same=("motion",))})))
     assert batch["view_index"].tolist() == [2, 3, 0, 1]
+
+
+def test_tmor_compares_with_another_body_and_not_against_it():
+    method = create_method(
+        "tmor",
+        backbone=create_backbone("stgcn", 0, "body13", 2, people=1, channels_base=4, blocks=(1, 1)),
+        video=None,
+        partner="motion",
+        queue={"size": 24},
+        projector={"hidden": 8, "width": 8},
+    )
+    preprocess, clips = Preprocess("body13"), Bodies()
+    transform = method.sample_transform(preprocess, View(16, "none"))
+    loader = DataLoader(clips, transform, 8, shuffle=False, partners=method.partners)
+    for batch in loader:
+        for row, number in enumerate(batch["partner_index"].tolist()):
+            wanted = View(16, "none")(preprocess(clips.clips[number]), np.random.default_rng(0))
+            assert np.array_equal(batch["other"][row].permute(3, 1, 2, 0).numpy(), wanted)
+        method.loss(batch)
+    excluded = method.motions.not_negative_mask(batch["partner_group"])
+    assert excluded.sum(1).tolist() == [4] * 8, "the keys of all bodies of the motion"

@@ -226,7 +226,8 @@ class SkeletonAutoencoder(Backbone):
         """Motion magnitudes of each person per time step (N, M, J, T')."""
         self.check(x)
         motion, _ = self.encode(self.images(x))
-        return motion.unflatten(0, (len(x), -1))
+        people: Tensor = motion.unflatten(0, (len(x), -1))
+        return people
 
     def static(self, x: Tensor) -> Tensor:
         """Static magnitudes (N, K), the mean over people."""

@@ -63,7 +63,8 @@ class PartnerDraw:
     Attributes:
         names: of the partners.
         groups: by name of a rule (N,) int64, a number that clips share which agree in all columns that the rule
-            compares with the clip itself; for rules that compare no column so: the clip's own number.
+            compares with the clip itself; a number of its own for a clip without a value, and for all clips of rules
+            that compare no column so.
 
     Raises:
         TrainingError: a dataset has no such column, or a rule compares with an unknown partner.
@@ -84,7 +85,9 @@ class PartnerDraw:
         for name, rule in rules.items():
             self._sort(name, [_column(one) for one in rule.same])
             own = [_column(one) for one in rule.same if isinstance(one, str)]
-            self.groups[name] = self._numbers(own)[0] if own else np.arange(len(self._keys))
+            count = len(self._keys)
+            numbers = self._numbers(own)[0] if own else np.arange(count)
+            self.groups[name] = np.where(numbers < 0, count + np.arange(count), numbers)
 
     def _check(self, datasets: Sequence[SkeletonDataset]) -> None:
         """Raises TrainingError, see the class."""

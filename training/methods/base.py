@@ -33,6 +33,8 @@ class RandomViews:
     Attributes:
         preprocess: makes joints (M, T, V, C) of a sequence, and the stream that the network sees of a view of them.
         views: name -> view of the joints.
+        partners: (view, partner): views of a partner of the clip (see `training.data.partners`) in place of the clip
+            itself, where it has that partner.
         frames: whether an entry NAME_frames (T,) float64 says which frame of the clip each frame of a view shows: a
             fraction between two, -1 for an empty one.
         features: names of stored features. Of a feature (K, D) with several views one is chosen at random; a feature
@@ -43,6 +45,7 @@ class RandomViews:
     views: Mapping[str, View]
     features: tuple[str, ...] = ()
     frames: bool = False
+    partners: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         sample = self._with_frames(sequence, rng) if self.frames else self._views(sequence, rng)
@@ -56,12 +59,19 @@ class RandomViews:
 
     def _views(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
-        return {name: self.preprocess.entry(view(joints, rng)) for name, view in self.views.items()}
+        if not self.partners:
+            return {name: self.preprocess.entry(view(joints, rng)) for name, view in self.views.items()}
+        shown = {name: self.preprocess.joints(self._clip(sequence, name)) for name in self.views}
+        return {name: self.preprocess.entry(view(shown[name], rng)) for name, view in self.views.items()}
+
+    def _clip(self, sequence: SkeletonSequence, name: str) -> SkeletonSequence:
+        """The clip that a view is of."""
+        return sequence.partners.get(dict(self.partners).get(name, ""), sequence)
 
     def _with_frames(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
-        prepared = self.preprocess.prepare(sequence)
         sample: dict[str, Any] = {}
         for name, view in self.views.items():
+            prepared = self.preprocess.prepare(self._clip(sequence, name))
             if not isinstance(view, RandomView):
                 raise TrainingError(
                     f"view {name!r} does not say which frames it shows; give a training.transforms.View"
@@ -183,6 +193,9 @@ class Method(nn.Module):
         classifies: whether the method trains the network's own classifier.
         per_frame: whether the method has a head of its own for classes of frames; the run gives it `num_classes`.
         has_projection: whether motions have a projection of their own beside the network's features; see `project`.
+        probes: what is measured on validation clips while a run goes on (`run.probe_every`), the first is what the best
+            network is chosen by: "knn" (labels of nearest neighbours), "frames" (mAP over frames of clips with spans),
+            "measures" (see there).
         former_options: options by the names they once had.
         backbone: the network that learns, the primary one where there are several: probes and exports take it.
         momentum: of momentum copies; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
@@ -195,6 +208,7 @@ class Method(nn.Module):
     classifies: ClassVar[bool] = False
     per_frame: ClassVar[bool] = False
     has_projection: ClassVar[bool] = False
+    probes: ClassVar[tuple[str, ...]] = ("knn",)
     former_options: ClassVar[Mapping[str, str]] = {}
     temperature: float = 0.1
     total_steps: int = 0
@@ -230,7 +244,7 @@ class Method(nn.Module):
     def measures(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured on validation clips while a run goes on, () each: the mean over a batch in evaluation mode.
 
-        Default: nothing. The log has the mean over all batches as probe_NAME, beside those of `probes`.
+        Default: nothing. Where `probes` names "measures", the log has the mean over all clips as probe_NAME.
         """
         return {}
 

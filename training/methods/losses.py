@@ -76,13 +76,23 @@ def info_nce(logits: Tensor, positive: Tensor, valid: Tensor | None = None, form
 
 @in_full_precision
 def queue_info_nce(
-    query: Tensor, key: Tensor, queue: Tensor, temperature: float, excluded: Tensor | None = None, form: Form = "sum"
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    temperature: float,
+    excluded: Tensor | None = None,
+    form: Form = "sum",
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE of queries and their keys against a queue of other keys (MoCo, equation 1).
 
+    Vectors may have further axes, such as frames (N, D, T): the similarity is then the mean over these, frame by frame.
+
     Args:
-        query, key: (N, D) unit vectors.
+        query: (N, D) unit vectors.
+        key: (N, D) unit vectors; or (N, P, D), P keys of each query.
         queue: (Q, D) unit vectors.
+        negatives: (N, L, D) unit vectors, negatives of each query alone, such as its own clip played backwards.
         temperature: divides the similarities.
         excluded: (N, Q) bool, True for keys that are no negatives of the query; see `Queue.not_negative_mask`.
         form: see `info_nce`.
@@ -90,11 +100,25 @@ def queue_info_nce(
     Returns:
         (N,) float.
     """
-    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
+    several, places = key.ndim > query.ndim, query[0, 0].numel()
+    query, key, queue = query.flatten(1) / places, key.flatten(1 + several), queue.flatten(1)
+    own = _each(query, key) if several else (query * key).sum(1, keepdim=True)
+    parts = [own, query @ queue.T]
+    if negatives is not None:
+        parts.append(_each(query, negatives.flatten(2)))
+    logits = torch.cat(parts, 1) / temperature
     positive = torch.zeros_like(logits, dtype=torch.bool)
-    positive[:, 0] = True
-    valid = None if excluded is None else torch.cat([positive[:, :1], ~excluded], 1)
+    positive[:, : own.shape[1]] = True
+    valid = None
+    if excluded is not None:
+        valid = torch.ones_like(positive)
+        valid[:, own.shape[1] : own.shape[1] + queue.shape[0]] = ~excluded
     return info_nce(logits, positive, valid, form)
+
+
+def _each(query: Tensor, others: Tensor) -> Tensor:
+    """(N, L) products of queries (N, D) with L vectors of their own (N, L, D)."""
+    return (others @ query[..., None])[..., 0]
 
 
 @in_full_precision

@@ -202,6 +202,8 @@ class MCC(Method):
         queue: the bank of keys.
         projector: of the compared embedding; 0 layers compare the network's features. `hidden` 0: the network's width.
         decoder_width: channels of the decoder's hidden layers.
+        hard_negative: whether the changed clip is a negative of its own anchor in InfoNCE, too, as the reversed clip
+            of Motion-R3 is.
         variant: "standard", or the formulas of the "paper" as printed.
     """
 
@@ -230,6 +232,7 @@ class MCC(Method):
         queue: QueueOptions = QUEUE,
         projector: ProjectorOptions = PROJECTOR,
         decoder_width: int = 128,
+        hard_negative: bool = False,
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
         super().__init__(backbone, queue.momentum, queue.anneal)
@@ -243,7 +246,7 @@ class MCC(Method):
             raise TrainingError(f"MCC: weights are 0 or more and not all 0; given {weights}")
         self.weights = {"triplet": triplet, "nce": nce, "interpolation": interpolation}
         self.margin, self.temperature, self.variant = margin, temperature, variant
-        self.playback = playback
+        self.playback, self.hard_negative = playback, hard_negative
         hidden = projector.hidden or backbone.width
         self.projector = Projector(backbone.width, hidden, projector.width, projector.layers)
         self.queue = Queue(queue.size, projector.width if projector.layers else backbone.width)
@@ -268,12 +271,14 @@ class MCC(Method):
         features = {name: sequence.mean(-1) for name, sequence in steps.items()}
         anchor, positive = (unit(self.projector(features[name])) for name in ("anchor", "positive"))
         losses: dict[str, Tensor] = {}
-        if self.weights["triplet"]:
+        negative: Tensor | None = None
+        if self.weights["triplet"] or self.hard_negative:
             negative = unit(self.projector(features_of(self.backbone, batch["negative"], batch.get("negative_mask"))))
+        if self.weights["triplet"] and negative is not None:
             inverted = self.variant == "paper"
             losses["triplet"] = triplet(anchor, positive, negative, self.margin, inverted=inverted).mean()
         if self.weights["nce"]:
-            losses["nce"] = self._nce(anchor, positive, batch)
+            losses["nce"] = self._nce(anchor, positive, batch, negative if self.hard_negative else None)
         if self.decoder is not None:
             errors = [self._interpolation(steps[name], batch, f"{name}_target") for name in steps]
             losses["interpolation"] = torch.stack(errors).mean()
@@ -284,7 +289,7 @@ class MCC(Method):
         mask = batch.get(f"{name}_mask")
         return self.backbone.sequence(batch[name]) if mask is None else self.backbone.sequence(batch[name], mask)
 
-    def _nce(self, anchor: Tensor, positive: Tensor, batch: Batch) -> Tensor:
+    def _nce(self, anchor: Tensor, positive: Tensor, batch: Batch, negative: Tensor | None) -> Tensor:
         if self.keys is not None:
             with torch.no_grad():
                 positive = self.keys(batch["positive"], batch.get("positive_mask"))
@@ -293,7 +298,8 @@ class MCC(Method):
             loss = printed_info_nce(anchor, positive, self.queue.keys, self.temperature, excluded).mean()
         else:
             keys = self.queue.keys.clone()
-            loss = queue_info_nce(anchor, positive, keys, self.temperature, excluded).mean()
+            own = None if negative is None else negative[:, None]
+            loss = queue_info_nce(anchor, positive, keys, self.temperature, excluded, negatives=own).mean()
         self.queue.enqueue(positive, batch["index"], batch["label"])
         return loss
 

@@ -31,7 +31,7 @@ class Queue(nn.Module):
     """The latest keys of all processes; the oldest are overwritten first. Part of the checkpoint.
 
     Attributes:
-        keys: (Q, D) float, rows of unit length.
+        keys: (Q, D) float, rows of unit length; or of another shape, such as (Q, D, T), a vector per frame.
         owners: (Q,) int64, index of the clip that each key came from; EMPTY where the queue is not filled yet.
         labels: (Q,) int64, label of that clip, -1 for none.
         pointer: () int64, where the next key goes.
@@ -43,11 +43,11 @@ class Queue(nn.Module):
     labels: Tensor
     pointer: Tensor
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, *shape: int) -> None:
         super().__init__()
         if size < 1:
             raise TrainingError(f"a queue holds at least 1 key; given {size}")
-        self.register_buffer("keys", torch.zeros(size, width))
+        self.register_buffer("keys", torch.zeros(size, *shape))
         self.register_buffer("owners", torch.full((size,), self.EMPTY))
         self.register_buffer("labels", torch.full((size,), -1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
@@ -67,13 +67,13 @@ class Queue(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """(D,) mean of the filled keys; zeros where none is filled."""
+        """Mean of the filled keys, of the shape of one; zeros where none is filled."""
         filled = self.owners != self.EMPTY
         return self.keys[filled].sum(0) / filled.sum().clamp(min=1)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, owners: Tensor, labels: Tensor) -> None:
-        """Puts the keys (N, D) of all processes into the queue, in the order of ranks."""
+        """Puts the keys (N, ...) of all processes into the queue, in the order of ranks."""
         keys, owners, labels = (gather(values)[-len(self.keys) :] for values in (keys, owners, labels))
         positions = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[positions] = keys.to(self.keys.dtype)

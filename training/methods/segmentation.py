@@ -119,6 +119,7 @@ class Segmentation(Method):
     """
 
     per_frame = True
+    probes = ("frames",)
 
     def __init__(
         self,

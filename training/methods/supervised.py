@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.nn import functional
 
 from dataengine.core.errors import TrainingError
@@ -19,12 +20,18 @@ class Supervised(Method):
     """
 
     classifies = True
+    probes = ("knn", "measures")
 
     def __init__(self, backbone: Backbone, smoothing: float = 0.0) -> None:
         super().__init__(backbone)
         if not backbone.num_classes:
             raise TrainingError("supervised training needs a network with a classifier: num_classes of the data, not 0")
         self.smoothing = smoothing
+
+    def measures(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss and accuracy of the network's own classifier."""
+        output = self.loss(batch)
+        return {"loss": output.loss, **output.parts}
 
     def loss(self, batch: Batch) -> LossOutput:
         features = features_of(self.backbone, batch["motion"], batch.get("motion_mask"))

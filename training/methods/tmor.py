@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.data.partners import Partner
 from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean, unit
 from training.methods.base import (
@@ -95,6 +96,9 @@ class TMOR(Method):
         symmetric: whether videos are also compared with the motions of the batch.
         shared: whether video and text have one phi, for features that lie in one space already, as those of ViCLIP.
             The alignment of motions and videos then also holds for texts of new classes; see `classes_by_video`.
+        partner: column of the data, such as "motion", in which the clip of the key of L_mm agrees with the clip of the
+            query: another body or camera in place of another view of the same clip. Clips that agree are no negatives;
+            a clip without another is its own. "": the same clip.
         variant: "standard", or the formulas of the "paper" as printed.
     """
 
@@ -119,6 +123,7 @@ class TMOR(Method):
         supervised: bool | None = None,
         symmetric: bool = False,
         shared: bool = False,
+        partner: str = "",
         variant: Literal["standard", "paper"] = "standard",
     ) -> None:
         super().__init__(backbone, queue.momentum, queue.anneal)
@@ -127,7 +132,7 @@ class TMOR(Method):
                 "T-MOR compares motion with at least one of motion, video and text, at a temperature above 0"
             )
         self.video, self.video_width, self.motion = video, video_width, motion
-        self.temperature, self.symmetric = temperature, symmetric
+        self.temperature, self.symmetric, self.partner = temperature, symmetric, partner
         self.form: Form = "paper" if variant == "paper" else "sum"
         width = projector.width
 
@@ -165,9 +170,16 @@ class TMOR(Method):
             without="--set 'method.video=\"\"'",
         )
 
+    @property
+    def partners(self) -> Mapping[str, Partner]:
+        """A clip that agrees in the column `partner`."""
+        return {"partner": Partner(same=(self.partner,), required=False)} if self.partner and self.motion else {}
+
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
         """One view of each motion, a second one as the key of L_mm, and a video feature."""
-        views = RandomViews(preprocess, {"motion": view, "other": view} if self.motion else {"motion": view})
+        of_partner = (("other", "partner"),) if self.partners else ()
+        shown = {"motion": view, "other": view} if self.motion else {"motion": view}
+        views = RandomViews(preprocess, shown, partners=of_partner)
         return ViewsAndVideo(views, self.video, self.video_width) if self.video else views
 
     def loss(self, batch: Batch) -> LossOutput:
@@ -178,10 +190,11 @@ class TMOR(Method):
         if self.keys is not None and self.motions is not None:
             with torch.no_grad():
                 key = self.keys(batch["other"], batch.get("other_mask"))
-            excluded = self.motions.not_negative_mask(batch["index"], labels)
+            owners = batch["partner_group"] if self.partner else batch["index"]
+            excluded = self.motions.not_negative_mask(owners, labels)
             keys = self.motions.keys.clone()
             losses["mm"] = queue_info_nce(anchor, key, keys, self.temperature, excluded, self.form).mean()
-            self.motions.enqueue(key, batch["index"], batch["label"])
+            self.motions.enqueue(key, owners, batch["label"])
         if self.videos is not None:
             losses["mv"] = self._video_loss(self.videos, anchor, batch, labels)
         if self.texts is not None:

@@ -30,6 +30,7 @@ from dataengine.io.storage import staged
 from training.backbones.base import Backbone
 from training.engine import checkpoint
 from training.runs.export_formats import AXES, NOTE, WRITERS, Output, Predictor, motions
+from training.runs.measures import methods_with_projection
 from training.runs.trained_network import BareNetwork, TrainedNetwork
 
 FORMATS = ("onnx", "torchscript", "safetensors")
@@ -137,7 +138,8 @@ def _checked_output(run: TrainedNetwork, format: str, output: str | None) -> str
         )
     if output == "embedding" and (format == "safetensors" or run.method is None or not run.method.has_projection):
         raise TrainingError(
-            "an embedding is what a method such as tmor learns, in onnx or torchscript; export features"
+            f"an embedding is what methods with a projection learn ({', '.join(methods_with_projection())}), in onnx "
+            "or torchscript; export features"
         )
     return output
 

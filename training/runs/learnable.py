@@ -12,6 +12,7 @@ from dataengine.core.errors import TrainingError
 from training.data.sampler import joined_labels
 from training.data.subsets import random_subset
 from training.data.types import SkeletonDataset, SkeletonSequence
+from training.runs.measures import methods_without_labels
 from training.runs.splits import names_of
 
 LOOKED_AT = 64
@@ -50,13 +51,15 @@ def _check_classes(where: str, counts: Counter[str], names: Sequence[str], clips
     if not counts:
         raise TrainingError(
             f"{where}: no clip has a label, and {method} learns from labels; "
-            "give labels (labels.csv of a folder, the `label` of a file), or take a method without: mcc, tmor"
+            "give labels (labels.csv of a folder, the `label` of a file), or take a method without: "
+            f"{', '.join(methods_without_labels())}"
         )
     if len(counts) == 1:
         ((name, number),) = counts.items()
         raise TrainingError(
             f"{where}: all {number} labelled clips are of the class {name!r}: there is nothing to tell apart, and "
-            "every figure would be 100 %; give clips of other classes, or take a method without labels: mcc, tmor"
+            "every figure would be 100 %; give clips of other classes, or take a method without labels: "
+            f"{', '.join(methods_without_labels())}"
         )
     labelled = sum(counts.values())
     if max(counts.values()) == 1:

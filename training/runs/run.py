@@ -151,9 +151,15 @@ def skeleton_of(weights: Path) -> Skeleton | None:
     return None if layout is None else _skeleton(layout)
 
 
+def type_of(config: Config) -> type[Method]:
+    """The class of the method of a configuration."""
+    cls: type[Method] = registry.find("methods", config.method.name)
+    return cls
+
+
 def needs_of(config: Config) -> Needs:
     """What the method of a configuration needs of data."""
-    cls: type[Method] = registry.find("methods", config.method.name)
+    cls = type_of(config)
     return cls.needs(settings.merge(registry.defaults(cls), config.method.options))
 
 

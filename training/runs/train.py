@@ -48,6 +48,7 @@ from training.runs.defaults import decide
 from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for, workers_of
 from training.runs.floors import Floors
 from training.runs.learnable import check_learnable, tell_of_unseen
+from training.runs.measures import measured
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import (
     CHECKPOINT,
@@ -57,6 +58,7 @@ from training.runs.run import (
     needs_of,
     skeleton_of,
     start_file,
+    type_of,
 )
 from training.runs.sliding import validation_results
 from training.transforms.prepared import PLACES, ClipCache, prepared
@@ -313,14 +315,24 @@ class _Evaluation:
         return validation_results(method, self.val, self.labels, self.preprocess, frames, self.device)
 
     def probe(self) -> Probe | None:
-        """Nearest neighbours, for the loop, or mAP over frames; None, with a warning, where nothing can be measured."""
-        if needs_of(self.config).spans and any(dataset.span_labels for dataset in self.val):
-            return lambda method: {result.metric: result.value for result in self.of_frames(method)[:1]}
-        if not self.possible:
-            message = "run.probe_every: the data has no labelled clips of a split val or test; nothing is probed"
+        """What the method's class says in `probes`, for the loop; None, with a warning, where nothing can be
+        measured."""
+        probes = [found for name in type_of(self.config).probes if (found := self._named_probe(name)) is not None]
+        if not probes:
+            message = "run.probe_every: the data has nothing of a split val or test to measure; nothing is probed"
             warnings.warn(message, stacklevel=3)
             return None
-        return lambda method: {"knn": self.neighbours(method).value}
+        return lambda method: {name: value for probe in probes for name, value in probe(method).items()}
+
+    def _named_probe(self, name: str) -> Probe | None:
+        """One of `Method.probes`; None where the data has nothing that it measures."""
+        if name == "measures" and self.val:
+            return lambda method: measured(method, self.val, self.preprocess, self.config, self.device)
+        if name == "frames" and any(dataset.span_labels for dataset in self.val):
+            return lambda method: {result.metric: result.value for result in self.of_frames(method)[:1]}
+        if name == "knn" and self.possible:
+            return lambda method: {"knn": self.neighbours(method).value}
+        return None
 
     def neighbours(self, method: Method) -> Result:
         """Nearest neighbours of some validation clips among some training clips."""

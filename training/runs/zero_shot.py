@@ -27,6 +27,7 @@ from training.evaluate.retrieval import (
 )
 from training.runs import splits
 from training.runs.class_text import ClassText, stored_rows, stored_vectors
+from training.runs.measures import configurations_with_texts
 from training.runs.report import Report, classes_of, features_of
 from training.runs.run import Run
 
@@ -42,7 +43,7 @@ def class_text(run: Run, text: str | None, prompts: str | None) -> ClassText:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt beside no texts and cannot tell which one a motion is "
             "near; "
-            "train a method that does: dataengine-train pretrain tmor_text"
+            f"train a method that does: dataengine-train pretrain NAME of {', '.join(configurations_with_texts())}"
         )
     own = ClassText.of(trained_with)
     options = own.options if text in (None, own.encoder) else {}
@@ -271,7 +272,7 @@ def searchable_by(run: Run) -> tuple[str, ...]:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt beside neither texts nor videos, and finds nothing by "
             "them; "
-            "train a method that does: dataengine-train pretrain tmor, or tmor_text"
+            f"train a method that does: dataengine-train pretrain NAME of {', '.join(configurations_with_texts(True))}"
         )
     return run.method.modalities
 

@@ -273,7 +273,8 @@ class Preprocess:
     def _placement(self, array: Array, clip: SkeletonSequence) -> tuple[Array | None, Array | None]:
         """The way back from `_normalised`, see `Prepared`."""
         axes = array.shape[-1]
-        matrix, offset = np.eye(axes), np.zeros(axes)
+        matrix: Array = np.eye(axes)
+        offset: Array = np.zeros(axes)
         match self.normalise:
             case "view" | "view_body":
                 origin, rotation = normal.facing_frame(array, self.layout, "xyz".index(self.up))
