@@ -28,6 +28,7 @@ from training import config
 from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.methods.base import RandomViews
+from training.runs.defaults import decide
 from training.runs.run import make_preprocess
 from training.transforms.prepared import ClipCache, prepared
 from training.transforms.view import View
@@ -42,7 +43,7 @@ def loaders(folder: Path, recipe: str) -> dict[str, DataLoader]:
     """The batches of a recipe by where prepared clips are kept."""
     given = config.load(recipe)
     data = open_datasets(folder, entries=("keypoints", "scores"))
-    preprocess = make_preprocess(given, data[0].skeleton)
+    preprocess = make_preprocess(config.validate(decide(given, data, sum(map(len, data))), recipe), data[0].skeleton)
     view = View(given.view.frames, given.view.steps, data[0].skeleton, preprocess.score)
     views = RandomViews(preprocess, {"motion": view})
     places = {"disk": str(folder / "prepared"), "memory": "memory", "anew": "off"}
