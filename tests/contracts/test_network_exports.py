@@ -34,11 +34,12 @@ SMALL: dict[str, dict[str, Any] | None] = {
     "asgcn": {"channels_base": 4, "blocks": (1, 1, 1), "link_width": 4},
     "st_transformer": {"width": 8, "depth": 1, "heads": 2},
     "mmp_transformer": {"width": 8, "depth": 2, "heads": 2, "hidden": 8, "bottleneck_after": 1, "joint_width": 2},
+    "skeleton_autoencoder": {"widths": (8, 12, 16), "directions": 12},
     "slow_r50": None,
 }
 """Options of a small network; None where it takes no motions and is not exported."""
-FIXED_TIME = {"asgcn"}
-"""Networks that pick frames by number, whose files take one length only."""
+FIXED_TIME = {"asgcn", "skeleton_autoencoder"}
+"""Networks that pick or repeat frames by number, whose files take one length only."""
 FRAMES = 8
 BOUND = 1e-5
 """Of file and network from double precision, in parts of the largest number: single precision rounds at 6e-8."""

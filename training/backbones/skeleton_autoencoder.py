@@ -20,6 +20,7 @@ from torch.nn import functional
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
+from training.data.types import Array
 from training.transforms import bodies
 
 KERNEL, STRIDE, LAYERS = 8, 2, 3
@@ -180,6 +181,8 @@ class SkeletonAutoencoder(Backbone):
     def basis(self) -> Tensor:
         """The orthogonal basis (W, W), directions in columns: those of the motion, then the static ones. The signs are
         such that the triangular factor of the dictionary has a positive diagonal."""
+        if torch.jit.is_tracing():  # a constant of the exported file: formats of files have no such factorisation
+            return torch.from_numpy(_basis_of(self.dictionary.detach().cpu().numpy())).to(self.dictionary)
         wide = self.dictionary.float() if self.dictionary.dtype in (torch.float16, torch.bfloat16) else self.dictionary
         with torch.autocast(wide.device.type, enabled=False):
             q, r = torch.linalg.qr(wide)
@@ -226,14 +229,14 @@ class SkeletonAutoencoder(Backbone):
         """Motion magnitudes of each person per time step (N, M, J, T')."""
         self.check(x)
         motion, _ = self.encode(self.images(x))
-        people: Tensor = motion.unflatten(0, (len(x), -1))
+        people: Tensor = motion.unflatten(0, (-1, x.shape[-1]))
         return people
 
     def static(self, x: Tensor) -> Tensor:
         """Static magnitudes (N, K), the mean over people."""
         self.check(x)
         _, static = self.encode(self.images(x))
-        mean: Tensor = static.unflatten(0, (len(x), -1)).mean(1)
+        mean: Tensor = static.unflatten(0, (-1, x.shape[-1])).mean(1)
         return mean
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -277,6 +280,13 @@ class SkeletonAutoencoder(Backbone):
                 )
             getattr(self, name).copy_(torch.from_numpy(values).reshape(-1))
         self.measured.fill_(True)
+
+
+def _basis_of(dictionary: Array) -> Array:
+    """`SkeletonAutoencoder.basis` of a dictionary (W, W), as arrays."""
+    q, r = np.linalg.qr(dictionary)
+    basis: Array = q * np.where(np.diagonal(r) < 0, -1, 1)
+    return basis
 
 
 def _at_least(values: Tensor, frames: int) -> Tensor:

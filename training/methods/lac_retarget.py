@@ -18,7 +18,7 @@ from training.backbones.base import Backbone
 from training.backbones.skeleton_autoencoder import SkeletonAutoencoder
 from training.data.entries import Motion
 from training.data.types import SampleTransform, SkeletonSequence
-from training.distributed import gather
+from training.distributed import gather, gather_with_gradient
 from training.methods.base import Batch, LossOutput, Method, View
 from training.transforms import bodies
 from training.transforms.preprocess import Preprocess
@@ -129,13 +129,17 @@ class LACRetarget(Method):
 
     Two clips of a batch are partners. The network sees each with its own body and a random camera. It reconstructs
     both, and both with the body and camera of the other, whose truth follows from the bones (equation 4.4). Triplet
-    losses of margin 1 on both codes come from the published program; the thesis names them nowhere, and
-    `variant = "paper"` leaves them out.
+    losses of margin 1 on both codes come from the published program; the thesis names them nowhere. They stand still
+    once codes are far apart, and leave body and view readable in the motion code. `consistency` is the weight of a loss
+    of ours against that, off by default: the squared difference of the motion codes of a clip and of its truth, and of
+    the static codes of the partner and of the truth, each divided by the variance of the code. `variant = "paper"`
+    leaves out both.
 
     Args:
         backbone: a `skeleton_autoencoder` over 3 coordinates.
         variant: "standard", or "paper": reconstruction alone.
         triplet: weight of the triplet losses.
+        consistency: weight of the loss that asks for equal codes; 0: none.
         camera: random cameras.
 
     Raises:
@@ -147,6 +151,7 @@ class LACRetarget(Method):
         backbone: Backbone,
         variant: Literal["standard", "paper"] = "standard",
         triplet: float = 1.0,
+        consistency: float = 0.0,
         camera: CameraOptions = CAMERA,
     ) -> None:
         if not isinstance(backbone, SkeletonAutoencoder):
@@ -159,12 +164,12 @@ class LACRetarget(Method):
                 f"lac_retarget carries motions to other bodies in space; given joints of {backbone.channels} "
                 "coordinates: give motion capture, or write bodies with `dataengine-train example --space`"
             )
-        if triplet < 0:
-            raise TrainingError(f"triplet {triplet}; allowed: 0 and more")
+        if triplet < 0 or consistency < 0:
+            raise TrainingError(f"triplet {triplet}, consistency {consistency}; allowed: 0 and more")
         super().__init__(backbone)
         bodies.tree(backbone.skeleton)
         self.network = backbone
-        self.triplet = 0.0 if variant == "paper" else triplet
+        self.triplet, self.consistency = (0.0, 0.0) if variant == "paper" else (triplet, consistency)
         self.camera = camera
 
     def sample_transform(self, preprocess: Preprocess, view: View) -> SampleTransform:
@@ -189,12 +194,22 @@ class LACRetarget(Method):
         cross = functional.mse_loss(network.decode(motion, static[made.partner], frames), truth)
         parts: dict[str, Tensor] = {"self": own, "cross": cross}
         loss = own + cross
-        if self.triplet:
+        if self.triplet or self.consistency:
             moved, placed = network.codes(truth)
+            wanted = static[made.partner]
             of_motion = functional.triplet_margin_loss(
                 motion.flatten(1), moved.flatten(1), motion[made.partner].flatten(1), MARGIN
             )
-            of_static = functional.triplet_margin_loss(static[made.partner], placed, static, MARGIN)
+            of_static = functional.triplet_margin_loss(wanted, placed, static, MARGIN)
+            alike = _difference(moved, motion), _difference(placed, wanted)
             parts |= {"motion_triplet": of_motion, "static_triplet": of_static}
-            loss = loss + self.triplet * (of_motion + of_static)
+            parts |= {"motion_alike": alike[0], "static_alike": alike[1]}
+            loss = loss + self.triplet * (of_motion + of_static) + self.consistency * (alike[0] + alike[1])
         return LossOutput(loss, parts, motion.mean(-1))
+
+
+def _difference(code: Tensor, other: Tensor) -> Tensor:
+    """Mean squared difference of codes (N, J) or (N, J, T'), in parts of their variance over the clips of all
+    processes. Gradients flow through the variance: without them the codes would shrink together."""
+    spread = gather_with_gradient(other).var(0, correction=0).mean()
+    return functional.mse_loss(code, other) / spread.clamp(min=1e-6)
