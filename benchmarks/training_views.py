@@ -41,7 +41,7 @@ GOALS = {"unik": 1500.0, "unik_small": 4000.0}
 
 def loaders(folder: Path, recipe: str) -> dict[str, DataLoader]:
     """The batches of a recipe by where prepared clips are kept."""
-    given = config.load(recipe)
+    given = config.load(recipe, ['preprocess.normalise="body"', 'preprocess.up="y"'])
     data = open_datasets(folder, entries=("keypoints", "scores"))
     preprocess = make_preprocess(config.validate(decide(given, data, sum(map(len, data))), recipe), data[0].skeleton)
     view = View(given.view.frames, given.view.steps, data[0].skeleton, preprocess.score)

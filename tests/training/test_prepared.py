@@ -16,6 +16,7 @@ from dataengine.core.errors import TrainingError
 from tests.support.motions import Motions
 from training.data import clip_store
 from training.data.clip_store import ClipStore, make_room, sizes
+from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.data.subsets import random_subset
 from training.data.types import SkeletonSequence
@@ -228,6 +229,25 @@ def test_whatever_a_clip_carries_comes_back(tmp_path):
     assert type(back.features["k"]) is np.float16 and back.features["names"].tolist() == ["x", "yy"]
     assert back.features["empty"].shape == (0, 4) and np.isnan(back.features["deep"]["nan"])
     assert np.array_equal(back.features["many"], rich.features["many"]) and not back.keypoints.flags.writeable
+
+
+def test_changed_data_have_a_store_of_their_own(tmp_path):
+    """Also where poses are the same and what else decides their preparation is not; nothing stale is read."""
+    poses = np.random.default_rng(0).normal(size=(4, 2, 6, 13, 2)).astype(np.float32)
+    plain: dict[str, np.ndarray] = {"keypoints": poses, "scores": np.full((4, 2, 6, 13), 0.5)}
+    long = {"keypoints": poses.reshape(4 * 6, 2, 13, 2), "offsets": np.array([0, 6, 12, 18, 24])}
+    files = [plain, {**plain, "scores": plain["scores"] * np.arange(1, 3)[None, :, None, None]}]
+    files += [{**plain, "frame_size": np.full((4, 2), side)} for side in (100, 200)]
+    files += [long, {**long, "offsets": np.array([0, 5, 12, 18, 24])}]
+    stores = []
+    for arrays in files:
+        np.savez(tmp_path / "same.npz", **arrays)
+        (data,) = open_datasets(tmp_path / "same.npz", layout="body13")
+        (clips,) = prepared(data, Preprocess("body13"), ClipCache(tmp_path / "cache", 1e9, 0))
+        for clip, stored in zip(clips.read(range(4)), data.read(range(4))):
+            assert np.array_equal(clip.keypoints, Preprocess("body13").joints(stored))
+        stores.append(clips._store.folder.name)
+    assert len(set(stores)) == len(files)
 
 
 def test_places(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 
 from dataengine.core.errors import TrainingError
 from dataengine.io import npy
+from dataengine.io.storage import file_hash
 from training.data.formats.base import InMemoryDataset, choose, digest, frame_of
 from training.data.formats.bvh import MIXAMO15
 from training.data.formats.joints import Layout, layout_of
@@ -66,9 +67,9 @@ class MixamoDataset(InMemoryDataset):
             },
         )
         rows = choose(str(place), facts, split, where)
-        sizes = [(key, self._files[row].stat().st_size) for row, key in enumerate(keys)]
+        content = [(key, file_hash(self._files[row])) for row, key in enumerate(keys)]
         skeleton = layout_of(LAYOUT if layout is None else layout, len(MIXAMO15), str(place))
-        super().__init__(str(place), skeleton, labels, facts, rows, digest(str(sizes)))
+        super().__init__(str(place), skeleton, labels, facts, rows, digest(str(content)))
         self.groups = [parts[row][1] for row in self.rows]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:

@@ -126,7 +126,8 @@ class NpzDataset(InMemoryDataset):
         if any(len(stored) not in (0, number) for stored in (joints, parents)):
             raise TrainingError(f"{name}: joint_names and parents must be of the {number} joints of its poses")
         skeleton = layout_of(layout, number, name, joints, parents)
-        sums = digest(self._poses, *(self._extra[entry] for entry in entries))
+        known = (self._poses, self._offsets, self._scores, self._size, self._fps)
+        sums = digest(*known, *(self._extra[entry] for entry in entries))
         self._spans, self.span_labels = _spans(name, held, keys, lengths)
         rows = choose(name, facts, split, where)
         of_spans = [] if self._spans is None else [digest(*self._spans, *self.span_labels)]

@@ -110,7 +110,18 @@ class PysklDataset(InMemoryDataset):
         likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""
         said = layout if layout is not None else likely or None
         skeleton = layout_of(said, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
-        sums = digest(*(part for note in self._notes.values() for part in (note["keypoint"].shape, note["keypoint"])))
+        sums = digest(
+            *(
+                part
+                for note in self._notes.values()
+                for part in (
+                    note["keypoint"].shape,
+                    note["keypoint"],
+                    note.get("keypoint_score"),
+                    note.get("img_shape"),
+                )
+            )
+        )
         self.span_labels = _span_names(name, content, notes)
         classes_of_spans = len(self.span_labels)
         self._spans = {
