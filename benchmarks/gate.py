@@ -43,13 +43,13 @@ from dataengine.refine.loop import FitSettings, fit
 from dataengine.refine.pseudo_labels import LabelledFrames, Thresholds
 
 CLIPS = ("sources.sample.clips=16", "plan.clips_per_unit=7", "pose.max_fps=6.0", "filters.length.min=6",
-         "report.gallery=0", "refine.validation=0.35", "refine.threads=1")  # fmt: skip
+         "report.gallery=0", "refine.validation=0.35", "refine.threads=1", "refine.frames=0.5")  # fmt: skip
 NOTHING = "refine.min_joints=14"
 """So that the build samples frames and learns nothing: learning is the matter of this script."""
 NOISE = 0.1
 """Standard deviation of the factors of `noise`, around 1."""
 LEARN = {
-    "movenet": FitSettings(epochs=4, batch=8, rate=1e-4, patience=9, threads=1),
+    "movenet": FitSettings(epochs=6, batch=8, rate=3e-4, patience=9, threads=1),
     "anchor_pose": FitSettings(epochs=2, batch=4, rate=1e-5, patience=9, threads=1),
 }
 

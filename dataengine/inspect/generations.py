@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,17 @@ from typing import Any
 from dataengine.core.errors import DatasetError
 from dataengine.inspect.build import job_of
 from dataengine.passes.base import ALL
-from dataengine.passes.refine import GENERATION, folder_of, record_of
+from dataengine.passes.generation_files import GENERATION, folder_of, read_generation, read_verdict
+from dataengine.passes.refine import record_of
 
 
 def generations(out: Path) -> list[dict[str, Any]]:
     """Every generation in the work of a build, the oldest first.
 
     Returns:
-        Rows of `round`, `weights` (a path), `weights_blake3`, `in_use` (whether the poses of the build are its own),
-        `published`, `judged` (whether the gate looked at it), `reasons`, losses, and measures before and after.
+        Rows of `round`, `weights` (a path; None where the files of a generation are damaged), `weights_blake3`,
+        `in_use` (whether the poses of the build are its own), `published`, `judged` (whether the gate looked at it),
+        `reasons`, losses, and measures before and after.
 
     Raises:
         DatasetError: no build there, or one that never refined.
@@ -36,7 +37,10 @@ def generations(out: Path) -> list[dict[str, Any]]:
         raise DatasetError(f"{out} holds no generation: build with a student, --set 'refine.student=\"NAME\"'")
     found = []
     for path in paths:
-        row = json.loads(path.read_bytes())
+        row = read_generation(path.parent)
+        if row is None:
+            found.append(_damaged(path))
+            continue
         history, verdict = row["history"], _verdict(path.parent, record if path.parent.parent == here else None, row)
         values = {f"{one['name']} ({one['against']})": [one["before"], one["after"]] for one in verdict["comparisons"]}
         found.append(
@@ -56,6 +60,15 @@ def generations(out: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _damaged(path: Path) -> dict[str, Any]:
+    """The row of a generation of which nothing whole tells."""
+    why = f"{path} is damaged or was changed by hand: the next build with these clips learns the round again"
+    return {
+        "round": None, "in_use": False, "published": False, "judged": False, "reasons": [why], "weights": None,
+        "weights_blake3": None, "frames": None, "validation": None, "measures": {},
+    }  # fmt: skip
+
+
 def _verdict(folder: Path, record: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict on a round: that of the build's record, or the latest of its folder."""
     rounds = [] if record is None else record["rounds"]
@@ -63,7 +76,8 @@ def _verdict(folder: Path, record: Mapping[str, Any] | None, row: Mapping[str, A
         if judged["weights_blake3"] == row["weights_blake3"]:
             return {**judged["verdict"], "judged": True}
     for path in sorted(folder.glob("verdict-*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        return {**json.loads(path.read_bytes())["verdict"], "judged": True}
+        if (found := read_verdict(path)) is not None:
+            return {**found, "judged": True}
     return {"published": False, "reasons": [], "comparisons": [], "judged": False}
 
 
@@ -71,6 +85,9 @@ def to_text(found: list[dict[str, Any]]) -> str:
     """The generations for people."""
     lines = []
     for row in found:
+        if row["weights"] is None:
+            lines += [f"damaged  {reason}" for reason in row["reasons"]]
+            continue
         said = "in use" if row["in_use"] else "published" if row["published"] else "refused"
         said = said if row["judged"] else "not judged"
         before, after = row["validation"]

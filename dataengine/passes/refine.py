@@ -13,7 +13,6 @@ refuses ends the rounds, and the one before stays.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,12 +34,21 @@ from dataengine.dataset import index
 from dataengine.dataset.learned_from import note_clips
 from dataengine.io.storage import file_hash, staged, write_durably
 from dataengine.passes.base import ALL, Job, Row
+from dataengine.passes.generation_files import (
+    GENERATION,
+    Generation,
+    folder_of,
+    generation_of,
+    read_generation,
+    read_verdict,
+    write_verdict,
+)
 from dataengine.passes.held_out import HeldOut
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.table_pass import Table, TablePass
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
-from dataengine.pipeline.ledger import joined_inputs, learned_of
+from dataengine.pipeline.ledger import joined_inputs
 from dataengine.pipeline.recipe import Recipe, RefineTable, fingerprint
 from dataengine.pipeline.task import Receipt, Task
 from dataengine.refine.gate import Margins, Verdict
@@ -48,7 +56,6 @@ from dataengine.refine.loop import CHECKPOINT, FitSettings, fit
 from dataengine.refine.pseudo_labels import LabelledFrames, SampledClip, Thresholds, read_clips
 from dataengine.refine.sampling import drawn, is_held_out
 
-GENERATION = "generation.json"
 LEARNING = ("epochs", "batch", "rate", "warmup", "optimizer", "weight_decay", "clip", "patience", "seed", "threads")
 """Keys of [refine] that go into `FitSettings`."""
 
@@ -175,45 +182,11 @@ def _learned(last: Mapping[str, Any]) -> Row:
     return facts
 
 
-@dataclass(frozen=True)
-class Generation:
-    """The generation that counts. weights: its file; None and 0: the experts of the recipe."""
-
-    number: int
-    weights: Path | None = None
-    digest: str | None = None
-
-
 def judging(recipe: Recipe) -> Row:
     """What a verdict, and how many rounds there are, depend on beside what was learned."""
     gate = recipe.refine.gate
     truth = None if gate.truth is None else file_hash(Path(gate.truth))
     return {"gate": gate.model_dump(exclude={"truth", "pictures"}), "truth": truth, "rounds": recipe.refine.rounds}
-
-
-def folder_of(job: Job, inputs: str) -> Path:
-    """Where the rounds for some inputs lie."""
-    return job.ledger("refine").folder / "generations" / learned_of(inputs)
-
-
-def generation_of(job: Job, inputs: str, sidecar: bytes) -> Generation | None:
-    """The generation that a record names; None where its weights are not what they were."""
-    try:
-        record = json.loads(sidecar)
-        if not record["generation"]:
-            return Generation(0)
-        row = record["rounds"][record["generation"] - 1]
-        path = folder_of(job, inputs) / f"round-{row['round']}" / row["weights"]
-        digest = _hash_once(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
-    return Generation(record["generation"], path, digest) if digest == row["weights_blake3"] else None
-
-
-@functools.lru_cache(maxsize=16)
-def _hash_once(path: Path, changed: int) -> str:
-    del changed
-    return file_hash(path)
 
 
 def generation_in_use(job: Job) -> Generation | None:
@@ -316,10 +289,11 @@ class Rounds:
 
     def _known(self, number: int) -> Row | None:
         """What a round learned that was finished before the build was stopped."""
+        folder = self.folder / f"round-{number}"
+        row = read_generation(folder)
         try:
-            row: Row = json.loads((self.folder / f"round-{number}" / GENERATION).read_bytes())
-            whole = file_hash(self.folder / f"round-{number}" / row["weights"]) == row["weights_blake3"]
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = row is not None and file_hash(folder / row["weights"]) == row["weights_blake3"]
+        except OSError:
             return None
         return row if whole else None
 
@@ -356,16 +330,12 @@ class Rounds:
         """What the gate says of a round, looked at once for each setting of the gate."""
         path = self.folder / f"round-{number}" / f"verdict-{self.judging[:12]}.json"
         about = [learned["weights_blake3"], last.digest]
-        try:
-            known = json.loads(path.read_bytes())
-            if known["about"] == about and known["verdict"]["published"] in (True, False):
-                return dict(known["verdict"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        if (known := read_verdict(path, about)) is not None:
+            return known
         weights, progress = path.with_name(learned["weights"]), current()
         verdict = self._judged(number, last, weights, learned["best_epoch"], progress)
         found = json.loads(json.dumps(verdict.to_dict()))  # the same after a restart
-        write_durably(path, json.dumps({"about": about, "verdict": found}, sort_keys=True, indent=1).encode())
+        write_verdict(path, about, found)
         if not verdict.published:
             progress.say(
                 f"refine: generation {number} is refused, generation {last.number} stays: {verdict.reasons[0]}"

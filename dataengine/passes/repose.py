@@ -33,9 +33,10 @@ from dataengine.fusion.ssta import confidence
 from dataengine.io import shards
 from dataengine.passes import measure_kernels
 from dataengine.passes.base import Column, Job, Row
+from dataengine.passes.generation_files import Generation
 from dataengine.passes.pose_session import PoseSession
 from dataengine.passes.progress import BuildState
-from dataengine.passes.refine import Generation, generation_in_use
+from dataengine.passes.refine import generation_in_use
 from dataengine.passes.student_poses import open_student, student_poses
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe

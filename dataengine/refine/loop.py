@@ -259,10 +259,19 @@ class _Run:
         with staged(self.path) as partial:
             partial.write_bytes(data)
 
+    def _fits(self, tensors: Mapping[str, Any]) -> bool:
+        """Whether tensors of a checkpoint are those of this network and its optimiser."""
+        own = {name: value.shape for name, value in self.session.network.state_dict().items()}
+        for part in ("now.", "best."):
+            if {n.removeprefix(part): t.shape for n, t in tensors.items() if n.startswith(part)} != own:
+                return False
+        states = [name.split(".", 2) for name in tensors if name.startswith("optim.")]
+        return all(len(one) == 3 and one[1].isdigit() and int(one[1]) < len(self.parameters) for one in states)
+
     def _resume(self) -> None:
         """Go on from the last checkpoint, where it is one of this run."""
         found = _read(self.path)
-        if found is None or found[1]["run"] != self._identity:
+        if found is None or found[1]["run"] != self._identity or not self._fits(found[0]):
             return
         tensors, facts = found
         device = self.parameters[0].device
@@ -286,8 +295,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
             header = file.metadata() or {}
             if header.get("version") != FORMAT:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["facts"])  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError):
+            facts = json.loads(header["facts"])
+            if not {"run", "history", "best_epoch", "stopped"} <= facts.keys() or not facts["history"]:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError):
         return None
 
 

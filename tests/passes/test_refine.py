@@ -38,8 +38,9 @@ from dataengine.inspect.status import clean, status
 from dataengine.inspect.status import to_text as status_text
 from dataengine.inspect.view import view
 from dataengine.io import shards
+from dataengine.passes.generation_files import GENERATION, folder_of
 from dataengine.passes.measure import _accuracy_rows
-from dataengine.passes.refine import GENERATION, folder_of, generation_in_use, record_of
+from dataengine.passes.refine import generation_in_use, record_of
 from dataengine.pipeline.engine import Engine
 from tests.support import blocks, plugins
 from tests.support.shared import SERIAL, copied
@@ -290,6 +291,17 @@ def test_without_anybody_sure_enough_the_experts_stay(installed: Path, refined: 
     assert "no labelled frames" in status_text(status(out))
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"round": 1, "weights": "../x"}'])
+def test_what_was_changed_by_hand_is_told_and_not_believed(content: str, refined: Path, tmp_path: Path) -> None:
+    out = copied(refined, tmp_path)
+    for path in (out / "work").glob("refine-*/generations/*/round-1/*.json"):
+        path.write_text(content)
+    (row,) = generations(out)
+    assert row["weights"] is None and generations_text([row]).startswith("damaged  ")
+    found = generation_in_use(job_of(out))
+    assert found is not None and found.number == 1, "the record of the pass says which weights count"
+
+
 @pytest.mark.slow
 def test_lost_or_damaged_weights_are_learned_again(installed: Path, refined: Path, tmp_path: Path) -> None:
     out = copied(refined, tmp_path)
@@ -311,7 +323,7 @@ def test_killed_while_it_learns_and_built_again_it_gives_the_same_bytes(
         "build(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     out = tmp_path / "out"
-    for what in ("checkpoint.safetensors", GENERATION):
+    for what in ("checkpoint.safetensors", GENERATION, "verdict-*.json"):
         driver = subprocess.Popen([sys.executable, "-c", code, str(installed), str(out)])
         pattern = f"refine-*/generations/*/round-1/{what}"
         while driver.poll() is None and not any((out / "work").glob(pattern)):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+from safetensors import safe_open
+from safetensors.torch import save
 
 from dataengine import testing
 from dataengine.core.errors import TrainingError
@@ -78,6 +80,19 @@ def test_a_checkpoint_of_another_run_and_a_damaged_one_are_passed_over(tmp_path:
     run(tmp_path / "b", replace(SETTINGS, seed=1))
     assert run(tmp_path / "b")[1] == weights
     (tmp_path / "b" / CHECKPOINT).write_bytes((tmp_path / "a" / CHECKPOINT).read_bytes()[:5000])
+    assert run(tmp_path / "b")[1] == weights
+    whole = tmp_path / "a" / CHECKPOINT
+    with safe_open(str(whole), framework="pt") as file:
+        tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    name = next(one for one in tensors if one.startswith("now."))
+    for changed in (
+        {one: value for one, value in tensors.items() if one != name},
+        tensors | {name: tensors[name][..., :1].clone()},
+        tensors | {"optim.99.step": tensors[name].clone()},
+    ):
+        (tmp_path / "b" / CHECKPOINT).write_bytes(save(changed, header))
+        assert run(tmp_path / "b")[1] == weights
+    (tmp_path / "b" / CHECKPOINT).write_bytes(save(tensors, header | {"facts": "[]"}))
     assert run(tmp_path / "b")[1] == weights
 
 

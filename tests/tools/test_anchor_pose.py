@@ -12,7 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
+from dataengine.core import registry
 from dataengine.core.errors import DatasetError, WeightsError
+from dataengine.core.skeletons import convert, skeleton
 from dataengine.experts.anchor_pose_network import MEAN, STD, TinyBackbone
 from dataengine.experts.anchor_pose_spec import read_spec
 from dataengine.experts.synthetic import weights_folder
@@ -120,3 +122,51 @@ def test_a_run_is_a_function_of_its_arguments(tmp_path: Path) -> None:
     first, second = read_spec(tmp_path / "a.safetensors"), read_spec(tmp_path / "d.safetensors")
     assert first == second
     assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "d.safetensors").read_bytes()
+
+
+def person_keypoints(folder: Path, clips: int) -> tuple[Path, Path]:
+    """A file as COCO's person_keypoints_*.json has them, with all of its tables, and a folder of its pictures."""
+    (folder / "train2017").mkdir()
+    images, annotations = [], []
+    for number, frame in enumerate(rendered(21, clips)[::4]):
+        name = f"{number:012d}.jpg"
+        cv2.imwrite(str(folder / "train2017" / name), frame.image[..., ::-1])
+        height, width = frame.image.shape[:2]
+        images.append({"id": 100 + number, "file_name": name, "height": height, "width": width, "license": 1})
+        points, _ = convert(frame.keypoints, None, frame.skeleton, "coco17")
+        for person, box in zip(points, frame.boxes):
+            seen = np.isfinite(person).all(-1)
+            rows = np.concatenate([np.nan_to_num(person), np.where(seen, 2, 0)[:, None]], 1).round().astype(int)
+            x0, y0, x1, y1 = box.tolist()
+            annotations.append(
+                {"id": len(annotations), "image_id": 100 + number, "category_id": 1, "iscrowd": 0,
+                 "keypoints": rows.ravel().tolist(), "num_keypoints": int(seen.sum()), "area": (x1 - x0) * (y1 - y0),
+                 "bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": [[x0, y0, x1, y0, x1, y1]]}
+            )  # fmt: skip
+    crowd = {"id": 10_000, "image_id": 100, "category_id": 1, "iscrowd": 1, "keypoints": [0] * 51, "num_keypoints": 0,
+             "area": 9.0, "bbox": [0, 0, 3, 3], "segmentation": {"counts": [1, 8], "size": [3, 3]}}  # fmt: skip
+    told = {
+        "info": {"year": 2017}, "licenses": [{"id": 1, "name": "x"}], "images": images,
+        "annotations": [*annotations, crowd, {**crowd, "id": 10_001, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton("coco17").joints), "skeleton": []}],
+    }  # fmt: skip
+    (folder / "person_keypoints_train2017.json").write_text(json.dumps(told))
+    return folder / "person_keypoints_train2017.json", folder / "train2017"
+
+
+@pytest.mark.slow
+def test_base_training_on_a_file_of_coco_gives_a_base_that_a_student_starts_from(tmp_path: Path) -> None:
+    annotations, pictures = person_keypoints(tmp_path, 6)
+    sizes = {"width": 64, "height": 64, "hidden": 16, "proposals": 8, "regions": 8, "anchors": 3, "epochs": 2}
+    shape = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
+    base = tmp_path / "base.safetensors"
+    assert main([str(base), "--coco", str(annotations), str(pictures), "--flip", "--backbone", "tiny", *shape]) == 0
+    student = registry.create("students", "anchor_pose", {"base": str(base)})
+    with student.start() as session:
+        loss = session.loss(CocoPeople(annotations, pictures)[:4], np.random.default_rng(0), True)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss) and any(p.grad is not None for g in session.parameters() for p in g["params"])
+        session.save(tmp_path / "generation.safetensors")
+    with student.expert(tmp_path / "generation.safetensors").load() as expert:
+        (poses,) = expert.predict(CocoPeople(annotations, pictures)[0].image[None])
+        assert poses.coords.shape[1:] == (13, 2)
