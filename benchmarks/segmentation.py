@@ -108,21 +108,30 @@ def job(name: str, head: str) -> Any:
 
 
 def floors(name: str) -> dict[str, dict[str, float]]:
-    """What is reached without training a network."""
+    """What is reached on coordinates, without a network."""
+    train, test = data(name)
+    rows: dict[str, dict[str, float]] = {}
+    found = frame_floors([train], [test], train.span_labels, preparation(name, train), PROTOCOL["frames"])
+    for floor, scores in found.items():
+        results = segmentation_results(scores, train.span_labels)
+        rows[floor] = {result.metric: round(100 * result.value, 3) for result in results}
+        rows["chance"] = {"frame mAP": round(100 * results[0].baselines["chance"], 3)}
+    return rows
+
+
+def random_job(name: str) -> Any:
+    """One seed of a network with random weights: ridge regression on its features of frames."""
     train, test = data(name)
     preprocess, frames = preparation(name, train), PROTOCOL["frames"]
-    rows = {}
-    for floor, scores in frame_floors([train], [test], train.span_labels, preprocess, frames).items():
-        found = segmentation_results(scores, train.span_labels)
-        rows[floor] = {result.metric: round(100 * result.value, 3) for result in found}
-        rows["chance"] = {"frame mAP": round(100 * found[0].baselines["chance"], 3)}
-    channels = train.clips[0].keypoints.shape[-1]
-    windows = random_subset([WindowedDataset(train, frames, frames)], 2000)
-    for seed in SEEDS:
-        backbone = calibrate(network(train, seed + 100, 0, channels, PROTOCOL["base"]), windows, preprocess, frames)
-        probe = frame_probe(backbone, [train], train.span_labels, preprocess, frames)
-        rows[f"random network {seed}"] = figures(probe, test, preprocess, frames // 2)
-    return rows
+
+    def run(seed: int, _: Path) -> dict[str, Any]:
+        backbone = network(train, seed + 100, 0, train.clips[0].keypoints.shape[-1], PROTOCOL["base"])
+        windows = random_subset([WindowedDataset(train, frames, frames)], 2000)
+        calibrated = calibrate(backbone, windows, preprocess, frames)
+        probe = frame_probe(calibrated, [train], train.span_labels, preprocess, frames)
+        return figures(probe, test, preprocess, frames // 2)
+
+    return run
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -148,6 +157,8 @@ def run(quick: bool) -> dict[str, Any]:
         )[0]
         for key in ("cpu_s", "wall_s", "hardware", "commit", "protocol", "seed"):
             below[name].pop(key)
+        of_random = seeds(f"segmentation-{name}-random", own, numbers, random_job(name))
+        below[name]["random networks"] = {"frame mAP": spread(of_random, "frame mAP")["mean"]}
         runs = {head: seeds(f"segmentation-{name}-{head}", own, numbers, job(name, head)) for head in HEADS}
         metrics = [key for key, value in runs["linear"][0].items() if "@" in key or key.startswith(("frame", "edit"))]
         spreads[name] = {head: {metric: spread(found, metric) for metric in metrics} for head, found in runs.items()}
@@ -191,16 +202,17 @@ def _figures(found: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _one() -> None:
-    """`segmentation.py --only NAME HEAD SEED`: one part alone, kept for the whole."""
+    """`segmentation.py --only NAME PART SEED`: one head, floors or random alone, kept for the whole."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs=3)
     name, head, seed = parser.parse_args().only
     torch.set_num_threads(1)
     own = {**PROTOCOL, "epochs": EPOCHS[name]}
     if head == "floors":
-        seeds(f"segmentation-{name}-floors", {**own, "calibrated": "windows"}, range(1), lambda *_: floors(name))
+        seeds(f"segmentation-{name}-floors", own, range(1), lambda *_: floors(name))
     else:
-        seeds(f"segmentation-{name}-{head}", own, [int(seed)], job(name, head))
+        part = random_job(name) if head == "random" else job(name, head)
+        seeds(f"segmentation-{name}-{head}", own, [int(seed)], part)
 
 
 if __name__ == "__main__":
