@@ -70,5 +70,5 @@ def test_pairs_are_of_other_bodies_and_the_same_again(tmp_path):
     one, two = (retarget(run, train_clips, test_clips, 3, draw=False).results[0] for _ in range(2))
     assert one == two and one.details["pairs"] == len(test_clips[0])
     pixels = write_example(tmp_path / "pixels.npz", 80)
-    with pytest.raises(TrainingError, match="needs them in space"):
+    with pytest.raises(TrainingError, match="works on 3 coordinates"):
         retarget(run, train_clips, open_split_of(run, [str(pixels)], (), "val"), draw=False)
