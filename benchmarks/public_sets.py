@@ -6,6 +6,9 @@ first look. Three count. A fourth, Florence 3D, is reported beside them: its bes
 room. Each is converted as the page "Train on data of your own" says and trained by `unik_small` with no option
 changed, five seeds. The floors are those that every training prints, see `training.runs.floors`.
 
+Before small sets got at least 2,000 steps, 30 epochs of half width reached (one seed) 85.8 % on UTD-MHAD, 93.9 on
+NATOPS, 63.0 on the robot's actions and 81.1 on Florence 3D: at or below the best floor on three of the four.
+
 The data are not part of this repository. Put them into one folder, named by `DATAENGINE_PUBLIC_SETS`, as `SETS` says:
 
     github.com/woo-chia-wei/kinect-sequence-classification    data/Skeleton/*.mat                          utd_mhad/
@@ -13,7 +16,8 @@ The data are not part of this repository. Put them into one folder, named by `DA
     github.com/cran/dbcsp                                     data/AR.data.rda                             ar/
     github.com/dluvizon/harskel                               input/Data/Florence_3D_Action_Skeletons.mat  florence/
 
-A set that is absent is left out; files that are other ones are refused by their SHA-256.
+A set that is absent is left out; files that are other ones are refused by their SHA-256. `--quick` takes the seeds that
+were run before, at least one; the goal holds with all five alone.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import main
-from seeds import WORK, seeds, spread
+from seeds import WORK, kept, seeds, spread
 
 from training.config import load
 from training.evaluate.floors import NEIGHBOUR, RANDOM, RIDGE
@@ -365,18 +369,20 @@ def run(quick: bool) -> dict[str, Any]:
     for name in SETS:
         if (file := converted(name)) is None:
             continue
-        numbers = SEEDS[:1] if quick else SEEDS
-        runs = seeds(f"public_sets-{name}", protocol(name, file), numbers, job(file))
+        own = protocol(name, file)
+        numbers = kept(f"public_sets-{name}", own, SEEDS) or SEEDS[:1] if quick else SEEDS
+        runs = seeds(f"public_sets-{name}", own, numbers, job(file))
         top, best = spread(runs, "classifier"), spread(runs, "best_floor")
         over = top["mean"] - best["mean"]
         found[name] = {"top-1": top, "floors": runs[0]["floors"], "best_floor": best["mean"], "over_floor": over}
     over = {name: found[name]["over_floor"] for name in COUNTED if name in found}
+    whole = all(len(found[name]["top-1"]["each"]) == len(SEEDS) for name in over)
     return {
         "name": "public_sets",
         "value": {name: round(value, 2) for name, value in over.items()},
         "unit": "points of top-1 above the best learning-free floor",
-        "goal": f"at least {GOAL:g} on {OF} of {len(COUNTED)} sets",
-        "holds": sum(value >= GOAL for value in over.values()) >= OF,
+        "goal": f"at least {GOAL:g} on {OF} of {len(COUNTED)} sets, {len(SEEDS)} seeds",
+        "holds": whole and sum(value >= GOAL for value in over.values()) >= OF,
         "baselines": {name: figures["floors"] for name, figures in found.items()},
         "n": {name: len(figures["top-1"]["each"]) for name, figures in found.items()},
         "spread": {name: figures["top-1"] for name, figures in found.items()},

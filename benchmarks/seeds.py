@@ -45,10 +45,9 @@ def seeds(
 
     A seed's `cpu_s` is that of the run that ended it; work restored from checkpoints is not counted.
     """
-    mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
     found = []
     for seed in numbers:
-        path = RESULTS / "seeds" / f"{name}-{mark}-{seed}.json"
+        path = place(name, protocol, seed)
         if not path.exists():
             wall, cpu = time.time(), cpu_seconds()
             measured = job(seed, WORK / path.stem)
@@ -68,6 +67,17 @@ def seeds(
             print(f"{path.stem}: {measured}", flush=True)
         found.append(json.loads(path.read_text()))
     return found
+
+
+def place(name: str, protocol: Mapping[str, Any], seed: int) -> Path:
+    """The file that a seed's figures are kept in."""
+    mark = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+    return RESULTS / "seeds" / f"{name}-{mark}-{seed}.json"
+
+
+def kept(name: str, protocol: Mapping[str, Any], numbers: Iterable[int]) -> list[int]:
+    """The seeds that were run before with this protocol."""
+    return [seed for seed in numbers if place(name, protocol, seed).exists()]
 
 
 def spread(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
