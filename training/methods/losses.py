@@ -101,7 +101,8 @@ def queue_info_nce(
         (N,) float.
     """
     several, places = key.ndim > query.ndim, query[0, 0].numel()
-    query, key, queue = query.flatten(1) / places, key.flatten(1 + several), queue.flatten(1)
+    if query.ndim > 2:
+        query, key, queue = query.flatten(1) / places, key.flatten(1 + several), queue.flatten(1)
     own = _each(query, key) if several else (query * key).sum(1, keepdim=True)
     parts = [own, query @ queue.T]
     if negatives is not None:
