@@ -37,6 +37,10 @@ VIDEOS = (
     "R6llTwEh07w.mp4",
     "SOX5yA1l24A.mp4",
     "v_SoccerJuggling_g23_c01.avi",
+    "clean_and_jerk.mp4",
+    "flipping_a_pancake.mkv",
+    "ntu_sample.avi",
+    "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi",
 )
 """Other videos with real people."""
 FRAMES = 100
