@@ -26,7 +26,8 @@ from training.data.formats import open_datasets
 from training.engine import checkpoint
 from training.evaluate.segmentation import BOUNDARIES, FrameScores, segments_of
 from training.evaluate.timelines import timeline
-from training.runs.example import ACTIONS, write_untrimmed
+from training.runs.example import write_untrimmed
+from training.runs.example_motions import ACTIONS
 from training.runs.export import export
 from training.runs.run import load_run
 from training.runs.segment import is_run_of_segment, segment, write_events
@@ -62,7 +63,7 @@ def test_untrimmed_examples_are_the_same_for_the_same_numbers(data, tmp_path):
     (train_set,) = open_datasets(str(data), "train")
     assert train_set.span_labels == ACTIONS and len(train_set) == 7
     spans = train_set.read([0])[0].spans
-    assert sorted(spans[:, 0]) == list(range(8)) and (spans[1:, 1] > spans[:-1, 2]).all()
+    assert sorted(spans[:, 0]) == list(range(len(ACTIONS))) and (spans[1:, 1] > spans[:-1, 2]).all()
     with pytest.raises(TrainingError, match="10 or more"):
         write_untrimmed(tmp_path / "few.npz", 2)
 
@@ -140,6 +141,7 @@ train(tables({data!r}, "run.epochs=2", "run.save_every=0.0", "run.log_every=1"),
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_at_random_it_goes_on_bit_for_bit(data, tmp_path):
     code = {
         name: CHILD.format(root=str(ROOT), data=str(data), folder=str(tmp_path / name)) for name in ("whole", "killed")
