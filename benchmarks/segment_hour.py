@@ -65,7 +65,8 @@ def network(width: int) -> Any:
     import torch
 
     from training import create_backbone, create_method
-    from training.runs.example import ACTIONS, LAYOUT
+    from training.runs.example import LAYOUT
+    from training.runs.example import VARIED as ACTIONS
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -90,7 +91,8 @@ def opened(kind: str, width: int, batch: int = 1) -> Any:
 def export(width: int) -> None:
     """The network as a file, as `dataengine-train export` writes it."""
     from training.config import load
-    from training.runs.example import ACTIONS, LAYOUT
+    from training.runs.example import LAYOUT
+    from training.runs.example import VARIED as ACTIONS
     from training.runs.export import export as write
     from training.runs.trained_network import BareNetwork
     from training.transforms.preprocess import Preprocess
