@@ -43,15 +43,22 @@ def measured(
         partners=method.partners,
     )
     before, sums, clips = method.training, dict[str, float](), 0
+    dtype = next(method.parameters()).dtype
     method.eval()
     for batch in loader:
         count = len(batch["label"])
-        moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        moved = {name: _moved(value, device, dtype) for name, value in batch.items()}
         for name, value in method.measures(moved).items():
             sums[name] = sums.get(name, 0.0) + count * float(value)
         clips += count
     method.train(before)
     return {name: value / max(clips, 1) for name, value in sums.items()}
+
+
+def _moved(value: Any, device: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(device, dtype if value.is_floating_point() else None)
 
 
 def methods_without_labels() -> list[str]:

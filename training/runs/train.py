@@ -126,7 +126,8 @@ def train(
     datasets = splits.open_split(config.data, "train", (*needs.features, *stored), without=needs.without)
     if config.data.label_fraction is not None:
         datasets = label_subset(datasets, config.data.label_fraction, config.run.seed)
-    validation = splits.open_validation(config.data)
+    shown = needs.features if "measures" in type_of(config).probes else ()
+    validation = splits.open_validation(config.data, shown, needs.without)
     val, val_split = validation or ([], config.data.val_split)
     start = None if config.run.start is None else start_file(config.run.start)
     joints = (None if start is None else skeleton_of(start)) or datasets[0].skeleton
