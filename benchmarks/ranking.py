@@ -16,6 +16,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def speed(quick: bool) -> dict[str, float]:
     told = {}
     for size in sizes:
         rows = rng.normal(size=(size, 128)).astype(np.float32)
-        told[f"k-centre, {count} of {size} clips, s"] = round(seconds(lambda rows=rows: k_centres(rows, count)), 2)
+        told[f"k-centre, {count} of {size} clips, s"] = round(seconds(partial(k_centres, rows, count)), 2)
     told[f"classifier, {count // 10} of {size} clips, s"] = round(seconds(lambda: by_classifier(rows, count // 10)), 2)
     small = rows[:2000]
     warm = seconds(lambda: by_classifier(small, 40))

@@ -181,7 +181,8 @@ class SkeletonAutoencoder(Backbone):
     def basis(self) -> Tensor:
         """The orthogonal basis (W, W), directions in columns: those of the motion, then the static ones. The signs are
         such that the triangular factor of the dictionary has a positive diagonal."""
-        if torch.jit.is_tracing():  # a constant of the exported file: formats of files have no such factorisation
+        # a constant of the exported file: formats of files have no such factorisation
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             return torch.from_numpy(_basis_of(self.dictionary.detach().cpu().numpy())).to(self.dictionary)
         wide = self.dictionary.float() if self.dictionary.dtype in (torch.float16, torch.bfloat16) else self.dictionary
         with torch.autocast(wide.device.type, enabled=False):
