@@ -20,6 +20,7 @@ from tests.support import motion_files
 from tests.support.motion_files import TABLES, TMOR
 from tests.support.tiny_dataset import build
 from training import cli
+from training.verbs import options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,7 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
 
 def test_runs_stand_side_by_side(place, call, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
+    monkeypatch.setenv("DATAENGINE_PREPARED", str(tmp_path / "prepared"))  # where no floors lie yet
     once = ("--data", "build", "--set", "run.epochs=1")
     assert call("pretrain", "small.toml", *once, "--out", tmp_path / "first")[0] == 0
     shutil.copytree(tmp_path / "first", tmp_path / "second")
@@ -166,7 +168,7 @@ def test_what_is_wrong_is_one_line(place, call, monkeypatch, arguments, code, sa
 
 
 def test_a_missing_extra_is_named(place, call, monkeypatch):
-    monkeypatch.setattr(cli, "installed", lambda extra: False)
+    monkeypatch.setattr(options, "installed", lambda extra: False)
     code, _, err = call("pretrain", "unik", "--data", place / "build")
     assert code == 1 and "uv sync --extra train" in err
 
