@@ -108,7 +108,7 @@ def test_what_is_asked_for_must_be_there(tmp_path) -> None:
         ({"format": "onxx"}, "unknown format 'onxx'.*did you mean 'onnx'"),
         ({"output": "feature"}, "did you mean 'features'"),
         ({"output": "logits"}, "no classes"),
-        ({"output": "embedding"}, "what a method such as tmor learns"),
+        ({"output": "embedding"}, "what methods with a projection learn .*tmor"),
         ({"frames": 0}, "1 frame or more"),
     ):
         with pytest.raises(TrainingError, match=said):
