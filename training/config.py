@@ -430,7 +430,7 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
     """
     path = find(what)
     tables = settings.read(path)
-    run = tables.setdefault("run", {})
+    tables.setdefault("run", {})
     if Path(what).is_dir() and tables.get("method", {}).get("name") != "segment":
         start = start or what
         tables["method"] = {"name": "segment"}
@@ -438,9 +438,9 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
             tables[name] = {**tables.get(name, {}), **table}
         tables["optim"].pop("milestones", None)
         tables["view"]["steps"] = list(SPATIAL)
-        run["name"] = f"{run.get('name', 'run')}_segment"
+        tables["run"]["name"] = f"{tables['run'].get('name', 'run')}_segment"
     if start is not None:
-        run["start"] = str(start)
+        tables["run"]["start"] = str(start)
     for text in overrides:
         settings.override(tables, text)
     config = validate(tables, str(path))

@@ -109,7 +109,7 @@ def test_two_processes_are_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["lac"])
 def test_killed_at_random_it_goes_on_bit_for_bit(stage, tmp_path):
     code = {
         name: CHILD.format(paths=[str(ROOT)], folder=str(tmp_path), stage=stage, name=name)
