@@ -43,6 +43,7 @@ def lines(path):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_two_trainings_with_one_cache_killed_at_random_end_as_without(tmp_path):

@@ -93,6 +93,7 @@ def last(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.read(folder / "last.safetensors")[0]
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     script = tmp_path / "run.py"
@@ -108,6 +109,7 @@ def test_two_processes_are_one(tmp_path):
             torch.testing.assert_close(two[key], one[key], rtol=1e-7, atol=1e-9, msg=f"{stage} {key}")
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["lac"])
 def test_killed_at_random_it_goes_on_bit_for_bit(stage, tmp_path):

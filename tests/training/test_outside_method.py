@@ -131,6 +131,7 @@ def test_killed_it_goes_on_as_the_same_run(package):
     assert whole == run and losses(package / "run") == losses(package / "whole")
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_two_processes_are_one(package):
     """Weights, statistics and optimiser after an epoch, in double precision."""

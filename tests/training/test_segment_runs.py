@@ -139,6 +139,7 @@ train(tables({data!r}, "run.epochs=2", "run.save_every=0.0", "run.log_every=1"),
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_at_random_it_goes_on_bit_for_bit(data, tmp_path):

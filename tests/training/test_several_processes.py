@@ -47,6 +47,7 @@ def free_port():
         return found.getsockname()[1]
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_two_processes_are_one_however_they_are_started(tmp_path):
