@@ -250,6 +250,7 @@ def in_flight(work: Path) -> list[InFlight]:
     for path in sorted((work / ATTEMPTS).glob("*.json")):
         try:
             facts, changed = json.loads(path.read_bytes()), path.stat().st_mtime
+            age = max(0.0, now - facts["began"])
             row = InFlight(
                 facts["pass"],
                 facts["unit"],
@@ -257,8 +258,8 @@ def in_flight(work: Path) -> list[InFlight]:
                 facts["clips"],
                 facts["host"],
                 facts["pid"],
-                max(0.0, now - facts["began"]),
-                max(0.0, now - changed),
+                age,
+                min(age, max(0.0, now - changed)),  # file systems stamp by a clock that is milliseconds behind
             )
         except (OSError, ValueError, KeyError, TypeError):
             continue

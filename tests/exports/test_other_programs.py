@@ -166,7 +166,7 @@ def test_parquet_files_end_at_their_size(out: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(hf, "GROUP_BYTES", 1)
     whole = pl.read_parquet(Path(dataengine.export(out, "hf", tmp_path / "a").path) / "data" / "train-*.parquet")
     write = hf._files
-    monkeypatch.setattr(hf, "_files", lambda clips, most: write(clips, 2000))
+    monkeypatch.setattr(hf, "_files", lambda clips, schema, most: write(clips, schema, 2000))
     made = Path(dataengine.export(out, "hf", tmp_path / "b").path) / "data"
     assert len(list(made.glob("train-*.parquet"))) > 1
     assert pl.read_parquet(made / "train-*.parquet").equals(whole)
