@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,10 @@ pytest.importorskip("torch")
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import SKELETONS
 from tests.support import motion_files
-from training import cli
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.runs.clip_features import of_table, read_labels
 
 KINDS = ("run", "sit", "wave")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dataengine-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

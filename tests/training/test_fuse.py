@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import polars as pl
@@ -15,25 +14,12 @@ from dataengine.core import settings
 from dataengine.core.errors import TrainingError
 from tests.support import motion_files
 from tests.support.motion_files import TABLES
-from training import cli, config
+from training import config
 from training.runs.features import THREE_CROPS, extract_features
 from training.runs.fuse import Clips, fuse, load_seeds, open_clips, titles_of, train_streams
 from training.runs.probe import probe
 from training.runs.report import open_split_of
 from training.runs.run import load_run
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dataengine-train", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
-
 
 STREAMS = ("joint", "bone", "motion")
 

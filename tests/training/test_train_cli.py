@@ -19,22 +19,9 @@ import tomli_w
 from tests.support import motion_files
 from tests.support.motion_files import TABLES, TMOR
 from tests.support.tiny_dataset import build
-from training import cli
 from training.verbs import options
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dataengine-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

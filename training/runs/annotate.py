@@ -14,14 +14,13 @@ import polars as pl
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from dataengine.io.storage import staged
 from training.data.types import Array, Numbers
 from training.evaluate.annotator import fit_annotator
 from training.evaluate.metrics import micro_f1
 from training.evaluate.result import Result, of_seeds
 from training.runs.clip_features import ClipFeatures
+from training.runs.tables import table_file, write_table
 
-ENDINGS = (".csv", ".parquet")
 FOLDS = 5
 """Parts of the labelled clips; each is judged by annotators that learnt from the others."""
 REPEATS = 2
@@ -84,9 +83,7 @@ def annotate(
     Raises:
         TrainingError: another ending, a clip that is not there, or fewer than two different labels.
     """
-    target = Path(path)
-    if target.suffix not in ENDINGS:
-        raise TrainingError(f"{target}: proposals are a table; allowed endings: {', '.join(ENDINGS)}")
+    target = table_file(path, "proposals")
     where = features.index()
     names = sorted({label for some in labels.values() for label in some})
     if len(names) < 2:
@@ -119,12 +116,7 @@ def annotate(
             "doubt": pl.Series(doubt).fill_nan(None),
         }
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with staged(target) as partial:
-        if target.suffix == ".csv":
-            table.write_csv(partial)
-        else:
-            table.write_parquet(partial)
+    write_table(table, target)
     return Proposals(target, len(where) - len(labels), int((doubt > 0.5).sum()), round(seconds, 3), result)
 
 

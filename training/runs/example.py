@@ -7,6 +7,7 @@ two splits. What is learnt from it says how a run goes, and nothing about real p
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,8 @@ def write_example(path: str | os.PathLike[str], clips: int = 400, seed: int = 0,
         "names": np.array([f"example{seed}_{number:05d}" for number in range(clips)]),
         "split": np.where(np.isin(subjects, order[: round(0.7 * people)]), "train", "val"),
         "subject": subjects,
-        "joint_names": np.array(LAYOUT.joints),
-        "frame_size": np.tile(SIZE, (clips, 1)),
-        "fps": np.full(clips, FPS),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with staged(target) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    return target
+    return _write(target, arrays)
 
 
 def write_untrimmed(path: str | os.PathLike[str], sequences: int = 60, seed: int = 0) -> Path:
@@ -106,13 +101,21 @@ def write_untrimmed(path: str | os.PathLike[str], sequences: int = 60, seed: int
         "span_names": np.array(VARIED),
         "names": np.array([f"untrimmed{seed}_{number:05d}" for number in range(sequences)]),
         "split": np.where(np.arange(sequences) < round(0.7 * sequences), "train", "val"),
+    }
+    return _write(target, arrays)
+
+
+def _write(target: Path, arrays: Mapping[str, Any]) -> Path:
+    """Write the arrays of clips with what all of them share: joints, size of the picture and rate."""
+    clips = len(arrays["names"])
+    shared: dict[str, Any] = {
         "joint_names": np.array(LAYOUT.joints),
-        "frame_size": np.tile(SIZE, (sequences, 1)),
-        "fps": np.full(sequences, FPS),
+        "frame_size": np.tile(SIZE, (clips, 1)),
+        "fps": np.full(clips, FPS),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     with staged(target) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays, **shared)
     return target
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from dataengine.io.storage import staged
 from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset
 from training.evaluate.metrics import labelled
@@ -23,9 +22,8 @@ from training.evaluate.result import Result
 from training.runs import splits
 from training.runs.features import THREE_CROPS, extract_features, workers_for
 from training.runs.run import Run
+from training.runs.tables import table_file, write_table
 from training.runs.train import per_class
-
-ENDINGS = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,12 @@ def predict(
     Raises:
         TrainingError: the run learnt no classes, or another ending of the file.
     """
-    target = Path(path)
+    target = table_file(path, "predictions")
     if not run.config.classifies:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "
             "finetune`, or name motions by texts with `dataengine-train zeroshot`"
         )
-    check_ending(target)
     workers = workers_for(datasets, run.config.run.workers, device)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
         scores = extract_features(
@@ -90,7 +87,7 @@ def predict(
             advance=advance,
             cache=run.cache,
         )[0]
-    write_table(target, datasets, run.labels, scores)
+    write_predictions(target, datasets, run.labels, scores)
     best = scores.argmax(1)
     known = splits.label_ids(run.labels, datasets)
     result = None
@@ -102,13 +99,7 @@ def predict(
     return Predictions(target, counts, result)
 
 
-def check_ending(target: Path) -> None:
-    """Raises TrainingError where the file of a table has another ending."""
-    if target.suffix not in ENDINGS:
-        raise TrainingError(f"{target}: predictions are a table; allowed endings: {', '.join(ENDINGS)}")
-
-
-def write_table(
+def write_predictions(
     target: Path, datasets: Sequence[SkeletonDataset], labels: Sequence[str], scores: NDArray[np.floating[Any]]
 ) -> None:
     """Write the table of `Predictions`, whole or not at all.
@@ -129,9 +120,4 @@ def write_table(
             "probability": scores[np.arange(len(best)), best],
         }
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with staged(target) as partial:
-        if target.suffix == ".csv":
-            table.write_csv(partial)
-        else:
-            table.write_parquet(partial)
+    write_table(table, target)

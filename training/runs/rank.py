@@ -13,12 +13,13 @@ import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.progress import Progress
-from dataengine.io.storage import staged, write_durably
+from dataengine.io.storage import write_durably
 from training.data.types import Numbers, SkeletonDataset
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.evaluate.logistic import unit
 from training.evaluate.ranking import Ranking, by_classifier, covered, k_centres
 from training.runs.clip_features import ClipFeatures
+from training.runs.tables import write_table
 
 WAYS: Mapping[str, str] = {
     "k-centre": "the clip farthest from all before it (exact; the default)",
@@ -136,9 +137,7 @@ def write_plan(
             "radius": pl.Series([*ranking.radius.round(6).tolist(), *[None] * len(known)], dtype=pl.Float64),
         }
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with staged(target) as partial:
-        table.write_csv(partial)
+    write_table(table, target)
     draws = [_random(features.rows, len(ids), given, seed + n).radius[-1] for n in range(5)]
     page = None
     if datasets and joints_of is not None:

@@ -13,7 +13,6 @@ import polars as pl
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from dataengine.io.storage import staged
 from training.data.spans import WindowedDataset
 from training.data.types import SkeletonDataset
 from training.engine.checkpoint import facts_of
@@ -35,11 +34,11 @@ from training.runs.frame_probe import frame_floors, frame_probe
 from training.runs.report import Report
 from training.runs.run import CHECKPOINT, Run
 from training.runs.sliding import frame_scores, segmenting
+from training.runs.tables import table_file, write_table
 from training.transforms.preprocess import Preprocess
 
 DRAWN = 8
 """Clips whose timelines are drawn, unless another number is given."""
-ENDINGS = (".csv", ".parquet")
 
 
 def is_run_of_segment(folder: Path) -> bool:
@@ -145,9 +144,7 @@ def write_events(
     Raises:
         TrainingError: the run gives no classes of frames, or another ending of the file.
     """
-    method, target = segmenting(run.method, str(run.folder)), Path(path)
-    if target.suffix not in ENDINGS:
-        raise TrainingError(f"{target}: events are a table; allowed endings: {', '.join(ENDINGS)}")
+    method, target = segmenting(run.method, str(run.folder)), table_file(path, "events")
     rows: list[tuple[Any, ...]] = []
     with (progress or Progress()).step("segment", sum(map(len, datasets)), "clips") as advance:
         clips = frame_scores(method.to(device), datasets, run.labels, run.preprocess, run.frames, hop, device, advance)
@@ -159,10 +156,5 @@ def write_events(
     schema = {"clip_id": pl.String, "label": pl.String, "start": pl.Int64, "end": pl.Int64}
     schema |= {"start_s": pl.Float64, "end_s": pl.Float64, "score": pl.Float64}
     table = pl.DataFrame(rows, schema=schema, orient="row")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with staged(target) as partial:
-        if target.suffix == ".csv":
-            table.write_csv(partial)
-        else:
-            table.write_parquet(partial)
+    write_table(table, target)
     return target, len(table)

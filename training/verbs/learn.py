@@ -178,10 +178,11 @@ def fuse(
     where = device_of(device)
     from training.evaluate.result import class_table, plain, table
     from training.runs import fuse as fusing
-    from training.runs.predict import check_ending, write_table
+    from training.runs.predict import write_predictions
+    from training.runs.tables import table_file
 
     if to is not None:
-        check_ending(to)
+        table_file(to, "predictions")
     by_seed = fusing.load_seeds(runs)
     reports = []
     for own in by_seed:
@@ -190,7 +191,7 @@ def fuse(
         report.write()
         reports.append(report)
         if to is not None:
-            write_table(to, clips.test[0], fusing.names_of(own, clips), scores)
+            write_predictions(to, clips.test[0], fusing.names_of(own, clips), scores)
     results = fusing.over_seeds(reports)
     if as_json:
         show({"runs": list(map(str, runs)), "results": plain([result.as_dict() for result in results])})
