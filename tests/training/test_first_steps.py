@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 from dataengine.core.errors import TrainingError
 from tests.support import motion_files
 from tests.training.test_runs import made
-from tests.training.test_train_cli import call  # noqa: F401 - a fixture
 from training import config
 from training.data.formats import open_datasets
 from training.evaluate.result import Result, class_table
@@ -81,7 +80,7 @@ def test_accuracy_by_class_is_told_the_lowest_first():
 
 
 @pytest.mark.slow
-def test_commands_of_a_newcomer(call, run, tmp_path, monkeypatch):  # noqa: F811
+def test_commands_of_a_newcomer(call, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("example", "mine.npz", "--clips", "80")
     assert code == 0 and "train unik_small --data mine.npz" in out
