@@ -344,6 +344,13 @@ def test_a_damaged_intermediate_is_made_anew_within_the_same_build(
     assert {p.stem for p, time in records.items() if p.stat().st_mtime_ns != time} == {unit}
 
 
+def test_the_report_names_its_files(copy: Path) -> None:
+    page, card = copy / "dataset" / "report.html", copy / "dataset" / "README.md"
+    page.unlink()
+    answer = command("report", str(copy), "--json")
+    assert json.loads(answer.stdout) == {"report": str(page), "card": str(card)} and page.is_file()
+
+
 def test_the_report_shows_what_was_built(out: Path) -> None:
     page = (out / "dataset" / "report.html").read_text()
     assert (

@@ -28,7 +28,8 @@ from dataengine.io.disk_budget import DiskBudget
 from dataengine.io.http_policy import HttpPolicy
 from dataengine.io.storage import locked
 from dataengine.pipeline.plan import Plan, guard_list
-from dataengine.pipeline.recipe import FetchTable, Recipe
+from dataengine.pipeline.recipe import Recipe
+from dataengine.pipeline.recipe_tables import FetchTable
 
 _LISTS = (".csv", ".csv.gz", ".json", ".txt", ".md")
 

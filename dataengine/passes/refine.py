@@ -49,7 +49,8 @@ from dataengine.passes.table_pass import Table, TablePass
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.ledger import joined_inputs
-from dataengine.pipeline.recipe import Recipe, RefineTable, fingerprint
+from dataengine.pipeline.recipe import Recipe, fingerprint
+from dataengine.pipeline.recipe_tables import RefineTable
 from dataengine.pipeline.task import Receipt, Task
 from dataengine.refine.gate import Margins, Verdict
 from dataengine.refine.loop import CHECKPOINT, FitSettings, fit

@@ -100,7 +100,7 @@ def test_every_command_is_in_the_reference_and_has_help(program: str, name: str)
     assert f"## {program} {name}\n" in page and command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
-    answer = CliRunner().invoke(GROUPS[program] if False else _app(program), [name, "--help"])
+    answer = CliRunner().invoke(_app(program), [name, "--help"])
     assert answer.exit_code == 0 and "Usage:" in answer.output
 
 

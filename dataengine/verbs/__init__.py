@@ -1,0 +1,1 @@
+"""The subcommands of `dataengine`; each calls a public function."""
