@@ -41,7 +41,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"data"},
         {"transforms", "backbones", "evaluate"},
         {"methods"},
-        {"engine", "config"},
+        {"engine", "config", "config_tables"},
         {"runs"},
         {"catalogue"},
         {"verbs"},

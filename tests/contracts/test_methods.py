@@ -22,7 +22,8 @@ from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method, registry
 from training.data.loader import DataLoader
 from training.engine import checkpoint
-from training.engine.loop import History, fit
+from training.engine.history import History
+from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.base import Method
 from training.transforms.preprocess import Preprocess

@@ -18,8 +18,8 @@ from training.data.formats import open_datasets
 from training.data.subsets import label_subset
 from training.evaluate.joints import drawing_positions
 from training.evaluate.probes import LabelledFeatures, classification_result, knn
+from training.runs import evaluation as evaluating
 from training.runs import probe as probing
-from training.runs import train as training
 from training.runs import zero_shot
 from training.runs.compare import compare
 from training.runs.report import open_split_of
@@ -134,13 +134,13 @@ def test_naming_trained_classes_is_not_called_zero_shot(texts, data):
 def test_probes_while_training_read_with_workers(data, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        training, "extract_features", lambda *args, workers=0, **more: asked.append(workers) or (np.eye(4), None)
+        evaluating, "extract_features", lambda *args, workers=0, **more: asked.append(workers) or (np.eye(4), None)
     )
     monkeypatch.setattr("training.runs.features.MANY", 10)
     config = made(data, run={"workers": 3})
     clips = open_datasets(data, "train")
-    evaluation = training._Evaluation(config, None, clips[0].labels, clips, clips, "cpu")
-    monkeypatch.setattr(training, "LabelledFeatures", lambda *a, **k: None)
+    evaluation = evaluating.Evaluation(config, None, clips[0].labels, clips, clips, "cpu")
+    monkeypatch.setattr(evaluating, "LabelledFeatures", lambda *a, **k: None)
     evaluation._features(type("M", (), {"embed": None})(), clips)
     assert asked == [3]
 

@@ -16,11 +16,12 @@ from tests.training.test_runs import made
 from training import config
 from training.data.formats import open_datasets
 from training.evaluate.result import Result, class_table
+from training.runs.evaluation import per_class
 from training.runs.example import ACTIONS, write_example
 from training.runs.predict import predict
 from training.runs.report import open_split_of
 from training.runs.run import load_run
-from training.runs.train import per_class, train
+from training.runs.train import train
 
 
 def test_an_example_is_the_same_again_and_nobody_is_in_two_splits(tmp_path):

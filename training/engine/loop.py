@@ -18,8 +18,8 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from training.backbones.base import Backbone
 from training.data.loader import DataLoader
 from training.distributed import average, launched, rank, synchronise
 from training.engine import checkpoint, resume
+from training.engine.history import History, log_until, tell_of_rise
 from training.engine.loggers import Logger, loggers_of
 from training.engine.optimizer import make_optimizer, set_rates
 from training.engine.settings import TrainSettings
@@ -38,8 +39,6 @@ from training.evaluate.collapse import statistics
 from training.methods.base import Method
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
-RISE = 0.02
-"""Part by which the loss rises before it is told."""
 
 
 class ProgressCallback(Protocol):
@@ -50,26 +49,6 @@ class ProgressCallback(Protocol):
 
     def step(self, entry: Mapping[str, Any] | None) -> None:
         """Called after each step; `entry` is the line of the log, or None at steps that are not logged."""
-
-
-@dataclass
-class History:
-    """Log and length of a run.
-
-    Attributes:
-        log: lines of log.jsonl.
-        steps: number of steps of the optimiser.
-        epochs: `steps` in epochs.
-    """
-
-    log: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    epochs: float = 0.0
-
-    @property
-    def losses(self) -> list[float]:
-        """The logged losses, in order of steps."""
-        return [entry["loss"] for entry in self.log if "loss" in entry]
 
 
 Probe = Callable[[Method], Mapping[str, float]]
@@ -363,20 +342,9 @@ class _Run:
             scaler.load_state_dict(facts["scaler"])
         self.step = int(facts["step"])
         self.loader.load_state_dict(facts["loader"])
-        self.history.log = list(_log_until(self.out / "log.jsonl", self.step))
+        self.history.log = list(log_until(self.out / "log.jsonl", self.step))
         if rank() == 0:
             (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
-
-
-def _log_until(path: Path, step: int) -> Iterator[dict[str, Any]]:
-    """Lines of a log up to a step; later lines are written again by the resumed run."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # incomplete, as the process was killed
-            continue
-        if entry["step"] <= step:
-            yield entry
 
 
 def _compile(method: Method) -> None:
@@ -394,19 +362,3 @@ def _scaler(fabric: Any) -> Any:
 
     precision = fabric.strategy.precision
     return precision.scaler if isinstance(precision, MixedPrecision) else None
-
-
-def tell_of_rise(log: Sequence[Mapping[str, Any]]) -> None:
-    """Warn where the loss rose in the second half of a run: the mean of its last fifth is above that of its first."""
-    losses = [(entry["epoch"], entry["loss"]) for entry in log if "loss" in entry]
-    half = losses[len(losses) // 2 :]
-    part = len(half) // 5
-    if part < 2:
-        return
-    first, last = (sum(loss for _, loss in some) / part for some in (half[:part], half[-part:]))
-    if last > first + RISE * abs(first):
-        warnings.warn(
-            f"the loss rose in the second half of the run, from {first:.4g} (epoch {half[0][0]:g}) to {last:.4g}: what "
-            "was learnt gets lost again; lower optim.lr, or, where keys come from a momentum encoder, see queue.anneal",
-            stacklevel=5,
-        )

@@ -32,11 +32,12 @@ from training.evaluate.metrics import labelled
 from training.evaluate.probes import classification_result, over_runs
 from training.evaluate.result import Result, plain
 from training.runs import splits
+from training.runs.evaluation import per_class
 from training.runs.features import THREE_CROPS, extract_features, workers_for
 from training.runs.floors import Floors
 from training.runs.report import Report, classes_of, features_of, open_split_of
 from training.runs.run import CHECKPOINT, Run, load_run
-from training.runs.train import per_class, train
+from training.runs.train import train
 from training.transforms.streams import STREAMS
 
 BATCH = 64

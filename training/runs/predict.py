@@ -20,10 +20,10 @@ from training.evaluate.metrics import labelled
 from training.evaluate.probes import classification_result
 from training.evaluate.result import Result
 from training.runs import splits
+from training.runs.evaluation import per_class
 from training.runs.features import THREE_CROPS, extract_features, workers_for
 from training.runs.run import Run
 from training.runs.tables import table_file, write_table
-from training.runs.train import per_class
 
 
 @dataclass(frozen=True)

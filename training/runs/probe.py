@@ -23,6 +23,7 @@ from training.evaluate.plots import confusion_matrix, embedding
 from training.evaluate.probes import LabelledFeatures, classification_result, few_shot, knn
 from training.evaluate.result import Result
 from training.runs import splits
+from training.runs.evaluation import evaluate_classifier, per_class
 from training.runs.features import joint_weights
 from training.runs.floors import Floors
 from training.runs.fuse import Clips, fuse
@@ -30,7 +31,6 @@ from training.runs.learnable import tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.report import Report, classes_of, features_of
 from training.runs.run import Run
-from training.runs.train import evaluate_classifier, per_class
 from training.transforms.preprocess import Preprocess
 
 STRENGTH = 0.3

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from dataengine.core.errors import TrainingError
 from dataengine.io.storage import write_durably
-from training.config import DataTable
+from training.config_tables import DataTable
 from training.data.formats.joints import has_names, in_joints_of
 from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataengine.core.errors import DataEngineError, TrainingError
 from dataengine.core.skeletons import SKELETONS, Skeleton
-from training.config import DataTable
+from training.config_tables import DataTable
 from training.data.annotations import read_all
 from training.data.formats import format_class, format_of, open_datasets
 from training.data.formats.joints import aligned
