@@ -15,10 +15,10 @@ class Reprojection(Between):
 
     A lifter knows how bodies move. Poses of the picture that it cannot reach are seldom those of a body.
 
-    The default belongs to the lifter `temporal`. The largest value of 25 rendered clips is 0.033, and 0.060 where every
-    fourth frame is taken: the lifter knows videos of about 25 frames per second. Joints guessed at random about the
-    body give 0.059 to 0.102. Left and right exchanged every half second give 0.022 to 0.089, legs of another person
-    0.018 to 0.046: these are mostly not noticed.
+    The default belongs to the lifter `temporal` (`benchmarks/reprojection.py`). The largest value of 25 rendered clips
+    is 0.032, and 0.065 where every fourth frame is taken: the lifter knows videos of about 25 frames per second. Joints
+    guessed at random about the body give 0.057 to 0.101. Left and right exchanged every half second give 0.022 to
+    0.105, legs of another person 0.015 to 0.045: these are mostly, or always, not noticed.
     """
 
     max: float | None = 0.06

@@ -21,7 +21,9 @@ def escape(value: object) -> Html:
     """`value` as text of a page; `Html` stays as it is."""
     if isinstance(value, Html):
         return value
-    text = "".join(c if c.isprintable() or c in SPACES else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    text = str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c in SPACES else "\N{REPLACEMENT CHARACTER}" for c in text)
     return Html(html.escape(text, quote=True))
 
 
