@@ -141,7 +141,7 @@ class PreprocessTable(Table):
     normalise: str = _field(
         "auto",
         'Origin and scale: "body", "view", "view_body", "screen", "none", "pyskl2d" or "pyskl3d"; "auto": "view_body" '
-        'of joints in space that name shoulders and hips, else "body".',
+        'of joints in space that name shoulders and hips, "none" of rotations, else "body".',
     )
     stream: str = _field(
         "joint",

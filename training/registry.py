@@ -41,6 +41,8 @@ METHODS = {
     "segment": "training.methods.segmentation:Segmentation",
     "lac_retarget": "training.methods.lac_retarget:LACRetarget",
     "lac": "training.methods.lac:LAC",
+    "r3": "training.methods.r3:MotionR3",
+    "molang": "training.methods.molang:MoLang",
 }
 FORMATS = {
     "built": "training.data.formats.built:BuiltDataset",

@@ -26,6 +26,7 @@ from training.engine.history import History
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.base import Method
+from training.methods.text_network import TextNetwork
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -52,6 +53,17 @@ def contrast(part: str) -> Callable[[History], float]:
     return lambda history: float(np.mean([line[part] for line in history.log[-6:]])) - NOTHING_KNOWN
 
 
+def named(history: History) -> float:
+    """Both cross-entropies of motions and texts over those of a network that tells no two texts of four apart."""
+    return float(np.mean([line["part_contrast"] for line in history.log[-6:]])) - 2 * math.log(13)
+
+
+def told_again(history: History) -> float:
+    """How far the distance of told frames has fallen."""
+    losses = [line["part_reconstruction"] for line in history.log]
+    return float(np.mean(losses[-6:])) / losses[0] - 1
+
+
 @dataclass(frozen=True)
 class Case:
     """A small method.
@@ -63,6 +75,7 @@ class Case:
         classes: of the network.
         autoencoder: whether it trains an autoencoder, on clips in space.
         generator: whether it takes a trained autoencoder.
+        texts: whether it has an encoder of texts that is trained along.
     """
 
     learnt: Callable[[History], float]
@@ -70,6 +83,7 @@ class Case:
     classes: int = 0
     autoencoder: bool = False
     generator: bool = False
+    texts: bool = False
 
     @property
     def optim(self) -> OptimSettings:
@@ -100,6 +114,7 @@ def generator() -> str:
 
 SMALL_TMOR: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 SMALL_MCC: dict[str, Any] = {"decoder_width": 16, "queue": {"size": QUEUE, "momentum": 0.9}}
+SMALL_R3: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 SMALL_LAC: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 CASES = {
     "supervised": Case(right, classes=len(CLASSES)),
@@ -108,6 +123,8 @@ CASES = {
     "segment": Case(told_apart, {"num_classes": len(CLASSES)}),
     "lac_retarget": Case(reconstructed, autoencoder=True),
     "lac": Case(contrast("part_sequence"), {**SMALL_LAC, "positives": 1, "steps": 4}, generator=True),
+    "r3": Case(contrast("part_sequence"), SMALL_R3),
+    "molang": Case(named, {"masking": {"longest": 4}}, texts=True),
 }
 OTHERS = {
     "segment by dilated convolutions": Case(
@@ -122,6 +139,8 @@ OTHERS = {
     "mcc between frames": Case(
         contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
     ),
+    "molang of motion alone": Case(told_again, {"masking": {"longest": 4}}),
+    "r3 as printed": Case(contrast("part_sequence"), {**SMALL_R3, "variant": "paper"}),
     "tmor of motion alone": Case(contrast("part_mm"), {**SMALL_TMOR, "video": None}),
     "tmor both ways": Case(contrast("part_mm"), {**SMALL_TMOR, "video": "video", "video_width": 6, "symmetric": True}),
 }
@@ -149,6 +168,8 @@ def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Met
     else:
         backbone = create_backbone("stgcn", given.classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
     options = {**given.options, "generator": generator()} if given.generator else given.options
+    if given.texts:
+        options = {**options, "text": TextNetwork.create("ngrams", [(name,) for name in CLASSES], width=16)}
     method = create_method(name.split()[0], backbone=backbone, **options)
     transform = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
     return method, DataLoader(clips, transform, batch, seed=3)

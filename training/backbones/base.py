@@ -169,20 +169,33 @@ class Backbone(nn.Module):
         """Features a time step (N, D, T'), the mean over joints and people; 0 where the mask has nobody."""
         if mask is None:
             return self.people_sequence(x).mean(1)
-        people = self.people_sequence(masked(x, mask), mask)
+        return self.mean_over_people(self.people_sequence(masked(x, mask), mask), mask)
+
+    def mean_over_people(self, people: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, D, T') of `people_sequence` (N, M', D, T'); 0 where the mask has nobody."""
+        if mask is None:
+            return people.mean(1)
         there = at_steps(mask, self.stride).transpose(1, 2)  # (N, M, T')
         rows = people[:, : there.shape[1]].masked_fill(~there[:, :, None], 0)
         mean: Tensor = rows.sum(1) / there.sum(1)[:, None].clamp(min=1)
         return mean
 
-    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Features of the whole motion (N, D), the mean over time, joints and people."""
+    def mean_over_time(self, steps: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, D) of `sequence` (N, D, T'): the steps at which somebody is there."""
         if mask is None:
-            return self.sequence(x).mean(-1)
-        steps = self.sequence(x, mask)
+            return steps.mean(-1)
         there = at_steps(mask, self.stride).any(2)
         mean: Tensor = steps.sum(-1) / there.sum(1, keepdim=True).clamp(min=1)
         return mean
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of the whole motion (N, D), the mean over time, joints and people."""
+        return self.mean_over_time(self.sequence(x) if mask is None else self.sequence(x, mask), mask)
+
+    def features_and_people(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`features` (N, D) and `people_sequence` (N, M', D, T') of one pass."""
+        people = self.people_sequence(x) if mask is None else self.people_sequence(masked(x, mask), mask)
+        return self.mean_over_time(self.mean_over_people(people, mask), mask), people
 
     def people_blocks(self, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """What `block_features` is made of: outputs of several blocks, each (N, M', D, T', V'); arguments as of

@@ -150,9 +150,15 @@ class MMPTransformer(Backbone):
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features of the whole motion (N, D): its own token, the mean over the people who are there."""
+        return self.features_and_people(x, mask)[0]
+
+    def features_and_people(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`features` and `people_sequence` of one pass."""
         if mask is None:
-            return self.tokens(x)[:, :, 0].mean(1)
+            tokens = self.tokens(x)
+            return tokens[:, :, 0].mean(1), tokens[:, :, 1:].transpose(2, 3)
         there = mask.any(1)[..., None]  # (N, M, 1)
-        whole = self.tokens(masked(x, mask), mask=mask)[:, :, 0].masked_fill(~there, 0)
+        tokens = self.tokens(masked(x, mask), mask=mask)
+        whole = tokens[:, :, 0].masked_fill(~there, 0)
         mean: Tensor = whole.sum(1) / there.sum(1).clamp(min=1)
-        return mean
+        return mean, tokens[:, :, 1:].transpose(2, 3)

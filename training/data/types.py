@@ -22,6 +22,9 @@ Numbers: TypeAlias = NDArray[np.int64]
 Spans: TypeAlias = NDArray[np.int64]
 """What happens when in a clip, (S, 3): class, first frame, end frame (exclusive); spans may overlap."""
 
+ROTATION = 6
+"""Numbers of a rotation: the first two columns of its matrix."""
+
 
 @dataclass(frozen=True)
 class SkeletonSequence:
@@ -30,7 +33,7 @@ class SkeletonSequence:
     Attributes:
         key: id of the sequence in its dataset.
         keypoints: (M, T, V, C) float32 in the unit of the dataset (pixels from the top-left, or metres); NaN where a
-            joint was not seen.
+            joint was not seen. With C = `ROTATION` rotations of the joints in place of positions.
         scores: (M, T, V) float32 in [0, 1]; None where the dataset has none.
         label: index into the `labels` of the dataset, -1 for none.
         size: width and height of the image in pixels, or None.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -148,6 +148,9 @@ class Needs:
         spans: whether clips must have spans of what happens when, whose classes are learnt frame by frame.
         texts: option -> encoder of texts. The run encodes the texts of the classes and gives the vectors (K, P, D), P
             texts per class, to the constructor under this option.
+        text_networks: option -> encoder of texts that is trained along. The run makes the network, which knows the
+            texts of the classes, and gives it to the constructor under this option; see
+            `training.methods.text_network`.
         widths: option -> stored feature. The run measures the width of the feature, unless the option is given.
         networks: option -> folder of a finished run. The run loads it and gives its method to the constructor under
             this option, in evaluation mode; a checkpoint holds what it was made of.
@@ -158,6 +161,7 @@ class Needs:
     labels: bool = False
     spans: bool = False
     texts: Mapping[str, Any] = field(default_factory=dict)
+    text_networks: Mapping[str, Any] = field(default_factory=dict)
     widths: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     without: str = ""
@@ -310,6 +314,19 @@ class Method(nn.Module):
     def class_texts(self) -> Tensor | None:
         """(K, D) texts of the training classes that the method learnt with; None: it learnt without texts."""
         return None
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the method has an encoder of texts of its own, see `embed_texts`."""
+        return False
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts, as they are written, in the shared space, (K, width) of unit length.
+
+        Raises:
+            TrainingError: the method has no encoder of texts.
+        """
+        raise TrainingError(f"{type(self).__name__} has no encoder of texts; see embed_text")
 
     @property
     def video_feature(self) -> str | None:

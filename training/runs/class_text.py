@@ -14,6 +14,8 @@ from training.data.sampler import joined_labels
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import text as encoders
 from training.evaluate.retrieval import class_embeddings
+from training.methods import text_network
+from training.methods.text_network import TextNetwork
 from training.runs.splits import names_of
 
 STORED = ("viclip_text", "open_clip_text")
@@ -38,8 +40,12 @@ class ClassText:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(value: str | Mapping[str, Any]) -> ClassText:
+    def of(value: str | Mapping[str, Any], trained: bool = False) -> ClassText:
         """From a configuration: a name, or a table of encoder, prompts and options of the encoder.
+
+        Args:
+            value: the name or the table.
+            trained: whether the encoder is one that is trained along, of `training.methods.text_network`.
 
         Raises:
             TrainingError: an unknown encoder, or a table without one.
@@ -50,7 +56,7 @@ class ClassText:
                 f"a text is the name of an encoder, or {{ encoder = NAME, prompts = SET }}; given {value!r}"
             )
         encoder, prompts = table.pop("encoder"), table.pop("prompts", "label")
-        allowed = [*encoders.ENCODERS, *STORED]
+        allowed = list(text_network.ENCODERS) if trained else [*encoders.ENCODERS, *STORED]
         if encoder not in allowed:
             raise TrainingError(f"unknown text encoder {encoder!r}{suggestion(str(encoder), allowed)}")
         return ClassText(encoder, prompts, table)
@@ -59,6 +65,22 @@ class ClassText:
     def stored(self) -> str | None:
         """The name of the stored feature, where it is one."""
         return self.encoder if self.encoder in STORED else None
+
+    def texts(self, names: Sequence[str]) -> list[list[str]]:
+        """The texts of each class, one or more.
+
+        Raises:
+            ComponentError: no such set of prompts, or a class without a text.
+        """
+        return described(names, self.prompts) if self.prompts.endswith(".csv") else class_prompts(names, self.prompts)
+
+    def network(self, names: Sequence[str]) -> TextNetwork:
+        """The encoder as a network that is trained along, with the texts of the classes.
+
+        Raises:
+            ComponentError, MissingExtraError, WeightsError, TrainingError: the texts or the encoder are not here.
+        """
+        return TextNetwork.create(self.encoder, self.texts(names), **self.options)
 
     def vectors(self, names: Sequence[str], datasets: Sequence[SkeletonDataset]) -> Array:
         """(K, P, D) float32 of unit length, P texts a class.
@@ -76,8 +98,8 @@ class ClassText:
             return stored_vectors(names, datasets, self.stored)[:, None]
         encode = encoders.create(self.encoder, **self.options).encode
         if self.prompts.endswith(".csv"):
-            return class_embeddings(described(names, self.prompts), encode)[:, None].astype(np.float32)
-        texts = class_prompts(names, self.prompts)
+            return class_embeddings(self.texts(names), encode)[:, None].astype(np.float32)
+        texts = self.texts(names)
         flat = encode([text for each in texts for text in each])
         return np.asarray(flat, np.float32).reshape(len(texts), -1, flat.shape[-1])
 

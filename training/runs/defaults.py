@@ -17,7 +17,7 @@ import numpy as np
 from dataengine.core.errors import RecipeError, suggestion
 from training.config import Config
 from training.data.subsets import random_subset
-from training.data.types import SkeletonDataset, remark
+from training.data.types import ROTATION, SkeletonDataset, remark
 from training.distributed import rank
 from training.engine import checkpoint
 from training.runs.run import start_file
@@ -111,7 +111,8 @@ def _by_joints(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> l
     named = set(NEEDED["view_body"]) <= set(first.skeleton.joints)
     told = []
     if table["normalise"] == AUTO:
-        table["normalise"] = "view_body" if axes == 3 and named else "body"
+        in_space = "view_body" if axes == 3 and named else "body"
+        table["normalise"] = "none" if axes == ROTATION else in_space
         if axes == 3:
             told.append(f'preprocess.normalise "{table["normalise"]}" of joints in space')
     if table["up"] == AUTO:

@@ -83,6 +83,6 @@ def configurations_with_texts(videos: bool = False) -> list[str]:
             needs = cls.needs(settings.merge(registry.defaults(cls), config.method.options))
         except DataEngineError:  # of a package or a file that cannot be used
             continue
-        if needs.texts or (videos and needs.features):
+        if needs.texts or needs.text_networks or (videos and needs.features):
             found.append(name)
     return found

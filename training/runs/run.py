@@ -21,6 +21,7 @@ from training.backbones.base import Backbone
 from training.config import Config, validate
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
+from training.methods.text_network import TextNetwork
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 
@@ -119,6 +120,7 @@ def method_of(facts: Mapping[str, Any], where: str) -> Method:
         where: names the checkpoint in errors.
     """
     given: dict[str, Any] = {option: torch.zeros(shape) for option, shape in facts["texts"].items()}
+    given |= {option: TextNetwork.of_facts(inner) for option, inner in facts.get("text_networks", {}).items()}
     given |= {option: method_of(inner, where) for option, inner in facts.get("networks", {}).items()}
     config, skeleton = validate(facts["config"], where), _skeleton(facts["skeleton"])
     return make_method(config, skeleton, facts["labels"], facts["channels"], given)
@@ -135,7 +137,7 @@ def given_networks(needs: Needs) -> tuple[dict[str, Method], dict[str, dict[str,
         start_file(folder)
         run = load_run(folder)
         methods[option] = Method.freeze(run.method)
-        made_of = ("config", "skeleton", "labels", "channels", "texts", "networks")
+        made_of = ("config", "skeleton", "labels", "channels", "texts", "text_networks", "networks")
         facts[option] = {name: run.facts[name] for name in made_of if name in run.facts}
         facts[option]["weights"] = file_hash(Path(folder) / NETWORK)
     return methods, facts
@@ -171,7 +173,8 @@ def make_method(
     Args:
         config: with all defaults.
         skeleton, labels, channels: of the data.
-        given: by option what the method needs: vectors (K, P, D) of the classes' texts, methods of finished runs.
+        given: by option what the method needs: vectors (K, P, D) of the classes' texts, encoders of texts, methods of
+            finished runs.
     """
     classes = len(labels) if config.classifies else 0
     backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)

@@ -77,6 +77,7 @@ def train(
     folder = Path(out)
     needs = needs_of(config)
     texts = {option: ClassText.of(value) for option, value in needs.texts.items()}
+    trained_texts = {option: ClassText.of(value, trained=True) for option, value in needs.text_networks.items()}
     stored = [text.stored for text in texts.values() if text.stored]
     datasets = splits.open_split(config.data, "train", (*needs.features, *stored), without=needs.without)
     if config.data.label_fraction is not None:
@@ -106,9 +107,12 @@ def train(
         )
     torch.manual_seed(config.run.seed)
     vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
+    encoders = {option: text.network(labels) for option, text in trained_texts.items()}
     networks, made_of = given_networks(needs)
-    method = make_method(config, skeleton, labels, channels, {**vectors, **networks})
+    method = make_method(config, skeleton, labels, channels, {**vectors, **encoders, **networks})
     facts = _facts(config, skeleton, labels, channels, vectors)
+    if encoders:
+        facts["text_networks"] = {option: network.facts for option, network in encoders.items()}
     if made_of:
         facts["networks"] = made_of
     ids = splits.label_ids(labels, datasets)

@@ -38,16 +38,32 @@ def class_text(run: Run, text: str | None, prompts: str | None) -> ClassText:
     Raises:
         TrainingError: the run has no space that texts share, or an unknown name.
     """
-    trained_with = next(iter(run.needs.texts.values()), None)
+    reads = run.method.reads_texts
+    trained_with = next(iter((run.needs.text_networks if reads else run.needs.texts).values()), None)
     if "text" not in run.method.modalities or trained_with is None:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt beside no texts and cannot tell which one a motion is "
             "near; "
             f"train a method that does: dataengine-train pretrain NAME of {', '.join(configurations_with_texts())}"
         )
-    own = ClassText.of(trained_with)
+    own = ClassText.of(trained_with, trained=reads)
+    if reads and text not in (None, own.encoder):
+        raise TrainingError(
+            f"{run.folder} learnt its own text encoder, from {own.encoder}, and reads texts with no other: leave out "
+            "--text"
+        )
     options = own.options if text in (None, own.encoder) else {}
     return ClassText(text or own.encoder, prompts or own.prompts, options)
+
+
+def _classes(run: Run, names: Sequence[str], test: Sequence[SkeletonDataset], texts: ClassText, device: Any) -> Array:
+    """(K, D) of classes in the space of motions: the mean of the texts of each."""
+    if not run.method.reads_texts:
+        return _projected(run, texts.vectors(names, test), texts, device)
+    written = texts.texts(names)
+    rows = run.method.embed_texts([text for each in written for text in each]).float().cpu().numpy()
+    ends = np.cumsum([len(each) for each in written])
+    return unit([unit(part).mean(0) for part in np.split(rows, ends[:-1])])
 
 
 def _projected(run: Run, vectors: Array, texts: ClassText, device: Any) -> Array:
@@ -108,9 +124,10 @@ def zeroshot(
     ids = splits.label_ids(names, test)
     run.method.to(device)
     rows = features_of(run, run.method.embed_motion, test, device)
-    vectors = texts.vectors(names, test)
     extra = None if fuse is None else _video_scores(names, test, fuse)
-    comparisons = _comparisons(run, rows, vectors, texts, device)
+    comparisons = [("", rows, _classes(run, names, test, texts, device))]
+    if not run.method.reads_texts:
+        comparisons += _other_ways(run, rows, texts.vectors(names, test), texts, device)
     suffix = f"{texts.encoder}, prompts {texts.prompts}"
     report = Report("zeroshot", run, test)
     seen = np.isin(names, list(run.facts.get("seen", run.labels)))
@@ -186,18 +203,15 @@ def _by_novelty(named: _Named, seen: Any, how: str, suffix: str) -> list[Result]
     return [new, general]
 
 
-def _comparisons(
-    run: Run, rows: Array, vectors: Array, texts: ClassText, device: Any
-) -> list[tuple[str, Array, Array]]:
-    """Ways to name motions (N, D) by vectors (K, P, E) of texts: (name of the way, motions, classes)."""
-    comparisons = [("", rows, _projected(run, vectors, texts, device))]
+def _other_ways(run: Run, rows: Array, vectors: Array, texts: ClassText, device: Any) -> list[tuple[str, Array, Array]]:
+    """Further ways to name motions (N, D) by vectors (K, P, E) of texts: (name of the way, motions, classes)."""
     learnt = run.method.class_texts
     if learnt is None or len(learnt) < 2 or texts.encoder != class_text(run, None, None).encoder:
-        return comparisons
+        return []
     known_classes, classes = learnt.float().cpu().numpy(), unit(vectors.mean(1))
     projected = _projected(run, known_classes[:, None], texts, device)
     pair = conse(rows, projected, known_classes, classes, run.method.temperature)
-    comparisons.append((" through known classes", *pair))
+    comparisons = [(" through known classes", *pair)]
     if run.method.has_classes_by_video:
         with torch.no_grad():
             videos, mean = run.method.classes_by_video(torch.from_numpy(classes).float().to(device))
@@ -257,7 +271,7 @@ def retrieve(
     if by == "text":
         names = classes_of(test)
         texts = class_text(run, text, prompts)
-        classes = _projected(run, texts.vectors(names, test), texts, device)
+        classes = _classes(run, names, test, texts, device)
         report.results = _by_text(rows, splits.label_ids(names, test), classes, ways, range(seeds))
     return report
 

@@ -13,7 +13,7 @@ from dataengine.core.skeletons import Skeleton
 from dataengine.core.skeletons import skeleton as named
 from dataengine.core.types import Bool
 from training.data.entries import Motion
-from training.data.types import Array, SkeletonSequence
+from training.data.types import ROTATION, Array, SkeletonSequence
 from training.transforms import normalise as normal
 from training.transforms.kernels import fill
 from training.transforms.placement import Prepared
@@ -335,6 +335,11 @@ class Preprocess:
             raise TrainingError(f"clip {clip.key!r} has {num_channels} channels; given channels {self.channels}")
         axes = num_channels if self.channels is None else len(self.channels)
         required = {"view": 3, "view_body": 3, "pyskl3d": 3, "screen": 2, "pyskl2d": 2}.get(self.normalise, axes)
+        if axes == ROTATION and (self.normalise != "none" or "bone" in self.stream):
+            raise TrainingError(
+                f"clip {clip.key!r} has rotations, not coordinates: set preprocess.normalise to none and "
+                f"preprocess.stream to joint or motion; given {self.normalise!r} and {self.stream!r}"
+            )
         if axes != required:
             raise TrainingError(
                 f"normalise {self.normalise!r} works on {required} coordinates; clip {clip.key!r} has {axes}: choose "

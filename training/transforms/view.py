@@ -20,7 +20,7 @@ import numpy as np
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import Skeleton
 from dataengine.core.skeletons import skeleton as layout
-from training.data.types import Array
+from training.data.types import ROTATION, Array
 from training.transforms import spatial as augment
 from training.transforms import temporal as time
 from training.transforms.temporal import Positions
@@ -275,10 +275,14 @@ class View:
     def _for(self, array: Array) -> _Pipeline:
         """The steps for the number of coordinates of an array."""
         axes = array.shape[-1] - self.score
+        in_time = self._pipelines[2]
+        if axes == ROTATION and not isinstance(in_time, TrainingError) and not in_time[1]:
+            return in_time
         if axes not in self._pipelines:
+            hint = "; rotations take steps on time alone" if axes == ROTATION else ""
             raise TrainingError(
                 f"a view has 2 or 3 coordinates; given {axes}: choose channels, and say score where the last one is a "
-                "score"
+                f"score{hint}"
             )
         pipeline = self._pipelines[axes]
         if isinstance(pipeline, TrainingError):

@@ -58,6 +58,10 @@ class BvhDataset(InMemoryDataset):
         where: an SQL condition over key, label, label_id, body, split, num_frames and fps.
         layout: the joints' layout, by default found by their names.
         fps: frames per second to keep at most: every second, third or further frame of faster files.
+        rotations: whether clips are rotations in place of positions: of each joint relative to its parent, of the root
+            in space, as the first two columns of its matrix (Zhou et al. 2019, On the Continuity of Rotation
+            Representations in Neural Networks), 6 numbers a joint. For `preprocess.normalise = "none"` and views
+            that change time alone.
 
     Raises:
         TrainingError: a file is no BVH file, or bodies have different joints.
@@ -76,6 +80,7 @@ class BvhDataset(InMemoryDataset):
         where: str | None = None,
         layout: Layout = None,
         fps: float = 30.0,
+        rotations: bool = False,
     ) -> None:
         place = Path(path)
         files = [place] if place.is_file() else _files(place)
@@ -83,14 +88,15 @@ class BvhDataset(InMemoryDataset):
             raise TrainingError(f"{place}, fps {fps}: allowed: BVH files, and more than 0 frames per second")
         clips = [_read(file, fps) for file in files]
         joints = clips[0][1]
-        for file, (_, own, *_) in zip(files, clips):
+        for file, (_, own, *_rest) in zip(files, clips):
             if own != joints:
                 raise TrainingError(
                     f"{file}: its joints are others than those of {files[0]}; keep each kind of body in a folder of "
                     "its own"
                 )
         self._clips = [clip for clip, *_ in clips]
-        self._rates = [rate for *_, rate in clips]
+        self._turns = [turns for *_, turns in clips] if rotations else None
+        self._rates = [rate for *_, rate, _ in clips]
         bodies = [_body_of(clip, joints[1]) for clip in self._clips]
         keys = [file.relative_to(place).with_suffix("").as_posix() if file != place else file.stem for file in files]
         folders = [key.split("/")[:-1] for key in keys]
@@ -104,14 +110,21 @@ class BvhDataset(InMemoryDataset):
         known_layout = layout or ("mixamo15" if tuple(joints[0]) == SKELETONS["mixamo15"].joints else None)
         skeleton = layout_of(known_layout, len(joints[0]), str(place), *joints)
         super().__init__(
-            str(place), skeleton, labels, facts, choose(str(place), facts, split, where), digest(*self._clips), fps
+            str(place),
+            skeleton,
+            labels,
+            facts,
+            choose(str(place), facts, split, where),
+            digest(*(self._turns or self._clips)),
+            fps,
         )
         self.groups = [bodies[row] for row in self.rows]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """See `InMemoryDataset.clip_at`."""
         label = int(self.label_ids[index])
-        return SkeletonSequence(self.keys[index], self._clips[row][None].copy(), None, label, None, self._rates[row])
+        joints = (self._turns or self._clips)[row][None].copy()
+        return SkeletonSequence(self.keys[index], joints, None, label, None, self._rates[row])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -126,8 +139,8 @@ def _body_of(joints: Array, parents: Sequence[int]) -> str:
     return digest(np.round(np.array([*np.array(lengths) / total, math.log(total)]), 2))[:8]
 
 
-def _read(path: Path, fps: float) -> tuple[Array, tuple[list[str], list[int]], float]:
-    """Joints (T, V, 3) float32, names and parents, and frames per second, of a file.
+def _read(path: Path, fps: float) -> tuple[Array, tuple[list[str], list[int]], float, Array]:
+    """Joints (T, V, 3) float32, names and parents, frames per second, and rotations (T, V, 6) float32, of a file.
 
     Raises:
         TrainingError: it is no BVH file.
@@ -146,14 +159,15 @@ def _read(path: Path, fps: float) -> tuple[Array, tuple[list[str], list[int]], f
         reason = str(error).splitlines()[0] if str(error) else "torn"
         raise TrainingError(f"{path} is no BVH file, or a torn one: {reason}") from None
     stride = max(1, round(1 / seconds / fps))
-    joints = _forward(body, numbers.reshape(frames, width)[::stride])
+    joints, turns = _forward(body, numbers.reshape(frames, width)[::stride])
     rate = 1 / seconds / stride
     if set(MIXAMO15.values()) <= set(body.names):
         chosen = [body.names.index(MIXAMO15[joint]) for joint in SKELETONS["mixamo15"].joints]
         layout = SKELETONS["mixamo15"]
         above = {child: parent for parent, child in layout.bones}
-        return joints[:, chosen], (list(layout.joints), [above.get(k, -1) for k in range(layout.num_joints)]), rate
-    return joints, (body.names, body.parents), rate
+        parents = [above.get(k, -1) for k in range(layout.num_joints)]
+        return joints[:, chosen], (list(layout.joints), parents), rate, _relative(turns[:, chosen], parents)
+    return joints, (body.names, body.parents), rate, _relative(turns, body.parents)
 
 
 def _hierarchy(words: list[str]) -> tuple[_Body, int]:
@@ -215,8 +229,21 @@ def _turn(axis: int, degrees: Array) -> Array:
     return matrix
 
 
-def _forward(body: _Body, numbers: Array) -> Array:
-    """Joints (T, V, 3) float32 of a body's channels (T, channels)."""
+def _relative(turns: Array, parents: Sequence[int]) -> Array:
+    """(T, V, 6) float32 of rotations in space (T, V, 3, 3): two columns of the rotation relative to the parent."""
+    own = np.stack(
+        [
+            turns[:, k] if parent < 0 else np.einsum("tji,tjk->tik", turns[:, parent], turns[:, k])
+            for k, parent in enumerate(parents)
+        ],
+        1,
+    )
+    six: Array = own[..., :2].swapaxes(-1, -2).reshape(*own.shape[:2], 6).astype(np.float32)
+    return six
+
+
+def _forward(body: _Body, numbers: Array) -> tuple[Array, Array]:
+    """Joints (T, V, 3) float32, and rotations in space (T, V, 3, 3), of a body's channels (T, channels)."""
     places: list[Array] = []
     turns: list[Array] = []
     column = 0
@@ -237,4 +264,4 @@ def _forward(body: _Body, numbers: Array) -> Array:
             places.append(places[parent] + np.einsum("tij,tj->ti", turns[parent], move))
             turns.append(turns[parent] @ own)
     joints: Array = np.stack(places, 1).astype(np.float32)
-    return joints
+    return joints, np.stack(turns, 1)

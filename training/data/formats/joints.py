@@ -12,7 +12,7 @@ from blake3 import blake3 as Hasher
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
-from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence, remark
+from training.data.types import ROTATION, Array, Numbers, SkeletonDataset, SkeletonSequence, remark
 
 Layout = str | Skeleton | Mapping[str, Any] | None
 """A layout by name, one of your own, a table of `joints` and `parents`, or None: by number and names of joints."""
@@ -188,6 +188,8 @@ class ConvertedDataset(SkeletonDataset):
         groups: dict[int, list[int]] = {}
         for position, shape in enumerate(shapes):
             groups.setdefault(shape[-1], []).append(position)
+        if ROTATION in groups:
+            raise TrainingError(f"{self.name}: rotations are of their own joints and cannot be converted to others")
         if len(groups) > 1:
             raise TrainingError(
                 f"{self.name}: clips of {' and '.join(map(str, sorted(groups)))} coordinates cannot be converted "

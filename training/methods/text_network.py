@@ -1,0 +1,167 @@
+"""Text encoders that are trained along with motions: a method owns the network, and a checkpoint holds all of it.
+
+- bert: bert-base-uncased, or any BERT, from `model.safetensors`, `tokenizer.json` and `config.json` in a folder that is
+  named, in the folder of weights, or in the cache of transformers.
+- minilm: all-MiniLM-L6-v2, a BERT that was trained on sentences; see `training.evaluate.minilm`.
+- open_clip: the text tower of an image model of open_clip, with its weights from `dataengine weights`.
+- ngrams: hashed n-grams of characters and one linear layer, which reads spelling alone and begins at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataengine.core.errors import TrainingError, suggestion
+from training.distributed import unit
+from training.evaluate.text import NGrams
+from training.methods.bert import BATCH, BertText
+
+Texts = tuple[tuple[str, ...], ...]
+
+
+class TextNetwork(nn.Module):
+    """An encoder of texts (N,) to vectors (N, D), and the texts of the classes that are learnt from.
+
+    Attributes:
+        encoder: the network, of one of the kinds of `ENCODERS`.
+        class_texts: K classes with one text or more each.
+    """
+
+    def __init__(self, kind: str, encoder: BertText | NGramText | ClipText, class_texts: Sequence[Sequence[str]] = ()):
+        super().__init__()
+        self.kind, self.encoder = kind, encoder
+        self.class_texts: Texts = tuple(tuple(texts) for texts in class_texts)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.encoder.width
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of it: `of_facts` makes the same network of them, with other weights."""
+        return {"kind": self.kind, "sizes": self.encoder.sizes, "class_texts": [list(t) for t in self.class_texts]}
+
+    @staticmethod
+    def of_facts(facts: Mapping[str, Any]) -> TextNetwork:
+        """The network that `facts` describe; its weights and its tokenizer come from the checkpoint."""
+        kind = str(facts["kind"])
+        return TextNetwork(kind, ENCODERS[kind].of_sizes(facts["sizes"]), facts["class_texts"])
+
+    @staticmethod
+    def create(kind: str, class_texts: Sequence[Sequence[str]] = (), **options: Any) -> TextNetwork:
+        """A network with its published first weights.
+
+        Args:
+            kind: one of `ENCODERS`.
+            class_texts: of the classes.
+            options: of the kind: `folder` of bert and minilm, `width` of ngrams, the options of
+                `dataengine.features.open_clip` of open_clip.
+
+        Raises:
+            TrainingError: an unknown kind or option.
+            MissingExtraError, WeightsError: what it needs is not here.
+        """
+        if kind not in ENCODERS:
+            raise TrainingError(f"no text encoder {kind!r} is trained along{suggestion(kind, ENCODERS)}")
+        try:
+            return TextNetwork(kind, ENCODERS[kind].load(kind, **options), class_texts)
+        except TypeError as error:
+            raise TrainingError(
+                f"text encoder {kind} takes other options than {', '.join(options)}: {error}"
+            ) from error
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) of unit length; equal texts are encoded once."""
+        different = list(dict.fromkeys(texts))
+        rows = unit(self.encoder(different))
+        where = {text: number for number, text in enumerate(different)}
+        chosen: Tensor = rows[torch.tensor([where[text] for text in texts], device=rows.device)]
+        return chosen
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """As `forward`, some at a time and without gradients."""
+        parts = [self(texts[begin : begin + BATCH]) for begin in range(0, len(texts), BATCH)]
+        return torch.cat(parts)
+
+
+class NGramText(nn.Module):
+    """Hashed n-grams of a text, and a linear layer that learns which of them matter."""
+
+    def __init__(self, width: int = 256, size: int = 1024) -> None:
+        super().__init__()
+        self.width, self.grams = width, NGrams(size)
+        self.layer = nn.Linear(size, width)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"width": self.width, "size": self.grams.size}
+
+    @classmethod
+    def of_sizes(cls, sizes: Mapping[str, Any]) -> NGramText:
+        return cls(**sizes)
+
+    @classmethod
+    def load(cls, kind: str, width: int = 256) -> NGramText:
+        return cls(width)
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """(N, width) of N texts."""
+        rows: Tensor = self.layer(torch.from_numpy(np.asarray(self.grams.encode(texts))).to(self.layer.weight))
+        return rows
+
+
+class ClipText(nn.Module):
+    """The text tower of a model of open_clip."""
+
+    def __init__(self, model: str, tower: nn.Module, tokenize: Callable[[Sequence[str]], Tensor], width: int) -> None:
+        super().__init__()
+        self.model, self.tower, self.tokenize, self.width = model, tower, tokenize, width
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"model": self.model, "width": self.width}
+
+    @classmethod
+    def of_sizes(cls, sizes: Mapping[str, Any]) -> ClipText:
+        return cls._of(str(sizes["model"]), None)
+
+    @classmethod
+    def load(cls, kind: str, **options: Any) -> ClipText:
+        from dataengine import features
+        from dataengine.features.open_clip import OpenClip
+
+        component = features.create("open_clip", **options)
+        assert isinstance(component, OpenClip)
+        return cls._of(component.model, str(component.locate()))
+
+    @classmethod
+    def _of(cls, model: str, weights: str | None) -> ClipText:
+        """Raises MissingExtraError without open_clip."""
+        from dataengine.core.errors import MissingExtraError
+
+        try:
+            import open_clip
+        except ImportError as error:
+            raise MissingExtraError("the text encoder open_clip", "clip") from error
+        whole = open_clip.create_model(model, pretrained=weights)
+        tokenizer = open_clip.get_tokenizer(model)
+        whole.visual = nn.Identity()  # pictures are not encoded here
+        width = int(open_clip.get_model_config(model)["embed_dim"])
+        return cls(model, whole, lambda texts: tokenizer(list(texts)), width)
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """(N, width) of N texts."""
+        device = next(self.tower.parameters()).device
+        rows: Tensor = self.tower.encode_text(self.tokenize(texts).to(device))  # type: ignore[operator]
+        return rows
+
+
+ENCODERS: dict[str, Any] = {"bert": BertText, "minilm": BertText, "open_clip": ClipText, "ngrams": NGramText}
+"""Kinds by name."""
