@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,12 +70,12 @@ class TextNetwork(nn.Module):
         """
         if kind not in ENCODERS:
             raise TrainingError(f"no text encoder {kind!r} is trained along{suggestion(kind, ENCODERS)}")
-        try:
-            return TextNetwork(kind, ENCODERS[kind].load(kind, **options), class_texts)
-        except TypeError as error:
-            raise TrainingError(
-                f"text encoder {kind} takes other options than {', '.join(options)}: {error}"
-            ) from error
+        parameters = inspect.signature(ENCODERS[kind].load).parameters
+        for option in options:
+            if option not in parameters and "options" not in parameters:
+                hint = suggestion(option, [name for name in parameters if name != "kind"])
+                raise TrainingError(f"text encoder {kind} has no option {option!r}{hint}")
+        return TextNetwork(kind, ENCODERS[kind].load(kind, **options), class_texts)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """(N, D) of unit length; equal texts are encoded once."""
