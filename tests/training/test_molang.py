@@ -281,7 +281,7 @@ def test_what_does_not_go_together_is_said():
         TextNetwork.create("ngrams", folder="x")
     with pytest.raises(TrainingError, match="unknown text encoder 'viclip_text'"):
         ClassText.of("viclip_text", trained=True)
-    assert math.isclose(float(method(text=grams())._temperature()), 0.07, rel_tol=1e-6)
+    assert math.isclose(float(method(text=grams())._temperature().detach()), 0.07, rel_tol=1e-6)
 
 
 def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, save: float = 300.0) -> None:
