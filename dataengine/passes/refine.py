@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from dataengine.core import devices, registry
 from dataengine.core.component import Component
-from dataengine.core.counting import counted
+from dataengine.core.counting import are, counted
 from dataengine.core.errors import LedgerError
 from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.progress import Progress, current
@@ -57,6 +57,10 @@ from dataengine.refine.loop import CHECKPOINT, FitSettings, fit
 from dataengine.refine.pseudo_labels import LabelledFrames, SampledClip, Thresholds, read_clips
 from dataengine.refine.sampling import drawn, is_held_out
 
+FEWEST = 2
+"""Videos that the gate needs: it refuses what it saw in one alone."""
+ENOUGH = 5
+"""Videos that are held out at least where they are no more than half: intervals of fewer are too narrow."""
 LEARNING = ("epochs", "batch", "rate", "warmup", "optimizer", "weight_decay", "clip", "patience", "seed", "threads")
 """Keys of [refine] that go into `FitSettings`."""
 
@@ -65,7 +69,7 @@ LEARNING = ("epochs", "batch", "rate", "warmup", "optimizer", "weight_decay", "c
 class Refine(TablePass):
     """Lets a student learn from the fused poses, and judges what it has learned."""
 
-    version = 2
+    version = 3
     after = ("pseudo_labels", "poses")
     gives = None
     on_device = True
@@ -250,18 +254,19 @@ class Rounds:
         for unit in ledger.units():
             yield from read_clips(ledger.artifact(unit))
 
+    def _video(self, clip: SampledClip) -> tuple[str, str]:
+        row = self.rows[clip.clip_id]
+        return row["source"], row["video_id"]
+
     def _held_out(self) -> set[str]:
-        """Clips of the videos that are held out; of the few videos of a tiny build at least one."""
-
-        def video(clip: SampledClip) -> tuple[str, str]:
-            row = self.rows[clip.clip_id]
-            return row["source"], row["video_id"]
-
-        videos = sorted({video(clip) for clip in self.clips}, key=lambda v: drawn("held out", *v, self.table.seed))
-        held = {v for v in videos if is_held_out(*v, self.table.seed, self.table.validation)}
-        if not held and len(videos) > 1:
-            held = set(videos[:1])
-        return {clip.clip_id for clip in self.clips if video(clip) in held}
+        """Clips of the videos that are held out: a share of them, and of few videos `ENOUGH` or about half."""
+        videos = sorted(
+            {self._video(clip) for clip in self.clips}, key=lambda v: drawn("held out", *v, self.table.seed)
+        )
+        share = sum(is_held_out(*v, self.table.seed, self.table.validation) for v in videos)
+        least = max(FEWEST, min(ENOUGH, len(videos) // 2))
+        held = set(videos[: min(max(share, least), max(len(videos) - 1, 0))])
+        return {clip.clip_id for clip in self.clips if self._video(clip) in held}
 
     def run(self) -> Row:
         """Every round; gives the record of the pass."""
@@ -279,11 +284,17 @@ class Rounds:
 
     def _nothing(self) -> str | None:
         """Why there is nothing to learn from, where that is so."""
+        videos, splits = len({self._video(clip) for clip in self.clips}), ", ".join(self.table.splits)
+        if videos <= FEWEST:
+            return (
+                f"{counted(videos, 'video')} of {splits} {are(videos)} too few: one is learned from, {FEWEST} judge; "
+                "more videos, or more splits in [refine], give some"
+            )
         for what, held in (("learn from", False), ("validate with", True)):
             mine = [clip for clip in self.clips if (clip.clip_id in self.held) == held]
             if not len(LabelledFrames(mine, self.limits)):
                 return (
-                    f"no labelled frames to {what} in {counted(len(mine), 'clip')} of {', '.join(self.table.splits)}; "
+                    f"no labelled frames to {what} in {counted(len(mine), 'clip')} of {splits}; "
                     "more clips, or lower gamma, min_score and min_joints in [refine], give some"
                 )
         return None

@@ -286,9 +286,17 @@ def test_without_anybody_sure_enough_the_experts_stay(installed: Path, refined: 
     build(installed, out, "refine.min_joints=14")
     told = record(out)
     assert told["generation"] == 0 and told["rounds"] == []
-    assert "no labelled frames to learn from in 6 clips" in told["nothing"]
+    assert "no labelled frames to learn from in 3 clips" in told["nothing"]
     assert "Nothing was learned" in (out / "dataset" / "report.html").read_text()
     assert "no labelled frames" in status_text(status(out))
+
+
+def test_two_videos_are_too_few_to_learn_and_to_judge(installed: Path, refined: Path, tmp_path: Path) -> None:
+    out = copied(refined, tmp_path)
+    build(installed, out, 'refine.splits=["val", "test"]')
+    told = record(out)
+    assert told["generation"] == 0 and told["rounds"] == []
+    assert "too few" in told["nothing"] and "of val, test" in told["nothing"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"round": 1, "weights": "../x"}'])

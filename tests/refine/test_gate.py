@@ -179,9 +179,15 @@ def test_the_interval_is_that_of_the_mean() -> None:
     expected = loss.mean() + 1.645 * loss.std() / 20
     assert found.worst is not None and abs(found.worst - expected) < 2e-3 and found.count == found.groups == 400
     one = compare("x", PairedValues(before, after, ["same"] * 400), 0.02, True)
-    assert one.groups == 1 and one.worst == pytest.approx(one.loss)
+    assert one.groups == 1 and one.worst is None and not one.passes and "picture alone" in one.line()
     none = compare("x", PairedValues(before * np.nan, after, ["same"] * 400), 0.02, True)
     assert none.before is None and none.line() == "x: not measured"
+
+
+def test_one_video_alone_publishes_nothing() -> None:
+    verdict = judge([replace(one, video="the same") for one in CLIPS], Margins())
+    (reason,) = verdict.reasons
+    assert reason.startswith("one held-out video alone") and not verdict.published
 
 
 def test_measures_of_a_perfect_student() -> None:
