@@ -64,6 +64,19 @@ class OpenClip(Encoders):
         return path if (path / CONFIG).is_file() else None
 
     @property
+    def open_clip_name(self) -> str:
+        """What open_clip calls the model and its tokenizer."""
+        return self.model if self._folder is None else f"local-dir:{self._folder}"
+
+    def model_config(self) -> dict[str, Any]:
+        """open_clip's configuration of the network, as these weights need it."""
+        if self._folder is not None:
+            own: dict[str, Any] = json.loads((self._folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+            return own
+        known: dict[str, Any] = self._known().get_model_config(self.model)
+        return {**known, "quick_gelu": True} if self._tag().get("quick_gelu") else known
+
+    @property
     def dim(self) -> int:
         if self._folder is not None:
             settings = json.loads((self._folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
@@ -148,11 +161,10 @@ class OpenClip(Encoders):
 
         path = self.locate()
         assert path is not None
-        name, options = f"local-dir:{self._folder}", dict[str, Any]()
+        name, options = self.open_clip_name, dict[str, Any]()
         if self._folder is None:
             tag = self._tag()
             prepare = {key: tag[key] for key in PREPROCESSING if tag.get(key) is not None}
-            name = self.model
             options = {
                 "pretrained": str(path),
                 "force_quick_gelu": bool(tag.get("quick_gelu")),

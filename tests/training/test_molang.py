@@ -204,6 +204,31 @@ def test_a_checkpoint_holds_the_text_encoder_and_its_tokenizer(tmp_path):
     assert again.class_texts == TEXTS
 
 
+def test_the_text_tower_of_open_clip_is_trained_along(tmp_path):
+    library = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    from dataengine import features
+
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 16, "patch_size": 16}
+    words = {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+    settings = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": words}
+    torch.manual_seed(0)
+    save_file(library.CLIP(**settings).state_dict(), tmp_path / "open_clip_model.safetensors")
+    means = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings, "preprocess_cfg": means}))
+    network = TextNetwork.create("open_clip", TEXTS, model=str(tmp_path))
+    texts = ["walk to the left", "squat"]
+    wanted = features.create("open_clip", model=str(tmp_path)).encode_text(texts)
+    np.testing.assert_allclose(network.encode(texts).numpy(), wanted, atol=1e-5)
+    network(texts)[0, 0].backward()
+    idle = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle and not any("visual" in name for name, _ in network.named_parameters())
+    again = TextNetwork.of_facts(json.loads(json.dumps(network.facts)))
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again.encode(texts), network.encode(texts))
+
+
 @pytest.mark.parametrize("name", ["molang", pytest.param("molang_small", marks=pytest.mark.slow)])
 def test_both_stages_of_committed_configurations_and_what_is_found_by_text(name, tmp_path):
     data = motion_files.write(tmp_path / "motions.npz", 24, video=0)

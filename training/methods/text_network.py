@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.errors import MissingExtraError, TrainingError, suggestion
 from training.distributed import unit
 from training.evaluate.text import NGrams
 from training.methods.bert import BATCH, BertText
@@ -119,48 +119,50 @@ class NGramText(nn.Module):
 
 
 class ClipText(nn.Module):
-    """The text tower of a model of open_clip."""
+    """The text tower of a model of open_clip, with the tokenizer that open_clip has under the model's name.
 
-    def __init__(self, model: str, tower: nn.Module, tokenize: Callable[[Sequence[str]], Tensor], width: int) -> None:
+    Attributes:
+        sizes: open_clip's configuration of the model, and the name of its tokenizer.
+        width: D.
+    """
+
+    def __init__(self, sizes: Mapping[str, Any], model: nn.Module, tokenize: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        self.model, self.tower, self.tokenize, self.width = model, tower, tokenize, width
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        return {"model": self.model, "width": self.width}
+        self.sizes, self.width = dict(sizes), int(sizes["config"]["embed_dim"])
+        self.model, self._tokenize = model, tokenize
+        for name, parameter in model.named_parameters():
+            if name in ("logit_scale", "logit_bias"):
+                parameter.requires_grad_(False)  # the temperature is the method's own
+        model.visual = nn.Identity()  # pictures are not encoded here
 
     @classmethod
     def of_sizes(cls, sizes: Mapping[str, Any]) -> ClipText:
-        return cls._of(str(sizes["model"]), None)
-
-    @classmethod
-    def load(cls, kind: str, **options: Any) -> ClipText:
-        from dataengine import features
-        from dataengine.features.open_clip import OpenClip
-
-        component = features.create("open_clip", **options)
-        assert isinstance(component, OpenClip)
-        return cls._of(component.model, str(component.locate()))
-
-    @classmethod
-    def _of(cls, model: str, weights: str | None) -> ClipText:
         """Raises MissingExtraError without open_clip."""
-        from dataengine.core.errors import MissingExtraError
-
         try:
             import open_clip
         except ImportError as error:
             raise MissingExtraError("the text encoder open_clip", "clip") from error
-        whole = open_clip.create_model(model, pretrained=weights)
-        tokenizer = open_clip.get_tokenizer(model)
-        whole.visual = nn.Identity()  # pictures are not encoded here
-        width = int(open_clip.get_model_config(model)["embed_dim"])
-        return cls(model, whole, lambda texts: tokenizer(list(texts)), width)
+        config = dict(sizes["config"])
+        made = (open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP)(**config)
+        return cls(sizes, made, open_clip.get_tokenizer(str(sizes["tokenizer"])))
+
+    @classmethod
+    def load(cls, kind: str, **options: Any) -> ClipText:
+        from dataengine import features
+        from dataengine.features.open_clip import OpenClip, OpenClipSession
+
+        component = features.create(kind, **{**options, "precision": "float32"})
+        assert isinstance(component, OpenClip)
+        session = component.load("cpu")
+        assert isinstance(session, OpenClipSession)
+        sizes = {"config": component.model_config(), "tokenizer": component.open_clip_name}
+        return cls(sizes, session.model.train().requires_grad_(True), session.tokenizer)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """(N, width) of N texts."""
-        device = next(self.tower.parameters()).device
-        rows: Tensor = self.tower.encode_text(self.tokenize(texts).to(device))  # type: ignore[operator]
+        model: Any = self.model
+        tokens = self._tokenize(list(texts)).to(next(model.parameters()).device)
+        rows: Tensor = model.encode_text(tokens, normalize=False)
         return rows
 
 
