@@ -1,5 +1,5 @@
-"""Writes tables of figures from the committed results, the newest of each name: docs/benchmarks.md, and the page of
-lifting.
+"""Writes tables of figures from the committed results, the newest of each name: docs/benchmarks.md, and those of the
+pages of lifting and of training.
 
 python benchmarks/table.py
 """
@@ -7,6 +7,7 @@ python benchmarks/table.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 LIFT = ROOT / "docs" / "explanation" / "lift.md"
+TRAIN = ROOT / "docs" / "how-to" / "train.md"
 
 
 def newest() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -31,7 +33,7 @@ def table() -> str:
     """One row per benchmark."""
     lines = ["| benchmark | value | unit | goal | reached | machine | date |", "|---|---|---|---|---|---|---|"]
     for name, (date, result) in newest().items():
-        reached = "yes" if result["holds"] else "**no**"
+        reached = ("yes" if result["holds"] else "**no**") + (", quick run" if result.get("quick") else "")
         cells = (shown(result["value"]), result["unit"], shown(result["goal"]), reached, result["hardware"], date)
         lines.append(f"| `{name}` | {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
@@ -74,12 +76,44 @@ def lifting(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _interval(figure: dict[str, Any]) -> str:
-    ends = f" ({figure['low']:.0f} to {figure['high']:.0f})" if "low" in figure else ""
-    return f"{figure['mean']:.0f}{ends}"
+def public_sets(result: dict[str, Any]) -> str:
+    """The table of the page of training: the default small recipe on sets that nothing was tuned on."""
+    rows = [
+        "| set | `unik_small`, top-1 | seeds | nearest neighbour | ridge | random network |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, title in sorted(result["data"].items()):
+        found = result["details"][name]
+        floors = " | ".join(
+            f"{found['floors'][floor]:.1f}" for floor in ("nearest neighbour", "ridge", "random network")
+        )
+        short, seeds = title.split(";")[0].split(" (")[0], len(found["top-1"]["each"])
+        rows.append(f"| {short} | {_interval(found['top-1'], 1)} | {seeds} | {floors} |")
+    return "\n".join(rows)
+
+
+def _interval(figure: dict[str, Any], digits: int = 0) -> str:
+    ends = f" ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})" if "low" in figure else ""
+    return f"{figure['mean']:.{digits}f}{ends}"
+
+
+OF_RESULTS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "lift": (LIFT, lifting),
+    "public_sets": (TRAIN, public_sets),
+}
+"""Pages with a table of one result, by the name of the benchmark, and what makes it."""
+
+
+def pages() -> dict[Path, str]:
+    """Every page with its table made anew."""
+    found = {PAGE: write(PAGE.read_text(encoding="utf-8"))}
+    results = newest()
+    for name, (page, made) in OF_RESULTS.items():
+        if name in results:
+            found[page] = write(page.read_text(encoding="utf-8"), made(results[name][1]))
+    return found
 
 
 if __name__ == "__main__":
-    PAGE.write_text(write(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    if "lift" in newest():
-        LIFT.write_text(write(LIFT.read_text(encoding="utf-8"), lifting(newest()["lift"][1])), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
