@@ -37,7 +37,8 @@ def make_optimizer(method: Method, settings: TrainSettings) -> torch.optim.Optim
         TrainingError: settings of a network that the method does not have, or no parameter is left to train.
     """
     optim, names = settings.optim, (*method.networks, HEADS)
-    if unknown := next((group.name for group in optim.groups if group.name not in names), None):
+    known = (*names, *method.optional_networks)
+    if unknown := next((group.name for group in optim.groups if group.name not in known), None):
         raise TrainingError(
             f"optim.groups.{unknown}: {type(method).__name__} has no such network{suggestion(unknown, names)}"
         )

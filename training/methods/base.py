@@ -200,6 +200,8 @@ class Method(nn.Module):
         probes: what is measured on validation clips while a run goes on (`run.probe_every`), the first is what the best
             network is chosen by: "knn" (labels of nearest neighbours), "frames" (mAP over frames of clips with spans),
             "measures" (see there).
+        optional_networks: names of networks that it has with some options alone; settings of one that is not there
+            have no effect.
         former_options: options by the names they once had.
         backbone: the network that learns, the primary one where there are several: probes and exports take it.
         momentum: of momentum copies; with `anneal` it rises to 1 by a cosine over the run, as in PySlowFast.
@@ -213,6 +215,7 @@ class Method(nn.Module):
     per_frame: ClassVar[bool] = False
     has_projection: ClassVar[bool] = False
     probes: ClassVar[tuple[str, ...]] = ("knn",)
+    optional_networks: ClassVar[tuple[str, ...]] = ()
     former_options: ClassVar[Mapping[str, str]] = {}
     temperature: float = 0.1
     total_steps: int = 0

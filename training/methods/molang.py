@@ -126,6 +126,7 @@ class MoLang(Method):
     """
 
     has_projection: ClassVar[bool] = True
+    optional_networks: ClassVar[tuple[str, ...]] = ("decoder", "text")
 
     def __init__(
         self,
