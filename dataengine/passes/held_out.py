@@ -21,7 +21,7 @@ from dataengine.passes.student_poses import open_student, student_poses
 from dataengine.passes.unit_pass import Unit
 from dataengine.pipeline import plan as plans
 from dataengine.refine.gate import Limits, Margins, PairedValues, Verdict, judge
-from dataengine.refine.measures import JudgedClip, aligned, taken
+from dataengine.refine.measures import JudgedClip, aligned, extra, taken
 from dataengine.refine.pseudo_labels import Thresholds
 from dataengine.refine.sampling import drawn
 
@@ -70,7 +70,9 @@ class HeldOut:
 
                 truth, replaced = compare_on_pictures(recipe, old, new, self.device, progress, name)
         gate = recipe.refine.gate
-        return judge(clips, margins, truth, replaced, best_epoch, Limits(gate.max_missing, gate.min_agreement))
+        return judge(
+            clips, margins, truth, replaced, best_epoch, Limits(gate.max_missing, gate.min_agreement, gate.max_extra)
+        )
 
     def _clips(self, old: PoseSession, new: PoseSession, advance: Any) -> Iterator[JudgedClip]:
         for clip_id in self.chosen:
@@ -95,7 +97,7 @@ class HeldOut:
         sure = all_finite(common) & (scores >= self.limits.min_score)
         sure &= ((confidence >= self.limits.gamma) & (sure.sum(-1) >= self.limits.min_joints))[..., None]
         try:
-            before, after = (self._people(unit, one, clip, arrays, common) for one in (old, new))
+            (before, more), (after, more_now) = (self._people(unit, one, clip, arrays, common) for one in (old, new))
         except MediaError:
             return None
         fps = float(Fraction(arrays["json"]["fps"]))
@@ -104,20 +106,23 @@ class HeldOut:
             clip_id, f"{row['source']}\0{row['video_id']}", fps, common, scores, sure, before, after,
             experts=arrays["expert_keypoints"][:people, :, :most].swapaxes(0, 1),
             exact=None if exact is None else exact[0],
-            exact_heads=None if exact is None else exact[1],
+            exact_heads=None if exact is None else exact[1], extra=(more, more_now),
         )  # fmt: skip
 
-    def _people(self, unit: Unit, session: PoseSession, clip: Clip, arrays: Mapping[str, Any], fused: Float) -> Float:
-        """(M, T, 13, 2) poses of a generation, in the order of the fused people."""
+    def _people(
+        self, unit: Unit, session: PoseSession, clip: Clip, arrays: Mapping[str, Any], fused: Float
+    ) -> tuple[Float, float]:
+        """(M, T, 13, 2) poses of a generation, in the order of the fused people, and `JudgedClip.extra` of them."""
         found = student_poses(unit, session, clip, arrays, self.job.recipe.refine.gate.frames)
-        nobody = np.full_like(fused, np.nan)
+        poses = np.full_like(fused, np.nan)
         if isinstance(found, Reject):
-            return nobody
+            return poses, 0.0
         common, _ = convert(found["keypoints.npy"], None, found["json"]["skeleton"], COMMON)
+        everybody, _ = convert(arrays["keypoints"], None, arrays["json"]["skeleton"], COMMON)
         frames = min(common.shape[1], fused.shape[1])
         numbers = aligned(fused[:, :frames], common[:, :frames])
-        nobody[:, :frames] = taken(common[:, :frames], numbers)
-        return nobody
+        poses[:, :frames] = taken(common[:, :frames], numbers)
+        return poses, extra(common[: self.job.recipe.pose.max_people, :frames], everybody[:, :frames])
 
 
 def _exact(path: Path, clip: Clip, arrays: Mapping[str, Any], fused: Float) -> tuple[Float, Float] | None:

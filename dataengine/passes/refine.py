@@ -372,7 +372,12 @@ class Rounds:
         held = HeldOut(self.job, self.reads[1], self.held, self.rows, self.limits, self.device)
         gate = self.table.gate
         margins = Margins(
-            gate.agreement_margin, gate.missing_margin, gate.sides_margin, gate.jitter_margin, gate.truth_margin
+            gate.agreement_margin,
+            gate.missing_margin,
+            gate.extra_margin,
+            gate.sides_margin,
+            gate.jitter_margin,
+            gate.truth_margin,
         )
         return held.judged(last.weights, weights, margins, best_epoch, progress, f"gate {number}")
 

@@ -156,6 +156,8 @@ class GateTable(Table):
     """Most frames of each of these clips, from the first on."""
     max_missing: float = pydantic.Field(default=0.3, ge=0, le=1)
     """Largest share of the sure fused joints that the student may lack, whatever was before."""
+    max_extra: float = pydantic.Field(default=0.3, ge=0, le=10)
+    """Most people whom the experts did not find, per person whom they found, whatever was before."""
     min_agreement: float | None = pydantic.Field(default=None, ge=0, le=1)
     """Least share of the sure fused joints that the student has within half a head-neck length, whatever was before.
     Default: where exact joints or `truth` tell how student and fusion compare, none; else as much as the expert in the
@@ -166,6 +168,8 @@ class GateTable(Table):
     """Loss of the share of joints near the fused ones that still counts as no worse."""
     missing_margin: float = pydantic.Field(default=0.02, ge=0, le=1)
     """Growth of the share of missing joints that still counts as no worse."""
+    extra_margin: float = pydantic.Field(default=0.05, ge=0, le=10)
+    """How many more people, per person, may be nobody whom the experts found."""
     sides_margin: float = pydantic.Field(default=0.01, ge=0, le=1)
     """Growth of the share of exchanged left and right joints, in space or over time, that still counts as no worse."""
     jitter_margin: float = pydantic.Field(default=0.1, ge=0, le=10)

@@ -41,10 +41,11 @@ ALONE = 0.85
 
 @dataclass(frozen=True)
 class Margins:
-    """The loss that still counts as no worse: shares, and for jitter a share of the value before."""
+    """The loss that still counts as no worse: shares, people per person, and for jitter a share of the value before."""
 
     agreement: float = 0.02
     missing: float = 0.02
+    extra: float = 0.05
     sides: float = 0.01
     jitter: float = 0.1
     truth: float = 0.01
@@ -56,6 +57,7 @@ class Limits:
 
     Attributes:
         missing: share of the sure fused joints that they lack at most.
+        extra: people whom the experts did not find, per fused person and frame, at most.
         agreement: share of them that they have within half a head-neck length at least. None: where the truth is not
             known, as many as the middle expert has; a recipe of one expert has none to compare with but itself, and
             `ALONE` counts.
@@ -63,6 +65,7 @@ class Limits:
 
     missing: float = 0.3
     agreement: float | None = None
+    extra: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,10 @@ def _with_reference(clips: Sequence[JudgedClip], margins: Margins) -> list[Compa
         "missing": (measures.missing, margins.missing, False),
         "exchanged": (measures.exchanged, margins.sides, False),
     }
-    return [compare(name, _values(clips, of, "before"), margin, up) for name, (of, margin, up) in named.items()]
+    found = [compare(name, _values(clips, of, "before"), margin, up) for name, (of, margin, up) in named.items()]
+    before, after = (np.array([clip.extra[n] for clip in clips], np.float64) for n in (0, 1))
+    people = PairedValues(before, after, [clip.video for clip in clips])
+    return [*found, compare("extra", people, margins.extra, False)]
 
 
 def _without_reference(clips: Sequence[JudgedClip], margins: Margins) -> list[Comparison]:
@@ -233,8 +239,9 @@ def _within(
     Args:
         known: whether annotations tell how the student compares with the fused poses.
     """
-    means = {one.name: one for one in found if one.name in ("missing", "agreement") and one.after is not None}
-    within = [_limit(means["missing"], limits.missing, 1)] if "missing" in means else []
+    means = {one.name: one for one in found if one.name in ("missing", "extra", "agreement") and one.after is not None}
+    within = [_limit(means[name], most, 1) for name, most in (("missing", limits.missing), ("extra", limits.extra))
+              if name in means]  # fmt: skip
     if limits.agreement is not None:
         return within + ([_limit(means["agreement"], limits.agreement, -1)] if "agreement" in means else [])
     unknown = [] if known else [clip for clip in clips if clip.exact is None]

@@ -43,6 +43,8 @@ class JudgedClip:
         experts: (E, M, T, 13, 2) of each expert.
         exact: (M, T, 13, 2) exact joints of a rendered clip, NaN outside of the picture and for people who are none;
             None where nobody knows them. exact_heads: (M, T) their head-neck lengths in pixels.
+        extra: of the generation before and of this one, people that the dataset would hold and that are nobody whom the
+            experts found, per fused person and frame.
     """
 
     clip_id: str
@@ -56,6 +58,7 @@ class JudgedClip:
     experts: Float | None = None
     exact: Float | None = None
     exact_heads: Float | None = None
+    extra: tuple[float, float] = (0.0, 0.0)
 
 
 @cache
@@ -169,6 +172,12 @@ def aligned(reference: Float, poses: Float) -> Int:
     return found
 
 
+def extra(poses: Float, fused: Float) -> float:
+    """People and frames (P, T, V, 2) that are nobody of the fused ones (M, T, V, 2), per fused person and frame."""
+    unknown = _present(poses[aligned(poses, fused) < 0]).sum()
+    return float(unknown / max(int(_present(fused).sum()), 1))
+
+
 def _present(poses: Float) -> Bool:
     """(M, T) whether a person has any joint in a frame."""
     found: Bool = np.asarray(all_finite(poses).any(-1))
@@ -235,6 +244,7 @@ MEASURES: Mapping[str, str] = {
     "agreement": "share of sure fused joints that the student has within half a head-neck length",
     "exact": "share of the exact joints of rendered clips within half a head-neck length",
     "missing": "share of sure fused joints that the student lacks",
+    "extra": "people whom the experts did not find, per person and frame of those whom they found",
     "exchanged": "share of left and right pairs that are exchanged against the fused ones",
     "flips": "share of left and right pairs that exchange places from one frame to the next",
     "jitter": "trembling, in body heights",

@@ -286,7 +286,7 @@ def test_without_anybody_sure_enough_the_experts_stay(installed: Path, refined: 
     build(installed, out, "refine.min_joints=14")
     told = record(out)
     assert told["generation"] == 0 and told["rounds"] == []
-    assert "no labelled frames to learn from in 3 clips" in told["nothing"]
+    assert "no labelled frames to learn from in 4 clips" in told["nothing"]
     assert "Nothing was learned" in (out / "dataset" / "report.html").read_text()
     assert "no labelled frames" in status_text(status(out))
 

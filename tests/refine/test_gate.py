@@ -184,6 +184,20 @@ def test_the_interval_is_that_of_the_mean() -> None:
     assert none.before is None and none.line() == "x: not measured"
 
 
+def test_people_whom_nobody_found_are_counted_and_refused() -> None:
+    people = body(5, people=3)
+    assert measures.extra(people, people) == 0 and measures.extra(people[:0], people) == 0
+    twice = np.concatenate([people, people[:1] + 3])
+    assert measures.extra(twice, people) == pytest.approx(1 / 3)
+    twice[3, 10:] = np.nan
+    assert measures.extra(twice, people) == pytest.approx(1 / 12), "in a quarter of the frames"
+    (reason,) = judge([replace(one, extra=(0.0, 0.2)) for one in CLIPS], Margins()).reasons
+    assert reason.startswith("extra 0 -> 0.2 (against before)")
+    doubled = [replace(one, extra=(1.0, 0.9)) for one in CLIPS]
+    assert judge(doubled, Margins()).reasons == ["extra 0.9 misses the limit 0.3"]
+    assert judge(doubled, Margins(), limits=Limits(extra=1.0)).published
+
+
 def test_one_video_alone_publishes_nothing() -> None:
     verdict = judge([replace(one, video="the same") for one in CLIPS], Margins())
     (reason,) = verdict.reasons
