@@ -47,6 +47,9 @@ REASONS: dict[str, str] = {
     "unit_timeout": "the clip alone ran past the unit deadline and stands in quarantine",
     "internal_error": "an unforeseen error while the clip was processed",
     "set_aside": "the clip's unit failed wherever it was tried, for no fault of the clip; build again",
+    # annotations
+    "people_refused": "people decided that the clip does not stay",
+    "not_chosen": "the recipe keeps the clips of a list, and the clip is not on it",
     # curate
     "no_person": "no person was found in any frame",
     "pose_coverage": "too few frames hold a pose",
@@ -95,6 +98,7 @@ DECISIONS = frozenset(
             "reprojection",
         ),
         *("label_left_out", "duplicate", "licence_unknown", "class_cap", "class_small", "label_disagrees"),
+        *("people_refused", "not_chosen"),
     }
 )
 """The built-in reasons that a plan or a recipe decides by; all others are failures, which may be tried again."""

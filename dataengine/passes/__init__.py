@@ -11,6 +11,7 @@ PASSES: dict[str, str] = {
     "repose": "dataengine.passes.repose:Repose",
     "lift": "dataengine.passes.lift:Lift",
     "measure": "dataengine.passes.measure:Measure",
+    "annotations": "dataengine.passes.annotations:Annotations",
     "curate": "dataengine.passes.curate:Curate",
     "embed": "dataengine.passes.embed:Embed",
     "label_check": "dataengine.passes.label_check:LabelCheck",

@@ -6,7 +6,7 @@ Nothing is decoded and no model runs here. A changed threshold costs this pass a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +43,13 @@ class Labels:
     ids: dict[str, int]
 
     @staticmethod
-    def of(recipe: Recipe, planned: pa.Table) -> Labels:
+    def of(recipe: Recipe, planned: pa.Table, given: Iterable[str] = ()) -> Labels:
+        """Of what is planned, and of labels that single clips were given before."""
         table = _table(recipe)
         columns = ["source", "label", *(["video_id"] if table is not None and table.by_video else [])]
         asked = set(zip(*(planned.column(name).to_pylist() for name in columns)))
         final = {label for row in asked if (label := Labels(table, {}).apply(*row)[0]) is not None}
+        final |= set(given)
         ids = dict(table.label_ids()) if table is not None else {}  # a table's numbers do not depend on what is planned
         if table is None and recipe.brings_poses:
             ids = _numbered(recipe, final)
@@ -118,7 +120,8 @@ class Curate(TablePass):
     def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
         recipe = table.job.recipe
         planned = plans.load(table.job.work, FACTS).table
-        labels = Labels.of(recipe, planned)
+        given = (label for label in table.given["label"].unique().to_pylist() if label is not None)
+        labels = Labels.of(recipe, planned, given)
         planned = planned.filter(pc.is_in(planned["clip_id"], value_set=table.given["clip_id"].combine_chunks()))
         found = _Decisions(table.given, planned.combine_chunks(), labels)
         _judge(recipe, table, found)
@@ -189,7 +192,9 @@ def _judge(recipe: Recipe, table: Table, found: _Decisions) -> None:
     for start, measures in table.measured([*(f"filter_{name}" for name in filters), "frames_blake3"]):
         facts = found.planned.slice(start, len(measures)).to_pylist()
         for row, (measured, fact) in enumerate(zip(measures, facts), start):
-            label, left_out = found.labels.apply(fact["source"], fact["label"], fact["video_id"])
+            label, left_out = found.given["label"][row].as_py(), None
+            if label is None:
+                label, left_out = found.labels.apply(fact["source"], fact["label"], fact["video_id"])
             if label is not None:
                 found.label[row] = found.names.setdefault(label, len(found.names))
             if left_out is not None:

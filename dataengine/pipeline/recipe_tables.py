@@ -233,6 +233,15 @@ class CurateTable(Table):
     """Filters, in the order in which they decide. The first one that a clip misses is its reason."""
     relabel: str | None = None
     """Label map: its name in manifests/, or the path of a file. Default: labels stay as the source gives them."""
+    annotations: list[str] = []
+    """Paths of tables (.csv, .parquet) of what people decided about single clips, such as a filled-in plan of
+    `dataengine-train rank` or the proposals of `annotate`: columns clip_id, and label or given, proposed and
+    probability, keep, why. A label from there stands above the source's and the label map's. Of two tables that speak
+    of one clip, the later counts."""
+    min_probability: float | None = pydantic.Field(default=None, ge=0, le=1)
+    """Least probability of a proposed label that is taken where people gave none. Default: no proposal is taken."""
+    only: str | None = None
+    """Path of a table (.csv, .parquet) whose column clip_id names the clips that may stay. Default: all may."""
     prompts: str = "person"
     """Set of templates in manifests/prompts.toml that the `text` of a clip is made with."""
     dedup: Literal["near", "exact", "mark", "off"] = "exact"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dataengine.core.console import show
-
-if TYPE_CHECKING:
-    pass
-
 from training.verbs.options import (
     AnySplitOption,
     BlocksOption,

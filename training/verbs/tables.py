@@ -123,6 +123,39 @@ def annotate(
     show(said if found.result is None else f"{said}\n{table([found.result])}")
 
 
+@app.command()
+def check(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
+    ],
+    to: Annotated[Path, typer.Option(help="The findings, .csv or .parquet: people fill in label, keep and why.")],
+    data: DataOption = None,
+    split: AnySplitOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Find labels that look wrong, clips that look alike, and clips like no other."""
+    from training.runs.check import check as look
+    from training.runs.tables import table_file
+
+    table_file(to, "findings")
+    features, opened, run = _clip_features(source, data, split, device, as_json)
+    joints_of, axes = (None, (0, 1, True)) if run is None else (run.preprocess.joints, _axes(run))
+    found = look(features, to, opened, joints_of, axes, None, seed, progress_of(as_json))
+    if as_json:
+        show(found.to_dict())
+        return
+    lines = [
+        f"{found.path}: {found.doubted} of {found.clips} labels are doubted, {found.alike} clips look like another, "
+        f"{found.far} like no other"
+    ]
+    if found.unjudged:
+        lines.append(f"{found.unjudged} labels are not judged: their classes have too few clips")
+    lines += [] if found.page is None else [str(found.page)]
+    show("\n".join([*lines, "next     fill in label or keep, and name the file in curate.annotations of a build"]))
+
+
 def _clip_features(
     source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool
 ) -> tuple[ClipFeatures, list[SkeletonDataset], Run | None]:
