@@ -119,6 +119,11 @@ class DataTable(Table):
         "Annotations of what happens when in the clips, which are found by their ids: files of Charades, TSU, PKU-MMD, "
         "or a CSV; see `training.data.annotations`. Default: the spans that the data hold.",
     )
+    format: str | None = _field(
+        None,
+        'Format of the data, where a path can be read in several: "videos" reads the pictures of a built dataset. '
+        "Default: what lies at the path.",
+    )
     options: dict[str, Any] = _field({}, "Options of the format.")
     label_fraction: float | None = _field(
         None,
@@ -154,7 +159,9 @@ class PreprocessTable(Table):
         "auto", 'Upright axis of joints in space: "y" or "z"; "auto": along which shoulders and hips lie apart.'
     )
     size: tuple[int, int] | None = _field(
-        None, 'Width and height for "screen" and "pyskl2d". Default: those of the clip.'
+        None,
+        'Width and height for "screen" and "pyskl2d". Default: those of the clip. Of pictures: those that the '
+        "network is given, 224 and 224 by default.",
     )
     mask: bool = _field(
         False,

@@ -43,6 +43,7 @@ METHODS = {
     "lac": "training.methods.lac:LAC",
     "r3": "training.methods.r3:MotionR3",
     "molang": "training.methods.molang:MoLang",
+    "ltn": "training.methods.ltn:LTN",
 }
 FORMATS = {
     "built": "training.data.formats.built:BuiltDataset",
@@ -52,6 +53,7 @@ FORMATS = {
     "npz": "training.data.formats.npz:NpzDataset",
     "mixamo": "training.data.formats.mixamo:MixamoDataset",
     "bvh": "training.data.formats.bvh:BvhDataset",
+    "videos": "training.data.formats.videos:VideoDataset",
 }
 DATA_OPTIONS = ("num_classes", "skeleton", "channels", "backbone")
 """Parameters of networks and methods that the data decide; no configuration names them."""

@@ -107,9 +107,11 @@ class Backbone(nn.Module):
         stride: input frames for each step of `sequence`.
         people: M at most; fewer people are allowed where the network says so.
         classifier: name of the layer that makes logits of features.
+        takes_pictures: whether the input is pictures (N, 3, T, H, W), see `training.data.pictures`, and no motions.
         former_options: options by the names they once had.
     """
 
+    takes_pictures: ClassVar[bool] = False
     former_options: ClassVar[Mapping[str, str]] = {}
     num_classes: int
     skeleton: Skeleton

@@ -111,6 +111,7 @@ class SlowR50(Backbone):
         dropout: before the classifier.
     """
 
+    takes_pictures = True
     classifier = "blocks.5"
 
     def __init__(

@@ -16,6 +16,7 @@ import numpy as np
 
 from dataengine.core.errors import RecipeError, suggestion
 from training.config import Config
+from training.data.pictures import is_pictures
 from training.data.subsets import random_subset
 from training.data.types import ROTATION, SkeletonDataset, remark
 from training.distributed import rank
@@ -107,6 +108,9 @@ def _by_joints(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> l
     if AUTO not in (table["normalise"], table["up"]):
         return []
     first = next(dataset for dataset in datasets if len(dataset))
+    if is_pictures(first.skeleton):
+        table |= {"normalise": "none", "up": "y"}
+        return []
     axes = len(table.get("channels") or range(first.read([0])[0].keypoints.shape[-1]))
     named = set(NEEDED["view_body"]) <= set(first.skeleton.joints)
     told = []

@@ -27,6 +27,7 @@ from dataengine.io.storage import write_durably
 from training import create_backbone
 from training.backbones.base import Backbone
 from training.config import Config
+from training.data.pictures import is_pictures
 from training.data.subsets import label_subsets, random_subset
 from training.data.types import SkeletonDataset
 from training.evaluate import logistic
@@ -137,7 +138,8 @@ class Floors:
     @cached_property
     def _coordinates(self) -> tuple[Coordinates, LabelledFeatures]:
         train, test = (random_subset(split, MOST) for split in self._whole)
-        rows = [self._rows(_flat, part) for part in (train, test)]
+        flat = _thumbnails if is_pictures(self._preprocess.layout) else _flat
+        rows = [self._rows(flat, part) for part in (train, test)]
         layout, mirrored = self._preprocess.layout, None
         if tuple(layout.flip) != tuple(range(layout.num_joints)):
             steps = [{"name": "flip", "chance": 1.0}]
@@ -258,6 +260,11 @@ def _by(blocks: bool) -> str:
 def _flat(motion: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """(N, D) the numbers of motions; people and frames that are not there are zeros, whatever a mask says of them."""
     return motion.flatten(1)
+
+
+def _thumbnails(pictures: torch.Tensor) -> torch.Tensor:
+    """(N, D) the colours of clips of pictures (N, 3, T, H, W), each frame scaled down to 12 x 12."""
+    return torch.nn.functional.adaptive_avg_pool3d(pictures, (pictures.shape[2], 12, 12)).flatten(1)
 
 
 def _measures(kind: str, classes: int) -> Callable[[LabelledFeatures, LabelledFeatures], float]:

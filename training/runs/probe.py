@@ -14,6 +14,7 @@ import numpy as np
 
 from dataengine.core.progress import Progress
 from training.data.formats.joints import in_joints_of
+from training.data.pictures import is_pictures
 from training.data.subsets import random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic
@@ -156,6 +157,8 @@ def _draw_plots(
     report.plots.append(confusion_matrix(predictions, test.labels, names, folder / name, "linear probe"))
     if len(test.labels) >= 5:
         report.plots.append(embedding(test.features, test.labels, names, folder / "tsne.png", most=MAX_CLIPS))
+    if is_pictures(run.skeleton):
+        return
     weights = joint_weights(run.backbone, split, run.preprocess, run.frames)
     heights = mean_heights(run.preprocess, split)
     report.plots.append(

@@ -135,7 +135,9 @@ def open_split_of(
     source = own = run.config.data
     if data or val:
         where = None if data else own.where
-        source = DataTable(train=list(data) or own.train, val=list(val), options=own.options, where=where)
+        source = DataTable(
+            train=list(data) or own.train, val=list(val), options=own.options, where=where, format=own.format
+        )
     clips = _opened(source, which, split, features, run.needs.without)
     if own.layout is not None and source is not own and not all(has_names(part.skeleton) for part in clips):
         source = source.model_copy(update={"layout": own.layout})

@@ -19,9 +19,12 @@ from dataengine.io.storage import file_hash
 from training import create_backbone, create_method, registry
 from training.backbones.base import Backbone
 from training.config import Config, validate
+from training.config_tables import PreprocessTable
+from training.data.pictures import is_pictures
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
 from training.methods.text_network import TextNetwork
+from training.transforms.pictures import check_preprocess, picture_preprocess
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 
@@ -178,6 +181,9 @@ def make_method(
     """
     classes = len(labels) if config.classifies else 0
     backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)
+    if backbone.takes_pictures != is_pictures(skeleton):
+        what, other = ("pictures", "joints") if backbone.takes_pictures else ("joints", "pictures")
+        raise TrainingError(f"network {config.backbone.name!r} takes {what}, and the data are {other}")
     options = {**config.method.options, **(given or {})}
     if registry.find("methods", config.method.name).per_frame:
         options["num_classes"] = len(labels)
@@ -185,8 +191,15 @@ def make_method(
 
 
 def make_preprocess(config: Config, skeleton: Skeleton) -> Preprocess:
-    """What makes the input of the network of a sequence."""
+    """What makes the input of the network of a sequence.
+
+    Raises:
+        TrainingError: the data are pictures, and an option is of joints.
+    """
     table = config.preprocess.model_dump()
+    if is_pictures(skeleton):
+        check_preprocess(table, PreprocessTable().model_dump())
+        return picture_preprocess(skeleton, table["size"])
     table["channels"] = None if table["channels"] is None else tuple(table["channels"])
     return Preprocess(skeleton, **table)
 

@@ -91,10 +91,12 @@ def _open(
 ) -> list[SkeletonDataset]:
     def attempt(split: str, features: tuple[str, ...]) -> list[SkeletonDataset]:
         options = dict(table.options)
+        if table.format is not None:
+            options["format"] = table.format
         if table.layout is not None:
             options["layout"] = table.layout
         if features:
-            name = "webdataset" if isinstance(place, list) else format_of(place)
+            name = "webdataset" if isinstance(place, list) else table.format or format_of(place)
             entries = format_class(name).default_entries
             if entries is None:
                 raise TrainingError(

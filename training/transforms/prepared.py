@@ -40,6 +40,8 @@ LATER = ("stream", "keep_root", "mask")
 SOURCES = (
     "data/formats",
     "data/types.py",
+    "data/pictures.py",
+    "transforms/pictures.py",
     "transforms/preprocess.py",
     "transforms/normalise.py",
     "transforms/placement.py",

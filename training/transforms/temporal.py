@@ -25,6 +25,8 @@ SEED = 255
 def sample(array: Array, positions: Positions) -> Array:
     """The clip at these positions, with linear interpolation between two frames.
 
+    Between two frames of whole numbers, such as pictures, the nearest frame is taken.
+
     Args:
         array: (M, T, V, C).
         positions: (T',) int, -1 for an empty frame, or float in [0, T-1].
@@ -32,6 +34,8 @@ def sample(array: Array, positions: Positions) -> Array:
     Returns:
         (M, T', V, C) of the dtype of `array`, a copy.
     """
+    if array.dtype.kind == "u" and positions.dtype.kind != "i":
+        positions = np.rint(positions).astype(np.int64)
     if positions.dtype.kind == "i":
         sampled: Array = array.take(positions, axis=1)
         if len(positions) and positions.min() < 0:

@@ -18,7 +18,7 @@ from training.data.types import SkeletonDataset
 
 ALLOWED = (
     "a built dataset (folder or url), WebDataset tars, a pyskl .pkl, a folder of UNIK's *_data_joint.npy, an .npz, "
-    "BVH files, or Mixamo characters as .npy"
+    "BVH files, Mixamo characters as .npy, or a folder of videos"
 )
 
 
@@ -51,6 +51,7 @@ def open_dataset(
     split: str | None = None,
     where: str | None = None,
     skeleton: str | None = None,
+    format: str | None = None,
     **options: Any,
 ) -> SkeletonDataset:
     """Open a dataset; which format it is follows from what lies there.
@@ -61,6 +62,8 @@ def open_dataset(
         split: only clips of this split.
         where: only clips that fulfil this SQL condition over what the dataset knows of each.
         skeleton: the layout to convert clips to, where they have another.
+        format: the name of the format, where a path can be read in several: "videos" reads the pictures of a built
+            dataset.
         options: of the format; see the classes in `training.registry.FORMATS`.
 
     Raises:
@@ -69,7 +72,7 @@ def open_dataset(
     """
     if isinstance(path, str | os.PathLike):
         place = os.fspath(path)
-        name = format_of(place)
+        name = format_of(place) if format is None else format
         cls = format_class(name)
         location = cls.location(place)
     else:
