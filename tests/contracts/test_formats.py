@@ -15,11 +15,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import DataEngineError
-from tests.support import tiny_dataset
+from tests.support import pictures, tiny_dataset
 from tests.support.format_files import note, write_bvh, write_mixamo, write_npz, write_pyskl, write_unik
 from training import registry
 from training.data.formats import format_class, format_of, open_dataset
 from training.data.formats.base import Format
+from training.data.pictures import is_pictures
 from training.data.types import SkeletonDataset, SkeletonSequence
 
 
@@ -53,6 +54,10 @@ def bvh(folder: Path) -> Path:
     return write_bvh(folder)
 
 
+def videos(folder: Path) -> Path:
+    return pictures.write_videos(folder, 4, 2)
+
+
 FILES: dict[str, Callable[[Path], Path]] = {
     "built": built,
     "webdataset": webdataset,
@@ -61,6 +66,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "npz": npz,
     "mixamo": mixamo,
     "bvh": bvh,
+    "videos": videos,
 }
 """Writers of a few clips into an empty folder, which return the path to open."""
 EVERY = registry.names("formats")
@@ -95,6 +101,9 @@ def test_it_opens_its_own_files(name: str, paths: dict[str, Path]) -> None:
     for clip, key, label in zip(dataset.read(range(len(dataset))), dataset.keys, dataset.label_ids, strict=True):
         assert clip.key == key and (-1 if clip.label is None else clip.label) == label < len(dataset.labels)
         people, frames, joints, channels = clip.keypoints.shape
+        if is_pictures(dataset.skeleton):
+            assert clip.keypoints.dtype == np.uint8 and channels == 3 and clip.size == (people, joints)
+            continue
         assert people >= 1 and frames >= 1 and joints == dataset.skeleton.num_joints and channels in (2, 3)
         assert clip.keypoints.dtype == np.float32
         assert clip.scores is None or (clip.scores.shape, clip.scores.dtype) == ((people, frames, joints), np.float32)

@@ -19,14 +19,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.support.motions import CLASSES, Motions
+from tests.support.pictures import Pictures
 from training import create_backbone, create_method, registry
 from training.data.loader import DataLoader
+from training.data.pictures import PICTURES
 from training.engine import checkpoint
 from training.engine.history import History
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.base import Method
 from training.methods.text_network import TextNetwork
+from training.transforms.pictures import picture_preprocess
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -76,6 +79,7 @@ class Case:
         autoencoder: whether it trains an autoencoder, on clips in space.
         generator: whether it takes a trained autoencoder.
         texts: whether it has an encoder of texts that is trained along.
+        pictures: whether it learns from videos.
     """
 
     learnt: Callable[[History], float]
@@ -84,6 +88,7 @@ class Case:
     autoencoder: bool = False
     generator: bool = False
     texts: bool = False
+    pictures: bool = False
 
     @property
     def optim(self) -> OptimSettings:
@@ -115,6 +120,10 @@ def generator() -> str:
 SMALL_TMOR: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 SMALL_MCC: dict[str, Any] = {"decoder_width": 16, "queue": {"size": QUEUE, "momentum": 0.9}}
 SMALL_R3: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
+SMALL_LTN: dict[str, Any] = {
+    **{"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 32, "width": 16}, "positives": 2},
+    **{"stride": 2, "time": {"hidden": 16, "directions": 8}, "pictures": {"area": (0.5, 1.0), "colours": 0.0}},
+}
 SMALL_LAC: dict[str, Any] = {"queue": {"size": QUEUE, "momentum": 0.9}, "projector": {"hidden": 64, "width": 16}}
 CASES = {
     "supervised": Case(right, classes=len(CLASSES)),
@@ -125,6 +134,7 @@ CASES = {
     "lac": Case(contrast("part_sequence"), {**SMALL_LAC, "positives": 1, "steps": 4}, generator=True),
     "r3": Case(contrast("part_sequence"), SMALL_R3),
     "molang": Case(named, {"masking": {"longest": 4}}, texts=True),
+    "ltn": Case(contrast("part_contrast"), SMALL_LTN, pictures=True),
 }
 OTHERS = {
     "segment by dilated convolutions": Case(
@@ -136,6 +146,17 @@ OTHERS = {
         contrast("part_sequence"), {**SMALL_LAC, "motions": 3, "positives": 1, "steps": 4}, generator=True
     ),
     "lac_retarget as printed": Case(reconstructed, {"variant": "paper"}, autoencoder=True),
+    **{
+        f"ltn by {transform}": Case(contrast("part_contrast"), {**SMALL_LTN, "transform": transform}, pictures=True)
+        for transform in ("addition", "none")
+    },
+    "ltn by attention": Case(
+        lambda history: contrast("part_contrast")(history) - 0.15,
+        {**SMALL_LTN, "transform": "attention"},
+        pictures=True,
+    ),
+    "ltn as printed": Case(contrast("part_contrast"), {**SMALL_LTN, "variant": "paper"}, pictures=True),
+    "ltn by byol": Case(lambda history: history.losses[-1] - 1.5, {**SMALL_LTN, "framework": "byol"}, pictures=True),
     "mcc between frames": Case(
         contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
     ),
@@ -162,6 +183,11 @@ def case(name: str) -> Case:
 def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Method, DataLoader]:
     torch.manual_seed(seed)
     given = case(name)
+    if given.pictures:
+        backbone = create_backbone("slow_r50", 0, PICTURES, 3, channels_base=4, depths=(1, 1, 1, 1))
+        method = create_method(name.split()[0], backbone=backbone, **given.options)
+        preprocess = picture_preprocess(PICTURES, (16, 16))
+        return method, DataLoader(videos(), method.sample_transform(preprocess, View(3, "none")), batch, seed=3)
     if given.autoencoder:
         clips = in_space()
         backbone = create_backbone("skeleton_autoencoder", 0, "body13", 3, **AUTOENCODER)
@@ -173,6 +199,11 @@ def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Met
     method = create_method(name.split()[0], backbone=backbone, **options)
     transform = method.sample_transform(PREPROCESS, View(16, "weak", "body13"))
     return method, DataLoader(clips, transform, batch, seed=3)
+
+
+@functools.cache
+def videos() -> Pictures:
+    return Pictures(48)
 
 
 @functools.cache

@@ -208,15 +208,15 @@ class LTN(Method):
                 f"positives {positives}, stride {stride}, part {part:g}, temperature {temperature:g}; allowed: 2 and "
                 "more, 1 and more, between 0 and 1, above 0"
             )
-        if time.hidden < 1 or not 1 <= time.directions < backbone.width:
-            raise TrainingError(
-                f"time.hidden {time.hidden} and time.directions {time.directions}; allowed: 1 and more, and 1 to "
-                f"{backbone.width - 1}, as the network has {backbone.width} features"
-            )
         if not backbone.takes_pictures:
             raise TrainingError(
                 f"ltn learns from pictures, and {type(backbone).__name__} takes joints; choose a network over "
                 "pictures, such as slow_r50"
+            )
+        if time.hidden < 1 or not 1 <= time.directions < backbone.width:
+            raise TrainingError(
+                f"time.hidden {time.hidden} and time.directions {time.directions}; allowed: 1 and more, and 1 to "
+                f"{backbone.width - 1}, as the network has {backbone.width} features"
             )
         self.positives, self.stride, self.part, self.pictures = positives, stride, part, pictures
         self.temperature, self.framework = temperature, framework

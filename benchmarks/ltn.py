@@ -1,0 +1,294 @@
+"""LTN: whether features that stay aware of time tell apart what only the order of time tells apart.
+
+Two sets of videos. Rendered: a body walks into the picture, or out of it; "leave" is an "enter" of another person
+played backwards, so single frames are the same in both classes. Real: parts of 2 s of the real clips, each played
+forwards or backwards; the first two thirds of each clip teach, the last third tests. Networks learn from the training
+videos without labels, with LTN (`linear`, variant 3) and without the time encoder (`none`, rho-MoCo): same network,
+clips, steps and seeds. Then they are frozen, and a logistic regression learns the two classes: of features of the whole
+video (the mean of what the network sees in 8 frames), and of the features of four successive parts side by side.
+
+Floors: chance, thumbnails of the frames (ridge), and networks with random weights, read in both ways. The value is the
+gain of `linear` over `none` on rendered videos read part by part, which was chosen on rendered videos of other seeds
+(--quick measures on these); n is the number of test videos. The interval is of paired differences over seeds.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from harness import main
+from seeds import WORK, difference, seeds, spread
+from skeletons import SHARED
+
+from dataengine.media.decode import PyAVDecoder
+from dataengine.media.encode import write_video
+from dataengine.rendering import render_clip
+from training import create_backbone, create_method
+from training.backbones.base import Backbone
+from training.data.formats.videos import VideoDataset
+from training.data.loader import DataLoader
+from training.data.pictures import PICTURES, as_array, as_frames
+from training.data.types import SkeletonDataset
+from training.engine.loop import fit
+from training.engine.settings import OptimSettings, TrainSettings
+from training.evaluate import logistic
+from training.runs.features import Rows, calibrate, extract_features
+from training.transforms.pictures import picture_preprocess
+from training.transforms.prepared import ClipCache, prepared
+
+torch.set_num_threads(1)
+PROTOCOL: dict[str, Any] = {
+    "side": 48,
+    "frames": 8,
+    "stride": 2,
+    "base": 8,
+    "depths": [1, 1, 1, 1],
+    "batch": 16,
+    "epochs": {"rendered": 24, "real": 24},
+    "lr": 0.05,
+    "positives": 4,
+    "temperature": 0.1,
+    "queue": 512,
+    "projector": {"hidden": 256, "width": 64, "layers": 3},
+    "time": {"hidden": 256, "directions": 32},
+    "pictures": {"area": [0.6, 1.0], "strength": 0.4},
+    "clips": {"train": 160, "test": 200},
+}
+ROWS = ("linear", "none")
+VARIANTS = ("attention", "addition")
+SEEDS = range(3)
+LENGTH, FPS, SIZE = 32, 16, (96, 72)
+PARTS = 4
+STRENGTH = 0.3
+"""C of the logistic regressions, as of `dataengine-train probe`."""
+FIRST = {"train": 0, "dev": 50_000, "test": 100_000}
+"""Seed of the first rendered video of each split."""
+REAL = (
+    "R6llTwEh07w.mp4",
+    "SOX5yA1l24A.mp4",
+    "clean_and_jerk.mp4",
+    "skateboarding.mp4",
+    "flipping_a_pancake.mkv",
+    "arm_wrestling_demo.mp4",
+    "cleaning_pool_test.mp4",
+    "street_crowd.avi",
+    "v_SoccerJuggling_g23_c01.avi",
+)
+"""Real clips of 4 s and more."""
+
+
+def entering(seed: int) -> np.ndarray:
+    """Somebody who walks into the picture from one side, (T, H, W, 3) uint8."""
+    options: dict[str, Any] = {"fps": FPS, "size": SIZE, "condition": "clean"}
+    shown = render_clip(seed, LENGTH, num_people=1, motion="walk", **options).frames
+    empty = render_clip(seed, 1, num_people=0, **options).frames[0]
+    rng = np.random.default_rng((seed, 7))
+    side = 1 if rng.random() < 0.5 else -1
+    progress = np.clip(np.arange(LENGTH) / (LENGTH - 1) / rng.uniform(0.7, 1.0), 0, 1)
+    frames = np.empty_like(shown)
+    for target, picture, done in zip(frames, shown, progress):
+        move = np.float32([[1, 0, side * (1 - done) * SIZE[0]], [0, 1, 0]])
+        mask = (cv2.absdiff(picture, empty).max(-1) > 14).astype(np.float32)
+        mask = cv2.warpAffine(cv2.GaussianBlur(mask, (3, 3), 0), move, SIZE)[..., None]
+        target[...] = np.rint(mask * cv2.warpAffine(picture, move, SIZE) + (1 - mask) * empty)
+    return frames
+
+
+def rendered(split: str, count: int) -> SkeletonDataset:
+    """Videos of people who enter or leave, half of each."""
+
+    def videos() -> Iterator[tuple[str, np.ndarray]]:
+        for number in range(count):
+            frames = entering(FIRST[split] + number)
+            yield ("leave", frames[::-1]) if number % 2 else ("enter", frames)
+
+    return VideoDataset(written(f"rendered-{split}-{count}", videos()), short_side=PROTOCOL["side"] * 9 // 8)
+
+
+def real(split: str) -> SkeletonDataset:
+    """Parts of the real clips, 2 s each and one every half second, forwards or backwards; tests have both of each."""
+
+    def videos() -> Iterator[tuple[str, np.ndarray]]:
+        for name in REAL:
+            frames = scaled(SHARED / "videos" / name)
+            border = len(frames) * 2 // 3
+            part = frames[:border] if split == "train" else frames[border:]
+            for number, start in enumerate(range(0, len(part) - LENGTH + 1, 8)):
+                piece = part[start : start + LENGTH]
+                if split != "train" or number % 2 == 0:
+                    yield "forwards", piece
+                if split != "train" or number % 2 == 1:
+                    yield "backwards", piece[::-1]
+
+    return VideoDataset(written(f"real-{split}", videos()), short_side=PROTOCOL["side"] * 9 // 8)
+
+
+def scaled(path: Path) -> np.ndarray:
+    """All frames of a real clip at about `FPS`, (T, h, w, 3) uint8 of a height of 72."""
+    frames, due = [], 0.0
+    with PyAVDecoder().open(path) as stream:
+        for batch in stream:
+            for frame, shown in zip(batch.frames, batch.timestamps.tolist()):
+                if shown >= due - 1e-3:
+                    width = 2 * round(frame.shape[1] * SIZE[1] / frame.shape[0] / 2)
+                    frames.append(cv2.resize(frame, (width, SIZE[1]), interpolation=cv2.INTER_AREA))
+                    due += 1 / FPS
+    return np.stack(frames)
+
+
+def written(name: str, videos: Iterator[tuple[str, np.ndarray]]) -> Path:
+    """A folder of video files by class, written once."""
+    folder = WORK / f"ltn-videos-{name}"
+    if not (folder / "done").exists():
+        for number, (label, frames) in enumerate(videos):
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            write_video(folder / label / f"{number:04d}.mp4", iter(np.ascontiguousarray(frames)), Fraction(FPS), crf=12)
+        (folder / "done").touch()
+    return folder
+
+
+PREPROCESS = picture_preprocess(PICTURES, (PROTOCOL["side"], PROTOCOL["side"]))
+
+
+def network(seed: int) -> Backbone:
+    """The network of all rows, drawn by the seed."""
+    torch.manual_seed(seed)
+    options = {"channels_base": PROTOCOL["base"], "depths": PROTOCOL["depths"]}
+    backbone: Backbone = create_backbone("slow_r50", 0, PICTURES, 3, **options)
+    return backbone
+
+
+def learnt(row: str, dataset: Sequence[SkeletonDataset], seed: int, epochs: int, folder: Path) -> Backbone:
+    """A network trained without labels."""
+    backbone = network(seed)
+    options = {name: PROTOCOL[name] for name in ("positives", "stride", "temperature", "projector", "time", "pictures")}
+    queue = {"size": PROTOCOL["queue"], "momentum": 0.99}
+    method = create_method("ltn", backbone=backbone, transform=row, queue=queue, **options)
+    from training.transforms.view import View
+
+    transform = method.sample_transform(PREPROCESS, View(PROTOCOL["frames"], "none"))
+    loader = DataLoader(dataset, transform, PROTOCOL["batch"], seed=seed)
+    optim = OptimSettings(lr=PROTOCOL["lr"], warmup=1)
+    settings = TrainSettings(epochs=epochs, optim=optim, grad_clip=1.0, seed=seed, log_every=20, save_every=60)
+    fit(method, loader, settings, folder)
+    return backbone
+
+
+def part_by_part(backbone: Backbone, pictures: torch.Tensor) -> torch.Tensor:
+    """(N, PARTS D) features of four successive parts of clips (N, 3, T, H, W)."""
+    length = PROTOCOL["frames"] * PROTOCOL["stride"]
+    starts = np.linspace(0, pictures.shape[2] - length, PARTS).round().astype(int)
+    parts = [pictures[:, :, start : start + length : PROTOCOL["stride"]] for start in starts]
+    return torch.cat([backbone.features(part) for part in parts], 1)
+
+
+def features(backbone: Backbone, dataset: Sequence[SkeletonDataset]) -> dict[str, Rows]:
+    """Features of videos by how they are read."""
+    backbone.eval()
+
+    def by_parts(pictures: torch.Tensor) -> torch.Tensor:
+        return part_by_part(backbone, pictures)
+
+    whole = extract_features(backbone, dataset, PREPROCESS, PROTOCOL["frames"], batch=32)[0]
+    return {"whole": whole, "parts": extract_features(by_parts, dataset, PREPROCESS, LENGTH, batch=16)[0]}
+
+
+def right(train: Rows, test: Rows, sets: Sequence[SkeletonDataset]) -> float:
+    """Accuracy of a logistic regression on the test videos, per cent."""
+    scores = logistic.fit(train, sets[0].label_ids, 2, STRENGTH).scores(test)
+    return round(100 * float((scores.argmax(1) == sets[1].label_ids).mean()), 2)
+
+
+def thumbnails(dataset: SkeletonDataset) -> Rows:
+    """(N, D) all frames of each video at 8 x 6, the same number each."""
+    rows = []
+    for clip in dataset.read(range(len(dataset))):
+        frames = as_frames(clip.keypoints)[:: LENGTH // PROTOCOL["frames"]][: PROTOCOL["frames"]]
+        small = [cv2.resize(np.ascontiguousarray(frame), (8, 6), interpolation=cv2.INTER_AREA) for frame in frames]
+        rows.append(as_array(np.stack(small)).ravel() / np.float32(255))
+    return np.stack(rows).astype(np.float32)
+
+
+def sets_of(name: str, quick: bool) -> tuple[list[SkeletonDataset], list[SkeletonDataset]]:
+    """Both splits, decoded once."""
+    counts = PROTOCOL["clips"]
+    pair = (
+        (rendered("train", counts["train"]), rendered("dev" if quick else "test", counts["test"]))
+        if name == "rendered"
+        else (real("train"), real("test"))
+    )
+    cache = ClipCache.of("memory", 4.0)
+    train, test = (prepared(part, PREPROCESS, cache) for part in pair)
+    return train, test
+
+
+def job(name: str, rows: Sequence[str], quick: bool, seed: int, folder: Path) -> dict[str, Any]:
+    """One seed of all rows on one of the two sets."""
+    train, test = sets_of(name, quick)
+    sets = (train[0], test[0])
+    found: dict[str, Any] = {}
+
+    def measure(row: str, backbone: Backbone) -> None:
+        learnt_from, measured = features(backbone, train), features(backbone, test)
+        for way in learnt_from:
+            found[f"{row}, {way}"] = right(learnt_from[way], measured[way], sets)
+
+    for row in rows:
+        measure(row, learnt(row, train, seed, PROTOCOL["epochs"][name], folder / row))
+    measure("random", calibrate(network(1_000_003 + seed), train, PREPROCESS, PROTOCOL["frames"]))
+    found["thumbnails"] = right(*(thumbnails(one) for one in sets), sets)
+    found |= {"clips": [len(one) for one in sets]}
+    return found
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """LTN on videos whose classes only the order of time tells apart."""
+    numbers = SEEDS[:1] if quick else SEEDS
+    rows = tuple(os.environ["LTN_ROWS"].split(",")) if "LTN_ROWS" in os.environ else ROWS
+    names = os.environ.get("LTN_SETS", "rendered" if quick else "rendered,real").split(",")
+    runs = {
+        name: seeds(
+            f"ltn-{name}{'-dev' if quick else ''}",
+            {**PROTOCOL, "rows": rows},
+            numbers,
+            lambda seed, folder, name=name: job(name, rows, quick, seed, folder),
+        )
+        for name in names
+    }
+    figures = {
+        name: {key: spread(found, key) for key in found[0] if isinstance(found[0][key], float)}
+        for name, found in runs.items()
+    }
+    ways = ("whole", "parts")
+    gains = {
+        name: {way: difference(found, f"linear, {way}", f"none, {way}") for way in ways}
+        for name, found in runs.items()
+        if len(found) > 1
+    }
+    main_gain = gains.get("rendered", {}).get("parts")
+    return {
+        "name": "ltn",
+        "value": None if main_gain is None else main_gain["mean"],
+        "unit": "points of top-1 of time-aware over invariant features, rendered videos read part by part",
+        "goal": 0.0,
+        "holds": bool(main_gain and main_gain["low"] > 0),
+        "baselines": {"chance": 50.0, "published_smarthome_gain": 2.7},
+        "n": runs[names[0]][0]["clips"][1],
+        "spread": {"gain": gains, "accuracy": figures},
+        "data": "rendered people who enter or leave; real clips of the shared folder forwards and backwards",
+        "details": {"protocol": PROTOCOL, "cpu_s": {n: [one["cpu_s"] for one in found] for n, found in runs.items()}},
+    }
+
+
+if __name__ == "__main__":
+    main(run)
