@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,14 @@ from training import create_backbone, create_method
 from training.backbones.base import Backbone
 from training.data.formats.videos import VideoDataset
 from training.data.loader import DataLoader
-from training.data.pictures import PICTURES, as_array, as_frames
+from training.data.rgb import PICTURES, as_array, as_frames
 from training.data.types import SkeletonDataset
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.evaluate import logistic
 from training.runs.features import Rows, calibrate, extract_features
-from training.transforms.pictures import picture_preprocess
 from training.transforms.prepared import ClipCache, prepared
+from training.transforms.rgb import picture_preprocess
 
 torch.set_num_threads(1)
 PROTOCOL: dict[str, Any] = {
@@ -97,7 +98,7 @@ def entering(seed: int) -> np.ndarray:
     progress = np.clip(np.arange(LENGTH) / (LENGTH - 1) / rng.uniform(0.7, 1.0), 0, 1)
     frames = np.empty_like(shown)
     for target, picture, done in zip(frames, shown, progress):
-        move = np.float32([[1, 0, side * (1 - done) * SIZE[0]], [0, 1, 0]])
+        move = np.array([[1, 0, side * (1 - done) * SIZE[0]], [0, 1, 0]], np.float32)
         mask = (cv2.absdiff(picture, empty).max(-1) > 14).astype(np.float32)
         mask = cv2.warpAffine(cv2.GaussianBlur(mask, (3, 3), 0), move, SIZE)[..., None]
         target[...] = np.rint(mask * cv2.warpAffine(picture, move, SIZE) + (1 - mask) * empty)
@@ -246,7 +247,7 @@ def job(name: str, rows: Sequence[str], quick: bool, seed: int, folder: Path) ->
     for row in rows:
         measure(row, learnt(row, train, seed, PROTOCOL["epochs"][name], folder / row))
     measure("random", calibrate(network(1_000_003 + seed), train, PREPROCESS, PROTOCOL["frames"]))
-    found["thumbnails"] = right(*(thumbnails(one) for one in sets), sets)
+    found["thumbnails"] = right(thumbnails(sets[0]), thumbnails(sets[1]), sets)
     found |= {"clips": [len(one) for one in sets]}
     return found
 
@@ -256,13 +257,9 @@ def run(quick: bool) -> dict[str, Any]:
     numbers = SEEDS[:1] if quick else SEEDS
     rows = tuple(os.environ["LTN_ROWS"].split(",")) if "LTN_ROWS" in os.environ else ROWS
     names = os.environ.get("LTN_SETS", "rendered" if quick else "rendered,real").split(",")
+    protocol = {**PROTOCOL, "rows": rows}
     runs = {
-        name: seeds(
-            f"ltn-{name}{'-dev' if quick else ''}",
-            {**PROTOCOL, "rows": rows},
-            numbers,
-            lambda seed, folder, name=name: job(name, rows, quick, seed, folder),
-        )
+        name: seeds(f"ltn-{name}{'-dev' if quick else ''}", protocol, numbers, partial(job, name, rows, quick))
         for name in names
     }
     figures = {

@@ -20,7 +20,7 @@ from tests.support.format_files import note, write_bvh, write_mixamo, write_npz,
 from training import registry
 from training.data.formats import format_class, format_of, open_dataset
 from training.data.formats.base import Format
-from training.data.pictures import is_pictures
+from training.data.rgb import is_pictures
 from training.data.types import SkeletonDataset, SkeletonSequence
 
 

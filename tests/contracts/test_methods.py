@@ -22,7 +22,7 @@ from tests.support.motions import CLASSES, Motions
 from tests.support.pictures import Pictures
 from training import create_backbone, create_method, registry
 from training.data.loader import DataLoader
-from training.data.pictures import PICTURES
+from training.data.rgb import PICTURES
 from training.engine import checkpoint
 from training.engine.history import History
 from training.engine.loop import fit
@@ -31,6 +31,7 @@ from training.methods.base import Method
 from training.methods.text_network import TextNetwork
 from training.transforms.pictures import picture_preprocess
 from training.transforms.preprocess import Preprocess
+from training.transforms.rgb import picture_preprocess
 from training.transforms.view import View
 
 PREPROCESS = Preprocess("body13", normalise="body")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataengine.media.encode import write_video
-from training.data.pictures import PICTURES, SECONDS, as_array
+from training.data.rgb import PICTURES, SECONDS, as_array
 from training.data.types import SkeletonDataset, SkeletonSequence
 
 CLASSES = ("left", "right")

@@ -11,9 +11,9 @@ from dataengine.core.errors import TrainingError
 from tests.support.pictures import Pictures
 from training import create_backbone, create_method
 from training.data.loader import DataLoader
-from training.data.pictures import PICTURES, as_array, as_frames, seconds_of
+from training.data.rgb import PICTURES, as_array, as_frames, seconds_of
 from training.methods.ltn import ClipsOfVideo, TimeBlend, TimeOptions, orthonormal
-from training.transforms.pictures import GREY, PictureViews, cut, picture_preprocess
+from training.transforms.rgb import GREY, PictureViews, cut, picture_preprocess
 from training.transforms.temporal import sample
 from training.transforms.view import View
 

@@ -16,7 +16,7 @@ from tests.support import tiny_dataset
 from tests.support.motion_files import write
 from tests.support.pictures import CLASSES, crossing, write_videos
 from training.data.formats import format_of, open_dataset
-from training.data.pictures import PICTURES, SECONDS, as_frames
+from training.data.rgb import PICTURES, SECONDS, as_frames
 
 SMALL = {
     "run.epochs": 1,

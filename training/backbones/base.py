@@ -107,7 +107,7 @@ class Backbone(nn.Module):
         stride: input frames for each step of `sequence`.
         people: M at most; fewer people are allowed where the network says so.
         classifier: name of the layer that makes logits of features.
-        takes_pictures: whether the input is pictures (N, 3, T, H, W), see `training.data.pictures`, and no motions.
+        takes_pictures: whether the input is pictures (N, 3, T, H, W), see `training.data.rgb`, and no motions.
         former_options: options by the names they once had.
     """
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
-from training.data.pictures import as_frames, seconds_of
+from training.data.rgb import as_frames, seconds_of
 from training.data.types import SampleTransform, SkeletonSequence
 from training.distributed import masked_mean, unit
 from training.methods.base import Batch, LossOutput, Method, Projector, ProjectorOptions, View, features_of
 from training.methods.losses import Form, queue_info_nce
 from training.methods.queue import Queue, QueueOptions
-from training.transforms.pictures import PicturePreprocess, PictureViews, changed_views
 from training.transforms.preprocess import Preprocess
+from training.transforms.rgb import PicturePreprocess, PictureViews, changed_views
 from training.transforms.view import View as RandomView
 
 Transform = Literal["linear", "attention", "addition", "none"]

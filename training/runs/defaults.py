@@ -16,7 +16,7 @@ import numpy as np
 
 from dataengine.core.errors import RecipeError, suggestion
 from training.config import Config
-from training.data.pictures import is_pictures
+from training.data.rgb import is_pictures
 from training.data.subsets import random_subset
 from training.data.types import ROTATION, SkeletonDataset, remark
 from training.distributed import rank

@@ -27,7 +27,7 @@ from dataengine.io.storage import write_durably
 from training import create_backbone
 from training.backbones.base import Backbone
 from training.config import Config
-from training.data.pictures import is_pictures
+from training.data.rgb import is_pictures
 from training.data.subsets import label_subsets, random_subset
 from training.data.types import SkeletonDataset
 from training.evaluate import logistic

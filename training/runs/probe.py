@@ -14,7 +14,7 @@ import numpy as np
 
 from dataengine.core.progress import Progress
 from training.data.formats.joints import in_joints_of
-from training.data.pictures import is_pictures
+from training.data.rgb import is_pictures
 from training.data.subsets import random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic

@@ -20,13 +20,14 @@ from training import create_backbone, create_method, registry
 from training.backbones.base import Backbone
 from training.config import Config, validate
 from training.config_tables import PreprocessTable
-from training.data.pictures import is_pictures
+from training.data.rgb import is_pictures
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
 from training.methods.text_network import TextNetwork
 from training.transforms.pictures import check_preprocess, picture_preprocess
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
+from training.transforms.rgb import check_preprocess, picture_preprocess
 
 CHECKPOINT, NETWORK = "last.safetensors", "model.safetensors"
 

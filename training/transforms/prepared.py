@@ -40,8 +40,8 @@ LATER = ("stream", "keep_root", "mask")
 SOURCES = (
     "data/formats",
     "data/types.py",
-    "data/pictures.py",
-    "transforms/pictures.py",
+    "data/rgb.py",
+    "transforms/rgb.py",
     "transforms/preprocess.py",
     "transforms/normalise.py",
     "transforms/placement.py",

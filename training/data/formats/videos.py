@@ -29,7 +29,7 @@ from training.data.formats import webdataset
 from training.data.formats.base import GROUPS, Format, choose, digest
 from training.data.formats.built import BuiltDataset
 from training.data.formats.ranges import Ranges, cache_folder, is_url
-from training.data.pictures import PICTURES, SECONDS, as_array
+from training.data.rgb import PICTURES, SECONDS, as_array
 from training.data.types import Numbers, SkeletonSequence
 
 ENDINGS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")

@@ -17,7 +17,7 @@ import numpy as np
 from dataengine.core.errors import TrainingError
 from dataengine.core.types import Frames
 from training.data.entries import Motion
-from training.data.pictures import as_frames, is_pictures
+from training.data.rgb import as_frames, is_pictures
 from training.data.types import Array, SkeletonSequence
 from training.transforms.placement import Prepared
 from training.transforms.preprocess import Preprocess
