@@ -29,7 +29,6 @@ from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.base import Method
 from training.methods.text_network import TextNetwork
-from training.transforms.pictures import picture_preprocess
 from training.transforms.preprocess import Preprocess
 from training.transforms.rgb import picture_preprocess
 from training.transforms.view import View

@@ -24,7 +24,6 @@ from training.data.rgb import is_pictures
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
 from training.methods.text_network import TextNetwork
-from training.transforms.pictures import check_preprocess, picture_preprocess
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.rgb import check_preprocess, picture_preprocess
