@@ -48,7 +48,7 @@ from training.data.types import SkeletonDataset
 from training.evaluate import retargeting
 from training.evaluate.probes import LabelledFeatures, linear_probe
 from training.runs import splits
-from training.runs.retarget import Carry, autoencoder_of, clips_in_space, draw_cameras, draw_pairs, random_network
+from training.runs.retarget import Carry, clips_in_space, draw_cameras, draw_pairs, random_network, retargeter_of
 from training.runs.run import Run, load_run
 from training.runs.train import train
 from training.transforms import bodies
@@ -145,7 +145,8 @@ def measured(row: str, seed: int, epochs: int, folder: Path) -> dict[str, Any]:
     test, known = clips("test"), clips("train")
     joints = clips_in_space(run, known)
     made = tasks(run, test)
-    network = autoencoder_of(run).eval()
+    network = retargeter_of(run)
+    run.method.eval()
     seen, facts = grid(run, test, joints)
     found: dict[str, Any] = {"error": error(Carry(network), made), "probes": probes(run, network, seen, facts)}
     if row == "J = 128":

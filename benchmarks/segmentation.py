@@ -119,6 +119,13 @@ def floors(name: str) -> dict[str, dict[str, float]]:
     return rows
 
 
+def floors_kept(name: str) -> dict[str, Any]:
+    """`floors`, computed once."""
+    own = {**PROTOCOL, "epochs": EPOCHS[name], "calibrated": "windows"}
+    found: dict[str, Any] = seeds(f"segmentation-{name}-floors", own, range(1), lambda *_: floors(name))[0]
+    return found
+
+
 def random_job(name: str) -> Any:
     """One seed of a network with random weights: ridge regression on its features of frames."""
     train, test = data(name)
@@ -149,12 +156,7 @@ def run(quick: bool) -> dict[str, Any]:
             "test": {"sequences": len(test), "frames": int(lengths_of(test).sum())},
         }
         own = {**PROTOCOL, "epochs": EPOCHS[name]}
-        below[name] = seeds(
-            f"segmentation-{name}-floors",
-            {**own, "calibrated": "windows"},
-            range(1),
-            lambda *_, name=name: floors(name),
-        )[0]
+        below[name] = floors_kept(name)
         for key in ("cpu_s", "wall_s", "hardware", "commit", "protocol", "seed"):
             below[name].pop(key)
         of_random = seeds(f"segmentation-{name}-random", own, numbers, random_job(name))
@@ -209,7 +211,7 @@ def _one() -> None:
     torch.set_num_threads(1)
     own = {**PROTOCOL, "epochs": EPOCHS[name]}
     if head == "floors":
-        seeds(f"segmentation-{name}-floors", own, range(1), lambda *_: floors(name))
+        floors_kept(name)
     else:
         part = random_job(name) if head == "random" else job(name, head)
         seeds(f"segmentation-{name}-{head}", own, [int(seed)], part)

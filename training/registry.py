@@ -44,6 +44,7 @@ METHODS = {
     "r3": "training.methods.r3:MotionR3",
     "molang": "training.methods.molang:MoLang",
     "ltn": "training.methods.ltn:LTN",
+    "via": "training.methods.via:ViA",
 }
 FORMATS = {
     "built": "training.data.formats.built:BuiltDataset",

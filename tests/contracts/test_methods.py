@@ -77,6 +77,8 @@ class Case:
         options: that make it small.
         classes: of the network.
         autoencoder: whether it trains an autoencoder, on clips in space.
+        space: whether it sees clips in space by random cameras.
+        adam: whether it learns to reconstruct, for which it takes Adam and longer.
         generator: whether it takes a trained autoencoder.
         texts: whether it has an encoder of texts that is trained along.
         pictures: whether it learns from videos.
@@ -89,15 +91,22 @@ class Case:
     generator: bool = False
     texts: bool = False
     pictures: bool = False
+    space: bool = False
+    adam: bool = False
 
     @property
     def optim(self) -> OptimSettings:
-        return ADAM if self.autoencoder else OptimSettings(lr=0.02, warmup=2)
+        return ADAM if self.autoencoder or self.adam else OptimSettings(lr=0.02, warmup=2)
 
 
 def reconstructed(history: History) -> float:
     """Squared errors of standardised channels over those of their mean."""
     return float(np.mean([line["part_self"] + line["part_cross"] for line in history.log[-12:]])) - 2
+
+
+def made_again(history: History) -> float:
+    """Squared errors of standardised channels of a clip made of its own codes, over those of their mean."""
+    return float(np.mean([line["part_own"] for line in history.log[-12:]])) - 1
 
 
 ADAM = OptimSettings(lr=0.003, optimizer="adam", weight_decay=0.0)
@@ -135,6 +144,7 @@ CASES = {
     "r3": Case(contrast("part_sequence"), SMALL_R3),
     "molang": Case(named, {"masking": {"longest": 4}}, texts=True),
     "ltn": Case(contrast("part_contrast"), SMALL_LTN, pictures=True),
+    "via": Case(contrast("part_contrast"), {**SMALL_LAC, "directions": 4, "contrast": {"positives": 0}}),
 }
 OTHERS = {
     "segment by dilated convolutions": Case(
@@ -157,6 +167,17 @@ OTHERS = {
     ),
     "ltn as printed": Case(contrast("part_contrast"), {**SMALL_LTN, "variant": "paper"}, pictures=True),
     "ltn by byol": Case(lambda history: history.losses[-1] - 1.5, {**SMALL_LTN, "framework": "byol"}, pictures=True),
+    "via of generated views": Case(
+        contrast("part_contrast"), {**SMALL_LAC, "directions": 4, "contrast": {"positives": 1, "random_view": False}}
+    ),
+    "via without contrast": Case(made_again, {"directions": 4, "losses": {"contrast": 0.0}}, adam=True),
+    "via as printed": Case(made_again, {**SMALL_LAC, "directions": 4, "variant": "paper"}, adam=True),
+    "via of truths": Case(
+        made_again,
+        {"directions": 4, "supervised": True, "losses": {"contrast": 0.0}, "camera": {"yaw": 30.0, "scale": 0.0}},
+        space=True,
+        adam=True,
+    ),
     "mcc between frames": Case(
         contrast("part_nce"), {**SMALL_MCC, "playback": {"frames": 16, "loop_at_speed_1": False}}
     ),
@@ -188,8 +209,8 @@ def made(name: str, clips: Motions, batch: int = 16, seed: int = 0) -> tuple[Met
         method = create_method(name.split()[0], backbone=backbone, **given.options)
         preprocess = picture_preprocess(PICTURES, (16, 16))
         return method, DataLoader(videos(), method.sample_transform(preprocess, View(3, "none")), batch, seed=3)
+    clips = in_space() if given.autoencoder or given.space else clips
     if given.autoencoder:
-        clips = in_space()
         backbone = create_backbone("skeleton_autoencoder", 0, "body13", 3, **AUTOENCODER)
     else:
         backbone = create_backbone("stgcn", given.classes, "body13", 2, people=1, channels_base=8, blocks=(1, 1))
@@ -250,6 +271,6 @@ def test_saved_and_gone_on_is_the_same_run(name: str, clips: Motions, tmp_path: 
 @pytest.mark.parametrize("name", [*EVERY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_it_learns_in_seconds(name: str, clips: Motions) -> None:
     method, loader = made(name, clips)
-    epochs = 24 if case(name).autoencoder else 12
+    epochs = 40 if case(name).adam else 24 if case(name).autoencoder else 12
     settings = TrainSettings(epochs=epochs, optim=case(name).optim, grad_clip=1.0, log_every=1)
     assert case(name).learnt(fit(method, loader, settings)) < -0.25

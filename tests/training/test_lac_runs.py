@@ -1,4 +1,4 @@
-"""Both stages of LAC: killed at random they go on as if nothing had been, and two processes are one."""
+"""Both stages of LAC, and ViA: killed at random they go on as if nothing had been, and two processes are one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CONTRAST = {
     "queue": {"size": 48, "momentum": 0.9},
     "projector": {"hidden": 16, "width": 8},
 }
-STAGES = ("lac_retarget", "lac")
+VIA = {"directions": 4, "queue": CONTRAST["queue"], "projector": CONTRAST["projector"], "dropout": 0.0}
+STAGES = ("lac_retarget", "lac", "via")
 
 
 def generator(folder: Path) -> Path:
@@ -53,7 +54,7 @@ def run(stage: str, folder: Path, name: str, fabric=None, world: int = 1, epochs
         backbone, options = create_backbone("skeleton_autoencoder", 0, "body13", 3, **AUTOENCODER), {}
     else:
         backbone = create_backbone("stgcn", 0, "body13", 2, people=1, channels_base=4, blocks=(1, 1))
-        options = {**CONTRAST, "generator": str(generator(folder))}
+        options = VIA if stage == "via" else {**CONTRAST, "generator": str(generator(folder))}
     method = create_method(stage, backbone=backbone, **options).double()
     draw = method.sample_transform(Preprocess("body13"), View(16, "weak", "body13"))
     rank = 0 if fabric is None else fabric.global_rank
@@ -111,7 +112,7 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.release
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["lac"])
+@pytest.mark.parametrize("stage", ["lac", "via"])
 def test_killed_at_random_it_goes_on_bit_for_bit(stage, tmp_path):
     code = {
         name: CHILD.format(paths=[str(ROOT)], folder=str(tmp_path), stage=stage, name=name)

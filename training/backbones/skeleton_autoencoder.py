@@ -20,15 +20,22 @@ from torch.nn import functional
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
 from training.backbones.base import Backbone
-from training.data.types import Array
+from training.backbones.joint_channels import (
+    DROPOUT,
+    SLOPE,
+    Codes,
+    JointChannels,
+    Retargeter,
+    at_least,
+    decoder,
+    orthonormal,
+)
 from training.transforms import bodies
 
 KERNEL, STRIDE, LAYERS = 8, 2, 3
 """Of the encoder's convolutions over time."""
-UP_KERNEL, STATIC_KERNEL = 7, 7
-"""Of the decoder's and the static encoder's convolutions."""
-SLOPE, DROPOUT = 0.2, 0.2
-"""Of the leaky rectifiers; of the decoder's first two convolutions."""
+STATIC_KERNEL = 7
+"""Of the static encoder's convolutions."""
 
 
 def _encoder(widths: tuple[int, ...]) -> nn.Sequential:
@@ -37,17 +44,6 @@ def _encoder(widths: tuple[int, ...]) -> nn.Sequential:
     for inputs, outputs in itertools.pairwise(widths):
         pad = nn.ReflectionPad1d((KERNEL - STRIDE) // 2)
         layers += [pad, nn.Conv1d(inputs, outputs, KERNEL, STRIDE), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers)
-
-
-def _decoder(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
-    """Doublings of the length, each followed by a convolution."""
-    layers: list[nn.Module] = []
-    for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        pad = nn.ReflectionPad1d((UP_KERNEL - 1) // 2)
-        layers += [nn.Upsample(scale_factor=2.0), pad, nn.Conv1d(inputs, outputs, UP_KERNEL)]
-        if number < len(widths) - 2:
-            layers += [nn.Dropout(dropout), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
 
 
@@ -68,7 +64,7 @@ class StaticEncoder(nn.Module):
         return code
 
 
-class SkeletonAutoencoder(Backbone):
+class SkeletonAutoencoder(Backbone, JointChannels, Retargeter):
     """Encoder, action dictionary and decoder of LAC, or two encoders and a decoder.
 
     Joints are taken relative to the middle of the hips, whose velocity is appended, and standardised per channel. With
@@ -119,9 +115,7 @@ class SkeletonAutoencoder(Backbone):
             )
         super().__init__(num_classes, skeleton, channels, width=directions, stride=STRIDE**LAYERS, people=people)
         self.layout, self.axes, self.code = layout, axes, code
-        root = next((self.skeleton.index(name) for name in ("mid_hip", "pelvis") if name in self.skeleton.joints), None)
-        self.kept = [joint for joint in range(self.skeleton.num_joints) if joint != root]
-        inputs = len(self.kept) * axes + axes
+        inputs = self.set_channels(self.skeleton, axes)
         first, second = widths[0], widths[1]
         if layout == "dictionary":
             self.motion_encoder = _encoder((inputs, *widths))
@@ -130,16 +124,9 @@ class SkeletonAutoencoder(Backbone):
         else:
             self.motion_encoder = _encoder((inputs, first, second, directions))
             self.static_encoder = StaticEncoder((inputs - axes, first, second, directions, code - directions))
-        self.decoder = _decoder((code, min(2 * first, code), first, inputs), dropout)
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("deviation", torch.ones(inputs))
-        self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
+        self.decoder = decoder((code, min(2 * first, code), first, inputs), dropout, self.stride)
         if num_classes:
             self.fc = nn.Linear(directions, num_classes)
-
-    mean: Tensor
-    deviation: Tensor
-    measured: Tensor
 
     def images(self, x: Tensor) -> Tensor:
         """Joints (N M, T, V, axes) as the network codes them, of a batch (N, C, T, V, M) of 2D or 3D joints."""
@@ -149,59 +136,22 @@ class SkeletonAutoencoder(Backbone):
             return bodies.project(joints, still, still, self.axes)
         return joints
 
-    def channels_of(self, joints: Tensor) -> Tensor:
-        """The channels (N, inputs, T) of joints (N, T, V, axes): positions relative to the middle of the hips, then its
-        velocity, as they are before standardisation."""
-        origin = bodies.centre(joints, self.skeleton)
-        relative = (joints - origin[:, :, None])[:, :, self.kept]
-        velocity = torch.cat([torch.zeros_like(origin[:, :1]), origin[:, 1:] - origin[:, :-1]], 1)
-        return torch.cat([relative.flatten(2), velocity], 2).transpose(1, 2)
-
-    def standardised(self, joints: Tensor) -> Tensor:
-        """`channels_of`, standardised, (N, inputs, T)."""
-        return (self.channels_of(joints) - self.mean[:, None]) / self.deviation[:, None]
-
-    def joints_of(self, values: Tensor) -> Tensor:
-        """Joints (N, T, V, axes) of standardised channels (N, inputs, T); the middle of the hips starts at 0."""
-        plain = (values * self.deviation[:, None] + self.mean[:, None]).transpose(1, 2)
-        origin = plain[:, :, -self.axes :].cumsum(1)
-        joints = origin[:, :, None].expand(-1, -1, self.skeleton.num_joints, -1).clone()
-        joints[:, :, self.kept] += plain[:, :, : -self.axes].unflatten(2, (len(self.kept), self.axes))
-        return joints
-
-    @torch.no_grad()
-    def measure(self, values: Tensor) -> None:
-        """Take the mean and deviation of each channel from values (N, inputs, T), once."""
-        if not bool(self.measured):
-            self.mean.copy_(values.mean((0, 2)))
-            deviation = values.std((0, 2))
-            self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
-            self.measured.fill_(True)
-
     def basis(self) -> Tensor:
         """The orthogonal basis (W, W), directions in columns: those of the motion, then the static ones. The signs are
         such that the triangular factor of the dictionary has a positive diagonal."""
-        # a constant of the exported file: formats of files have no such factorisation
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return torch.from_numpy(_basis_of(self.dictionary.detach().cpu().numpy())).to(self.dictionary)
-        wide = self.dictionary.float() if self.dictionary.dtype in (torch.float16, torch.bfloat16) else self.dictionary
-        with torch.autocast(wide.device.type, enabled=False):
-            q, r = torch.linalg.qr(wide)
-        sign = torch.where(torch.diagonal(r) < 0, -1.0, 1.0).to(q)
-        basis: Tensor = q * sign
-        return basis
+        return orthonormal(self.dictionary)
 
-    def codes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def codes(self, values: Tensor) -> Codes:
         """Motion (N, J, T') and static (N, K) magnitudes of standardised channels (N, inputs, T).
 
         T' is T / 8, rounded up: the last frame is repeated until 8 divides T.
         """
         rest = -values.shape[-1] % self.stride
         values = functional.pad(values, (0, rest), mode="replicate") if rest else values
-        code = self.motion_encoder(_at_least(values, 2 * self.stride))
+        code = self.motion_encoder(at_least(values, 2 * self.stride))
         code = code[:, :, : values.shape[-1] // self.stride]
         if self.static_encoder is not None:
-            return code, self.static_encoder(_at_least(values[:, : -self.axes], 4 * self.stride))
+            return code, self.static_encoder(at_least(values[:, : -self.axes], 4 * self.stride))
         basis = self.basis().to(code)
         motion = torch.einsum("nwt,wj->njt", code, basis[:, : self.width])
         return motion, code.mean(-1) @ basis[:, self.width :]
@@ -214,10 +164,10 @@ class SkeletonAutoencoder(Backbone):
             basis = self.basis().to(motion)
             code = torch.einsum("njt,wj->nwt", motion, basis[:, : self.width])
             code = code + (static @ basis[:, self.width :].T)[:, :, None]
-        values: Tensor = self.decoder(_at_least(code, 2))
+        values: Tensor = self.decoder(at_least(code, 2))
         return values[:, :, :frames]
 
-    def encode(self, joints: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, joints: Tensor) -> Codes:
         """Magnitudes (N, J, T') and (N, K) of joints (N, T, V, axes) of any size."""
         unit_size = joints / bodies.size(joints, self.skeleton)[:, None, None, None]
         return self.codes(self.standardised(unit_size))
@@ -281,19 +231,6 @@ class SkeletonAutoencoder(Backbone):
                 )
             getattr(self, name).copy_(torch.from_numpy(values).reshape(-1))
         self.measured.fill_(True)
-
-
-def _basis_of(dictionary: Array) -> Array:
-    """`SkeletonAutoencoder.basis` of a dictionary (W, W), as arrays."""
-    q, r = np.linalg.qr(dictionary)
-    basis: Array = q * np.where(np.diagonal(r) < 0, -1, 1)
-    return basis
-
-
-def _at_least(values: Tensor, frames: int) -> Tensor:
-    """Values (N, C, T) with the last frame repeated up to a length that padding by reflection can work on."""
-    short = frames - values.shape[-1]
-    return functional.pad(values, (0, short), mode="replicate") if short > 0 else values
 
 
 def _numbered(state: dict[str, Tensor], prefix: str) -> set[int]:

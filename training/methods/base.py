@@ -233,6 +233,15 @@ class Method(nn.Module):
         """What the method needs with these options, which include the defaults. Default: labels if it classifies."""
         return Needs(labels=cls.classifies)
 
+    @classmethod
+    def input_channels(cls, options: Mapping[str, Any], channels: int) -> int:
+        """C of the network for clips of so many channels, with these options. Default: as many.
+
+        Raises:
+            TrainingError: the method does not learn from such clips.
+        """
+        return channels
+
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks of the method by name, the primary one first. Default: the backbone alone.
@@ -303,6 +312,10 @@ class Method(nn.Module):
                 for module in own:
                     module.training = False
         return self
+
+    def seen(self, motion: Tensor) -> Tensor:
+        """What the network sees of motions (N, C, T, V, M) as preprocessing makes them. Default: all."""
+        return motion
 
     def embed(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features (N, D) of motions, for probes and search; see `Backbone` for the mask."""

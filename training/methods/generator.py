@@ -23,8 +23,12 @@ BLOCK = 8
 processes."""
 
 
-def generator_file(path: str | Path) -> Path:
+def generator_file(path: str | Path, recipe: str = "lac_retarget_small") -> Path:
     """The file of weights that a run's folder, or the file itself, stands for.
+
+    Args:
+        path: of either.
+        recipe: that makes such a run, for the message.
 
     Raises:
         TrainingError: there is none.
@@ -34,7 +38,7 @@ def generator_file(path: str | Path) -> Path:
     if not str(path) or not file.is_file():
         what = f"{path}: there is no finished run and no file of weights" if str(path) else "no autoencoder is named"
         raise TrainingError(
-            f"{what}; train one with `dataengine-train train lac_retarget_small` on motion capture, and give its "
+            f"{what}; train one with `dataengine-train train {recipe}` on motion capture, and give its "
             "folder as method.generator"
         )
     return file
@@ -53,7 +57,7 @@ def load_generator(path: str | Path, skeleton: Skeleton) -> SkeletonAutoencoder:
     """
     file = generator_file(path)
     weights = read_weights(file)
-    facts = _facts(file)
+    facts = run_facts(file)
     if facts:
         options = dict(facts["backbone"])
         name = options.pop("name")
@@ -75,7 +79,7 @@ def load_generator(path: str | Path, skeleton: Skeleton) -> SkeletonAutoencoder:
     return network.eval().requires_grad_(False)
 
 
-def _facts(file: Path) -> Mapping[str, Any]:
+def run_facts(file: Path) -> Mapping[str, Any]:
     """What a run wrote into the header of its weights; nothing for files of other programs."""
     from safetensors import SafetensorError, safe_open
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone
+from training.backbones.joint_channels import Retargeter
 from training.backbones.skeleton_autoencoder import SkeletonAutoencoder
 from training.data.entries import Motion
 from training.data.types import SampleTransform, SkeletonSequence
@@ -104,7 +105,7 @@ def partners(number: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.where(partner < number, partner, (index - 1).clamp(min=0))
 
 
-def pairs(joints: Tensor, camera: Tensor, bones: Tensor, network: SkeletonAutoencoder) -> Pairs:
+def pairs(joints: Tensor, camera: Tensor, bones: Tensor, network: Retargeter) -> Pairs:
     """Each clip as its camera sees it, and its motion with the body and camera of its partner.
 
     Args:

@@ -178,6 +178,7 @@ def joint_weights(
     frames: int,
     clips: int = 64,
     seed: int = 0,
+    seen: Callable[[Tensor], Tensor] | None = None,
 ) -> NDArray[np.float64]:
     """How much each joint decides the output of a network, (V,) summing to 1.
 
@@ -191,12 +192,13 @@ def joint_weights(
         frames: T of the input.
         clips: how many clips are measured.
         seed: chooses the clips.
+        seen: what the network is given of motions. Default: all.
     """
     before = backbone.training
     backbone.eval()
 
     def answer(motion: Tensor) -> Tensor:
-        output = backbone(motion)
+        output = backbone(motion if seen is None else seen(motion))
         return torch.softmax(output, 1) if backbone.num_classes else nn.functional.normalize(output, dim=1)
 
     whole = prepared(dataset, preprocess, None)

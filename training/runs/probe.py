@@ -159,7 +159,7 @@ def _draw_plots(
         report.plots.append(embedding(test.features, test.labels, names, folder / "tsne.png", most=MAX_CLIPS))
     if is_pictures(run.skeleton):
         return
-    weights = joint_weights(run.backbone, split, run.preprocess, run.frames)
+    weights = joint_weights(run.backbone, split, run.preprocess, run.frames, seen=run.method.seen)
     heights = mean_heights(run.preprocess, split)
     report.plots.append(
         draw_attention(weights, run.skeleton, folder / "joints.png", "which joints decide", heights=heights)

@@ -5,6 +5,7 @@ report = retarget(load_run("runs/lac_retarget_small"), train, test)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from training import create_backbone
-from training.backbones.skeleton_autoencoder import SkeletonAutoencoder
+from training.backbones.joint_channels import JointChannels, Retargeter
 from training.data.types import SkeletonDataset
 from training.evaluate import retargeting
 from training.evaluate.confidence_intervals import bootstrap
@@ -25,7 +25,7 @@ from training.runs import splits
 from training.runs.features import WHOLE_CLIP, extract_features, workers_for
 from training.runs.report import Report
 from training.runs.retarget_plots import body_plot, composition_plot, direction_plot, video
-from training.runs.run import Run
+from training.runs.run import Run, method_of
 
 PITCH = 10.0
 """Degrees that the cameras of a measurement look up or down by at most, as in training."""
@@ -41,19 +41,19 @@ AMOUNTS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
 one alone must go far to be seen."""
 
 
-def autoencoder_of(run: Run) -> SkeletonAutoencoder:
-    """The autoencoder of a run.
+def retargeter_of(run: Run) -> Retargeter:
+    """What of a run carries motions to other bodies: the autoencoder of LAC, or ViA's network with its generator.
 
     Raises:
-        TrainingError: its network is another.
+        TrainingError: neither is there.
     """
-    network = run.backbone
-    if not isinstance(network, SkeletonAutoencoder):
-        raise TrainingError(
-            f"{run.folder} trained {type(network).__name__}, which generates no motions; give a run of lac_retarget, "
-            "such as of the configuration lac_retarget_small"
-        )
-    return network
+    for one in (run.backbone, run.method):
+        if isinstance(one, Retargeter):
+            return one
+    raise TrainingError(
+        f"{run.folder} trained {type(run.backbone).__name__}, which generates no motions; give a run of lac_retarget "
+        "or via, such as of the configuration lac_retarget_small"
+    )
 
 
 @torch.no_grad()
@@ -104,9 +104,9 @@ def draw_cameras(count: int, yaw: float, rng: np.random.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Carry:
-    """Motions on bodies by an autoencoder: the motion code of one clip and the static code of the other."""
+    """Motions on bodies by a network: the motion code of one clip and the static code of the other."""
 
-    network: SkeletonAutoencoder
+    network: Retargeter
 
     @torch.no_grad()
     def __call__(self, motion: Tensor, static: Tensor) -> Tensor:
@@ -116,16 +116,16 @@ class Carry:
         return self.network.generate(moving, standing, motion.shape[1])
 
 
-def random_network(run: Run, seed: int) -> SkeletonAutoencoder:
-    """A network of the same shape and statistics of the input with weights that learnt nothing."""
-    network = autoencoder_of(run)
+def random_network(run: Run, seed: int) -> Retargeter:
+    """Networks of the same shapes and statistics of the input with weights that learnt nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        drawn = create_backbone(run.config.backbone.name, 0, run.skeleton, run.channels, **run.config.backbone.options)
-    assert isinstance(drawn, SkeletonAutoencoder)
-    for name in ("mean", "deviation", "measured"):
-        getattr(drawn, name).copy_(getattr(network, name))
-    return drawn.eval()
+        drawn = method_of(run.facts, str(run.folder))
+    for new, old in zip(drawn.modules(), run.method.modules()):
+        if isinstance(new, JointChannels) and isinstance(old, JointChannels):
+            for name in ("mean", "deviation", "measured"):
+                getattr(new, name).copy_(getattr(old, name))
+    return retargeter_of(dataclasses.replace(run, method=drawn.eval()))
 
 
 def retarget(
@@ -144,7 +144,7 @@ def retarget(
     neighbour among the training clips, and random networks.
 
     Args:
-        run: of lac_retarget.
+        run: of lac_retarget or via.
         train: clips that it learnt from, for the nearest neighbour.
         test: clips to measure on.
         seed: chooses pairs and cameras.
@@ -154,7 +154,8 @@ def retarget(
     Raises:
         TrainingError: another network, joints in images, or one clip only.
     """
-    network = autoencoder_of(run).eval()
+    network = retargeter_of(run)
+    run.method.eval()
     report = Report("retarget", run, test, train)
     joints = clips_in_space(run, test)
     known = clips_in_space(run, train)
@@ -210,7 +211,7 @@ def _own_task(task: retargeting.RetargetingTask) -> retargeting.RetargetingTask:
 
 
 @torch.no_grad()
-def pictures(network: SkeletonAutoencoder, task: retargeting.RetargetingTask, folder: Path) -> list[Path]:
+def pictures(network: Retargeter, task: retargeting.RetargetingTask, folder: Path) -> list[Path]:
     """Pictures of the pairs that move most: composition, one motion on several bodies, single directions, a video."""
     layout, frames = task.layout, task.motion.shape[1]
     moving = retargeting.relative(task.motion, layout).std(1).mean((1, 2))
@@ -241,7 +242,7 @@ def pictures(network: SkeletonAutoencoder, task: retargeting.RetargetingTask, fo
     return paths
 
 
-def directions(network: SkeletonAutoencoder, motion: Tensor, static: Tensor, frames: int) -> dict[str, Tensor]:
+def directions(network: Retargeter, motion: Tensor, static: Tensor, frames: int) -> dict[str, Tensor]:
     """Poses (K, V, C) along the motion directions that change a pose most, all other magnitudes 0, by name.
 
     Args:

@@ -180,12 +180,14 @@ def make_method(
             finished runs.
     """
     classes = len(labels) if config.classifies else 0
+    cls = type_of(config)
+    channels = cls.input_channels(settings.merge(registry.defaults(cls), config.method.options), channels)
     backbone = create_backbone(config.backbone.name, classes, skeleton, channels, **config.backbone.options)
     if backbone.takes_pictures != is_pictures(skeleton):
         what, other = ("pictures", "joints") if backbone.takes_pictures else ("joints", "pictures")
         raise TrainingError(f"network {config.backbone.name!r} takes {what}, and the data are {other}")
     options = {**config.method.options, **(given or {})}
-    if registry.find("methods", config.method.name).per_frame:
+    if cls.per_frame:
         options["num_classes"] = len(labels)
     return create_method(config.method.name, backbone=backbone, **options)
 
