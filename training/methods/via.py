@@ -171,7 +171,8 @@ class People:
     def motions(self, joints: Tensor) -> Tensor:
         """Joints (R, T, V, C) as an input of the network (N, C, T, V, M); absent people are 0."""
         shown = joints * self.present[:, None, None, None]
-        return shown.unflatten(0, (-1, self.people)).permute(0, 4, 2, 3, 1)
+        motions: Tensor = shown.unflatten(0, (-1, self.people)).permute(0, 4, 2, 3, 1)
+        return motions
 
 
 @contextmanager
@@ -427,7 +428,8 @@ class ViA(Method, Retargeter):
 
     def _mean(self, moving: Tensor, people: People) -> Tensor:
         """(N, W): motion codes (R, W, T'), the mean over time and people."""
-        return moving.mean(-1).unflatten(0, (-1, people.people)).mean(1)
+        mean: Tensor = moving.mean(-1).unflatten(0, (-1, people.people)).mean(1)
+        return mean
 
     @torch.no_grad()
     def _keys(self, batch: Batch, people: People, codes: Codes, made: Tensor) -> Tensor:
@@ -463,7 +465,7 @@ class ViA(Method, Retargeter):
             return motion
         joints = motion.permute(0, 4, 2, 3, 1).flatten(0, 1)
         still = joints.new_zeros(len(joints))
-        shown = bodies.project(joints, still, still, self.axes).unflatten(0, (-1, motion.shape[-1]))
+        shown: Tensor = bodies.project(joints, still, still, self.axes).unflatten(0, (-1, motion.shape[-1]))
         return shown.permute(0, 4, 2, 3, 1)
 
     def embed(self, motion: Tensor, mask: Tensor | None = None) -> Tensor:
