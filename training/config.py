@@ -126,6 +126,8 @@ def find(name: str) -> Path:
     return path
 
 
+VIDEOS = "videos"
+"""`data.format` of data that are pictures."""
 FINETUNING: dict[str, dict[str, Any]] = {
     "run": {"epochs": 30, "min_steps": 600, "accumulate": 1, "grad_clip": 5.0},
     "view": {"steps": "weak"},
@@ -173,6 +175,8 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
         for name, table in FINETUNING.items():
             tables[name] = {**tables.get(name, {}), **table}
         tables["optim"].pop("milestones", None)
+        if tables.get("data", {}).get("format") == VIDEOS:
+            tables["view"]["steps"] = [{"name": "crop", "min": 0.5}]  # the others are of joints
     _override(tables, overrides)
     return validate(tables, str(path))
 

@@ -138,7 +138,12 @@ def test_trained_probed_embedded_and_finetuned_by_the_usual_verbs(folder, tmp_pa
     status, _, error = call("embed", run, "--data", folder, "--to", tmp_path / "features.parquet", "--device", "cpu")
     assert status == 0, error
     status, _, error = call("finetune", run, "--data", folder, "--out", tmp_path / "tuned", "--set", "run.epochs=1")
-    assert status == 0, error
+    assert status == 0 and "crop" in (tmp_path / "tuned" / "run.toml").read_text(), error
+    status, _, error = call("export", run, "--format", "safetensors", "--to", tmp_path / "out" / "m.safetensors")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert status == 0 and "4 pictures of 16 x 16" in card and "picture_preprocess(PICTURES, (16, 16))" in card, error
+    status, _, error = call("export", run, "--to", tmp_path / "out" / "m.onnx")
+    assert status != 0 and "does not take motions" in error
 
 
 @pytest.mark.slow
@@ -148,7 +153,7 @@ def test_networks_and_data_that_do_not_go_together_are_refused(folder, tmp_path,
         ("ltn_small", motions, options(), "no folder of videos"),
         ("mcc_small", folder, [], "the data are pictures"),
         ("ltn_small", folder, options(**{"preprocess.stream": '"bone"'}), "is of joints, and the data are pictures"),
-        ("ltn_small", folder, options(**{"view.steps": '"weak"'}), 'set view.steps to "none"'),
+        ("ltn_small", folder, options(**{"view.steps": '"weak"'}), "has steps of joints"),
     ):
         status, _, error = call("train", recipe, "--data", data, "--out", tmp_path / "run", *more)
         assert status != 0 and message in error.replace("\n", " "), error

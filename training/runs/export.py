@@ -80,7 +80,8 @@ def export(
 
     ONNX and TorchScript take motions (N, C, T, V, M) float32, prepared as their `preprocess` says, with exactly the
     network's C, V and M: people who are absent are zeros. Any N, and any T where the network allows it. They are made
-    by tracing. `safetensors` are the network's weights, for `load_published`.
+    by tracing. `safetensors` are the network's weights, for `load_published`; networks over pictures are
+    written so alone.
 
     Args:
         run: a finished run, or a network.
@@ -98,7 +99,7 @@ def export(
         MissingExtraError: onnx is not installed.
     """
     run = BareNetwork(run) if isinstance(run, Backbone) else run
-    if type(run.backbone).check is not Backbone.check:
+    if type(run.backbone).check is not Backbone.check and not (run.backbone.takes_pictures and format == "safetensors"):
         raise TrainingError(
             f"{type(run.backbone).__name__} does not take motions (N, C, T, V, M); only networks that do are exported"
         )

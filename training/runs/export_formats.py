@@ -66,8 +66,10 @@ class Guard(nn.Module):
 
 def motions(backbone: Backbone, clips: int, frames: int, seed: int = 0) -> Tensor:
     """Random motions (N, C, T, V, M) float32, normal numbers; the last person of the first clip is absent where there
-    are several."""
+    are several. Pictures (N, 3, T, 64, 64) for networks over pictures."""
     generator = torch.Generator().manual_seed(seed)
+    if backbone.takes_pictures:
+        return torch.randn(clips, backbone.channels, frames, 64, 64, generator=generator)
     motion = torch.randn(
         clips, backbone.channels, frames, backbone.skeleton.num_joints, backbone.people, generator=generator
     )

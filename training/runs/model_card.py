@@ -31,6 +31,7 @@ from training.evaluate.result import Result, table
 from training.runs.export import FRAMES, metadata
 from training.runs.trained_network import TrainedNetwork
 from training.transforms.preprocess import Preprocess
+from training.transforms.rgb import DEVIATION, MEAN, PicturePreprocess
 
 LICENCES = frozenset(
     [
@@ -59,6 +60,8 @@ LICENCES = frozenset(
 SUFFIXES = {".onnx": "onnx", ".pt": "torchscript", ".safetensors": "safetensors"}
 OURS = "library_name: dataengine"
 """The line of the front matter that tells our cards from other people's README.md."""
+ACTIONS = "skeleton-based-action-recognition"
+"""What networks over joints with classes do, as model hubs call it."""
 SHOWN = 60
 """Labels that are listed; the files themselves hold all."""
 
@@ -144,9 +147,10 @@ def _front(run: TrainedNetwork, licence: str | None) -> str:
         lines.append(f"license_name: {json.dumps(re.sub(r'[^a-z0-9.]+', '-', name).strip('-') or 'other')}")
         lines.append("license_link: README.md")
     lines += [OURS, f"pipeline_tag: {'other' if run.backbone.num_classes else 'feature-extraction'}", "tags:"]
-    task = ["skeleton-based-action-recognition"] if run.backbone.num_classes else ["motion-representation"]
+    seen = ("video", "video-classification") if run.backbone.takes_pictures else ("skeleton", ACTIONS)
+    task = [seen[1]] if run.backbone.num_classes else ["motion-representation"]
     named = run.config.backbone.name if run.config is not None else type(run.backbone).__name__.lower()
-    lines += [f"- {json.dumps(tag)}" for tag in ("human-motion", "skeleton", *task, named)]
+    lines += [f"- {json.dumps(tag)}" for tag in ("human-motion", seen[0], *task, named)]
     return "---\n" + "\n".join(lines) + "\n---"
 
 
@@ -158,12 +162,16 @@ def _about(run: TrainedNetwork, config: Config) -> str:
     layout = backbone.skeleton
     steps = f" in {run.facts['step']:,} steps" if "step" in run.facts else ""
     unfinished = "" if run.facts.get("done", True) else " **Training was not finished.**"
+    given = f"{layout.num_joints} joints of up to {backbone.people} people"
+    joints = f"Joints, in order (`{plain(layout.name)}`): {', '.join(map(plain, layout.joints))}."
+    if isinstance(run.preprocess, PicturePreprocess):
+        width, height = run.preprocess.shape
+        given = f"{config.view.frames} pictures of {width} x {height}"
+        joints = f"Colours are RGB from 0 to 1, less {MEAN}, over {DEVIATION}."
     what = (
-        f"A network `{config.backbone.name}` ({count:,} parameters) for {layout.num_joints} joints of up to "
-        f"{backbone.people} people: "
+        f"A network `{config.backbone.name}` ({count:,} parameters) for {given}: "
         f"{backbone.width} features{classes} of a motion. {_first(network)}\n\n"
-        f"Learnt with the method `{config.method.name}`{steps}.{unfinished} {_first(method)}\n\n"
-        f"Joints, in order (`{plain(layout.name)}`): {', '.join(map(plain, layout.joints))}."
+        f"Learnt with the method `{config.method.name}`{steps}.{unfinished} {_first(method)}\n\n{joints}"
     )
     labels = [plain(label) for label in run.labels] if backbone.num_classes else []
     rest = f", and {len(labels) - SHOWN:,} more, in the files' metadata" if len(labels) > SHOWN else ""
@@ -181,6 +189,8 @@ def _first(text: str | None) -> str:
 
 
 def _loading(run: TrainedNetwork, config: Config, beside: Path) -> str:
+    if isinstance(run.preprocess, PicturePreprocess):
+        return _loading_pictures(run, config, run.preprocess)
     backbone = run.backbone
     frames = config.view.frames if config is not None else FRAMES
     shape = f"(1, {backbone.channels}, {frames}, {backbone.skeleton.num_joints}, {backbone.people})"
@@ -231,6 +241,28 @@ motion = preprocess.finish(joints)   # (M, T, V, C)
 ```"""
 
 
+def _loading_pictures(run: TrainedNetwork, config: Config, preprocess: PicturePreprocess) -> str:
+    """How a network over pictures is loaded."""
+    return f"""## How to load it
+
+Input are pictures (N, 3, T, H, W) float32: clips, colours, frames, rows, columns.
+
+```python
+import numpy as np
+import torch
+from training import create_backbone
+from training.data.rgb import PICTURES, as_frames
+from training.transforms.rgb import picture_preprocess
+
+network = {_constructor_call(run, config)}.eval()
+network.load_published("model.safetensors")
+preprocess = picture_preprocess(PICTURES, {preprocess.shape})
+shown = as_frames(preprocess(clip))   # clip: of training.data.formats.videos; (T, H, W, 3)
+frames = shown[np.linspace(0, len(shown) - 1, {config.view.frames}).round().astype(int)]
+features = network.features(torch.from_numpy(frames.transpose(3, 0, 1, 2)[None].copy()))
+```"""
+
+
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """Metadata of the exported files of a folder, by name; other files are skipped."""
     by_name = {}
@@ -250,8 +282,9 @@ def _constructor_call(run: TrainedNetwork, config: Config) -> str:
     options = config.backbone.options | ({"people": backbone.people} if "people" in allowed else {})
     changed = {name: value for name, value in options.items() if json.dumps(value) != json.dumps(allowed[name].default)}
     more = "".join(f", {name}={value!r}" for name, value in changed.items())
-    layout = backbone.skeleton.name if backbone.skeleton.name in SKELETONS else "..."
-    return f'create_backbone("{config.backbone.name}", {backbone.num_classes}, "{layout}", {backbone.channels}{more})'
+    layout = f'"{backbone.skeleton.name if backbone.skeleton.name in SKELETONS else "..."}"'
+    layout = "PICTURES" if backbone.takes_pictures else layout
+    return f'create_backbone("{config.backbone.name}", {backbone.num_classes}, {layout}, {backbone.channels}{more})'
 
 
 def _prepared(preprocess: Preprocess | None) -> str:

@@ -27,6 +27,7 @@ from training.backbones.base import read_weights
 from training.config import Config, validate
 from training.data.formats.joints import in_joints_of
 from training.data.loader import DataLoader
+from training.data.rgb import is_pictures
 from training.data.spans import WindowedDataset, joined_span_labels
 from training.data.subsets import label_subset
 from training.data.types import SkeletonDataset
@@ -51,6 +52,7 @@ from training.runs.run import (
     type_of,
 )
 from training.transforms.prepared import PLACES, ClipCache, prepared
+from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
 
@@ -129,7 +131,7 @@ def train(
         learnt_from = datasets
     loader = DataLoader(
         learnt_from,
-        method.sample_transform(preprocess, View(config.view.frames, config.view.steps, skeleton, preprocess.score)),
+        method.sample_transform(preprocess, view_of(config, preprocess)),
         config.run.batch // fabric.world_size,
         config.run.seed,
         weights=config.data.weights,
@@ -152,6 +154,21 @@ def train(
         write_durably(folder / "run.toml", _toml(config).encode())
         evaluation.finish(result, method)
     return result
+
+
+def view_of(config: Config, preprocess: Preprocess) -> View:
+    """The random views of a configuration.
+
+    Raises:
+        TrainingError: the data are pictures, and a step is of joints.
+    """
+    view = View(config.view.frames, config.view.steps, preprocess.layout, preprocess.score)
+    if is_pictures(preprocess.layout) and not view.in_time_alone:
+        raise TrainingError(
+            f"view.steps = {config.view.steps!r} has steps of joints, and the data are pictures: allowed are steps on "
+            'time, such as [{name = "crop", min = 0.5}], and "none"'
+        )
+    return view
 
 
 def windows_of(config: Config, datasets: Sequence[SkeletonDataset], names: Sequence[str]) -> list[SkeletonDataset]:

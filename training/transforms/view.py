@@ -157,6 +157,11 @@ class View:
                 stacklevel=3,
             )
 
+    @property
+    def in_time_alone(self) -> bool:
+        """Whether all steps are on time, so that a view can be of pictures, too."""
+        return all(STEPS[str(step["name"])].phase < _AFFINE for step in self._steps(3))
+
     def without_time(self) -> View:
         """The same view without its steps on time: of an array of `frames` frames every frame stays in its place."""
         view = dataclasses.replace(self)
