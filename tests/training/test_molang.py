@@ -259,6 +259,8 @@ def test_both_stages_of_committed_configurations_and_what_is_found_by_text(name,
     }  # fmt: skip
     named = zero_shot.zeroshot(run, test)
     assert len(named.results) == 1 and 0 <= named.results[0].value <= 1
+    margins = zero_shot.text_margins(run, test)
+    assert margins.shape == (len(test[0]),) and np.mean(margins > 0) == pytest.approx(named.results[0].value)
     with pytest.raises(TrainingError, match="learnt its own text encoder, from bert"):
         zero_shot.retrieve(run, test, text="ngrams")
     with pytest.raises(TrainingError, match="learnt beside neither texts"):

@@ -280,6 +280,16 @@ def test_a_share_of_the_labels_is_the_one_that_probes_take(data, tmp_path):
         label_subset(splits.open_split(config.DataTable(train=[str(bare)]), "train"), 0.1, 0)
 
 
+def test_motions_are_compared_with_the_texts_of_their_labels(supervised, tmor):
+    run = load_run(tmor)
+    texts = zero_shot.zeroshot_features(zero_shot.class_text(run, None, None), None)
+    clips = open_split_of(run, (), (), "val", features=texts)
+    margins = zero_shot.text_margins(run, clips)
+    assert len(margins) == sum(map(len, clips)) and np.isfinite(margins).all()
+    with pytest.raises(TrainingError, match="learnt beside no texts"):
+        zero_shot.text_margins(load_run(supervised[0]), clips)
+
+
 def test_what_measures_nothing_is_refused(supervised, tmor, data, tmp_path):
     with pytest.raises(TrainingError, match=r"is no run: it holds no last.safetensors"):
         load_run(tmp_path)

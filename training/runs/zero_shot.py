@@ -141,6 +141,27 @@ def zeroshot(
     return report
 
 
+def text_margins(run: Run, clips: Sequence[SkeletonDataset], device: Any = "cpu") -> Array:
+    """(N,) cosine of each motion and the texts of its label, less that of the best other label; NaN without a label.
+
+    Raises:
+        TrainingError: the run knows no texts, or fewer than two labels are given.
+    """
+    texts, names = class_text(run, None, None), classes_of(clips)
+    if len(names) < 2:
+        raise TrainingError(
+            f"{splits.names_of(clips)}: {len(names)} labels; motions are compared with the texts of two"
+        )
+    ids = splits.label_ids(names, clips)
+    run.method.to(device)
+    rows = features_of(run, run.method.embed_motion, clips, device)
+    found = np.array(similarities(rows, _classes(run, names, clips, texts, device)), np.float64)
+    every, own = np.arange(len(ids)), np.maximum(ids, 0)
+    cosine = found[every, own]
+    found[every, own] = -np.inf
+    return np.where(ids >= 0, cosine - found.max(1), np.nan)
+
+
 @dataclass(frozen=True)
 class _Named:
     """Motions (N, D) with labels (N,) and texts of classes (K, D), the scores of another modality, and who was

@@ -131,6 +131,12 @@ def check(
     to: Annotated[Path, typer.Option(help="The findings, .csv or .parquet: people fill in label, keep and why.")],
     data: DataOption = None,
     split: AnySplitOption = None,
+    texts: Annotated[
+        bool,
+        typer.Option(
+            "--texts", help="Also how motions agree with the texts of their labels, by a run that learnt beside texts."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -140,9 +146,14 @@ def check(
     from training.runs.tables import table_file
 
     table_file(to, "findings")
-    features, opened, run = _clip_features(source, data, split, device, as_json)
+    features, opened, run = _clip_features(source, data, split, device, as_json, texts)
     joints_of, axes = (None, (0, 1, True)) if run is None else (run.preprocess.joints, _axes(run))
-    found = look(features, to, opened, joints_of, axes, None, seed, progress_of(as_json))
+    margins = None
+    if texts and run is not None:
+        from training.runs.zero_shot import text_margins
+
+        margins = text_margins(run, opened, device_of(device))
+    found = look(features, to, opened, joints_of, axes, margins, seed, progress_of(as_json))
     if as_json:
         show(found.to_dict())
         return
@@ -157,18 +168,25 @@ def check(
 
 
 def _clip_features(
-    source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool
+    source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool, texts: bool = False
 ) -> tuple[ClipFeatures, list[SkeletonDataset], Run | None]:
     """Features of a run's clips, these clips and the run; or those of a table alone."""
     from training.runs.clip_features import of_clips, of_table
 
     if source.suffix == ".parquet":
         ready()
-        if data or split:
-            raise DataEngineError(f"{source} holds features already: leave out --data and --split, or give a run")
+        if data or split or texts:
+            raise DataEngineError(
+                f"{source} holds features already: leave out --data, --split and --texts, or give a run"
+            )
         return of_table(source), [], None
     run, where = loaded_run(source), device_of(device)
-    opened = open_clips(run, data, None, "train", split or "")
+    needed: tuple[str, ...] = ()
+    if texts:
+        from training.runs.zero_shot import class_text, zeroshot_features
+
+        needed = zeroshot_features(class_text(run, None, None), None)
+    opened = open_clips(run, data, None, "train", split or "", needed)
     return of_clips(run, opened, where, progress_of(as_json)), opened, run
 
 
