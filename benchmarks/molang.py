@@ -72,7 +72,8 @@ def row_of(row: str, seed: int, epochs: int, folder: Path) -> Run:
     start: dict[str, Any] = {}
     if mmp:
         first = folder.parent / f"molang-first-{gcb}-{epochs}-{seed}"
-        trained(first, seed, epochs, {**network, "method.text": '""'})
+        if not (first / "model.safetensors").exists():
+            trained(first, seed, epochs, {**network, "method.text": '""'})
         start = {"run.start": f'"{first}"'}
     more = {"method.text": TEXT, "method.reconstruction": 10.0 if cstar else 0.0}
     return trained(folder, seed, epochs, {**network, **start, **more})

@@ -29,7 +29,7 @@ import skeletons
 import torch
 from harness import main
 from scipy.cluster.vq import kmeans2
-from seeds import seeds, train
+from seeds import WORK, place, seeds, train
 
 from training import create_backbone, create_method
 from training.backbones.base import Backbone
@@ -77,8 +77,13 @@ def rows_of(backbone: Backbone, part: skeletons.Memory, preprocess: Preprocess) 
     return extract_features(backbone.features, part, preprocess, load("r3_small").view.frames, THREE_CROPS)[0]
 
 
-def features(name: str, steps: int, folder: Path) -> dict[str, np.ndarray]:
-    """Features of a set by what made them."""
+def features(name: str, steps: int) -> dict[str, np.ndarray]:
+    """Features of a set by what made them; kept beside the checkpoints until all seeds are measured."""
+    folder = WORK / place(f"r3-features-{name}", {"steps": steps, "recipe": load("r3_small").to_toml()}, 0).stem
+    kept = folder / "features.npz"
+    if kept.exists():
+        with np.load(kept, allow_pickle=False) as file:
+            return {kind: file[kind] for kind in file.files}
     part, preprocess = clips(name)
     coordinates = skeletons.flat(part, preprocess)
     coordinates -= coordinates.mean(0)
@@ -91,11 +96,14 @@ def features(name: str, steps: int, folder: Path) -> dict[str, np.ndarray]:
     epochs = max(1, round(steps / max(1, len(part) // config.run.batch)))
     config = load("r3_small", [f"run.epochs={epochs}"])
     train(method, part, preprocess, view, train_settings(config), 0, folder, config.run.batch)
-    return {
+    found = {
         "r3": rows_of(backbone.eval(), part, preprocess),
         "random network": random,
         "coordinates": left[:, :COMPONENTS] * values[:COMPONENTS],
     }
+    np.savez(kept.with_suffix(".part.npz"), **found)
+    kept.with_suffix(".part.npz").replace(kept)
+    return found
 
 
 def centres(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -108,33 +116,30 @@ def centres(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.array((chosen + others)[:count])
 
 
-def measured(name: str, numbers: range, steps: int, folder: Path) -> dict[str, Any]:
-    """Micro-F1 in per cent by features, share and way, one value a seed; and seconds of an annotator's training."""
+def measured(name: str, seed: int, steps: int) -> dict[str, Any]:
+    """Micro-F1 in per cent by features, share and way; and the CPU seconds of the longest training of an annotator."""
     part, _ = clips(name)
     truth = np.eye(len(part.labels), dtype=bool)[part.label_ids]
     counts = {share: max(2, round(share * len(part))) for share in SHARES}
-    most, seconds_of_one = max(counts.values()), []
-    found: dict[str, Any] = {}
-    for kind, rows in features(name, steps, folder).items():
-        scores: dict[str, list[float]] = {}
-        for seed in numbers:
-            first = int(np.random.default_rng(seed).integers(len(rows)))
-            orders = {"k-centre": k_centres(rows, most, first).order}
-            if kind == "r3":
-                orders["classifier"] = by_classifier(rows, most, first, seed=seed).order
-                orders["random"] = np.random.default_rng(seed).permutation(len(rows))[:most]
-            for share, count in counts.items():
-                picks = {way: order[:count] for way, order in orders.items()}
-                picks |= {"k-means": centres(rows, count, seed)} if kind == "r3" else {}
-                for way, chosen in picks.items():
-                    rest = np.setdiff1d(np.arange(len(rows)), chosen)
-                    begun = time.process_time()
-                    annotator = fit_annotator(rows[chosen], truth[chosen], exclusive=True, seed=seed)
-                    seconds_of_one.append(time.process_time() - begun)
-                    value = 100 * micro_f1(annotator.propose(rows[rest]), truth[rest])
-                    scores.setdefault(f"{share:.0%} {way}", []).append(round(value, 3))
-        found[kind] = scores
-    return {"scores": found, "annotator_s": round(max(seconds_of_one), 2)}
+    most, longest = max(counts.values()), 0.0
+    found: dict[str, float] = {}
+    for kind, rows in features(name, steps).items():
+        first = int(np.random.default_rng(seed).integers(len(rows)))
+        orders = {"k-centre": k_centres(rows, most, first).order}
+        if kind == "r3":
+            orders["classifier"] = by_classifier(rows, most, first, seed=seed).order
+            orders["random"] = np.random.default_rng(seed).permutation(len(rows))[:most]
+        for share, count in counts.items():
+            picks = {way: order[:count] for way, order in orders.items()}
+            picks |= {"k-means": centres(rows, count, seed)} if kind == "r3" else {}
+            for way, chosen in picks.items():
+                rest = np.setdiff1d(np.arange(len(rows)), chosen)
+                begun = time.process_time()
+                annotator = fit_annotator(rows[chosen], truth[chosen], exclusive=True, seed=seed)
+                longest = max(longest, time.process_time() - begun)
+                value = 100 * micro_f1(annotator.propose(rows[rest]), truth[rest])
+                found[f"{kind} {share:.0%} {way}"] = round(value, 3)
+    return {"scores": found, "annotator_s": round(longest, 2)}
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -177,29 +182,26 @@ def run(quick: bool) -> dict[str, Any]:
     spread: dict[str, Any] = {}
     above, annotator_s = [], 0.0
     for name in names:
-        protocol = {"set": name, "steps": steps, "shares": SHARES, "seeds": len(numbers)}
-        protocol |= {"recipe": load("r3_small").to_toml()}
-        (kept,) = seeds(
+        protocol = {"set": name, "steps": steps, "shares": SHARES, "recipe": load("r3_small").to_toml()}
+        runs = seeds(
             f"r3-{name}",
             protocol,
-            (0,),
-            lambda seed, folder, name=name: measured(name, numbers, steps, folder),  # type: ignore[misc]
+            numbers,
+            lambda seed, _, name=name: measured(name, seed, steps),  # type: ignore[misc]
         )
-        annotator_s = max(annotator_s, kept["annotator_s"])
-        for kind, scores in kept["scores"].items():
-            for title, values in scores.items():
-                baselines[f"{name} {kind} {title}"] = round(float(np.mean(values)), 2)
-        own = kept["scores"]["r3"]
+        annotator_s = max(annotator_s, *(run["annotator_s"] for run in runs))
+        scores = {title: [run["scores"][title] for run in runs] for title in runs[0]["scores"]}
+        baselines |= {f"{name} {title}": round(float(np.mean(values)), 2) for title, values in scores.items()}
         for share in (f"{share:.0%}" for share in SHARES):
             for way in WAYS:
                 for other in OTHERS:
-                    found = interval(own[f"{share} {way}"], own[f"{share} {other}"])
+                    found = interval(scores[f"r3 {share} {way}"], scores[f"r3 {share} {other}"])
                     spread[f"{name} {share} {way} - {other}"] = found
                     if way == "k-centre":
                         above.append(found[0] is not None and found[0] > 0)
             for kind in ("random network", "coordinates"):
                 title = f"{share} k-centre"
-                spread[f"{name} {title}, r3 - {kind}"] = interval(own[title], kept["scores"][kind][title])
+                spread[f"{name} {title}, r3 - {kind}"] = interval(scores[f"r3 {title}"], scores[f"{kind} {title}"])
     timed = speed(quick) if os.environ.get("R3_SPEED", "1") == "1" else {}
     baselines |= timed | {"annotator, longest of all, s": annotator_s}
     return {

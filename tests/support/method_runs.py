@@ -73,9 +73,9 @@ def killed_and_whole(module: str, name: str, folder: Path, kills: int = 3) -> in
                 done += 1
                 process.wait()
                 break
-            time.sleep(0.005)
+            time.sleep(0.02)
     rest = started(code["killed"])
     for process in (rest, whole):
-        _, error = process.communicate(timeout=600)
+        _, error = process.communicate(timeout=1500)
         assert process.returncode == 0, error
     return done

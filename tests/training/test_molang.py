@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -33,6 +34,8 @@ from training.methods.molang import MaskedViews, Masking
 from training.methods.text_network import TextNetwork
 from training.runs import zero_shot
 from training.runs.class_text import ClassText
+from training.runs.embed import embed
+from training.runs.model_card import card
 from training.runs.report import open_split_of
 from training.runs.run import load_run
 from training.runs.train import train
@@ -257,6 +260,11 @@ def test_both_stages_of_committed_configurations_and_what_is_found_by_text(name,
     assert {one.name for one in report.results} == {
         "motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"
     }  # fmt: skip
+    for stage, columns in (("first", {"feature"}), ("second", {"feature", "projection"})):
+        table = embed(load_run(tmp_path / stage), test, tmp_path / f"{stage}.parquet")
+        assert columns == set(pq.read_schema(table).names) - {"clip_id", "label", "split"}
+    told = card(run, tmp_path / "card", "CC-BY-4.0").read_text()
+    assert "Learnt with the method `molang` in" in told and "Masked motion prediction" in told and str(bert) not in told
     named = zero_shot.zeroshot(run, test)
     assert len(named.results) == 1 and 0 <= named.results[0].value <= 1
     margins = zero_shot.text_margins(run, test)
@@ -330,11 +338,12 @@ def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, s
 
 @pytest.mark.release
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_processes_are_one(tmp_path):
     name = str(written(tmp_path / "bert"))
     other = two_processes(__name__, [name], tmp_path)
     run(name, tmp_path / "one")
-    assert other.wait(600) == 0, other.stderr.read()
+    assert other.wait(1500) == 0, other.stderr.read()
     one, two = last(tmp_path / "one"), last(Path(name + "2"))
     assert one.keys() == two.keys()
     for key in one:
@@ -343,6 +352,7 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.release
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_random_it_goes_on_bit_for_bit(tmp_path):
     assert killed_and_whole(__name__, str(written(tmp_path / "bert")), tmp_path)
     one, two = last(tmp_path / "whole"), last(tmp_path / "killed")

@@ -23,6 +23,7 @@ from training.engine.loop import fabric_of, fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.r3 import Perturbation, frame_info_nce, printed_frame_loss
 from training.runs.clip_features import of_clips
+from training.runs.model_card import card
 from training.runs.rank import rank
 from training.runs.run import load_run
 from training.runs.train import train
@@ -163,6 +164,8 @@ def test_committed_configurations_train_and_their_features_rank(name, tmp_path):
     made = of_clips(load_run(tmp_path / "run"), open_datasets([str(data)]))
     assert made.rows.shape == (24, 16) and np.isfinite(made.rows).all()
     assert len(set(rank(made, 5).order.tolist())) == 5
+    told = card(load_run(tmp_path / "run"), tmp_path / "card", "CC-BY-4.0").read_text()
+    assert "Learnt with the method `r3` in" in told and "given under CC-BY-4.0" in told
 
 
 def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, save: float = 300.0) -> None:
@@ -185,12 +188,13 @@ def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, s
 
 @pytest.mark.release
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_processes_are_one(tmp_path):
     names = ("standard", "paper")
     other = two_processes(__name__, names, tmp_path)
     for name in names:
         run(name, tmp_path / f"{name}1")
-    assert other.wait(600) == 0, other.stderr.read()
+    assert other.wait(1500) == 0, other.stderr.read()
     for name in names:
         one, two = last(tmp_path / f"{name}1"), last(tmp_path / f"{name}2")
         assert one.keys() == two.keys()
@@ -200,6 +204,7 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.release
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_random_it_goes_on_bit_for_bit(tmp_path):
     assert killed_and_whole(__name__, "standard", tmp_path)
     one, two = last(tmp_path / "whole"), last(tmp_path / "killed")

@@ -354,6 +354,11 @@ class Method(nn.Module):
         """Whether `classes_by_video` is available."""
         return False
 
+    @property
+    def projects(self) -> bool:
+        """Whether the method has a projection with its options. Default: where its class has one."""
+        return self.has_projection
+
     def project(self, features: Tensor) -> Tensor | None:
         """Features (N, D) of the network in the shared space, (N, width) of unit length; None without
         `has_projection`."""

@@ -239,6 +239,11 @@ class MoLang(Method):
         return () if self.text is None else ("text",)
 
     @property
+    def projects(self) -> bool:
+        """In the second stage."""
+        return self.text is not None
+
+    @property
     def reads_texts(self) -> bool:
         """Whether there is a text encoder."""
         return self.text is not None

@@ -91,7 +91,7 @@ def embed(
     cache = None if run.config is None else ClipCache.of(run.config.run.cache, run.config.run.cache_gb)
     clips = prepared(opened, run.preprocess, cache)
     loader = DataLoader(clips, TemporalCrops(run.preprocess, frames), batch, shuffle=False, workers=workers)
-    columns = schema(projected=run.method is not None and run.method.has_projection, blocks=blocks)
+    columns = schema(projected=run.method is not None and run.method.projects, blocks=blocks)
     note = {
         "dataengine": dataengine.__version__,
         "network": type(run.backbone).__name__,

@@ -137,7 +137,7 @@ def _checked_output(run: TrainedNetwork, format: str, output: str | None) -> str
         raise TrainingError(
             "classes of frames are what the method segment learns, in onnx or torchscript; export logits or features"
         )
-    if output == "embedding" and (format == "safetensors" or run.method is None or not run.method.has_projection):
+    if output == "embedding" and (format == "safetensors" or run.method is None or not run.method.projects):
         raise TrainingError(
             f"an embedding is what methods with a projection learn ({', '.join(methods_with_projection())}), in onnx "
             "or torchscript; export features"
