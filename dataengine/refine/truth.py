@@ -66,8 +66,10 @@ class AnnotatedPictures:
             folder: of the pictures; default: that of the file.
 
         Raises:
-            RecipeError: the file cannot be read, is of another form, or a picture is not there.
+            RecipeError: the file cannot be read, is of another form, or a picture is not there or is none.
         """
+        import cv2
+
         path = Path(truth)
         where = f"[refine.gate] truth = {truth!r}"
         try:
@@ -81,7 +83,7 @@ class AnnotatedPictures:
             rows = sorted((files[image], mine) for image, mine in people.items())
         except OSError as error:
             raise RecipeError(f"{where} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise RecipeError(
                 f"{where} is not in COCO's keypoint format ({type(error).__name__}: {' '.join(str(error).split())}); "
                 "it has images (id, file_name) and annotations (image_id, bbox, 17 x 3 keypoints)"
@@ -91,11 +93,15 @@ class AnnotatedPictures:
         root = (path.parent if folder is None else Path(folder)).resolve()
         pictures = []
         for name, mine in rows:
+            if "\0" in name:
+                raise RecipeError(f"{where} names {name!r}, which is no name of a file")
             file = (root / name).resolve()
             if not file.is_relative_to(root):
                 raise RecipeError(f"{where} names {name!r}, which lies outside of {root}")
             if not file.is_file():
                 raise RecipeError(f"{where}: {file} is missing; give its folder as pictures")
+            if not cv2.haveImageReader(str(file)):
+                raise RecipeError(f"{where}: {file} is no picture that can be read")
             joints, boxes, areas = zip(*mine)
             pictures.append(Picture(file, np.stack(joints), np.stack(boxes), np.array(areas, np.float64)))
         return pictures

@@ -58,6 +58,9 @@ def test_people_are_read_picture_by_picture(tmp_path: Path) -> None:
         ('{"images": [{"id": 1, "file_name": "x.png"}], "annotations": [ONE]}', "x.png is missing"),
         ('{"images": [{"id": 2, "file_name": "x.png"}], "annotations": [ONE]}', "not in COCO's keypoint format"),
         ('{"images": [{"id": 1, "file_name": "x.png"}], "annotations": [{"image_id": 1}]}', "not in COCO's"),
+        ('{"images": [{"id": 1, "file_name": "x\\u0000.png"}], "annotations": [ONE]}', "no name of a file"),
+        ('{"images": [{"id": 1, "file_name": "truth.json"}], "annotations": [ONE]}', "is no picture"),
+        ("[" * 100_000, "not in COCO's keypoint format"),
     ],
 )
 def test_mistakes_are_one_line(content: str, told: str, tmp_path: Path) -> None:
