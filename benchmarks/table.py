@@ -1,5 +1,5 @@
 """Writes tables of figures from the committed results, the newest of each name: docs/benchmarks.md, and those of the
-pages of lifting and of training.
+pages of lifting, of training and of learning.
 
 python benchmarks/table.py
 """
@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 LIFT = ROOT / "docs" / "explanation" / "lift.md"
 TRAIN = ROOT / "docs" / "how-to" / "train.md"
+LEARN = ROOT / "docs" / "explanation" / "learning.md"
 
 
 def newest() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -92,6 +93,17 @@ def public_sets(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def all_methods(result: dict[str, Any]) -> str:
+    """The table of all methods, of the page on learning."""
+    protocol = result["details"]["protocol"]
+    told = (
+        f"{protocol['steps']} steps of {protocol['batch']} clips each, then {protocol['tuning']} of fine-tuning; "
+        f"seeds: {result['details']['seeds']}. Floors of the linear probe: "
+    )
+    floors = ", ".join(f"{name} {value:.1f}" for name, value in result["baselines"].items())
+    return "\n".join([*result["details"]["table"], "", told + floors + "."])
+
+
 def _interval(figure: dict[str, Any], digits: int = 0) -> str:
     ends = f" ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})" if "low" in figure else ""
     return f"{figure['mean']:.{digits}f}{ends}"
@@ -100,6 +112,7 @@ def _interval(figure: dict[str, Any], digits: int = 0) -> str:
 OF_RESULTS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "lift": (LIFT, lifting),
     "public_sets": (TRAIN, public_sets),
+    "all_methods": (LEARN, all_methods),
 }
 """Pages with a table of one result, by the name of the benchmark, and what makes it."""
 
