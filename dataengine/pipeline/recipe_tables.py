@@ -180,7 +180,7 @@ class RefineTable(Table):
     """[refine]: a student learns from the fused poses, and makes the poses of the dataset if it passes the gate."""
 
     student: str | None = None
-    """Student that learns. Default: nothing is refined."""
+    """Student that learns. Default, and "": nothing is refined."""
     rounds: int = pydantic.Field(default=1, ge=1, le=10)
     """Rounds of self-training. From the second on, the labels are fused of the experts and the last generation."""
     frames: float = pydantic.Field(default=0.1, gt=0, le=1)
@@ -217,6 +217,11 @@ class RefineTable(Table):
     """Threads of torch while learning on a CPU. They are part of the recipe because sums depend on them."""
     gate: GateTable = GateTable()
     """What a generation has to show before its poses count."""
+
+    @pydantic.field_validator("student")
+    @classmethod
+    def _empty_is_none(cls, student: str | None) -> str | None:
+        return student or None
 
 
 class LiftTable(Table):

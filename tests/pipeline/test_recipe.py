@@ -9,6 +9,7 @@ import tomli_w
 
 from dataengine import builder
 from dataengine.core.errors import ComponentError, DataEngineError, RecipeError
+from dataengine.passes.base import passes_of
 from dataengine.pipeline import recipe
 
 MINIMAL = '[recipe]\nname = "mini"\nversion = 1\n[sources]\nuse = ["folder"]\n[pose]\nexperts = ["mediapipe"]\n'
@@ -103,3 +104,10 @@ def test_the_fingerprint_ignores_the_order_of_keys() -> None:
         == recipe.fingerprint({"b": [2, None], "a": 1})
         != recipe.fingerprint({"a": 1, "b": [2, 0]})
     )
+
+
+def test_an_empty_name_switches_off_what_a_recipe_switched_on() -> None:
+    given = ['refine.student="movenet"', 'lift.use="temporal"', 'refine.student=""', 'lift.use=""']
+    off = builder.resolve("posecap", "sample", "core", given)
+    assert off.refine.student is None and off.lifter is None
+    assert not {"refine", "repose", "lift"} & {p.name for p in passes_of(off)}
