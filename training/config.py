@@ -90,9 +90,22 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         TrainingError: an unknown backbone or method, or an unknown option of one.
     """
     path = find(name)
-    tables = settings.read(path)
+    tables = _read(path)
     _override(tables, overrides)
     return validate(tables, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of a file.
+
+    Raises:
+        RecipeError: not found, not TOML, or something in it is no table.
+    """
+    tables = settings.read(path)
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise RecipeError(f"{path}: {name} is {table!r}, and no table; allowed: [{name}] with its keys below")
+    return tables
 
 
 def _override(tables: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -160,7 +173,7 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
         RecipeError, TrainingError: not found, or not a configuration; nothing to start from.
     """
     path = find(what)
-    tables = settings.read(path)
+    tables = _read(path)
     run = tables.setdefault("run", {})
     start = start or (what if Path(what).is_dir() else run.get("start"))
     if start is None:
@@ -198,7 +211,7 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
         RecipeError, TrainingError: not found, or not a configuration of this method.
     """
     path = find(what)
-    tables = settings.read(path)
+    tables = _read(path)
     tables.setdefault("run", {})
     if Path(what).is_dir() and tables.get("method", {}).get("name") != "segment":
         start = start or what
@@ -210,8 +223,7 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
         tables["run"]["name"] = f"{tables['run'].get('name', 'run')}_segment"
     if start is not None:
         tables["run"]["start"] = str(start)
-    for text in overrides:
-        settings.override(tables, text)
+    _override(tables, overrides)
     config = validate(tables, str(path))
     if config.method.name != "segment":
         raise TrainingError(

@@ -121,7 +121,7 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
     with pytest.raises(TrainingError, match="not of one size"):
         of_table(path)
     with pytest.raises(TrainingError, match="no CSV"):
-        read_labels(tmp_path / "nowhere.csv", [])
+        read_labels(tmp_path / "nowhere.csv")
 
 
 def test_the_page_draws_people_and_escapes_names() -> None:

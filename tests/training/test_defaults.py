@@ -188,3 +188,13 @@ def test_small_recipes_have_enough_steps_for_any_set(data, name):
     steps = found.run.epochs * (48 // found.run.batch)
     assert steps >= found.run.min_steps >= 1000 and len(told) == 1
     assert json.loads(json.dumps(found.to_toml())) == found.to_toml()
+
+
+@pytest.mark.parametrize("text", ["run = 3", "[[run]]\nepochs = 1", "backbone = 'unik'"])
+def test_what_is_no_table_is_told(tmp_path, text):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(RecipeError, match=r"mine\.toml: (run|backbone) is .*, and no table; allowed: \["):
+        config.load(str(tmp_path / "mine.toml"), ["run.epochs=3"] if "[[" not in text and "run" not in text else [])
+    for other in (config.finetuning, config.segmenting):
+        with pytest.raises(RecipeError, match="and no table"):
+            other(str(tmp_path / "mine.toml"))

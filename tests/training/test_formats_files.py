@@ -275,7 +275,14 @@ def test_a_dense_npz_is_read(tmp_path: Path) -> None:
         ({"visible": np.zeros((3, 5))}, {}, r"visible is \(3, 5\), the keypoints without C are \(10, 1, 5\)"),
         ({"joint_names": np.array(["a"])}, {}, "joint_names and parents must be of the 5 joints"),
         ({}, {"split": "val"}, "no clip of split 'val'; allowed: test, train"),
-        ({"train": None}, {"split": "val"}, "no clip of split 'val'; allowed: none"),
+        ({"train": None}, {"split": "val"}, "its clips belong to no split, and 'val' is asked for"),
+        ({"split": np.array(["", "", ""]), "train": None}, {"split": "val"}, "belong to no split, and 'val' is asked"),
+        ({"fps": np.array([30, 0, 30])}, {}, r"fps of clip 1 .* is 0; allowed: more than 0, or NaN"),
+        ({"fps": np.array([30, 30])}, {}, r"fps is int64 \(2,\); allowed: one number, or one for each clip"),
+        ({"joint_names": np.array([*"abcda"])}, {}, "several joints are called 'a'"),
+        ({"parents": np.array([-1, 2, 1, 0, 0])}, {}, "in a circle: 'joint01' of 'joint02' of 'joint01'"),
+        ({"parents": np.array([1, 9, 0, 0, 0])}, {}, "the parent of 'joint01' is 9; allowed: 0 to 4, -1 of a root"),
+        ({}, {"where": "colour = 9"}, r"no column 'colour' in clips.*allowed: (?!.*row__)"),
         ({}, {"where": "view = 9"}, "where='view = 9' matches none of 3 clips"),
         ({}, {"entries": ["box"]}, "no array 'box' with a row a clip .did you mean 'boxes'"),
         ({}, {"invisible": "x"}, "invisible='x'; allowed: absent, guess"),
@@ -439,6 +446,11 @@ def test_clips_in_both_splits_are_counted(tmp_path: Path) -> None:
     nameless = [{k: v for k, v in note(n).items() if k != "frame_dir"} for n in range(2)]
     first, second = (write_nameless(tmp_path / f"{name}.pkl", nameless) for name in "bc")
     assert clips_in_both([open_dataset(first)], [open_dataset(second)]) == []
+    with pytest.warns(UserWarning, match="1 id stands at several"):
+        again = open_dataset(
+            write_npz(tmp_path / "again.npz", keypoints=np.zeros((10, 5, 2)), names=np.array(["v1", "v1", "w"]))
+        )
+    assert clips_in_both([train], [again]) == ["v1", "v1"]
 
 
 def write_nameless(path: Path, notes: list[dict[str, Any]]) -> Path:

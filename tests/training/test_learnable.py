@@ -10,7 +10,8 @@ import pytest
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import skeleton
 from training.data.types import SkeletonDataset, SkeletonSequence
-from training.runs.learnable import check_learnable, tell_of_unseen
+from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_unseen
+from training.transforms.preprocess import Preprocess
 
 
 class Poses(SkeletonDataset):
@@ -83,3 +84,31 @@ def test_classes_that_training_never_saw_are_told_with_their_clips():
         "split 'val': 1 of its 3 clips is of 1 class that training never saw ('x'), and left out of the figures",
         "split 'val': not measured, for want of a label: 1 of its 3 clips",
     ]
+
+
+def apart(joints):
+    return joints + np.arange(17, dtype=np.float32)[:, None]
+
+
+def test_clips_of_which_nothing_is_left_are_told():
+    prepares = Preprocess("coco17", people=1)
+    assert told(lambda: check_prepared([Poses([0, 1], change=apart)], prepares)) == []
+    for harm in (0, 1e32):
+        with pytest.raises(
+            TrainingError, match=r"poses: .*normalise 'body', all joints of 2 of 2 clips lie at one point"
+        ):
+            check_prepared([Poses([0, 1], change=lambda joints, harm=harm: apart(joints) * np.float32(harm))], prepares)
+    some = Poses([0, 1, 1], change=lambda joints: apart(joints) if joints.max() > 4 else joints * np.float32(0))
+    assert (
+        "all joints of 1 of 3 clips lie at one point, for example of '0'"
+        in told(lambda: check_prepared([some], prepares))[0]
+    )
+
+
+def test_data_of_other_coordinates_are_refused_before_the_first_step():
+    space = Poses([0, 1], change=lambda joints: np.concatenate([joints, joints[..., :1]], -1))
+    check_coordinates([Poses([0, 1]), Poses([])], Preprocess("coco17", people=1), 2)
+    check_coordinates([Poses([0, 1])], Preprocess("coco17", people=1, stream="joint+motion"), 4)
+    with pytest.raises(TrainingError, match=r"poses: its clips have 3 coordinates, which are 3 channels.*takes 2;"):
+        check_coordinates([space], Preprocess("coco17", people=1), 2)
+    check_coordinates([space], Preprocess("coco17", people=1, channels=(0, 1)), 2)

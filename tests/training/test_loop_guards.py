@@ -186,6 +186,12 @@ def test_similarities_are_of_full_precision():
         "views": lambda: two_view_info_nce(a, b, 0.07),
         "triplet": lambda: triplet(a, b, b.flip(0), 0.1),
     }
+    torch.testing.assert_close(  # what a network under autocast gives
+        queue_info_nce(a.bfloat16(), b.bfloat16(), queue, 0.07),
+        queue_info_nce(a.bfloat16().float(), b.bfloat16().float(), queue, 0.07),
+        rtol=1e-6,
+        atol=1e-6,
+    )
     for name, function in functions.items():
         exact = function()
         with torch.autocast("cpu", torch.bfloat16):

@@ -151,8 +151,13 @@ def test_of_val_and_test_the_one_there_is(data, tmp_path):
         np.savez(tmp_path / "whole.npz", **{name: array for name, array in arrays.items() if name != "split"})
     assert splits.open_validation(made(tmp_path / "tested.npz").data)[1] == "test"
     assert splits.open_validation(made(tmp_path / "whole.npz").data) is None
-    with pytest.raises(TrainingError, match="no clip of split 'train'"):
-        splits.open_split(made(tmp_path / "whole.npz").data, "train")
+    with pytest.warns(UserWarning, match="its clips belong to no split, so all 72 are learnt from; give --val PATH"):
+        assert len(splits.open_split(made(tmp_path / "whole.npz").data, "train")[0]) == 72
+    both = {"train": [str(data)], "val": [str(tmp_path / "whole.npz")]}
+    with pytest.warns(UserWarning, match="so all 72 are measured on"):
+        assert len(splits.open_validation(made(data, data=both).data)[0][0]) == 72
+    with pytest.raises(TrainingError, match=r"its clips belong to no split, and 'dev' is asked for.*takes all clips"):
+        splits.open_split(made(tmp_path / "whole.npz", data={"split": "dev"}).data, "train")
     assert len(splits.open_split(made(tmp_path / "whole.npz", data={"split": ""}).data, "train")[0]) == 72
     with pytest.raises(TrainingError, match="no clip of split 'dev'"):
         splits.open_validation(made(data, data={"val_split": "dev"}).data)

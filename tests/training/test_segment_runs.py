@@ -72,6 +72,13 @@ def test_a_configuration_of_another_method_is_refused():
         config.segmenting("unik_small")
 
 
+def test_what_is_set_comes_before_the_least_number_of_steps(tmp_path):
+    (tmp_path / "run.toml").write_text('[backbone]\nname = "unik"\n[method]\nname = "supervised"\n')
+    assert config.segmenting(str(tmp_path)).run.min_steps == 600
+    assert config.segmenting(str(tmp_path), overrides=["run.epochs=3"]).run.min_steps == 0
+    assert config.segmenting(str(tmp_path), overrides=["run.epochs=3", "run.min_steps=9"]).run.min_steps == 9
+
+
 def test_data_without_spans_are_refused_in_one_line(tmp_path):
     np.savez(tmp_path / "a.npz", keypoints=np.random.default_rng(0).random((4, 1, 9, 13, 2)), split=["train"] * 4)
     answer = CliRunner().invoke(app, ["segment", "segment_small", "--data", str(tmp_path / "a.npz")])

@@ -308,7 +308,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].partition(" In PyTorch")[0] if str(error) else type(error).__name__
         raise TrainingError(
             f"weights {path} cannot be read as plain tensors ({reason}): give a state dict or .safetensors"
         ) from error

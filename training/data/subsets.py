@@ -33,11 +33,7 @@ def label_subsets(
     Raises:
         TrainingError: an amount outside its range, or an unknown `by`.
     """
-    if by not in ("share", "shots"):
-        raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
-    for amount in amounts:
-        if (by == "share" and not 0 < amount <= 1) or (by == "shots" and (amount < 1 or amount != int(amount))):
-            raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
+    check_amounts(amounts, by)
     ids = np.asarray(labels, np.int64)
     rng = np.random.default_rng(seed)
     chosen_by_amount: dict[float, list[Numbers]] = {amount: [] for amount in amounts}
@@ -47,6 +43,15 @@ def label_subsets(
             count = max(1, round(amount * len(order))) if by == "share" else int(amount)
             chosen_by_amount[amount].append(order[:count])
     return {amount: np.sort(np.concatenate(parts)) for amount, parts in chosen_by_amount.items()}
+
+
+def check_amounts(amounts: Sequence[float], by: str = "share") -> None:
+    """Raises TrainingError where an amount is out of its range, or `by` is unknown; see `label_subsets`."""
+    if by not in ("share", "shots"):
+        raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
+    for amount in amounts:
+        if (by == "share" and not 0 < amount <= 1) or (by == "shots" and (amount < 1 or amount != int(amount))):
+            raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
 
 
 def random_subset(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> list[SkeletonDataset]:

@@ -247,7 +247,7 @@ class _Run:
         }
         if norm is not None:
             entry["gradient"] = float(norm)
-        if "features" in outputs[-1]:
+        if len(outputs[-1].get("features", ())) > 1:
             entry |= statistics(outputs[-1]["features"].float())
         entry |= {
             "data_s": round(data_seconds, 6),

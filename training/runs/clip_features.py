@@ -88,10 +88,14 @@ def _check_once(keys: Sequence[str]) -> None:
         seen.add(key)
 
 
-def read_labels(path: str | os.PathLike[str], clip_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_labels(path: str | os.PathLike[str], clip_ids: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
     """The labels that people wrote down: a CSV of clip_id and label; several labels of a clip are separated by `;`.
 
     Rows without a label are clips that nobody has annotated yet.
+
+    Args:
+        path: of the CSV.
+        clip_ids: of the data; None: ids are not compared.
 
     Raises:
         TrainingError: the file cannot be read, lacks a column, gives a clip twice, or names clips that are not there.
@@ -116,7 +120,7 @@ def read_labels(path: str | os.PathLike[str], clip_ids: Sequence[str]) -> dict[s
         if clip_id in found and found[clip_id] != labels:
             raise TrainingError(f"{where}: clip {clip_id!r} stands there twice, with different labels")
         found[clip_id] = labels
-    unknown = sorted(set(found) - set(clip_ids))
+    unknown = [] if clip_ids is None else sorted(set(found) - set(clip_ids))
     if unknown:
         raise TrainingError(
             f"{where} names {len(unknown)} of {len(found)} labelled clips that the data do not have, such as "

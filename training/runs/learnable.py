@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataengine.core.errors import TrainingError
+from training.data.rgb import have_pictures, is_pictures
 from training.data.sampler import joined_labels
 from training.data.subsets import random_subset
 from training.data.types import SkeletonDataset, SkeletonSequence
 from training.runs.measures import methods_without_labels
 from training.runs.splits import names_of
+from training.transforms.preprocess import Preprocess
 
 LOOKED_AT = 64
 """Clips whose joints are looked at."""
@@ -45,6 +48,57 @@ def check_learnable(datasets: Sequence[SkeletonDataset], learns_labels: bool, me
             f"{where}: every label is {next(iter(counts))!r}: figures that measure classes say nothing", stacklevel=3
         )
     _check_joints(where, [clip for part in random_subset(datasets, LOOKED_AT) for clip in part.read(range(len(part)))])
+
+
+def check_prepared(datasets: Sequence[SkeletonDataset], preprocess: Preprocess) -> None:
+    """Refuse clips of which nothing is left once they are prepared; warn where that is so of some. Pictures pass.
+
+    Args:
+        datasets: what is learnt from.
+        preprocess: prepares them.
+
+    Raises:
+        TrainingError: all joints of all clips lie at one point.
+    """
+    if have_pictures(datasets):
+        return
+    clips = [clip for part in random_subset(datasets, LOOKED_AT) for clip in part.read(range(len(part)))]
+    shown = [clip for clip in clips if np.isfinite(clip.keypoints).any()]
+    empty = [clip for clip in shown if not preprocess.prepare(clip).joints.any()]
+    if not empty:
+        return
+    values = np.concatenate([clip.keypoints[np.isfinite(clip.keypoints)] for clip in empty])
+    what = (
+        f"{names_of(datasets)}: prepared with preprocess.normalise {preprocess.normalise!r}, all joints of "
+        f"{len(empty)} of {len(shown)} clips lie at one point, for example of {empty[0].key!r}"
+    )
+    seen = f"; their coordinates are from {values.min():.3g} to {values.max():.3g}: look at how the poses were made"
+    if len(empty) == len(shown):
+        raise TrainingError(f"{what}, so there is nothing to learn{seen}")
+    warnings.warn(what + seen, stacklevel=3)
+
+
+def check_coordinates(datasets: Sequence[SkeletonDataset], preprocess: Preprocess, channels: int) -> None:
+    """Refuse data of other coordinates than those that a network takes. Pictures pass.
+
+    Args:
+        datasets: clips that it is to be given, in its joints.
+        preprocess: prepares them.
+        channels: of the input of the network.
+
+    Raises:
+        TrainingError: the first clip of one of the datasets gives another number of channels.
+    """
+    for dataset in datasets:
+        for clip in dataset.read([0] if len(dataset) and not is_pictures(dataset.skeleton) else []):
+            scores = None if clip.scores is None else clip.scores[:, :2]
+            given = preprocess(dataclasses.replace(clip, keypoints=clip.keypoints[:, :2], scores=scores)).shape[-1]
+            if given != channels:
+                raise TrainingError(
+                    f"{dataset.name}: its clips have {clip.keypoints.shape[-1]} coordinates, which are {given} "
+                    f"channels of the input, and the network takes {channels}; give data of as many, or choose "
+                    "coordinates with preprocess.channels when it is trained"
+                )
 
 
 def _check_classes(where: str, counts: Counter[str], names: Sequence[str], clips: int, method: str) -> None:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
 from training.data.sampler import joined_labels
-from training.data.types import SkeletonDataset
+from training.data.types import Numbers, SkeletonDataset, remark
 from training.evaluate.metrics import labelled
 from training.evaluate.probes import classification_result
 from training.evaluate.result import Result
 from training.runs import splits
 from training.runs.evaluation import per_class
 from training.runs.features import THREE_CROPS, extract_features, workers_for
+from training.runs.overlap import learnt_by
 from training.runs.run import Run
 from training.runs.tables import table_file, write_table
 
@@ -34,7 +35,8 @@ class Predictions:
         path: of the table, one row a clip: clip_id, label (as the data have it, null for none), predicted, probability
             (of the predicted class, in [0, 1]).
         counts: how many clips each class was said of.
-        result: top-1 on the clips whose label the network knows; None without such clips.
+        result: top-1 on the clips whose label the network knows, without those that it learnt from; None without such
+            clips.
     """
 
     path: Path
@@ -89,7 +91,7 @@ def predict(
         )[0]
     write_predictions(target, datasets, run.labels, scores)
     best = scores.argmax(1)
-    known = splits.label_ids(run.labels, datasets)
+    known = _to_measure(run, datasets)
     result = None
     if (known >= 0).any():
         truth, said = labelled(known, best)
@@ -97,6 +99,20 @@ def predict(
         result = classification_result("classifier", scores, known, groups=splits.groups_of(datasets), **details)
     counts = {run.labels[number]: int(count) for number, count in zip(*np.unique(best, return_counts=True))}
     return Predictions(target, counts, result)
+
+
+def _to_measure(run: Run, datasets: Sequence[SkeletonDataset]) -> Numbers:
+    """(N,) classes of the clips that a figure is of, -1 for the others; with a note of those that were learnt from."""
+    known = splits.label_ids(run.labels, datasets)
+    learnt = learnt_by(run, datasets)
+    if learnt.any():
+        remark(
+            f"{int(learnt.sum())} of {len(learnt)} clips were learnt from: the figure is of the others alone"
+            if (known[~learnt] >= 0).any()
+            else f"all clips with a known label ({int((known >= 0).sum())}) were learnt from: no figure is given"
+        )
+    known[learnt] = -1
+    return known
 
 
 def write_predictions(

@@ -15,7 +15,7 @@ import numpy as np
 from dataengine.core.progress import Progress
 from training.data.formats.joints import in_joints_of
 from training.data.rgb import is_pictures
-from training.data.subsets import random_subset
+from training.data.subsets import check_amounts, random_subset
 from training.data.types import Array, SkeletonDataset
 from training.evaluate import logistic
 from training.evaluate.figures import figures
@@ -77,6 +77,7 @@ def probe(
     Raises:
         TrainingError: a split without labels, clips that the network does not take, or a second run of other classes.
     """
+    check_amounts(fractions)
     names = classes_of(train, test)
     tell_of_overlap(train, test, "of the probe")
     tell_of_unseen(train, test, "of the probe")

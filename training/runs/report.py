@@ -20,6 +20,7 @@ from training.data.types import SkeletonDataset
 from training.evaluate.result import Result, class_table, plain, table
 from training.runs import splits
 from training.runs.features import THREE_CROPS, Rows, extract_features, workers_for
+from training.runs.learnable import check_coordinates
 from training.runs.run import Run
 
 BATCH = 64
@@ -142,7 +143,9 @@ def open_split_of(
     if own.layout is not None and source is not own and not all(has_names(part.skeleton) for part in clips):
         source = source.model_copy(update={"layout": own.layout})
         clips = _opened(source, which, split, features, run.needs.without)
-    return [in_joints_of(part, run.skeleton) for part in clips]
+    clips = [in_joints_of(part, run.skeleton) for part in clips]
+    check_coordinates(clips, run.preprocess, run.channels)
+    return clips
 
 
 def _opened(

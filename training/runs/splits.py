@@ -13,17 +13,20 @@ from dataengine.core.skeletons import SKELETONS, Skeleton
 from training.config_tables import DataTable
 from training.data.annotations import read_all
 from training.data.formats import format_class, format_of, open_datasets
+from training.data.formats.base import NoSplitsError
 from training.data.formats.joints import aligned
 from training.data.formats.ranges import is_url
 from training.data.sampler import joined_labels
 from training.data.spans import AnnotatedDataset
 from training.data.subsets import random_subset
-from training.data.types import Numbers, SkeletonDataset
+from training.data.types import Numbers, SkeletonDataset, remark
 
 SEARCHED = 64
 """Clips in which a stored feature is looked for."""
 FALLBACKS = ("val", "test")
 """Splits to measure on; where one does not exist, the other is taken."""
+TRAIN = "train"
+"""The split to learn from unless another one is named; of data without splits all clips are."""
 
 
 def absolute(path: str) -> str:
@@ -47,6 +50,9 @@ def open_split(
         split: in place of the table's; "" for all clips.
         without: how a configuration does without the features, for messages.
 
+    Data whose clips belong to no split are taken whole, with a note: to learn from, and to measure on where they are
+    named for that alone.
+
     Raises:
         TrainingError, DatasetError: nothing is named, one cannot be opened, or has no such split or feature; the
             message says what helps.
@@ -59,7 +65,21 @@ def open_split(
     tars = all(path.endswith(".tar") for path in paths)
     sources: list[Any] = [list(paths)] if tars else list(paths)
     key = "data.split" if which == "train" else "data.val_split"
-    opened = [dataset for source in sources for dataset in _open(source, table, split, tuple(features), key, without)]
+    may_be_whole = split == TRAIN if which == "train" else bool(table.val) and split in FALLBACKS
+    opened: list[SkeletonDataset] = []
+    for source in sources:
+        try:
+            opened += _open(source, table, split, tuple(features), key, without)
+        except NoSplitsError:
+            if not may_be_whole:
+                raise
+            whole = _open(source, table, "", tuple(features), key, without)
+            hint = "give --val PATH, or a split of every clip, to measure on others" if which == "train" else ""
+            remark(
+                f"{names_of(whole)}: its clips belong to no split, so all {sum(map(len, whole))} are "
+                + (f"learnt from; {hint}" if hint else "measured on")
+            )
+            opened += whole
     return aligned(opened)
 
 
@@ -119,7 +139,7 @@ def _open(
             hint = f", or do without: {without}" if without else ""
             raise TrainingError(f"{error}; build the dataset with [embed] features{hint}") from error
         if split and _can_open(lambda: attempt("", features)):
-            raise TrainingError(f'{error}; choose with --set {key}=\'"NAME"\', where "" takes all clips') from error
+            raise type(error)(f'{error}; choose with --set {key}=\'"NAME"\', where "" takes all clips') from error
         raise
 
 

@@ -39,7 +39,7 @@ from training.runs.class_text import ClassText
 from training.runs.defaults import decide
 from training.runs.evaluation import Evaluation, RunResult
 from training.runs.features import workers_of
-from training.runs.learnable import check_learnable, tell_of_unseen
+from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_unseen
 from training.runs.overlap import tell_of_overlap
 from training.runs.run import (
     CHECKPOINT,
@@ -100,13 +100,15 @@ def train(
     config = resolve(config, datasets, val_split)
     skeleton, labels = datasets[0].skeleton, names or DataLoader(datasets, shuffle=False).labels
     preprocess = make_preprocess(config, skeleton)
+    check_prepared(datasets, preprocess)
     channels = preprocess(datasets[0].read([0])[0]).shape[-1]
+    check_coordinates([*datasets, *val], preprocess, channels)
     fabric = fabric_of(config.run.precision, config.run.devices, device)
-    fabric.launch()
-    if config.run.batch % fabric.world_size:
+    if config.run.batch % fabric.world_size:  # before other processes are started
         raise TrainingError(
             f"run.batch {config.run.batch} is shared by {fabric.world_size} devices: give a multiple of that"
         )
+    fabric.launch()
     torch.manual_seed(config.run.seed)
     vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
     encoders = {option: text.network(labels) for option, text in trained_texts.items()}

@@ -75,6 +75,8 @@ def rank(
     from training.runs.rank import rank as order
 
     check_plan(to)
+    if labels is not None:
+        read_labels(labels)  # before features are computed
     features, opened, run = _clip_features(source, data, split, device, as_json)
     known = {} if labels is None else read_labels(labels, features.clip_ids)
     ranking = order(features, count, by, list(known), seed, progress_of(as_json))
@@ -114,6 +116,7 @@ def annotate(
     from training.runs.annotate import annotate as write
     from training.runs.clip_features import read_labels
 
+    read_labels(labels)  # what is wrong with the file is told before features are computed
     features, _, _ = _clip_features(source, data, split, device, as_json)
     found = write(features, read_labels(labels, features.clip_ids), to, threshold, seed, progress_of(as_json))
     if as_json:

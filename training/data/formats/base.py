@@ -33,6 +33,10 @@ def digest(*parts: Any) -> str:
     return hasher.hexdigest()
 
 
+class NoSplitsError(TrainingError):
+    """A split is asked for of data whose clips belong to none."""
+
+
 def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None) -> Numbers:
     """Rows of a table of clips that are of the split and fulfil the SQL condition, in order, (N,) int64.
 
@@ -43,12 +47,15 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
         where: an SQL condition over the columns, or None.
 
     Raises:
+        NoSplitsError: a split is asked for, and the clips belong to none.
         TrainingError: there is no such split, the condition cannot be used, or nothing fulfils it.
     """
     frame = facts.with_row_index("row__")
     if split is not None:
-        splits = sorted(set(facts["split"].drop_nulls().to_list())) if "split" in facts.columns else []
-        frame = frame.filter(pl.col("split") == split) if split in splits else frame.clear()
+        splits = sorted(set(facts["split"].drop_nulls().to_list()) - {""}) if "split" in facts.columns else []
+        if not splits:
+            raise NoSplitsError(f"{name}: its clips belong to no split, and {split!r} is asked for")
+        frame = frame.filter(pl.col("split") == split)
         if frame.is_empty():
             raise TrainingError(f"{name}: no clip of split {split!r}{suggestion(split, splits)}")
     if where is not None:
@@ -56,7 +63,8 @@ def choose(name: str, facts: pl.DataFrame, split: str | None, where: str | None)
         try:
             frame = matching(frame.lazy(), where, ["row__"])
         except DatasetError as error:
-            raise TrainingError(f"{name}: where={where!r} cannot be used: {error}") from None
+            said = str(error).replace("row__, ", "")  # a column of ours
+            raise TrainingError(f"{name}: where={where!r} cannot be used: {said}") from None
         if frame.is_empty():
             raise TrainingError(f"{name}: where={where!r} matches none of {among} clips; leave it out or widen it")
     if frame.is_empty():
@@ -209,7 +217,7 @@ class InMemoryDataset(Format):
         chosen = facts[rows].drop("key", "label_id")
         self.columns = {name: chosen[name].to_list() for name in chosen.columns}
         self.fingerprint = digest(
-            _joints(skeleton), "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
+            joints_text(skeleton), "\n".join(labels), "\n".join(self.keys), self.label_ids, rows, *content
         )
 
     def __len__(self) -> int:
@@ -224,7 +232,7 @@ class InMemoryDataset(Format):
         raise NotImplementedError
 
 
-def _joints(skeleton: Skeleton) -> str:
+def joints_text(skeleton: Skeleton) -> str:
     """A layout in a fingerprint: the name of a built-in one, of others the joints, too."""
     if SKELETONS.get(skeleton.name) == skeleton:
         return skeleton.name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from blake3 import blake3 as Hasher
 
-from dataengine.core.errors import TrainingError, suggestion
+from dataengine.core.errors import ComponentError, TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton, convert
 from training.data.types import ROTATION, Array, Numbers, SkeletonDataset, SkeletonSequence, remark
 
@@ -23,7 +24,24 @@ SHOWN = 4
 
 
 def from_parents(name: str, joints: Sequence[str], parents: Sequence[int]) -> Skeleton:
-    """A layout from each joint's parent, -1 or itself for the root."""
+    """A layout from each joint's parent, -1 or itself for the root.
+
+    Raises:
+        ComponentError: joints of one name, parents that are no joints or go round in a circle.
+    """
+    if twice := [joint for joint, count in Counter(joints).items() if count > 1]:
+        raise ComponentError(f"several joints are called {twice[0]!r}; give each a name of its own, or none a name")
+    if far := [joint for joint, above in enumerate(parents) if not -1 <= above < len(parents)]:
+        raise ComponentError(
+            f"the parent of {joints[far[0]]!r} is {parents[far[0]]}; allowed: 0 to {len(parents) - 1}, -1 of a root"
+        )
+    for joint in range(len(parents)):
+        way = [joint]
+        while (above := int(parents[way[-1]])) not in (-1, way[-1]):
+            if above in way:
+                circle = " of ".join(repr(joints[one]) for one in [*way[way.index(above) :], above])
+                raise ComponentError(f"parents go round in a circle: {circle}; the parent of a root is -1")
+            way.append(above)
     return Skeleton(
         name, tuple(joints), tuple((int(p), child) for child, p in enumerate(parents) if p not in (-1, child))
     )
@@ -45,6 +63,27 @@ def layout_of(
     Raises:
         TrainingError: `layout` is unknown, is no table of joints and parents, or has another number of joints.
     """
+    try:
+        result = _found(layout, number, name, names, parents, likely)
+    except ComponentError as error:
+        raise TrainingError(f"{name}: {error}") from None
+    if result.num_joints != number:
+        raise TrainingError(
+            f"{name}: its clips have {number} joints, layout {result.name!r} has {result.num_joints}; give layout="
+        )
+    return result
+
+
+def _found(
+    layout: Layout, number: int, name: str, names: Sequence[str], parents: Sequence[int], likely: str
+) -> Skeleton:
+    """What `layout_of` gives, whatever its number of joints.
+
+    Raises:
+        ComponentError: joints of one name, parents that are no joints or go round in a circle.
+        TrainingError: see `layout_of`.
+    """
+    result: Skeleton
     if isinstance(layout, Mapping):
         result = _of_names(*_described(layout, name))
     elif layout is not None:
@@ -63,10 +102,6 @@ def layout_of(
         )
     else:
         result = from_parents(f"custom{number}", [f"joint{k:02d}" for k in range(number)], parents)
-    if result.num_joints != number:
-        raise TrainingError(
-            f"{name}: its clips have {number} joints, layout {result.name!r} has {result.num_joints}; give layout="
-        )
     return result
 
 

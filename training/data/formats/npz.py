@@ -17,6 +17,7 @@ Any other array with N rows can be read as a feature, and used in conditions whe
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class NpzDataset(InMemoryDataset):
         lengths = np.full(count, self._poses.shape[2]) if self._offsets is None else np.diff(self._offsets)
         facts = frame_of(keys, ids, classes, {**more, **splits, "num_frames": lengths})
         self._size = _rows(name, held, "frame_size", count).astype(np.int64) if "frame_size" in held else None
-        self._fps = np.broadcast_to(held["fps"].astype(np.float64), (count,)) if "fps" in held else None
+        self._fps = _rates(name, held["fps"], count, shown) if "fps" in held else None
         joints = held["joint_names"].astype(str).tolist() if "joint_names" in held else ()
         parents = held["parents"].astype(np.int64).tolist() if "parents" in held else ()
         number = self._poses.shape[-2]
@@ -158,10 +159,12 @@ def _load(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         with npy.reading(), np.load(Path(path), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{path}: no npz file of plain arrays, or a torn one: "
-            f"{str(error).splitlines()[0] if str(error) else 'empty'}"
-        ) from None
+        said = str(error).splitlines()[0] if str(error) else "empty"
+        if "allow_pickle" in said and not zipfile.is_zipfile(
+            path
+        ):  # NumPy takes whatever it does not know for a pickle
+            said = "it is of another format"
+        raise TrainingError(f"{path}: no npz file of plain arrays, or a torn one: {said}") from None
 
 
 def _rows(name: str, held: dict[str, NDArray[Any]], key: str, count: int) -> NDArray[Any]:
@@ -249,6 +252,24 @@ def _spans(
         checked(part, len(names), frames, f"{name}: spans of clip {key!r}")
         for key, part, frames in zip(keys, parts, lengths.tolist())
     ], names
+
+
+def _rates(name: str, held: NDArray[Any], count: int, shown: Sequence[str]) -> Array:
+    """(N,) frames per second, NaN where they are unknown.
+
+    Raises:
+        TrainingError: neither one number nor one for each clip, or not above 0.
+    """
+    if held.dtype.kind not in "iuf" or held.shape not in ((), (1,), (count,)):
+        raise TrainingError(f"{name}: fps is {held.dtype} {held.shape}; allowed: one number, or one for each clip")
+    rates: Array = np.broadcast_to(held.astype(np.float64), (count,))
+    wrong = np.flatnonzero((rates <= 0) | np.isinf(rates))
+    if len(wrong):
+        raise TrainingError(
+            f"{name}: fps of clip {wrong[0]} ({shown[wrong[0]]}) is {rates[wrong[0]]:g}; allowed: more than 0, or NaN "
+            "where it is unknown"
+        )
+    return rates
 
 
 def _split(name: str, held: dict[str, NDArray[Any]], count: int) -> list[str] | None:

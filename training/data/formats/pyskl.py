@@ -20,6 +20,7 @@ from dataengine.core.skeletons import SKELETONS
 from dataengine.io.plain_pickle import load
 from training.data.formats.base import (
     InMemoryDataset,
+    NoSplitsError,
     checked_ids,
     choose,
     digest,
@@ -78,6 +79,8 @@ class PysklDataset(InMemoryDataset):
         for number, note in enumerate(notes):
             _check(name, number, note)
         splits = _splits(name, content.get("split"))
+        if split is not None and not splits:
+            raise NoSplitsError(f"{name}: its clips belong to no split, and {split!r} is asked for")
         if split is not None and split not in splits:
             raise TrainingError(f"{name}: no split {split!r}{suggestion(split, splits)}")
         every = [_key(note, number) for number, note in enumerate(notes)]
@@ -105,6 +108,12 @@ class PysklDataset(InMemoryDataset):
             raise TrainingError(
                 f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or "
                 "where="
+            )
+        axes = sorted({note["keypoint"].shape[3] for note in self._notes.values()})
+        if len(axes) > 1:
+            raise TrainingError(
+                f"{name}: clips of {' and '.join(map(str, axes))} coordinates; choose those of one number with "
+                "split= or where="
             )
         own = content.get("layout")
         likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""

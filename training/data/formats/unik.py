@@ -33,6 +33,8 @@ LAYOUTS = {13: "lcr13", 17: "posetics17", 18: "openpose18", 25: "nturgbd25"}
 COORDINATES = {"xy": (0, 1), "xyz": (0, 1, 2), "xys": (0, 1), "3d": (2, 3, 4)}
 """Channels of the file that are coordinates: two; three; two and the score; of five (x, y, then x, y, z) the last
 three."""
+USUAL = (2, 3, 5)
+"""Numbers of channels of which it is known what they are."""
 
 
 class UnikDataset(InMemoryDataset):
@@ -85,6 +87,11 @@ class UnikDataset(InMemoryDataset):
             raise TrainingError(f"{name}: its files differ in channels and joints: {shapes}; choose one with split=")
         ((channels, joints),) = shapes
         skeleton = layout_of(layout, joints, name, likely=LAYOUTS.get(joints, ""))
+        if coordinates is None and channels not in USUAL:
+            raise TrainingError(
+                f"{name}: {channels} channels, of which none are known to be coordinates; say so with "
+                f"data.options.coordinates: {', '.join(COORDINATES)}"
+            )
         kind = coordinates or ("xys" if channels == 3 and joints == 18 else "xyz" if channels == 3 else "xy")
         if kind not in COORDINATES:
             raise TrainingError(f"{name}: coordinates={kind!r}{suggestion(kind, COORDINATES)}")

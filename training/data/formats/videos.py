@@ -25,7 +25,7 @@ from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.remote import file_state
 from dataengine.media.decode import PyAVDecoder
-from training.data.formats import webdataset
+from training.data.formats import shard_index
 from training.data.formats.base import GROUPS, Format, choose, digest
 from training.data.formats.built import BuiltDataset
 from training.data.formats.ranges import Ranges, cache_folder, is_url
@@ -275,9 +275,9 @@ class _Shards:
             raise DatasetError(f"{dataset.root}: it holds no videos; build it with [pack] keep_video = true")
         files = [f"{dataset.root}/{name}" for name in names]
         states = [file_state(file) for file in files]
-        tag = digest(webdataset.VERSION, *(f"{file} {size} {state}" for file, (size, state) in zip(files, states)))
-        self._ranges = Ranges(files, [size for size, _ in states], tag, None, 20.0)
-        held = webdataset.index(self._ranges, tag, cache_folder()).select("key", "shard", "offset:mp4", "size:mp4")
+        self._ranges = Ranges(files, [size for size, _ in states], shard_index.tag_of(files, states), None, 20.0)
+        index = shard_index.index(self._ranges, states, cache_folder(), content=False)
+        held = index.select("key", "shard", "offset:mp4", "size:mp4")
         columns = ("split", "label", "label_id", "video_id")
         clips = dataset.entry_ranges(where, ("keypoints",), columns)[0].drop("shard").rename({"clip_id": "key"})
         facts = clips.join(held, on="key", how="inner", maintain_order="left")
