@@ -67,6 +67,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "J = 64": {"backbone.directions": 64},
     "J = 144": {"backbone.directions": 144},
     "without triplet": {"method.variant": '"paper"'},
+    "two encoder without triplet": {"backbone.layout": '"two_encoder"', "method.variant": '"paper"'},
+    "consistency 1": {"method.consistency": 1.0},
 }
 
 

@@ -36,7 +36,8 @@ from training.runs.features import calibrate
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
-BUDGET: dict[str, Any] = {"epochs": 30, "batch": 32, "lr": 0.05, "decay": 1e-4, "warmup": 2, "grad_clip": 1.0}
+EPOCHS, QUICK = 30, 10
+BUDGET: dict[str, Any] = {"batch": 32, "lr": 0.05, "decay": 1e-4, "warmup": 2, "grad_clip": 1.0}
 PROTOCOL: dict[str, Any] = {"frames": FRAMES, "steps": list(STEPS), "base": 16, "normalise": "view_body", **BUDGET}
 QUEUE: dict[str, Any] = {"size": 512, "momentum": 0.99}
 PROJECTOR: dict[str, Any] = {"hidden": 128, "width": 128}
@@ -46,9 +47,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco": ("tmor", PRETRAIN["method"]),
     "mcc": ("mcc", {"playback": {"frames": FRAMES, "spatial": True}, "queue": {"size": 512, "momentum": 0.0}}),
     "own": ("via", {**VIA, "losses": {**NONE, "own": 1.0}}),
-    "own, cycle": ("via", {**VIA, "losses": {**NONE, "own": 1.0, "cycle": 1.0}}),
-    "own, cycle, triplet": ("via", {**VIA, "losses": {**NONE, "own": 1.0, "cycle": 1.0, "triplet": 1.0}}),
-    "own, cycle, triplet, velocity": ("via", {**VIA, "losses": {"contrast": 0.0}}),
+    "own + cycle": ("via", {**VIA, "losses": {**NONE, "own": 1.0, "cycle": 1.0}}),
+    "own + cycle + triplet": ("via", {**VIA, "losses": {**NONE, "own": 1.0, "cycle": 1.0, "triplet": 1.0}}),
+    "own + cycle + triplet + velocity": ("via", {**VIA, "losses": {"contrast": 0.0}}),
     "via without random view": ("via", {**VIA, "contrast": {"random_view": False}}),
     "via": ("via", VIA),
 }
@@ -80,14 +81,14 @@ def probed(network: Any, learn: Memory, test: Memory, preprocess: Preprocess) ->
     return probe(features[0], learn.label_ids, features[1], test.label_ids, len(learn.labels))
 
 
-def measured(row: str, seed: int, folder: Path, learn: Memory, test: Memory, channels: int = 3) -> dict[str, Any]:
+def measured(row: str, epochs: int, seed: int, folder: Path, learn: Memory, test: Memory) -> dict[str, Any]:
     """One seed of one row: trained without labels, probed."""
     preprocess = Preprocess(learn.skeleton, normalise=PROTOCOL["normalise"])
     name, options = ROWS[row]
     torch.manual_seed(seed)
-    method = made(name, options, drawn(learn, seed, channels=channels))
+    method = made(name, options, drawn(learn, seed, channels=3))
     settings = TrainSettings(
-        epochs=BUDGET["epochs"],
+        epochs=epochs,
         optim=OptimSettings(lr=BUDGET["lr"], weight_decay=BUDGET["decay"], warmup=BUDGET["warmup"]),
         grad_clip=BUDGET["grad_clip"],
         seed=seed,
@@ -99,10 +100,10 @@ def measured(row: str, seed: int, folder: Path, learn: Memory, test: Memory, cha
     return {"linear": probed(Embedding(method), learn, test, preprocess)}
 
 
-def random_probe(seed: int, learn: Memory, test: Memory, channels: int = 3) -> dict[str, Any]:
+def random_probe(seed: int, learn: Memory, test: Memory) -> dict[str, Any]:
     """One seed of a network that learnt nothing."""
     preprocess = Preprocess(learn.skeleton, normalise=PROTOCOL["normalise"])
-    network = calibrate(drawn(learn, seed, channels=channels), learn, preprocess, FRAMES)
+    network = calibrate(drawn(learn, seed, channels=3), learn, preprocess, FRAMES)
     return {"linear": probed(network, learn, test, preprocess)}
 
 
@@ -110,18 +111,18 @@ def run(quick: bool) -> dict[str, Any]:
     """Linear probes of ViA, MoCo and MCC on NW-UCLA, cross view."""
     torch.set_num_threads(1)
     learn, test = nw_ucla()
-    numbers = SEEDS[:1] if quick else SEEDS
+    numbers, epochs = (SEEDS[:1], QUICK) if quick else (SEEDS, EPOCHS)
     only = os.environ.get("VIA_ROWS", "")
     names = only.split(",") if only else list(ROWS)
     found: dict[str, list[dict[str, Any]]] = {}
     found["random network"] = seeds("via-random", PROTOCOL, numbers, lambda seed, _: random_probe(seed, learn, test))
     for name in names:
-        protocol = {**PROTOCOL, "row": {name: ROWS[name]}}
+        protocol = {**PROTOCOL, "epochs": epochs, "row": {name: ROWS[name]}}
         found[name] = seeds(
             "via",
             protocol,
             numbers,
-            lambda seed, folder, name=name: measured(name, seed, folder, learn, test),  # type: ignore[misc]
+            lambda seed, folder, name=name: measured(name, epochs, seed, folder, learn, test),  # type: ignore[misc]
         )
     figures = {name: spread(runs, "linear") for name, runs in found.items()}
     best = figures.get("via", next(iter(figures.values())))
@@ -149,7 +150,7 @@ def run(quick: bool) -> dict[str, Any]:
         "spread": {**figures, "differences": ahead},
         "data": f"NW-UCLA, joints in space, cameras 1 and 2 -> 3 ({len(learn)} / {len(test)})",
         "details": {
-            "protocol": PROTOCOL,
+            "protocol": {**PROTOCOL, "epochs": epochs},
             "rows": ROWS,
             "cpu_s": {name: [one["cpu_s"] for one in runs] for name, runs in found.items()},
         },
