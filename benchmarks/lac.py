@@ -21,9 +21,9 @@ results/seeds; a stopped benchmark goes on, and LAC_ROWS="J = 128,two encoder" r
 With LAC_DEVELOPMENT=1 the training people alone are learnt from (bd, bk) and measured (dg). One seed of 1,200 steps
 there: dictionary 0.108, two encoders 0.114, nearest neighbour 0.154. Without the triplet losses the dictionary gives
 0.100 (two encoders without them were not measured). `consistency` 1 gives 0.116, and codes that are only a little
-purer: probes read the action from the static code in 74 % of the clips (92 % without it), the view from the motion code
-in 89 % (94 %). Errors on the clips that were learnt from are 0.042 to 0.050, less than half: more bodies and motions may
-help more than larger networks. Longer training was not measured.
+purer: probes read the action from the static code in 74 % of the clips (92 % without it), the view from the motion
+code in 89 % (94 %). Errors on the clips that were learnt from are 0.042 to 0.050, less than half: more bodies and
+motions may help more than larger networks. Longer training was not measured.
 
 What 1,200 steps (--quick) do not show: that the dictionary is better than two encoders or than a nearest neighbour (all
 three lie together; the eleven classes of the test clips are those of the training clips), and that codes are pure: a
