@@ -192,7 +192,7 @@ def job(method: str, steps: int, tuning: int, seed: int, folder: Path) -> dict[s
 
 
 def tune(method: str, start: Path | None, seed: int, steps: int, folder: Path) -> float | None:
-    """Top-1 in per cent of a network trained on with 10 % of the labels; None where it has no classifier."""
+    """Top-1 in per cent of a network trained on with 10 % of the labels; None where it cannot be."""
     few = CLIPS * PROTOCOL["few"]
     epochs = math.ceil(steps / max(1, few // PROTOCOL["batch"]))
     sets = [
@@ -214,6 +214,8 @@ def tune(method: str, start: Path | None, seed: int, steps: int, folder: Path) -
             config = configs.finetuning(str(start), None, sets)
         result = train(config, folder, device="cpu")
     except DataEngineError as error:
+        if start is None:
+            raise
         warnings.warn(f"{method}: not fine-tuned: {error}", stacklevel=2)
         return None
     return next((round(100 * one.value, 2) for one in result.results if one.name == "classifier"), None)

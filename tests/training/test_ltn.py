@@ -172,6 +172,8 @@ def test_what_ltn_does_not_take_is_said():
     ):
         with pytest.raises(TrainingError, match=message):
             create_method("ltn", **{"backbone": network(), **wrong})
+    assert View(4, "none").in_time_alone and View(4, [{"name": "crop"}, {"name": "speed"}]).in_time_alone
+    assert not View(4, "weak", "coco17").in_time_alone
     method = create_method("ltn", backbone=network(), **SMALL)
     with pytest.raises(TrainingError, match=r"set view\.steps"):
         method.sample_transform(picture_preprocess(PICTURES, (8, 8)), View(4, "weak"))

@@ -139,6 +139,8 @@ def test_trained_probed_embedded_and_finetuned_by_the_usual_verbs(folder, tmp_pa
     assert status == 0, error
     status, _, error = call("finetune", run, "--data", folder, "--out", tmp_path / "tuned", "--set", "run.epochs=1")
     assert status == 0 and "crop" in (tmp_path / "tuned" / "run.toml").read_text(), error
+    status, _, error = call("rank", run, "--to", tmp_path / "plan.csv", "-n", 2, "--data", folder, "--device", "cpu")
+    assert status == 0 and not (tmp_path / "plan.html").exists(), error
     status, _, error = call("export", run, "--format", "safetensors", "--to", tmp_path / "out" / "m.safetensors")
     card = (tmp_path / "out" / "README.md").read_text()
     assert status == 0 and "4 pictures of 16 x 16" in card and "picture_preprocess(PICTURES, (16, 16))" in card, error

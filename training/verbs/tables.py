@@ -173,7 +173,8 @@ def check(
 def _clip_features(
     source: Path, data: list[str] | None, split: str | None, device: str, as_json: bool, texts: bool = False
 ) -> tuple[ClipFeatures, list[SkeletonDataset], Run | None]:
-    """Features of a run's clips, these clips and the run; or those of a table alone."""
+    """Features of a run's clips, these clips and the run; or those of a table alone. Clips of pictures are not given:
+    pages draw joints."""
     from training.runs.clip_features import of_clips, of_table
 
     if source.suffix == ".parquet":
@@ -190,7 +191,8 @@ def _clip_features(
 
         needed = zeroshot_features(class_text(run, None, None), None)
     opened = open_clips(run, data, None, "train", split or "", needed)
-    return of_clips(run, opened, where, progress_of(as_json)), opened, run
+    features = of_clips(run, opened, where, progress_of(as_json))
+    return features, [] if run.backbone.takes_pictures else opened, run
 
 
 def _axes(run: Run) -> tuple[int, int, bool]:
