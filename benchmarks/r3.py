@@ -8,7 +8,8 @@ first clip of a ranking, the random picks, the centres of k-means, and the weigh
 serves all of them. Intervals are of differences paired by seed. Beside the learnt features: a network with random
 weights, and 64 principal components of the prepared coordinates.
 
-Figures of a set are kept in results/seeds; R3_SETS="hdm05" R3_SPEED=0 measures one set and no times.
+Figures of each seed are kept in results/seeds; R3_SETS="hdm05" R3_SPEED=0 measures one set and no times, R3_STEPS=80
+trains for less.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ SHARES = (0.05, 0.1, 0.2)
 SEEDS = 10
 COMPONENTS = 64
 NORMALISE = {"penn": "body", "hdm05": "view_body"}
-STEPS, QUICK_STEPS = 200, 40
+STEPS, QUICK_STEPS = int(os.environ.get("R3_STEPS", "200")), 40
 WAYS = ("k-centre", "classifier")
 OTHERS = ("random", "k-means")
 
