@@ -63,6 +63,54 @@ def locked(path: Path, stop: threading.Event | None = None) -> Iterator[None]:
         mine.release()
 
 
+_OWNED: set[int] = set()
+"""Descriptors of folders that this process holds alone."""
+
+
+def _forget_owned() -> None:
+    """In a process that was forked: what it holds a second time would outlive its owner."""
+    for handle in _OWNED:
+        os.close(handle)
+    _OWNED.clear()
+
+
+os.register_at_fork(after_in_child=_forget_owned)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, patience: float = 5.0) -> Iterator[None]:
+    """Hold a folder against other processes, where its file system can lock. Nothing is written to it.
+
+    The hold ends with the process, however the process ends; processes that it forks do not hold the folder.
+
+    Args:
+        folder: it must exist.
+        patience: seconds to wait for a process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    _OWNED.add(handle)
+    try:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(_POLL)
+            except OSError:  # a file system that cannot lock folders
+                break
+        yield
+    finally:
+        if handle in _OWNED:  # not in a process that was forked meanwhile
+            _OWNED.discard(handle)
+            os.close(handle)
+
+
 def check_stop(stop: threading.Event | None) -> None:
     """Raise Stopped once `stop` is set."""
     if stop is not None and stop.is_set():

@@ -8,8 +8,9 @@ with it gives the same network), curves.png, and summary.json with the figures o
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from dataengine.core import settings
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import Skeleton
-from dataengine.io.storage import file_hash, write_durably
+from dataengine.io.storage import alone, file_hash, write_durably
 from training import registry
 from training.backbones.base import read_weights
 from training.config import Config, validate
@@ -144,18 +145,37 @@ def train(
         pin_memory=fabric.device.type == "cuda",
         partners=method.partners,
     )
-    first = fabric.global_rank == 0
-    if first and not (folder / CHECKPOINT).exists():
-        write_durably(folder / "run.toml", _toml(config).encode())
     evaluation = Evaluation(config, preprocess, labels, datasets, val, fabric.device)
-    probe = evaluation.probe() if first and config.run.probe_every else None
-    progress = progress if first else None
-    history = fit(method, loader, train_settings(config), folder, fabric, facts, probe, progress, stop_after)
-    result = RunResult(folder, history)
-    if first and (stop_after is None or history.epochs >= config.run.epochs):
-        write_durably(folder / "run.toml", _toml(config).encode())
-        evaluation.finish(result, method)
+    first = fabric.global_rank == 0
+    with _alone(folder) if first else contextlib.nullcontext():
+        if first and not (folder / CHECKPOINT).exists():
+            write_durably(folder / "run.toml", _toml(config).encode())
+        probe = evaluation.probe() if first and config.run.probe_every else None
+        progress = progress if first else None
+        history = fit(method, loader, train_settings(config), folder, fabric, facts, probe, progress, stop_after)
+        result = RunResult(folder, history)
+        if first and (stop_after is None or history.epochs >= config.run.epochs):
+            write_durably(folder / "run.toml", _toml(config).encode())
+            evaluation.finish(result, method)
     return result
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Train in a folder in which no other process trains.
+
+    Raises:
+        TrainingError: another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(alone(folder))
+        except BlockingIOError:
+            raise TrainingError(
+                f"{folder}: another process trains in this folder; wait until it ends, or give another --out"
+            ) from None
+        yield
 
 
 def view_of(config: Config, preprocess: Preprocess) -> View:
