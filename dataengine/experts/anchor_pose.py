@@ -39,7 +39,7 @@ class AnchorPose(TorchExpert):
     Attributes:
         threshold: least score of a person.
         candidate: least probability of a class of poses that takes part in a person's pose.
-        overlap: regions whose boxes have a larger intersection over union are one person.
+        overlap: regions whose boxes have a larger intersection over union are one person, as is one within another.
         max_people: most people per frame.
         min_score: joints with a lower score are left out; all joints of a person have the same score.
         min_mean: people with a lower mean score are left out.

