@@ -10,7 +10,7 @@ import pytest
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import skeleton
 from training.data.types import SkeletonDataset, SkeletonSequence
-from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_unseen
+from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_empty, tell_of_unseen
 from training.transforms.preprocess import Preprocess
 
 
@@ -112,3 +112,9 @@ def test_data_of_other_coordinates_are_refused_before_the_first_step():
     with pytest.raises(TrainingError, match=r"poses: its clips have 3 coordinates, which are 3 channels.*takes 2;"):
         check_coordinates([space], Preprocess("coco17", people=1), 2)
     check_coordinates([space], Preprocess("coco17", people=1, channels=(0, 1)), 2)
+
+
+def test_clips_that_show_nobody_are_told_to_whom_asks_about_them():
+    assert told(lambda: tell_of_empty([Poses([0, 1])])) == []
+    some = Poses([0, 1, 1], change=lambda joints: joints if joints.max() > 4 else joints * np.nan)
+    assert "1 of 3 clips that were looked at show no joint, for example '0'" in told(lambda: tell_of_empty([some]))[0]

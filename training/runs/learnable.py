@@ -78,6 +78,18 @@ def check_prepared(datasets: Sequence[SkeletonDataset], preprocess: Preprocess) 
     warnings.warn(what + seen, stacklevel=3)
 
 
+def tell_of_empty(datasets: Sequence[SkeletonDataset]) -> None:
+    """Warn where clips that a network is asked about show no joint; some clips are looked at."""
+    clips = [clip for part in random_subset(datasets, LOOKED_AT) for clip in part.read(range(len(part)))]
+    empty = [clip.key for clip in clips if not np.isfinite(clip.keypoints).any()]
+    if empty:
+        warnings.warn(
+            f"{names_of(datasets)}: {len(empty)} of {len(clips)} clips that were looked at show no joint, for example "
+            f"{empty[0]!r}: what is said of these means nothing",
+            stacklevel=3,
+        )
+
+
 def check_coordinates(datasets: Sequence[SkeletonDataset], preprocess: Preprocess, channels: int) -> None:
     """Refuse data of other coordinates than those that a network takes. Pictures pass.
 

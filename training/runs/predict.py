@@ -22,6 +22,7 @@ from training.evaluate.result import Result
 from training.runs import splits
 from training.runs.evaluation import per_class
 from training.runs.features import THREE_CROPS, extract_features, workers_for
+from training.runs.learnable import tell_of_empty
 from training.runs.overlap import learnt_by
 from training.runs.run import Run
 from training.runs.tables import table_file, write_table
@@ -74,6 +75,7 @@ def predict(
             f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "
             "finetune`, or name motions by texts with `dataengine-train zeroshot`"
         )
+    tell_of_empty(datasets)
     workers = workers_for(datasets, run.config.run.workers, device)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
         scores = extract_features(
