@@ -322,6 +322,7 @@ def test_lost_or_damaged_weights_are_learned_again(installed: Path, refined: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_while_it_learns_and_built_again_it_gives_the_same_bytes(
     installed: Path, refined: Path, tmp_path: Path
 ) -> None:
