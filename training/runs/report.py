@@ -144,7 +144,7 @@ def open_split_of(
         source = source.model_copy(update={"layout": own.layout})
         clips = _opened(source, which, split, features, run.needs.without)
     clips = [in_joints_of(part, run.skeleton) for part in clips]
-    check_coordinates(clips, run.preprocess, run.channels)
+    check_coordinates(clips, run.preprocess, run.data_channels)
     return clips
 
 

@@ -77,6 +77,11 @@ class Run:
         return self.backbone.channels
 
     @property
+    def data_channels(self) -> int:
+        """Channels of preprocessed clips; the method may show the network fewer, see `Method.seen`."""
+        return int(self.facts["channels"])
+
+    @property
     def frames(self) -> int:
         """T of the training views."""
         return self.config.view.frames

@@ -197,7 +197,7 @@ def _clip_features(
 
 def _axes(run: Run) -> tuple[int, int, bool]:
     """How joints are drawn: the coordinate across, the one up, and whether up is its negative direction."""
-    if run.channels - run.preprocess.score < 3:
+    if run.data_channels - run.preprocess.score < 3:
         return 0, 1, True
     return 0, "xyz".index(run.preprocess.up), False
 
