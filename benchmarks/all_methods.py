@@ -47,7 +47,7 @@ from training.runs import splits
 from training.runs.probe import probe
 from training.runs.run import load_run
 from training.runs.train import train
-from training.runs.zero_shot import retrieve, searchable_by
+from training.runs.zero_shot import retrieve
 
 torch.set_num_threads(1)
 DATA = SHARED / "skeleton" / "hdm05_subset.npz"
@@ -180,7 +180,7 @@ def job(method: str, steps: int, tuning: int, seed: int, folder: Path) -> dict[s
             if kind is not None and kind not in found["figures"]:
                 found["figures"][kind] = round(100 * result.value, 2)
                 found["floors"][kind] = {name: round(100 * value, 2) for name, value in result.baselines.items()}
-        if "text" in searchable_by(learnt):
+        if "text" in learnt.method.modalities:
             for result in retrieve(learnt, test, by="text").results:
                 found["figures"][f"{result.name}, {result.metric}"] = round(100 * result.value, 2)
         found["network"] = taken.backbone.name
