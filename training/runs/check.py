@@ -144,8 +144,9 @@ def _probabilities(rows: Array, ids: Numbers, num_classes: int, seed: int, progr
     """(N, K) probabilities of labels by others than the clip itself; NaN where it cannot be judged.
 
     The normalised geometric mean of two judges that fail differently: logistic regressions that did not learn from the
-    clip, and the shares of the labels among its nearest labelled neighbours. With labels planted wrong, each alone
-    finds fewer (benchmark `loop`).
+    clip, and the shares of the labels among its nearest labelled neighbours. Of labels
+    planted wrong, they find together about as many as the better one of them alone, whichever that is (benchmark
+    `loop`).
     """
     counts = np.bincount(ids[ids >= 0], minlength=num_classes)
     judged = (ids >= 0) & (counts[np.maximum(ids, 0)] >= FOLDS) if num_classes else np.zeros(len(ids), bool)
