@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import sys
 import tomllib
@@ -76,12 +77,16 @@ def test_dotted_names_in_sentences_exist() -> None:
     pytest.importorskip("torch")
     from tools.reference.api import find
     from tools.reference.recipes import models
+    from training import registry
     from training.config import Config
 
     tables: dict[str, set[str]] = {}
     for whole in (recipes.Recipe, Config):
         for name, model in models(whole).items():
             tables.setdefault(name, set()).update(model.model_fields)
+    for table, kind in (("method", "methods"), ("backbone", "backbones")):  # each has options of its own
+        for name in registry.names(kind):
+            tables[table].update(inspect.signature(registry.find(kind, name)).parameters)
     for page, text in spans():
         if page == "docs/glossary.md":
             continue
