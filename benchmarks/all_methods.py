@@ -12,6 +12,8 @@ network ("none").
 A method without a recipe NAME_small is trained with its defaults. Methods that learn classes of frames have no figure
 here. One that cannot be trained on these clips is in the table with the reason. Nothing is chosen on test clips.
 
+Texts are read by all-MiniLM-L6-v2, or by ALL_METHODS_TEXT=ngrams where its weights are not here.
+
 Rows and seeds are kept in results/seeds; ALL_METHODS="mcc,r3" runs some rows, ALL_METHODS_SEEDS=1 fewer seeds, and
 `--quick` trains for a tenth of the steps.
 """
@@ -55,7 +57,7 @@ COMMON = {"name": "unik", "channels_base": 16}
 PROTOCOL: dict[str, Any] = {"steps": 600, "tuning": 300, "batch": 16, "frames": 32, "network": COMMON, "few": 0.1}
 RECIPES = {"supervised": "unik_small"}
 """Recipes that are not called NAME_small."""
-TEXT = {"encoder": "minilm", "prompts": "hdm05_described.csv"}
+TEXT = {"encoder": os.environ.get("ALL_METHODS_TEXT", "minilm"), "prompts": "hdm05_described.csv"}
 CLIPS = 188
 NONE = "none"
 SEEDS = range(int(os.environ.get("ALL_METHODS_SEEDS", "3")))
@@ -266,7 +268,7 @@ def run(quick: bool) -> dict[str, Any]:
     steps, tuning = PROTOCOL["steps"], PROTOCOL["tuning"]
     if quick:
         steps, tuning = steps // 10, tuning // 5
-    protocol = {**PROTOCOL, "steps": steps, "tuning": tuning}
+    protocol = {**PROTOCOL, "steps": steps, "tuning": tuning, "text": TEXT["encoder"]}
     methods = [NONE, *(name for name in registry.names("methods") if name not in LEFT_OUT)]
     wanted = os.environ.get("ALL_METHODS", ",".join(methods)).split(",")
     rows: dict[str, dict[str, Any]] = {}
