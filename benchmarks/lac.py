@@ -25,10 +25,11 @@ purer: probes read the action from the static code in 74 % of the clips (92 % wi
 code in 89 % (94 %). Errors on the clips that were learnt from are 0.042 to 0.050, less than half: more bodies and
 motions may help more than larger networks. Longer training was not measured.
 
-What 1,200 steps (--quick) do not show: that the dictionary is better than two encoders or than a nearest neighbour (all
-three lie together; the eleven classes of the test clips are those of the training clips), and that codes are pure: a
-probe reads the view from the motion code as well as from a random network's. The triplet losses of the published
-program are 0 from early on. Other numbers of directions were not measured.
+So the row without triplet losses is the one whose figure counts. On the test side 1,200 steps (--quick, one seed) give
+0.0709, two encoders trained alike 0.0721, a nearest neighbour 0.0792; with the triplet losses 0.0794 and 0.0759. One
+seed does not show that the dictionary is better than two encoders; and the eleven classes of the test clips are those
+of the training clips. Codes are not pure: a probe reads the view from the motion code (91 %) and the action from the
+static code (95 %) as well as from a random network's. Other numbers of directions were not measured.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "two encoder without triplet": {"backbone.layout": '"two_encoder"', "method.variant": '"paper"'},
     "consistency 1": {"method.consistency": 1.0},
 }
+CHOSEN = "without triplet"
+"""The row whose figure is the benchmark's, chosen on the development side."""
 
 
 def source() -> str:
@@ -208,16 +211,17 @@ def run(quick: bool) -> dict[str, Any]:
         for name in names
     }
     errors = {name: [float(one["error"]) for one in found] for name, found in rows.items()}
-    best = errors.get("J = 128", next(iter(errors.values())))
+    best = errors.get(CHOSEN, next(iter(errors.values())))
     first = rows.get("J = 128", [{}])[0]
-    baselines = {**first.get("baselines", {}), **{n: float(np.mean(v)) for n, v in errors.items() if n != "J = 128"}}
-    must = [baselines[name] for name in ("nearest neighbour", "two encoder") if name in baselines]
+    baselines = {**first.get("baselines", {}), **{n: float(np.mean(v)) for n, v in errors.items() if n != CHOSEN}}
+    rivals = ("nearest neighbour", "two encoder", "two encoder without triplet")
+    must = [baselines[name] for name in rivals if name in baselines]
     return {
         "name": "lac",
         "value": round(float(np.mean(best)), 5),
         "unit": "squared sizes of the body",
         "goal": "below a nearest neighbour and two encoders",
-        "holds": len(must) == 2 and float(np.mean(best)) < min(must),
+        "holds": len(numbers) > 1 and len(must) == len(rivals) and float(np.mean(best)) < min(must),
         "baselines": {name: round(value, 5) for name, value in baselines.items()},
         "per seed": errors,
         "probes": {name: found[0]["probes"] for name, found in rows.items()},
