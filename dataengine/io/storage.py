@@ -108,6 +108,8 @@ def alone(folder: Path, patience: float = 5.0) -> Iterator[None]:
     finally:
         if handle in _OWNED:  # not in a process that was forked meanwhile
             _OWNED.discard(handle)
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # also where a copy of the descriptor is open elsewhere
             os.close(handle)
 
 
