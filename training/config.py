@@ -182,7 +182,7 @@ def finetuning(what: str, start: str | None = None, overrides: Sequence[str] = (
             "folder in place of CONFIG"
         )
     if "name" in tables.get("method", {}) and not _classifies(str(tables["method"]["name"])):
-        tables["method"] = {"name": "supervised"}
+        _replace_method(tables, "supervised")
     run |= {"name": f"{run.get('name', 'run')}_finetuned", "start": str(start)}
     if Path(what).is_dir():
         for name, table in FINETUNING.items():
@@ -215,7 +215,7 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
     tables.setdefault("run", {})
     if Path(what).is_dir() and tables.get("method", {}).get("name") != "segment":
         start = start or what
-        tables["method"] = {"name": "segment"}
+        _replace_method(tables, "segment")
         for name, table in FINETUNING.items():
             tables[name] = {**tables.get(name, {}), **table}
         tables["optim"].pop("milestones", None)
@@ -231,6 +231,12 @@ def segmenting(what: str, start: str | None = None, overrides: Sequence[str] = (
             'configuration of [method] name = "segment", or the folder of a run to train a head on'
         )
     return config
+
+
+def _replace_method(tables: dict[str, Any], name: str) -> None:
+    """Another method with its own defaults; settings for single networks of the one before mean nothing to it."""
+    tables["method"] = {"name": name}
+    tables.get("optim", {}).pop("groups", None)
 
 
 def _classifies(method: str) -> bool:

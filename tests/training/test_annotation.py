@@ -51,7 +51,7 @@ def test_a_plan_is_filled_in_and_all_others_get_proposals(
 ) -> None:
     path, truth = table
     plan = tmp_path / "plan.csv"
-    code, out, _ = call("rank", path, "-n", 30, "--to", plan)
+    code, out, _ = call("rank", path, "-n", 30, "--by", "k-centre", "--to", plan)
     assert code == 0 and "30 of 60 clips" in out and "annotate" in out
     rows = pl.read_csv(plan)
     assert rows["rank"].to_list() == list(range(1, 31)) and rows["stands_for"].sum() == 60
@@ -74,8 +74,11 @@ def test_the_next_plan_leaves_out_what_is_labelled(
 ) -> None:
     path, truth = table
     whole, first, second = tmp_path / "whole.csv", tmp_path / "first.csv", tmp_path / "second.csv"
-    assert call("rank", path, "-n", 12, "--to", whole)[0] == call("rank", path, "-n", 7, "--to", first)[0] == 0
-    code, out, _ = call("rank", path, "-n", 5, "--to", second, "--labels", filled(first, truth), "--json")
+    by = ("--by", "k-centre")
+    assert (
+        call("rank", path, "-n", 12, *by, "--to", whole)[0] == call("rank", path, "-n", 7, *by, "--to", first)[0] == 0
+    )
+    code, out, _ = call("rank", path, "-n", 5, *by, "--to", second, "--labels", filled(first, truth), "--json")
     rows = pl.read_csv(second)
     assert code == 0 and json.loads(out)["clips"] == 5
     assert rows["clip_id"].head(5).to_list() == pl.read_csv(whole)["clip_id"].tail(5).to_list()
@@ -111,7 +114,10 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
         assert code == 1 and what in err and len(err.strip().splitlines()) == 1, err
     for arguments, what in (
         (("rank", path, "--to", tmp_path / "plan.txt"), "ends in .csv"),
-        (("rank", path, "--to", tmp_path / "plan.csv", "--by", "centre"), "allowed: classifier, k-centre, random"),
+        (
+            ("rank", path, "--to", tmp_path / "plan.csv", "--by", "centre"),
+            "allowed: classifier, k-centre, k-means, random",
+        ),
         (("rank", path, "--to", tmp_path / "plan.csv", "--data", "x"), "holds features already"),
         (("rank", labels.with_suffix(".parquet"), "--to", tmp_path / "plan.csv"), "no table of features"),
     ):

@@ -256,6 +256,9 @@ def test_both_stages_of_committed_configurations_and_what_is_found_by_text(name,
     run = load_run(tmp_path / "second")
     assert run.method.modalities == ("text",) and load_run(tmp_path / "first").method.modalities == ()
     test = open_split_of(run, (), (), "val")
+    tuned = config.finetuning(str(tmp_path / "second"), None, ["run.epochs=1"])
+    assert tuned.method.name == "supervised" and not tuned.optim.groups
+    assert any(one.name == "classifier" for one in train(tuned, tmp_path / "tuned").results)
     report = zero_shot.retrieve(run, test)
     assert {one.name for one in report.results} == {
         "motion to text", "text to motion", "4-way, text to motion", "4-way, motion to text"

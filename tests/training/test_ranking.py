@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataengine.core.errors import TrainingError
-from training.evaluate.ranking import by_classifier, covered, k_centres, medoid
+from training.evaluate.ranking import by_classifier, by_k_means, covered, k_centres, medoid
 
 
 def clustered(
@@ -70,6 +70,23 @@ def test_the_classifier_picks_from_groups_that_have_none(warm: bool) -> None:
     assert again.order.tolist() == found.order.tolist()
 
 
+def test_k_means_takes_a_clip_of_every_large_group_first() -> None:
+    rows, owner = clustered(0, (60, 40, 20, 10))
+    found = by_k_means(rows, 4, seed=1)
+    assert (
+        owner[found.order].tolist() == [0, 1, 2, 3]
+        and by_k_means(rows, 4, seed=1).order.tolist() == found.order.tolist()
+    )
+    middle = rows[owner == 0].mean(0)
+    distances = np.linalg.norm(rows - middle, axis=1)
+    assert distances[found.order[0]] <= np.quantile(distances[owner == 0], 0.1), "the clip nearest to the centre"
+    known = np.flatnonzero(owner == 0)[:1].tolist()
+    later = by_k_means(rows, 3, known=known, seed=1).order
+    assert sorted(owner[later].tolist()) == [1, 2, 3] and not set(later.tolist()) & set(known)
+    doubled = np.repeat(np.eye(3), 4, axis=0)  # fewer places than picks
+    assert sorted(by_k_means(doubled, 12).order.tolist()) == list(range(12))
+
+
 def test_every_clip_is_ranked_once_by_default() -> None:
     rows, _ = clustered(3, (9, 4, 2))
     for found in (k_centres(rows), by_classifier(rows), by_classifier(rows, known=[3, 4])):
@@ -78,12 +95,12 @@ def test_every_clip_is_ranked_once_by_default() -> None:
     assert not set(by_classifier(rows, known=[3, 4]).order.tolist()) & {3, 4}
 
 
-@pytest.mark.parametrize("rank", [k_centres, by_classifier])
+@pytest.mark.parametrize("rank", [k_centres, by_classifier, by_k_means])
 def test_what_cannot_be_ranked_is_said(rank: object) -> None:
     rows = np.eye(4)
     for options, what in (
         ({"count": 0}, "at least one"),
-        ({"first": 9}, "0..3"),
+        *([] if rank is by_k_means else [({"first": 9}, "0..3")]),
         ({"known": [4]}, "outside 0..3"),
         ({"known": [0, 1, 2, 3]}, "ranked already"),
     ):

@@ -17,12 +17,13 @@ from dataengine.io.storage import write_durably
 from training.data.types import Numbers, SkeletonDataset
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.evaluate.logistic import unit
-from training.evaluate.ranking import Ranking, by_classifier, covered, k_centres
+from training.evaluate.ranking import Ranking, by_classifier, by_k_means, covered, k_centres
 from training.runs.clip_features import ClipFeatures
 from training.runs.tables import write_table
 
 WAYS: Mapping[str, str] = {
-    "k-centre": "the clip farthest from all before it (exact; the default)",
+    "k-means": "the clips nearest to the centres of k-means, those of large clusters first (the default)",
+    "k-centre": "the clip farthest from all before it (exact)",
     "classifier": "the clip that a classifier is surest to be unlike those before it (Motion-R3)",
     "random": "any clip: what the others are compared with",
 }
@@ -60,7 +61,7 @@ class AnnotationPlan:
 def rank(
     features: ClipFeatures,
     count: int,
-    way: str = "k-centre",
+    way: str = "k-means",
     known: Sequence[str] = (),
     seed: int = 0,
     progress: Progress | None = None,
@@ -85,6 +86,10 @@ def rank(
     with (progress or Progress()).step("rank", min(count, len(where) - len(given))) as advance:
         if way == "random":
             return _random(features.rows, count, given, seed)
+        if way == "k-means":
+            ranking = by_k_means(features.rows, count, given, seed)
+            advance(len(ranking.order))
+            return ranking
         if way == "classifier":
             return by_classifier(features.rows, count, None, given, seed, advance=advance)
         return k_centres(features.rows, count, None, given, advance)
