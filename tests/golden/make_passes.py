@@ -89,7 +89,12 @@ def build(folder: Path) -> Path:
             "posecap", {"blocks": str(videos)}, folder / "refined", overlay="core", overrides=[*overrides, *REFINE],
             engine=SERIAL,
         )  # fmt: skip
+    said = folder / "said.csv"
+    said.write_text(
+        "clip_id,label,keep,why,proposed,probability\nimported-clip0-0-400,,,,7,0.75\nimported-clip1-0-300,,no,covered,,\n"
+    )
     overrides = ["report.gallery=0", 'lift.use="paper"', "lifters.paper.fold=0.25"]
+    overrides += [f'curate.annotations=["{said}"]', "curate.min_probability=0.5"]
     import_poses(save_annotations(folder / "saved.pkl"), "pyskl", folder / "imported", overrides=overrides)
     return folder / "out"
 
