@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +79,50 @@ def killed_and_whole(module: str, name: str, folder: Path, kills: int = 3) -> in
         _, error = process.communicate(timeout=1500)
         assert process.returncode == 0, error
     return done
+
+
+def train_double(
+    method: Any, transform: Any, data: Any, batch: int, folder: Path, fabric: Any, world: int, epochs: int, save: float,
+    optim: Any = None,
+) -> None:  # fmt: skip
+    """A run of a method in double precision, as one of `world` processes that share a batch."""
+    from training.data.loader import DataLoader
+    from training.engine.loop import fabric_of, fit
+    from training.engine.settings import OptimSettings, TrainSettings
+
+    rank = 0 if fabric is None else fabric.global_rank
+    loader = DataLoader(data, transform, batch // world, seed=5, shard=(rank, world))
+    settings = TrainSettings(
+        epochs=epochs,
+        optim=optim or OptimSettings(lr=0.05),
+        log_every=1,
+        grad_clip=None,
+        precision="64-true",
+        save_every=save,
+    )
+    fit(method, loader, settings, folder, fabric or fabric_of("64-true"))
+
+
+def check_two_processes(module: str, run: Callable[[str, Path], None], names: Sequence[str], folder: Path) -> None:
+    """One process of `run(name, folder)` ends with the tensors of two, for each name."""
+    import torch
+
+    other = two_processes(module, names, folder)
+    for name in names:
+        run(name, folder / f"{name}1")
+    _, error = other.communicate(timeout=1500)
+    assert other.returncode == 0, error
+    for name in names:
+        one, two = last(folder / f"{name}1"), last(folder / f"{name}2")
+        assert one.keys() == two.keys()
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], rtol=1e-7, atol=1e-9, msg=f"{name} {key}")
+
+
+def check_kills(module: str, name: str, folder: Path) -> None:
+    """A run that is killed at random ends with the bits of one that is not."""
+    import torch
+
+    assert killed_and_whole(module, name, folder)
+    one, two = last(folder / "whole"), last(folder / "killed")
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)

@@ -20,13 +20,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from dataengine.core.errors import TrainingError, WeightsError
 from tests.support import motion_files
 from tests.support.format_files import BVH, write_bvh
-from tests.support.method_runs import killed_and_whole, last, two_processes
+from tests.support.method_runs import check_kills, check_two_processes, train_double
 from tests.support.motions import CLASSES, Motions
 from training import config, create_backbone, create_method
 from training.data.formats import open_dataset, open_datasets
 from training.data.loader import DataLoader
 from training.distributed import unit
-from training.engine.loop import fabric_of, fit
+from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.evaluate import minilm
 from training.methods.bert import Bert, BertText, find_folder
@@ -325,38 +325,19 @@ def test_what_does_not_go_together_is_said():
 def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, save: float = 300.0) -> None:
     """A run of the second stage in double precision, as one of `world` processes."""
     made = method(text=TextNetwork.create("bert", TEXTS, folder=name), reconstruction=2.0).double()
-    rank = 0 if fabric is None else fabric.global_rank
     transform = made.sample_transform(Preprocess("body13"), View(16, "weak", "body13"))
-    loader = DataLoader(Motions(48, 1), transform, 16 // world, seed=5, shard=(rank, world))
-    settings = TrainSettings(
-        epochs=epochs,
-        optim=OptimSettings(lr=0.05),
-        log_every=1,
-        grad_clip=None,
-        precision="64-true",
-        save_every=save,
-    )
-    fit(made, loader, settings, folder, fabric or fabric_of("64-true"))
+    train_double(made, transform, Motions(48, 1), 16, folder, fabric, world, epochs, save)
 
 
 @pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes_are_one(tmp_path):
-    name = str(written(tmp_path / "bert"))
-    other = two_processes(__name__, [name], tmp_path)
-    run(name, tmp_path / "one")
-    assert other.wait(1500) == 0, other.stderr.read()
-    one, two = last(tmp_path / "one"), last(Path(name + "2"))
-    assert one.keys() == two.keys()
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-7, atol=1e-9, msg=key)
+    check_two_processes(__name__, run, [str(written(tmp_path / "bert"))], tmp_path)
 
 
 @pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_random_it_goes_on_bit_for_bit(tmp_path):
-    assert killed_and_whole(__name__, str(written(tmp_path / "bert")), tmp_path)
-    one, two = last(tmp_path / "whole"), last(tmp_path / "killed")
-    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    check_kills(__name__, str(written(tmp_path / "bert")), tmp_path)

@@ -13,14 +13,12 @@ torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import TrainingError
 from tests.support import motion_files
-from tests.support.method_runs import killed_and_whole, last, two_processes
+from tests.support.method_runs import check_kills, check_two_processes, train_double
 from tests.support.motions import Motions
 from training import config, create_backbone, create_method
 from training.data.formats import open_datasets
 from training.data.loader import DataLoader
 from training.distributed import unit
-from training.engine.loop import fabric_of, fit
-from training.engine.settings import OptimSettings, TrainSettings
 from training.methods.r3 import Perturbation, frame_info_nce, printed_frame_loss
 from training.runs.clip_features import of_clips
 from training.runs.model_card import card
@@ -171,41 +169,19 @@ def test_committed_configurations_train_and_their_features_rank(name, tmp_path):
 def run(name: str, folder: Path, fabric=None, world: int = 1, epochs: int = 1, save: float = 300.0) -> None:
     """A run in double precision, as one of `world` processes."""
     made = method("st_transformer", variant=name).double()
-    rank = 0 if fabric is None else fabric.global_rank
-    loader = DataLoader(
-        Motions(48, 1), made.sample_transform(Preprocess("body13"), CROP), 16 // world, seed=5, shard=(rank, world)
-    )
-    settings = TrainSettings(
-        epochs=epochs,
-        optim=OptimSettings(lr=0.05),
-        log_every=1,
-        grad_clip=None,
-        precision="64-true",
-        save_every=save,
-    )
-    fit(made, loader, settings, folder, fabric or fabric_of("64-true"))
+    transform = made.sample_transform(Preprocess("body13"), CROP)
+    train_double(made, transform, Motions(48, 1), 16, folder, fabric, world, epochs, save)
 
 
 @pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes_are_one(tmp_path):
-    names = ("standard", "paper")
-    other = two_processes(__name__, names, tmp_path)
-    for name in names:
-        run(name, tmp_path / f"{name}1")
-    assert other.wait(1500) == 0, other.stderr.read()
-    for name in names:
-        one, two = last(tmp_path / f"{name}1"), last(tmp_path / f"{name}2")
-        assert one.keys() == two.keys()
-        for key in one:
-            torch.testing.assert_close(two[key], one[key], rtol=1e-7, atol=1e-9, msg=f"{name} {key}")
+    check_two_processes(__name__, run, ("standard", "paper"), tmp_path)
 
 
 @pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_random_it_goes_on_bit_for_bit(tmp_path):
-    assert killed_and_whole(__name__, "standard", tmp_path)
-    one, two = last(tmp_path / "whole"), last(tmp_path / "killed")
-    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    check_kills(__name__, "standard", tmp_path)
