@@ -17,7 +17,8 @@ from tests.support.motions import Motions
 from training import config, create_backbone, create_method
 from training.data.loader import DataLoader
 from training.engine import checkpoint
-from training.methods.via import ViA, ViewGenerator, statistics_kept
+from training.methods.via import ViA
+from training.methods.view_generator import ViewGenerator, statistics_kept
 from training.runs.example import write_example
 from training.runs.run import load_run
 from training.transforms.preprocess import Preprocess

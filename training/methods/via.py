@@ -6,8 +6,7 @@ Source: Yang et al., View-invariant Skeleton Action Representation Learning via 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from dataengine.core.errors import TrainingError
 from training.backbones.base import Backbone, read_weights
-from training.backbones.joint_channels import DROPOUT, Codes, JointChannels, Retargeter, at_least, decoder, orthonormal
+from training.backbones.joint_channels import DROPOUT, Codes, Retargeter
 from training.data.types import SampleTransform
 from training.distributed import gather, masked_mean, unit
 from training.methods.base import Batch, LossOutput, Method, Projector, ProjectorOptions, RandomViews, View
@@ -27,17 +26,14 @@ from training.methods.lac import positives_info_nce
 from training.methods.lac_retarget import CAMERA, MARGIN, CameraOptions, RandomCameras, pairs, partners
 from training.methods.losses import Form
 from training.methods.queue import Queue, QueueOptions
+from training.methods.view_generator import MotionEncoder, People, ViewGenerator, statistics_kept
 from training.transforms import bodies
 from training.transforms.preprocess import Preprocess
 
 QUEUE = QueueOptions(8192, 0.994, anneal="auto")
 PROJECTOR = ProjectorOptions(2048, 128, 2)
-HIDDEN = (128, 64)
-"""Widths of the decoder between the code and the joints: those of LAC's (table 4.1)."""
 GENERATOR = "generator.safetensors"
 """The generator of a finished run, beside its network."""
-SHORTEST = 4
-"""Time steps that the decoder's padding by reflection needs."""
 
 
 @dataclass(frozen=True)
@@ -92,101 +88,6 @@ class ViewContrast:
 
 
 LOSSES, CONTRAST = RetargetingLosses(), ViewContrast()
-
-
-class ViewGenerator(JointChannels):
-    """Codes of a network as motion and static code, and the decoder of both.
-
-    The static code of a code (N, W, T') is the projection of its mean over time on `directions` orthonormal vectors.
-    The motion is the residual, what is left of the code at every time step.
-
-    Args:
-        encoder: whose layout, channels and codes they are.
-        directions: K.
-        dropout: of the decoder.
-    """
-
-    def __init__(self, encoder: Backbone, directions: int, dropout: float) -> None:
-        super().__init__()
-        inputs = self.set_channels(encoder.skeleton, encoder.channels)
-        self.static = nn.Parameter(nn.init.orthogonal_(torch.empty(encoder.width, directions)))
-        self.decoder = decoder((encoder.width, *HIDDEN, inputs), dropout, encoder.stride)
-
-    def split(self, code: Tensor) -> Codes:
-        """Motion (N, W, T') and static (N, K) code of a code (N, W, T')."""
-        basis = orthonormal(self.static).to(code)
-        static = code.mean(-1) @ basis
-        return code - (static @ basis.T)[:, :, None], static
-
-    def without_static(self, features: Tensor) -> Tensor:
-        """Features (N, W), means of codes over time, without what the static directions hold."""
-        basis = orthonormal(self.static).to(features)
-        rest: Tensor = features - (features @ basis) @ basis.T
-        return rest
-
-    def decode(self, motion: Tensor, static: Tensor, frames: int) -> Tensor:
-        """Standardised channels (N, inputs, frames) of a motion (N, W, T') and a static code (N, K)."""
-        code = motion + (static @ orthonormal(self.static).to(static).T)[:, :, None]
-        values: Tensor = self.decoder(at_least(code, SHORTEST))
-        return values[:, :, :frames]
-
-
-class MotionEncoder(nn.Module):
-    """A network and its projector: motions (N, C, T, V, M) to unit vectors (N, D) of their motion codes."""
-
-    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.projector = backbone, projector
-
-    def forward(self, motion: Tensor, generator: ViewGenerator) -> Tensor:
-        """The static directions are those of the generator."""
-        projected: Tensor = self.projector(generator.without_static(self.backbone.features(motion)))
-        return unit(projected)
-
-
-@dataclass(frozen=True)
-class People:
-    """The people of a batch, R = N M rows.
-
-    Attributes:
-        joints: (R, T, V, C) as the network takes them.
-        present: (R,) bool.
-        partner: (R,) int64, the row that each swaps bodies with.
-        truth: (R, T, V, C) the motion of each on the body and from the view of its partner; None: nobody knows.
-        people: M.
-    """
-
-    joints: Tensor
-    present: Tensor
-    partner: Tensor
-    truth: Tensor | None
-    people: int
-
-    @property
-    def together(self) -> Tensor:
-        """(R,) bool: whether somebody is there on both sides, each the partner of the other."""
-        mutual = self.partner[self.partner] == torch.arange(len(self.partner), device=self.partner.device)
-        return self.present & self.present[self.partner] & mutual
-
-    def motions(self, joints: Tensor) -> Tensor:
-        """Joints (R, T, V, C) as an input of the network (N, C, T, V, M); absent people are 0."""
-        shown = joints * self.present[:, None, None, None]
-        motions: Tensor = shown.unflatten(0, (-1, self.people)).permute(0, 4, 2, 3, 1)
-        return motions
-
-
-@contextmanager
-def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Running statistics of batch normalisations stay those of real clips while generated ones pass."""
-    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    momenta = [one.momentum for one in norms]
-    for one in norms:
-        one.momentum = 0.0
-    try:
-        yield
-    finally:
-        for one, momentum in zip(norms, momenta):
-            one.momentum = momentum
 
 
 class ViA(Method, Retargeter):
