@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +27,29 @@ from dataengine.io.storage import alone, file_hash, write_durably
 from training import registry
 from training.backbones.base import read_weights
 from training.config import Config, validate
-from training.data.formats.joints import in_joints_of
 from training.data.loader import DataLoader
 from training.data.rgb import is_pictures
 from training.data.spans import WindowedDataset, joined_span_labels
-from training.data.subsets import label_subset
 from training.data.types import SkeletonDataset
 from training.distributed import launched
 from training.engine.loop import ProgressCallback, fabric_of, fit
 from training.engine.settings import GroupSettings, OptimSettings, TrainSettings
+from training.methods.base import Method, Needs
 from training.runs import splits
 from training.runs.class_text import ClassText
 from training.runs.defaults import decide
 from training.runs.evaluation import Evaluation, RunResult
 from training.runs.features import workers_of
-from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_unseen
-from training.runs.overlap import tell_of_overlap
+from training.runs.learnable import check_coordinates, check_prepared
 from training.runs.run import (
     CHECKPOINT,
     given_networks,
     make_method,
     make_preprocess,
     needs_of,
-    skeleton_of,
-    start_file,
-    type_of,
 )
-from training.transforms.prepared import PLACES, ClipCache, prepared
+from training.runs.training_data import TrainingData, open_data
+from training.transforms.prepared import PLACES, ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -79,61 +76,25 @@ def train(
     """
     folder = Path(out)
     needs = needs_of(config)
-    texts = {option: ClassText.of(value) for option, value in needs.texts.items()}
-    trained_texts = {option: ClassText.of(value, trained=True) for option, value in needs.text_networks.items()}
-    stored = [text.stored for text in texts.values() if text.stored]
-    datasets = splits.open_split(config.data, "train", (*needs.features, *stored), without=needs.without)
-    if config.data.label_fraction is not None:
-        datasets = label_subset(datasets, config.data.label_fraction, config.run.seed)
-    shown = needs.features if "measures" in type_of(config).probes else ()
-    validation = splits.open_validation(config.data, shown, needs.without)
-    val, val_split = validation or ([], config.data.val_split)
-    start = None if config.run.start is None else start_file(config.run.start)
-    joints = (None if start is None else skeleton_of(start)) or datasets[0].skeleton
-    if start is not None:
-        datasets = [in_joints_of(dataset, joints) for dataset in datasets]
-    val = [in_joints_of(dataset, joints) for dataset in val]
-    names = joined_span_labels(datasets) if needs.spans else ()
-    check_learnable(datasets, needs.labels, config.method.name)
-    tell_of_overlap(datasets, val, val_split)
-    if not needs.spans:
-        tell_of_unseen(datasets, val, val_split)
-    config = resolve(config, datasets, val_split)
-    skeleton, labels = datasets[0].skeleton, names or DataLoader(datasets, shuffle=False).labels
+    texts = _Texts.of(needs)
+    data = open_data(config, needs, texts.stored)
+    config = resolve(config, data.learnt, data.val_split)
+    skeleton, labels = data.learnt[0].skeleton, data.labels
     preprocess = make_preprocess(config, skeleton)
-    check_prepared(datasets, preprocess)
-    channels = preprocess(datasets[0].read([0])[0]).shape[-1]
-    check_coordinates([*datasets, *val], preprocess, channels)
-    fabric = fabric_of(config.run.precision, config.run.devices, device)
-    if config.run.batch % fabric.world_size:  # before other processes are started
-        raise TrainingError(
-            f"run.batch {config.run.batch} is shared by {fabric.world_size} devices: give a multiple of that"
-        )
-    fabric.launch()
+    check_prepared(data.learnt, preprocess)
+    channels = preprocess(data.learnt[0].read([0])[0]).shape[-1]
+    check_coordinates([*data.learnt, *data.val], preprocess, channels)
+    fabric = _launched(config, device)
     torch.manual_seed(config.run.seed)
-    vectors = {option: torch.from_numpy(text.vectors(labels, datasets)) for option, text in texts.items()}
-    encoders = {option: text.network(labels) for option, text in trained_texts.items()}
-    networks, made_of = given_networks(needs)
-    method = make_method(config, skeleton, labels, channels, {**vectors, **encoders, **networks})
-    facts = _facts(config, skeleton, labels, channels, vectors)
-    if encoders:
-        facts["text_networks"] = {option: network.facts for option, network in encoders.items()}
-    if made_of:
-        facts["networks"] = made_of
-    ids = splits.label_ids(labels, datasets)
-    facts["seen"] = [labels[number] for number in np.unique(ids[ids >= 0]).tolist()]
-    if start is not None:
-        method.backbone.load_weights(read_weights(start), classifier=False, name=str(start))
-        facts["start"] = file_hash(start)
+    method, facts = _made(config, needs, texts, data, channels)
     workers = workers_of(config.run.workers, fabric.device.type, (launched() or (1, fabric.world_size))[1])
-    cache = ClipCache.of(config.run.cache, config.run.cache_gb, workers)
     if needs.spans:
-        learnt_from: list[SkeletonDataset] = windows_of(config, datasets, names)
+        clips: Sequence[SkeletonDataset] = windows_of(config, data.learnt, labels)
     else:
-        datasets, val = (prepared(part, preprocess, cache) for part in (datasets, val))
-        learnt_from = datasets
+        data = data.prepared(preprocess, ClipCache.of(config.run.cache, config.run.cache_gb, workers))
+        clips = data.learnt
     loader = DataLoader(
-        learnt_from,
+        clips,
         method.sample_transform(preprocess, view_of(config, preprocess)),
         config.run.batch // fabric.world_size,
         config.run.seed,
@@ -145,7 +106,7 @@ def train(
         pin_memory=fabric.device.type == "cuda",
         partners=method.partners,
     )
-    evaluation = Evaluation(config, preprocess, labels, datasets, val, fabric.device)
+    evaluation = Evaluation(config, preprocess, labels, data.learnt, data.val, fabric.device)
     first = fabric.global_rank == 0
     with _alone(folder) if first else contextlib.nullcontext():
         if first and not (folder / CHECKPOINT).exists():
@@ -158,6 +119,62 @@ def train(
             write_durably(folder / "run.toml", _toml(config).encode())
             evaluation.finish(result, method)
     return result
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts of the classes, by option of the method: encoded once, or read by an encoder that is trained along."""
+
+    fixed: Mapping[str, ClassText]
+    trained: Mapping[str, ClassText]
+
+    @classmethod
+    def of(cls, needs: Needs) -> _Texts:
+        fixed = {option: ClassText.of(value) for option, value in needs.texts.items()}
+        trained = {option: ClassText.of(value, trained=True) for option, value in needs.text_networks.items()}
+        return cls(fixed, trained)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Names of stored features that are texts."""
+        return tuple(text.stored for text in self.fixed.values() if text.stored)
+
+
+def _launched(config: Config, device: str) -> Any:
+    """The processes and devices of a configuration; in several processes each is here once.
+
+    Raises:
+        TrainingError: the batch cannot be shared.
+    """
+    fabric = fabric_of(config.run.precision, config.run.devices, device)
+    if config.run.batch % fabric.world_size:  # before other processes are started
+        raise TrainingError(
+            f"run.batch {config.run.batch} is shared by {fabric.world_size} devices: give a multiple of that"
+        )
+    fabric.launch()
+    return fabric
+
+
+def _made(
+    config: Config, needs: Needs, texts: _Texts, data: TrainingData, channels: int
+) -> tuple[Method, dict[str, Any]]:
+    """The method with its networks, from the weights of `run.start`, and what a checkpoint says of them."""
+    skeleton, labels = data.learnt[0].skeleton, data.labels
+    vectors = {option: torch.from_numpy(text.vectors(labels, data.learnt)) for option, text in texts.fixed.items()}
+    encoders = {option: text.network(labels) for option, text in texts.trained.items()}
+    networks, made_of = given_networks(needs)
+    method = make_method(config, skeleton, labels, channels, {**vectors, **encoders, **networks})
+    facts = _facts(config, skeleton, labels, channels, vectors)
+    if encoders:
+        facts["text_networks"] = {option: network.facts for option, network in encoders.items()}
+    if made_of:
+        facts["networks"] = made_of
+    ids = splits.label_ids(labels, data.learnt)
+    facts["seen"] = [labels[number] for number in np.unique(ids[ids >= 0]).tolist()]
+    if data.start is not None:
+        method.backbone.load_weights(read_weights(data.start), classifier=False, name=str(data.start))
+        facts["start"] = file_hash(data.start)
+    return method, facts
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
-from dataengine.core.skeletons import SKELETONS
+from dataengine.core.skeletons import SKELETONS, Skeleton
 from dataengine.io.plain_pickle import load
 from training.data.formats.base import (
     InMemoryDataset,
@@ -31,7 +31,7 @@ from training.data.formats.base import (
 )
 from training.data.formats.joints import Layout, layout_of
 from training.data.spans import checked
-from training.data.types import Array, SkeletonSequence, remark
+from training.data.types import Array, Numbers, SkeletonSequence, remark
 
 NAMES = ("label_names", "class_names", "classes")
 """Where programs keep the names of their classes in the pickle."""
@@ -79,10 +79,7 @@ class PysklDataset(InMemoryDataset):
         for number, note in enumerate(notes):
             _check(name, number, note)
         splits = _splits(name, content.get("split"))
-        if split is not None and not splits:
-            raise NoSplitsError(f"{name}: its clips belong to no split, and {split!r} is asked for")
-        if split is not None and split not in splits:
-            raise TrainingError(f"{name}: no split {split!r}{suggestion(split, splits)}")
+        _check_split(name, split, splits)
         every = [_key(note, number) for number, note in enumerate(notes)]
         ids = checked_ids(
             [note.get("label", -1) for note in notes], lambda k: f"{name}: label of annotation {k} ({every[k]})"
@@ -93,50 +90,14 @@ class PysklDataset(InMemoryDataset):
         keys, ids, notes = [every[k] for k in shown], [ids[k] for k in shown], [notes[k] for k in shown]
         _tell(name, every, keys, splits if self.named else {})
         facts = frame_of(keys, ids, classes, _facts(notes))
-        if split is not None:
-            kept = facts["key"].is_in(splits[split]).arg_true().to_numpy().astype(np.int64)
-            if not len(kept):
-                raise TrainingError(
-                    f"{name}: split {split!r} is empty: none of its {len(splits[split])} ids has an annotation"
-                )
-            rows = kept[choose(name, facts[kept], None, where)]
-        else:
-            rows = choose(name, facts, None, where)
+        rows = _chosen(name, facts, split, splits, where)
         self._notes = {int(row): notes[row] for row in rows}
-        joints = sorted({note["keypoint"].shape[2] for note in self._notes.values()})
-        if len(joints) > 1:
-            raise TrainingError(
-                f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or "
-                "where="
-            )
-        axes = sorted({note["keypoint"].shape[3] for note in self._notes.values()})
-        if len(axes) > 1:
-            raise TrainingError(
-                f"{name}: clips of {' and '.join(map(str, axes))} coordinates; choose those of one number with "
-                "split= or where="
-            )
-        own = content.get("layout")
-        likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""
-        said = layout if layout is not None else likely or None
-        skeleton = layout_of(said, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
-        sums = digest(
-            *(
-                part
-                for note in self._notes.values()
-                for part in (
-                    note["keypoint"].shape,
-                    note["keypoint"],
-                    note.get("keypoint_score"),
-                    note.get("img_shape"),
-                )
-            )
-        )
+        skeleton = _skeleton(name, list(self._notes.values()), layout, content.get("layout"))
         self.span_labels = _span_names(name, content, notes)
-        classes_of_spans = len(self.span_labels)
         self._spans = {
             row: checked(
                 note.get("spans", ()),
-                classes_of_spans,
+                len(self.span_labels),
                 note["keypoint"].shape[1],
                 f"{name}: spans of annotation {facts['key'][row]!r}",
             )
@@ -144,7 +105,7 @@ class PysklDataset(InMemoryDataset):
             if self.span_labels
         }
         more = [digest(*self._spans.values(), *self.span_labels)] if self.span_labels else []
-        super().__init__(name, skeleton, classes, facts, rows, sums, *more)
+        super().__init__(name, skeleton, classes, facts, rows, _sums(self._notes.values()), *more)
         self.lengths = facts["num_frames"].to_numpy().astype(np.int64)[rows]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
@@ -158,6 +119,55 @@ class PysklDataset(InMemoryDataset):
         size = (int(shape[1]), int(shape[0])) if shape is not None else None
         label = int(self.label_ids[index])
         return SkeletonSequence(self.keys[index], keypoints, scores, label, size, spans=self._spans.get(row))
+
+
+def _check_split(name: str, split: str | None, splits: Mapping[str, Sequence[str]]) -> None:
+    if split is not None and not splits:
+        raise NoSplitsError(f"{name}: its clips belong to no split, and {split!r} is asked for")
+    if split is not None and split not in splits:
+        raise TrainingError(f"{name}: no split {split!r}{suggestion(split, splits)}")
+
+
+def _chosen(
+    name: str, facts: pl.DataFrame, split: str | None, splits: Mapping[str, Sequence[str]], where: str | None
+) -> Numbers:
+    """Rows of the clips of a split that a condition holds for."""
+    if split is None:
+        return choose(name, facts, None, where)
+    kept = facts["key"].is_in(splits[split]).arg_true().to_numpy().astype(np.int64)
+    if not len(kept):
+        raise TrainingError(f"{name}: split {split!r} is empty: none of its {len(splits[split])} ids has an annotation")
+    return np.asarray(kept[choose(name, facts[kept], None, where)], np.int64)
+
+
+def _skeleton(name: str, notes: Sequence[Mapping[str, Any]], layout: Layout, own: Any) -> Skeleton:
+    """The layout of all clips: that which is given, else that of the file, else by the number of joints."""
+    joints = sorted({note["keypoint"].shape[2] for note in notes})
+    if len(joints) > 1:
+        raise TrainingError(
+            f"{name}: clips of {' and '.join(map(str, joints))} joints; choose those of one number with split= or "
+            "where="
+        )
+    axes = sorted({note["keypoint"].shape[3] for note in notes})
+    if len(axes) > 1:
+        raise TrainingError(
+            f"{name}: clips of {' and '.join(map(str, axes))} coordinates; choose those of one number with split= or "
+            "where="
+        )
+    likely = own if isinstance(own, str) and own in SKELETONS and SKELETONS[own].num_joints == joints[0] else ""
+    said = layout if layout is not None else likely or None
+    return layout_of(said, joints[0], name, likely=LAYOUTS.get(joints[0], ""))
+
+
+def _sums(notes: Iterable[Mapping[str, Any]]) -> str:
+    """A digest of joints, scores and sizes."""
+    return digest(
+        *(
+            part
+            for note in notes
+            for part in (note["keypoint"].shape, note["keypoint"], note.get("keypoint_score"), note.get("img_shape"))
+        )
+    )
 
 
 def _check(name: str, number: int, note: Any) -> None:
