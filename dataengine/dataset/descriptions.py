@@ -173,5 +173,6 @@ JSON_KEYS: dict[str, str] = {
     "tracks": "Ids of the M tracks, in the order of the arrays.",
     "generation": "Round of self-training that made the poses; 0 for the experts of the recipe.",
     "licence": "Licence of the clip, or null where it is unknown.",
+    "spans": "What happens when, as in the index; only where a table of `curate.spans` speaks of the clip.",
 }
 """Keys of KEY.json, the first member of every sample."""

@@ -115,13 +115,29 @@ MORE_TABLES: dict[str, pa.Schema] = {"accuracy": ACCURACY, "signatures": SIGNATU
 """Tables of some datasets: `accuracy` of those with rendered sources, `review` of those with features."""
 
 
+SPANS: pa.DataType = pa.list_(
+    pa.struct(
+        [("label", _STRING), ("start", _DOUBLE), ("end", _DOUBLE), ("label_from", _STRING), ("probability", _DOUBLE)]
+    )
+)
+"""What happens when in a clip; the type of the column that the pass `spans` adds."""
+
+_NESTED: dict[str, pa.DataType] = {"spans": SPANS}
+
+
+def type_name(kind: pa.DataType) -> str:
+    """The type of a column that a pass adds, as the manifest writes it; `clips_schema` reads it."""
+    return next((name for name, nested in _NESTED.items() if nested == kind), str(kind))
+
+
 def clips_schema(added: Iterable[Mapping[str, Any]] = ()) -> pa.Schema:
-    """`CLIPS` with the columns that passes of other packages add.
+    """`CLIPS` with the columns that passes add.
 
     Args:
-        added: what the manifest says under `columns`: name, type (an Arrow type by its name) and null of each.
+        added: what the manifest says under `columns`: name, type (see `type_name`) and null of each.
     """
-    fields = [pa.field(column["name"], pa.type_for_alias(column["type"])) for column in added]
+    types = ((c["name"], _NESTED.get(c["type"]) or pa.type_for_alias(c["type"])) for c in added)
+    fields = [pa.field(name, kind) for name, kind in types]
     return pa.schema([*CLIPS, *fields])
 
 

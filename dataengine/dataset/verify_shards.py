@@ -35,6 +35,8 @@ SHARED: tuple[str, ...] = (
     *("generation", "licence"),
 )
 """Facts that KEY.json and the row of the clip share."""
+OPTIONAL = ("spans",)
+"""Those of some datasets."""
 ARRAYS: dict[str, tuple[str, Callable[[int, int, int], tuple[int, ...]]]] = {
     "keypoints.npy": ("float32", lambda m, t, v: (m, t, v, 2)),
     "scores.npy": ("float16", lambda m, t, v: (m, t, v)),
@@ -81,9 +83,10 @@ def check_shards(
     rows: dict[str, dict[str, dict[str, Any]]] | None = None
     if "clips" in tables:
         rows = {}
+        shared = [*SHARED, *(name for name in OPTIONAL if name in tables["clips"].columns)]
         for row in (
             tables["clips"]
-            .select("shard", "offset", "size", "blake3", "entries", "num_people", *SHARED)
+            .select("shard", "offset", "size", "blake3", "entries", "num_people", *shared)
             .iter_rows(named=True)
         ):
             rows.setdefault(str(row["shard"]), {})[row["clip_id"]] = row
@@ -166,7 +169,7 @@ def _check_sample(
         yield f"has a json without joints or num_frames: {error!r}"
         return
     if row is not None:
-        differing = [name for name in SHARED if meta.get(name) != row[name]]
+        differing = [name for name in (*SHARED, *OPTIONAL) if name in row and meta.get(name) != row[name]]
         if differing:
             yield f"says another {', '.join(differing)} in its json than in index/clips"
     if tracks is not None and meta.get("tracks") != tracks:

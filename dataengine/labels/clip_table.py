@@ -52,10 +52,23 @@ _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """The rows of a table as texts, with null for empty cells.
+    """As `read_rows`, of a table that has one row for each clip.
 
     Raises:
-        ComponentError: there is no such file, it cannot be read, it has no column clip_id, or names a clip twice.
+        ComponentError: as `read_rows`, or it names a clip twice.
+    """
+    rows = read_rows(path)
+    twice = rows.filter(pl.col("clip_id").is_duplicated())
+    if len(twice):
+        raise ComponentError(f"{path}: {twice['clip_id'][0]!r} has more than one row")
+    return rows
+
+
+def read_rows(path: Path) -> pl.DataFrame:
+    """The rows of a table as texts, with null for empty cells; those without a clip_id are left out.
+
+    Raises:
+        ComponentError: there is no such file, it cannot be read, or it has no column clip_id.
     """
     try:
         if path.suffix == ".parquet":
@@ -69,11 +82,7 @@ def read_table(path: Path) -> pl.DataFrame:
     rows = rows.rename({name: name.strip().lstrip("\ufeff") for name in rows.columns})
     if "clip_id" not in rows.columns:
         raise ComponentError(f"{path}: the columns are {', '.join(rows.columns) or '(none)'}; want clip_id among them")
-    rows = rows.with_columns(pl.all().str.strip_chars().replace("", None)).filter(pl.col("clip_id").is_not_null())
-    twice = rows.filter(pl.col("clip_id").is_duplicated())
-    if len(twice):
-        raise ComponentError(f"{path}: {twice['clip_id'][0]!r} has more than one row")
-    return rows
+    return rows.with_columns(pl.all().str.strip_chars().replace("", None)).filter(pl.col("clip_id").is_not_null())
 
 
 def read_verdicts(paths: Sequence[str], min_probability: float | None = None) -> pl.DataFrame:
@@ -134,15 +143,15 @@ def _opinions(path: Path, min_probability: float | None) -> pl.DataFrame:
 
     given, keep = column("label" if "label" in rows.columns else "given"), column("keep").str.to_lowercase()
     proposed, probability = column("proposed"), column("probability").cast(pl.Float64, strict=False)
-    _refuse(path, rows, keep.is_not_null() & ~keep.is_in([*_YES, *_NO]), keep, "keep is yes or no, not")
+    refuse(path, rows, keep.is_not_null() & ~keep.is_in([*_YES, *_NO]), keep, "keep is yes or no, not")
     if min_probability is None:
         proposed = proposed.clear(len(rows))
     else:
         wrong = (probability.is_null() & column("probability").is_not_null()) | probability.is_nan()
-        _refuse(path, rows, wrong, column("probability"), "probability is a number, not")
+        refuse(path, rows, wrong, column("probability"), "probability is a number, not")
         proposed = proposed.set(~(probability >= min_probability).fill_null(False) | given.is_not_null(), None)
     for labels in (given, proposed):
-        _refuse(path, rows, labels.str.contains(";", literal=True), labels, "a clip of a dataset has one label, not")
+        refuse(path, rows, labels.str.contains(";", literal=True), labels, "a clip of a dataset has one label, not")
     by = pl.when(given.is_not_null()).then(pl.lit(PEOPLE)).when(proposed.is_not_null()).then(pl.lit(ANNOTATOR))
     table = rows.select(
         "clip_id",
@@ -155,8 +164,16 @@ def _opinions(path: Path, min_probability: float | None) -> pl.DataFrame:
     return table.cast(_OPINIONS)
 
 
-def _refuse(path: Path, rows: pl.DataFrame, wrong: pl.Series, values: pl.Series, what: str) -> None:
-    """Raise for the first row that is wrong."""
+def refuse(path: Path, rows: pl.DataFrame, wrong: pl.Series, values: pl.Series, what: str) -> None:
+    """Say the first row that is wrong.
+
+    Args:
+        path: of the table. rows: of it, with clip_id. wrong: (N,) bool or null of each. values: what the message shows.
+        what: is allowed.
+
+    Raises:
+        ComponentError: a row is wrong.
+    """
     if (numbers := wrong.fill_null(False).arg_true()).len():
         row = numbers[0]
         raise ComponentError(f"{path}: {rows['clip_id'][row]!r}: {what} {values[row]!r}")

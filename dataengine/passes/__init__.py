@@ -12,6 +12,7 @@ PASSES: dict[str, str] = {
     "lift": "dataengine.passes.lift:Lift",
     "measure": "dataengine.passes.measure:Measure",
     "annotations": "dataengine.passes.annotations:Annotations",
+    "spans": "dataengine.passes.spans:Spans",
     "curate": "dataengine.passes.curate:Curate",
     "embed": "dataengine.passes.embed:Embed",
     "label_check": "dataengine.passes.label_check:LabelCheck",

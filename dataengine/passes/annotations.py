@@ -59,7 +59,7 @@ class Annotations(TablePass):
         curate = table.job.recipe.curate
         planned = pl.Series(table.plan.table["clip_id"])
         for path in (*curate.annotations, *([] if curate.only is None else [curate.only])):
-            _compare(path, planned)
+            tell_of_strangers(path, clip_table.read_table(Path(path))["clip_id"], planned)
         verdicts = clip_table.read_verdicts(curate.annotations, curate.min_probability)
         rows = pl.DataFrame(table.given.drop_columns(["label", "reason", "detail", "kept"]))
         rows = rows.join(verdicts, on="clip_id", how="left", maintain_order="left")
@@ -79,13 +79,15 @@ class Annotations(TablePass):
         return {"label": row["label"], **facts} if row.get("label") is not None else facts
 
 
-def _compare(path: str, planned: pl.Series) -> None:
+def tell_of_strangers(path: str, ids: pl.Series, planned: pl.Series) -> None:
     """Say how many clips of a table are not planned.
+
+    Args:
+        path: of the table. ids: of its clips, each once. planned: ids of all planned clips.
 
     Raises:
         ComponentError: none of them is.
     """
-    ids = clip_table.read_table(Path(path))["clip_id"]
     strange = ids.filter(~ids.is_in(planned.implode()))
     if len(strange) and len(strange) == len(ids):
         raise ComponentError(

@@ -116,7 +116,7 @@ class Column:
     """A column that a pass adds to index/clips.
 
     Attributes:
-        type: a primitive Arrow type, such as `pa.float32()`.
+        type: a primitive Arrow type, such as `pa.float32()`, or `dataengine.dataset.index.SPANS`.
         null: whether the column may be null in every row. `verify` names a column that is null in every row otherwise.
     """
 
@@ -331,7 +331,7 @@ def passes_of(recipe: Recipe) -> list[Pass]:
 
 def _check_additions(passes: Sequence[Pass], added: Sequence[Pass]) -> None:
     """Refuse columns and tables of other packages that the index, or a pass before them, has already."""
-    columns = {*index.CLIPS.names}
+    columns = {*index.CLIPS.names, *(column.name for p in passes if p not in added for column in p.columns)}
     tables = {*index.TABLES, *index.MORE_TABLES}
     for p in (p for p in passes if p in added):
         own = [column.name for column in p.columns]

@@ -79,13 +79,15 @@ def _schemas(build: BuildState) -> dict[str, pa.Schema]:
 
 
 def added_columns(build: BuildState) -> list[Column]:
-    """The columns that passes of other packages add to index/clips."""
+    """The columns that passes add to those of `index.CLIPS`."""
     return [column for p in build.passes for column in p.columns if column.name not in index.CLIPS.names]
 
 
 def described(columns: Sequence[Column]) -> list[Row]:
     """Columns as the manifest carries them."""
-    return [{"name": c.name, "type": str(c.type), "null": c.null, "description": c.description} for c in columns]
+    return [
+        {"name": c.name, "type": index.type_name(c.type), "null": c.null, "description": c.description} for c in columns
+    ]
 
 
 def _fill(build: BuildState, tables: Mapping[str, SortedTable]) -> None:

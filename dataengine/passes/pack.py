@@ -161,7 +161,8 @@ def plan_shards(build: BuildState) -> list[Task]:
             for row, d in zip(planned, decided):
                 assert row["clip_id"] == d["clip_id"], "decisions come in the plan's order"
                 added = [p.entries_digest(build, d) for p in adding]
-                content.append([row, d["label"], d["label_id"], text[row["clip_id"]], added])
+                more = [] if d.get("spans") is None else [d["spans"]]
+                content.append([row, d["label"], d["label_id"], text[row["clip_id"]], added, *more])
             units = sorted({row["unit"] for row in planned})
             digest = fingerprint([content, [posed[unit].digest for unit in units]])
             tasks.append(Task(f"{split}-{number:06d}", tuple(row["clip_id"] for row in planned), digest))
@@ -205,7 +206,7 @@ def sample_meta(
     recipe: Recipe, row: Mapping[str, Any], decision: Mapping[str, Any], text: str | None, meta: Mapping[str, Any]
 ) -> dict[str, Any]:
     """KEY.json of one sample."""
-    return {
+    facts = {
         "clip_id": row["clip_id"],
         "source": row["source"],
         "label": decision["label"],
@@ -223,6 +224,7 @@ def sample_meta(
         "generation": meta.get("generation", 0),
         "licence": row["licence"],
     }
+    return facts if decision.get("spans") is None else facts | {"spans": decision["spans"]}
 
 
 def samples(job: Job, planned: Mapping[str, Row]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -84,8 +84,8 @@ def without_effect(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("pack", "face_detector"), "pack.blur_faces is off"
     if not recipe.plan.splits:
         yield ("plan", "split_by"), "plan.splits is empty"
-    if not recipe.curate.annotations:
-        yield ("curate", "min_probability"), "curate.annotations is empty"
+    if not recipe.curate.annotations and not recipe.curate.spans:
+        yield ("curate", "min_probability"), "curate.annotations and curate.spans are empty"
     if recipe.curate.dedup in ("exact", "off") and not recipe.plan.leak_guard:
         yield (
             ("curate", "near_duplicate_threshold"),

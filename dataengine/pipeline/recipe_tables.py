@@ -243,8 +243,14 @@ class CurateTable(Table):
     `dataengine-train rank` or the proposals of `annotate`: columns clip_id, and label or given, proposed and
     probability, keep, why. A label from there stands above the source's and the label map's. Of two tables that speak
     of one clip, the later counts."""
+    spans: list[str] = []
+    """Paths of tables (.csv, .parquet) of what happens when inside clips, a row a span: columns clip_id, label, start
+    and end (seconds from the clip's first frame), where wanted unit, probability and from. Proposals of
+    `dataengine-train annotate --frames` and events of `segment --to` are such tables. Of two tables of people that
+    speak of one clip, the later counts; proposals are for the other clips."""
     min_probability: float | None = pydantic.Field(default=None, ge=0, le=1)
-    """Least probability of a proposed label that is taken where people gave none. Default: no proposal is taken."""
+    """Least probability of a proposed label or span that is taken where people gave none. Default: no proposal is
+    taken."""
     only: str | None = None
     """Path of a table (.csv, .parquet) whose column clip_id names the clips that may stay. Default: all may."""
     prompts: str = "person"

@@ -73,7 +73,7 @@ def test_configurations_of_shown_runs_load(line: list[str]) -> None:
 
 def empty_tables() -> dict[str, pl.LazyFrame]:
     columns = [column for name in PASSES for column in registry.component_class("passes", name).columns]
-    added = [{"name": c.name, "type": str(c.type)} for c in columns if c.name not in index.CLIPS.names]
+    added = [{"name": c.name, "type": index.type_name(c.type)} for c in columns if c.name not in index.CLIPS.names]
     schemas = {**index.TABLES, **index.MORE_TABLES, "clips": index.clips_schema(added)}
     schemas["tracks"] = index.tracks_schema(["one", "two"], lifted=True)
     made = {name: pl.from_arrow(schema.empty_table()).lazy() for name, schema in schemas.items()}  # type: ignore[union-attr]

@@ -94,7 +94,12 @@ def build(folder: Path) -> Path:
         "clip_id,label,keep,why,proposed,probability\nimported-clip0-0-400,,,,7,0.75\nimported-clip1-0-300,,no,covered,,\n"
     )
     overrides = ["report.gallery=0", 'lift.use="paper"', "lifters.paper.fold=0.25"]
-    overrides += [f'curate.annotations=["{said}"]', "curate.min_probability=0.5"]
+    spans = folder / "spans.csv"
+    spans.write_text(
+        "clip_id,label,start,end,unit,probability\nimported-clip0-0-400,wave,0.125,0.25,,\nimported-clip1-0-300,,,,,\n"
+        "imported-clip0-0-400,fall,2,6,frames,\nimported-clip2-0-134,fall,0,1,frames,0.75\n"
+    )
+    overrides += [f'curate.annotations=["{said}"]', f'curate.spans=["{spans}"]', "curate.min_probability=0.5"]
     import_poses(save_annotations(folder / "saved.pkl"), "pyskl", folder / "imported", overrides=overrides)
     return folder / "out"
 

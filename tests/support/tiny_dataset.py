@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,15 @@ def rows_of(clip_id: str, number: int, people: int, frames: int) -> dict[str, An
     }
 
 
-def build(out: Path, clips: int = 8, seed: int = 0, rejected: int = 3, per_shard: int = 3) -> Path:
-    """Write a dataset under `out`/dataset and return that folder."""
+def build(
+    out: Path,
+    clips: int = 8,
+    seed: int = 0,
+    rejected: int = 3,
+    per_shard: int = 3,
+    spans: Mapping[int, list[dict[str, Any]]] | None = None,
+) -> Path:
+    """Write a dataset under `out`/dataset and return that folder; `spans` are those of some clips by their numbers."""
     rng = np.random.default_rng(seed)
     root = out / "dataset"
     tables: dict[str, list[dict[str, Any]]] = {"clips": [], "tracks": [], "joints": [], "rejects": []}
@@ -72,6 +80,7 @@ def build(out: Path, clips: int = 8, seed: int = 0, rejected: int = 3, per_shard
                     people, frames = int(rng.integers(1, 3)), int(rng.integers(4, 9))
                     clip_id = f"random-video{number:03d}-0-{frames * 40}"
                     row = rows_of(clip_id, number, people, frames)
+                    said = {"spans": spans[number]} if spans and number in spans else {}
                     keypoints, scores = poses(rng, people, frames)
                     facts = (
                         "clip_id",
@@ -88,7 +97,8 @@ def build(out: Path, clips: int = 8, seed: int = 0, rejected: int = 3, per_shard
                     facts += ("num_frames", "generation", "licence")
                     entries = {
                         "json": {name: row[name] for name in facts}
-                        | {"skeleton": "posetics17", "joints": list(JOINTS), "tracks": list(range(people))},
+                        | {"skeleton": "posetics17", "joints": list(JOINTS), "tracks": list(range(people))}
+                        | said,
                         "keypoints.npy": keypoints,
                         "scores.npy": scores,
                         "confidence.npy": rng.random((people, frames)).astype(np.float16),
@@ -96,7 +106,9 @@ def build(out: Path, clips: int = 8, seed: int = 0, rejected: int = 3, per_shard
                     }
                     written = writer.write(clip_id, entries)
                     place = {"shard": shard, "offset": written.offset, "size": written.size, "blake3": written.blake3}
-                    tables["clips"].append(row | place | {"entries": [entry._asdict() for entry in written.entries]})
+                    tables["clips"].append(
+                        row | said | place | {"entries": [entry._asdict() for entry in written.entries]}
+                    )
                     tables["tracks"] += [track_row(clip_id, track, frames, rng) for track in range(people)]
                     tables["joints"] += [
                         joint_row(clip_id, track, joint, rng) for track in range(people) for joint in JOINTS
@@ -113,11 +125,14 @@ def build(out: Path, clips: int = 8, seed: int = 0, rejected: int = 3, per_shard
             "reason": reason,
         }
         tables["rejects"].append(row | {"detail": "planted", "value": 0.9, "threshold": 0.5, "retryable": False})
-    schemas = index.TABLES | {"tracks": index.tracks_schema(EXPERTS)}
+    added = [] if spans is None else [{"name": "spans", "type": "spans", "null": True, "description": ""}]
+    schemas = index.TABLES | {"tracks": index.tracks_schema(EXPERTS), "clips": index.clips_schema(added)}
     for name, rows in tables.items():
         index.write_table(root / "index" / name, rows, schemas[name])
     counts = {name: len(rows) for name, rows in tables.items()} | {"planned": clips + rejected}
-    index.write_manifest(root, index.build_manifest(root, counts, "0" * 64, known, skeleton="posetics17"))
+    index.write_manifest(
+        root, index.build_manifest(root, counts, "0" * 64, known, skeleton="posetics17", columns=added)
+    )
     return root
 
 

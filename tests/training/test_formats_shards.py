@@ -429,6 +429,7 @@ def write_shard(path: Path, **facts: Any) -> Path:
                 entries["cls"] = str(own["cls"])
             else:
                 entries["json"] = {"label_id": own.get("label_id", 0), "label": own.get("label")}
+                entries["json"] |= {"spans": own["spans"]} if "spans" in own else {}
             writer.write(f"k{number}", entries)
     return path
 

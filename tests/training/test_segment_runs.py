@@ -109,7 +109,7 @@ def test_a_run_is_trained_measured_exported_and_streamed(data, tmp_path):
     path, count = write_events(run, test, tmp_path / "events.csv")
     table = pl.read_csv(path)
     assert len(table) == count and (count == 0 or (table["end"] > table["start"]).all())
-    assert table.columns == ["clip_id", "label", "start", "end", "start_s", "end_s", "score"]
+    assert table.columns == ["clip_id", "label", "start", "end", "start_s", "end_s", "score", "probability"]
     exported = export(run, tmp_path / "model.onnx")
     assert exported.output == "frames" and "batch" in exported.dynamic
     clip, whole = test[0].read([0])[0], next(frame_scores(run.method, test, run.labels, run.preprocess, run.frames))

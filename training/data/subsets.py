@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from dataengine.core.errors import TrainingError, suggestion
 from training.data.sampler import joined_labels
-from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
+from training.data.types import Numbers, SkeletonDataset, SkeletonSequence, remark
 
 
 def label_subsets(
@@ -77,6 +77,31 @@ def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int
     return _parts(datasets, label_subsets(ids, (fraction,), seed)[fraction])
 
 
+def with_spans(datasets: Sequence[SkeletonDataset]) -> list[SkeletonDataset]:
+    """The clips of which the data say what happens when, if only that nothing does.
+
+    Where nobody looked at a clip, that nothing is said of it does not mean that nothing happens in it.
+    """
+    if not any(dataset.span_labels for dataset in datasets):
+        return list(datasets)
+    kept: list[SkeletonDataset] = []
+    for dataset in datasets:
+        known = dataset.spans_known
+        if known is None:
+            known = np.full(len(dataset), bool(dataset.span_labels))
+        if known.all():
+            kept.append(dataset)
+            continue
+        first = dataset.keys[int(np.argmin(known))]
+        remark(
+            f"{dataset.name}: nobody said of {int((~known).sum())} of {len(dataset)} clips what happens when, and they "
+            f"are left out, for example {first!r}"
+        )
+        if known.any():
+            kept.append(SubsetDataset(dataset, np.flatnonzero(known).astype(np.int64)))
+    return kept
+
+
 def _parts(datasets: Sequence[SkeletonDataset], chosen: Numbers) -> list[SkeletonDataset]:
     """The clips at ascending positions in the concatenation of the datasets."""
     sizes = [len(dataset) for dataset in datasets]
@@ -98,7 +123,8 @@ class SubsetDataset(SkeletonDataset):
         groups = dataset.groups
         self.groups = None if groups is None else [groups[position] for position in positions.tolist()]
         self.columns = {name: [values[k] for k in positions.tolist()] for name, values in dataset.columns.items()}
-        self.span_labels = dataset.span_labels
+        self.span_labels, known = dataset.span_labels, dataset.spans_known
+        self.spans_known = None if known is None else known[positions]
         self.lengths = None if dataset.lengths is None else dataset.lengths[positions]
 
     def __len__(self) -> int:

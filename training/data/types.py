@@ -78,6 +78,7 @@ class SkeletonDataset:
         columns: name -> N values, what is known of each clip, such as its subject, its camera or its motion; None where
             a clip has no value.
         span_labels: names of the classes of the spans of its clips; empty where it has none.
+        spans_known: (N,) bool, of which clips the data say what happens when; None: of all, where they do at all.
         lengths: (N,) frames of each clip; None where that is not known without reading.
     """
 
@@ -91,6 +92,7 @@ class SkeletonDataset:
     groups: Sequence[str] | None = None
     columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
     span_labels: tuple[str, ...] = ()
+    spans_known: NDArray[np.bool_] | None = None
     lengths: Numbers | None = None
 
     def __len__(self) -> int:

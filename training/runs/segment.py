@@ -14,6 +14,7 @@ import polars as pl
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
 from training.data.spans import WindowedDataset
+from training.data.subsets import with_spans
 from training.data.types import SkeletonDataset
 from training.engine.checkpoint import facts_of
 from training.evaluate.floors import RANDOM
@@ -97,6 +98,7 @@ def segment(
         )
         below[other.folder.name] = segmentation_results(scores, run.labels, exclusive, boundaries)
     if floors:
+        train = with_spans(train)
         scored = frame_floors(train, test, run.labels, run.preprocess, run.frames, run.config.run.seed)
         for name, clips in scored.items():
             below[name] = segmentation_results(clips, run.labels, exclusive, boundaries)
@@ -130,7 +132,8 @@ def write_events(
     progress: Progress | None = None,
 ) -> tuple[Path, int]:
     """Write what a run says happens when, one row an event: clip_id, label, start, end (frames, exclusive), start_s and
-    end_s (seconds, null without a frame rate), score.
+    end_s (seconds, null without a frame rate), score (how far the event stands out, see `Boundaries`), probability (the
+    mean over its frames). A build takes the table as it is (`curate.spans`).
 
     Args:
         run: a run of the method `segment`.
@@ -152,9 +155,10 @@ def write_events(
             events = events_of(clip.scores, boundaries)
             for label, first, end, score in events[np.argsort(events[:, 1], kind="stable")].tolist():
                 seconds = (None, None) if clip.fps is None else (first / clip.fps, end / clip.fps)
-                rows.append((clip.key, run.labels[int(label)], int(first), int(end), *seconds, score))
+                sure = float(clip.scores[int(first) : int(end), int(label)].mean(dtype=np.float64))
+                rows.append((clip.key, run.labels[int(label)], int(first), int(end), *seconds, score, sure))
     schema = {"clip_id": pl.String, "label": pl.String, "start": pl.Int64, "end": pl.Int64}
-    schema |= {"start_s": pl.Float64, "end_s": pl.Float64, "score": pl.Float64}
+    schema |= {"start_s": pl.Float64, "end_s": pl.Float64, "score": pl.Float64, "probability": pl.Float64}
     table = pl.DataFrame(rows, schema=schema, orient="row")
     write_table(table, target)
     return target, len(table)

@@ -11,7 +11,7 @@ from training.config import Config
 from training.data.formats.joints import in_joints_of
 from training.data.loader import DataLoader
 from training.data.spans import joined_span_labels
-from training.data.subsets import label_subset
+from training.data.subsets import label_subset, with_spans
 from training.data.types import SkeletonDataset
 from training.methods.base import Needs
 from training.runs import splits
@@ -69,6 +69,7 @@ def open_data(config: Config, needs: Needs, texts: Sequence[str] = ()) -> Traini
     if start is not None:
         learnt = [in_joints_of(dataset, joints) for dataset in learnt]
     val = [in_joints_of(dataset, joints) for dataset in val]
+    learnt = with_spans(learnt) if needs.spans else learnt
     spans = joined_span_labels(learnt) if needs.spans else ()
     check_learnable(learnt, needs.labels, config.method.name)
     tell_of_overlap(learnt, val, val_split)

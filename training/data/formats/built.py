@@ -22,6 +22,7 @@ from dataengine.io import npy
 from dataengine.io.shards import decode_entry
 from training.data.formats.base import Format, choose, digest, names_of, widened
 from training.data.formats.ranges import Ranges, is_url
+from training.data.formats.stored_spans import StoredSpans, labels_of
 from training.data.types import Numbers, SkeletonSequence
 
 HEAD = 128
@@ -101,7 +102,7 @@ def _array(name: str, data: memoryview, start: int, size: int) -> NDArray[Any]:
 
 
 class BuiltDataset(Format):
-    """A built dataset's clips; those taken down are absent.
+    """A built dataset's clips; those taken down are absent. What its build took from `curate.spans` is their spans.
 
     Args:
         path: a folder or url, or a dataset that `dataengine.open` opened.
@@ -154,8 +155,9 @@ class BuiltDataset(Format):
         ]
         facts = [entry for entry in entries if entry in columns]
         stored_entries = tuple(dict.fromkeys((pose, *stored)))
-        needed = ("split", "label", "label_id", "video_id", "fps", "width", "height", *facts)
-        chosen, entry_ranges = dataset.entry_ranges(where, stored_entries, needed)
+        needed = ("split", "label", "label_id", "video_id", "fps", "width", "height", "num_frames", *facts)
+        spans = ("spans",) if "spans" in columns else ()
+        chosen, entry_ranges = dataset.entry_ranges(where, stored_entries, (*needed, *spans))
         if chosen.is_empty() and where is not None:
             raise TrainingError(
                 f"{self.name}: where={where!r} matches none of {dataset.manifest['counts'].get('clips')} clips; widen "
@@ -167,6 +169,12 @@ class BuiltDataset(Format):
         self.label_ids: Numbers = chosen["label_id"].fill_null(-1).to_numpy().astype(np.int64)
         self.groups = chosen["video_id"].to_list()
         self.labels = _labels(dataset)
+        self.lengths = chosen["num_frames"].to_numpy().astype(np.int64)
+        self._spans: StoredSpans | None = None
+        if spans:
+            known = dataset.clips.select("spans").collect()["spans"]
+            self._spans = StoredSpans(self.name, chosen["spans"], labels_of(known))
+            self.span_labels, self.spans_known = self._spans.labels, self._spans.known
         self.skeleton = _skeleton(dataset)
         self.columns = {name: chosen[name].to_list() for name in dict.fromkeys(("video_id", "label", "split", *facts))}
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None
@@ -199,7 +207,8 @@ class BuiltDataset(Format):
         values = self._entries.read(rows)
         if self._facts is not None:
             values |= self._facts[rows].to_dict(as_series=False)
-        return clips_of(values, self._pose, rows, self.keys, self.label_ids, self._size, self._fps)
+        clips = clips_of(values, self._pose, rows, self.keys, self.label_ids, self._size, self._fps)
+        return clips if self._spans is None else self._spans.given_to(clips, rows.tolist())
 
 
 def clips_of(

@@ -22,8 +22,9 @@ from dataengine.io.storage import file_hash, staged
 from training.data.formats.base import digest
 from training.data.formats.built import POSES
 from training.data.formats.ranges import Ranges, is_url
+from training.data.formats.stored_spans import checked_text
 
-VERSION = 3
+VERSION = 4
 """Raised when what is kept of the headers changes."""
 TAR = 512
 HEADER = 256
@@ -139,6 +140,7 @@ def _scan(ranges: Ranges, number: int) -> Iterator[dict[str, Any]]:
                     row |= {name: facts.get(name) for name in FACTS} | {
                         "joints": "\n".join(facts.get("joints") or ()) or None
                     }
+                    row["spans"] = checked_text(facts.get("spans"))
                     row["fps"] = None if facts.get("fps") is None else str(facts["fps"])
                 elif entry == "cls":
                     row.setdefault("label_id", class_number(int(shard.read(offset, size)), MOST))
@@ -203,8 +205,9 @@ def index(ranges: Ranges, states: Sequence[tuple[int, str]], folder: Path, conte
         content: whether shards are hashed; they are read whole for it, once.
 
     Returns:
-        Columns key, shard, those of `FACTS`, joints, offset:ENTRY, size:ENTRY, shape:POSE, and `content`: the hash of
-        the sample's shard; its state, as files or servers tell it, of one on a network or where it is not hashed.
+        Columns key, shard, those of `FACTS`, joints, spans, offset:ENTRY, size:ENTRY, shape:POSE, and `content`: the
+        hash of the sample's shard; its state, as files or servers tell it, of one on a network or where it is not
+        hashed.
 
     Raises:
         DatasetError: a shard is torn, or two samples have one key.
@@ -225,6 +228,7 @@ def index(ranges: Ranges, states: Sequence[tuple[int, str]], folder: Path, conte
         "shard": pl.Int64,
         **FACTS,
         "joints": pl.String,
+        "spans": pl.String,
         "content": pl.String,
         **dict(sorted(places.items())),
     }

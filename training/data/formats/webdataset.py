@@ -1,8 +1,8 @@
 """Plain WebDataset shards, local or over a network: their tar headers are read once, samples then by place.
 
 EntryReader are those of our datasets: KEY.keypoints.npy (M, T, V, C), KEY.scores.npy, KEY.json with label, label_id,
-split, fps, width, height, skeleton, joints, and any others; KEY.cls holds a label's number where json has none. What
-the headers say is kept in the cache folder and read from there as long as the shards stay as they are.
+split, fps, width, height, skeleton, joints, spans, and any others; KEY.cls holds a label's number where json has none.
+What the headers say is kept in the cache folder and read from there as long as the shards stay as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from training.data.formats.built import POSES, EntryReader, clips_of
 from training.data.formats.joints import Layout, layout_of
 from training.data.formats.ranges import Ranges, cache_folder, is_url
 from training.data.formats.shard_index import FACTS, index, rate_of, tag_of
+from training.data.formats.stored_spans import StoredSpans, labels_of, of_text
 from training.data.types import Numbers, SkeletonSequence, remark
 
 
@@ -111,11 +112,16 @@ class WebDataset(Format):
         self._columns = self._stored(facts, (pose, *entries), optional)
         facts = self._with_somebody(facts)
         facts, self.labels = self._labelled(facts, labels)
+        said = of_text(facts["spans"])
         rows = choose(self.name, facts.select("key", *FACTS), split, where)
         facts = facts[rows]
         self.keys: Sequence[str] = facts["key"].to_list()
         self.label_ids: Numbers = facts["label_id"].fill_null(-1).to_numpy().astype(np.int64)
         self.columns = {name: facts[name].to_list() for name in FACTS}
+        nobody = said.null_count() == len(said)
+        self._spans = None if nobody else StoredSpans(self.name, said[rows], labels_of(said))
+        if self._spans is not None:
+            self.span_labels, self.spans_known = self._spans.labels, self._spans.known
         self._fps = np.array([rate_of(fps) if fps else np.nan for fps in facts["fps"].to_list()])
         self._size = facts.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)
         places = {
@@ -228,4 +234,6 @@ class WebDataset(Format):
             DatasetError: a shard is torn or damaged, or cannot be reached.
         """
         rows = np.asarray(indices, np.int64)
-        return clips_of(self._entries.read(rows), self._pose, rows, self.keys, self.label_ids, self._size, self._fps)
+        values = self._entries.read(rows)
+        clips = clips_of(values, self._pose, rows, self.keys, self.label_ids, self._size, self._fps)
+        return clips if self._spans is None else self._spans.given_to(clips, rows.tolist())
