@@ -31,8 +31,8 @@ from dataengine.core.progress import Progress
 from dataengine.core.skeletons import COMMON, skeleton
 from dataengine.core.types import LabelledFrame
 from dataengine.inspect.build import job_of
-from dataengine.passes.base import Job
 from dataengine.passes.held_out import HeldOut
+from dataengine.passes.job import Job
 from dataengine.passes.refine import Refine, Rounds
 from dataengine.passes.student_poses import open_student
 from dataengine.pipeline.ledger import joined_inputs

@@ -21,7 +21,7 @@ import dataengine
 from dataengine.core.component import Filter
 from dataengine.core.types import Sample
 from dataengine.passes import measure
-from dataengine.passes.base import Job, load_job
+from dataengine.passes.job import Job, load_job
 from dataengine.passes.unit_pass import Unit
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.engine import Engine

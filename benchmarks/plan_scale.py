@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from harness import main
 
-from dataengine.passes.base import Job, load_job
+from dataengine.passes.job import Job, load_job
 from dataengine.pipeline.task import Task
 
 ENTRIES = 20
@@ -178,7 +178,7 @@ class Steps:
 def one_size(rows: int, folder: str) -> dict[str, Any]:
     """Everything that the driver does for `rows` clips but waiting for workers."""
     from dataengine.passes.assemble import assemble
-    from dataengine.passes.base import run_task
+    from dataengine.passes.job import run_task
     from dataengine.passes.progress import BuildState
     from dataengine.pipeline import plan as plans
     from dataengine.pipeline import recipe

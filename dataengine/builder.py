@@ -32,9 +32,10 @@ from dataengine.io import weights
 from dataengine.io.lease import lease
 from dataengine.passes.again import NEVER_AGAIN, RETRYABLE, Again, check_clips, check_reasons
 from dataengine.passes.assemble import assemble
-from dataengine.passes.base import Job, passes_of
+from dataengine.passes.base import passes_of
 from dataengine.passes.chain import run_passes
 from dataengine.passes.download import Downloads
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import overlays, recipe_lock
 from dataengine.pipeline import plan as plans

@@ -20,7 +20,8 @@ from dataengine.core.counting import counted
 from dataengine.core.errors import DataEngineError, MissingExtraError, RecipeError
 from dataengine.core.settings import find_manifest
 from dataengine.io import weights
-from dataengine.passes.base import Job, Pass
+from dataengine.passes.base import Pass
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState
 from dataengine.pipeline import overlays, recipe_lock
 from dataengine.pipeline import plan as plans

@@ -33,7 +33,7 @@ from dataengine.inspect.explain import explain, to_text
 from dataengine.inspect.status import clean, status
 from dataengine.inspect.view import view
 from dataengine.io import shards
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline import plan
 from dataengine.pipeline.engine import Engine
 from dataengine.sources.synthetic import planted

@@ -9,7 +9,8 @@ from typing import Any
 
 from dataengine.core.errors import DataEngineError, DatasetError, suggestion
 from dataengine.dataset.index import MANIFEST
-from dataengine.passes.base import Job, passes_of
+from dataengine.passes.base import passes_of
+from dataengine.passes.job import Job
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import load as load_recipe
 from dataengine.pipeline.recipe_lock import NAME

@@ -15,7 +15,7 @@ from dataengine.fusion.score_calibration import ScoreCalibration, fit_agreement
 from dataengine.inspect.build import job_of
 from dataengine.io import shards
 from dataengine.io.storage import staged
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline.plan import load
 
 MOST = 2_000

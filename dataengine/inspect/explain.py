@@ -10,7 +10,7 @@ from dataengine.core.reasons import REASONS
 from dataengine.dataset.takedown_records import TakenDown
 from dataengine.inspect.build import find_clip, job_of
 from dataengine.inspect.hosts import units_set_aside
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline.attempts import all_kinds
 from dataengine.pipeline.plan import load
 

@@ -19,7 +19,8 @@ from dataclasses import replace
 
 from dataengine.core.errors import DataEngineError, LedgerError
 from dataengine.core.progress import Progress, shown_by
-from dataengine.passes.base import Pass, run_task
+from dataengine.passes.base import Pass
+from dataengine.passes.job import run_task
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import UnitPass
 from dataengine.pipeline.engine import Dispatcher

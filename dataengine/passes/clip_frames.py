@@ -10,7 +10,7 @@ import numpy as np
 from dataengine.core.errors import DataEngineError, DatasetError
 from dataengine.core.types import Clip, Float, Frames
 from dataengine.io import shards
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline.ledger import Ledger
 from dataengine.pipeline.plan import Plan
 from dataengine.pipeline.recipe import Recipe

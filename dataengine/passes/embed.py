@@ -31,7 +31,8 @@ from dataengine.io import shards
 from dataengine.labels.prompts import prompts
 from dataengine.media.frame_sampler import FrameSampler
 from dataengine.passes.again import Again
-from dataengine.passes.base import ALL, Job, Row
+from dataengine.passes.base import ALL, Row
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import Unit, UnitPass, quarantined, receipt
 from dataengine.pipeline import plan as plans

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.io.storage import file_hash, write_durably
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline.ledger import learned_of
 
 GENERATION = "generation.json"

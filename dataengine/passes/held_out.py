@@ -13,9 +13,9 @@ from dataengine.core.errors import MediaError
 from dataengine.core.progress import Progress
 from dataengine.core.skeletons import COMMON, all_finite, convert
 from dataengine.core.types import Clip, Float, Reject
-from dataengine.passes.base import Job
 from dataengine.passes.clip_frames import pose_arrays
 from dataengine.passes.exact_joints import read_exact_joints
+from dataengine.passes.job import Job
 from dataengine.passes.pose_session import PoseSession
 from dataengine.passes.student_poses import open_student, student_poses
 from dataengine.passes.unit_pass import Unit

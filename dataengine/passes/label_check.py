@@ -24,7 +24,8 @@ from dataengine.dataset import index
 from dataengine.features.agreement import Agreement, agreement, review
 from dataengine.labels.prompts import Prompts, prompts
 from dataengine.passes import embed
-from dataengine.passes.base import ALL, Column, Job, Row
+from dataengine.passes.base import ALL, Column, Row
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState
 from dataengine.passes.table_pass import Table, TablePass, in_tables, leave_out
 from dataengine.pipeline.recipe import Recipe

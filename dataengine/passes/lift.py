@@ -31,7 +31,8 @@ from dataengine.core.gpu_claim import device_of_process
 from dataengine.core.types import Bool, Clip, Float, Int, Keep, Lifted, Outcome
 from dataengine.filters.body import Body
 from dataengine.io import shards
-from dataengine.passes.base import Column, Job, Row
+from dataengine.passes.base import Column, Row
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe

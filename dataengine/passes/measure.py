@@ -32,8 +32,9 @@ from dataengine.filters.jitter import body_jitter
 from dataengine.filters.motion import body_motion
 from dataengine.fusion.ssta import SSTA
 from dataengine.passes import measure_kernels as kernels
-from dataengine.passes.base import Job, Pass, Row
+from dataengine.passes.base import Pass, Row
 from dataengine.passes.exact_joints import read_exact_joints
+from dataengine.passes.job import Job
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 

@@ -22,7 +22,8 @@ from dataengine.core.types import SPLITS, Int
 from dataengine.dataset.dataset import open as open_dataset
 from dataengine.io import shards
 from dataengine.labels.prompts import prompts
-from dataengine.passes.base import Job, Pass, Row
+from dataengine.passes.base import Pass, Row
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.table_pass import decisions_of, tables_of
 from dataengine.passes.unit_pass import receipt

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from dataengine.core.memory import give_back
 from dataengine.core.types import Fail, Reject
 from dataengine.passes.again import RETRYABLE, Again
-from dataengine.passes.base import ALL, Job, Pass, Row, Scope
+from dataengine.passes.base import ALL, Pass, Row, Scope
+from dataengine.passes.job import Job
 from dataengine.passes.receipts import received
 from dataengine.pipeline.ledger import Commit
 from dataengine.pipeline.plan import Plan

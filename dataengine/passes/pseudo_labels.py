@@ -20,7 +20,8 @@ from dataengine.core.skeletons import COMMON, convert
 from dataengine.core.types import Clip, Frames, Keep, Outcome
 from dataengine.io import shards
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.passes.base import Job, Row
+from dataengine.passes.base import Row
+from dataengine.passes.job import Job
 from dataengine.passes.unit_pass import Unit, UnitPass
 from dataengine.pipeline.recipe import Recipe
 from dataengine.refine.pseudo_labels import IMAGE, encode

@@ -33,7 +33,7 @@ from dataengine.core.progress import Progress, current
 from dataengine.dataset import index
 from dataengine.dataset.learned_from import note_clips
 from dataengine.io.storage import file_hash, staged, write_durably
-from dataengine.passes.base import ALL, Job, Row
+from dataengine.passes.base import ALL, Row
 from dataengine.passes.generation_files import (
     GENERATION,
     Generation,
@@ -44,6 +44,7 @@ from dataengine.passes.generation_files import (
     write_verdict,
 )
 from dataengine.passes.held_out import HeldOut
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.table_pass import Table, TablePass
 from dataengine.passes.unit_pass import receipt

@@ -18,8 +18,9 @@ from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_dataset
 from dataengine.dataset.index import read_manifest
 from dataengine.io.storage import PARTIAL, write_durably
-from dataengine.passes.base import ALL, Job, Pass, Row
+from dataengine.passes.base import ALL, Pass, Row
 from dataengine.passes.clip_frames import clearest, frames_of, lifted_arrays, pose_arrays
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import receipt
 from dataengine.pipeline import plan as plans

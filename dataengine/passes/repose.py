@@ -32,8 +32,9 @@ from dataengine.filters.jitter import body_jitter
 from dataengine.fusion.ssta import confidence
 from dataengine.io import shards
 from dataengine.passes import measure_kernels
-from dataengine.passes.base import Column, Job, Row
+from dataengine.passes.base import Column, Row
 from dataengine.passes.generation_files import Generation
+from dataengine.passes.job import Job
 from dataengine.passes.pose_session import PoseSession
 from dataengine.passes.progress import BuildState
 from dataengine.passes.refine import generation_in_use

@@ -28,7 +28,8 @@ from dataengine.core.errors import ComponentError
 from dataengine.core.memory import give_back
 from dataengine.core.types import Fail, Reject
 from dataengine.dataset import index
-from dataengine.passes.base import ALL, Job, Pass, Row, finished
+from dataengine.passes.base import ALL, Pass, Row
+from dataengine.passes.job import Job, finished
 from dataengine.passes.progress import BuildState, PassState, runs
 from dataengine.passes.unit_pass import check_reasons, receipt
 from dataengine.pipeline import plan as plans

@@ -28,7 +28,8 @@ from dataengine.core.failures import is_out_of_memory
 from dataengine.core.reasons import REASONS
 from dataengine.core.types import Clip, Fail, Keep, Outcome, Reject
 from dataengine.io import shards
-from dataengine.passes.base import Job, Pass, Row
+from dataengine.passes.base import Pass, Row
+from dataengine.passes.job import Job
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.attempts import Heartbeat, described, environment_failure

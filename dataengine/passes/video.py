@@ -29,7 +29,8 @@ from dataengine.filters.body import head_length
 from dataengine.io import shards
 from dataengine.media.encode import write_video
 from dataengine.media.frame_sampler import FrameSampler
-from dataengine.passes.base import Job, Pass, Row
+from dataengine.passes.base import Pass, Row
+from dataengine.passes.job import Job
 from dataengine.passes.pack import planned_rows, samples, shard_state, shards_in
 from dataengine.passes.progress import BuildState, PassState
 from dataengine.passes.unit_pass import receipt

@@ -38,7 +38,7 @@ FRAMEWORK = (
     *(f"{OWN}.core.{name}" for name in ("catalogue", "component", "console", "describe", "devices", "errors")),
     *(f"{OWN}.core.{name}" for name in ("extras", "failures", "former_names", "gpu_claim", "markdown", "nvml")),
     *(f"{OWN}.core.{name}" for name in ("progress", "reasons", "registry", "resources", "settings")),
-    *(f"{OWN}.passes.{name}" for name in ("base", "progress", "table_pass", "unit_pass")),
+    *(f"{OWN}.passes.{name}" for name in ("base", "job", "progress", "table_pass", "unit_pass")),
     *(f"{OWN}.dataset.{name}" for name in ("dataset", "index")),
     *(f"{OWN}.{room}" for room in ("io", "pipeline", "inspect", "builder", "dry_run", "cli", "testing")),
 )

@@ -36,7 +36,7 @@ from dataengine.core import extras, registry
 from dataengine.importer import import_poses
 from dataengine.io import shards
 from dataengine.passes import PASSES
-from dataengine.passes.base import Job, load_job
+from dataengine.passes.job import Job, load_job
 from dataengine.refine.pseudo_labels import decode as decode_jpeg
 from tests.golden.stored import GOLDEN
 from tests.support import blocks, plugins

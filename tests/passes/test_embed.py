@@ -18,8 +18,9 @@ from dataengine.features.viclip import ViCLIP, ViCLIPSession
 from dataengine.media.decode import read_frames
 from dataengine.media.encode import write_video
 from dataengine.passes import embed
-from dataengine.passes.base import ALL, Job, run_task
+from dataengine.passes.base import ALL
 from dataengine.passes.embed import Embed
+from dataengine.passes.job import Job, run_task
 from dataengine.passes.progress import BuildState
 from dataengine.passes.table_pass import DECISIONS
 from dataengine.pipeline import plan, recipe

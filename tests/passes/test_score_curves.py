@@ -12,7 +12,7 @@ from dataengine.core.errors import WeightsError
 from dataengine.core.types import Track
 from dataengine.fusion.score_calibration import ScoreCalibration, ScoreCurve
 from dataengine.passes import pose, pose_session
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.passes.pose_session import PoseComponents, built_in_curves
 from dataengine.pipeline.recipe import Recipe
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dataengine.passes import table_pass
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.passes.table_pass import DECISIONS, Table
 from dataengine.pipeline.recipe import fingerprint
 

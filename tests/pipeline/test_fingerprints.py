@@ -15,7 +15,8 @@ import dataengine
 from dataengine.builder import resolve
 from dataengine.core import registry
 from dataengine.core.errors import ComponentError, RecipeError
-from dataengine.passes.base import Job, passes_of
+from dataengine.passes.base import passes_of
+from dataengine.passes.job import Job
 from dataengine.pipeline import fingerprints, recipe_lock, source_code
 from dataengine.pipeline.fingerprints import Environment, Parts, accept, changes, kept, reasons, settled
 from tests.support import plugins

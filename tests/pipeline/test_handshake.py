@@ -20,7 +20,7 @@ import pytest
 import dataengine
 from dataengine.builder import resolve
 from dataengine.core.errors import DataEngineError
-from dataengine.passes.base import Job
+from dataengine.passes.job import Job
 from dataengine.pipeline import plan as plans
 from dataengine.pipeline.admission import admission
 from dataengine.pipeline.cluster import Cluster
