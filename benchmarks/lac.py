@@ -70,13 +70,13 @@ VIEWS = (-80.0, -40.0, 0.0, 40.0, 80.0)
 ROWS: dict[str, dict[str, Any]] = {
     "J = 128": {},
     "two encoder": {"backbone.layout": '"two_encoder"'},
-    "J = 16": {"backbone.directions": 16},
-    "J = 32": {"backbone.directions": 32},
-    "J = 64": {"backbone.directions": 64},
-    "J = 144": {"backbone.directions": 144},
+    "J = 16 without triplet": {"backbone.directions": 16, "method.variant": '"paper"'},
+    "J = 32 without triplet": {"backbone.directions": 32, "method.variant": '"paper"'},
+    "J = 64 without triplet": {"backbone.directions": 64, "method.variant": '"paper"'},
+    "J = 144 without triplet": {"backbone.directions": 144, "method.variant": '"paper"'},
     "without triplet": {"method.variant": '"paper"'},
     "two encoder without triplet": {"backbone.layout": '"two_encoder"', "method.variant": '"paper"'},
-    "consistency 1": {"method.consistency": 1.0},
+    "consistency 5 without triplet": {"method.consistency": 5.0, "method.variant": '"paper"'},
 }
 CHOSEN = "without triplet"
 """The row whose figure is the benchmark's, chosen on the development side."""
@@ -107,9 +107,9 @@ def clips(split: str) -> list[SkeletonDataset]:
     return open_datasets([source()], split, skeleton=LAYOUT, layout="hdm31")
 
 
-def trained(row: str, seed: int, epochs: int, folder: Path) -> Run:
-    """The autoencoder of a row."""
-    options = {**SETTINGS, **ROWS[row], "run.seed": seed, "run.epochs": epochs, "run.log_every": 50}
+def trained(row: str, seed: int, epochs: int, folder: Path, more: Mapping[str, Any] = {}) -> Run:
+    """The autoencoder of a row, with `more` keys of the configuration."""
+    options = {**SETTINGS, **ROWS[row], **more, "run.seed": seed, "run.epochs": epochs, "run.log_every": 50}
     options |= {"data.skeleton": f'"{LAYOUT}"', "data.layout": '"hdm31"', "run.tensorboard": "false"}
     given = [f"{key}={value}" for key, value in options.items()]
     config = load("lac_retarget_small", given).on([source()])
