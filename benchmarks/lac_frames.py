@@ -11,6 +11,7 @@ frames` contrasts time steps, too.
 Floors are a random network, and on coordinates nearest neighbours and ridge regression. Nothing is chosen on the test
 side: steps, views and options were set beforehand, those of the recipes lac_small and lac_retarget_small where these
 have them.
+
 `--only ROW SEED` runs one row of one seed; rows and seeds are kept in results/seeds. `--quick` tells what is there.
 """
 
