@@ -15,7 +15,7 @@ from dataengine.core.errors import TrainingError
 from tests.support import motion_files
 from tests.support.motion_files import TABLES
 from training import config
-from training.runs.features import THREE_CROPS, extract_features
+from training.runs.classify import class_probabilities
 from training.runs.fuse import Clips, fuse, load_seeds, open_clips, titles_of, train_streams
 from training.runs.probe import probe
 from training.runs.report import open_split_of
@@ -47,7 +47,7 @@ def test_streams_are_trained_and_added(trained):
     runs = [load_run(folder / stream) for stream in STREAMS]
     assert [run.config.preprocess.stream for run in runs] == list(STREAMS)
     test = open_split_of(runs[0], (), (), "val")
-    each = [extract_features(r.backbone, test, r.preprocess, r.frames, THREE_CROPS, softmax=True)[0] for r in runs]
+    each = [class_probabilities(run.backbone, test, run.preprocess, run.config)[0] for run in runs]
     report, scores = fuse(runs, open_clips(runs), weights=(1, 2, 1))
     np.testing.assert_allclose(scores, (each[0] + 2.0 * each[1] + each[2]) / 4, atol=1e-6)
     together = report.results[-1]

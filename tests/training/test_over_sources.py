@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dataengine.core.errors import RecipeError
+from dataengine.core.skeletons import Skeleton
 from tests.support.motions import Motions
 from training import create_backbone, create_method
 from training.config import load
@@ -15,7 +16,8 @@ from training.data.loader import DataLoader
 from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.runs import features
-from training.runs.features import THREE_CROPS, extract_features, joint_weights, workers_for, workers_of
+from training.runs.classify import class_probabilities, learnt_mirrored
+from training.runs.features import MIRROR, THREE_CROPS, extract_features, joint_weights, workers_for, workers_of
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -45,6 +47,27 @@ def test_parts_are_averaged():
     assert np.abs(parts[0] - parts[2]).max() > 0.01, "parts begin at different frames"
     chances, _ = extract_features(first, dataset, PREPROCESS, 8, THREE_CROPS, softmax=True)
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+
+
+def test_mirror_images_count_where_the_network_learnt_from_them():
+    dataset = Motions(4, 3)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    network(torch.zeros(1, 2, 8, 13, Motions(1, 1).read([0])[0].keypoints.shape[0]))
+    flip, still = '[{ name = "flip" }]', '[{ name = "crop", min = 0.5 }]'
+    both, plain = (load("unik_small", ["view.frames=8", f"view.steps={steps}"]) for steps in (flip, still))
+    said, labels = class_probabilities(network, [dataset], PREPROCESS, both)
+    images = View(8, MIRROR, "body13")
+    parts = [extract_features(network, dataset, PREPROCESS, 8, (span,), softmax=True)[0] for span in THREE_CROPS]
+    alone, _ = class_probabilities(network, [dataset], PREPROCESS, plain)
+    np.testing.assert_allclose(alone, np.mean(parts, 0), atol=1e-6)
+    mirrored, _ = extract_features(network, dataset, PREPROCESS, 8, softmax=True, view=images)
+    whole, _ = extract_features(network, dataset, PREPROCESS, 8, softmax=True, mirrored=True)
+    np.testing.assert_allclose(whole, (parts[0] + mirrored) / 2, atol=1e-6)
+    assert np.abs(said - alone).max() > 1e-4 and (labels == dataset.label_ids).all()
+    nameless = Skeleton("dots", tuple("abcdefghijklm"), ())
+    assert learnt_mirrored(both, PREPROCESS) and not learnt_mirrored(plain, PREPROCESS)
+    assert not learnt_mirrored(both, Preprocess(nameless)), "without left and right nothing is mirrored"
 
 
 def test_random_views_are_drawn_by_the_seed_whatever_the_batch():

@@ -20,7 +20,7 @@ from training.data.subsets import label_subset, label_subsets
 from training.engine import checkpoint
 from training.runs import probe as probing
 from training.runs import splits, zero_shot
-from training.runs.features import THREE_CROPS, extract_features
+from training.runs.classify import class_probabilities
 from training.runs.report import open_split_of
 from training.runs.run import load_run, start_file
 from training.runs.train import train
@@ -99,7 +99,7 @@ def test_a_folder_is_a_network_again_without_its_data(data, supervised, tmp_path
     assert (run.channels, run.frames, run.step, run.done) == (2, 16, 1, False) and not run.method.training
     assert run.facts["data"] and run.config.data.train == [str(moved)]
     run, dataset = load_run(supervised[0]), open_datasets(data, split="val")
-    said = extract_features(run.backbone, dataset, run.preprocess, run.frames, THREE_CROPS, softmax=True)[0]
+    said = class_probabilities(run.backbone, dataset, run.preprocess, run.config)[0]
     assert (said.argmax(1) == dataset[0].label_ids).mean() == supervised[1].results[0].value
 
 

@@ -26,7 +26,8 @@ from training.evaluate.probes import LabelledFeatures, classification_result, kn
 from training.evaluate.result import Result, plain
 from training.methods.base import Method
 from training.runs import splits
-from training.runs.features import THREE_CROPS, WHOLE_CLIP, extract_features, workers_for
+from training.runs.classify import class_probabilities
+from training.runs.features import WHOLE_CLIP, extract_features, workers_for
 from training.runs.floors import Floors
 from training.runs.measures import measured
 from training.runs.run import needs_of, type_of
@@ -159,9 +160,8 @@ class Evaluation:
             result.measured_on = splits.facts(self.val)
             floors = self.floors()
             if self.config.classifies:
-                frames = self.config.view.frames
                 figure, plot = evaluate_classifier(
-                    method.backbone, self.preprocess, frames, self.labels, self.val, folder, self.device
+                    method.backbone, self.preprocess, self.config, self.labels, self.val, folder, self.device
                 )
                 result.results.append(figure if floors is None else floors.beside(figure))
                 result.plots.append(plot)
@@ -174,17 +174,15 @@ class Evaluation:
 def evaluate_classifier(
     backbone: Backbone,
     preprocess: Preprocess,
-    frames: int,
+    config: Config,
     labels: Sequence[str],
     split: Sequence[SkeletonDataset],
     folder: Path,
     device: Any,
     cache: ClipCache | None = None,
 ) -> tuple[Result, Path]:
-    """The network's own classifier on labelled clips, the mean over three fixed crops; and confusion.png of it."""
-    scores = extract_features(
-        backbone, split, preprocess, frames, THREE_CROPS, device=device, softmax=True, cache=cache
-    )[0]
+    """The network's own classifier on labelled clips (`class_probabilities`), and confusion.png of it."""
+    scores = class_probabilities(backbone, split, preprocess, config, device, cache=cache)[0]
     ids: Numbers = splits.label_ids(labels, split)
     truth, predictions = labelled(ids, scores.argmax(1))
     title = "the network's own classifier"

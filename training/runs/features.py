@@ -25,6 +25,8 @@ WHOLE_CLIP = ((0.0, 1.0),)
 """One crop: the whole clip."""
 THREE_CROPS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
 """Three crops, fixed in advance: the whole clip, its first and its last four fifths."""
+MIRROR = ({"name": "flip", "chance": 1.0},)
+"""Steps of the view that is the mirror image of a clip."""
 MANY = 1000
 """Clips above which worker processes read them; fewer are read before the processes have started."""
 
@@ -62,21 +64,31 @@ class TemporalCrops:
         preprocess: makes the input of the network.
         frames: T of each crop.
         spans: begin and end of each crop as fractions of the clip.
+        mirrored: whether the mirror images of all crops follow them.
     """
 
     preprocess: Preprocess
     frames: int
     spans: tuple[tuple[float, float], ...] = WHOLE_CLIP
+    mirrored: bool = False
+
+    @property
+    def number(self) -> int:
+        """How many crops there are of a clip."""
+        return len(self.spans) * (1 + self.mirrored)
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
-        total = joints.shape[1]
-        view = View(self.frames, "none", score=self.preprocess.score)
+        total, score = joints.shape[1], self.preprocess.score
+        views = [View(self.frames, "none", score=score)]
+        if self.mirrored:
+            views.append(View(self.frames, MIRROR, self.preprocess.layout, score))
         sample: dict[str, Any] = {}
-        for number, (begin, end) in enumerate(self.spans):
-            first = min(int(begin * total), total - 1)
-            crop = joints[:, first : max(first + 1, round(end * total))]
-            sample[f"crop{number}"] = self.preprocess.entry(view(crop, rng))
+        for view in views:
+            for begin, end in self.spans:
+                first = min(int(begin * total), total - 1)
+                crop = joints[:, first : max(first + 1, round(end * total))]
+                sample[f"crop{len(sample)}"] = self.preprocess.entry(view(crop, rng))
         return sample
 
 
@@ -101,6 +113,7 @@ def extract_features(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
     cache: ClipCache | None = None,
+    mirrored: bool = False,
 ) -> tuple[Rows, Numbers]:
     """The output of a network for every clip, the mean over crops of the clip.
 
@@ -120,6 +133,7 @@ def extract_features(
         seed: of the random view.
         advance: is given the number of clips done after every batch.
         cache: where prepared clips are kept; see `training.transforms.prepared`.
+        mirrored: whether mirror images of the crops count in the mean, too.
 
     Returns:
         (clips, D) float32 in the order of the dataset, and the labels (clips,) int64.
@@ -129,13 +143,13 @@ def extract_features(
     if isinstance(owner, nn.Module):
         owner.eval()
     dtype = next(owner.parameters()).dtype if isinstance(owner, nn.Module) else torch.float32
-    spans = spans if view is None else WHOLE_CLIP
-    crops = TemporalCrops(preprocess, frames, tuple(spans))
+    crops = TemporalCrops(preprocess, frames, tuple(spans), mirrored)
     transform = crops if view is None else RandomViews(preprocess, {"crop0": view})
+    number = crops.number if view is None else 1
     loader = DataLoader(prepared(dataset, preprocess, cache), transform, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
     for sample in loader:
-        inputs = [motion_and_mask(sample, f"crop{k}", device, dtype) for k in range(len(spans))]
+        inputs = [motion_and_mask(sample, f"crop{k}", device, dtype) for k in range(number)]
         outputs = [function(*each).float() for each in inputs]
         rows.append(torch.stack([torch.softmax(o, 1) if softmax else o for o in outputs]).mean(0).cpu())
         if advance is not None:

@@ -32,16 +32,14 @@ from training.evaluate.metrics import labelled
 from training.evaluate.probes import classification_result, over_runs
 from training.evaluate.result import Result, plain
 from training.runs import splits
+from training.runs.classify import class_probabilities
 from training.runs.evaluation import per_class
-from training.runs.features import THREE_CROPS, extract_features, workers_for
 from training.runs.floors import Floors
 from training.runs.report import Report, classes_of, features_of, open_split_of
 from training.runs.run import CHECKPOINT, Run, load_run
 from training.runs.train import train
 from training.transforms.streams import STREAMS
 
-BATCH = 64
-"""Clips per forward pass."""
 STRENGTH = 0.3
 """C of linear probes, as in `training.runs.probe`."""
 SEED = "seed"
@@ -169,20 +167,8 @@ def titles_of(runs: Sequence[Run]) -> list[str]:
 def _classifier(
     run: Run, test: Sequence[SkeletonDataset], names: Sequence[str], device: str, advance: Callable[[int], None]
 ) -> Scores:
-    """(N, K) probabilities of the run's classifier, the mean over three fixed crops, in the order of `names`."""
-    scores = extract_features(
-        run.backbone.to(device),
-        test,
-        run.preprocess,
-        run.frames,
-        THREE_CROPS,
-        BATCH,
-        workers_for(test, run.config.run.workers, device),
-        device,
-        softmax=True,
-        advance=advance,
-        cache=run.cache,
-    )[0]
+    """(N, K) probabilities of the run's classifier (`class_probabilities`), in the order of `names`."""
+    scores = class_probabilities(run.backbone, test, run.preprocess, run.config, device, advance, run.cache)[0]
     ordered: Scores = scores[:, [run.labels.index(name) for name in names]].astype(np.float64)
     return ordered
 

@@ -20,8 +20,8 @@ from training.evaluate.metrics import labelled
 from training.evaluate.probes import classification_result
 from training.evaluate.result import Result
 from training.runs import splits
+from training.runs.classify import class_probabilities
 from training.runs.evaluation import per_class
-from training.runs.features import THREE_CROPS, extract_features, workers_for
 from training.runs.learnable import tell_of_empty
 from training.runs.overlap import learnt_by
 from training.runs.run import Run
@@ -57,7 +57,7 @@ def predict(
     device: Any = "cpu",
     progress: Progress | None = None,
 ) -> Predictions:
-    """Write the class that a network says of every clip, the mean of its probabilities over three fixed crops.
+    """Write the class that a network says of every clip, see `training.runs.classify.class_probabilities`.
 
     Args:
         run: a classifier.
@@ -76,21 +76,8 @@ def predict(
             "finetune`, or name motions by texts with `dataengine-train zeroshot`"
         )
     tell_of_empty(datasets)
-    workers = workers_for(datasets, run.config.run.workers, device)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
-        scores = extract_features(
-            run.backbone.to(device),
-            datasets,
-            run.preprocess,
-            run.frames,
-            THREE_CROPS,
-            64,
-            workers,
-            device,
-            softmax=True,
-            advance=advance,
-            cache=run.cache,
-        )[0]
+        scores = class_probabilities(run.backbone, datasets, run.preprocess, run.config, device, advance, run.cache)[0]
     write_predictions(target, datasets, run.labels, scores)
     best = scores.argmax(1)
     known = _to_measure(run, datasets)

@@ -102,7 +102,7 @@ def probe(
         report.results += _probes(run, learnt_by(run.backbone.block_features), names, neighbours, amounts, own, True)[0]
     if run.config.classifies and (splits.label_ids(run.labels, test) >= 0).any():
         figure, plot = evaluate_classifier(
-            run.backbone, run.preprocess, run.frames, run.labels, test, report.folder, device, run.cache
+            run.backbone, run.preprocess, run.config, run.labels, test, report.folder, device, run.cache
         )
         # of classes that the run knows: floors of the probe's classes are its own only where these are the same
         report.results.append(own.beside(figure) if own is not None and names == tuple(run.labels) else figure)

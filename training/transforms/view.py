@@ -162,6 +162,11 @@ class View:
         """Whether all steps are on time, so that a view can be of pictures, too."""
         return all(STEPS[str(step["name"])].phase < _AFFINE for step in self._steps(3))
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether clips are seen mirrored, too: there is a step flip, and the layout has a left and a right."""
+        return self._mirrors and any(step["name"] == "flip" for step in self._steps(3))
+
     def without_time(self) -> View:
         """The same view without its steps on time: of an array of `frames` frames every frame stays in its place."""
         view = dataclasses.replace(self)
