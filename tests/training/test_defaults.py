@@ -198,3 +198,24 @@ def test_what_is_no_table_is_told(tmp_path, text):
     for other in (config.finetuning, config.segmenting):
         with pytest.raises(RecipeError, match="and no table"):
             other(str(tmp_path / "mine.toml"))
+
+
+def test_classes_that_are_mirror_images_of_each_other_are_not_mirrored(data, tmp_path):
+    found, told = decided(made(data, view={"steps": "small"}))
+    (line,) = [line for line in told if "without flip" in line]
+    assert "mirrored clips of 'wave left' are nearest to 'wave right'" in line
+    assert [step["name"] for step in found.view.steps] == ["crop", "scale", "shift", "rotate"]
+    again, told = decided(found)
+    assert again.view.steps == found.view.steps and not any("mirrored" in line for line in told)
+    flip = [{"name": "flip"}, {"name": "scale", "range": 0.1}]
+    kept, told = decided(made(data, view={"steps": flip}))
+    assert [step["name"] for step in kept.view.steps] == ["flip", "scale"], "what was written stays"
+    assert any("view.steps has a step flip" in line and "leave it out" in line for line in told)
+    other = motion_files.write(tmp_path / "renamed.npz", seed=3)
+    with np.load(other) as stored:
+        arrays = dict(stored)
+    arrays["label"] = np.maximum(arrays["label"], 1)  # either hand is one class
+    np.savez(other, **arrays)
+    whole, told = decided(made(other, view={"steps": "small"}))
+    assert whole.view.steps == "small" and not any("mirrored" in line for line in told)
+    assert decided(made(data, view={"steps": "small"}, method={"name": "r3"}))[0].view.steps == "small"

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.errors import RecipeError, suggestion
-from training.config import Config
+from training.config import Config, validate
+from training.data.loader import DataLoader
 from training.data.rgb import is_pictures
 from training.data.subsets import random_subset
 from training.data.types import ROTATION, SkeletonDataset, remark
 from training.distributed import rank
 from training.engine import checkpoint
-from training.runs.run import start_file
+from training.runs.mirror_images import exchanged
+from training.runs.run import make_preprocess, start_file
 from training.transforms.preprocess import NEEDED
+from training.transforms.view import PRESETS
 
 AUTO = "auto"
 LOOKED_AT = 64
@@ -44,6 +47,7 @@ def decide(config: Config, datasets: Sequence[SkeletonDataset], total: int) -> d
     clips = config.data.epoch_size or total
     told = _by_clips(tables, total)
     told += _by_joints(tables, datasets)
+    told += _by_sides(tables, datasets)
     run = tables["run"]
     if run["batch"] > clips:
         told.append(f"run.batch {clips}, as {run['batch']} is more than the {clips} clips of an epoch")
@@ -124,6 +128,34 @@ def _by_joints(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> l
         if axes == 3 and table["normalise"].startswith("view"):
             told.append(f'preprocess.up "{table["up"]}"')
     return told
+
+
+def _by_sides(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> list[str]:
+    """Take the step flip out of a preset where classes are each other's mirror images; what was changed.
+
+    Steps that were written one by one stay as they are, with a warning.
+    """
+    first = next(dataset for dataset in datasets if len(dataset))
+    config, layout = validate(tables, "the configuration"), first.skeleton
+    if not config.classifies or not layout.num_joints or tuple(layout.flip) == tuple(range(layout.num_joints)):
+        return []
+    preprocess = make_preprocess(config, layout)
+    axes = preprocess(first.read([0])[0]).shape[-1] - preprocess.score
+    steps = config.view.steps
+    kept = [dict(step) for step in (PRESETS[steps].get(axes, ()) if isinstance(steps, str) else steps)]
+    if all(step["name"] != "flip" for step in kept):
+        return []
+    pairs = exchanged(datasets, preprocess, DataLoader(datasets, shuffle=False).labels)
+    if not pairs:
+        return []
+    said = f"mirrored clips of {pairs[0][0]!r} are nearest to {pairs[0][1]!r}"
+    more = f", and so with {len(pairs) - 1} other pairs of classes" if len(pairs) > 1 else ""
+    if not isinstance(steps, str):
+        if rank() == 0:
+            remark(f"view.steps has a step flip, and {said}{more}: leave it out, or these classes are one")
+        return []
+    tables["view"]["steps"] = json.loads(json.dumps([step for step in kept if step["name"] != "flip"]))
+    return [f'view.steps "{steps}" without flip, as {said}{more}']
 
 
 def upright(datasets: Sequence[SkeletonDataset], channels: Sequence[int] | None = None) -> str:
