@@ -40,14 +40,25 @@ def embed(
     data: DataOption = None,
     split: AnySplitOption = None,
     blocks: BlocksOption = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Features of the frames of every clip, for `annotate --frames`.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write the network's features of every clip as a Parquet table, to be joined by clip_id."""
+    if frames and blocks:
+        raise DataEngineError("embed: --blocks is of whole clips, and --frames of their frames; give one of them")
     loaded, where = loaded_run(run), device_of(device)
     from training.runs.embed import embed as write
+    from training.runs.frame_features import ClipsOfRun
+    from training.runs.frame_table import embed_frames
 
     datasets = open_clips(loaded, data, None, "train", split or "")
+    if frames:
+        path = embed_frames(ClipsOfRun(loaded, datasets, where), to, progress_of(as_json))
+        show({"features": str(path)} if as_json else str(path))
+        return
     path = write(loaded, datasets, to, device=where, progress=progress_of(as_json), blocks=blocks)
     show({"features": str(path)} if as_json else str(path))
 
@@ -99,13 +110,20 @@ def annotate(
         Path, typer.Argument(help="Folder of a run, or a table that `embed` wrote.", metavar="RUN|FEATURES")
     ],
     labels: Annotated[
-        Path, typer.Option(help="CSV of clip_id and label; several labels of a clip are separated by `;`.")
+        list[Path],
+        typer.Option(
+            help="CSV of clip_id and label; several labels of a clip are separated by `;`. With --frames: table of "
+            "clip_id, label, start, end; repeatable."
+        ),
     ],
     to: Annotated[Path, typer.Option(help="The proposals, .csv or .parquet.")],
+    frames: Annotated[
+        bool, typer.Option("--frames", help="What happens when: spans are learnt and proposed, not labels of clips.")
+    ] = False,
     data: DataOption = None,
     split: AnySplitOption = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Least probability of a label, where clips have several.")
+        float, typer.Option(min=0, max=1, help="Least probability of a label, where clips or frames have several.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the annotator.")] = 0,
     device: DeviceOption = "auto",
@@ -116,14 +134,62 @@ def annotate(
     from training.runs.annotate import annotate as write
     from training.runs.clip_features import read_labels
 
-    read_labels(labels)  # what is wrong with the file is told before features are computed
+    if frames:
+        _annotate_frames(source, labels, to, data, split, threshold, seed, device, as_json)
+        return
+    if len(labels) > 1:
+        raise DataEngineError(f"--labels {labels[1]}: labels of clips stand in one file; --frames takes several tables")
+    read_labels(labels[0])  # what is wrong with the file is told before features are computed
     features, _, _ = _clip_features(source, data, split, device, as_json)
-    found = write(features, read_labels(labels, features.clip_ids), to, threshold, seed, progress_of(as_json))
+    found = write(features, read_labels(labels[0], features.clip_ids), to, threshold, seed, progress_of(as_json))
     if as_json:
         show(found.to_dict())
         return
     said = f"{found.path}: {found.proposed} clips got proposals, {found.doubted} given labels are doubted"
     show(said if found.result is None else f"{said}\n{table([found.result])}")
+
+
+def _annotate_frames(
+    source: Path,
+    labels: list[Path],
+    to: Path,
+    data: list[str] | None,
+    split: str | None,
+    threshold: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """`annotate --frames`."""
+    ready()
+    from training.evaluate.result import table
+    from training.runs.annotate_frames import annotate_frames, read_span_labels
+    from training.runs.frame_features import ClipsOfRun
+    from training.runs.frame_table import ClipsOfTable
+    from training.runs.tables import table_file
+
+    said, target = read_span_labels(labels), table_file(to, "proposals")
+    clips: ClipsOfRun | ClipsOfTable
+    if source.suffix == ".parquet":
+        if data or split:
+            raise DataEngineError(f"{source} holds features already: leave out --data and --split, or give a run")
+        clips = ClipsOfTable(source)
+    else:
+        run, where = loaded_run(source), device_of(device)
+        clips = ClipsOfRun(run, open_clips(run, data, None, "train", split or ""), where)
+    found = annotate_frames(clips, said, target, threshold, seed, progress=progress_of(as_json))
+    if as_json:
+        show(found.to_dict())
+        return
+    lines = [
+        f"{found.path}: {found.spans} spans proposed in {found.proposed} clips; learnt from {found.learnt} clips in "
+        f"{found.seconds:g} s"
+    ]
+    lines += [] if found.result is None else [table([found.result]).rstrip()]
+    names = ", ".join(f'"{path}"' for path in (*labels, found.path))
+    show(
+        "\n".join([*lines, f"next     name the tables in a recipe: [curate] spans = [{names}], min_probability = ..."])
+    )
 
 
 @app.command()
