@@ -21,6 +21,7 @@ import polars as pl
 from blake3 import blake3
 
 from dataengine.core.errors import ComponentError
+from dataengine.io.sheets import read_sheet
 
 PEOPLE, ANNOTATOR = "people", "annotator"
 """Who gives labels."""
@@ -72,14 +73,13 @@ def read_rows(path: Path) -> pl.DataFrame:
     """
     try:
         if path.suffix == ".parquet":
-            rows = pl.read_parquet(path).cast(pl.String)
+            rows = pl.read_parquet(path, glob=False).cast(pl.String)
         elif path.suffix == ".csv":
-            rows = pl.read_csv(path, infer_schema=False)
+            rows = read_sheet(path)
         else:
             raise ComponentError(f"{path}: a table of clips ends in .csv or .parquet")
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ComponentError(f"{path}: cannot be read as a table of clips: {_first_line(error)}") from error
-    rows = rows.rename({name: name.strip().lstrip("\ufeff") for name in rows.columns})
     if "clip_id" not in rows.columns:
         raise ComponentError(f"{path}: the columns are {', '.join(rows.columns) or '(none)'}; want clip_id among them")
     return rows.with_columns(pl.all().str.strip_chars().replace("", None)).filter(pl.col("clip_id").is_not_null())

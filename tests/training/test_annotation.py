@@ -104,7 +104,7 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
     labels = tmp_path / "labels.csv"
     for text, what in (
         ("clip,label\nclip-01,run\n", "has no column clip_id"),
-        ("clip_id,label\nclip-99,run\n", "names 1 of 1 labelled clips that the data do not have"),
+        ("clip_id,label\nclip-99,run\nclip-01,sit\n", "names 1 of 2 labelled clips that the data do not have"),
         ("clip_id,label\nclip-01,run\nclip-01,sit\n", "stands there twice"),
         ("clip_id,label\nclip-01,run\n", "at least two"),
         ("", "no CSV of labels"),

@@ -271,6 +271,7 @@ def test_features_join_with_the_clips(run, built, workers, tmp_path) -> None:
         "label",
         "split",
         "feature",
+        "reason",
     ]
     assert table.schema["feature"] == pl.List(pl.Float32) and np.array_equal(
         np.array(table["feature"].to_list(), np.float32), wanted
@@ -301,7 +302,7 @@ def test_the_space_of_texts_is_written_too(tmp_path) -> None:
 def test_embedding_whole_or_not_at_all(tmp_path) -> None:
     model = network("stgcn", num_classes=0, people=1)
     path = tmp_path / "f.parquet"
-    with pytest.raises(TrainingError, match="'motions-0000' is given twice"):
+    with pytest.raises(TrainingError, match="'motions-0000' stands at 2 clips"):
         embed(BareNetwork(model, preprocess=Preprocess("body13")), [Motions(5), Motions(5)], path)
     with pytest.raises(TrainingError, match="how clips are preprocessed"):
         embed(BareNetwork(model), Motions(5), path)

@@ -54,7 +54,7 @@ def test_every_clip_gets_a_class_and_its_probability(run, tmp_path):
     with pytest.warns(UserWarning, match="48 of 72 clips were learnt from: the figure is of the others alone"):
         found = predict(network, clips, tmp_path / "said.csv")
     table = pl.read_csv(tmp_path / "said.csv", schema_overrides={"clip_id": pl.String})
-    assert table.columns == ["clip_id", "label", "predicted", "probability"] and len(table) == 72
+    assert table.columns == ["clip_id", "label", "predicted", "probability", "reason"] and len(table) == 72
     assert table["clip_id"].to_list() == list(clips[0].keys) and table["probability"].is_between(0.25, 1).all()
     with np.load(path) as arrays:
         new = table.filter(arrays["split"] == "val")

@@ -442,7 +442,7 @@ def test_clips_in_both_splits_are_counted(tmp_path: Path) -> None:
     train, val = open_dataset(path, split="train"), open_dataset(path, split="val", skeleton="posetics17")
     assert clips_in_both([train], [val]) == ["v4", "v5"]
     with pytest.warns(UserWarning, match=r"split 'val': 2 of its 4 clips are in the training split, too.*'v4'"):
-        tell_of_overlap([train], [val], "val")
+        tell_of_overlap([train], [val], "split 'val'")
     nameless = [{k: v for k, v in note(n).items() if k != "frame_dir"} for n in range(2)]
     first, second = (write_nameless(tmp_path / f"{name}.pkl", nameless) for name in "bc")
     assert clips_in_both([open_dataset(first)], [open_dataset(second)]) == []

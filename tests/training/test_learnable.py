@@ -10,7 +10,7 @@ import pytest
 from dataengine.core.errors import TrainingError
 from dataengine.core.skeletons import skeleton
 from training.data.types import SkeletonDataset, SkeletonSequence
-from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_empty, tell_of_unseen
+from training.runs.learnable import check_coordinates, check_learnable, check_prepared, tell_of_unseen
 from training.transforms.preprocess import Preprocess
 
 
@@ -40,7 +40,7 @@ def told(act):
 
 def test_sound_data_are_passed_without_a_word():
     assert told(lambda: check_learnable([Poses([0, 1, 0, 1])], True, "supervised")) == []
-    assert told(lambda: tell_of_unseen([Poses([0, 1])], [Poses([1, 0])], "val")) == []
+    assert told(lambda: tell_of_unseen([Poses([0, 1])], [Poses([1, 0])], "split 'val'")) == []
 
 
 @pytest.mark.filterwarnings("ignore:poses")
@@ -76,11 +76,11 @@ def test_what_teaches_little_is_told():
 
 def test_classes_that_training_never_saw_are_told_with_their_clips():
     train = Poses([0, 1, 1], ["a", "b", "c"])
-    assert told(lambda: tell_of_unseen([train], [Poses([0, 1, 1, 2], ["a", "x", "c"])], "val")) == [
+    assert told(lambda: tell_of_unseen([train], [Poses([0, 1, 1, 2], ["a", "x", "c"])], "split 'val'")) == [
         "split 'val': 3 of its 4 clips are of 2 classes that training never saw ('x', 'c'), and left out of the "
         "figures (2) or counted as wrong (1)"
     ]
-    assert told(lambda: tell_of_unseen([train], [Poses([0, 1, -1], ["a", "x"])], "val")) == [
+    assert told(lambda: tell_of_unseen([train], [Poses([0, 1, -1], ["a", "x"])], "split 'val'")) == [
         "split 'val': 1 of its 3 clips is of 1 class that training never saw ('x'), and left out of the figures",
         "split 'val': not measured, for want of a label: 1 of its 3 clips",
     ]
@@ -112,9 +112,3 @@ def test_data_of_other_coordinates_are_refused_before_the_first_step():
     with pytest.raises(TrainingError, match=r"poses: its clips have 3 coordinates, which are 3 channels.*takes 2;"):
         check_coordinates([space], Preprocess("coco17", people=1), 2)
     check_coordinates([space], Preprocess("coco17", people=1, channels=(0, 1)), 2)
-
-
-def test_clips_that_show_nobody_are_told_to_whom_asks_about_them():
-    assert told(lambda: tell_of_empty([Poses([0, 1])])) == []
-    some = Poses([0, 1, 1], change=lambda joints: joints if joints.max() > 4 else joints * np.nan)
-    assert "1 of 3 clips that were looked at show no joint, for example '0'" in told(lambda: tell_of_empty([some]))[0]

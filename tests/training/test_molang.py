@@ -265,7 +265,7 @@ def test_both_stages_of_committed_configurations_and_what_is_found_by_text(name,
     }  # fmt: skip
     for stage, columns in (("first", {"feature"}), ("second", {"feature", "projection"})):
         table = embed(load_run(tmp_path / stage), test, tmp_path / f"{stage}.parquet")
-        assert columns == set(pq.read_schema(table).names) - {"clip_id", "label", "split"}
+        assert columns == set(pq.read_schema(table).names) - {"clip_id", "label", "split", "reason"}
     told = card(run, tmp_path / "card", "CC-BY-4.0").read_text()
     assert "Learnt with the method `molang` in" in told and "Masked motion prediction" in told and str(bert) not in told
     named = zero_shot.zeroshot(run, test)

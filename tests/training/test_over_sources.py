@@ -56,10 +56,10 @@ def test_mirror_images_count_where_the_network_learnt_from_them():
     network(torch.zeros(1, 2, 8, 13, Motions(1, 1).read([0])[0].keypoints.shape[0]))
     flip, still = '[{ name = "flip" }]', '[{ name = "crop", min = 0.5 }]'
     both, plain = (load("unik_small", ["view.frames=8", f"view.steps={steps}"]) for steps in (flip, still))
-    said, labels = class_probabilities(network, [dataset], PREPROCESS, both)
+    said, labels, _ = class_probabilities(network, [dataset], PREPROCESS, both)
     images = View(8, MIRROR, "body13")
     parts = [extract_features(network, dataset, PREPROCESS, 8, (span,), softmax=True)[0] for span in THREE_CROPS]
-    alone, _ = class_probabilities(network, [dataset], PREPROCESS, plain)
+    alone = class_probabilities(network, [dataset], PREPROCESS, plain).rows
     np.testing.assert_allclose(alone, np.mean(parts, 0), atol=1e-6)
     mirrored, _ = extract_features(network, dataset, PREPROCESS, 8, softmax=True, view=images)
     whole, _ = extract_features(network, dataset, PREPROCESS, 8, softmax=True, mirrored=True)

@@ -19,6 +19,7 @@ from training.evaluate.annotator import fit_annotator
 from training.evaluate.metrics import micro_f1
 from training.evaluate.result import Result, of_seeds
 from training.runs.clip_features import ClipFeatures
+from training.runs.no_pose import reasons
 from training.runs.tables import table_file, write_table
 
 FOLDS = 5
@@ -68,7 +69,8 @@ def annotate(
     Columns: clip_id; given (what people wrote, labels separated by `;`, null for none); proposed (the same form, null
     where no label is probable enough); probability (of the likeliest label); margin (its distance to the second: small
     ones are worth a look first); doubt (for labelled clips in [0, 1]: how probable annotators that did not learn from
-    the clip find another answer than the given one; null for others).
+    the clip find another answer than the given one; null for others), reason (why nothing is proposed, null for others;
+    see `training.runs.no_pose`).
 
     Where every labelled clip has one label, exactly one is proposed; else any number, each of at least `threshold`.
 
@@ -85,15 +87,13 @@ def annotate(
     """
     target = table_file(path, "proposals")
     where = features.index()
-    names = sorted({label for some in labels.values() for label in some})
-    if len(names) < 2:
-        raise TrainingError(
-            f"{len(labels)} labelled clips with {len(names)} different labels: an annotator learns from at least two"
-        )
     if unknown := [clip_id for clip_id in labels if clip_id not in where]:
         raise TrainingError(f"{len(unknown)} labelled clips have no features, such as {unknown[0]!r}")
-    chosen = np.array([where[clip_id] for clip_id in labels], np.int64)
-    truth = np.array([[name in some for name in names] for some in labels.values()], bool)
+    usable = {clip_id: some for clip_id, some in labels.items() if features.shows_pose[where[clip_id]]}
+    check_labels(usable)
+    names = sorted({label for some in usable.values() for label in some})
+    chosen = np.array([where[clip_id] for clip_id in usable], np.int64)
+    truth = np.array([[name in some for name in names] for some in usable.values()], bool)
     exclusive = bool((truth.sum(1) == 1).all())
     begun = time.monotonic()
     annotator = fit_annotator(features.rows[chosen], truth, exclusive, seed)
@@ -106,18 +106,41 @@ def annotate(
     given = {clip_id: ";".join(some) for clip_id, some in labels.items()}
     ordered = np.sort(probabilities, axis=1)
     texts = [";".join(names[k] for k in np.flatnonzero(row)) or None for row in proposed]
+    said = {
+        "proposed": pl.Series(texts, dtype=pl.String),
+        "probability": pl.Series(ordered[:, -1]),
+        "margin": pl.Series(ordered[:, -1] - ordered[:, -2]),
+        "doubt": pl.Series(doubt).fill_nan(None),
+    }
+    gone = pl.Series(~features.shows_pose)
     table = pl.DataFrame(
         {
             "clip_id": pl.Series(features.clip_ids, dtype=pl.String),
             "given": pl.Series([given.get(clip_id) for clip_id in features.clip_ids], dtype=pl.String),
-            "proposed": pl.Series(texts, dtype=pl.String),
-            "probability": ordered[:, -1],
-            "margin": ordered[:, -1] - ordered[:, -2],
-            "doubt": pl.Series(doubt).fill_nan(None),
+            **{name: values.set(gone, None) for name, values in said.items()},
+            "reason": reasons(features.shows_pose),
         }
     )
     write_table(table, target)
-    return Proposals(target, len(where) - len(labels), int((doubt > 0.5).sum()), round(seconds, 3), result)
+    proposed_for = int(features.shows_pose.sum()) - len(usable)
+    return Proposals(target, proposed_for, int((doubt > 0.5).sum()), round(seconds, 3), result)
+
+
+def check_labels(labels: Mapping[str, Sequence[str]]) -> None:
+    """Refuse labels from which nothing can be learnt.
+
+    Args:
+        labels: clip_id -> its labels.
+
+    Raises:
+        TrainingError: fewer than two different labels.
+    """
+    names = {label for some in labels.values() for label in some}
+    if len(names) < 2:
+        raise TrainingError(
+            f"{len(labels)} labelled clips with {len(names)} different labels: an annotator learns from at least two; "
+            "fill in the column label of more clips"
+        )
 
 
 def _held_out(

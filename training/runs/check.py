@@ -18,6 +18,7 @@ from training.data.types import Array, Numbers, SkeletonDataset
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.evaluate.logistic import fit, folds_of, unit
 from training.runs.clip_features import ClipFeatures
+from training.runs.no_pose import reasons
 from training.runs.tables import table_file, write_table
 
 FOLDS = 5
@@ -46,7 +47,8 @@ class Findings:
         path: of the table, see `check`. page: the most doubtful clips, drawn; or None.
         clips: how many rows. doubted: labels of a doubt above 0.5. alike: clips whose nearest one has a cosine of at
             least `ALIKE`. far: clips that lie `FAR` times as far from their neighbours as clips usually do.
-        unjudged: labelled clips whose class has fewer than `FOLDS` clips, so that no doubt is given.
+        unjudged: labelled clips whose class has fewer than `FOLDS` clips, so that no doubt is given. labelled: clips
+        that show a pose and have a label.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Findings:
     alike: int
     far: int
     unjudged: int
+    labelled: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -79,7 +82,8 @@ def check(
     without a label, or where its class has fewer than `FOLDS` clips); proposed and probability (the likeliest label,
     where it is another one); text_margin (see `margins`; only where it is given); nearest and similarity (the clip most
     alike, and their cosine); outlier (mean distance to the `NEIGHBOURS` nearest clips, as a multiple of the median over
-    all clips).
+    all clips); reason (why nothing is said of a clip, null for others; see `training.runs.no_pose`). Such clips come
+    last.
 
     Args:
         features: of the clips, with the labels that the data give.
@@ -95,18 +99,23 @@ def check(
         TrainingError: another ending, or fewer than two clips.
     """
     target, told = table_file(path, "findings"), progress or Progress()
+    every, features = features, features.with_pose()
     if len(features.clip_ids) < 2:
-        raise TrainingError(f"{len(features.clip_ids)} clips: to compare clips, give at least two")
+        count = len(features.clip_ids)
+        raise TrainingError(
+            f"{count or 'no'} clip{'s' * (count != 1)} with a pose: to compare clips, give at least two"
+        )
     table = _judged(features, seed, told)
     if margins is not None:
-        table = table.with_columns(text_margin=pl.Series(margins).fill_nan(None))
+        table = table.with_columns(text_margin=pl.Series(margins[every.shows_pose]).fill_nan(None))
     table = table.hstack(_neighbours(features, told))
     table = table.sort("doubt", descending=True, nulls_last=True, maintain_order=True)
+    table = pl.concat([table, _of_no_pose(every)], how="diagonal")
     write_table(table.with_columns(pl.selectors.float().round(6)), target)
-    page = None
-    if datasets and joints_of is not None:
+    page, doubtful = None, table.filter(pl.col("doubt").is_not_null()).head(SHOWN)
+    if datasets and joints_of is not None and len(doubtful):
         page = target.with_suffix(".html")
-        cards = _cards(datasets, table.filter(pl.col("doubt").is_not_null()).head(SHOWN), joints_of)
+        cards = _cards(datasets, doubtful, joints_of)
         heading = f"The {len(cards)} most doubtful labels of {len(table)} clips"
         write_durably(page, clip_sheet(heading, cards, datasets[0].skeleton, axes).encode())
     return Findings(
@@ -116,8 +125,19 @@ def check(
         doubted=int((table["doubt"] > 0.5).sum()),
         alike=int((table["similarity"] >= ALIKE).sum()),
         far=int((table["outlier"] >= FAR).sum()),
-        unjudged=len(table.filter(pl.col("current_label").is_not_null() & pl.col("doubt").is_null())),
+        unjudged=len(features.labels) - features.labels.count(None) - table["doubt"].count(),
+        labelled=len(features.labels) - features.labels.count(None),
     )
+
+
+def _of_no_pose(features: ClipFeatures) -> pl.DataFrame:
+    """clip_id, current_label and reason of the clips that show no pose."""
+    facts = {
+        "clip_id": pl.Series(features.clip_ids, dtype=pl.String),
+        "current_label": pl.Series(features.labels, dtype=pl.String),
+        "reason": reasons(features.shows_pose),
+    }
+    return pl.DataFrame(facts).filter(pl.col("reason").is_not_null())
 
 
 def _judged(features: ClipFeatures, seed: int, progress: Progress) -> pl.DataFrame:

@@ -7,8 +7,8 @@ from typing import Any
 
 from training.backbones.base import Backbone
 from training.config import Config
-from training.data.types import Numbers, SkeletonDataset
-from training.runs.features import THREE_CROPS, Rows, extract_features, workers_for
+from training.data.types import SkeletonDataset
+from training.runs.features import THREE_CROPS, Extracted, extract, workers_for
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -33,7 +33,7 @@ def class_probabilities(
     device: Any = "cpu",
     advance: Callable[[int], None] | None = None,
     cache: ClipCache | None = None,
-) -> tuple[Rows, Numbers]:
+) -> Extracted:
     """Probabilities of the classes of every clip: the mean over three fixed crops, and over their mirror images where
     the network learnt from mirrored clips.
 
@@ -47,9 +47,9 @@ def class_probabilities(
         cache: where prepared clips are kept.
 
     Returns:
-        (N, K) float32, and the labels (N,) int64 that the clips have in their own datasets.
+        Rows (N, K); the labels are those that the clips have in their own datasets.
     """
-    return extract_features(
+    return extract(
         backbone.to(device),
         datasets,
         preprocess,

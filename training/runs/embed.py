@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -16,13 +17,16 @@ from torch import Tensor
 import dataengine
 from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.progress import Progress
+from dataengine.core.types import Bool
 from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.storage import staged
 from training.data.formats import format_of, open_datasets
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
+from training.runs.clip_features import check_once
 from training.runs.export import FRAMES
-from training.runs.features import TemporalCrops, motion_and_mask
+from training.runs.features import SHOWS_POSE, TemporalCrops, motion_and_mask
+from training.runs.no_pose import reasons, tell_of_no_pose
 from training.runs.trained_network import TrainedNetwork
 from training.transforms.prepared import ClipCache, prepared
 
@@ -35,11 +39,12 @@ def schema(projected: bool = False, blocks: bool = False) -> pa.Schema:
 
     clip_id string; label string, null for none; split string, null where it is not known; feature list<float32>, the D
     features of the network; with `projected` also projection list<float32>, of unit length (see `Method.project`); with
-    `blocks` also blocks list<float32>, the features of several blocks (see `Backbone.block_features`).
+    `blocks` also blocks list<float32>, the features of several blocks (see `Backbone.block_features`); reason string,
+    why a clip has none of these, null for others (see `training.runs.no_pose`).
     """
     texts = [(name, pa.string()) for name in ("clip_id", "label", "split")]
     lists = ["feature", *(["projection"] if projected else []), *(["blocks"] if blocks else [])]
-    return pa.schema([*texts, *((name, pa.list_(pa.float32())) for name in lists)])
+    return pa.schema([*texts, *((name, pa.list_(pa.float32())) for name in lists), ("reason", pa.string())])
 
 
 def embed(
@@ -74,17 +79,17 @@ def embed(
         blocks: whether the features of several blocks are written, too.
 
     Raises:
-        TrainingError: a clip is given twice, the run does not say how clips are preprocessed, or a clip does not fit
-            the network.
+        TrainingError: another ending than .parquet, an id stands at several clips, the run does not say how clips are
+            preprocessed, or a clip does not fit the network.
     """
     if run.preprocess is None:
         raise TrainingError("the run does not say how clips are preprocessed; give one of training.runs.run.load_run")
+    target = Path(path)
+    if target.suffix != ".parquet":
+        raise TrainingError(f"{target}: features are a table of lists; give a file that ends in .parquet")
     opened: list[SkeletonDataset] = open_datasets(datasets)
     keys = [key for dataset in opened for key in dataset.keys]
-    if len(set(keys)) < len(keys):
-        raise TrainingError(
-            f"clip {next(k for k in keys if keys.count(k) > 1)!r} is given twice; embed each dataset once"
-        )
+    check_once(keys)
     if frames is None:
         frames = FRAMES if run.config is None else run.config.view.frames
     splits = {key: split for dataset in opened for key, split in _splits(dataset).items()}
@@ -99,28 +104,29 @@ def embed(
         "data": loader.fingerprint,
     }
     columns = columns.with_metadata({"dataengine": json.dumps(note)})
-    target = Path(path)
     with (
         (progress or Progress()).step("embed", len(keys)) as advance,
         staged(target) as partial,
         pq.ParquetWriter(partial, columns, compression="zstd") as writer,
     ):
         batches: list[pa.RecordBatch] = []
+        shows_pose: list[Bool] = []
         for part in _features(run, loader, device, blocks):
             ids = [keys[index] for index in part["index"].tolist()]
             labels = [loader.labels[label] if label >= 0 else None for label in part["label"].tolist()]
-            values = [_lists(part[name]) for name in columns.names[3:]]
-            batches.append(
-                pa.record_batch(
-                    [pa.array(ids), pa.array(labels, pa.string()), _texts(ids, splits), *values], schema=columns
-                )
-            )
+            shown = part[SHOWS_POSE].numpy()
+            shows_pose.append(shown)
+            values = [_lists(part[name], shown) for name in columns.names[3:-1]]
+            texts = [pa.array(ids), pa.array(labels, pa.string()), _texts(ids, splits)]
+            why = pa.array(reasons(shown).to_list(), pa.string())
+            batches.append(pa.record_batch([*texts, *values, why], schema=columns))
             advance(len(ids))
             if sum(len(one) for one in batches) >= GROUP:
                 writer.write_table(pa.Table.from_batches(batches), row_group_size=GROUP)
                 batches = []
         if batches:
             writer.write_table(pa.Table.from_batches(batches), row_group_size=GROUP)
+    tell_of_no_pose(keys, np.concatenate(shows_pose), "they have no features")
     return target
 
 
@@ -134,7 +140,8 @@ def _features(run: TrainedNetwork, loader: DataLoader, device: Any, blocks: bool
             for sample in loader:
                 motion = motion_and_mask(sample, "crop0", device)
                 features = run.backbone.features(*motion)
-                rows = {"index": sample["index"], "label": sample["label"], "feature": features.float().cpu()}
+                rows = {name: sample[name] for name in ("index", "label", SHOWS_POSE)}
+                rows["feature"] = features.float().cpu()
                 projected = None if run.method is None else run.method.project(features)
                 if projected is not None:
                     rows["projection"] = projected.float().cpu()
@@ -145,12 +152,11 @@ def _features(run: TrainedNetwork, loader: DataLoader, device: Any, blocks: bool
         owner.train(before).to(home)
 
 
-def _lists(rows: Tensor) -> pa.ListArray:
-    """(N, D) as N lists."""
-    values = rows.contiguous().numpy()
-    return pa.ListArray.from_arrays(
-        pa.array(range(0, values.size + 1, values.shape[1]), pa.int32()), pa.array(values.ravel())
-    )
+def _lists(rows: Tensor, shown: Bool) -> pa.ListArray:
+    """(N, D) as N lists; null of clips that are not shown."""
+    values = rows.contiguous().numpy()[shown]
+    ends = np.concatenate([[0], np.cumsum(shown) * rows.shape[1]]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel()), mask=pa.array(~shown))
 
 
 def _texts(ids: Sequence[str], values: Mapping[str, str]) -> pa.Array:

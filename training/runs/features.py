@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataengine.core.resources import cpu_count
+from dataengine.core.types import Bool
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
+from training.data.rgb import is_pictures
 from training.data.types import Numbers, SkeletonDataset, SkeletonSequence
 from training.methods.base import RandomViews
 from training.transforms.prepared import ClipCache, prepared
@@ -56,9 +58,16 @@ def workers_for(datasets: Sequence[SkeletonDataset], workers: int | str, device:
     return workers_of(workers, device) if sum(map(len, datasets)) > MANY else 0
 
 
+SHOWS_POSE = "shows_pose"
+"""Entry of a sample: whether the clip shows a pose."""
+
+
 @dataclass(frozen=True)
 class TemporalCrops:
-    """Fixed crops of a clip, each resampled to `frames`, as entries crop0, crop1 ...
+    """Fixed crops of a clip, each resampled to `frames`, as entries crop0, crop1 ...; and `SHOWS_POSE`.
+
+    A clip shows no pose where no joint is seen, or all joints lie at one point: its prepared coordinates are all 0.
+    Pictures always count as a pose.
 
     Attributes:
         preprocess: makes the input of the network.
@@ -80,6 +89,7 @@ class TemporalCrops:
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
         total, score = joints.shape[1], self.preprocess.score
+        shows = is_pictures(self.preprocess.layout) or bool(joints[..., : joints.shape[-1] - score].any())
         views = [View(self.frames, "none", score=score)]
         if self.mirrored:
             views.append(View(self.frames, MIRROR, self.preprocess.layout, score))
@@ -89,6 +99,7 @@ class TemporalCrops:
                 first = min(int(begin * total), total - 1)
                 crop = joints[:, first : max(first + 1, round(end * total))]
                 sample[f"crop{len(sample)}"] = self.preprocess.entry(view(crop, rng))
+        sample[SHOWS_POSE] = np.bool_(shows)
         return sample
 
 
@@ -98,8 +109,35 @@ def motion_and_mask(sample: Mapping[str, Any], name: str, device: Any, dtype: An
     return [sample[name].to(device, dtype), *([] if mask is None else [mask.to(device)])]
 
 
-@torch.no_grad()
+class Extracted(NamedTuple):
+    """The output of a network for N clips.
+
+    Attributes:
+        rows: (N, D) float32 in the order of the dataset.
+        labels: (N,) int64.
+        shows_pose: (N,) whether each clip shows a pose, see `TemporalCrops`; of random views all True.
+    """
+
+    rows: Rows
+    labels: Numbers
+    shows_pose: Bool
+
+
 def extract_features(
+    function: Callable[..., Tensor],
+    dataset: SkeletonDataset | Sequence[SkeletonDataset],
+    preprocess: Preprocess,
+    frames: int,
+    spans: Sequence[tuple[float, float]] = WHOLE_CLIP,
+    **options: Any,
+) -> tuple[Rows, Numbers]:
+    """`rows` and `labels` of `extract`, which has the arguments."""
+    found = extract(function, dataset, preprocess, frames, spans, **options)
+    return found.rows, found.labels
+
+
+@torch.no_grad()
+def extract(
     function: Callable[..., Tensor],
     dataset: SkeletonDataset | Sequence[SkeletonDataset],
     preprocess: Preprocess,
@@ -114,7 +152,7 @@ def extract_features(
     advance: Callable[[int], None] | None = None,
     cache: ClipCache | None = None,
     mirrored: bool = False,
-) -> tuple[Rows, Numbers]:
+) -> Extracted:
     """The output of a network for every clip, the mean over crops of the clip.
 
     Args:
@@ -134,9 +172,6 @@ def extract_features(
         advance: is given the number of clips done after every batch.
         cache: where prepared clips are kept; see `training.transforms.prepared`.
         mirrored: whether mirror images of the crops count in the mean, too.
-
-    Returns:
-        (clips, D) float32 in the order of the dataset, and the labels (clips,) int64.
     """
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     before = owner.training if isinstance(owner, nn.Module) else False
@@ -148,15 +183,17 @@ def extract_features(
     number = crops.number if view is None else 1
     loader = DataLoader(prepared(dataset, preprocess, cache), transform, batch, seed, shuffle=False, workers=workers)
     rows: list[Tensor] = []
+    shown: list[Tensor] = []
     for sample in loader:
         inputs = [motion_and_mask(sample, f"crop{k}", device, dtype) for k in range(number)]
         outputs = [function(*each).float() for each in inputs]
         rows.append(torch.stack([torch.softmax(o, 1) if softmax else o for o in outputs]).mean(0).cpu())
+        shown.append(sample[SHOWS_POSE] if SHOWS_POSE in sample else torch.ones(len(rows[-1]), dtype=torch.bool))
         if advance is not None:
             advance(len(rows[-1]))
     if isinstance(owner, nn.Module):
         owner.train(before)
-    return torch.cat(rows).numpy(), loader.label_ids
+    return Extracted(torch.cat(rows).numpy(), loader.label_ids, torch.cat(shown).numpy())
 
 
 @torch.no_grad()

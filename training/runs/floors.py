@@ -36,7 +36,7 @@ from training.evaluate.metrics import top_k
 from training.evaluate.probes import LabelledFeatures, few_shot, knn
 from training.evaluate.result import SPREAD, Result, plain
 from training.runs import splits
-from training.runs.features import THREE_CROPS, WHOLE_CLIP, Rows, calibrate, extract_features, workers_for
+from training.runs.features import THREE_CROPS, WHOLE_CLIP, Rows, calibrate, extract, workers_for
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -157,7 +157,7 @@ class Floors:
         view: View | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Rows:
-        return extract_features(
+        return extract(
             function,
             part,
             self._preprocess,
@@ -169,7 +169,7 @@ class Floors:
             view=view,
             advance=advance,
             cache=self._cache,
-        )[0]
+        ).rows
 
     def _on_coordinates(self) -> dict[str, Any]:
         train, test = self._coordinates

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dataengine.core.errors import TrainingError
 from dataengine.core.failures import in_one_line
 from dataengine.core.progress import Progress
+from dataengine.core.types import Bool
 from dataengine.io.storage import write_durably
 from training.config import Config
 from training.data.types import SkeletonDataset
@@ -35,7 +36,7 @@ from training.runs import splits
 from training.runs.classify import class_probabilities
 from training.runs.evaluation import per_class
 from training.runs.floors import Floors
-from training.runs.report import Report, classes_of, features_of, open_split_of
+from training.runs.report import Report, classes_of, extract_of, open_split_of
 from training.runs.run import CHECKPOINT, Run, load_run
 from training.runs.train import train
 from training.transforms.streams import STREAMS
@@ -80,7 +81,8 @@ def fuse(
         floors: whether the floors of the first run stand beside, where there are clips to learn from.
 
     Returns:
-        The report, which is not written yet, and the probabilities (N, K) of all together.
+        The report, which is not written yet, and the probabilities (N, K) of all together, NaN of clips that show no
+        pose.
 
     Raises:
         TrainingError: fewer than two runs, as many weights as runs are not given, runs of other classes or clips.
@@ -97,12 +99,13 @@ def fuse(
             else _probed(run, clips.train[n], clips.test[n], names, device, advance)
             for n, run in enumerate(runs)
         ]
-    together = sum((weight * scores for weight, scores in zip(weights, each)), np.zeros_like(each[0])) / sum(weights)
+    scored = [scores for scores, _ in each]
+    together = sum((w * scores for w, scores in zip(weights, scored)), np.zeros_like(scored[0])) / sum(weights)
     report = Report("fuse", first, clips.test[0], clips.train[0] if clips.train else ())
     ids, groups = splits.label_ids(names, clips.test[0]), splits.groups_of(clips.test[0])
     kind = "classifier" if all(classify) else "linear probe"
     titles = titles_of(runs)
-    for title, scores in zip(titles, each):
+    for title, scores in zip(titles, scored):
         report.results.append(classification_result(f"{kind} {title}", scores, ids, groups=groups))
     truth, said = labelled(ids, together.argmax(1))
     details: dict[str, Any] = {"per class": per_class(said, truth, names), "weights": weights}
@@ -113,7 +116,7 @@ def fuse(
             first.config, first.preprocess, names, clips.train[0], clips.test[0], device, first.cache, progress=progress
         ).beside(result)
     report.results.append(result)
-    return report, together
+    return report, np.where(each[0][1][:, None], together, np.nan)
 
 
 def names_of(runs: Sequence[Run], clips: Clips) -> tuple[str, ...]:
@@ -166,11 +169,11 @@ def titles_of(runs: Sequence[Run]) -> list[str]:
 
 def _classifier(
     run: Run, test: Sequence[SkeletonDataset], names: Sequence[str], device: str, advance: Callable[[int], None]
-) -> Scores:
-    """(N, K) probabilities of the run's classifier (`class_probabilities`), in the order of `names`."""
-    scores = class_probabilities(run.backbone, test, run.preprocess, run.config, device, advance, run.cache)[0]
-    ordered: Scores = scores[:, [run.labels.index(name) for name in names]].astype(np.float64)
-    return ordered
+) -> tuple[Scores, Bool]:
+    """(N, K) probabilities of the run's classifier (`class_probabilities`), in the order of `names`; and which clips
+    show a pose."""
+    found = class_probabilities(run.backbone, test, run.preprocess, run.config, device, advance, run.cache)
+    return found.rows[:, [run.labels.index(name) for name in names]].astype(np.float64), found.shows_pose
 
 
 def _probed(
@@ -180,15 +183,14 @@ def _probed(
     names: Sequence[str],
     device: str,
     advance: Callable[[int], None],
-) -> Scores:
-    """(N, K) probabilities of a linear probe of the run's features."""
+) -> tuple[Scores, Bool]:
+    """(N, K) probabilities of a linear probe of the run's features, and which clips show a pose."""
     run.method.to(device)
-    learnt, measured = (features_of(run, run.method.embed, split, device, advance) for split in (train, test))
-    ids, rows = labelled(splits.label_ids(names, train), learnt)
-    logits = logistic.fit(rows, ids, len(names), STRENGTH).scores(measured)
+    learnt, measured = (extract_of(run, run.method.embed, split, device, advance) for split in (train, test))
+    ids, rows = labelled(splits.label_ids(names, train), learnt.rows)
+    logits = logistic.fit(rows, ids, len(names), STRENGTH).scores(measured.rows)
     chances = np.exp(logits - logits.max(1, keepdims=True))
-    scores: Scores = chances / chances.sum(1, keepdims=True)
-    return scores
+    return chances / chances.sum(1, keepdims=True), measured.shows_pose
 
 
 def open_clips(

@@ -179,7 +179,7 @@ def tell_of_unseen(train: Sequence[SkeletonDataset], val: Sequence[SkeletonDatas
     Args:
         train: what is learnt from.
         val: what is measured on.
-        split: how messages call the split of `val`.
+        split: how messages call `val`, such as "split 'val'".
     """
     if not val:
         return
@@ -196,13 +196,13 @@ def tell_of_unseen(train: Sequence[SkeletonDataset], val: Sequence[SkeletonDatas
         if 0 < left_out < clips:
             effect = f"left out of the figures ({left_out}) or counted as wrong ({clips - left_out})"
         warnings.warn(
-            f"split {split!r}: {clips} of its {len(numbers)} clips {'is' if clips == 1 else 'are'} of "
+            f"{split}: {clips} of its {len(numbers)} clips {'is' if clips == 1 else 'are'} of "
             f"{len(unseen)} class{'' if len(unseen) == 1 else 'es'} that training never saw ({first}), and {effect}",
             stacklevel=3,
         )
     if unlabelled := int((numbers < 0).sum()):
         warnings.warn(
-            f"split {split!r}: not measured, for want of a label: {unlabelled} of its {len(numbers)} clips",
+            f"{split}: not measured, for want of a label: {unlabelled} of its {len(numbers)} clips",
             stacklevel=3,
         )
 

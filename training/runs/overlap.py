@@ -49,7 +49,7 @@ def tell_of_overlap(train: Sequence[SkeletonDataset], val: Sequence[SkeletonData
     Args:
         train: what is learnt from.
         val: what is measured on.
-        split: how messages call the split of `val`.
+        split: how messages call `val`, such as "split 'val'".
     """
     both = clips_in_both(train, val)
     if not both:
@@ -57,7 +57,7 @@ def tell_of_overlap(train: Sequence[SkeletonDataset], val: Sequence[SkeletonData
     count = sum(len(dataset) for dataset in val)
     what = f"{len(both)} of its {count} clips are" if len(both) > 1 else f"1 of its {count} clips is"
     warnings.warn(
-        f"split {split!r}: {what} in the training split, too, for example {both[0]!r}: figures are too good by what "
+        f"{split}: {what} in the training split, too, for example {both[0]!r}: figures are too good by what "
         "was learnt by heart; take them out of one split",
         stacklevel=3,
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
+from dataengine.core.types import Bool
 from training.data.sampler import joined_labels
 from training.data.types import Numbers, SkeletonDataset, remark
 from training.evaluate.metrics import labelled
@@ -22,7 +23,7 @@ from training.evaluate.result import Result
 from training.runs import splits
 from training.runs.classify import class_probabilities
 from training.runs.evaluation import per_class
-from training.runs.learnable import tell_of_empty
+from training.runs.no_pose import keys_of, reasons, tell_of_no_pose
 from training.runs.overlap import learnt_by
 from training.runs.run import Run
 from training.runs.tables import table_file, write_table
@@ -34,20 +35,23 @@ class Predictions:
 
     Attributes:
         path: of the table, one row a clip: clip_id, label (as the data have it, null for none), predicted, probability
-            (of the predicted class, in [0, 1]).
+            (of the predicted class, in [0, 1]), reason (why nothing is predicted, null where something is; see
+            `training.runs.no_pose`).
         counts: how many clips each class was said of.
-        result: top-1 on the clips whose label the network knows, without those that it learnt from; None without such
-            clips.
+        result: top-1 on the clips that show a pose and whose label the network knows, without those that it learnt
+            from; None without such clips.
+        no_pose: how many clips show no pose.
     """
 
     path: Path
     counts: dict[str, int]
     result: Result | None
+    no_pose: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         result = None if self.result is None else self.result.as_dict()
-        return {"predictions": str(self.path), "counts": self.counts, "result": result}
+        return {"predictions": str(self.path), "counts": self.counts, "no_pose": self.no_pose, "result": result}
 
 
 def predict(
@@ -75,19 +79,21 @@ def predict(
             f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "
             "finetune`, or name motions by texts with `dataengine-train zeroshot`"
         )
-    tell_of_empty(datasets)
     with (progress or Progress()).step("predict", sum(map(len, datasets))) as advance:
-        scores = class_probabilities(run.backbone, datasets, run.preprocess, run.config, device, advance, run.cache)[0]
-    write_predictions(target, datasets, run.labels, scores)
+        scores, _, shows_pose = class_probabilities(
+            run.backbone, datasets, run.preprocess, run.config, device, advance, run.cache
+        )
+    write_predictions(target, datasets, run.labels, scores, shows_pose)
     best = scores.argmax(1)
-    known = _to_measure(run, datasets)
+    known = np.where(shows_pose, _to_measure(run, datasets), -1)
     result = None
     if (known >= 0).any():
         truth, said = labelled(known, best)
         details: dict[str, Any] = {"per class": per_class(said, truth, run.labels)}
         result = classification_result("classifier", scores, known, groups=splits.groups_of(datasets), **details)
-    counts = {run.labels[number]: int(count) for number, count in zip(*np.unique(best, return_counts=True))}
-    return Predictions(target, counts, result)
+    numbers, times = np.unique(best[shows_pose], return_counts=True)
+    counts = {run.labels[number]: int(count) for number, count in zip(numbers, times)}
+    return Predictions(target, counts, result, int((~shows_pose).sum()))
 
 
 def _to_measure(run: Run, datasets: Sequence[SkeletonDataset]) -> Numbers:
@@ -105,24 +111,32 @@ def _to_measure(run: Run, datasets: Sequence[SkeletonDataset]) -> Numbers:
 
 
 def write_predictions(
-    target: Path, datasets: Sequence[SkeletonDataset], labels: Sequence[str], scores: NDArray[np.floating[Any]]
+    target: Path,
+    datasets: Sequence[SkeletonDataset],
+    labels: Sequence[str],
+    scores: NDArray[np.floating[Any]],
+    shows_pose: Bool,
 ) -> None:
-    """Write the table of `Predictions`, whole or not at all.
+    """Write the table of `Predictions`, whole or not at all; of clips that show no pose it says nothing.
 
     Args:
         target: the file.
         datasets: the clips.
         labels: names of the K classes.
         scores: (N, K) probabilities.
+        shows_pose: (N,).
     """
     names, ids = joined_labels(datasets)
-    best = scores.argmax(1)
+    keys, best, shown = keys_of(datasets), scores.argmax(1), shows_pose.tolist()
+    tell_of_no_pose(keys, shows_pose, "no class is said of them")
+    chances = scores[np.arange(len(best)), best]
     table = pl.DataFrame(
         {
-            "clip_id": pl.Series([key for dataset in datasets for key in dataset.keys], dtype=pl.String),
+            "clip_id": pl.Series(keys, dtype=pl.String),
             "label": pl.Series([names[label] if label >= 0 else None for label in ids.tolist()], dtype=pl.String),
-            "predicted": [labels[number] for number in best.tolist()],
-            "probability": scores[np.arange(len(best)), best],
+            "predicted": pl.Series([labels[k] if s else None for k, s in zip(best.tolist(), shown)], dtype=pl.String),
+            "probability": pl.Series(chances).set(~pl.Series(shows_pose), None),
+            "reason": reasons(shows_pose),
         }
     )
     write_table(table, target)

@@ -79,8 +79,8 @@ def probe(
     """
     check_amounts(fractions)
     names = classes_of(train, test)
-    tell_of_overlap(train, test, "of the probe")
-    tell_of_unseen(train, test, "of the probe")
+    tell_of_overlap(train, test, "the clips that are measured on")
+    tell_of_unseen(train, test, "the clips that are measured on")
     report = Report("probe", run, test, train)
     report.folder.mkdir(parents=True, exist_ok=True)
     run.method.to(device)

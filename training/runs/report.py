@@ -19,7 +19,7 @@ from training.data.sampler import joined_labels
 from training.data.types import SkeletonDataset
 from training.evaluate.result import Result, class_table, plain, table
 from training.runs import splits
-from training.runs.features import THREE_CROPS, Rows, extract_features, workers_for
+from training.runs.features import THREE_CROPS, Extracted, Rows, extract, workers_for
 from training.runs.learnable import check_coordinates
 from training.runs.run import Run
 
@@ -182,10 +182,28 @@ def features_of(
     device: Any,
     advance: Callable[[int], None] | None = None,
 ) -> Rows:
-    """(N, D) float32 of a function of the run's network, the mean over three fixed crops of a clip; `advance` is given
-    how many clips are done."""
+    """(N, D) float32 of a function of the run's network, see `extract_of`."""
+    return extract_of(run, function, split, device, advance).rows
+
+
+def extract_of(
+    run: Run,
+    function: Any,
+    split: Sequence[SkeletonDataset],
+    device: Any,
+    advance: Callable[[int], None] | None = None,
+) -> Extracted:
+    """A function of the run's network, the mean over three fixed crops of a clip.
+
+    Args:
+        run: the run.
+        function: of its network, see `training.runs.features.extract`.
+        split: the clips.
+        device: where the network runs.
+        advance: is given how many clips are done.
+    """
     workers = workers_for(split, run.config.run.workers, device)
-    rows, _ = extract_features(
+    return extract(
         function,
         split,
         run.preprocess,
@@ -197,4 +215,3 @@ def features_of(
         advance=advance,
         cache=run.cache,
     )
-    return rows

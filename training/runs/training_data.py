@@ -72,7 +72,7 @@ def open_data(config: Config, needs: Needs, texts: Sequence[str] = ()) -> Traini
     learnt = with_spans(learnt) if needs.spans else learnt
     spans = joined_span_labels(learnt) if needs.spans else ()
     check_learnable(learnt, needs.labels, config.method.name)
-    tell_of_overlap(learnt, val, val_split)
+    tell_of_overlap(learnt, val, f"split {val_split!r}")
     if not needs.spans:
-        tell_of_unseen(learnt, val, val_split)
+        tell_of_unseen(learnt, val, f"split {val_split!r}")
     return TrainingData(learnt, val, val_split, spans or DataLoader(learnt, shuffle=False).labels, start)

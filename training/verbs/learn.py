@@ -176,6 +176,8 @@ def fuse(
     """Add what several networks say, such as those of joints, bones and motion: each alone, and all together."""
     ready()
     where = device_of(device)
+    import numpy as np
+
     from training.evaluate.result import class_table, plain, table
     from training.runs import fuse as fusing
     from training.runs.predict import write_predictions
@@ -191,7 +193,8 @@ def fuse(
         report.write()
         reports.append(report)
         if to is not None:
-            write_predictions(to, clips.test[0], fusing.names_of(own, clips), scores)
+            shown = np.asarray(np.isfinite(scores).all(1))
+            write_predictions(to, clips.test[0], fusing.names_of(own, clips), scores, shown)
     results = fusing.over_seeds(reports)
     if as_json:
         show({"runs": list(map(str, runs)), "results": plain([result.as_dict() for result in results])})

@@ -90,6 +90,7 @@ def rank(
         read_labels(labels)  # before features are computed
     features, opened, run = _clip_features(source, data, split, device, as_json)
     known = {} if labels is None else read_labels(labels, features.clip_ids)
+    total, features = len(features.clip_ids), features.with_pose()
     ranking = order(features, count, by, list(known), seed, progress_of(as_json))
     joints_of, axes = (None, (0, 1, True)) if run is None else (run.preprocess.joints, _axes(run))
     plan = write_plan(features, ranking, to, known, opened, joints_of, axes, seed)
@@ -97,7 +98,7 @@ def rank(
         show(plan.to_dict())
         return
     lines = [
-        f"{plan.path}: {plan.clips} of {len(features.clip_ids)} clips; the farthest other clip lies {plan.radius:.3f} "
+        f"{plan.path}: {plan.clips} of {total} clips; the farthest other clip lies {plan.radius:.3f} "
         f"from one of them ({plan.random_radius:.3f} from as many drawn at random)"
     ]
     lines += [] if plan.page is None else [str(plan.page)]
@@ -132,14 +133,17 @@ def annotate(
     """Learn from what people labelled, in seconds: propose labels of all other clips, and doubt wrong ones."""
     from training.evaluate.result import table
     from training.runs.annotate import annotate as write
+    from training.runs.annotate import check_labels
     from training.runs.clip_features import read_labels
+    from training.runs.tables import table_file
 
     if frames:
         _annotate_frames(source, labels, to, data, split, threshold, seed, device, as_json)
         return
     if len(labels) > 1:
         raise DataEngineError(f"--labels {labels[1]}: labels of clips stand in one file; --frames takes several tables")
-    read_labels(labels[0])  # what is wrong with the file is told before features are computed
+    table_file(to, "proposals")
+    check_labels(read_labels(labels[0]))  # what is wrong with the file is told before features are computed
     features, _, _ = _clip_features(source, data, split, device, as_json)
     found = write(features, read_labels(labels[0], features.clip_ids), to, threshold, seed, progress_of(as_json))
     if as_json:
@@ -227,8 +231,8 @@ def check(
         show(found.to_dict())
         return
     lines = [
-        f"{found.path}: {found.doubted} of {found.clips} labels are doubted, {found.alike} clips look like another, "
-        f"{found.far} like no other"
+        f"{found.path}: {found.doubted} of {found.labelled} labels are doubted, {found.alike} of {found.clips} clips "
+        f"look like another, {found.far} like no other"
     ]
     if found.unjudged:
         lines.append(f"{found.unjudged} labels are not judged: their classes have too few clips")

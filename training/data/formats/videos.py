@@ -24,6 +24,7 @@ from dataengine.core.types import Frames
 from dataengine.dataset.dataset import Dataset
 from dataengine.dataset.dataset import open as open_built_dataset
 from dataengine.io.remote import file_state
+from dataengine.io.sheets import read_sheet
 from dataengine.media.decode import PyAVDecoder
 from training.data.formats import shard_index
 from training.data.formats.base import GROUPS, Format, choose, digest
@@ -232,9 +233,9 @@ def _rows_of_table(path: Path, files: Sequence[str]) -> list[dict[str, Any]]:
         TrainingError: it cannot be read, names no file, a file that is not there, or a part that is none.
     """
     try:
-        table = pl.read_csv(path, infer_schema=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise TrainingError(f"{path}: no table can be read: {str(error).partition(chr(10))[0]}") from error
+        table = read_sheet(path)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: no table can be read: {error}") from error
     if "file" not in table.columns or table.is_empty():
         raise TrainingError(f"{path}: its columns are {', '.join(table.columns)}; needed: file, beside label and split")
     known, rows, keys = set(files), [], set[str]()
