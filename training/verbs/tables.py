@@ -143,7 +143,9 @@ def annotate(
     if len(labels) > 1:
         raise DataEngineError(f"--labels {labels[1]}: labels of clips stand in one file; --frames takes several tables")
     table_file(to, "proposals")
-    check_labels(read_labels(labels[0]))  # what is wrong with the file is told before features are computed
+    labelled = read_labels(labels[0])  # what is wrong with the file is told before features are computed
+    if source.suffix != ".parquet":
+        check_labels(labelled)
     features, _, _ = _clip_features(source, data, split, device, as_json)
     found = write(features, read_labels(labels[0], features.clip_ids), to, threshold, seed, progress_of(as_json))
     if as_json:
