@@ -17,6 +17,7 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 LIFT = ROOT / "docs" / "explanation" / "lift.md"
 TRAIN = ROOT / "docs" / "how-to" / "train.md"
 LEARN = ROOT / "docs" / "explanation" / "learning.md"
+README = ROOT / "README.md"
 
 
 def newest() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -109,21 +110,21 @@ def _interval(figure: dict[str, Any], digits: int = 0) -> str:
     return f"{figure['mean']:.{digits}f}{ends}"
 
 
-OF_RESULTS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
-    "lift": (LIFT, lifting),
-    "public_sets": (TRAIN, public_sets),
-    "all_methods": (LEARN, all_methods),
+OF_RESULTS: dict[str, tuple[Callable[[dict[str, Any]], str], tuple[Path, ...]]] = {
+    "lift": (lifting, (LIFT,)),
+    "public_sets": (public_sets, (TRAIN,)),
+    "all_methods": (all_methods, (LEARN, README)),
 }
-"""Pages with a table of one result, by the name of the benchmark, and what makes it."""
+"""What makes the table of one result, and the pages that it stands on, by the name of the benchmark."""
 
 
 def pages() -> dict[Path, str]:
     """Every page with its table made anew."""
     found = {PAGE: write(PAGE.read_text(encoding="utf-8"))}
     results = newest()
-    for name, (page, made) in OF_RESULTS.items():
+    for name, (made, places) in OF_RESULTS.items():
         if name in results:
-            found[page] = write(page.read_text(encoding="utf-8"), made(results[name][1]))
+            found |= {page: write(page.read_text(encoding="utf-8"), made(results[name][1])) for page in places}
     return found
 
 
