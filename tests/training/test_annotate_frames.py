@@ -155,6 +155,8 @@ def test_one_label_short_clips_and_many_rows(tmp_path: Path, monkeypatch: pytest
         (("clip-00,,,",), "no span that people gave"),
         (("elsewhere,wave,0,1",), "none of its 1 clips is in the data, such as 'elsewhere'"),
         (("clip-00,wave,2,1",), "0 <= start < end"),
+        (("clip-00,wave,90,99",), "no frame of the 1 clips has a label: .* such as 'wave' from 90 of 'clip-00'"),
+        (("clip-00,,,", "elsewhere,wave,0,1"), "no frame of the 1 clips has a label"),
     ],
 )
 def test_what_cannot_be_learnt_is_said_in_one_line(tmp_path: Path, lines: tuple[str, ...], what: str) -> None:
@@ -173,6 +175,9 @@ def test_proposals_of_before_are_not_learnt_from_and_strange_clips_are_counted(t
     labels = read_span_labels([said, guessed])
     assert labels.names == ("wave", LABELS[0]) and "clip-09" not in labels.spans
     with pytest.warns(UserWarning, match="1 of 7 clips are not in the data, such as 'elsewhere'"):
+        annotate_frames(clips, labels, tmp_path / "p.csv")
+    labels = read_span_labels([clips.table(tmp_path / "late.csv", range(6), more=["clip-00,wave,90,99,"])])
+    with pytest.warns(UserWarning, match="1 spans lie outside of their clips and are left out, such as 'wave' from 90"):
         annotate_frames(clips, labels, tmp_path / "p.csv")
 
 

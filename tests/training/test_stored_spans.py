@@ -56,6 +56,8 @@ def test_index_and_shards_give_the_same_spans(out: Path) -> None:
             if clip.spans is not None:
                 spans = [(dataset.span_labels[label], first, end) for label, first, end in clip.spans.tolist()]
                 assert spans == FRAMES[number]
+        proposed = [key for key, guessed in zip(dataset.keys, dataset.spans_proposed, strict=True) if guessed]
+        assert [key[:15] for key in proposed] == ["random-video000"]
         one = open_dataset(place, split="val")
         assert one.span_labels == dataset.span_labels and one.read([0])[0].spans is not None
 
@@ -66,6 +68,9 @@ def test_clips_of_which_nobody_spoke_are_left_out(out: Path, tmp_path: Path) -> 
         (kept,) = with_spans([dataset])
     assert len(kept) == 3 and kept.spans_known is not None and kept.spans_known.all()
     assert all(clip.spans is not None for clip in kept.read(range(3)))
+    with pytest.warns(UserWarning, match="no person said of 4 of 6 clips what happens when"):
+        (measured,) = with_spans([dataset], by_people=True)
+    assert len(measured) == 2 and not any("video000" in key for key in measured.keys)
     assert joined_span_labels([kept]) == ("fall", "wave", "走る")
     (part,) = random_subset([dataset], 4)
     assert part.spans_known is not None and len(part.spans_known) == 4

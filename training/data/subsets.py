@@ -77,10 +77,14 @@ def label_subset(datasets: Sequence[SkeletonDataset], fraction: float, seed: int
     return _parts(datasets, label_subsets(ids, (fraction,), seed)[fraction])
 
 
-def with_spans(datasets: Sequence[SkeletonDataset]) -> list[SkeletonDataset]:
+def with_spans(datasets: Sequence[SkeletonDataset], by_people: bool = False) -> list[SkeletonDataset]:
     """The clips of which the data say what happens when, if only that nothing does.
 
     Where nobody looked at a clip, that nothing is said of it does not mean that nothing happens in it.
+
+    Args:
+        datasets: the clips.
+        by_people: without clips of which an annotator said it: they can be learnt from, and are no truth to measure on.
     """
     if not any(dataset.span_labels for dataset in datasets):
         return list(datasets)
@@ -89,13 +93,15 @@ def with_spans(datasets: Sequence[SkeletonDataset]) -> list[SkeletonDataset]:
         known = dataset.spans_known
         if known is None:
             known = np.full(len(dataset), bool(dataset.span_labels))
+        if by_people and dataset.spans_proposed is not None:
+            known = known & ~dataset.spans_proposed
         if known.all():
             kept.append(dataset)
             continue
         first = dataset.keys[int(np.argmin(known))]
         remark(
-            f"{dataset.name}: nobody said of {int((~known).sum())} of {len(dataset)} clips what happens when, and they "
-            f"are left out, for example {first!r}"
+            f"{dataset.name}: {'no person' if by_people else 'nobody'} said of {int((~known).sum())} of {len(dataset)} "
+            f"clips what happens when, and they are left out, for example {first!r}"
         )
         if known.any():
             kept.append(SubsetDataset(dataset, np.flatnonzero(known).astype(np.int64)))
@@ -123,8 +129,9 @@ class SubsetDataset(SkeletonDataset):
         groups = dataset.groups
         self.groups = None if groups is None else [groups[position] for position in positions.tolist()]
         self.columns = {name: [values[k] for k in positions.tolist()] for name, values in dataset.columns.items()}
-        self.span_labels, known = dataset.span_labels, dataset.spans_known
+        self.span_labels, known, proposed = dataset.span_labels, dataset.spans_known, dataset.spans_proposed
         self.spans_known = None if known is None else known[positions]
+        self.spans_proposed = None if proposed is None else proposed[positions]
         self.lengths = None if dataset.lengths is None else dataset.lengths[positions]
 
     def __len__(self) -> int:

@@ -79,6 +79,8 @@ class SkeletonDataset:
             a clip has no value.
         span_labels: names of the classes of the spans of its clips; empty where it has none.
         spans_known: (N,) bool, of which clips the data say what happens when; None: of all, where they do at all.
+        spans_proposed: (N,) bool, of which clips an annotator said it and no person, so that nothing is measured on
+            them; None: of none.
         lengths: (N,) frames of each clip; None where that is not known without reading.
     """
 
@@ -93,6 +95,7 @@ class SkeletonDataset:
     columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
     span_labels: tuple[str, ...] = ()
     spans_known: NDArray[np.bool_] | None = None
+    spans_proposed: NDArray[np.bool_] | None = None
     lengths: Numbers | None = None
 
     def __len__(self) -> int:

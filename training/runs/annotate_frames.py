@@ -175,6 +175,7 @@ def annotate_frames(
     with progress.step("labelled clips", len(numbers), "clips") as advance:
         known = _thinned(clips.read(numbers, advance))
     truth = [labels.of(clip) for clip in known]
+    _check_inside(known, truth, labels)
     result = _held_out(known, truth, labels.names, threshold, seed, progress)
     begun = time.monotonic()
     annotator = _fitted(known, truth, seed)
@@ -207,6 +208,32 @@ def _labelled(clips: Clips, labels: SpanLabels) -> list[int]:
             f"{labels.where}: {len(strange)} of {len(labels.spans)} clips are not in the data, such as {strange[0]!r}"
         )
     return sorted(where[clip] for clip in labels.spans if clip in where)
+
+
+def _check_inside(clips: Sequence[FrameFeatures], truth: Sequence[Array], labels: SpanLabels) -> None:
+    """Say how many spans begin behind the end of their clips.
+
+    Raises:
+        TrainingError: no frame has a label.
+    """
+    outside = [
+        f"{labels.names[label]!r} from {start:g} of {clip.key!r}"
+        for clip in clips
+        for label, start, _, frames in labels.spans[clip.key]
+        if start * (1 if frames else clip.fps or 1) >= clip.frames
+    ]
+    if not any(of_clip.any() for of_clip in truth):
+        why = "people saw nothing happen in them; give spans of clips in which something does"
+        if outside:
+            why = (
+                f"the spans lie outside of them, such as {outside[0]}; times are seconds from the first frame, or "
+                "frames where a column unit says so"
+            )
+        raise TrainingError(f"{labels.where}: no frame of the {len(clips)} clips has a label: {why}")
+    if outside:
+        remark(
+            f"{labels.where}: {len(outside)} spans lie outside of their clips and are left out, such as {outside[0]}"
+        )
 
 
 def _thinned(clips: Iterator[FrameFeatures]) -> list[FrameFeatures]:

@@ -65,7 +65,7 @@ def segment(
     Args:
         run: a run of the method `segment`.
         train: what floors learn from.
-        test: clips with spans.
+        test: clips with spans; those that an annotator proposed are not measured on.
         beside: other runs of the same classes, such as a classifier of whole windows, whose figures stand beside.
         floors: whether nearest neighbours, ridge regression and a random network are measured.
         drawn: how many clips are drawn as timelines.
@@ -81,6 +81,7 @@ def segment(
     for other in beside:
         if tuple(other.labels) != tuple(run.labels):
             raise TrainingError(f"{other.folder} knows other classes than {run.folder}: train both on one data")
+    test = with_spans(test, by_people=True)
     report = Report("segment", run, test, train)
     report.folder.mkdir(parents=True, exist_ok=True)
     exclusive = method.loss_name == "softmax"

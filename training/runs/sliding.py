@@ -12,6 +12,7 @@ import torch
 
 from dataengine.core.errors import TrainingError
 from training.data.spans import renumbered
+from training.data.subsets import with_spans
 from training.data.types import SkeletonDataset
 from training.evaluate.result import Result
 from training.evaluate.segmentation import FrameScores, segmentation_results
@@ -111,7 +112,7 @@ def validation_results(
 ) -> list[Result]:
     """The figures of a training's validation clips, without floors; none where no clip has a span of these classes."""
     own = segmenting(method, "the network")
-    known = [dataset for dataset in datasets if set(dataset.span_labels) & set(names)]
+    known = with_spans([dataset for dataset in datasets if set(dataset.span_labels) & set(names)], by_people=True)
     found = list(frame_scores(own, known, names, preprocess, frames, device=device))
     if not any(clip.spans is not None and len(clip.spans) for clip in found):
         return []

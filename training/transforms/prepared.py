@@ -102,8 +102,8 @@ class PreparedDataset(SkeletonDataset):
         self.name, self.skeleton, self.labels = dataset.name, dataset.skeleton, dataset.labels
         self.fingerprint, self.keys, self.label_ids = dataset.fingerprint, dataset.keys, dataset.label_ids
         self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
-        self.span_labels, self.spans_known = dataset.span_labels, dataset.spans_known
-        self.lengths = dataset.lengths
+        self.span_labels, self.lengths = dataset.span_labels, dataset.lengths
+        self.spans_known, self.spans_proposed = dataset.spans_known, dataset.spans_proposed
         self._held: dict[int, SkeletonSequence] = {}
         self.bytes = 0
         self._store = None if cache.root is None else _store(cache.root, cache.limit, dataset, preprocess)

@@ -174,7 +174,8 @@ class BuiltDataset(Format):
         if spans:
             known = dataset.clips.select("spans").collect()["spans"]
             self._spans = StoredSpans(self.name, chosen["spans"], labels_of(known))
-            self.span_labels, self.spans_known = self._spans.labels, self._spans.known
+            self.span_labels = self._spans.labels
+            self.spans_known, self.spans_proposed = self._spans.known, self._spans.proposed
         self.skeleton = _skeleton(dataset)
         self.columns = {name: chosen[name].to_list() for name in dict.fromkeys(("video_id", "label", "split", *facts))}
         self._facts = chosen.select(list(dict.fromkeys(facts))) if facts else None

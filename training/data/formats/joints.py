@@ -208,8 +208,8 @@ class ConvertedDataset(SkeletonDataset):
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
         self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
-        self.span_labels, self.spans_known = dataset.span_labels, dataset.spans_known
-        self.lengths = dataset.lengths
+        self.span_labels, self.lengths = dataset.span_labels, dataset.lengths
+        self.spans_known, self.spans_proposed = dataset.spans_known, dataset.spans_proposed
         self.skeleton = SKELETONS[target]
         self.fingerprint = Hasher(f"{dataset.fingerprint} {target}".encode()).hexdigest()
 
@@ -265,8 +265,8 @@ class ReorderedDataset(SkeletonDataset):
         self.name, self.labels, self.keys = dataset.name, dataset.labels, dataset.keys
         self.label_ids: Numbers = dataset.label_ids
         self.named, self.groups, self.columns = dataset.named, dataset.groups, dataset.columns
-        self.span_labels, self.spans_known = dataset.span_labels, dataset.spans_known
-        self.lengths = dataset.lengths
+        self.span_labels, self.lengths = dataset.span_labels, dataset.lengths
+        self.spans_known, self.spans_proposed = dataset.spans_known, dataset.spans_proposed
         self.skeleton = target
         self.fingerprint = Hasher(f"{dataset.fingerprint} {' '.join(target.joints)}".encode()).hexdigest()
 

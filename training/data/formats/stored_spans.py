@@ -12,10 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from dataengine.labels.clip_table import ANNOTATOR
 from training.data.spans import SpanTable
 from training.data.types import SkeletonSequence
 
-SPAN = pl.Struct({"label": pl.String(), "start": pl.Float64(), "end": pl.Float64()})
+SPAN = pl.Struct({"label": pl.String(), "start": pl.Float64(), "end": pl.Float64(), "label_from": pl.String()})
 """What is read of a span."""
 
 
@@ -30,6 +31,7 @@ class StoredSpans:
     Attributes:
         labels: names of the classes.
         known: (N,) bool, of which clips somebody said what happens when.
+        proposed: (N,) bool, of which clips an annotator did.
     """
 
     def __init__(self, name: str, stored: pl.Series, labels: Sequence[str]) -> None:
@@ -37,6 +39,8 @@ class StoredSpans:
         self.labels = tuple(labels)
         self._numbers = {label: number for number, label in enumerate(self.labels)}
         self.known: NDArray[np.bool_] = stored.is_not_null().to_numpy()
+        by_annotator = pl.element().struct.field("label_from").eq(ANNOTATOR).fill_null(False).any()
+        self.proposed: NDArray[np.bool_] = stored.list.eval(by_annotator).list.first().fill_null(False).to_numpy()
 
     def given_to(self, clips: Sequence[SkeletonSequence], rows: Sequence[int]) -> list[SkeletonSequence]:
         """Clips with their spans.
@@ -80,11 +84,13 @@ def checked_text(spans: Any) -> str | None:
     for span in rows:
         if not _is_span(span):
             raise ValueError(f"its spans hold {str(span)[:80]}; allowed: label, and 0 <= start < end in seconds")
-    return json.dumps([{key: span[key] for key in ("label", "start", "end")} for span in rows])
+    return json.dumps([{key: span.get(key) for key in ("label", "start", "end", "label_from")} for span in rows])
 
 
 def _is_span(span: Any) -> bool:
     if not isinstance(span, dict) or not isinstance(span.get("label"), str):
+        return False
+    if not isinstance(span.get("label_from"), str | None):
         return False
     given = (span.get("start"), span.get("end"))
     times = [float(time) for time in given if isinstance(time, int | float) and math.isfinite(time)]

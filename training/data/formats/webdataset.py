@@ -121,7 +121,8 @@ class WebDataset(Format):
         nobody = said.null_count() == len(said)
         self._spans = None if nobody else StoredSpans(self.name, said[rows], labels_of(said))
         if self._spans is not None:
-            self.span_labels, self.spans_known = self._spans.labels, self._spans.known
+            self.span_labels = self._spans.labels
+            self.spans_known, self.spans_proposed = self._spans.known, self._spans.proposed
         self._fps = np.array([rate_of(fps) if fps else np.nan for fps in facts["fps"].to_list()])
         self._size = facts.select(pl.col("width", "height").fill_null(-1)).to_numpy().astype(np.int64)
         places = {
