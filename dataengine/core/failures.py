@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +102,7 @@ def kind_of(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OUT_OF_MEMORY
     if isinstance(error, OSError):
-        return _kind_of_errno(error.errno)
+        return _kind_of_errno(_of_the_system(error)[0])
     if isinstance(error, MediaError | ExpertError) and (kind := _kind_of_cause(error.__cause__)) is not None:
         return kind
     if isinstance(error, ExpertError):
@@ -129,13 +131,14 @@ def in_one_line(place: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = environment_kind(error) or ("storage_failed" if error.errno in _NO_PLACE and error.filename else None)
+        number, file = _of_the_system(error)
+        kind = environment_kind(error) or ("storage_failed" if number in _NO_PLACE and file else None)
         if kind is None:
             raise
-        named = error.filename or place
+        named = file or place
         where = f" ({named}{free_text(Path(str(named))) if kind == 'disk_full' else ''})" if named else ""
-        mended = "that is mended" if environment_kind(error) else "it can be written to, or give another place"
-        said = "a file lies where a folder is to be" if error.errno in _A_FILE else error.strerror or error
+        mended = "that is mended" if environment_kind(error) else "you may use it, or give another place"
+        said = "a file lies where a folder is to be" if number in _A_FILE else os.strerror(number) if number else error
         text = f"{said}{where}; run the same command again once {mended}"
         raise EnvironmentFailure(kind, text) from error
 
@@ -166,6 +169,17 @@ def _kind_of_cause(cause: BaseException | None) -> str | None:
     """What the operating system said. libav calls a damaged file an input/output error, too, so it is not asked."""
     of_the_system = isinstance(cause, OSError) and not type(cause).__module__.startswith("av.")
     return kind_of(cause) if of_the_system and cause is not None else None
+
+
+def _of_the_system(error: OSError) -> tuple[int | None, str | None]:
+    """The number of an error and the file that it is about, as far as they are told. Those of polars (Rust) and pyarrow
+    have one or both in their texts alone."""
+    number, file, text = error.errno, error.filename, str(error)
+    if number is None and (told := re.search(r"\(os error (\d+)\)(?:: (.+))?$", text)):
+        number, file = int(told[1]), told[2]
+    if file is None and (told := re.search(r"local file '([^']+)'", text)):
+        file = told[1]
+    return number, file
 
 
 def _kind_of_errno(number: int | None) -> str | None:

@@ -175,6 +175,22 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     return Hasher().update_mmap(path).hexdigest() if Path(path).stat().st_size else Hasher().hexdigest()
 
 
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is to be written, if that can be done: asked before the work, not after it.
+
+    Raises:
+        OSError: it is a folder, or no file can be made in the folder that is there, or would be made.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    folder = next(place for place in (target.absolute().parents) if place.exists())
+    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+        number = errno.EACCES if folder.is_dir() else errno.ENOTDIR
+        raise OSError(number, os.strerror(number), str(path))
+    return target
+
+
 def fsync_file(path: Path) -> None:
     """Make what was written to a file durable."""
     with path.open("rb") as file:

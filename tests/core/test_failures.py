@@ -126,3 +126,23 @@ def test_a_full_disk_is_told_with_the_place_and_what_is_free(tmp_path: Path) -> 
     with pytest.raises(EnvironmentFailure, match=told) as error, in_one_line(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.kind == "disk_full"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("No space left on device (os error 28)"), "disk_full: No space left on device ("),
+        (
+            PermissionError("Permission denied (os error 13): ro/.p.csv.partial"),
+            "storage_failed: Permission denied (ro/.p.csv.partial); ",
+        ),
+        (
+            PermissionError(errno.EACCES, "Failed to open local file 'ro/p.parquet'. Detail: [errno 13] ..."),
+            "storage_failed: Permission denied (ro/p.parquet); ",
+        ),
+    ],
+)
+def test_what_polars_and_pyarrow_say_in_their_texts_alone_is_understood(error: OSError, said: str) -> None:
+    with pytest.raises(EnvironmentFailure) as raised, in_one_line(Path()):
+        raise error
+    assert str(raised.value).startswith(said)

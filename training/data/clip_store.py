@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from dataengine.io.storage import PARTIAL, write_durably
 from training.data.types import SkeletonSequence
 
 ROW = np.dtype([("position", "<i8"), ("offset", "<i8"), ("size", "<i8"), ("sum", "<i8")])
@@ -181,7 +182,7 @@ class ClipStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):
             if not (self.folder / ABOUT).exists():
-                (self.folder / ABOUT).write_text(json.dumps(self._about, indent=1, default=str) + "\n")
+                write_durably(self.folder / ABOUT, (json.dumps(self._about, indent=1, default=str) + "\n").encode())
         own = self.folder / secrets.token_hex(8)
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
         data = os.open(own.with_suffix(".data"), flags, 0o644)
@@ -241,7 +242,7 @@ def make_room(root: Path, limit: float, kept: str) -> None:
             return
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(root / name)):
-                if entry.name.endswith((".data", ".index")) or entry.name == ABOUT:
+                if entry.name.endswith((".data", ".index", PARTIAL)) or entry.name == ABOUT:
                     Path(entry.path).unlink()
             (root / name).rmdir()
         total -= own[name]

@@ -27,6 +27,7 @@ import torch
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.failures import in_one_line
+from dataengine.io.storage import write_durably
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
 from training.distributed import average, launched, rank, synchronise
@@ -344,7 +345,8 @@ class _Run:
         self.loader.load_state_dict(facts["loader"])
         self.history.log = list(log_until(self.out / "log.jsonl", self.step))
         if rank() == 0:
-            (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.history.log))
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.history.log)
+            write_durably(self.out / "log.jsonl", lines.encode())
 
 
 def _compile(method: Method) -> None:

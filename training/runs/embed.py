@@ -19,7 +19,7 @@ from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.core.progress import Progress
 from dataengine.core.types import Bool
 from dataengine.dataset.dataset import open as open_built_dataset
-from dataengine.io.storage import staged
+from dataengine.io.storage import check_place, staged
 from training.data.formats import format_of, open_datasets
 from training.data.loader import DataLoader
 from training.data.types import SkeletonDataset
@@ -87,6 +87,7 @@ def embed(
     target = Path(path)
     if target.suffix != ".parquet":
         raise TrainingError(f"{target}: features are a table of lists; give a file that ends in .parquet")
+    check_place(target)
     opened: list[SkeletonDataset] = open_datasets(datasets)
     keys = [key for dataset in opened for key in dataset.keys]
     check_once(keys)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import dataengine
 from dataengine.core.errors import TrainingError, suggestion
-from dataengine.io.storage import staged
+from dataengine.io.storage import check_place, staged
 from training.backbones.base import Backbone
 from training.engine import checkpoint
 from training.runs.export_formats import AXES, NOTE, WRITERS, Output, Predictor, motions
@@ -111,7 +111,7 @@ def export(
     if frames < 1:
         raise TrainingError(f"a network is exported for 1 frame or more; given {frames}")
     model = copy.deepcopy(Output(run, output)).float().cpu().eval().requires_grad_(False)
-    target = Path(path)
+    target = check_place(path)
     with torch.no_grad():
         outputs = torch.cat([model(motions(run.backbone, 2, frames, seed)) for seed in SEEDS])
     spread = float(
@@ -205,6 +205,8 @@ def _with_most_free_axes(
             exported = make(dynamic)
             worst = max(difference(exported, model, motions(backbone, 2, frames, seed)) for seed in SEEDS)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the network
+                raise
             if dynamic:  # a free axis may be what it stumbled over
                 continue
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,7 @@ def _onnx(
         onnx.helper.set_model_props(written, _texts(note | {"dynamic": list(dynamic)}))
         for node in written.graph.node:
             node.doc_string = ""
-        onnx.save(written, str(partial))
+        partial.write_bytes(written.SerializeToString())
         session = onnxruntime.InferenceSession(str(partial), quiet, providers=["CPUExecutionProvider"])
         return lambda motion: torch.from_numpy(session.run(None, {INPUT: motion.numpy()})[0])
 
@@ -125,7 +126,9 @@ def _torchscript(
         traced = torch.jit.trace(model, example, check_trace=False)
         sizes = [0 if axis in dynamic else size for axis, size in zip(AXES, example.shape)]
         guarded = torch.jit.script(Guard(traced, sizes))
-        torch.jit.save(guarded, str(partial), _extra_files={NOTE: json.dumps(note | {"dynamic": list(dynamic)})})
+        content = io.BytesIO()  # torch ends the process where it meets a full disk
+        torch.jit.save(guarded, content, _extra_files={NOTE: json.dumps(note | {"dynamic": list(dynamic)})})
+        partial.write_bytes(content.getvalue())
         read: Predictor = torch.jit.load(str(partial))
         return read
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
-from dataengine.io.storage import staged
+from dataengine.io.storage import check_place, staged
 from training.runs.frame_features import ClipsOfRun, FrameFeatures
 
 SCHEMA = pa.schema(
@@ -40,7 +40,7 @@ def embed_frames(clips: ClipsOfRun, path: str | os.PathLike[str], progress: Prog
     target = Path(path)
     if target.suffix != ".parquet":
         raise TrainingError(f"{target}: a table of features ends in .parquet")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_place(target)
     with (
         (progress or Progress()).step("embed", len(clips.keys), "clips") as advance,
         staged(target) as partial,

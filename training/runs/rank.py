@@ -13,7 +13,7 @@ import polars as pl
 
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.progress import Progress
-from dataengine.io.storage import write_durably
+from dataengine.io.storage import check_place, write_durably
 from training.data.types import Numbers, SkeletonDataset
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.evaluate.logistic import unit
@@ -162,7 +162,7 @@ def check_plan(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix != ".csv":
         raise TrainingError(f"{target}: a plan is a table for people to fill in; give a file that ends in .csv")
-    return target
+    return check_place(target)
 
 
 def _nearest(features: ClipFeatures, picks: Sequence[int]) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,11 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from dataengine.core.errors import TrainingError
-from dataengine.io.storage import write_durably
+from dataengine.io.storage import check_place, write_durably
 from training.config_tables import DataTable
 from training.data.formats.joints import has_names, in_joints_of
 from training.data.sampler import joined_labels
-from training.data.types import SkeletonDataset
+from training.data.types import SkeletonDataset, remark
 from training.evaluate.result import Result, class_table, plain, table
 from training.runs import splits
 from training.runs.features import THREE_CROPS, Extracted, Rows, extract, workers_for
@@ -61,10 +62,10 @@ class Report:
 
     @property
     def folder(self) -> Path:
-        """Where figures and plots of these data lie: measured/NAME-FINGERPRINT in the folder of the run."""
+        """Where figures and plots of these data lie: NAME-FINGERPRINT in `measured_in` of the run."""
         own = blake3(splits.facts([*self.train, *self.test])["fingerprint"].encode()).hexdigest()[:8]
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(self.test[0].name.rstrip("/")).stem)[:40] or "data"
-        return self.run.folder / MEASURED / f"{name}-{own}"
+        return measured_in(self.run.folder) / f"{name}-{own}"
 
     @property
     def path(self) -> Path:
@@ -111,6 +112,19 @@ class Report:
             + (f"\n{classes}" if classes else "")
             + "".join(f"\n{path}" for path in [*self.plots, self.path])
         )
+
+
+def measured_in(folder: Path) -> Path:
+    """Where figures of a run lie: `MEASURED` in its folder; of a run that is others' and may not be written to, in the
+    working directory, under the run's name, with a note."""
+    place = folder / MEASURED
+    with contextlib.suppress(OSError):
+        check_place(place / "x" / "x")
+        return place
+    where = folder.absolute()
+    elsewhere = Path(MEASURED) / f"{where.name}-{blake3(str(where).encode()).hexdigest()[:8]}"
+    remark(f"{folder} may not be written to: its figures are written to {elsewhere}")
+    return elsewhere
 
 
 def open_split_of(

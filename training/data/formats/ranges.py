@@ -22,6 +22,7 @@ from blake3 import blake3 as Hasher
 
 from dataengine.core.errors import DatasetError, TrainingError
 from dataengine.io import remote, storage
+from training.data.types import remark
 
 BLOCK = 1 << 16
 """Bytes of a block, the least that is requested or cached: about one clip."""
@@ -194,15 +195,22 @@ class Cache:
                             blocks_read[number] = block
             if blocks_read:
                 os.utime(data)
-        except FileNotFoundError:
+        except OSError:  # nothing is kept, or nothing that may be read
             pass
         return blocks_read
 
     def store(self, file: str, blocks: dict[int, bytes]) -> None:
-        """Keep blocks of a file; of a file's last block its true length."""
+        """Keep blocks of a file; of a file's last block its true length. Where that cannot be, a note says so once."""
         added = sum(map(len, blocks.values()))
         if added > self.limit:
             return
+        try:
+            self._store(file, blocks, added)
+        except OSError as error:
+            why = (error.strerror or type(error).__name__).lower()
+            remark(f"what is read of remote data is not kept in {self.folder} ({why}), and read again each time")
+
+    def _store(self, file: str, blocks: dict[int, bytes], added: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._clear(self.limit - added)
         data, marks = self._paths(file)

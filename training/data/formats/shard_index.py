@@ -5,6 +5,8 @@ Tar headers are read through byte ranges, so shards on a network are not downloa
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import math
@@ -18,7 +20,7 @@ import polars as pl
 
 from dataengine.core.class_numbers import class_number
 from dataengine.core.errors import DatasetError
-from dataengine.io.storage import file_hash, staged
+from dataengine.io.storage import file_hash, write_durably
 from training.data.formats.base import digest
 from training.data.formats.built import POSES
 from training.data.formats.ranges import Ranges, is_url
@@ -214,8 +216,8 @@ def index(ranges: Ranges, states: Sequence[tuple[int, str]], folder: Path, conte
     """
     kind = "webdataset" if content else "places"
     path = folder / f"{kind}-{tag_of(ranges.files, states)[:32]}.parquet"
-    if path.is_file():
-        return pl.read_parquet(path)
+    with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # none yet, or one that is damaged: read anew
+        return pl.read_parquet(path, glob=False)
     rows: list[dict[str, Any]] = []
     for number, (file, (_, state)) in enumerate(zip(ranges.files, states)):
         scanned = list(_scan(ranges, number))
@@ -236,6 +238,8 @@ def index(ranges: Ranges, states: Sequence[tuple[int, str]], folder: Path, conte
     twice = frame.filter(pl.col("key").is_duplicated())
     if len(twice):
         raise DatasetError(f"{ranges.files[twice['shard'][1]]}: key {twice['key'][0]!r} stands in more than one place")
-    with staged(path) as partial:
-        frame.write_parquet(partial)
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    with contextlib.suppress(OSError):  # without a place for it the shards are read each time
+        write_durably(path, buffer.getvalue())
     return frame
