@@ -117,7 +117,7 @@ class DataTable(Table):
     spans: list[str] = _field(
         [],
         "Annotations of what happens when in the clips, which are found by their ids: files of Charades, TSU, PKU-MMD, "
-        "or a CSV; see `training.data.annotations`. Default: the spans that the data hold.",
+        "or a CSV or Parquet file; see `training.data.annotations`. Default: the spans that the data hold.",
     )
     format: str | None = _field(
         None,

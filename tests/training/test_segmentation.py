@@ -7,6 +7,7 @@ import json
 import pickle
 
 import numpy as np
+import polars as pl
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -162,6 +163,15 @@ def test_own_csv_and_several_files(tmp_path):
     table = read_all([tmp_path / "one.csv", tmp_path / "two.csv"])
     assert table.labels == ("jump", "wave") and table.rows["b"] == [(1, 0.0, 0.3), (0, 1.0, 2.0)]
     assert AnnotatedDataset(open_dataset(npz(tmp_path)), table).read([0])[0].spans.tolist() == [[0, 5, 10]]
+    rows = pl.read_csv(tmp_path / "one.csv").with_columns(probability=pl.lit(0.5))
+    pl.concat([rows, pl.DataFrame({"clip_id": ["c"]})], how="diagonal").with_columns(
+        unit=pl.lit("seconds")
+    ).write_parquet(tmp_path / "one.parquet")
+    same = read_spans(tmp_path / "one.parquet")
+    assert (same.rows, same.unit, same.splits) == ({"a": [(0, 0.5, 1.0)], "c": []}, "seconds", {"a": "train"})
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(TrainingError, match=r"torn\.parquet: spans cannot be read"):
+        read_spans(tmp_path / "torn.parquet")
     with pytest.raises(TrainingError, match="two of them say something of clip 'a'"):
         read_all([tmp_path / "one.csv", tmp_path / "one.csv"])
 

@@ -6,8 +6,8 @@
                 of the duration, as for Toyota Smarthome Untrimmed and many copies of Charades
     PKU-MMD     a folder of files such as 0002-L.txt with lines class,start,end,confidence: classes from 1, frames,
                 both ends included; a file of a protocol, such as cross-subject.txt, in or above it says the splits
-    CSV         ours, for anything else: clip_id (or file), label, start, end, and unit ("frames" or "seconds") and
-                split where wanted; without unit, frames, the end excluded
+    CSV         ours, for anything else, or Parquet: clip_id (or file), label, start, end, and unit ("frames" or
+                "seconds") and split where wanted; without unit, frames, the end excluded
 
 Sources: Sigurdsson et al. 2016 (Charades); Dai et al. 2022 (TSU); Liu et al. 2017 (PKU-MMD).
 """
@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from dataengine.core.errors import TrainingError
 from training.data.spans import TABLE_SPLITS, SpanTable, Unit
 
 ALLOWED = (
-    "a CSV of Charades (id, actions), a JSON of TSU or Charades, a folder of PKU-MMD's label files, or a CSV of "
-    "clip_id, label, start, end"
+    "a CSV of Charades (id, actions), a JSON of TSU or Charades, a folder of PKU-MMD's label files, or a CSV or Parquet"
+    " file of clip_id, label, start, end"
 )
 PKU_LABELS = re.compile(r"^\d{4}-[LMR]\.txt$")
 PKU_PROTOCOLS = ("cross-subject.txt", "cross-view.txt", "cross_subject.txt", "cross_view.txt")
@@ -58,18 +59,24 @@ def read_spans(path: str | os.PathLike[str], names: Sequence[str] | None = None)
     if not place.is_file():
         raise TrainingError(f"{place}: there is no such file of spans; allowed: {ALLOWED}")
     try:
-        text = place.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{place}: spans cannot be read: {error}; allowed: {ALLOWED}") from None
+        text = "" if place.suffix == ".parquet" else place.read_text(encoding="utf-8-sig")
+        rows = _parquet(place) if place.suffix == ".parquet" else list(csv.DictReader(io.StringIO(text)))
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        first = str(error).partition("\n")[0]
+        raise TrainingError(f"{place}: spans cannot be read: {first}; allowed: {ALLOWED}") from None
     if place.suffix == ".json":
         return _json(place, text, names)
-    rows = list(csv.DictReader(io.StringIO(text)))
     header = set(rows[0] if rows else ())
     if {"id", "actions"} <= header:
         return _charades(place, rows, names)
     if {"label", "start", "end"} <= header and header & {"clip_id", "file"}:
         return _own(place, rows)
     raise TrainingError(f"{place}: its columns are {', '.join(map(str, header)) or 'none'}; allowed: {ALLOWED}")
+
+
+def _parquet(place: Path) -> list[dict[str, str]]:
+    """The rows of a table as texts, with "" for nothing."""
+    return pl.read_parquet(place).cast(pl.String).fill_null("").to_dicts()
 
 
 def read_all(paths: Sequence[str | os.PathLike[str]]) -> SpanTable:
