@@ -139,6 +139,10 @@ def staged(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]
             fsync_file(partial)
             _name_new(partial, target)
             fsync_folder(target.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk, met while writing, names no file
+            error.filename = str(target)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from dataengine.io.storage import check_place
+from dataengine.io.storage import check_place, staged
 
 
 def test_a_file_in_folders_that_are_not_there_yet_can_be_written(tmp_path: Path) -> None:
     assert check_place(tmp_path / "a" / "b" / "c.csv") == tmp_path / "a" / "b" / "c.csv"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as raised, staged(tmp_path / "x.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "x.csv") and not list(tmp_path.iterdir())
 
 
 def test_a_folder_a_file_in_a_file_and_a_folder_of_others_are_refused(

@@ -22,7 +22,9 @@ def one_torch_thread():
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[..., tuple[int, str, str]]:
     """Runs `dataengine-train` with arguments in this process: exit status, stdout and stderr."""
     from training import cli
 
@@ -31,6 +33,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()
+        request.node.add_report_section("call", f"stderr of {arguments[0]}", said.err)  # shown where the test fails
         return int(ended.value.code or 0), said.out, said.err
 
     return run

@@ -221,6 +221,7 @@ def test_the_commands(run: tuple[Run, Path], call: Any, tmp_path: Path) -> None:
     assert code == 0 and "f.parquet" in out
     to = tmp_path / "p.csv"
     code, out, err = call("annotate", tmp_path / "f.parquet", "--frames", "--labels", said, "--to", to, "--json")
+    assert code == 0
     told = json.loads(out)
     assert code == 0 and told["learnt"] == 6 and pl.read_csv(to)["clip_id"].n_unique() == 18, err
     code, out, err = call("annotate", loaded.folder, "--data", data, "--frames", "--labels", said, "--to", to)

@@ -59,6 +59,7 @@ def test_a_plan_is_filled_in_and_all_others_get_proposals(
     mistaken = rows["clip_id"][5]
     to = tmp_path / "proposals.parquet"
     code, out, _ = call("annotate", path, "--labels", filled(plan, truth, mistaken), "--to", to, "--json")
+    assert code == 0
     told = json.loads(out)
     found = pl.read_parquet(to)
     assert code == 0 and told["proposed"] == 30 and len(found) == 60

@@ -162,3 +162,11 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="--extra train"):
         plots.confusion_matrix([0], [0], ["a"], tmp_path / "a.png")
+
+
+def test_characters_that_the_font_lacks_are_said_once(tmp_path):
+    with pytest.warns(UserWarning) as told:
+        plots.confusion_matrix([0, 1], [0, 1], ["跳", "run"], tmp_path / "c.png")
+    assert [str(one.message) for one in told] == [
+        f"{tmp_path / 'c.png'}: the font of plots lacks some characters of the names, and draws boxes in their place"
+    ]

@@ -16,7 +16,7 @@ from tests.support import motion_files
 from tests.training.test_runs import made
 from training import config
 from training.data.formats import open_datasets
-from training.evaluate.result import Result, class_table
+from training.evaluate.result import Result, class_table, table
 from training.runs.evaluation import per_class
 from training.runs.example import ACTIONS, write_example
 from training.runs.predict import predict
@@ -86,6 +86,15 @@ def test_accuracy_by_class_is_told_the_lowest_first():
     lines = class_table([Result("classifier", "top-1", 0.4, details={"per class": found})]).splitlines()
     assert lines[2:] == ["| sit | 3 | 33.3 % | run |", "| run | 2 | 50.0 % | jump |"]
     assert class_table([]) == ""
+
+
+def test_names_of_classes_keep_tables_whole():
+    names = ["sit |\n down", "\x1b[31mrun"]
+    shown = table([Result("a|b", "top-1", 0.4)]) + class_table(
+        [Result("x\ny", "top-1", 0.4, details={"per class": per_class([1, 0], [0, 1], names)})]
+    )
+    assert all(line.startswith("| ") or set(line) <= {"|", "-"} for line in shown.splitlines())
+    assert "| sit \\| down | 1 | 0.0 % | \ufffd[31mrun |" in shown and "a\\|b" in shown and "| x y, class" in shown
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ def test_the_command_fuses_runs_and_seeds(trained, tmp_path, call):
             (tmp_path / name / f"seed{seed}").symlink_to(trained[0] / ("joint" if name == "one" else STREAMS[seed + 1]))
     (tmp_path / "two" / "seed2").symlink_to(trained[0] / "bone")
     code, out, _ = call("fuse", str(tmp_path / "one"), str(tmp_path / "two"), "--no-floors", "--json")
+    assert code == 0
     told = json.loads(out)
     assert code == 0 and [one["name"] for one in told["results"]][-1] == "one + two"
     assert len(told["results"][-1]["per_seed"]) == 2

@@ -62,6 +62,7 @@ def test_what_a_network_is_given_of_a_clip_says_whether_it_shows_a_pose(place: P
 def test_predict_says_no_class_of_them(place: Path, call: Any, tmp_path: Path) -> None:
     to = tmp_path / "said.csv"
     code, out, err = call("predict", place / "run", "--data", place / "some.npz", "--to", to, "--json")
+    assert code == 0
     told, table = json.loads(out), pl.read_csv(to, infer_schema=False)
     assert code == 0 and f"{SAID}: no class is said of them" in err and told["no_pose"] == 4
     assert sum(told["counts"].values()) == 68 == told["result"]["details"]["clips"]
@@ -116,6 +117,7 @@ def test_annotate_proposes_nothing_for_them(features: Path, call: Any, tmp_path:
 
 def test_check_compares_them_with_nothing(features: Path, call: Any, tmp_path: Path) -> None:
     code, out, err = call("check", features, "--to", tmp_path / "f.csv", "--json")
+    assert code == 0
     table, told = pl.read_csv(tmp_path / "f.csv", infer_schema=False), json.loads(out)
     assert code == 0 and SAID in err and told["clips"] == 72 == len(table)
     gone = table.tail(4)

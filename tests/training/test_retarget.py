@@ -38,6 +38,7 @@ def test_both_stages_from_the_command_line(tmp_path):
     assert code == 0, err
     code, out, err = call("retarget", str(first), "--json")
     assert code == 0, err
+    assert code == 0
     report = json.loads(out)
     result = report["results"][0]
     assert set(result["baselines"]) == {"as it is", "standing still", "moments", "nearest neighbour", "random network"}

@@ -41,16 +41,18 @@ def test_from_a_built_dataset_to_a_network_that_goes_on(place, call, monkeypatch
     assert code == 0 and "runs/small: 2 steps, 2 epochs" in out and "| classifier | top-1 |" in out
     assert "step 2/2" in err and "clips/s  left 0:00:00" in err
     code, out, err = call("pretrain", "small.toml", "--data", "build", "--json")
+    assert code == 0
     told = json.loads(out)
-    assert code == 0 and told["steps"] == 2 and "goes on at step 2 of 2" in err
+    assert told["steps"] == 2 and "goes on at step 2 of 2" in err
     code, _, err = call("pretrain", "small.toml", "--data", "motions.npz")
     assert code == 1 and "runs/small holds a run with another data" in err and "give another --out" in err
     code, out, _ = call("probe", "runs/small", "--no-floors", "--json", "--device", "cpu")
-    bare = json.loads(out)["results"][0]
     assert code == 0
+    bare = json.loads(out)["results"][0]
     code, out, _ = call("probe", "runs/small", "--label-fraction", "0.5", "--seeds", "2", "--json", "--device", "cpu")
+    assert code == 0
     told = json.loads(out)
-    assert code == 0 and [result["name"] for result in told["results"]] == [
+    assert [result["name"] for result in told["results"]] == [
         "linear probe",
         "linear probe, 50 % of labels, network with 100 %",
         "classifier",

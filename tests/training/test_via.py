@@ -207,6 +207,7 @@ def test_from_truths_to_clips_without_them_from_the_command_line(tmp_path):
     assert (first / "generator.safetensors").exists() and load_run(first).channels == 2
     code, out, err = call("retarget", str(first), "--json")
     assert code == 0, err
+    assert code == 0
     report = json.loads(out)
     assert report["results"][0]["baselines"]["random network"] > 0 and len(report["plots"]) == 4
     code, _, err = call("probe", str(first), "--knn", "--json")

@@ -261,8 +261,10 @@ def unusable(root: Path, limit: float) -> str | None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".{secrets.token_hex(4)}"
-        probe.write_bytes(b"0")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"0")
+        finally:
+            probe.unlink(missing_ok=True)
         free = shutil.disk_usage(root).free
     except OSError as error:
         return (error.strerror or type(error).__name__).lower()

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from dataengine.core.errors import MissingExtraError, TrainingError, suggestion
 from dataengine.io import storage
-from training.data.types import Array, Numbers
+from training.data.types import Array, Numbers, remark
 from training.evaluate.metrics import class_accuracies, confusion, labelled
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -62,8 +63,18 @@ def write(figure: Any, path: str | os.PathLike[str]) -> Path:
     )
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "dataengine"}), storage.staged(target) as partial:
+    with (
+        rc_context({"svg.hashsalt": "dataengine"}),
+        storage.staged(target) as partial,
+        warnings.catch_warnings(record=True) as told,
+    ):
+        warnings.simplefilter("always")
         figure.savefig(partial, format=target.suffix[1:].lower(), dpi=150, metadata=metadata)
+    if any("missing from font" in str(one.message) for one in told):
+        remark(f"{target}: the font of plots lacks some characters of the names, and draws boxes in their place")
+    for one in told:
+        if "missing from font" not in str(one.message):
+            warnings.warn(one.message, one.category, stacklevel=2)
     return target
 
 

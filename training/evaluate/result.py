@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dataengine.core.errors import TrainingError
+from dataengine.core.markdown import cell
 from dataengine.io.storage import write_durably
 from training.evaluate.confidence_intervals import Interval, over_seeds
 
@@ -138,7 +139,7 @@ def table(results: Iterable[Result]) -> str:
     """Results as a Markdown table, one per row."""
     lines = ["| evaluation | metric | value | interval | baselines |", "|---|---|---|---|---|"]
     for result in results:
-        lines.append(f"| {result.name} | {result.metric} | {' | '.join(result.cells())} |")
+        lines.append(f"| {cell(result.name)} | {result.metric} | {' | '.join(result.cells())} |")
     return "\n".join(lines) + "\n"
 
 
@@ -152,9 +153,10 @@ def class_table(results: Iterable[Result]) -> str:
     if result is None:
         return ""
     classes = sorted(result.details["per class"].items(), key=lambda item: (item[1]["accuracy"], item[0]))
-    lines = [f"| {result.name}, class | clips | right | mostly taken for |", "|---|---|---|---|"]
+    lines = [f"| {cell(result.name)}, class | clips | right | mostly taken for |", "|---|---|---|---|"]
     for name, found in classes[:WORST]:
-        lines.append(f"| {name} | {found['clips']} | {100 * found['accuracy']:.1f} % | {found['taken for'] or '-'} |")
+        other = "-" if found["taken for"] is None else cell(found["taken for"])
+        lines.append(f"| {cell(name)} | {found['clips']} | {100 * found['accuracy']:.1f} % | {other} |")
     if len(classes) > WORST:
         lines.append(f"| {len(classes) - WORST} more, of higher accuracy: see --json | | | |")
     return "\n".join(lines) + "\n"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dataengine.core.errors import TrainingError
+from dataengine.core.markdown import cell
 from training.evaluate.result import Result, plain
 
 
@@ -89,7 +90,8 @@ def _title(line: Line) -> str:
 def _row(line: Line) -> str:
     method = f"{line.method}, from {Path(line.start).name}" if line.start else line.method
     figure = ("-", "-", "-") if line.result is None else line.result.cells()
-    return f"| {' | '.join([line.run, method, line.network, ', '.join(line.trained_on), *figure])} |"
+    facts = map(cell, (line.run, method, line.network, ", ".join(line.trained_on)))
+    return f"| {' | '.join([*facts, *figure])} |"
 
 
 def _order(line: Line) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dataengine.core.console import show
+from dataengine.core.markdown import cell
 from training.verbs.options import (
     AnySplitOption,
     BlocksOption,
@@ -47,7 +48,7 @@ def predict(
         show(found.to_dict())
         return
     results = [] if found.result is None else [found.result]
-    said = ", ".join(f"{name} {count}" for name, count in found.counts.items())
+    said = ", ".join(f"{cell(name)} {count}" for name, count in found.counts.items())
     show("\n".join([str(found.path), said, *(part(results) for part in (table, class_table) if results)]))
 
 
