@@ -24,13 +24,16 @@ FACTS = (
 )  # fmt: skip
 """Columns of the clips table that travel with a clip into every format that has room for them."""
 
+SPANS = "spans"
+"""The column of what happens when, of datasets whose build names tables of it."""
+
 
 @dataclass(frozen=True)
 class ExportedClip:
     """One clip as a format gets it.
 
     Attributes:
-        facts: its row of the clips table, by the names of `FACTS`.
+        facts: its row of the clips table, by the names of `FACTS`; with `SPANS` where the dataset has them.
         keypoints: (M, T, V, 2) float32 pixels from the top-left in the layout of the export, NaN where unseen.
         scores: (M, T, V) float32 in [0, 1], 0 where unseen.
         others: further entries of its sample that the format asked for, by name.
@@ -79,6 +82,7 @@ class ExportJob:
         read: gives the clips of a split in the order of their ids, one at a time; see `clips`.
         index: gives some columns of the clips table for the clips of a split, a part at a time, in the same order.
         notes: what a user should know of this export; formats add lines of their own.
+        span_labels: names of what happens when in the clips of the dataset, in alphabetical order.
     """
 
     skeleton: Skeleton
@@ -89,6 +93,7 @@ class ExportJob:
     read: Callable[[str], Iterator[ExportedClip]]
     index: Callable[[Sequence[str], str], Iterator[pl.DataFrame]]
     notes: list[str] = field(default_factory=list)
+    span_labels: tuple[str, ...] = ()
 
     def clips(self, split: str | None = None) -> Iterator[ExportedClip]:
         """The clips of a split, or of all splits one after the other. Each clip counts as done once it is read."""

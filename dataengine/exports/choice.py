@@ -11,7 +11,7 @@ import polars as pl
 from dataengine.core.errors import DatasetError, suggestion
 from dataengine.core.types import SPLITS
 from dataengine.dataset.dataset import Dataset
-from dataengine.exports.base import SplitFacts
+from dataengine.exports.base import SPANS, SplitFacts
 
 LEFT_OUT = {
     "split": "of another split",
@@ -85,6 +85,7 @@ class Overview:
         splits: facts of each split that has clips.
         licences: licence -> clips, None for unknown.
         labels: names of the labels of the whole dataset, by number.
+        span_labels: names of the labels of the spans of the whole dataset.
         unlabelled: clips without a label.
         left_out: key of `LEFT_OUT` -> clips.
         found: the values of licence and consent in the dataset, for messages.
@@ -93,6 +94,7 @@ class Overview:
     splits: dict[str, SplitFacts] = field(default_factory=dict)
     licences: Counter[str | None] = field(default_factory=Counter)
     labels: tuple[str, ...] = ()
+    span_labels: tuple[str, ...] = ()
     unlabelled: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     found: dict[str, set[str]] = field(default_factory=lambda: {"licence": set(), "consent": set()})
@@ -123,9 +125,17 @@ def overview(dataset: Dataset, choice: Choice) -> Overview:
     seen.splits = {name: splits[name] for name in (*SPLITS, *sorted(set(splits) - set(SPLITS))) if name in splits}
     seen.left_out = Counter({name: count for name, count in seen.left_out.items() if count})
     seen.labels = _labels(dataset)
+    seen.span_labels = _span_labels(dataset)
     if not seen.clips:
         raise DatasetError(_nothing(dataset, choice, seen))
     return seen
+
+
+def _span_labels(dataset: Dataset) -> tuple[str, ...]:
+    if SPANS not in dataset.clips.collect_schema().names():
+        return ()
+    labels = dataset.clips.select(pl.col(SPANS).explode().struct.field("label")).unique().drop_nulls()
+    return tuple(labels.collect().to_series().sort().to_list())
 
 
 def _count(frame: pl.DataFrame, splits: dict[str, SplitFacts], seen: Overview) -> None:

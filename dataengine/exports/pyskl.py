@@ -9,19 +9,24 @@ docs on skeleton datasets). Both programs ignore further keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dataengine.core.errors import ComponentError
-from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
+from dataengine.exports.base import SPANS, ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.layouts import zeroed
 from dataengine.exports.pickle_writer import BEGIN, PickledDict, text
 from dataengine.exports.space import ENTRY, in_space
+from dataengine.labels.clip_table import ANNOTATOR, PEOPLE
 
+ROUNDING = 1e-6
+"""Frames by which seconds may miss the edge of a frame."""
 KEY = "export"
 """The first key of the pickle: what the export says about itself."""
 
@@ -31,7 +36,9 @@ class Pyskl(LayoutExport):
     """One pickle for pyskl and MMAction2: splits, keypoints, scores and labels of every clip.
 
     A joint that is not seen is (0, 0) with score 0. The names of the labels are in `label_names`. Each annotation also
-    holds the clip's licence, consent, source, video, text and frame rate.
+    holds the clip's licence, consent, source, video, text and frame rate. Where the dataset says what happens when, the
+    annotations of such clips have `spans`, (S, 3) whole numbers: a number of `span_names`, first frame, end frame
+    (exclusive), and `spans_from`, people or annotator.
 
     Attributes:
         layout: layout of the joints: coco17, openpose18 or nturgbd25, which pyskl's graphs know, any other known one,
@@ -68,8 +75,11 @@ class Pyskl(LayoutExport):
             pickled.put(KEY, dict(job.record))
             pickled.put("layout", job.skeleton.name)
             pickled.put("label_names", list(job.labels))
+            if job.span_labels:
+                pickled.put("span_names", list(job.span_labels))
             own = job.record["dataset"]["skeleton"]
-            notes = (self.annotation(clip, own, job.skeleton.name) for clip in job.clips())
+            numbers = {label: number for number, label in enumerate(job.span_labels)}
+            notes = (self.annotation(clip, own, job.skeleton.name) | in_frames(clip, numbers) for clip in job.clips())
             pickled.put_list("annotations", notes)
             pickled.put_lists("split", {split: ids(split) for split in job.splits})
             pickled.close()
@@ -101,3 +111,22 @@ class Pyskl(LayoutExport):
             made["label"] = int(facts["label_id"])
         more = ("fps", "source", "video_id", "text", "licence", "consent", "url", "subject")
         return made | {name: facts[name] for name in more if facts[name] is not None}
+
+
+def in_frames(clip: ExportedClip, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """`spans` and `spans_from` of an annotation; nothing where nobody spoke of the clip, or `numbers` is empty.
+
+    Args:
+        numbers: of the labels of spans.
+    """
+    said = clip.facts.get(SPANS)
+    if said is None or not numbers:
+        return {}
+    fps, frames = float(Fraction(clip.facts["fps"])), clip.keypoints.shape[1]
+    rows = []
+    for span in said:
+        first = min(int(span["start"] * fps + ROUNDING), frames - 1)
+        end = min(max(first + 1, math.ceil(span["end"] * fps - ROUNDING)), frames)
+        rows.append((numbers[span["label"]], first, end))
+    given = ANNOTATOR if any(span["label_from"] == ANNOTATOR for span in said) else PEOPLE
+    return {SPANS: np.array(rows, np.int64).reshape(-1, 3), f"{SPANS}_from": given}

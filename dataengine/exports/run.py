@@ -24,7 +24,7 @@ from dataengine.core.skeletons import skeleton
 from dataengine.dataset.dataset import Dataset, open
 from dataengine.dataset.index import read_manifest
 from dataengine.exports import placing
-from dataengine.exports.base import FACTS, OWN, Export, ExportedClip, ExportJob
+from dataengine.exports.base import FACTS, OWN, SPANS, Export, ExportedClip, ExportJob
 from dataengine.exports.choice import LEFT_OUT, Choice, Overview, overview
 from dataengine.exports.layouts import converted
 
@@ -131,6 +131,7 @@ def export(
             functools.partial(_clips, dataset, choice, component, record["layout"], advance),
             functools.partial(choice.batches, dataset),
             notes,
+            seen.span_labels,
         )
         component.write(content, job)
         if component.facts_beside:
@@ -236,11 +237,12 @@ def _clips(
 ) -> Iterator[ExportedClip]:
     """The clips of a split, read and converted one at a time."""
     own = str(dataset.manifest.get("skeleton") or "posetics17")
-    for rows in choice.batches(dataset, (*FACTS, "shard", "offset", "entries"), split):
+    told = (*FACTS, *([SPANS] if SPANS in dataset.clips.collect_schema().names() else []))
+    for rows in choice.batches(dataset, (*told, "shard", "offset", "entries"), split):
         names = rows["entries"].explode().struct.field("name").unique().to_list()
         stored = sorted({name.removesuffix(".npy") for name in names} - {"keypoints", "scores"})
         others = [entry for entry in stored if component.wanted is None or entry in component.wanted]
-        facts = rows.select(FACTS).iter_rows(named=True)
+        facts = rows.select(told).iter_rows(named=True)
         for row, sample in zip(facts, dataset.read(rows, ("keypoints", "scores", *others))):
             keypoints, scores = converted(sample["keypoints"], sample["scores"], own, layout, component.keeps_copies)
             yield ExportedClip(row, keypoints, scores, {name: sample[name] for name in others if name in sample})

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import dataengine
 from dataengine.core.errors import DatasetError
 from dataengine.dataset.verify import verify
 from tests.support.tiny_dataset import build
@@ -60,6 +61,22 @@ def test_index_and_shards_give_the_same_spans(out: Path) -> None:
         assert [key[:15] for key in proposed] == ["random-video000"]
         one = open_dataset(place, split="val")
         assert one.span_labels == dataset.span_labels and one.read([0])[0].spans is not None
+
+
+def test_an_exported_pickle_has_the_same_spans(out: Path, tmp_path: Path) -> None:
+    dataengine.export(out, "pyskl", tmp_path / "a.pkl", layout="own")
+    built, read = open_dataset(out), open_dataset(tmp_path / "a.pkl")
+    assert read.span_labels == built.span_labels and read.spans_known is not None
+    for clip, known in zip(read.read(range(6)), read.spans_known, strict=True):
+        (other,) = built.read([list(built.keys).index(clip.key)])
+        assert known == (other.spans is not None)
+        assert (clip.spans is None) == (other.spans is None)
+        assert clip.spans is None or clip.spans.tolist() == other.spans.tolist()
+    assert read.spans_proposed is not None and read.spans_proposed.sum() == 1
+    assert "video000" in read.keys[int(read.spans_proposed.argmax())]
+    build(tmp_path / "silent", clips=2)
+    dataengine.export(tmp_path / "silent", "pyskl", tmp_path / "b.pkl")
+    assert open_dataset(tmp_path / "b.pkl").span_labels == ()
 
 
 def test_clips_of_which_nobody_spoke_are_left_out(out: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 label ...}]}.
 
 An annotation may hold `spans`, rows class, first frame, end frame (exclusive); the pickle then holds `span_names`.
+Nothing is said of an annotation without `spans`. Nothing is measured on those whose `spans_from` is annotator.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import polars as pl
 from dataengine.core.errors import TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from dataengine.io.plain_pickle import load
+from dataengine.labels.clip_table import ANNOTATOR
 from training.data.formats.base import (
     InMemoryDataset,
     NoSplitsError,
@@ -102,10 +104,14 @@ class PysklDataset(InMemoryDataset):
                 f"{name}: spans of annotation {facts['key'][row]!r}",
             )
             for row, note in self._notes.items()
-            if self.span_labels
+            if "spans" in note
         }
         more = [digest(*self._spans.values(), *self.span_labels)] if self.span_labels else []
         super().__init__(name, skeleton, classes, facts, rows, _sums(self._notes.values()), *more)
+        if self.span_labels:
+            own = [self._notes[row] for row in rows.tolist()]
+            self.spans_known = np.array(["spans" in note for note in own], bool)
+            self.spans_proposed = np.array([note.get("spans_from") == ANNOTATOR for note in own], bool)
         self.lengths = facts["num_frames"].to_numpy().astype(np.int64)[rows]
 
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
