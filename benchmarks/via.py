@@ -13,8 +13,8 @@ alone, camera 1 -> camera 2 and 320 steps, a clip made of its own codes is off b
 the mean gives 1, and by 1.06 with Adam at 0.002 (probes 46.8 %, MoCo 60.7). The reason is in the views: with
 reconstruction alone, after 150 steps of Adam the error is 0.65 of clips as they are, 0.83 of cropped, mirrored and
 turned ones, and 1.0 with noise, hidden joints, shear and stretch, which a decoder has to make up for each clip. The
-recipe via_small crops, mirrors and turns alone; under one budget MoCo would lose those views, too. Longer runs, a start from
-motion capture, MCC and the ablation were not measured.
+recipe via_small crops, mirrors and turns alone; under one budget MoCo would lose those views, too. Longer runs, a start
+from motion capture, MCC and the ablation were not measured.
 
 A step of ViA costs about twice one of MoCo, for what it generates is encoded again; `cpu_s` says how much. Row by row
 and seed by seed, figures are kept in results/seeds; VIA_ROWS="moco,via" runs some rows.
