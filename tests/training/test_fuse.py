@@ -89,7 +89,7 @@ def test_what_cannot_be_fused_is_told(trained, data, tmp_path):
     runs = [load_run(trained[0] / stream) for stream in STREAMS]
     with pytest.raises(TrainingError, match="fuse adds two or more"):
         fuse(runs[:1], open_clips(runs[:1]))
-    for weights in ((1.0,), (1.0, -1.0, 0.0), (0.0, 0.0, 0.0)):
+    for weights in ((1.0,), (1.0, -1.0, 0.0), (0.0, 0.0, 0.0), (1.0, np.inf, 1.0)):
         with pytest.raises(TrainingError, match="allowed: one for each"):
             fuse(runs, open_clips(runs), weights=weights)
     other, own = open_clips(runs[:1], split="train", val_split="train"), open_clips(runs[:1])

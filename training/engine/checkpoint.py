@@ -74,7 +74,7 @@ def latest(last: Path, previous: Path) -> tuple[dict[str, Tensor], dict[str, Any
         if not previous.exists():
             raise
         tensors, facts = read(previous)
-        return tensors, facts, f"{error}; the run goes on from {previous.name}, of step {facts.get('step')}"
+        return tensors, facts, f"{error}; taken is {previous.name}, of step {facts.get('step')}"
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -37,7 +37,7 @@ from training.runs.classify import class_probabilities
 from training.runs.evaluation import per_class
 from training.runs.floors import Floors
 from training.runs.report import Report, classes_of, extract_of, open_split_of
-from training.runs.run import CHECKPOINT, Run, load_run
+from training.runs.run import CHECKPOINT, Run, check_no_run, load_run
 from training.runs.train import train
 from training.transforms.streams import STREAMS
 
@@ -139,9 +139,11 @@ def _check(runs: Sequence[Run], clips: Clips, weights: Sequence[float], classify
     """Raises TrainingError where the runs cannot be fused."""
     if len(runs) < 2:
         raise TrainingError(f"{len(runs)} run is given; fuse adds two or more, such as those of joints and of bones")
-    if len(weights) != len(runs) or not all(weight >= 0 for weight in weights) or not sum(weights) > 0:
+    if len(weights) != len(runs) or not all(0 <= weight < np.inf for weight in weights) or not sum(weights) > 0:
         shown = ", ".join(f"{weight:g}" for weight in weights)
-        raise TrainingError(f"weights {shown} of {len(runs)} runs; allowed: one for each, 0 and more, not all 0")
+        raise TrainingError(
+            f"weights {shown} of {len(runs)} runs; allowed: one finite number for each, 0 and more, not all 0"
+        )
     first = runs[0]
     for run in runs[1:]:
         if all(classify) and set(run.labels) != set(first.labels):
@@ -300,6 +302,7 @@ def train_streams(
             "or torchrun started this: "
             "train them by commands of their own, then `dataengine-train fuse`"
         )
+    check_no_run(folder)
     measured = True
     for stream in streams:
         own = config.model_copy(

@@ -21,6 +21,7 @@ from training.backbones.base import Backbone
 from training.config import Config, validate
 from training.config_tables import PreprocessTable
 from training.data.rgb import is_pictures
+from training.data.types import remark
 from training.engine import checkpoint
 from training.methods.base import Method, Needs
 from training.methods.text_network import TextNetwork
@@ -28,7 +29,7 @@ from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.rgb import check_preprocess, picture_preprocess
 
-CHECKPOINT, NETWORK = "last.safetensors", "model.safetensors"
+CHECKPOINT, PREVIOUS, NETWORK = "last.safetensors", "previous.safetensors", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,23 @@ class Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """The network of a run, finished or not, from its checkpoint alone.
+    """The network of a run, finished or not, from its checkpoint alone; from the one before, with a note, where the
+    latest is torn.
 
     Raises:
-        TrainingError: there is no run, its checkpoint is torn, or it was trained without a configuration.
+        TrainingError: there is no run, its checkpoints are torn, or it was trained without a configuration.
     """
     folder = Path(folder)
-    if not (folder / CHECKPOINT).is_file():
-        raise TrainingError(
-            f"{folder} is no run: it holds no {CHECKPOINT}; give the --out of `dataengine-train pretrain` or `finetune`"
-        )
-    tensors, facts = checkpoint.read(folder / CHECKPOINT)
+    found = checkpoint.latest(folder / CHECKPOINT, folder / PREVIOUS)
+    if found is None:
+        inner = runs_in(folder)
+        hint = "the --out of `dataengine-train pretrain` or `finetune`"
+        if inner:
+            hint = f"one of the runs that it holds, such as {folder / inner[0]}"
+        raise TrainingError(f"{folder} is no run: it holds no {CHECKPOINT}; give {hint}")
+    tensors, facts, lost = found
+    if lost:
+        remark(lost)
     if "config" not in facts:
         raise TrainingError(
             f"{folder} was trained without a configuration, and does not say what its network is; load it from Python"
@@ -118,6 +125,23 @@ def load_run(folder: str | Path) -> Run:
     method = method_of(facts, str(folder / CHECKPOINT))
     method.load_state_dict({name[7:]: value for name, value in tensors.items() if name.startswith("method.")})
     return Run(folder, config, method.eval(), make_preprocess(config, skeleton), tuple(facts["labels"]), facts)
+
+
+def runs_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder that are runs, such as those of several seeds."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{CHECKPOINT}"))
+
+
+def check_no_run(folder: Path) -> None:
+    """Refuse a folder for several runs that is a run itself.
+
+    Raises:
+        TrainingError: it is.
+    """
+    if (folder / CHECKPOINT).exists():
+        raise TrainingError(
+            f"{folder} is a run itself, and several runs need a folder of their own: give another --out"
+        )
 
 
 def method_of(facts: Mapping[str, Any], where: str) -> Method:

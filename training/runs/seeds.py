@@ -16,6 +16,7 @@ from training.distributed import launched
 from training.engine.loop import ProgressCallback
 from training.evaluate.probes import over_runs
 from training.evaluate.result import Result, plain
+from training.runs.run import check_no_run
 from training.runs.train import train
 
 
@@ -57,6 +58,7 @@ def train_seeds(
             f"several seeds are trained one after the other on one device; run.devices is {config.run.devices}, "
             "or torchrun started this"
         )
+    check_no_run(folder)
     seeds = range(config.run.seed, config.run.seed + count)
     found: dict[tuple[str, str], list[Result]] = {}
     for seed in seeds:

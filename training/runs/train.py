@@ -43,10 +43,12 @@ from training.runs.features import workers_of
 from training.runs.learnable import check_coordinates, check_prepared
 from training.runs.run import (
     CHECKPOINT,
+    PREVIOUS,
     given_networks,
     make_method,
     make_preprocess,
     needs_of,
+    runs_in,
 )
 from training.runs.training_data import TrainingData, open_data
 from training.transforms.prepared import PLACES, ClipCache
@@ -75,6 +77,11 @@ def train(
         DataEngineError: the data cannot be opened, or something to train with is not here.
     """
     folder = Path(out)
+    if (inner := runs_in(folder)) and not (folder / CHECKPOINT).exists():
+        raise TrainingError(
+            f"{folder} holds runs ({', '.join(inner[:3])}{', ...' * (len(inner) > 3)}) and is none itself: give "
+            "another --out, or --seeds or --streams as before"
+        )
     needs = needs_of(config)
     texts = _Texts.of(needs)
     data = open_data(config, needs, texts.stored)
@@ -109,7 +116,7 @@ def train(
     evaluation = Evaluation(config, preprocess, labels, data.learnt, data.val, fabric.device)
     first = fabric.global_rank == 0
     with _alone(folder) if first else contextlib.nullcontext():
-        if first and not (folder / CHECKPOINT).exists():
+        if first and not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS)):
             write_durably(folder / "run.toml", _toml(config).encode())
         probe = evaluation.probe() if first and config.run.probe_every else None
         progress = progress if first else None
