@@ -218,7 +218,7 @@ def test_a_format_and_a_backbone_are_trained_with(circles: Path, tmp_path: Path)
     assert json.loads(told.stdout)["steps"] == 24
     again = train("pretrain", settings, "--data", str(circles), "--out", run, "--json")
     assert again.returncode == 0 and "goes on at step 24 of 24" in again.stderr
-    told = train("embed", run, "--data", str(circles), "--to", str(tmp_path / "features.npz"), "--device", "cpu")
+    told = train("embed", run, "--data", str(circles), "--to", str(tmp_path / "features.parquet"), "--device", "cpu")
     assert told.returncode == 0, told.stderr
 
 

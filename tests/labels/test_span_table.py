@@ -32,6 +32,11 @@ def test_spans_of_people_and_a_clip_in_which_nothing_happens(tmp_path: Path) -> 
     }
 
 
+def test_a_table_of_a_spreadsheet_with_decimal_commas(tmp_path: Path) -> None:
+    path = write(tmp_path, "s.csv", "clip_id;label;start;end;probability", "a;x;0,25;1,5;0,75")
+    assert spans(path, least=0.5) == {"a": [("x", 0.25, 1.5, False, "annotator", 0.75)]}
+
+
 def test_frames_are_told_from_seconds_by_the_unit(tmp_path: Path) -> None:
     path = write(tmp_path, "u.csv", "clip_id,label,start,end,unit", "a,x,0,30,frames", "a,y,1,2,Seconds", "a,z,1,2,")
     assert [(row[0], row[3]) for row in spans(path)["a"]] == [("x", True), ("y", False), ("z", False)]

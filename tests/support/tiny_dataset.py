@@ -130,9 +130,8 @@ def build(
     for name, rows in tables.items():
         index.write_table(root / "index" / name, rows, schemas[name])
     counts = {name: len(rows) for name, rows in tables.items()} | {"planned": clips + rejected}
-    index.write_manifest(
-        root, index.build_manifest(root, counts, "0" * 64, known, skeleton="posetics17", columns=added)
-    )
+    facts = {"columns": added} if added else {}
+    index.write_manifest(root, index.build_manifest(root, counts, "0" * 64, known, skeleton="posetics17", **facts))
     return root
 
 

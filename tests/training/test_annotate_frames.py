@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_one_label_short_clips_and_many_rows(tmp_path: Path, monkeypatch: pytest
     only = [line for line in path.read_text(encoding="utf-8").splitlines() if LABELS[0] not in line]
     path.write_text("\n".join(only), encoding="utf-8")
     labels = read_span_labels([path])
-    known = frames._thinned(clips.read(range(12)))
+    known, _ = frames._thinned(clips.read(range(12)))
     assert sum(len(clip.rows) for clip in known) <= 200 and {clip.every for clip in known} == {8}
     found = annotate_frames(clips, labels, tmp_path / "p.csv")
     table = pl.read_csv(tmp_path / "p.csv")
@@ -181,6 +182,21 @@ def test_proposals_of_before_are_not_learnt_from_and_strange_clips_are_counted(t
         annotate_frames(clips, labels, tmp_path / "p.csv")
 
 
+def test_clips_that_show_no_pose_are_neither_learnt_from_nor_given_proposals(tmp_path: Path) -> None:
+    clips = Made(16)
+    for number in (0, 14):
+        clips._clips[number] = dataclasses.replace(clips._clips[number], shows_pose=False)
+    labels = read_span_labels([clips.table(tmp_path / "s.csv", range(8))])
+    with pytest.warns(UserWarning, match="2 of 16 clips show no pose .* for example 'clip-00'"):
+        found = annotate_frames(clips, labels, tmp_path / "p.csv")
+    assert (found.learnt, found.proposed) == (7, 7)
+    last = pl.read_csv(tmp_path / "p.csv").row(-1, named=True)
+    assert (last["clip_id"], last["label"], last["margin"], last["reason"]) == ("clip-14", None, None, "no_pose")
+    labels = read_span_labels([clips.table(tmp_path / "s.csv", [0])])
+    with pytest.raises(TrainingError, match="none of the 1 clips that people looked at shows a pose"):
+        annotate_frames(clips, labels, tmp_path / "q.csv")
+
+
 def test_seconds_without_a_frame_rate_are_refused(tmp_path: Path) -> None:
     clips = Made(12, fps=None)
     with pytest.raises(TrainingError, match="poses do not say their frame rate"):
@@ -191,14 +207,27 @@ def test_seconds_without_a_frame_rate_are_refused(tmp_path: Path) -> None:
 
 def test_a_network_gives_features_of_frames_and_a_table_keeps_them(run: tuple[Run, Path], tmp_path: Path) -> None:
     loaded, data = run
-    clips = ClipsOfRun(loaded, open_datasets(str(data)))
+    (dataset,) = open_datasets(str(data))
+    clips = ClipsOfRun(loaded, [dataset])
+    read = dataset.read
+
+    def without_third(indices: Any) -> Any:
+        nobody = np.array(np.nan, np.float32)
+        return [
+            dataclasses.replace(clip, keypoints=clip.keypoints * nobody) if clip.key == dataset.keys[2] else clip
+            for clip in read(indices)
+        ]
+
+    dataset.read = without_third  # type: ignore[method-assign]
+    assert [clip.shows_pose for clip in clips.read(range(4))] == [True, True, False, True]
     path = embed_frames(clips, tmp_path / "frames.parquet")
     kept = ClipsOfTable(path)
     assert kept.keys == clips.keys and len(clips.keys) == 24
-    chosen = [0, 5, 23]
+    chosen = [0, 2, 23]
     for one, other in zip(clips.read(chosen), kept.read(chosen), strict=True):
         assert one.rows.shape == (-(-one.frames // one.every), loaded.backbone.width) and np.isfinite(one.rows).all()
         assert np.array_equal(one.rows, other.rows)
+        assert one.shows_pose == other.shows_pose == (one.key != dataset.keys[2])
         assert (one.key, one.every, one.frames, one.fps, one.group) == (
             other.key,
             other.every,

@@ -28,6 +28,7 @@ from training.evaluate.metrics import f1_of
 from training.evaluate.result import Result, of_seeds
 from training.evaluate.segmentation import BOUNDARIES, Boundaries, runs_of, smoothed
 from training.runs.frame_features import FrameFeatures
+from training.runs.no_pose import NO_POSE, tell_of_no_pose
 from training.runs.tables import table_file, write_table
 
 FOLDS = 5
@@ -53,6 +54,7 @@ SCHEMA = pl.Schema(
         "probability": pl.Float64(),
         "from": pl.String(),
         "margin": pl.Float64(),
+        "reason": pl.String(),
     }
 )
 """Columns of the proposals; see `annotate_frames`."""
@@ -160,7 +162,8 @@ def annotate_frames(
     Columns: clip_id; label; start and end (seconds, or frames where the clip does not say its frame rate); unit; the
     probability (mean over the frames of the span); from (annotator); margin (of the clip: the mean over its frames of
     how far the least sure label is from the threshold). Clips come by margin, those first that are most worth a look;
-    a clip of which nothing is proposed has a row without a label.
+    a clip of which nothing is proposed has a row without a label. The reason is null, but for clips that show no pose
+    (see `training.runs.no_pose`): they come last.
 
     Args:
         clips: all clips.
@@ -177,7 +180,9 @@ def annotate_frames(
     target, progress = table_file(path, "proposals"), progress or Progress()
     numbers = _labelled(clips, labels)
     with progress.step("labelled clips", len(numbers), "clips") as advance:
-        known = _thinned(clips.read(numbers, advance))
+        known, shown = _thinned(clips.read(numbers, advance))
+    if not known:
+        raise TrainingError(f"{labels.where}: none of the {len(numbers)} clips that people looked at shows a pose")
     truth = [labels.of(clip) for clip in known]
     _check_inside(known, truth, labels)
     result = _held_out(known, truth, labels.names, threshold, seed, progress)
@@ -189,7 +194,10 @@ def annotate_frames(
     found: list[tuple[float, list[dict[str, Any]]]] = []
     with progress.step("proposals", len(others), "clips") as advance:
         for clip in clips.read(others, advance):
+            shown.append(clip.shows_pose)
             found.append(_proposed(clip, annotator, labels.names, threshold, boundaries))
+    every = [clips.keys[number] for number in (*numbers, *others)]
+    tell_of_no_pose(every, np.array(shown, bool), "nothing is learnt from them, and nothing is proposed")
     found.sort(key=lambda rows: rows[0])  # equal margins keep their order
     rows = [row for _, own in found for row in own]
     write_table(pl.DataFrame(rows, schema=SCHEMA), target)
@@ -240,17 +248,22 @@ def _check_inside(clips: Sequence[FrameFeatures], truth: Sequence[Cells], labels
         )
 
 
-def _thinned(clips: Iterator[FrameFeatures]) -> list[FrameFeatures]:
-    """Clips with at most `MOST` rows together; where there are more, the same share of every clip is kept."""
+def _thinned(clips: Iterator[FrameFeatures]) -> tuple[list[FrameFeatures], list[bool]]:
+    """Clips that show a pose, with at most `MOST` rows together; where there are more, the same share of every clip is
+    kept. And whether each of all clips shows one."""
     kept: list[FrameFeatures] = []
+    shown: list[bool] = []
     count, times = 0, 1
     for clip in clips:
+        shown.append(clip.shows_pose)
+        if not clip.shows_pose:
+            continue
         kept.append(clip.thinned(times))
         count += len(kept[-1].rows)
         while count > MOST and any(len(one.rows) > 1 for one in kept):
             kept, times = [one.thinned(2) for one in kept], 2 * times
             count = sum(len(one.rows) for one in kept)
-    return kept
+    return kept, shown
 
 
 def _fitted(clips: Sequence[FrameFeatures], truth: Sequence[Cells], seed: int) -> Annotator:
@@ -302,6 +315,8 @@ def _proposed(
     clip: FrameFeatures, annotator: Annotator, names: Sequence[str], threshold: float, boundaries: Boundaries
 ) -> tuple[float, list[dict[str, Any]]]:
     """The margin of a clip and its rows of the table, by start."""
+    if not clip.shows_pose:
+        return np.inf, [{"clip_id": clip.key, "label": None, "from": ANNOTATOR, "reason": NO_POSE}]
     sure = clip.at_frames(annotator.probabilities(clip.rows))
     margin = float(np.abs(sure - threshold).min(1).mean())
     active = smoothed(sure, boundaries.smooth) >= threshold

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from dataengine.core.errors import TrainingError
 from training.data.types import Array, SkeletonDataset
 from training.methods.segmentation import at_frames, single
+from training.runs.clip_features import check_once
 from training.runs.run import Run
 from training.runs.sliding import BATCH
 from training.runs.stream import FrameStream
@@ -32,6 +34,7 @@ class FrameFeatures:
         frames: T of the clip.
         fps: frames per second, or None.
         group: who or what was filmed; the key where the data do not say.
+        shows_pose: whether the clip shows a pose (see `training.runs.no_pose`): the rows of others mean nothing.
     """
 
     key: str
@@ -40,6 +43,7 @@ class FrameFeatures:
     frames: int
     fps: float | None
     group: str
+    shows_pose: bool = True
 
     def thinned(self, times: int) -> FrameFeatures:
         """The same with one row in `times`."""
@@ -76,11 +80,7 @@ class ClipsOfRun:
         self._run, self._device = run, device
         self._places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
         self.keys: tuple[str, ...] = tuple(dataset.keys[index] for dataset, index in self._places)
-        seen: set[str] = set()
-        for key in self.keys:
-            if key in seen:
-                raise TrainingError(f"clip {key!r} is given twice; give each dataset once")
-            seen.add(key)
+        check_once(self.keys)
 
     def read(self, numbers: Iterable[int], advance: Callable[[int], None] | None = None) -> Iterator[FrameFeatures]:
         """The features of the clips with these numbers; `advance` is given 1 after every clip."""
@@ -88,8 +88,9 @@ class ClipsOfRun:
         for number in numbers:
             dataset, index = self._places[number]
             clip = dataset.read([index])[0]
+            shown: list[bool] = []
             stream = FrameStream(
-                self._score,
+                partial(self._score, shown),
                 network.width,
                 self._run.preprocess,
                 self._run.frames,
@@ -100,14 +101,15 @@ class ClipsOfRun:
             whole = np.concatenate([stream.push(clip.keypoints, clip.scores), stream.close()])
             group = clip.key if dataset.groups is None else str(dataset.groups[index])
             rows = np.ascontiguousarray(whole[:: network.stride], np.float32)
-            yield FrameFeatures(clip.key, rows, network.stride, len(whole), clip.fps, group)
+            yield FrameFeatures(clip.key, rows, network.stride, len(whole), clip.fps, group, any(shown))
             if advance is not None:
                 advance(1)
 
     @torch.no_grad()
-    def _score(self, windows: Any) -> Any:
-        """(N, T, D) float32 of windows (N, C, T, V, M)."""
+    def _score(self, shown: list[bool], windows: Any) -> Any:
+        """(N, T, D) float32 of windows (N, C, T, V, M); `shown` is told whether they show a pose."""
         network = self._run.backbone
+        shown.append(bool(windows[:, : windows.shape[1] - self._run.preprocess.score].any()))
         motion = torch.from_numpy(windows).to(self._device, next(network.parameters()).dtype)
         motion = self._run.method.seen(motion)
         mask = [(motion != 0).any(3).any(1)] if self._run.preprocess.mask else []

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("frames", pa.int32()),
         ("every", pa.int32()),
         ("fps", pa.float64()),
+        ("shows_pose", pa.bool_()),
         ("width", pa.int32()),
         ("frame_features", pa.list_(pa.float32())),
     ]
@@ -66,6 +67,7 @@ def _table(clips: list[FrameFeatures]) -> pa.Table:
         [clip.frames for clip in clips],
         [clip.every for clip in clips],
         [clip.fps for clip in clips],
+        [clip.shows_pose for clip in clips],
         [clip.rows.shape[1] for clip in clips],
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA)]
@@ -114,7 +116,13 @@ class ClipsOfTable:
                 values = row["frame_features"].combine_chunks().flatten().to_numpy()
                 rows = values.reshape(-1, facts["width"])
                 yield FrameFeatures(
-                    facts["clip_id"], rows, facts["every"], facts["frames"], facts["fps"], facts["group"]
+                    facts["clip_id"],
+                    rows,
+                    facts["every"],
+                    facts["frames"],
+                    facts["fps"],
+                    facts["group"],
+                    facts["shows_pose"],
                 )
                 if advance is not None:
                     advance(1)
