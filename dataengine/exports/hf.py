@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dataengine.core.markdown import plain, rows
-from dataengine.exports.base import ExportedClip, ExportJob, LayoutExport
+from dataengine.dataset import index
+from dataengine.exports.base import SPANS, ExportedClip, ExportJob, LayoutExport
 from dataengine.exports.space import ENTRY, in_space
 
 SPLITS = {"val": "validation"}
@@ -67,6 +68,14 @@ SPACE = {
     )
 }
 """The column of joints in space, where it was asked for."""
+WHEN: dict[str, tuple[pa.DataType, str]] = {
+    SPANS: (
+        index.SPANS,
+        "what happens when: label, start and end in seconds, label_from (people or annotator) and probability; empty "
+        "where people saw nothing happen, null where nobody said",
+    )
+}
+"""The column of datasets that say what happens when."""
 FEATURES: dict[pa.DataType, str] = {_TEXT: "string", _WHOLE: "int32", _REAL: "float64"}
 
 
@@ -75,8 +84,8 @@ class HuggingFace(LayoutExport):
     """A folder for Hugging Face `datasets`: `data/SPLIT-00000.parquet` and README.md, the dataset card.
 
     `datasets.load_dataset(PATH)` reads it without a network. The split val is called validation there. Labels are a
-    ClassLabel with names. The format is made for publishing: clips of unknown licence are left out unless
-    `--unknown-licence` is given.
+    ClassLabel with names. A column `spans` says what happens when, where the dataset does. The format is made for
+    publishing: clips of unknown licence are left out unless `--unknown-licence` is given.
 
     Attributes:
         layout: layout of the joints; 'own' is that of the dataset.
@@ -100,7 +109,8 @@ class HuggingFace(LayoutExport):
 
     def write(self, place: Path, job: ExportJob) -> None:
         (place / "data").mkdir()
-        own, schema = job.record["dataset"]["skeleton"], schema_of(self.columns)
+        columns = {**self.columns, **(WHEN if job.span_labels else {})}
+        own, schema = job.record["dataset"]["skeleton"], schema_of(columns)
 
         def given(split: str) -> Iterator[ExportedClip]:
             for clip in job.clips(split):
@@ -117,7 +127,7 @@ class HuggingFace(LayoutExport):
                 ) as writer:
                     for rows in tables:
                         writer.write_table(rows)
-        (place / "README.md").write_text(card(job, self.columns), encoding="utf-8")
+        (place / "README.md").write_text(card(job, columns), encoding="utf-8")
 
 
 def _files(clips: Iterator[ExportedClip], schema: pa.Schema, most: int) -> Iterator[Iterator[pa.Table]]:
@@ -226,6 +236,10 @@ def _head(job: ExportJob, columns: Columns) -> str:
         if name == "label" and job.labels:
             lines += ["    dtype:", "      class_label:", "        names:"]
             lines += [f"          '{number}': {json.dumps(label)}" for number, label in enumerate(job.labels)]
+        elif pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+            lines.append("    list:")
+            for field in kind.value_type:
+                lines += [f"    - name: {field.name}", f"      dtype: {FEATURES[field.type]}"]
         elif pa.types.is_list(kind):
             depth, indent = str(kind).count("list<"), "    "
             for level in range(depth - 1):

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 pytest.importorskip("torch")
@@ -77,6 +78,21 @@ def test_an_exported_pickle_has_the_same_spans(out: Path, tmp_path: Path) -> Non
     build(tmp_path / "silent", clips=2)
     dataengine.export(tmp_path / "silent", "pyskl", tmp_path / "b.pkl")
     assert open_dataset(tmp_path / "b.pkl").span_labels == ()
+
+
+def test_other_exports_carry_spans(out: Path, tmp_path: Path) -> None:
+    place = Path(dataengine.export(out, "hf", tmp_path / "hf").path)
+    rows = pl.concat([pl.read_parquet(path) for path in sorted((place / "data").glob("*.parquet"))])
+    found = dict(rows.select("clip_id", "spans").rows())
+    assert found == dict(dataengine.open(out).clips.select("clip_id", "spans").collect().rows())
+    head = (place / "README.md").read_text().split("---")[1]
+    assert "- name: spans\n    list:\n    - name: label\n      dtype: string\n    - name: start\n" in head
+    dataengine.export(out, "energon", tmp_path / "energon")
+    shards = open_dataset(tmp_path / "energon" / "shards")
+    assert shards.spans_known is not None and shards.spans_known.sum() == 3
+    build(tmp_path / "silent", clips=2)
+    silent = Path(dataengine.export(tmp_path / "silent", "hf", tmp_path / "b").path)
+    assert "spans" not in (silent / "README.md").read_text()
 
 
 def test_clips_of_which_nobody_spoke_are_left_out(out: Path, tmp_path: Path) -> None:
