@@ -35,6 +35,7 @@ from dataengine.rendering.paint import Stroke, capsule, colour, disc, hull, poly
 from dataengine.rendering.scene import Camera, draw_camera
 from training import create_backbone
 from training.backbones.base import Backbone
+from training.data.entries import Video
 from training.data.loader import DataLoader
 from training.data.sampler import joined_labels
 from training.data.types import Array, Numbers, SampleTransform, SkeletonDataset, SkeletonSequence
@@ -274,7 +275,7 @@ def figure(joints: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Draws clips: `shown`, a float32 picture sequence laid out so that the loader makes (N, 3, T, H, W) of it.
+    """Draws clips: `shown`, float32 pictures, (N, 3, T, H, W) of a batch.
 
     Attributes:
         share: least share of the clip that is shown, anywhere in it.
@@ -286,7 +287,7 @@ class Drawn:
 
     def __call__(self, clip: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         frames = self.frames(clip, rng)
-        return {"shown": (frames.transpose(2, 0, 1, 3) / np.float32(127.5) - 1).astype(np.float32)}
+        return {"shown": Video((frames / np.float32(127.5) - 1).astype(np.float32))}
 
     def frames(self, clip: SkeletonSequence, rng: np.random.Generator) -> NDArray[np.uint8]:
         """(SHOWN, SIDE, SIDE, 3) uint8."""
