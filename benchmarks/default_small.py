@@ -3,6 +3,9 @@
 Those benchmarks fix views, schedule and width for each of the two sets, chosen on its training side. Here `unik_small`
 is trained on the same files as a user would, and shall not end below them: within the 95 % interval of their saved
 seeds or above. Floors are those that the training prints. Seeds that were run are kept in results/seeds.
+
+On the training side of NW-UCLA alone, camera 1 -> camera 2, one seed, the schedule as it is gives 80.8 %; half as many
+steps 78.0, twice as many 79.0, and the richer views of `nw_ucla` 79.4. So nothing was changed.
 """
 
 from __future__ import annotations

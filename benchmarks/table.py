@@ -17,7 +17,6 @@ BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 LIFT = ROOT / "docs" / "explanation" / "lift.md"
 TRAIN = ROOT / "docs" / "how-to" / "train.md"
 LEARN = ROOT / "docs" / "explanation" / "learning.md"
-README = ROOT / "README.md"
 
 
 def newest() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -113,7 +112,7 @@ def _interval(figure: dict[str, Any], digits: int = 0) -> str:
 OF_RESULTS: dict[str, tuple[Callable[[dict[str, Any]], str], tuple[Path, ...]]] = {
     "lift": (lifting, (LIFT,)),
     "public_sets": (public_sets, (TRAIN,)),
-    "all_methods": (all_methods, (LEARN, README)),
+    "all_methods": (all_methods, (LEARN,)),
 }
 """What makes the table of one result, and the pages that it stands on, by the name of the benchmark."""
 
