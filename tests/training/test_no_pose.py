@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.support import motion_files
+from dataengine.io.shards import ShardWriter
+from tests.support import format_files, motion_files
 from tests.training.test_runs import made
-from training.data.formats import open_datasets
+from training.data.formats import open_dataset, open_datasets
 from training.runs.clip_features import of_table
 from training.runs.features import extract
 from training.runs.no_pose import NO_POSE
@@ -147,3 +150,61 @@ def test_where_no_clip_shows_a_pose_nothing_is_compared(place: Path, call: Any, 
         last = err.strip().splitlines()[-1]
         assert code == 1 and not out and what in last and last.startswith("dataengine-train: ")
         assert not Path(arguments[-1]).exists()
+
+
+def motions_of(place: Path) -> tuple[list[np.ndarray], list[int]]:
+    """The poses (1, T, V, 2) and labels of the clips; of the first there is no person, the second has no frame."""
+    with np.load(place / "some.npz") as file:
+        ends = file["offsets"]
+        clips = [file["keypoints"][None, first:end] for first, end in itertools.pairwise(ends)]
+        return [clips[1][:0], clips[2][:, :0], clips[3], *clips[4:12]], file["label"][1:12].tolist()
+
+
+def pyskl(folder: Path, place: Path) -> Path:
+    clips, labels = motions_of(place)
+    notes = [
+        {"frame_dir": f"a/{n}", "keypoint": clip, "label": label} for n, (clip, label) in enumerate(zip(clips, labels))
+    ]
+    names = ["a", "b", "c", "d"]
+    return format_files.write_pyskl(folder / "some.pkl", notes, layout="body13", label_names=names, split={})
+
+
+def unik(folder: Path, place: Path) -> Path:
+    clips, labels = motions_of(place)
+    whole = np.zeros((len(clips), 2, 60, clips[0].shape[2], 1), np.float32)
+    for row, clip in zip(whole, clips):
+        if clip.size:
+            row[:, : min(60, clip.shape[1]), :, 0] = np.nan_to_num(clip[0, :60]).transpose(2, 0, 1)
+    (folder / "unik").mkdir()
+    np.save(folder / "unik" / "train_data_joint.npy", whole)
+    content = ([str(n) for n in range(len(clips))], labels)
+    (folder / "unik" / "train_label.pkl").write_bytes(pickle.dumps(content))
+    return folder / "unik"
+
+
+def shards(folder: Path, place: Path) -> Path:
+    clips, labels = motions_of(place)
+    with ShardWriter(folder / "some.tar") as writer:
+        for number, (clip, label) in enumerate(zip(clips, labels)):
+            facts = {"label": "abcd"[label], "label_id": label, "skeleton": "body13"}
+            scores = np.ones(clip.shape[:-1], np.float32)
+            writer.write(f"k{number}", {"json": facts, "keypoints.npy": clip, "scores.npy": scores})
+    return folder / "some.tar"
+
+
+@pytest.mark.parametrize("write", [pyskl, unik, shards])
+def test_formats_that_leave_them_out_of_training_keep_them_for_a_row(
+    write: Any, place: Path, call: Any, tmp_path: Path, recwarn: Any
+) -> None:
+    path = write(tmp_path, place)
+    layout = {"layout": "body13"} if write is unik else {}
+    assert len(open_dataset(path, **layout)) < 11
+    kept = open_dataset(path, keep_nobody=True, **layout)
+    assert len(kept) == 11 and all(all(clip.keypoints.shape[:2]) for clip in kept.read(range(11)))
+    run = load_run(place / "run")
+    if write is not unik:
+        assert call("predict", place / "run", "--data", path, "--to", tmp_path / "said.csv", "--device", "cpu")[0] == 0
+        said = pl.read_csv(tmp_path / "said.csv")
+        assert len(said) == 11 and said["reason"].head(3).to_list() == [NO_POSE] * 3 and said["reason"].count() == 3
+    found = extract(lambda motion: motion.flatten(1), kept, run.preprocess, run.frames)
+    assert np.flatnonzero(~found.shows_pose).tolist() == [0, 1, 2]

@@ -172,6 +172,9 @@ def test_own_csv_and_several_files(tmp_path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(TrainingError, match=r"torn\.parquet: spans cannot be read"):
         read_spans(tmp_path / "torn.parquet")
+    text = (tmp_path / "one.csv").read_text()
+    (tmp_path / "sheet.csv").write_bytes(text.replace(",", ";").encode("utf-16"))  # as a spreadsheet writes it
+    assert read_spans(tmp_path / "sheet.csv").rows == read_spans(tmp_path / "one.csv").rows
     with pytest.raises(TrainingError, match="two of them say something of clip 'a'"):
         read_all([tmp_path / "one.csv", tmp_path / "one.csv"])
 
@@ -186,6 +189,8 @@ def test_own_csv_and_several_files(tmp_path):
         ("a.json", '{"a": {"actions": []}}', "video 'a' cannot be read .KeyError: 'duration'."),
         ("a.json", "[1", "no JSON"),
         ("0002-L.txt", "0,1,2,1\n", "line 1: '0,1,2,1' cannot be read"),
+        ("a.csv", "clip_id,label,start,end\n", "it has no row"),
+        ("a.csv", "clip_id,label,start,end\na,x\n", "line 2: ' ' cannot be read"),
         ("b.txt", "nothing", "holds no label file such as 0002-L.txt"),
         ("c.csv", "clip_id,label,start,end,unit\na,x,0,1,hours\n", "unit hours; allowed: one of frames and seconds"),
     ],

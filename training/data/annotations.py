@@ -14,8 +14,6 @@ Sources: Sigurdsson et al. 2016 (Charades); Dai et al. 2022 (TSU); Liu et al. 20
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -28,6 +26,7 @@ import numpy as np
 import polars as pl
 
 from dataengine.core.errors import TrainingError
+from dataengine.io.sheets import read_sheet
 from training.data.spans import TABLE_SPLITS, SpanTable, Unit
 
 ALLOWED = (
@@ -59,24 +58,20 @@ def read_spans(path: str | os.PathLike[str], names: Sequence[str] | None = None)
     if not place.is_file():
         raise TrainingError(f"{place}: there is no such file of spans; allowed: {ALLOWED}")
     try:
-        text = "" if place.suffix == ".parquet" else place.read_text(encoding="utf-8-sig")
-        rows = _parquet(place) if place.suffix == ".parquet" else list(csv.DictReader(io.StringIO(text)))
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        if place.suffix == ".json":
+            return _json(place, place.read_text(encoding="utf-8-sig"), names)
+        table = pl.read_parquet(place, glob=False) if place.suffix == ".parquet" else read_sheet(place)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         first = str(error).partition("\n")[0]
         raise TrainingError(f"{place}: spans cannot be read: {first}; allowed: {ALLOWED}") from None
-    if place.suffix == ".json":
-        return _json(place, text, names)
-    header = set(rows[0] if rows else ())
+    rows, header = table.cast(pl.String).fill_null("").to_dicts(), set(table.columns)
+    if not rows:
+        raise TrainingError(f"{place}: it has no row; allowed: {ALLOWED}")
     if {"id", "actions"} <= header:
         return _charades(place, rows, names)
     if {"label", "start", "end"} <= header and header & {"clip_id", "file"}:
         return _own(place, rows)
-    raise TrainingError(f"{place}: its columns are {', '.join(map(str, header)) or 'none'}; allowed: {ALLOWED}")
-
-
-def _parquet(place: Path) -> list[dict[str, str]]:
-    """The rows of a table as texts, with "" for nothing."""
-    return pl.read_parquet(place).cast(pl.String).fill_null("").to_dicts()
+    raise TrainingError(f"{place}: its columns are {', '.join(table.columns)}; allowed: {ALLOWED}")
 
 
 def read_all(paths: Sequence[str | os.PathLike[str]]) -> SpanTable:

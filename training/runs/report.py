@@ -134,6 +134,7 @@ def open_split_of(
     which: Literal["train", "val"],
     split: str | None = None,
     features: Sequence[str] = (),
+    keep_nobody: bool = False,
 ) -> list[SkeletonDataset]:
     """Clips to measure on, in the joints that the network of a run takes.
 
@@ -143,6 +144,7 @@ def open_split_of(
         which: the clips to learn from, or the clips to measure on.
         split: "" for all clips. Default: train; or of val and test the one that exists.
         features: stored features to read.
+        keep_nobody: whether clips that show nobody are kept by formats that leave them out.
 
     Raises:
         TrainingError, DatasetError: nothing is named, or it cannot be opened.
@@ -153,20 +155,25 @@ def open_split_of(
         source = DataTable(
             train=list(data) or own.train, val=list(val), options=own.options, where=where, format=own.format
         )
-    clips = _opened(source, which, split, features, run.needs.without)
+    clips = _opened(source, which, split, features, run.needs.without, keep_nobody)
     if own.layout is not None and source is not own and not all(has_names(part.skeleton) for part in clips):
         source = source.model_copy(update={"layout": own.layout})
-        clips = _opened(source, which, split, features, run.needs.without)
+        clips = _opened(source, which, split, features, run.needs.without, keep_nobody)
     clips = [in_joints_of(part, run.skeleton) for part in clips]
     check_coordinates(clips, run.preprocess, run.data_channels)
     return clips
 
 
 def _opened(
-    source: DataTable, which: Literal["train", "val"], split: str | None, features: Sequence[str], without: str
+    source: DataTable,
+    which: Literal["train", "val"],
+    split: str | None,
+    features: Sequence[str],
+    without: str,
+    keep_nobody: bool,
 ) -> list[SkeletonDataset]:
     if which == "train" or split is not None:
-        return splits.open_split(source, which, features, split, without)
+        return splits.open_split(source, which, features, split, without, keep_nobody)
     validation = splits.open_validation(source, features, without)
     if validation is None:
         raise TrainingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ def open_split(
     features: Sequence[str] = (),
     split: str | None = None,
     without: str = "",
+    keep_nobody: bool = False,
 ) -> list[SkeletonDataset]:
     """The datasets to learn from, or those to measure on.
 
@@ -49,6 +51,7 @@ def open_split(
         features: stored features that are read beside the poses.
         split: in place of the table's; "" for all clips.
         without: how a configuration does without the features, for messages.
+        keep_nobody: whether clips that show nobody are kept by formats that leave them out.
 
     Data whose clips belong to no split are taken whole, with a note: to learn from, and to measure on where they are
     named for that alone.
@@ -60,20 +63,23 @@ def open_split(
     paths = table.train if which == "train" else table.val or table.train
     if not paths:
         raise TrainingError("no data is named: give --data PATH, or [data] train in the configuration")
+    named = split is not None
     if split is None:
         split = table.split if which == "train" else table.val_split
     tars = all(path.endswith(".tar") for path in paths)
     sources: list[Any] = [list(paths)] if tars else list(paths)
-    key = "data.split" if which == "train" else "data.val_split"
+    key = "--set data.split='\"NAME\"'" if which == "train" else "--set data.val_split='\"NAME\"'"
+    if named:
+        key = "--split NAME" if which == "train" else "--val-split (--split) NAME"
     may_be_whole = split == TRAIN if which == "train" else bool(table.val) and split in FALLBACKS
     opened: list[SkeletonDataset] = []
     for source in sources:
         try:
-            opened += _open(source, table, split, tuple(features), key, without)
+            opened += _open(source, table, split, tuple(features), key, without, keep_nobody)
         except NoSplitsError:
             if not may_be_whole:
                 raise
-            whole = _open(source, table, "", tuple(features), key, without)
+            whole = _open(source, table, "", tuple(features), key, without, keep_nobody)
             hint = "give --val PATH, or a split of every clip, to measure on others" if which == "train" else ""
             remark(
                 f"{names_of(whole)}: its clips belong to no split, so all {sum(map(len, whole))} are "
@@ -107,7 +113,13 @@ def open_validation(
 
 
 def _open(
-    place: Any, table: DataTable, split: str, features: tuple[str, ...], key: str, without: str
+    place: Any,
+    table: DataTable,
+    split: str,
+    features: tuple[str, ...],
+    key: str,
+    without: str,
+    keep_nobody: bool,
 ) -> list[SkeletonDataset]:
     def attempt(split: str, features: tuple[str, ...]) -> list[SkeletonDataset]:
         options = dict(table.options)
@@ -115,8 +127,10 @@ def _open(
             options["format"] = table.format
         if table.layout is not None:
             options["layout"] = table.layout
+        name = "webdataset" if isinstance(place, list) else table.format or format_of(place)
+        if keep_nobody and "keep_nobody" in inspect.signature(format_class(name)).parameters:
+            options["keep_nobody"] = True
         if features:
-            name = "webdataset" if isinstance(place, list) else table.format or format_of(place)
             entries = format_class(name).default_entries
             if entries is None:
                 raise TrainingError(
@@ -139,7 +153,7 @@ def _open(
             hint = f", or do without: {without}" if without else ""
             raise TrainingError(f"{error}; build the dataset with [embed] features{hint}") from error
         if split and _can_open(lambda: attempt("", features)):
-            raise type(error)(f'{error}; choose with --set {key}=\'"NAME"\', where "" takes all clips') from error
+            raise type(error)(f'{error}; choose with {key}, where "" takes all clips') from error
         raise
 
 

@@ -20,6 +20,7 @@ from training.verbs.options import (
     SplitOption,
     TextOption,
     ValOption,
+    all_clips,
     app,
     device_of,
     loaded_run,
@@ -43,7 +44,7 @@ def predict(
     from training.evaluate.result import class_table, table
     from training.runs.predict import predict as write
 
-    found = write(loaded, open_clips(loaded, data, None, "train", split or ""), to, where, progress_of(as_json))
+    found = write(loaded, all_clips(loaded, data, split), to, where, progress_of(as_json))
     if as_json:
         show(found.to_dict())
         return

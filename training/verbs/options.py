@@ -131,6 +131,15 @@ def open_clips(
     return open_split_of(run, data or (), val or (), which, split, features)
 
 
+def all_clips(
+    run: Run, data: list[str] | None, split: str | None, features: tuple[str, ...] = ()
+) -> list[SkeletonDataset]:
+    """All clips of the named data, or of the run's own, those that show nobody among them: each gets a row."""
+    from training.runs.report import open_split_of
+
+    return open_split_of(run, data or (), (), "train", split or "", features, keep_nobody=True)
+
+
 def report(report: Report, as_json: bool) -> None:
     report.write()
     show(report.to_dict() if as_json else report.text())

@@ -22,10 +22,10 @@ from training.verbs.options import (
     DeviceOption,
     JsonOption,
     RunArgument,
+    all_clips,
     app,
     device_of,
     loaded_run,
-    open_clips,
     progress_of,
     ready,
 )
@@ -54,7 +54,7 @@ def embed(
     from training.runs.frame_features import ClipsOfRun
     from training.runs.frame_table import embed_frames
 
-    datasets = open_clips(loaded, data, None, "train", split or "")
+    datasets = all_clips(loaded, data, split)
     if frames:
         path = embed_frames(ClipsOfRun(loaded, datasets, where), to, progress_of(as_json))
         show({"features": str(path)} if as_json else str(path))
@@ -182,7 +182,7 @@ def _annotate_frames(
         clips = ClipsOfTable(source)
     else:
         run, where = loaded_run(source), device_of(device)
-        clips = ClipsOfRun(run, open_clips(run, data, None, "train", split or ""), where)
+        clips = ClipsOfRun(run, all_clips(run, data, split), where)
     found = annotate_frames(clips, said, target, threshold, seed, progress=progress_of(as_json))
     if as_json:
         show(found.to_dict())
@@ -262,7 +262,7 @@ def _clip_features(
         from training.runs.zero_shot import class_text, zeroshot_features
 
         needed = zeroshot_features(class_text(run, None, None), None)
-    opened = open_clips(run, data, None, "train", split or "", needed)
+    opened = all_clips(run, data, split, needed)
     features = of_clips(run, opened, where, progress_of(as_json))
     return features, [] if run.backbone.takes_pictures else opened, run
 

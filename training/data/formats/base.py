@@ -155,6 +155,13 @@ def without_absent(keypoints: Array, scores: Array | None) -> tuple[Array, Array
     return keypoints[present], None if scores is None else scores[present]
 
 
+def at_least_one(array: NDArray[Any], value: float = np.nan) -> Array:
+    """(M, T, ...) float32 with one person and one frame at least, of `value` where there was none."""
+    if array.shape[0] and array.shape[1]:
+        return np.array(array, np.float32)
+    return np.full((max(1, array.shape[0]), max(1, array.shape[1]), *array.shape[2:]), value, np.float32)
+
+
 class Format(SkeletonDataset):
     """The base of formats of data: a dataset that is opened from a path.
 

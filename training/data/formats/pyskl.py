@@ -23,6 +23,7 @@ from dataengine.labels.clip_table import ANNOTATOR
 from training.data.formats.base import (
     InMemoryDataset,
     NoSplitsError,
+    at_least_one,
     checked_ids,
     choose,
     digest,
@@ -33,7 +34,7 @@ from training.data.formats.base import (
 )
 from training.data.formats.joints import Layout, layout_of
 from training.data.spans import checked
-from training.data.types import Array, Numbers, SkeletonSequence, remark
+from training.data.types import Numbers, SkeletonSequence, remark
 
 NAMES = ("label_names", "class_names", "classes")
 """Where programs keep the names of their classes in the pickle."""
@@ -52,6 +53,7 @@ class PysklDataset(InMemoryDataset):
         layout: the joints' layout; by default what the file says, else by their number: 17 COCO, 18 OpenPose, 25 NTU
             RGB+D.
         labels: class names by label; by default `label_names` of the file, else the numbers.
+        keep_nobody: whether annotations that show nobody are kept, not left out.
 
     Raises:
         TrainingError: the file is another kind of pickle, or nothing is chosen.
@@ -69,6 +71,7 @@ class PysklDataset(InMemoryDataset):
         where: str | None = None,
         layout: Layout = None,
         labels: Sequence[str] | None = None,
+        keep_nobody: bool = False,
     ) -> None:
         name = os.fspath(path)
         content = load(path, TrainingError)
@@ -87,7 +90,7 @@ class PysklDataset(InMemoryDataset):
             [note.get("label", -1) for note in notes], lambda k: f"{name}: label of annotation {k} ({every[k]})"
         )
         classes = names_of(max(ids, default=-1) + 1, labels or _names(content), name)
-        shown = [number for number, note in enumerate(notes) if _anybody(note)]
+        shown = [number for number, note in enumerate(notes) if keep_nobody or _anybody(note)]
         self.named = all("frame_dir" in note or "filename" in note for note in notes)
         keys, ids, notes = [every[k] for k in shown], [ids[k] for k in shown], [notes[k] for k in shown]
         _tell(name, every, keys, splits if self.named else {})
@@ -117,9 +120,9 @@ class PysklDataset(InMemoryDataset):
     def clip_at(self, index: int, row: int) -> SkeletonSequence:
         """See `InMemoryDataset.clip_at`; features hold nothing."""
         note = self._notes[row]
-        keypoints: Array = np.array(note["keypoint"], np.float32)
+        keypoints = at_least_one(note["keypoint"])
         stored_scores = note.get("keypoint_score")
-        scores: Array | None = None if stored_scores is None else np.array(stored_scores, np.float32)
+        scores = None if stored_scores is None else at_least_one(np.asarray(stored_scores), 0.0)
         keypoints, scores = without_absent(keypoints, scores)
         shape = note.get("img_shape")
         size = (int(shape[1]), int(shape[0])) if shape is not None else None

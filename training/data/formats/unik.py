@@ -50,6 +50,7 @@ class UnikDataset(InMemoryDataset):
             joints.
         layout: the joints' layout; by default by their number.
         labels: class names by label.
+        keep_nobody: whether clips that show nobody are kept, not left out.
 
     Raises:
         TrainingError: files are absent, torn or do not belong together, or nothing is chosen.
@@ -70,6 +71,7 @@ class UnikDataset(InMemoryDataset):
         coordinates: str | None = None,
         layout: Layout = None,
         labels: Sequence[str] | None = None,
+        keep_nobody: bool = False,
     ) -> None:
         name = os.fspath(path)
         files = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob(f"*{ENDING}"))
@@ -106,7 +108,9 @@ class UnikDataset(InMemoryDataset):
         facts = frame_of([key for own, _ in pairs for key in own], ids, classes, {"split": splits})
         self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
         sums = [_content(str(file), *_state(file)) for file in arrays_by_split.values()]
-        rows = self._with_people(name, choose(name, facts, None, where), facts["key"].to_list())
+        rows = choose(name, facts, None, where)
+        if not keep_nobody:
+            rows = self._with_people(name, rows, facts["key"].to_list())
         super().__init__(name, skeleton, classes, facts, rows, kind, *sums)
 
     def _with_people(self, name: str, rows: Numbers, keys: Sequence[str]) -> Numbers:

@@ -7,6 +7,7 @@ What the headers say is kept in the cache folder and read from there as long as 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ import polars as pl
 from dataengine.core.errors import DatasetError, TrainingError, suggestion
 from dataengine.core.skeletons import SKELETONS, Skeleton
 from dataengine.io.remote import file_state
-from training.data.formats.base import Format, checked_ids, choose, digest, joints_text, names_of
+from training.data.formats.base import Format, at_least_one, checked_ids, choose, digest, joints_text, names_of
 from training.data.formats.built import POSES, EntryReader, clips_of
 from training.data.formats.joints import Layout, layout_of
 from training.data.formats.ranges import Ranges, cache_folder, is_url
@@ -64,6 +65,7 @@ class WebDataset(Format):
         layout: the joints' layout, where json does not say it.
         labels: class names by label_id, where json does not say them.
         cache, cache_gb: where the index and pieces of remote shards are kept.
+        keep_nobody: whether samples that show nobody are kept, not left out.
 
     Raises:
         TrainingError: nothing is chosen, or the layout is wrong.
@@ -97,6 +99,7 @@ class WebDataset(Format):
         labels: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         cache_gb: float = 20.0,
+        keep_nobody: bool = False,
     ) -> None:
         files = [file for pattern in shards for file in expand(os.fspath(pattern))]
         if not files:
@@ -110,7 +113,7 @@ class WebDataset(Format):
         facts = index(ranges, states, Path(cache) if cache else cache_folder())
         optional = {"scores"} if tuple(entries) == ("keypoints", "scores") else set()
         self._columns = self._stored(facts, (pose, *entries), optional)
-        facts = self._with_somebody(facts)
+        facts = facts if keep_nobody else self._with_somebody(facts)
         facts, self.labels = self._labelled(facts, labels)
         said = of_text(facts["spans"])
         rows = choose(self.name, facts.select("key", *FACTS), split, where)
@@ -237,4 +240,11 @@ class WebDataset(Format):
         rows = np.asarray(indices, np.int64)
         values = self._entries.read(rows)
         clips = clips_of(values, self._pose, rows, self.keys, self.label_ids, self._size, self._fps)
+        clips = [clip if all(clip.keypoints.shape[:2]) else _of_nobody(clip) for clip in clips]
         return clips if self._spans is None else self._spans.given_to(clips, rows.tolist())
+
+
+def _of_nobody(clip: SkeletonSequence) -> SkeletonSequence:
+    """A clip without people or frames as one of one person who is not seen."""
+    scores = None if clip.scores is None else at_least_one(clip.scores, 0.0)
+    return dataclasses.replace(clip, keypoints=at_least_one(clip.keypoints), scores=scores)
