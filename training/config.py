@@ -14,6 +14,7 @@ with that file gives the same network.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,14 @@ class Config(Table):
         """The same on other data; without `train` only what is measured on is another."""
         changed: dict[str, Any] = {"val": list(val)} if val or train else {}
         if train:
-            weights = self.data.weights if len(self.data.weights or ()) == len(train) else None
+            weights = self.data.weights
+            if weights is not None and len(weights) != len(train):
+                warnings.warn(
+                    f"data.weights {weights} are those of {len(weights)} datasets, and {len(train)} are named: every "
+                    "clip counts alike",
+                    stacklevel=2,
+                )
+                weights = None
             changed |= {"train": list(train), "weights": weights}
         return self.model_copy(update={"data": self.data.model_copy(update=changed)})
 

@@ -21,7 +21,7 @@ class RunTable(Table):
     """[run]: how long the run is, and what it leaves."""
 
     name: str = _field("run", "Name of the run; its folder is runs/NAME by default.", pattern=r"^[A-Za-z0-9_.-]+$")
-    seed: int = _field(0, "Decides the first weights, the order of clips and all random views.", ge=0)
+    seed: int = _field(0, "Decides the first weights, the order of clips and all random views.", ge=0, lt=1 << 31)
     start: str | None = _field(
         None,
         "Folder of a finished run, or a file of weights, that the network starts from, without its classifier. "

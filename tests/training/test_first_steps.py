@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dataengine.core.errors import TrainingError
+from dataengine.core.errors import DataEngineError, TrainingError
 from tests.support import motion_files
 from tests.training.test_runs import made
 from training import config
@@ -115,3 +115,25 @@ def test_commands_of_a_newcomer(call, run, tmp_path, monkeypatch):
     assert code == 0 and "said.csv" in out and "mostly taken for" in out
     code, _, err = call("train", "unik_small", "--data", "mine.npz", "--device", "tpu")
     assert code == 1 and "--device 'tpu'" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"run": {"accumulate": 100}}, "run.accumulate 100 batches make a step, and an epoch has 6: lower"),
+        ({"method": {"name": "supervised", "smoothing": 2.0}}, "smoothing 2; allowed: from 0 to below 1"),
+        ({"run": {"seed": 1 << 40}}, "seed"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_before_the_first_step(tables, said, tmp_path):
+    path = motion_files.write(tmp_path / "motions.npz")
+    with pytest.raises(DataEngineError, match=said):
+        train(made(path, **tables), tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_weights_of_other_datasets_are_told(tmp_path):
+    config = made("one.npz", data={"train": ["one.npz", "two.npz"], "weights": [1.0, 2.0]})
+    assert config.on(["three.npz", "four.npz"]).data.weights == [1.0, 2.0]
+    with pytest.warns(UserWarning, match="are those of 2 datasets, and 1 are named: every clip counts alike"):
+        assert config.on(["three.npz"]).data.weights is None

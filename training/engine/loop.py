@@ -124,7 +124,12 @@ class _Run:
             _compile(method)
         self.optimizer = make_optimizer(method, settings)
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(method, self.optimizer)
-        self.steps_per_epoch = max(1, len(loader) // settings.accumulate)
+        self.steps_per_epoch = len(loader) // settings.accumulate
+        if not self.steps_per_epoch:
+            raise TrainingError(
+                f"run.accumulate {settings.accumulate} batches make a step, and an epoch has {len(loader)}: lower "
+                "run.accumulate or run.batch"
+            )
         self.total = method.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.finite: torch.Tensor | None = None  # whether all losses since the latest look were numbers

@@ -26,6 +26,8 @@ class Supervised(Method):
         super().__init__(backbone)
         if not backbone.num_classes:
             raise TrainingError("supervised training needs a network with a classifier: num_classes of the data, not 0")
+        if not 0 <= smoothing < 1:
+            raise TrainingError(f"supervised: smoothing {smoothing:g}; allowed: from 0 to below 1")
         self.smoothing = smoothing
 
     def measures(self, batch: Batch) -> dict[str, Tensor]:
