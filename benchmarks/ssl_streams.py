@@ -9,6 +9,10 @@ probabilities are summed. `plain` are means of the last block, `blocks` means an
 features. Goals are those of the two benchmarks, on plain features. Nothing is chosen on a test side: streams, blocks
 and measures were named beforehand.
 
+Seed 0: 92.3 % of joints with a tenth of Penn Action's labels (nearest neighbour and a random network: `baselines`); on
+NW-UCLA 20.5 points above the random network with joints, 21.3 with bones, 13.1 with their motion. Summed streams give
+the best figure there, 85.8 %, and the smallest gain, 12.9: random networks gain more by sums than learnt ones.
+
 `--only penn joint 0` runs one seed of one row of one set; seeds that were run are kept in results/seeds. A row of
 streams takes 10 to 20 minutes of one core a seed. `--quick` tells what is there.
 """
