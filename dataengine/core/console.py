@@ -14,7 +14,7 @@ import typer
 
 from dataengine import __version__
 from dataengine.core.errors import DataEngineError
-from dataengine.core.failures import in_one_line
+from dataengine.core.failures import OUT_OF_MEMORY, in_one_line, kind_of
 
 
 def application(name: str, about: str) -> typer.Typer:
@@ -35,6 +35,14 @@ def application(name: str, about: str) -> typer.Typer:
 def show(value: Any) -> None:
     """Print text as it is, anything else as one JSON object, to stdout."""
     typer.echo(value if isinstance(value, str) else json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+HELPS = {OUT_OF_MEMORY: "; take less at a time, such as smaller batches, or a machine with more memory"}
+"""What a user can do, by what `kind_of` says."""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def execute(app: typer.Typer, name: str) -> None:
@@ -62,11 +70,15 @@ def execute(app: typer.Typer, name: str) -> None:
         code = 1
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except Exception as error:  # usage errors of typer, whose class depends on its version
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # usage errors of typer, of a class of its version
+            error.show()
+            code = error.exit_code
+        elif kind := kind_of(error):  # memory that is too small, a GPU that fails: the machine's, not ours
+            typer.echo(f"{name}: {kind}: {_first_line(error)}{HELPS.get(kind, '')}", err=True)
+            code = 1
+        else:
             raise
-        error.show()
-        code = error.exit_code
     if code == 130:  # by its version, typer turns Ctrl-C into this code or leaves that to us
         typer.echo(f"{name}: interrupted; what was finished stays: run the same command again", err=True)
         code = 128 + terminated[0] if terminated else code

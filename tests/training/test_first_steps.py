@@ -16,7 +16,7 @@ from tests.support import motion_files
 from tests.training.test_runs import made
 from training import config
 from training.data.formats import open_datasets
-from training.evaluate.result import Result, class_table, table
+from training.evaluate.result import Result, class_table, of_seeds, table
 from training.runs.evaluation import per_class
 from training.runs.example import ACTIONS, write_example
 from training.runs.predict import predict
@@ -137,3 +137,19 @@ def test_weights_of_other_datasets_are_told(tmp_path):
     assert config.on(["three.npz", "four.npz"]).data.weights == [1.0, 2.0]
     with pytest.warns(UserWarning, match="are those of 2 datasets, and 1 are named: every clip counts alike"):
         assert config.on(["three.npz"]).data.weights is None
+
+
+def test_an_interval_of_a_share_is_shown_within_what_a_share_can_be():
+    wide = of_seeds("probe", "top-1", [0.0, 0.33])
+    assert wide.interval is not None and wide.interval.low is not None and wide.interval.low < 0
+    assert wide.cells()[1] == "0.0 to 100.0 (t over seeds, n 2)" and "[0.0, 100.0]" in str(wide)
+    assert "-" in of_seeds("error", "mse", [0.1, 0.9], unit="m").cells()[1]
+
+
+@pytest.mark.parametrize("layers", [{"width": 0}, {"hidden": -1, "layers": 2}, {"layers": 10**9}, {"layers": -1}])
+def test_sizes_of_a_projector_that_cannot_be_are_told(layers, tmp_path):
+    path = motion_files.write(tmp_path / "motions.npz")
+    for name in ("mcc", "tmor", "r3"):
+        method = {"name": name, "projector": layers, **({"video": ""} if name == "tmor" else {})}
+        with pytest.raises(TrainingError, match=r"projector\.hidden .* width .* layers .*; allowed: 1 and more"):
+            train(made(path, method=method), tmp_path / name)

@@ -99,14 +99,15 @@ class Result:
         """Value, interval and baselines as cells of a table."""
         interval, span = self.interval, "-"
         if interval is not None and interval.low is not None and interval.high is not None:
-            span = f"{self._shown(interval.low)} to {self._shown(interval.high)} ({interval.method}, n {interval.n})"
+            low, high = self._shown_bounds(interval.low, interval.high)
+            span = f"{low} to {high} ({interval.method}, n {interval.n})"
         return f"{self._shown(self.value)} {self.unit}", span, self._baselines() or "-"
 
     def __str__(self) -> str:
         """Such as `linear probe  top-1 95.5 %  [94.9, 96.1] t over seeds, n 5  |  chance 8.0, random network 89.3`."""
         parts = [f"{self.name}  {self.metric} {self._shown(self.value)}{' %' if self.unit == '%' else ' ' + self.unit}"]
         if self.interval is not None and self.interval.low is not None and self.interval.high is not None:
-            low, high = self._shown(self.interval.low), self._shown(self.interval.high)
+            low, high = self._shown_bounds(self.interval.low, self.interval.high)
             parts.append(f"[{low}, {high}] {self.interval.level * 100:g} % {self.interval.method}, n {self.interval.n}")
         elif self.interval is not None:
             parts.append(self.interval.method)
@@ -123,6 +124,12 @@ class Result:
             for name, value in self.baselines.items()
         ]
         return ", ".join(shown)
+
+    def _shown_bounds(self, low: float, high: float) -> tuple[str, str]:
+        """An interval as text; that of a share is shown within 0 and 100 %, whatever few seeds allow."""
+        if self.unit == "%" and 0 <= self.value <= 1:
+            low, high = max(low, 0.0), min(high, 1.0)
+        return self._shown(low), self._shown(high)
 
     def _shown(self, value: float) -> str:
         return f"{100 * value:.1f}" if self.unit == "%" else f"{value:.3g}"

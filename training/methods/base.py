@@ -81,6 +81,10 @@ class RandomViews:
         return sample
 
 
+MOST_LAYERS = 32
+"""Of a projector."""
+
+
 @dataclass(frozen=True)
 class ProjectorOptions:
     """Sizes of a projector.
@@ -97,9 +101,18 @@ class ProjectorOptions:
 
 
 class Projector(nn.Sequential):
-    """An MLP (N, features) -> (N, width): layers - 1 of Linear and ReLU, then Linear; 0 layers are the identity."""
+    """An MLP (N, features) -> (N, width): layers - 1 of Linear and ReLU, then Linear; 0 layers are the identity.
+
+    Raises:
+        TrainingError: a size out of range.
+    """
 
     def __init__(self, features: int, hidden: int, width: int, layers: int) -> None:
+        if (layers > 1 and hidden < 1) or width < 1 or not 0 <= layers <= MOST_LAYERS:
+            raise TrainingError(
+                f"projector.hidden {hidden}, width {width}, layers {layers}; allowed: 1 and more, 1 and more, 0 to "
+                f"{MOST_LAYERS}"
+            )
         sizes = [features, *[hidden] * (layers - 1)]
         steps: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(sizes):

@@ -250,6 +250,8 @@ class MCC(Method):
         hidden = projector.hidden or backbone.width
         self.projector = Projector(backbone.width, hidden, projector.width, projector.layers)
         self.queue = Queue(queue.size, projector.width if projector.layers else backbone.width)
+        if decoder_width < 1:
+            raise TrainingError(f"MCC: decoder_width {decoder_width}; allowed: 1 and more")
         self.decoder = Decoder(backbone, decoder_width, playback.rate) if interpolation else None
         self.keys = self.momentum_copy(Encoder(backbone, self.projector)) if queue.momentum else None
 

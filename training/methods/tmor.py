@@ -131,6 +131,8 @@ class TMOR(Method):
             raise TrainingError(
                 "T-MOR compares motion with at least one of motion, video and text, at a temperature above 0"
             )
+        if not projector.layers:
+            raise TrainingError("T-MOR: projector.layers 0; allowed: 1 and more, as motions and videos differ in width")
         self.video, self.video_width, self.motion = video, video_width, motion
         self.temperature, self.symmetric, self.partner = temperature, symmetric, partner
         self.form: Form = "paper" if variant == "paper" else "sum"
