@@ -28,6 +28,7 @@ from training.evaluate.segmentation import BOUNDARIES, FrameScores, segments_of
 from training.evaluate.timelines import timeline
 from training.runs.example import VARIED, write_untrimmed
 from training.runs.export import export
+from training.runs.predict import predict
 from training.runs.run import load_run
 from training.runs.segment import is_run_of_segment, segment, write_events
 from training.runs.sliding import frame_scores
@@ -110,6 +111,14 @@ def test_a_run_is_trained_measured_exported_and_streamed(data, tmp_path):
     table = pl.read_csv(path)
     assert len(table) == count and (count == 0 or (table["end"] > table["start"]).all())
     assert table.columns == ["clip_id", "label", "start", "end", "start_s", "end_s", "score", "probability"]
+    with np.load(data) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "nobody.npz", **{**arrays, "keypoints": np.full_like(arrays["keypoints"], np.nan)})
+    nobody = open_datasets(tmp_path / "nobody.npz", "val")
+    with pytest.warns(UserWarning, match="clips show no pose .* nothing happens in them"):
+        assert write_events(run, nobody, tmp_path / "none.csv")[1] == 0
+    with pytest.raises(TrainingError, match=r"learnt what happens when, not classes of clips: .*segment .* --to"):
+        predict(run, test, tmp_path / "said.csv")
     exported = export(run, tmp_path / "model.onnx")
     assert exported.output == "frames" and "batch" in exported.dynamic
     clip, whole = test[0].read([0])[0], next(frame_scores(run.method, test, run.labels, run.preprocess, run.frames))

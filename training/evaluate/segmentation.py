@@ -40,12 +40,14 @@ class FrameScores:
         scores: (T, K) probabilities.
         spans: the truth, None where the data do not say; classes are those of the scores.
         fps: frames per second, or None.
+        shows_pose: whether the clip shows a pose: the scores of others mean nothing.
     """
 
     key: str
     scores: NDArray[np.float32]
     spans: Spans | None
     fps: float | None = None
+    shows_pose: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,16 @@ import numpy as np
 import polars as pl
 
 from dataengine.core.types import Bool
-from training.data.types import SkeletonDataset, remark
+from training.data.types import Array, SkeletonDataset, remark
 
 NO_POSE = "no_pose"
 """The reason, in the column `reason` of tables."""
+
+
+def shows_pose(keypoints: Array) -> bool:
+    """Whether joints (M, T, V, C) as they are stored show a pose: some are seen, and not all lie at one point."""
+    points = keypoints[np.isfinite(keypoints).all(-1)]
+    return bool(len(points) and (points != points[0]).any())
 
 
 def reasons(shows_pose: Bool) -> pl.Series:

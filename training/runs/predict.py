@@ -74,6 +74,11 @@ def predict(
         TrainingError: the run learnt no classes, or another ending of the file.
     """
     target = table_file(path, "predictions")
+    if run.method.per_frame:
+        raise TrainingError(
+            f"{run.folder} ({run.config.method.name}) learnt what happens when, not classes of clips: write it with "
+            f"`dataengine-train segment {run.folder} --to events.csv`"
+        )
     if not run.config.classifies:
         raise TrainingError(
             f"{run.folder} ({run.config.method.name}) learnt no classes: train its network on with `dataengine-train "

@@ -32,6 +32,7 @@ from training.evaluate.timelines import timeline
 from training.methods.base import Method
 from training.runs.floors import NETWORKS, random_network
 from training.runs.frame_probe import frame_floors, frame_probe
+from training.runs.no_pose import keys_of, tell_of_no_pose
 from training.runs.report import Report
 from training.runs.run import CHECKPOINT, Run
 from training.runs.sliding import frame_scores, segmenting
@@ -134,7 +135,7 @@ def write_events(
 ) -> tuple[Path, int]:
     """Write what a run says happens when, one row an event: clip_id, label, start, end (frames, exclusive), start_s and
     end_s (seconds, null without a frame rate), score (how far the event stands out, see `Boundaries`), probability (the
-    mean over its frames). A build takes the table as it is (`curate.spans`).
+    mean over its frames). A build takes the table as it is (`curate.spans`). Clips that show no pose have no events.
 
     Args:
         run: a run of the method `segment`.
@@ -150,14 +151,19 @@ def write_events(
     """
     method, target = segmenting(run.method, str(run.folder)), table_file(path, "events")
     rows: list[tuple[Any, ...]] = []
+    shown: list[bool] = []
     with (progress or Progress()).step("segment", sum(map(len, datasets)), "clips") as advance:
         clips = frame_scores(method.to(device), datasets, run.labels, run.preprocess, run.frames, hop, device, advance)
         for clip in clips:
+            shown.append(clip.shows_pose)
+            if not clip.shows_pose:
+                continue
             events = events_of(clip.scores, boundaries)
             for label, first, end, score in events[np.argsort(events[:, 1], kind="stable")].tolist():
                 seconds = (None, None) if clip.fps is None else (first / clip.fps, end / clip.fps)
                 sure = float(clip.scores[int(first) : int(end), int(label)].mean(dtype=np.float64))
                 rows.append((clip.key, run.labels[int(label)], int(first), int(end), *seconds, score, sure))
+    tell_of_no_pose(keys_of(datasets), np.array(shown, bool), "nothing happens in them")
     schema = {"clip_id": pl.String, "label": pl.String, "start": pl.Int64, "end": pl.Int64}
     schema |= {"start_s": pl.Float64, "end_s": pl.Float64, "score": pl.Float64, "probability": pl.Float64}
     table = pl.DataFrame(rows, schema=schema, orient="row")

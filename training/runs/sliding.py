@@ -18,6 +18,7 @@ from training.evaluate.result import Result
 from training.evaluate.segmentation import FrameScores, segmentation_results
 from training.methods.base import Method
 from training.methods.segmentation import Segmentation
+from training.runs.no_pose import shows_pose
 from training.runs.stream import FrameStream
 from training.transforms.preprocess import Preprocess
 
@@ -96,7 +97,7 @@ def frame_scores(
             stream = stream_of(method, preprocess, frames, hop, BATCH, device, clip.size, clip.fps)
             parts = [stream.push(clip.keypoints, clip.scores), stream.close()]
             spans = renumbered(clip.spans, dataset.span_labels, names)
-            yield FrameScores(clip.key, np.concatenate(parts), spans, clip.fps)
+            yield FrameScores(clip.key, np.concatenate(parts), spans, clip.fps, shows_pose(clip.keypoints))
             if advance is not None:
                 advance(1)
     method.train(before)
