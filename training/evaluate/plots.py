@@ -6,6 +6,7 @@ more groups than colours, the shape of the marker changes too.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -66,16 +67,19 @@ def write(figure: Any, path: str | os.PathLike[str]) -> Path:
     with (
         rc_context({"svg.hashsalt": "dataengine"}),
         storage.staged(target) as partial,
-        warnings.catch_warnings(record=True) as told,
+        warnings.catch_warnings(record=True) if _beyond_ascii(figure) else contextlib.nullcontext([]) as told,
     ):
-        warnings.simplefilter("always")
         figure.savefig(partial, format=target.suffix[1:].lower(), dpi=150, metadata=metadata)
-    if any("missing from font" in str(one.message) for one in told):
+    if any("missing from font" in str(one.message) for one in told or ()):
         remark(f"{target}: the font of plots lacks some characters of the names, and draws boxes in their place")
-    for one in told:
-        if "missing from font" not in str(one.message):
-            warnings.warn(one.message, one.category, stacklevel=2)
     return target
+
+
+def _beyond_ascii(figure: Any) -> bool:
+    """Whether a figure has texts for which a font may lack characters."""
+    from matplotlib.text import Text
+
+    return not all(text.get_text().isascii() for text in figure.findobj(Text))
 
 
 def _shortened(name: str, most: int = 28) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class Report:
         """See `training.runs.splits.facts`."""
         return splits.facts(self.test)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where figures and plots of these data lie: NAME-FINGERPRINT in `measured_in` of the run."""
         own = blake3(splits.facts([*self.train, *self.test])["fingerprint"].encode()).hexdigest()[:8]
