@@ -102,7 +102,7 @@ def test_a_probe_shows_them_beside_the_plain_ones(run):
 def test_the_table_of_features_has_them_as_a_column(run, tmp_path):
     clips = open_split_of(run, (), (), "val", None)
     table = pl.read_parquet(embed(run, clips, tmp_path / "features.parquet", blocks=True))
-    assert table.columns == ["clip_id", "label", "split", "feature", "blocks"]
+    assert table.columns == ["clip_id", "label", "split", "feature", "blocks", "reason"]
     rows = np.array(table["blocks"].to_list())
     assert rows.shape == (len(table), 14 * 4)
     np.testing.assert_allclose(rows[:, -32:-16], np.array(table["feature"].to_list()), atol=1e-5)

@@ -163,8 +163,8 @@ def test_results_are_strict_json_and_come_back(tmp_path) -> None:
         and back.details == {"each": [0.5, None], "1": [3]}
     )
     assert back.to_json() == text
-    assert str(result) == "probe  top-1 62.5 %  [-96.3, 221.3] 95 % t over seeds, n 2  |  chance 10.0"
-    assert "| probe | top-1 | 62.5 % | -96.3 to 221.3 (t over seeds, n 2) | chance 10.0 |" in table([result])
+    assert str(result) == "probe  top-1 62.5 %  [0.0, 100.0] 95 % t over seeds, n 2  |  chance 10.0"
+    assert "| probe | top-1 | 62.5 % | 0.0 to 100.0 (t over seeds, n 2) | chance 10.0 |" in table([result])
     path.write_text("{}")
     with pytest.raises(TrainingError, match="no result can be read"):
         Result.from_json(path)

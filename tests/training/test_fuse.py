@@ -90,7 +90,7 @@ def test_what_cannot_be_fused_is_told(trained, data, tmp_path):
     with pytest.raises(TrainingError, match="fuse adds two or more"):
         fuse(runs[:1], open_clips(runs[:1]))
     for weights in ((1.0,), (1.0, -1.0, 0.0), (0.0, 0.0, 0.0), (1.0, np.inf, 1.0)):
-        with pytest.raises(TrainingError, match="allowed: one for each"):
+        with pytest.raises(TrainingError, match="allowed: one finite number for each"):
             fuse(runs, open_clips(runs), weights=weights)
     other, own = open_clips(runs[:1], split="train", val_split="train"), open_clips(runs[:1])
     with pytest.raises(TrainingError, match="measured on other clips"):
@@ -109,7 +109,7 @@ def test_the_command_fuses_runs_and_seeds(trained, tmp_path, call):
     runs = [str(trained[0] / stream) for stream in STREAMS]
     code, out, _ = call("fuse", *runs, "--no-floors", "--to", str(tmp_path / "all.csv"))
     assert code == 0 and "joint + bone + motion" in out and "top-1" in out
-    assert pl.read_csv(tmp_path / "all.csv").columns == ["clip_id", "label", "predicted", "probability"]
+    assert pl.read_csv(tmp_path / "all.csv").columns == ["clip_id", "label", "predicted", "probability", "reason"]
     for name in ("one", "two"):
         for seed in (0, 1):
             (tmp_path / name).mkdir(exist_ok=True)
