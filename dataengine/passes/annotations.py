@@ -51,10 +51,6 @@ class Annotations(TablePass):
         if recipe.curate.only is not None:
             clip_table.read_list(recipe.curate.only)
 
-    def decide(self, table: Table) -> Iterator[Row]:
-        for part in self.decisions(table, self._schema(table.given.schema)):
-            yield from part.to_pylist()
-
     def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
         curate = table.job.recipe.curate
         planned = pl.Series(table.plan.table["clip_id"])

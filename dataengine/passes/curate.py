@@ -113,10 +113,6 @@ class Curate(TablePass):
         filters = [recipe.component("filters", name) for name in recipe.curate.filters]
         return {f.reason: f.meaning for f in filters if f.reason not in REASONS}
 
-    def decide(self, table: Table) -> Iterator[Row]:
-        for part in self.decisions(table, table.given.schema):
-            yield from part.to_pylist()
-
     def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
         recipe = table.job.recipe
         planned = plans.load(table.job.work, FACTS).table

@@ -57,10 +57,6 @@ class Spans(TablePass):
     def ready(self, recipe: Recipe) -> None:
         span_table.read_spans(recipe.curate.spans, recipe.curate.min_probability)
 
-    def decide(self, table: Table) -> Iterator[Row]:
-        for part in self.decisions(table, self._schema(table.given.schema)):
-            yield from part.to_pylist()
-
     def decisions(self, table: Table, schema: pa.Schema) -> Iterator[pa.Table]:
         curate = table.job.recipe.curate
         planned = pl.Series(table.plan.table["clip_id"])

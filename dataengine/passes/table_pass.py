@@ -10,7 +10,6 @@ import itertools
 import json
 import sys
 import time
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -151,9 +150,10 @@ class TablePass(Pass):
     gives: ClassVar[str | None] = "decisions"
     adds: ClassVar[tuple[pa.Field, ...]] = ()
 
-    @abstractmethod
     def decide(self, table: Table) -> Iterable[Row]:
-        """The rows of the table, in order, changed where the pass decides something (see `leave_out`)."""
+        """The rows of the table, in order, changed where the pass decides something (see `leave_out`). A pass has this,
+        or `decisions`."""
+        raise NotImplementedError(f"pass {self.name} has neither decide nor decisions")
 
     def decisions(self, table: Table, schema: pa.Schema) -> Iterable[pa.Table]:
         """The rows that the pass decides on, as tables of `schema`, one after another.

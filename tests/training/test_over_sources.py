@@ -17,7 +17,7 @@ from training.engine.loop import fit
 from training.engine.settings import OptimSettings, TrainSettings
 from training.runs import features
 from training.runs.classify import class_probabilities, learnt_mirrored
-from training.runs.features import MIRROR, THREE_CROPS, extract_features, joint_weights, workers_for, workers_of
+from training.runs.features import THREE_CROPS, extract_features, joint_weights, mirror_view, workers_for, workers_of
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
 
@@ -57,7 +57,7 @@ def test_mirror_images_count_where_the_network_learnt_from_them():
     flip, still = '[{ name = "flip" }]', '[{ name = "crop", min = 0.5 }]'
     both, plain = (load("unik_small", ["view.frames=8", f"view.steps={steps}"]) for steps in (flip, still))
     said, labels, _ = class_probabilities(network, [dataset], PREPROCESS, both)
-    images = View(8, MIRROR, "body13")
+    images = mirror_view(PREPROCESS, 8)
     parts = [extract_features(network, dataset, PREPROCESS, 8, (span,), softmax=True)[0] for span in THREE_CROPS]
     alone = class_probabilities(network, [dataset], PREPROCESS, plain).rows
     np.testing.assert_allclose(alone, np.mean(parts, 0), atol=1e-6)

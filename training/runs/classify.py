@@ -8,7 +8,7 @@ from typing import Any
 from training.backbones.base import Backbone
 from training.config import Config
 from training.data.types import SkeletonDataset
-from training.runs.features import THREE_CROPS, Extracted, extract, workers_for
+from training.runs.features import THREE_CROPS, Extracted, extract, mirror_view, workers_for
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -19,10 +19,9 @@ BATCH = 64
 
 def learnt_mirrored(config: Config, preprocess: Preprocess) -> bool:
     """Whether a run learns from mirrored clips, too: its classes are then those of a clip and of its mirror image."""
-    layout = preprocess.layout
-    if tuple(layout.flip) == tuple(range(layout.num_joints)):
+    if mirror_view(preprocess, config.view.frames) is None:
         return False
-    return View(config.view.frames, config.view.steps, layout, preprocess.score).mirrors
+    return View(config.view.frames, config.view.steps, preprocess.layout, preprocess.score).mirrors
 
 
 def class_probabilities(

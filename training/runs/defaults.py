@@ -137,7 +137,7 @@ def _by_sides(tables: dict[str, Any], datasets: Sequence[SkeletonDataset]) -> li
     """
     first = next(dataset for dataset in datasets if len(dataset))
     config, layout = validate(tables, "the configuration"), first.skeleton
-    if not config.classifies or not layout.num_joints or tuple(layout.flip) == tuple(range(layout.num_joints)):
+    if not config.classifies:
         return []
     preprocess = make_preprocess(config, layout)
     axes = preprocess(first.read([0])[0]).shape[-1] - preprocess.score

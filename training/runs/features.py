@@ -27,10 +27,22 @@ WHOLE_CLIP = ((0.0, 1.0),)
 """One crop: the whole clip."""
 THREE_CROPS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0))
 """Three crops, fixed in advance: the whole clip, its first and its last four fifths."""
-MIRROR = ({"name": "flip", "chance": 1.0},)
-"""Steps of the view that is the mirror image of a clip."""
 MANY = 1000
 """Clips above which worker processes read them; fewer are read before the processes have started."""
+
+
+def mirror_view(preprocess: Preprocess, frames: int) -> View | None:
+    """The view that is the mirror image of a clip; None where the layout does not say what is left and right."""
+    layout = preprocess.layout
+    if tuple(layout.flip) == tuple(range(layout.num_joints)):
+        return None
+    return View(frames, ({"name": "flip", "chance": 1.0},), layout, preprocess.score)
+
+
+def flat(motion: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(N, D) the numbers of motions; people and frames that are not there are zeros, whatever a mask says of them."""
+    del mask
+    return motion.flatten(1)
 
 
 MOST_USEFUL = 8
@@ -84,17 +96,19 @@ class TemporalCrops:
     @property
     def number(self) -> int:
         """How many crops there are of a clip."""
-        return len(self.spans) * (1 + self.mirrored)
+        return len(self.spans) * len(self._views)
+
+    @property
+    def _views(self) -> list[View]:
+        mirror = mirror_view(self.preprocess, self.frames) if self.mirrored else None
+        return [View(self.frames, "none", score=self.preprocess.score), *([] if mirror is None else [mirror])]
 
     def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
         joints = self.preprocess.joints(sequence)
         total, score = joints.shape[1], self.preprocess.score
         shows = is_pictures(self.preprocess.layout) or bool(joints[..., : joints.shape[-1] - score].any())
-        views = [View(self.frames, "none", score=score)]
-        if self.mirrored:
-            views.append(View(self.frames, MIRROR, self.preprocess.layout, score))
         sample: dict[str, Any] = {}
-        for view in views:
+        for view in self._views:
             for begin, end in self.spans:
                 first = min(int(begin * total), total - 1)
                 crop = joints[:, first : max(first + 1, round(end * total))]

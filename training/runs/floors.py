@@ -36,7 +36,7 @@ from training.evaluate.metrics import top_k
 from training.evaluate.probes import LabelledFeatures, few_shot, knn
 from training.evaluate.result import SPREAD, Result, plain
 from training.runs import splits
-from training.runs.features import THREE_CROPS, WHOLE_CLIP, Rows, calibrate, extract, workers_for
+from training.runs.features import THREE_CROPS, WHOLE_CLIP, Rows, calibrate, extract, flat, mirror_view, workers_for
 from training.transforms.prepared import ClipCache
 from training.transforms.preprocess import Preprocess
 from training.transforms.view import View
@@ -138,13 +138,10 @@ class Floors:
     @cached_property
     def _coordinates(self) -> tuple[Coordinates, LabelledFeatures]:
         train, test = (random_subset(split, MOST) for split in self._whole)
-        flat = _thumbnails if is_pictures(self._preprocess.layout) else _flat
-        rows = [self._rows(flat, part) for part in (train, test)]
-        layout, mirrored = self._preprocess.layout, None
-        if tuple(layout.flip) != tuple(range(layout.num_joints)):
-            steps = [{"name": "flip", "chance": 1.0}]
-            view = View(self._config.view.frames, steps, layout, self._preprocess.score)
-            mirrored = self._rows(_flat, train, view=view)
+        numbers = _thumbnails if is_pictures(self._preprocess.layout) else flat
+        rows = [self._rows(numbers, part) for part in (train, test)]
+        view = mirror_view(self._preprocess, self._config.view.frames)
+        mirrored = None if view is None else self._rows(flat, train, view=view)
         ids = [splits.label_ids(self._names, part) for part in (train, test)]
         learnt_from = Coordinates(rows[0], ids[0], mirrored, splits.groups_of(train))
         return learnt_from, LabelledFeatures(rows[1], ids[1])
@@ -255,11 +252,6 @@ def random_network(
 def _by(blocks: bool) -> str:
     """What figures of features of several blocks are kept under, beside those of the plain ones."""
     return "blocks, " if blocks else ""
-
-
-def _flat(motion: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """(N, D) the numbers of motions; people and frames that are not there are zeros, whatever a mask says of them."""
-    return motion.flatten(1)
 
 
 def _thumbnails(pictures: torch.Tensor) -> torch.Tensor:

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from training.data.subsets import random_subset
 from training.data.types import Array, Numbers, SkeletonDataset
-from training.runs.features import MIRROR, WHOLE_CLIP, Rows, extract_features
+from training.runs.features import WHOLE_CLIP, Rows, extract_features, flat, mirror_view
 from training.runs.splits import label_ids
 from training.transforms.preprocess import Preprocess
-from training.transforms.view import View
 
 CLIPS = 600
 """Clips that are looked at."""
@@ -41,19 +39,21 @@ def exchanged(
     and at least half of the mirrored clips have it in the other one, about as near as clips of one class are.
 
     Args:
-        datasets: labelled clips, in a layout that names left and right joints.
+        datasets: labelled clips.
         preprocess: whose joints are compared.
         names: of the K classes.
 
     Returns:
-        Pairs in the order of the classes.
+        Pairs in the order of the classes; none where the layout does not name left and right joints.
     """
+    joints = dataclasses.replace(preprocess, stream="joint")
+    view = mirror_view(joints, FRAMES)
+    if view is None:
+        return []
     part = random_subset(datasets, CLIPS)
     ids = label_ids(names, part)
-    joints = dataclasses.replace(preprocess, stream="joint")
-    view = View(FRAMES, MIRROR, preprocess.layout, preprocess.score)
     plain, mirrored = (
-        extract_features(_flat, part, joints, FRAMES, WHOLE_CLIP, view=one)[0][ids >= 0] for one in (None, view)
+        extract_features(flat, part, joints, FRAMES, WHOLE_CLIP, view=one)[0][ids >= 0] for one in (None, view)
     )
     known, count = ids[ids >= 0], len(names)
     near, other = _nearest(plain, plain), _nearest(mirrored, plain)
@@ -89,9 +89,3 @@ def _shares(labels: Numbers, there: Numbers, counted: Any, classes: int) -> Arra
     counts = np.zeros((classes, classes))
     np.add.at(counts, (labels[counted], there[counted]), 1)
     return np.asarray(counts / np.maximum(np.bincount(labels, minlength=classes), 1)[:, None])
-
-
-def _flat(motion: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(N, D) the numbers of motions."""
-    del mask
-    return motion.flatten(1)
