@@ -2,10 +2,11 @@
 
 HDM05 subset, 11 classes: 188 clips of three people to learn from, 99 of the other two to measure on. Every method of
 the registry is trained by its small recipe on the training clips, with UNIK of a quarter width; a method that refuses
-that network has the one of its recipe. LTN learns from the same clips drawn as pictures of stick figures. Then the
-network is frozen: a linear probe of all labels, and of 10 % of them (the mean of five draws); it is fine-tuned with 10
-% of the labels (one draw for all methods); and where a method reads texts, test clips are found by descriptions of
-their classes (manifests/hdm05_described.csv). `supervised` and methods with texts see the labels of the training clips;
+that network has the one of its recipe. LAC has the clips in the layout posetics17, as it needs to know
+which joints are hips and shoulders. LTN learns from the same clips drawn as pictures of stick figures. Then the network
+is frozen: a linear probe of all labels, and of 10 % of them (the mean of five draws); it is fine-tuned with 10 % of the
+labels (one draw for all methods); and where a method reads texts, test clips are found by descriptions of their classes
+(manifests/hdm05_described.csv). `supervised` and methods with texts see the labels of the training clips;
 the others do not. Floors: nearest neighbour and ridge on coordinates, random networks, and fine-tuning from a drawn
 network ("none").
 
@@ -58,6 +59,8 @@ PROTOCOL: dict[str, Any] = {"steps": 600, "tuning": 300, "batch": 16, "frames": 
 RECIPES = {"supervised": "unik_small"}
 """Recipes that are not called NAME_small."""
 TEXT = {"encoder": os.environ.get("ALL_METHODS_TEXT", "minilm"), "prompts": "hdm05_described.csv"}
+NAMED, IN_NAMED_JOINTS = "posetics17", ("lac_retarget", "lac")
+"""A layout that names all joints, and the methods that turn bodies to a camera and need the names."""
 CLIPS = 188
 NONE = "none"
 SEEDS = range(int(os.environ.get("ALL_METHODS_SEEDS", "3")))
@@ -92,6 +95,8 @@ def budget(tables: dict[str, Any], seed: int, steps: int) -> dict[str, Any]:
         },
         "data": {"train": [str(DATA)], "val": [str(DATA)], "split": "train", "val_split": "test"},
     }
+    if tables["method"]["name"] in IN_NAMED_JOINTS:
+        fixed["data"] |= {"layout": "hdm31", "skeleton": NAMED}
     merged = settings.merge(tables, fixed)
     if tables.get("view", {}).get("frames") != 8:
         merged = settings.merge(merged, {"view": {"frames": PROTOCOL["frames"]}})
@@ -102,8 +107,10 @@ def candidates(method: str, seed: int, steps: int, folder: Path) -> list[Config]
     """Configurations of a method, the one with the common network first; the others where it is refused."""
     tables = budget(tables_of(method), seed, steps)
     options = registry.options(registry.find("methods", method))
-    if "generator" in options:
+    if method == "lac":
         tables["method"]["generator"] = str(folder.parent / f"{folder.name}-generator")
+    elif method == "lac_retarget":
+        tables["backbone"]["axes"] = 3
     if "text" in options and tables["method"].get("text"):
         tables["method"]["text"] = TEXT
     if tables.get("data", {}).get("format") == "videos":
@@ -148,7 +155,7 @@ def trained(method: str, seed: int, steps: int, folder: Path) -> Config:
     Raises:
         DataEngineError: it cannot be trained on these clips.
     """
-    if "generator" in registry.options(registry.find("methods", method)):
+    if method == "lac":
         trained("lac_retarget", seed, steps, folder.parent / f"{folder.name}-generator")
     found: DataEngineError | None = None
     for number, config in enumerate(candidates(method, seed, steps, folder)):
@@ -185,7 +192,7 @@ def job(method: str, steps: int, tuning: int, seed: int, folder: Path) -> dict[s
         if "text" in learnt.method.modalities:
             for result in retrieve(learnt, test, by="text").results:
                 found["figures"][f"{result.name}, {result.metric}"] = round(100 * result.value, 2)
-        found["network"] = taken.backbone.name
+        found["network"] = taken.backbone.name + (f", {NAMED}" if taken.data.skeleton else "")
         found["parameters"] = sum(p.numel() for p in learnt.backbone.parameters())
         found["labels"] = learnt.needs.labels
     tuned = tune(method, start, seed, tuning, folder / "tuned")
@@ -273,7 +280,8 @@ def run(quick: bool) -> dict[str, Any]:
     wanted = os.environ.get("ALL_METHODS", ",".join(methods)).split(",")
     rows: dict[str, dict[str, Any]] = {}
     for method in (name for name in methods if name in wanted):
-        own = protocol | {"recipe": {} if method == NONE else tables_of(method)}
+        tables = {} if method == NONE else tables_of(method)
+        own = protocol | {"recipe": tables} | ({"skeleton": NAMED} if method in IN_NAMED_JOINTS else {})
         rows[method] = row_of(seeds(f"all_methods-{method}", own, SEEDS, partial(job, method, steps, tuning)))
     rows |= {name: {"figures": {}, "floors": {}, "reason": why} for name, why in LEFT_OUT.items() if name in wanted}
     lines = table(rows)

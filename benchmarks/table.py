@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 LIFT = ROOT / "docs" / "explanation" / "lift.md"
 TRAIN = ROOT / "docs" / "how-to" / "train.md"
+README = ROOT / "README.md"
 LEARN = ROOT / "docs" / "explanation" / "learning.md"
 
 
@@ -104,26 +105,44 @@ def all_methods(result: dict[str, Any]) -> str:
     return "\n".join([*result["details"]["table"], "", told + floors + "."])
 
 
+def all_methods_short(result: dict[str, Any]) -> str:
+    """The table of all methods, of the first page: figures alone."""
+    kinds = ("linear", "few", "fine-tuned")
+    lines = [
+        "| method | linear probe | of 10 % of labels | fine-tuned with 10 % | found by text |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["spread"].items():
+        figures = row["figures"]
+        texts = [key for key in figures if key not in kinds]
+        shown_here = [figures.get(kind) for kind in (*kinds, *texts[:1])]
+        cells = [f"{one['mean']:.1f}" if one else "-" for one in (*shown_here, None)[: len(kinds) + 1]]
+        if not row["reason"]:
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _interval(figure: dict[str, Any], digits: int = 0) -> str:
     ends = f" ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})" if "low" in figure else ""
     return f"{figure['mean']:.{digits}f}{ends}"
 
 
-OF_RESULTS: dict[str, tuple[Callable[[dict[str, Any]], str], tuple[Path, ...]]] = {
-    "lift": (lifting, (LIFT,)),
-    "public_sets": (public_sets, (TRAIN,)),
-    "all_methods": (all_methods, (LEARN,)),
-}
-"""What makes the table of one result, and the pages that it stands on, by the name of the benchmark."""
+OF_RESULTS: tuple[tuple[str, Callable[[dict[str, Any]], str], Path], ...] = (
+    ("lift", lifting, LIFT),
+    ("public_sets", public_sets, TRAIN),
+    ("all_methods", all_methods, LEARN),
+    ("all_methods", all_methods_short, README),
+)
+"""Name of a benchmark, what makes a table of its result, and the page that it stands on."""
 
 
 def pages() -> dict[Path, str]:
     """Every page with its table made anew."""
     found = {PAGE: write(PAGE.read_text(encoding="utf-8"))}
     results = newest()
-    for name, (made, places) in OF_RESULTS.items():
+    for name, made, page in OF_RESULTS:
         if name in results:
-            found |= {page: write(page.read_text(encoding="utf-8"), made(results[name][1])) for page in places}
+            found[page] = write(page.read_text(encoding="utf-8"), made(results[name][1]))
     return found
 
 

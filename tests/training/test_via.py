@@ -17,6 +17,7 @@ from tests.support.motions import Motions
 from training import config, create_backbone, create_method
 from training.data.loader import DataLoader
 from training.engine import checkpoint
+from training.methods.lac_retarget import pairs
 from training.methods.via import ViA
 from training.methods.view_generator import ViewGenerator, statistics_kept
 from training.runs.example import write_example
@@ -34,8 +35,8 @@ def method(channels: int = 2, people: int = 1, **options) -> ViA:
     return create_method("via", backbone=backbone, **{**SMALL, **options})
 
 
-def batch(made: ViA, people: int = 1, space: bool = False, count: int = 8) -> dict:
-    draw = made.sample_transform(Preprocess("body13", people=people), View(16, "weak", "body13"))
+def batch(made: ViA, people: int = 1, space: bool = False, count: int = 8, view: str = "weak") -> dict:
+    draw = made.sample_transform(Preprocess("body13", people=people), View(16, view, "body13"))
     return next(iter(DataLoader(Motions(count, 1, space=space), draw, count)))
 
 
@@ -101,6 +102,31 @@ def test_truths_come_from_clips_in_space():
         made.generator.decoder = _Perfect(made.generator.standardised(people.truth))
         assert float(made.loss(given).parts["cross"]) < 1e-9
     assert method(2, supervised=True).embed(torch.randn(2, 3, 16, 13, 1)).shape == (2, made.backbone.width)
+
+
+def test_keys_of_clips_in_space_are_truths_of_a_second_view():
+    losses = {"own": 0.0, "cross": 0.0, "cycle": 0.0, "triplet": 0.0}
+    made = method(3, supervised=True, axes=3, losses=losses, contrast={"positives": 2})
+    given, seen = batch(made, space=True), []
+    made.key_encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    made.loss(given)
+    second = [given["key"].permute(0, 4, 2, 3, 1)[:, 0], given["key_camera"], given["key_bones"], made]
+    one, other = pairs(*second), pairs(*second, torch.tensor([2, 3, 4, 5, 6, 7, 0, 1]))
+    wanted = [made._centred(each).permute(0, 3, 1, 2)[..., None] for each in (one.truth, other.truth, one.seen)]
+    torch.testing.assert_close(seen, wanted)
+    alone = method(3, supervised=True, axes=3, contrast={"random_view": False})
+    given = batch(alone, space=True)
+    assert "key" not in given and alone.loss(given).loss.isfinite()
+
+
+def test_what_is_generated_is_compared_with_joints_without_noise():
+    made = method(losses={"contrast": 0.0, "cycle": 0.0, "triplet": 0.0})
+    given = batch(made, view="strong")
+    assert not torch.equal(given["motion"], given["clean"])
+    made.loss(given)  # measures the channels
+    clean = given["clean"][..., 0].permute(0, 2, 3, 1)
+    made.generator.decoder = _Perfect(made.generator.standardised(clean))
+    assert float(made.loss(given).parts["own"]) < 1e-9
 
 
 class _Perfect(nn.Module):

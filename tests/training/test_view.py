@@ -397,3 +397,20 @@ def test_steps_on_joints_alone_keep_all_frames():
     np.testing.assert_allclose(got, array[:, :, flip] * np.array([-1, 1], np.float32), atol=1e-6)
     np.testing.assert_array_equal(array, before)
     assert View(8, "none", "body13").at_all_frames(array, np.random.default_rng(1)) is not array
+
+
+def test_a_view_goes_with_what_is_true_of_it():
+    array = np.random.default_rng(0).normal(size=(1, 23, 13, 3)).astype(np.float32)
+    before = array.copy()
+    corrupting = [{"name": "noise", "sigma": 0.1}, {"name": "mask_joints", "share": 0.5}]
+    geometry = [{"name": "crop", "min": 0.3}, {"name": "flip"}, {"name": "rotate", "degrees": (10, 30, 10)}]
+    view = View(8, [corrupting[0], *geometry, corrupting[1]], "body13")
+    shown, clean = view.with_clean(array, rng())
+    np.testing.assert_array_equal(shown, view(array, rng()))
+    np.testing.assert_array_equal(array, before)
+    hidden = (shown == 0).all((0, 1, 3))
+    assert 0 < hidden.sum() < 13 and not (clean == 0).any()
+    assert 0.02 < np.abs(shown - clean)[:, :, ~hidden].mean() < 0.2  # the noise alone
+    whole = View(8, geometry, "body13").with_clean(array, rng())
+    np.testing.assert_array_equal(*whole)
+    assert whole[0] is not whole[1]

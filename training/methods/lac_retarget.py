@@ -105,7 +105,7 @@ def partners(number: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.where(partner < number, partner, (index - 1).clamp(min=0))
 
 
-def pairs(joints: Tensor, camera: Tensor, bones: Tensor, network: Retargeter) -> Pairs:
+def pairs(joints: Tensor, camera: Tensor, bones: Tensor, network: Retargeter, partner: Tensor | None = None) -> Pairs:
     """Each clip as its camera sees it, and its motion with the body and camera of its partner.
 
     Args:
@@ -113,9 +113,10 @@ def pairs(joints: Tensor, camera: Tensor, bones: Tensor, network: Retargeter) ->
         camera: (N, 3), see `RandomCameras`.
         bones: (N, B), see `RandomCameras`.
         network: whose layout and axes count.
+        partner: (N,) int64; default: `partners`.
     """
     layout = network.skeleton
-    partner = partners(len(joints), joints.device)
+    partner = partners(len(joints), joints.device) if partner is None else partner
     own = bodies.on_body(joints, bones, layout)
     lengths = bodies.bone_lengths(own, layout)
     other = bodies.on_body(own, lengths[partner] / lengths.clamp(min=1e-6), layout)

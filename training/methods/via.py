@@ -20,13 +20,20 @@ from training.backbones.base import Backbone, read_weights
 from training.backbones.joint_channels import DROPOUT, Codes, Retargeter
 from training.data.types import SampleTransform
 from training.distributed import gather, masked_mean, unit
-from training.methods.base import Batch, LossOutput, Method, Projector, ProjectorOptions, RandomViews, View
+from training.methods.base import Batch, LossOutput, Method, Projector, ProjectorOptions, View
 from training.methods.generator import generator_file, ring, run_facts
 from training.methods.lac import positives_info_nce
-from training.methods.lac_retarget import CAMERA, MARGIN, CameraOptions, RandomCameras, pairs, partners
+from training.methods.lac_retarget import CAMERA, MARGIN, CameraOptions, Pairs, RandomCameras, pairs, partners
 from training.methods.losses import Form
 from training.methods.queue import Queue, QueueOptions
-from training.methods.view_generator import MotionEncoder, People, ViewGenerator, statistics_kept
+from training.methods.view_generator import (
+    CleanViews,
+    MotionEncoder,
+    People,
+    TwoCameras,
+    ViewGenerator,
+    statistics_kept,
+)
 from training.transforms import bodies
 from training.transforms.preprocess import Preprocess
 
@@ -97,7 +104,8 @@ class ViA(Method, Retargeter):
     the motion, which is the residual. A decoder makes joints of both. Two clips of a batch are partners: each motion is
     decoded on the body and from the view of the other. Clips in space (`supervised`) have a truth of that, as in
     lac_retarget. Of others only what is consistent is known. The thesis names the losses and defines none; these are
-    the definitions here, after Aberman et al. (2019), all mean squared errors over standardised channels:
+    the definitions here, after Aberman et al. (2019), all mean squared errors over standardised channels. Where a view
+    has noise or hides joints, the decoder is asked for all joints without noise:
 
     - own: each clip from its own codes, against itself
     - cross: each motion on its partner's body, against the truth (supervised)
@@ -107,7 +115,8 @@ class ViA(Method, Retargeter):
       to that of the partner, and its static code nearer to that of its body
     - velocity: all of the above, of differences between frames
     - contrast: InfoNCE of the mean motion code, after a projector; positives are the motion on other bodies, by a
-      momentum encoder, and a second random view of the clip; negatives are keys of earlier batches
+      momentum encoder, and a second random view of the clip; of clips in space the second view has a camera and bones
+      of its own, and its truth on another body is the other positive. Negatives are keys of earlier batches
 
     `variant = "paper"` contrasts as printed for LAC (equation 4.6), with negatives alone in the denominator.
 
@@ -201,10 +210,10 @@ class ViA(Method, Retargeter):
             raise TrainingError("via learns from joints: set preprocess.stream to joint and preprocess.score to false")
         if self.path:
             self.load_run(self.path)
-        if self.supervised:
-            return RandomCameras(preprocess, view, self.camera)
         second = self.encoder is not None and self.contrast.random_view
-        return RandomViews(preprocess, {"motion": view, **({"key": view} if second else {})})
+        if self.supervised:
+            return TwoCameras(RandomCameras(preprocess, view, self.camera), second)
+        return CleanViews(preprocess, view, second)
 
     def load_run(self, folder: str | Path) -> None:
         """Take network, static directions and decoder of a finished run of via.
@@ -252,7 +261,7 @@ class ViA(Method, Retargeter):
         people = self._people(batch)
         given, motion = people.motions(people.joints), people.joints.shape[1]
         if not bool(self.generator.measured):
-            self.generator.measure(gather(self.generator.channels_of(people.joints)))
+            self.generator.measure(gather(self.generator.channels_of(people.clean)))
         code = self._code(given)
         moving, static = self.generator.split(code)
         carried = self.generator.decode(moving, static[people.partner], motion)
@@ -262,7 +271,8 @@ class ViA(Method, Retargeter):
         terms = [weights[name.split("_")[0]] * value for name, value in parts.items()]
         if self.encoder is not None and self.key_encoder is not None and self.queue is not None:
             keys = self._keys(batch, people, (moving.detach(), static.detach()), made.detach())
-            parts["contrast"] = self._contrast(self._mean(moving, people), keys, batch["index"])
+            mean = self.generator.without_static(self._mean(code, people))
+            parts["contrast"] = self._contrast(mean, keys, batch["index"])
             terms.append(self.losses.contrast * parts["contrast"])
         return LossOutput(torch.stack(terms).sum(), parts, self._mean(moving, people))
 
@@ -270,15 +280,19 @@ class ViA(Method, Retargeter):
         """The people of a batch; of clips in space the first one, seen by the camera."""
         x: Tensor = batch["motion"]
         if self.supervised:
-            made = pairs(x.permute(0, 4, 2, 3, 1)[:, 0], batch["camera"], batch["bones"], self)
-            seen, truth = (
-                self._turned(joints - joints.mean((1, 2), keepdim=True)) for joints in (made.seen, made.truth)
-            )
-            return People(seen, torch.ones(len(seen), dtype=torch.bool, device=x.device), made.partner, truth, 1)
+            made = self._in_space(batch)
+            seen, truth = self._centred(made.seen), self._centred(made.truth)
+            present = torch.ones(len(seen), dtype=torch.bool, device=x.device)
+            return People(seen, seen, present, made.partner, truth, 1)
         count = x.shape[-1]
-        joints = x.permute(0, 4, 2, 3, 1).flatten(0, 1)
+        joints, clean = (one.permute(0, 4, 2, 3, 1).flatten(0, 1) for one in (x, batch["clean"]))
         partner = partners(len(x), x.device)[:, None] * count + torch.arange(count, device=x.device)
-        return People(joints, joints.flatten(1).abs().amax(1) > 0, partner.flatten(), None, count)
+        return People(joints, clean, joints.flatten(1).abs().amax(1) > 0, partner.flatten(), None, count)
+
+    def _in_space(self, batch: Batch, entry: str = "motion", partner: Tensor | None = None) -> Pairs:
+        """The clips of a batch, or their second views `key`, as cameras see them, and the truths."""
+        joints, prefix = batch[entry].permute(0, 4, 2, 3, 1)[:, 0], "" if entry == "motion" else f"{entry}_"
+        return pairs(joints, batch[f"{prefix}camera"], batch[f"{prefix}bones"], self, partner)
 
     def _turned(self, joints: Tensor) -> Tensor:
         """Joints (N, T, V, C) of a camera as the network takes them, and back: in space y is up, in images down."""
@@ -295,14 +309,14 @@ class ViA(Method, Retargeter):
 
     def _made(self, values: Tensor, people: People) -> Tensor:
         """Joints (R, T, V, C) of standardised channels, where the clip began."""
-        origin = bodies.centre(people.joints, self.skeleton)[:, :1, None]
+        origin = bodies.centre(people.clean, self.skeleton)[:, :1, None]
         return self.generator.joints_of(values) + origin
 
     def _retargeting(self, people: People, codes: Codes, carried: Tensor, made: Tensor) -> dict[str, Tensor]:
         """All losses but the contrast that have a weight; those of velocities begin with `velocity_`."""
         generator, losses, partner, frames = self.generator, self.losses, people.partner, people.joints.shape[1]
         moving, static = codes
-        target = generator.standardised(people.joints)
+        target = generator.standardised(people.clean)
         compared: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         if losses.own:
             compared["own"] = (generator.decode(moving, static, frames), target, people.present)
@@ -327,29 +341,43 @@ class ViA(Method, Retargeter):
                 parts[f"velocity_{name}"] = masked_mean(speeds.square().mean((1, 2)), counted)
         return parts
 
-    def _mean(self, moving: Tensor, people: People) -> Tensor:
-        """(N, W): motion codes (R, W, T'), the mean over time and people."""
-        mean: Tensor = moving.mean(-1).unflatten(0, (-1, people.people)).mean(1)
+    def _mean(self, code: Tensor, people: People) -> Tensor:
+        """(N, W): codes (R, W, T'), the mean over time and people."""
+        mean: Tensor = code.mean(-1).unflatten(0, (-1, people.people)).mean(1)
         return mean
 
     @torch.no_grad()
     def _keys(self, batch: Batch, people: People, codes: Codes, made: Tensor) -> Tensor:
-        """(N, P, D) unit vectors of the positive keys: generated views, then the random one."""
+        """(N, P, D) unit vectors of the positive keys: views on other bodies, then the random one."""
         assert self.key_encoder is not None
-        moving, static = codes
-        shown = [made if people.truth is None else people.truth]
-        for offset in range(2, self.contrast.positives + 1):
-            other = ring(len(made) // people.people, offset, made.device)[:, None] * people.people
-            rows = (other + torch.arange(people.people, device=made.device)).flatten()
-            shown.append(self._made(self.generator.decode(moving, static[rows], made.shape[1]), people))
-        views = [people.motions(joints) for joints in shown[: self.contrast.positives]]
+        count, key = self.contrast.positives, batch.get("key")
+        views = []
+        if people.truth is None:
+            views = [people.motions(joints) for joints in self._generated(people, codes, made, count)]
+        else:
+            if key is not None:
+                key = people.motions(self._centred(self._in_space(batch, "key").seen))
+            for offset in range(1, count + 1):
+                partner = None if offset == 1 else ring(len(made), offset, made.device)
+                of_view = self._in_space(batch, "motion" if key is None else "key", partner)
+                views.append(people.motions(self._centred(of_view.truth)))
         found = []
         for view in views:
             with statistics_kept(self.key_encoder):
                 found.append(self.key_encoder(view, self.generator))
-        if "key" in batch:
-            found.append(self.key_encoder(batch["key"], self.generator))
+        if key is not None:
+            found.append(self.key_encoder(key, self.generator))
         return torch.stack(found, 1)
+
+    def _generated(self, people: People, codes: Codes, made: Tensor, count: int) -> list[Tensor]:
+        """Each motion on `count` other bodies, (R, T, V, C) each: `made`, on that of the partner, comes first."""
+        moving, static = codes
+        shown = [made]
+        for offset in range(2, count + 1):
+            other = ring(len(made) // people.people, offset, made.device)[:, None] * people.people
+            rows = (other + torch.arange(people.people, device=made.device)).flatten()
+            shown.append(self._made(self.generator.decode(moving, static[rows], made.shape[1]), people))
+        return shown[:count]
 
     def _contrast(self, motion: Tensor, keys: Tensor, owners: Tensor) -> Tensor:
         """Mean InfoNCE of mean motion codes (N, W); those without a negative do not count."""

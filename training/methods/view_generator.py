@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.backbones.base import Backbone
 from training.backbones.joint_channels import Codes, JointChannels, at_least, decoder, orthonormal
+from training.data.types import SkeletonSequence
 from training.distributed import unit
+from training.methods.base import View
+from training.methods.lac_retarget import RandomCameras
+from training.transforms.preprocess import Preprocess
+from training.transforms.view import View as RandomView
 
 HIDDEN = (128, 64)
 """Widths of the decoder between the code and the joints: those of LAC's (table 4.1)."""
@@ -48,8 +55,9 @@ class ViewGenerator(JointChannels):
         return code - (static @ basis.T)[:, :, None], static
 
     def without_static(self, features: Tensor) -> Tensor:
-        """Features (N, W), means of codes over time, without what the static directions hold."""
-        basis = orthonormal(self.static).to(features)
+        """Features (N, W), means of codes over time, without what the static directions hold. No gradient reaches the
+        directions: what is static is learnt from retargeting alone."""
+        basis = orthonormal(self.static.detach()).to(features)
         rest: Tensor = features - (features @ basis) @ basis.T
         return rest
 
@@ -74,11 +82,49 @@ class MotionEncoder(nn.Module):
 
 
 @dataclass(frozen=True)
+class CleanViews:
+    """A random view of a clip as `motion`, and as `clean` the same view without what its steps on single joints do (the
+    view itself where it does not say that); with `second` another random view as `key`."""
+
+    preprocess: Preprocess
+    view: View
+    second: bool
+
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        joints, entry = self.preprocess.joints(sequence), self.preprocess.entry
+        if isinstance(self.view, RandomView):
+            shown, clean = self.view.with_clean(joints, rng)
+        else:
+            shown = clean = self.view(joints, rng)
+        sample = {"motion": entry(shown), "clean": entry(clean)}
+        if self.second:
+            sample["key"] = entry(self.view(joints, rng))
+        return sample
+
+
+@dataclass(frozen=True)
+class TwoCameras:
+    """A clip in space with its camera and bones; with `second` also another random view of it, `key`, with the entries
+    `key_camera` and `key_bones`."""
+
+    one: RandomCameras
+    second: bool
+
+    def __call__(self, sequence: SkeletonSequence, rng: np.random.Generator) -> dict[str, Any]:
+        sample = self.one(sequence, rng)
+        if self.second:
+            other = self.one(sequence, rng)
+            sample |= {"key": other["motion"], "key_camera": other["camera"], "key_bones": other["bones"]}
+        return sample
+
+
+@dataclass(frozen=True)
 class People:
     """The people of a batch, R = N M rows.
 
     Attributes:
         joints: (R, T, V, C) as the network takes them.
+        clean: (R, T, V, C) what is asked of the decoder: the same view without noise and with all joints.
         present: (R,) bool.
         partner: (R,) int64, the row that each swaps bodies with.
         truth: (R, T, V, C) the motion of each on the body and from the view of its partner; None: nobody knows.
@@ -86,6 +132,7 @@ class People:
     """
 
     joints: Tensor
+    clean: Tensor
     present: Tensor
     partner: Tensor
     truth: Tensor | None

@@ -259,13 +259,21 @@ class View:
         Raises:
             TrainingError: the steps do not fit the number of channels.
         """
-        pipeline = self._for(array)
-        positions = np.arange(array.shape[1])
-        for step in pipeline[0]:
-            if step.chance >= 1 or rng.random() < step.chance:
-                positions = step.function(positions, rng)
-        positions = np.asarray(positions)
-        return self._changed(time.sample(array, positions), pipeline[1], rng), positions
+        in_time, steps = self._for(array)
+        positions = self._positions(array, in_time, rng)
+        return self._changed((time.sample(array, positions),), steps, rng)[0], positions
+
+    def with_clean(self, array: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """A view as calling gives it, and the same view without what its steps on single joints do (noise, hidden
+        joints and the like): what can be asked of a network that sees the former.
+
+        Returns:
+            two new arrays (M, frames, V, C).
+        """
+        in_time, steps = self._for(array)
+        taken = time.sample(array, self._positions(array, in_time, rng))
+        shown, clean = self._changed((taken, taken.copy()), steps, rng)
+        return shown, clean
 
     def at_all_frames(self, array: Array, rng: np.random.Generator) -> Array:
         """What the view does to joints, at all frames of a clip as they are: its steps on time are left out.
@@ -280,7 +288,7 @@ class View:
         Raises:
             TrainingError: the steps do not fit the number of channels.
         """
-        return self._changed(array.copy(), self._for(array)[1], rng)
+        return self._changed((array.copy(),), self._for(array)[1], rng)[0]
 
     def _for(self, array: Array) -> _Pipeline:
         """The steps for the number of coordinates of an array."""
@@ -299,8 +307,19 @@ class View:
             raise pipeline
         return pipeline
 
-    def _changed(self, out: Array, steps: Sequence[_Step], rng: np.random.Generator) -> Array:
-        """Steps on joints; affine ones that follow each other are one matrix."""
+    @staticmethod
+    def _positions(array: Array, steps: Sequence[_Step], rng: np.random.Generator) -> Positions:
+        """What the steps on time take of an array, in order."""
+        positions = np.arange(array.shape[1])
+        for step in steps:
+            if step.chance >= 1 or rng.random() < step.chance:
+                positions = step.function(positions, rng)
+        return np.asarray(positions)
+
+    def _changed(self, arrays: Sequence[Array], steps: Sequence[_Step], rng: np.random.Generator) -> list[Array]:
+        """Steps on joints, of which only the first array gets those on single joints; affine ones that follow each
+        other are one matrix."""
+        out = list(arrays)
         matrix: Any = None
         for step in steps:
             if step.chance < 1 and rng.random() >= step.chance:
@@ -309,9 +328,9 @@ class View:
                 new_matrix = step.function(rng)
                 matrix = new_matrix if matrix is None else new_matrix @ matrix
                 if step.mirrors:
-                    out = np.take(out, self._flip, axis=2)
+                    out = [np.take(one, self._flip, axis=2) for one in out]
                 continue
             if matrix is not None:
-                out, matrix = augment.transform(out, matrix), None
-            out = step.function(out, rng)
-        return out if matrix is None else augment.transform(out, matrix)
+                out, matrix = [augment.transform(one, matrix) for one in out], None
+            out[0] = step.function(out[0], rng)
+        return out if matrix is None else [augment.transform(one, matrix) for one in out]
