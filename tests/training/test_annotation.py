@@ -117,7 +117,7 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
         (("rank", path, "--to", tmp_path / "plan.txt"), "ends in .csv"),
         (
             ("rank", path, "--to", tmp_path / "plan.csv", "--by", "centre"),
-            "allowed: classifier, k-centre, k-means, random",
+            "allowed: classifier, facility-location, k-centre, k-means, random",
         ),
         (("rank", path, "--to", tmp_path / "plan.csv", "--data", "x"), "holds features already"),
         (("rank", labels.with_suffix(".parquet"), "--to", tmp_path / "plan.csv"), "no table of features"),

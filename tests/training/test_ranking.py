@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dataengine.core.errors import TrainingError
-from training.evaluate.ranking import by_classifier, by_k_means, covered, k_centres, medoid
+from training.evaluate import ranking
+from training.evaluate.ranking import by_classifier, by_k_means, covered, facility_location, k_centres, medoid
 
 
 def clustered(
@@ -87,20 +88,48 @@ def test_k_means_takes_a_clip_of_every_large_group_first() -> None:
     assert sorted(by_k_means(doubled, 12).order.tolist()) == list(range(12))
 
 
+def test_facility_location_takes_what_a_search_over_all_clips_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _ = clustered(4, (30, 20, 9, 3))
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    distance = np.square(rows[:, None] - rows[None]).sum(2)
+    for known in ([], [7, 40]):
+        picked = list(known)
+        for _ in range(12):
+            cost = [np.minimum(distance[:, [*picked, k]].min(1), 4.0).sum() for k in range(len(rows))]
+            cost = [np.inf if k in picked else value for k, value in enumerate(cost)]
+            picked.append(int(np.argmin(cost)))
+        for tried in (1, 5, 1000):
+            monkeypatch.setattr(ranking, "TRIED", tried)
+            found = facility_location(rows, 12, known).order.tolist()
+            assert found == picked[len(known) :], tried
+    assert facility_location(rows, 1).order[0] == medoid(rows)
+
+
+def test_facility_location_covers_drawn_clips_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, owner = clustered(0, (60, 40, 20, 10))
+    monkeypatch.setattr(ranking, "REFERENCES", 40)
+    steps: list[int] = []
+    found = facility_location(rows, 8, seed=1, advance=steps.append)
+    assert set(owner[found.order[:4]].tolist()) == {0, 1, 2, 3} and sum(steps) == 8
+    assert facility_location(rows, 8, seed=1).order.tolist() == found.order.tolist()
+    doubled = np.repeat(np.eye(3), 4, axis=0)  # most picks gain nothing
+    assert sorted(facility_location(doubled).order.tolist()) == list(range(12))
+
+
 def test_every_clip_is_ranked_once_by_default() -> None:
     rows, _ = clustered(3, (9, 4, 2))
-    for found in (k_centres(rows), by_classifier(rows), by_classifier(rows, known=[3, 4])):
+    for found in (k_centres(rows), facility_location(rows), by_classifier(rows), by_classifier(rows, known=[3, 4])):
         assert len(set(found.order.tolist())) == len(found.order)
     assert sorted(k_centres(rows).order.tolist()) == list(range(15))
     assert not set(by_classifier(rows, known=[3, 4]).order.tolist()) & {3, 4}
 
 
-@pytest.mark.parametrize("rank", [k_centres, by_classifier, by_k_means])
+@pytest.mark.parametrize("rank", [k_centres, by_classifier, by_k_means, facility_location])
 def test_what_cannot_be_ranked_is_said(rank: object) -> None:
     rows = np.eye(4)
     for options, what in (
         ({"count": 0}, "at least one"),
-        *([] if rank is by_k_means else [({"first": 9}, "0..3")]),
+        *([] if rank in (by_k_means, facility_location) else [({"first": 9}, "0..3")]),
         ({"known": [4]}, "outside 0..3"),
         ({"known": [0, 1, 2, 3]}, "ranked already"),
     ):

@@ -1,5 +1,7 @@
 """Ranking of clips by how well the first of them stand for all: what to annotate first.
 
+`facility_location` greedily takes the clip that brings all clips nearest to a picked one, on average: clips from where
+many are, and not twice from one place.
 `k_centres` is exact greedy k-centre selection (Gonzalez 1985), also called farthest point sampling: each pick is the
 clip farthest from all picks before it. `by_classifier` is Algorithm 1 of Motion-R3: a classifier learns to tell ranked
 clips from the others, and the clip that is surest to be none of the ranked is picked. `by_k_means` takes the clips
@@ -35,6 +37,12 @@ BATCH = 128
 RATE = 3e-3
 ITERATIONS = 50
 """Of Lloyd's algorithm."""
+REFERENCES = 8192
+"""Clips that `facility_location` covers at most."""
+TRIED = 256
+"""Clips whose gain is computed at a time."""
+LARGEST = 4.0
+"""Squared distance of opposite rows of unit length, which no pick is worse than."""
 BLOCK = 16384
 """Clips whose scores or distances are in memory at once."""
 
@@ -131,6 +139,64 @@ def k_centres(
         if advance is not None:
             advance(1)
     return Ranking(order, radius)
+
+
+def facility_location(
+    features: ArrayLike,
+    count: int | None = None,
+    known: Sequence[int] = (),
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Ranking:
+    """Greedy facility location: each pick is the clip that lowers the sum over all clips of the squared distance to
+    the nearest pick the most.
+
+    What the picks gain over none is at least 1 - 1/e of what the best choice of as many clips gains, for the gain is
+    submodular (Nemhauser, Wolsey and Fisher 1978; Wei, Iyer and Bilmes 2015 choose training data so). A clip whose gain
+    was lower before than that of another is now is not looked at again (lazy evaluation, Minoux 1978). Of more than
+    REFERENCES clips the sum is over so many, drawn at random; any clip can be picked.
+
+    Args:
+        features: (N, D); rows are scaled to unit length.
+        count: how many clips are ranked. Default: all.
+        known: clips that are annotated already; they count as picks and are not ranked again.
+        seed: of the draw.
+        advance: is given 1 after every pick.
+
+    Raises:
+        TrainingError: as `k_centres`.
+    """
+    rows, picks, given = _checked(features, count, known)
+    rows = rows.astype(np.float32)
+    drawn = np.random.default_rng(seed).choice(len(rows), min(len(rows), REFERENCES), replace=False)
+    references = rows[np.sort(drawn)]
+    nearest = np.full(len(references), LARGEST, np.float32)
+    for index in given:
+        nearest = np.minimum(nearest, _squared(rows[[index]], references)[0])
+
+    def gains(chosen: Array) -> Array:
+        return np.asarray(np.maximum(nearest - _squared(chosen, references), 0).sum(1, dtype=np.float64))
+
+    gain = np.concatenate([gains(rows[at : at + TRIED]) for at in range(0, len(rows), TRIED)])
+    gain[given] = -np.inf
+    order = np.empty(picks, np.int64)
+    for n in range(picks):
+        current = np.zeros(len(rows), bool)
+        while not current[pick := int(gain.argmax())]:
+            best = np.argpartition(-gain, min(TRIED, len(gain)) - 1)[:TRIED]
+            best = best[np.isfinite(gain[best])]
+            gain[best], current[best] = gains(rows[best]), True
+        order[n], gain[pick] = pick, -np.inf
+        nearest = np.minimum(nearest, _squared(rows[[pick]], references)[0])
+        if advance is not None:
+            advance(1)
+    return covered(rows, order, given.tolist())
+
+
+def _squared(chosen: Array, rows: Array) -> Array:
+    """(K, R) squared distances of rows of unit length (or zero)."""
+    found = np.square(chosen).sum(1)[:, None] + np.square(rows).sum(1) - 2 * (chosen @ rows.T)
+    return np.asarray(np.maximum(found, 0))
 
 
 def by_k_means(features: ArrayLike, count: int | None = None, known: Sequence[int] = (), seed: int = 0) -> Ranking:

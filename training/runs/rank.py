@@ -17,12 +17,13 @@ from dataengine.io.storage import check_place, write_durably
 from training.data.types import Numbers, SkeletonDataset
 from training.evaluate.clip_sheet import Card, clip_sheet
 from training.evaluate.logistic import unit
-from training.evaluate.ranking import Ranking, by_classifier, by_k_means, covered, k_centres
+from training.evaluate.ranking import Ranking, by_classifier, by_k_means, covered, facility_location, k_centres
 from training.runs.clip_features import ClipFeatures
 from training.runs.tables import write_table
 
 WAYS: Mapping[str, str] = {
-    "k-means": "the clips nearest to the centres of k-means, those of large clusters first (the default)",
+    "facility-location": "the clip that brings all clips nearest to a ranked one, on average (the default)",
+    "k-means": "the clips nearest to the centres of k-means, those of large clusters first",
     "k-centre": "the clip farthest from all before it (exact)",
     "classifier": "the clip that a classifier is surest to be unlike those before it (Motion-R3)",
     "random": "any clip: what the others are compared with",
@@ -61,7 +62,7 @@ class AnnotationPlan:
 def rank(
     features: ClipFeatures,
     count: int,
-    way: str = "k-means",
+    way: str = "facility-location",
     known: Sequence[str] = (),
     seed: int = 0,
     progress: Progress | None = None,
@@ -86,6 +87,8 @@ def rank(
     with (progress or Progress()).step("rank", min(count, len(where) - len(given))) as advance:
         if way == "random":
             return _random(features.rows, count, given, seed)
+        if way == "facility-location":
+            return facility_location(features.rows, count, given, seed, advance)
         if way == "k-means":
             ranking = by_k_means(features.rows, count, given, seed)
             advance(len(ranking.order))

@@ -70,7 +70,9 @@ def rank(
     ],
     to: Annotated[Path, typer.Option(help="The plan, .csv: people fill in its column label. A page lies beside it.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many clips are to be annotated.")] = 100,
-    by: Annotated[str, typer.Option(help="k-means, k-centre, classifier (Motion-R3) or random.")] = "k-means",
+    by: Annotated[
+        str, typer.Option(help="facility-location, k-means, k-centre, classifier (Motion-R3) or random.")
+    ] = "facility-location",
     labels: Annotated[
         Path | None, typer.Option(help="CSV of clip_id and label: what is annotated already.", metavar="CSV")
     ] = None,
