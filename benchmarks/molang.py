@@ -41,7 +41,7 @@ from training.runs.train import train
 torch.set_num_threads(1)
 DATA = str(SHARED / "skeleton" / "hdm05_subset.npz")
 TEXT = '{encoder="minilm", prompts="hdm05_described.csv"}'
-SETTINGS = {"run.min_steps": 0, "run.batch": 32, "run.log_every": 20, "backbone.dropout": 0.1}
+SETTINGS: dict[str, Any] = {"run.min_steps": 0, "run.batch": 32, "run.log_every": 20, "backbone.dropout": 0.1}
 EPOCHS, QUICK_EPOCHS = 30, 4
 CLIPS, DESCRIBED, DESCRIBED_BATCH = 188, 0.1, 16
 """Training clips, the share of them that is described, and how many of these are compared at a time."""

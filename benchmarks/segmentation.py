@@ -5,7 +5,8 @@ set and seed three networks are trained alike - UNIK of a quarter width, the sam
 linear head per frame, with dilated temporal convolutions, and as a classifier of whole windows, whose answer all frames
 of the window get. At test windows slide over the sequences, each prepared by itself, half a window apart; the
 classifier of windows an eighth of a window apart. Beside them stand nearest neighbours and ridge regression on the
-coordinates of the window around each frame, and ridge regression on the features of a random network.
+coordinates of the window around each frame, and ridge regression on the features of a random network, which has one
+seed as the dilated convolutions have.
 
 Nothing is chosen on the test side: schedule, window and boundaries were set beforehand and are those of `segment_small`
 where it has them; the last step counts.
