@@ -122,7 +122,7 @@ def read_spans(paths: Sequence[str], min_probability: float | None = None) -> Sp
         sure = proposals.filter(pl.col("probability") >= min_probability)
     free = sure.join(people, on="clip_id", how="anti")
     last = pl.col("table") == pl.col("table").max().over("clip_id")
-    latest, chosen = people.filter(last), free.filter(last)
+    latest, chosen = people.filter(last), _apart(proposed := free.filter(last))
     what = ["clip_id", "label", "start", "end", "frames"]
     kept = pl.concat([latest, chosen]).unique(what, keep="first", maintain_order=True)
     notes = []
@@ -134,10 +134,26 @@ def read_spans(paths: Sequence[str], min_probability: float | None = None) -> Sp
         )
     if twice := len(latest) + len(chosen) - len(kept):
         notes.append(f"{twice} spans stand there twice and are taken once")
+    if over := len(proposed.unique(what)) - len(chosen.unique(what)):
+        notes.append(f"{over} proposed spans overlap a more probable one of the same label and are left out")
     if low := len(proposals) - len(sure):
         why = "no proposal is taken" if min_probability is None else f"they are less probable than {min_probability:g}"
         notes.append(f"{low} of {len(proposals)} proposed spans are left out (curate.min_probability): {why}")
     return SpanTables(kept.select(list(ROWS)), tuple(notes))
+
+
+def _apart(proposals: pl.DataFrame) -> pl.DataFrame:
+    """Proposals without those that overlap a more probable one of the same clip and label, as several thresholds give
+    them; in their order."""
+    ordered = proposals.with_row_index("row").sort("probability", descending=True, maintain_order=True)
+    taken: dict[tuple[object, ...], list[tuple[float, float]]] = {}
+    kept = []
+    for row, *what, start, end in ordered.select("row", "clip_id", "label", "frames", "start", "end").iter_rows():
+        before = taken.setdefault(tuple(what), [])
+        if all(end <= other[0] or other[1] <= start or (start, end) == other for other in before):
+            before.append((start, end))
+            kept.append(row)
+    return proposals[sorted(kept)]
 
 
 def _numbers(texts: pl.Series) -> pl.Series:

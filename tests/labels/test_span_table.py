@@ -69,6 +69,23 @@ def test_people_stand_above_proposals_and_the_last_table_counts(tmp_path: Path) 
     assert "d" not in spans(proposals), "no proposal is taken unless the recipe says from which probability"
 
 
+def test_of_proposals_that_overlap_the_most_probable_stays(tmp_path: Path) -> None:
+    lines = ("a,walk,0,10,0.6,", "a,walk,2,4,0.9,", "a,walk,4,5,0.5,", "a,sit,1,3,0.4,", "b,walk,0,9,0.3,")
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(("clip_id,label,start,end,probability,from", *lines, lines[1])) + "\n")
+    found = span_table.read_spans([str(path)], 0.0)
+    assert found.rows.select("clip_id", "label", "start", "end").rows() == [
+        ("a", "walk", 2.0, 4.0),
+        ("a", "walk", 4.0, 5.0),
+        ("a", "sit", 1.0, 3.0),
+        ("b", "walk", 0.0, 9.0),
+    ]
+    assert any("1 proposed spans overlap a more probable one" in note for note in found.notes)
+    assert any("1 spans stand there twice" in note for note in found.notes)
+    path.write_text("clip_id,label,start,end\na,walk,0,10\na,walk,2,4\n")  # people may say what they like
+    assert len(span_table.read_spans([str(path)]).rows) == 2
+
+
 def test_parquet_says_the_same_as_csv_and_an_empty_table_nothing(tmp_path: Path) -> None:
     table = pl.DataFrame({"clip_id": ["a"], "label": ["sit"], "start": [0.1], "end": [1 / 3], "probability": [0.75]})
     table.write_parquet(tmp_path / "p.parquet")
