@@ -253,7 +253,9 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
         by_text = cell(row, texts[0]) if texts else "-"
         cells = [cell(row, kind) for kind in ("linear", "few", "fine-tuned")]
         seen = "yes" if row.get("labels") else "no"
-        lines.append(f"| `{name}` | {seen} | {row.get('network', COMMON['name'])} | {' | '.join(cells)} | {by_text} |")
+        lines.append(
+            f"| `{name}` | {seen} | {row.get('network') or COMMON['name']} | {' | '.join(cells)} | {by_text} |"
+        )
     return lines
 
 

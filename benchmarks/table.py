@@ -112,7 +112,9 @@ def all_methods_short(result: dict[str, Any]) -> str:
         "| method | linear probe | of 10 % of labels | fine-tuned with 10 % | found by text |",
         "|---|---|---|---|---|",
     ]
-    for name, row in result["spread"].items():
+    rows = result["spread"]
+    best_first = sorted(rows, key=lambda name: -rows[name]["figures"].get("linear", {"mean": -1.0})["mean"])
+    for name, row in ((name, rows[name]) for name in best_first):
         figures = row["figures"]
         texts = [key for key in figures if key not in kinds]
         shown_here = [figures.get(kind) for kind in (*kinds, *texts[:1])]
