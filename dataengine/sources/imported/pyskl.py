@@ -49,6 +49,11 @@ class PysklFile:
         layout = content.get("layout")
         self.layout = layout if isinstance(layout, str) and layout in SKELETONS else ""
         self._split_of = self._splits(content.get("split"), chosen)
+        if spoken := sum(isinstance(note, Mapping) and "spans" in note for note in self._annotations):
+            self.notes.append(
+                f"{spoken} annotations say what happens when ('spans'), which is not imported; give it as a table of "
+                "curate.spans"
+            )
 
     def __len__(self) -> int:
         return len(self._annotations)
