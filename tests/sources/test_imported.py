@@ -201,19 +201,19 @@ def test_splits_of_several_sets(tmp_path: Path) -> None:
         spooled(tmp_path, path, "pyskl", splits="xwiev")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "own"),
-    [("train", "train", ""), ("val", "val", ""), ("test1", "test", "1"), ("xsub_train", "train", "xsub"),
-     ("xset_val", "val", "xset"), ("sub-test", "test", "sub"), ("Training", "train", ""), ("all", None, ""),
-     ("trainval", None, "")],
-)  # fmt: skip
-def test_spans_of_annotations_are_not_lost_without_a_word(tmp_path):
+def test_spans_of_annotations_are_not_lost_without_a_word(tmp_path: Path) -> None:
     notes = [note(k) for k in range(3)]
     notes[1]["spans"] = np.array([[0, 2, 5]])
     _, facts, _ = spooled(tmp_path, write_pyskl(tmp_path / "a.pkl", notes), "pyskl")
     assert "1 annotations say what happens when ('spans'), which is not imported" in " ".join(facts["notes"])
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [("train", "train", ""), ("val", "val", ""), ("test1", "test", "1"), ("xsub_train", "train", "xsub"),
+     ("xset_val", "val", "xset"), ("sub-test", "test", "sub"), ("Training", "train", ""), ("all", None, ""),
+     ("trainval", None, "")],
+)  # fmt: skip
 def test_names_of_splits(name: str, kind: str | None, own: str) -> None:
     assert split_set(name) == (kind, own)
 
