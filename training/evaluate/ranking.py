@@ -37,7 +37,7 @@ BATCH = 128
 RATE = 3e-3
 ITERATIONS = 50
 """Of Lloyd's algorithm."""
-REFERENCES = 8192
+REFERENCES = 4096
 """Clips that `facility_location` covers at most."""
 TRIED = 256
 """Clips whose gain is computed at a time."""
