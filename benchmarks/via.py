@@ -84,7 +84,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SEEDS = range(3)
 RANDOM = "random network"
-COMPARED = (RANDOM, "moco", "mcc", "contrast alone", "via")
+COMPARED = (RANDOM, "moco", "mcc", "via")
 """Rows of all seeds; the others have one."""
 
 
