@@ -120,6 +120,7 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
             "allowed: classifier, facility-location, k-centre, k-means, random",
         ),
         (("rank", path, "--to", tmp_path / "plan.csv", "--data", "x"), "holds features already"),
+        (("rank", tmp_path / "none.parquet", "--to", tmp_path / "plan.csv", "--by", "any"), "not ranked by 'any'"),
         (("rank", labels.with_suffix(".parquet"), "--to", tmp_path / "plan.csv"), "no table of features"),
     ):
         code, _, err = call(*arguments)

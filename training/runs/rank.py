@@ -80,8 +80,7 @@ def rank(
     Raises:
         TrainingError: another way, a clip that is not there, or nothing to rank.
     """
-    if way not in WAYS:
-        raise TrainingError(f"clips are not ranked by {way!r}{suggestion(way, WAYS)}")
+    check_way(way)
     where = features.index()
     given = [where[clip_id] for clip_id in known if clip_id in where]
     with (progress or Progress()).step("rank", min(count, len(where) - len(given))) as advance:
@@ -154,6 +153,16 @@ def write_plan(
         heading = f"{len(ids)} clips to annotate, of {len(features.clip_ids)}"
         write_durably(page, clip_sheet(heading, cards, datasets[0].skeleton, axes).encode())
     return AnnotationPlan(target, page, len(ids), float(ranking.radius[-1]), float(np.mean(draws)))
+
+
+def check_way(way: str) -> None:
+    """Refuse a way of ranking that is none of WAYS.
+
+    Raises:
+        TrainingError: it is none.
+    """
+    if way not in WAYS:
+        raise TrainingError(f"clips are not ranked by {way!r}{suggestion(way, WAYS)}")
 
 
 def check_plan(path: str | os.PathLike[str]) -> Path:

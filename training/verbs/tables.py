@@ -84,10 +84,11 @@ def rank(
 ) -> None:
     """Write an annotation plan: the clips that stand for all others, the most representative first."""
     from training.runs.clip_features import read_labels
-    from training.runs.rank import check_plan, write_plan
+    from training.runs.rank import check_plan, check_way, write_plan
     from training.runs.rank import rank as order
 
     check_plan(to)
+    check_way(by)
     if labels is not None:
         read_labels(labels)  # before features are computed
     features, opened, run = _clip_features(source, data, split, device, as_json)
