@@ -11,6 +11,9 @@ Retrieval is 11-way, as there are no more classes: a text and one motion of each
 Accuracy is the class of the nearest description, of all test clips. Nothing is chosen on test clips. Floors: a network
 with first weights and its projection, and chance.
 
+Over three seeds no row differs from another by an interval above 0 (88.2 to 90.2 %): what 150 steps on 188 clips learn
+beforehand is not seen in the second stage. Longer first stages were not measured.
+
 Rows and seeds are kept in results/seeds; MOLANG_ROWS="full,none" runs some rows, MOLANG_SEEDS=2 fewer seeds.
 """
 
