@@ -6,7 +6,7 @@ linear head per frame, with dilated temporal convolutions, and as a classifier o
 of the window get. At test windows slide over the sequences, each prepared by itself, half a window apart; the
 classifier of windows an eighth of a window apart. Beside them stand nearest neighbours and ridge regression on the
 coordinates of the window around each frame, and ridge regression on the features of a random network, which has one
-seed as the dilated convolutions have.
+seed. Dilated convolutions are in the result where they were run (`--only`).
 
 Nothing is chosen on the test side: schedule, window and boundaries were set beforehand and are those of `segment_small`
 where it has them; the last step counts.
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from composed import Composed, composed_hdm05, composed_penn
 from harness import main
-from seeds import difference, network, seeds, spread
+from seeds import difference, kept, network, seeds, spread
 
 from training import create_method
 from training.data.loader import DataLoader
@@ -162,8 +162,13 @@ def run(quick: bool) -> dict[str, Any]:
             below[name].pop(key)
         of_random = seeds(f"segmentation-{name}-random", own, numbers[:1], random_job(name))
         below[name]["random networks"] = {"frame mAP": spread(of_random, "frame mAP")["mean"]}
-        of_head = {head: numbers if head in ("linear", "window") else numbers[:1] for head in HEADS}
-        runs = {head: seeds(f"segmentation-{name}-{head}", own, of_head[head], job(name, head)) for head in HEADS}
+        of_head = {head: numbers for head in ("linear", "window")}
+        of_head["dilated"] = kept(f"segmentation-{name}-dilated", own, SEEDS)
+        runs = {
+            head: seeds(f"segmentation-{name}-{head}", own, of_head[head], job(name, head))
+            for head in HEADS
+            if of_head[head]
+        }
         metrics = [key for key, value in runs["linear"][0].items() if "@" in key or key.startswith(("frame", "edit"))]
         spreads[name] = {head: {metric: spread(found, metric) for metric in metrics} for head, found in runs.items()}
         merged = [
