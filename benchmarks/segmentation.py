@@ -162,7 +162,7 @@ def run(quick: bool) -> dict[str, Any]:
             below[name].pop(key)
         of_random = seeds(f"segmentation-{name}-random", own, numbers[:1], random_job(name))
         below[name]["random networks"] = {"frame mAP": spread(of_random, "frame mAP")["mean"]}
-        of_head = {head: numbers for head in ("linear", "window")}
+        of_head = {head: list(numbers) for head in ("linear", "window")}
         of_head["dilated"] = kept(f"segmentation-{name}-dilated", own, SEEDS)
         runs = {
             head: seeds(f"segmentation-{name}-{head}", own, of_head[head], job(name, head))
