@@ -20,8 +20,9 @@ decoder learns little more than mean poses: its error stays about that of the me
 
 On the test side `via` has 73.1 %, MoCo 72.5, MCC 67.5, a random network 59.9 (three seeds; no interval of a difference
 to MoCo or MCC lies above 0). One seed of the ablation: own 68.3, and with cross 67.5, with cycle 71.1, with triplet
-61.2, with velocity 56.7; contrast alone 76.1; without truths 64.0. So retargeting alone teaches more than a random network has, as far as it
-asks for joints and cycles; the triplet losses and those of velocities take from it, which the thesis does not find.
+61.2, with velocity 56.7; contrast alone 76.1; without truths 64.0. So retargeting alone teaches more than a random
+network has, as far as it asks for joints and cycles; the triplet losses and those of velocities take from it, which the
+thesis does not find.
 
 A step of ViA costs about one and a half of MoCo; `cpu_s` says how much. Row by row and seed by seed, figures are kept
 in results/seeds; VIA_ROWS="moco,via" runs some rows, `--only ROW SEED` one of one seed, and `--quick` tells what is
