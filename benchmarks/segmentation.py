@@ -177,8 +177,7 @@ def run(quick: bool) -> dict[str, Any]:
         ]
         if len(merged) > 1:
             ahead[name] = {
-                f"{head} over window, {metric}": difference(merged, f"{head} {metric}", f"window {metric}")
-                for head in ("linear",)
+                f"linear over window, {metric}": difference(merged, f"linear {metric}", f"window {metric}")
                 for metric in ("frame mAP", "event mAP@0.5", "F1@50")
             }
     best = {name: max(v.get("frame mAP", 0) for v in rows.values()) for name, rows in below.items()}

@@ -91,11 +91,15 @@ def medoid(features: ArrayLike) -> int:
     return int(np.argmin(np.square(rows - rows.mean(0)).sum(1)))
 
 
+def _squared(chosen: Array, rows: Array) -> Array:
+    """(K, R) squared distances of rows of unit length (or zero)."""
+    found = np.square(chosen).sum(1)[:, None] + np.square(rows).sum(1) - 2 * (chosen @ rows.T)
+    return np.asarray(np.maximum(found, 0))
+
+
 def _distances(rows: Array, pick: int) -> Array:
-    """(N,) Euclidean distances of rows of unit length (or zero) to one of them."""
-    own = float(rows[pick] @ rows[pick])
-    squared = np.square(rows).sum(1) + own - 2 * (rows @ rows[pick])
-    return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float64)
+    """(N,) Euclidean distances of rows to one of them."""
+    return np.asarray(np.sqrt(_squared(rows[[pick]], rows)[0]), np.float64)
 
 
 def k_centres(
@@ -191,12 +195,6 @@ def facility_location(
         if advance is not None:
             advance(1)
     return covered(rows, order, given.tolist())
-
-
-def _squared(chosen: Array, rows: Array) -> Array:
-    """(K, R) squared distances of rows of unit length (or zero)."""
-    found = np.square(chosen).sum(1)[:, None] + np.square(rows).sum(1) - 2 * (chosen @ rows.T)
-    return np.asarray(np.maximum(found, 0))
 
 
 def by_k_means(features: ArrayLike, count: int | None = None, known: Sequence[int] = (), seed: int = 0) -> Ranking:

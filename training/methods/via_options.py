@@ -41,7 +41,7 @@ class ViewContrast:
     """What a motion is contrasted with.
 
     Attributes:
-        positives: generated views of each motion, on the bodies of so many other clips, 0 to 6.
+        positives: views of each motion on the bodies of so many other clips, 0 to 6: generated, or truths.
         random_view: whether a second random view of the clip itself is a positive, too, as in MoCo.
         temperature: divides cosines.
     """
