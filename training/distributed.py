@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if torch.distributed.is_available():
+    # before a group is there: the defaults of its functions would hold that group until the interpreter ends
+    from torch.distributed.nn import functional as collectives
 
 
 def world() -> int:
@@ -25,6 +31,22 @@ def launched() -> tuple[int, int] | None:
         return None
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return int(os.environ["WORLD_SIZE"]) // here, here
+
+
+def end_together() -> None:
+    """Wait for the threads that communicate before the interpreter ends.
+
+    Such a thread may hold the last reference to a tensor that Python knows. Where it lets go of that while the
+    interpreter ends, the whole process is aborted.
+    """
+    atexit.unregister(_end)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # wrapped networks in cycles hold the group
+        torch.distributed.destroy_process_group()
 
 
 def is_first() -> bool:
@@ -45,9 +67,7 @@ def gather_with_gradient(values: Tensor) -> Tensor:
     """As `gather`; gradients of all processes flow back to the one that a row came from."""
     if world() == 1:
         return values
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(values.contiguous()))
+    return torch.cat(collectives.all_gather(values.contiguous()))
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -63,12 +83,10 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if world() == 1 or not self.training:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
         axes = [axis for axis in range(input.dim()) if axis != 1]
         values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         count = torch.full((1,), float(values.numel() // values.shape[1]), dtype=values.dtype, device=values.device)
-        totals = all_reduce(torch.cat([values.sum(axes), values.square().sum(axes), count]))
+        totals = collectives.all_reduce(torch.cat([values.sum(axes), values.square().sum(axes), count]))
         channels, count = values.shape[1], totals[-1]
         mean = totals[:channels] / count
         variance = (totals[channels:-1] / count - mean.square()).clamp(min=0)

@@ -54,6 +54,9 @@ other words, such as how many bytes are free there."""
 FRESH = 1.0
 """Seconds for which what the scheduler says of its workers holds."""
 
+HEARD = 10.0
+"""Seconds that a scheduler gets to hear what was cancelled. One that is slower may run some units twice."""
+
 PATIENCE = 30.0
 """Seconds without a worker after which a build of whose workers some were refused stops."""
 
@@ -248,6 +251,22 @@ class Cluster:
         if futures:
             with suppress(OSError, RuntimeError), silence.answering(self.client, silence.CLOSING):
                 self.client.cancel(list(futures), force=True)
+
+    def take_back(self, futures: Sequence[Any]) -> None:
+        """Cancel, and return when the scheduler has heard it.
+
+        It hears of cancelled futures on one connection and of workers that end on others. Where it hears of a worker
+        first, it has the futures that were there made anew.
+        """
+        self.cancel(futures)
+        keys, end = [future.key for future in futures], time.monotonic() + HEARD
+        while keys and time.monotonic() < end:
+            with self.asking():
+                held = self.client.sync(self.client.scheduler.who_has, keys=keys)
+                running = {key for of_worker in self.client.processing().values() for key in of_worker}
+            keys = [key for key in keys if held[key] or key in running]
+            if keys:
+                time.sleep(0.01)
 
     def running_on(self, future: Any) -> list[str]:
         """Addresses of the workers that run a future."""

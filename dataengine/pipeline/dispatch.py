@@ -262,7 +262,7 @@ class DaskRun:
     def _restart(self, place: Place) -> None:
         self.fetch()  # what waited there has been refused meanwhile; its results end with the process
         # what was fetched is not wanted of Dask any more, which would make lost results anew beside the queue
-        self.cluster.cancel([future for future, flight in self.in_flight.items() if flight.ended is not None])
+        self.cluster.take_back([future for future, flight in self.in_flight.items() if flight.ended is not None])
         self.restarting[place.address, place.pid] = time.monotonic()
         self.cluster.restart([place.address])
 
@@ -292,7 +292,7 @@ class DaskRun:
         if now - flight.changed < allowed:
             return None
         where = self.cluster.running_on(future)
-        self.cluster.cancel([future])
+        self.cluster.take_back([future])
         self.cluster.restart(where)
         return self.troubles.lost(flight.task, "unit_timeout", flight.place)
 

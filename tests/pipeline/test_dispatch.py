@@ -274,6 +274,38 @@ def test_a_bad_gpu_beside_a_good_one_is_set_aside_and_no_clip_is_blamed(
     assert any(line.startswith(told) for line in to_lines(hosts_of(tmp_path))), "status tells it, too"
 
 
+def late_once(folder: Path, task: Task) -> Receipt:
+    """The first attempt of all meets an environment failure; each is noted in `folder`/tried."""
+    with (folder / "tried").open("a") as file:
+        file.write(f"{task.key}\n")
+    if not (folder / "failed").exists():
+        (folder / "failed").touch()
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    time.sleep(0.2)
+    (folder / f"{task.key}.done").write_text(repr(task.quarantine))
+    return Receipt(task.key, 1, 1, 0.0)
+
+
+@pytest.mark.slow
+def test_a_result_that_was_fetched_is_not_made_anew_where_the_scheduler_hears_late_of_it(tmp_path: Path) -> None:
+    """It hears of workers that end on other connections than of results that are not wanted any more."""
+    with Engine(workers=2).open() as dispatcher:
+        dispatcher.ready()
+        client = dispatcher.cluster.client
+        send = client._send_to_scheduler
+
+        def late(message: Any) -> None:
+            if message["op"] == "cancel-keys":
+                client.loop.call_later(3.0, send, message)
+            else:
+                send(message)
+
+        client._send_to_scheduler = late
+        assert dispatcher.run(late_once, (tmp_path,), tasks(*"abcdefghijkl"), work=tmp_path) == []
+    assert done(tmp_path) == {f"u{n}": "()" for n in range(12)}
+    assert len((tmp_path / "tried").read_text().split()) == 13, "twelve units, one of them twice"
+
+
 def beside_a_long_unit(folder: Path, task: Task) -> Receipt:
     """One unit runs until a third process has work; the other process meets trouble, or is killed, meanwhile."""
     own = folder / f"{os.getpid()}.process"

@@ -30,7 +30,7 @@ from dataengine.core.failures import in_one_line
 from dataengine.io.storage import write_durably
 from training.backbones.base import Backbone
 from training.data.loader import DataLoader
-from training.distributed import average, launched, rank, synchronise
+from training.distributed import average, end_together, launched, rank, synchronise
 from training.engine import checkpoint, resume
 from training.engine.history import History, log_until, tell_of_rise
 from training.engine.loggers import Logger, loggers_of
@@ -120,6 +120,7 @@ class _Run:
         self.facts = {"settings": asdict(settings), "data": loader.fingerprint, **facts}
         if self.fabric.world_size > 1:
             synchronise(method)
+            end_together()
         if settings.compile:
             _compile(method)
         self.optimizer = make_optimizer(method, settings)
