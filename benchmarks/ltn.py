@@ -25,6 +25,7 @@ Rows and seeds are kept in results/seeds; LTN_SETS=real, LTN_ROWS=linear,none,at
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -66,7 +67,7 @@ PROTOCOL: dict[str, Any] = {
     "base": 8,
     "depths": [1, 1, 1, 1],
     "batch": 16,
-    "epochs": {"rendered": 20, "real": 20},
+    "epochs": {"rendered": 150, "real": 150},
     "lr": 0.05,
     "positives": 4,
     "temperature": 0.1,
@@ -264,9 +265,14 @@ def rows_of(name: str, rows: Sequence[str], quick: bool) -> dict[str, list[dict[
     for seed in numbers:
         for row in (*FLOORS, *rows):
             if row != "thumbnails" or seed == numbers[0]:
-                mine = f"ltn-{name}-{row}{'-dev' if quick else ''}"
-                found.setdefault(row, []).extend(seeds(mine, PROTOCOL, [seed], partial(job, name, row, quick)))
+                found.setdefault(row, []).extend(of_row(name, row, quick, seed))
     return found
+
+
+def of_row(name: str, row: str, quick: bool, seed: int) -> list[dict[str, Any]]:
+    """One seed of a row on one of the two sets, kept."""
+    mine = f"ltn-{name}-{row}{'-dev' if quick else ''}"
+    return seeds(mine, PROTOCOL, [seed], partial(job, name, row, quick))
 
 
 def gain(found: dict[str, list[dict[str, Any]]], way: str) -> dict[str, Any]:
@@ -305,4 +311,8 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(run)
+    if sys.argv[1:2] == ["--only"]:  # a set, a row and a seed, as a short job
+        name, row, seed = sys.argv[2:5]
+        of_row(name, row, False, int(seed))
+    else:
+        main(run)
