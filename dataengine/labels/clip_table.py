@@ -46,8 +46,10 @@ _OPINIONS = pl.Schema(
         "label_probability": pl.Float64(),
         "keep": pl.Boolean(),
         "why": pl.String(),
+        "unsure": pl.Boolean(),
     }
 )
+"""What one table says of a clip. Unsure: it has a proposal that is not taken."""
 
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 
@@ -66,10 +68,11 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def read_rows(path: Path) -> pl.DataFrame:
-    """The rows of a table as texts, with null for empty cells; those without a clip_id are left out.
+    """The rows of a table as texts, with null for empty cells; empty rows are left out.
 
     Raises:
-        ComponentError: there is no such file, it cannot be read, or it has no column clip_id.
+        ComponentError: there is no such file, it cannot be read, it has no column clip_id, or a row that says something
+            has no clip_id.
     """
     try:
         if path.suffix == ".parquet":
@@ -82,7 +85,12 @@ def read_rows(path: Path) -> pl.DataFrame:
         raise ComponentError(f"{path}: cannot be read as a table of clips: {_first_line(error)}") from error
     if "clip_id" not in rows.columns:
         raise ComponentError(f"{path}: the columns are {', '.join(rows.columns) or '(none)'}; want clip_id among them")
-    return rows.with_columns(pl.all().str.strip_chars().replace("", None)).filter(pl.col("clip_id").is_not_null())
+    rows = rows.with_columns(pl.all().str.strip_chars().replace("", None))
+    rows = rows.filter(~pl.all_horizontal(pl.all().is_null()))
+    if len(lost := rows.filter(pl.col("clip_id").is_null())):
+        cells = ", ".join(f"{name} {value!r}" for name, value in lost.row(0, named=True).items() if value is not None)
+        raise ComponentError(f"{path}: {len(lost)} of {len(rows)} rows have no clip_id, such as the one with {cells}")
+    return rows
 
 
 def read_verdicts(paths: Sequence[str], min_probability: float | None = None) -> pl.DataFrame:
@@ -98,8 +106,7 @@ def read_verdicts(paths: Sequence[str], min_probability: float | None = None) ->
         ComponentError: as `read_table`; a clip with several labels, a `keep` that is neither yes nor no, or a
             probability that is no number.
     """
-    tables = [_opinions(Path(path), min_probability) for path in paths]
-    found = pl.concat([_OPINIONS.to_frame(), *tables])
+    found = _all_opinions(paths, min_probability)
     labels = found.filter(pl.col("label").is_not_null()).sort(pl.col("label_from") == PEOPLE, maintain_order=True)
     stays = found.filter(pl.col("keep").is_not_null()).unique("clip_id", keep="last", maintain_order=True)
     out = stays.filter(~pl.col("keep")).select("clip_id", leave_out="why")
@@ -107,6 +114,22 @@ def read_verdicts(paths: Sequence[str], min_probability: float | None = None) ->
     named = named.join(labels.unique("clip_id", keep="last"), on="clip_id", how="left", maintain_order="left")
     named = named.join(out, on="clip_id", how="left", maintain_order="left").select(list(VERDICTS))
     return named.filter(pl.col("label").is_not_null() | pl.col("leave_out").is_not_null())
+
+
+def left_out(paths: Sequence[str], min_probability: float | None = None) -> tuple[str, ...]:
+    """Labels of tables that do not count, in a line each; see `read_verdicts`."""
+    found, notes = _all_opinions(paths, min_probability), []
+    people = found.filter(pl.col("label_from") == PEOPLE).unique(["clip_id", "label"], maintain_order=True)
+    if len(other := people.filter(pl.col("clip_id").is_duplicated())["clip_id"].unique(maintain_order=True)):
+        notes.append(
+            f"{len(other)} clips have another label by people in an earlier table, such as {other[0]!r}: the last "
+            "table counts"
+        )
+    if low := int(found["unsure"].sum()):
+        total = low + int((found["label_from"] == ANNOTATOR).sum())
+        why = "no proposal is taken" if min_probability is None else f"they are less probable than {min_probability:g}"
+        notes.append(f"{low} of {total} proposed labels are left out (curate.min_probability): {why}")
+    return tuple(notes)
 
 
 def read_list(path: str) -> pl.Series:
@@ -134,6 +157,11 @@ def digest(path: str) -> str:
         raise ComponentError(f"{path}: cannot be read as a table of clips: {_first_line(error)}") from error
 
 
+def _all_opinions(paths: Sequence[str], min_probability: float | None) -> pl.DataFrame:
+    """The rows of several tables as `_OPINIONS`, one table after the other."""
+    return pl.concat([_OPINIONS.to_frame(), *(_opinions(Path(path), min_probability) for path in paths)])
+
+
 def _opinions(path: Path, min_probability: float | None) -> pl.DataFrame:
     """The rows of one table as `_OPINIONS`."""
     rows = read_table(path)
@@ -142,13 +170,13 @@ def _opinions(path: Path, min_probability: float | None) -> pl.DataFrame:
         return rows[name] if name in rows.columns else pl.Series(name, [None] * len(rows), dtype=pl.String)
 
     given, keep = column("label" if "label" in rows.columns else "given"), column("keep").str.to_lowercase()
-    proposed, probability = column("proposed"), column("probability").cast(pl.Float64, strict=False)
+    proposed, probability = column("proposed"), numbers(column("probability"))
     refuse(path, rows, keep.is_not_null() & ~keep.is_in([*_YES, *_NO]), keep, "keep is yes or no, not")
+    offered = proposed.is_not_null() & given.is_null()
     if min_probability is None:
         proposed = proposed.clear(len(rows))
     else:
-        wrong = (probability.is_null() & column("probability").is_not_null()) | probability.is_nan()
-        refuse(path, rows, wrong, column("probability"), "probability is a number, not")
+        refuse_probability(path, rows, column("probability"), probability)
         proposed = proposed.set(~(probability >= min_probability).fill_null(False) | given.is_not_null(), None)
     for labels in (given, proposed):
         refuse(path, rows, labels.str.contains(";", literal=True), labels, "a clip of a dataset has one label, not")
@@ -160,6 +188,7 @@ def _opinions(path: Path, min_probability: float | None) -> pl.DataFrame:
         label_probability=probability.set(proposed.is_null(), None),
         keep=keep.is_in(_YES),
         why=column("why").fill_null("no reason given"),
+        unsure=offered & proposed.is_null(),
     )
     return table.cast(_OPINIONS)
 
@@ -174,9 +203,27 @@ def refuse(path: Path, rows: pl.DataFrame, wrong: pl.Series, values: pl.Series, 
     Raises:
         ComponentError: a row is wrong.
     """
-    if (numbers := wrong.fill_null(False).arg_true()).len():
-        row = numbers[0]
+    if (found := wrong.fill_null(False).arg_true()).len():
+        row = found[0]
         raise ComponentError(f"{path}: {rows['clip_id'][row]!r}: {what} {values[row]!r}")
+
+
+def numbers(texts: pl.Series) -> pl.Series:
+    """Numbers of texts, null where one is none; a comma stands for a decimal point, as spreadsheets write it."""
+    return texts.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
+
+
+def refuse_probability(path: Path, rows: pl.DataFrame, given: pl.Series, probability: pl.Series) -> None:
+    """Say the first probability that is none.
+
+    Args:
+        path: of the table. rows: of it, with clip_id. given: texts. probability: the numbers of these.
+
+    Raises:
+        ComponentError: one is no number from 0 to 1.
+    """
+    wrong = given.is_not_null() & ~probability.is_between(0, 1).fill_null(False)
+    refuse(path, rows, wrong, given, "probability is a number from 0 to 1, not")
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 import polars as pl
 
 from dataengine.core.errors import ComponentError
-from dataengine.labels.clip_table import ANNOTATOR, PEOPLE, read_rows, refuse
+from dataengine.labels.clip_table import ANNOTATOR, PEOPLE, numbers, read_rows, refuse, refuse_probability
 
 ROWS = pl.Schema(
     {
@@ -79,7 +79,7 @@ def read_span_rows(path: str | Path) -> pl.DataFrame:
     start, end = column("start"), column("end")
     if of_segment:
         start, end = column("start_s").fill_null(start), column("end_s").fill_null(end)
-    first, last = _numbers(start), _numbers(end)
+    first, last = numbers(start), numbers(end)
     right = (first.is_finite() & last.is_finite() & (first >= 0) & (last > first)).fill_null(False)
     shown = start.fill_null("nothing") + " to " + end.fill_null("nothing")
     refuse(where, rows, label.is_not_null() & ~right, shown, "a span has numbers 0 <= start < end, not")
@@ -156,18 +156,12 @@ def _apart(proposals: pl.DataFrame) -> pl.DataFrame:
     return proposals[sorted(kept)]
 
 
-def _numbers(texts: pl.Series) -> pl.Series:
-    """Numbers of texts, null where one is none; a comma stands for a decimal point, as spreadsheets write it."""
-    return texts.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
-
-
 def _probability(path: Path, rows: pl.DataFrame, given: pl.Series, score: pl.Series) -> pl.Series:
     """Probabilities in [0, 1], or the scores of events, which are none below 0."""
-    numbers = _numbers(given)
-    wrong = given.is_not_null() & ~numbers.is_between(0, 1).fill_null(False)
-    refuse(path, rows, wrong, given, "probability is a number from 0 to 1, not")
+    probability = numbers(given)
+    refuse_probability(path, rows, given, probability)
     if not given.is_null().all():
-        return numbers
-    scores = _numbers(score)
+        return probability
+    scores = numbers(score)
     refuse(path, rows, score.is_not_null() & ~scores.is_finite().fill_null(False), score, "score is a number, not")
     return scores.clip(0, 1)

@@ -57,6 +57,8 @@ class Annotations(TablePass):
         for path in (*curate.annotations, *([] if curate.only is None else [curate.only])):
             tell_of_strangers(path, clip_table.read_table(Path(path))["clip_id"], planned)
         verdicts = clip_table.read_verdicts(curate.annotations, curate.min_probability)
+        for note in clip_table.left_out(curate.annotations, curate.min_probability):
+            current().say(f"curate.annotations: {note}")
         rows = pl.DataFrame(table.given.drop_columns(["label", "reason", "detail", "kept"]))
         rows = rows.join(verdicts, on="clip_id", how="left", maintain_order="left")
         chosen = pl.lit(True)

@@ -65,8 +65,10 @@ def test_ids_that_look_like_numbers_stay_texts(tmp_path: Path) -> None:
         (("label", "x"), "want clip_id among them"),
         (("clip_id,keep", "a,maybe"), "keep is yes or no, not 'maybe'"),
         (("clip_id,label", "a,x", "a,y"), "'a' has more than one row"),
-        (("clip_id,proposed,probability", "a,x,lots"), "probability is a number, not 'lots'"),
-        (("clip_id,proposed,probability", "a,x,nan"), "probability is a number, not 'nan'"),
+        (("clip_id,proposed,probability", "a,x,lots"), "probability is a number from 0 to 1, not 'lots'"),
+        (("clip_id,proposed,probability", "a,x,nan"), "probability is a number from 0 to 1, not 'nan'"),
+        (("clip_id,proposed,probability", "a,x,1.5"), "probability is a number from 0 to 1, not '1.5'"),
+        (("clip_id,label,rank", "a,x,1", ",y,2"), "1 of 2 rows have no clip_id, such as the one with label 'y'"),
         (("clip_id,label", "a,x,y,z"), "cannot be read"),
     ],
 )
@@ -75,6 +77,24 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, lines: tuple[str, ...
     with pytest.raises(ComponentError) as error:
         clip_table.read_verdicts([path], 0.5)
     assert said in str(error.value) and str(error.value).startswith(path) and "\n" not in str(error.value)
+
+
+def test_a_table_of_a_spreadsheet_with_decimal_commas_and_empty_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "p.csv", "clip_id;proposed;probability", "a;sit;0,75", ";;", " ; ;")
+    assert verdicts(path, least=0.5) == {"a": ("sit", "annotator", 0.75, None)}
+
+
+def test_labels_that_do_not_count_are_counted(tmp_path: Path) -> None:
+    first = write(tmp_path, "1.csv", "clip_id,label", "a,walk", "b,walk", "c,walk")
+    last = write(tmp_path, "2.csv", "clip_id,label", "a,run", "b,walk", "c,")
+    lines = ("clip_id,given,proposed,probability", "a,walk,walk,0.9", "d,,walk,0.9", "e,,sit,0.4")
+    proposals = write(tmp_path, "p.csv", *lines)
+    (other,) = clip_table.left_out([first, last])
+    assert other == "1 clips have another label by people in an earlier table, such as 'a': the last table counts"
+    assert clip_table.left_out([first]) == clip_table.left_out([proposals], 0.3) == ()
+    (low,) = clip_table.left_out([proposals], 0.5)
+    assert low.startswith("1 of 2 proposed labels are left out") and "less probable than 0.5" in low
+    assert "2 of 2 proposed labels" in clip_table.left_out([proposals])[0]
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_next_plan_leaves_out_what_is_labelled(
 def test_clips_with_several_labels(table: tuple[Path, dict[str, str]], call: Any, tmp_path: Path) -> None:
     path, truth = table
     labels = tmp_path / "labels.csv"
-    lines = [f"{clip_id},{kind + ';moves' if kind != 'sit' else kind}" for clip_id, kind in list(truth.items())[:40]]
+    lines = [f"{clip_id} ,{kind + ';moves' if kind != 'sit' else kind}" for clip_id, kind in list(truth.items())[:40]]
     labels.write_text("\n".join(["clip_id,label", *lines, "clip-55,"]))
     code, out, _ = call("annotate", path, "--labels", labels, "--to", tmp_path / "p.csv")
     found = dict(pl.read_csv(tmp_path / "p.csv").select("clip_id", "proposed").iter_rows())
@@ -108,6 +108,7 @@ def test_what_cannot_be_ranked_or_learnt_is_one_line(
         ("clip_id,label\nclip-99,run\nclip-01,sit\n", "names 1 of 2 labelled clips that the data do not have"),
         ("clip_id,label\nclip-01,run\nclip-01,sit\n", "stands there twice"),
         ("clip_id,label\nclip-01,run\n", "at least two"),
+        ("clip_id,label\n,run\nclip-99,sit\n", "a row with the label 'run' has no clip_id"),
         ("", "no CSV of labels"),
     ):
         labels.write_text(text)

@@ -140,7 +140,8 @@ def read_labels(path: str | os.PathLike[str], clip_ids: Sequence[str] | None = N
         clip_ids: of the data; None: ids are not compared.
 
     Raises:
-        TrainingError: the file cannot be read, lacks a column, gives a clip twice, or names clips that are not there.
+        TrainingError: the file cannot be read, lacks a column, gives a label to no clip, gives a clip twice, or names
+            clips that are not there.
     """
     where = Path(path)
     try:
@@ -155,10 +156,12 @@ def read_labels(path: str | os.PathLike[str], clip_ids: Sequence[str] | None = N
             f"{', '.join(table.columns)}"
         )
     found: dict[str, tuple[str, ...]] = {}
-    for clip_id, text in table.select("clip_id", "label").iter_rows():
+    for clip_id, text in table.select(pl.col("clip_id").str.strip_chars(), "label").iter_rows():
         labels = tuple(dict.fromkeys(part.strip() for part in (text or "").split(";") if part.strip()))
         if not labels:
             continue
+        if not clip_id:
+            raise TrainingError(f"{where}: a row with the label {text!r} has no clip_id")
         if clip_id in found and found[clip_id] != labels:
             raise TrainingError(f"{where}: clip {clip_id!r} stands there twice, with different labels")
         found[clip_id] = labels
