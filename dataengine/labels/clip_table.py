@@ -127,8 +127,10 @@ def left_out(paths: Sequence[str], min_probability: float | None = None) -> tupl
         )
     if low := int(found["unsure"].sum()):
         total = low + int((found["label_from"] == ANNOTATOR).sum())
-        why = "no proposal is taken" if min_probability is None else f"they are less probable than {min_probability:g}"
-        notes.append(f"{low} of {total} proposed labels are left out (curate.min_probability): {why}")
+        why = "a build takes those from curate.min_probability on"
+        if min_probability is not None:
+            why = f"they are less probable than {min_probability:g}, curate.min_probability"
+        notes.append(f"{low} of {total} proposed labels are left out: {why}")
     return tuple(notes)
 
 

@@ -137,8 +137,10 @@ def read_spans(paths: Sequence[str], min_probability: float | None = None) -> Sp
     if over := len(proposed.unique(what)) - len(chosen.unique(what)):
         notes.append(f"{over} proposed spans overlap a more probable one of the same label and are left out")
     if low := len(proposals) - len(sure):
-        why = "no proposal is taken" if min_probability is None else f"they are less probable than {min_probability:g}"
-        notes.append(f"{low} of {len(proposals)} proposed spans are left out (curate.min_probability): {why}")
+        why = "a build takes those from curate.min_probability on"
+        if min_probability is not None:
+            why = f"they are less probable than {min_probability:g}, curate.min_probability"
+        notes.append(f"{low} of {len(proposals)} proposed spans are left out: {why}")
     return SpanTables(kept.select(list(ROWS)), tuple(notes))
 
 

@@ -11,6 +11,7 @@ import dataengine
 from dataengine.core.errors import DataEngineError
 from dataengine.dataset.verify import verify
 from dataengine.inspect.explain import explain, to_text
+from tests.support.said import Said
 from tests.support.shared import SERIAL, build_sample, copied
 
 
@@ -31,9 +32,18 @@ def test_labels_and_refusals_of_people_reach_the_dataset(corpus: Path, copy: Pat
     rejected = before.rejects.filter(reason="label_left_out").collect()["clip_id"].to_list()
     label = next(other for other in kept["label"] if other != old)
     people = table(tmp_path, "people.csv", "clip_id,label,keep,why", f"{one},{label},,", f"{two},,no,a child")
-    guessed = table(tmp_path, "guessed.csv", "clip_id,proposed,probability", f"{one},x,1", f"{three},a new label,0.9")
+    guessed = table(
+        tmp_path,
+        "guessed.csv",
+        "clip_id,proposed,probability",
+        f"{one},x,1",
+        f"{three},a new label,0.9",
+        f"{kept['clip_id'][3]},y,0.1",
+    )
     overrides = (f"curate.annotations={json.dumps([people, guessed])}", "curate.min_probability=0.8")
-    result = build_sample(corpus, copy, *overrides, engine=SERIAL)
+    heard = Said()
+    result = build_sample(corpus, copy, *overrides, engine=SERIAL, progress=heard)
+    assert any("1 of 3 proposed labels are left out" in line for line in heard.lines)
     ds = dataengine.open(copy)
     rows = {row["clip_id"]: row for row in ds.clips.collect().to_dicts()}
     assert verify(copy) == [] and two not in rows and rows.keys() == {*kept["clip_id"]} - {two}

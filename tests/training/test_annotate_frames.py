@@ -173,12 +173,20 @@ def test_proposals_of_before_are_not_learnt_from_and_strange_clips_are_counted(t
     guessed = tmp_path / "guessed.csv"
     guessed.write_text("clip_id,label,start,end,probability\nclip-09,robot,0,1,0.9\n")
     said = clips.table(tmp_path / "said.csv", range(6), more=["elsewhere,wave,0,1,"])
-    labels = read_span_labels([said, guessed])
+    with pytest.warns(UserWarning, match="1 of 1 proposed spans are left out"):
+        labels = read_span_labels([said, guessed])
     assert labels.names == ("wave", LABELS[0]) and "clip-09" not in labels.spans
     with pytest.warns(UserWarning, match="1 of 7 clips are not in the data, such as 'elsewhere'"):
         annotate_frames(clips, labels, tmp_path / "p.csv")
     labels = read_span_labels([clips.table(tmp_path / "late.csv", range(6), more=["clip-00,wave,90,99,"])])
     with pytest.warns(UserWarning, match="1 spans lie outside of their clips and are left out, such as 'wave' from 90"):
+        annotate_frames(clips, labels, tmp_path / "p.csv")
+    more = ["clip-00,wave,1,99,", "clip-00,wave,1,99,"]
+    with pytest.warns(UserWarning, match="1 spans stand there twice"):
+        labels = read_span_labels([clips.table(tmp_path / "long.csv", range(6), more=more)])
+    with pytest.warns(
+        UserWarning, match="1 spans end after their clips and are cut there, such as 'wave' to 99 of 'cl"
+    ):
         annotate_frames(clips, labels, tmp_path / "p.csv")
 
 

@@ -41,6 +41,9 @@ second, fourth, ... row of each clip is kept."""
 STEPS = 400
 """Of the optimiser. On rendered sequences 400 were a point of micro-F1 above 200, and half a point below 800."""
 
+SLACK = 1e-6
+"""Frames by which a span may miss the end of its clip by rounding."""
+
 Cells: TypeAlias = NDArray[np.bool_]
 """(T, K): which labels there are in which frames."""
 
@@ -108,13 +111,16 @@ def read_span_labels(paths: Sequence[str | os.PathLike[str]]) -> SpanLabels:
         TrainingError: people gave no span.
     """
     where = ", ".join(map(str, paths))
-    rows = read_spans(list(map(str, paths))).rows.filter(pl.col("label_from") == PEOPLE)
+    tables = read_spans(list(map(str, paths)))
+    rows = tables.rows.filter(pl.col("label_from") == PEOPLE)
     names = tuple(rows["label"].drop_nulls().unique().sort().to_list())
     if not names:
         raise TrainingError(
             f"{where}: no span that people gave: an annotator learns from rows of clip_id, label, start and end, whose "
             "column from is empty or people"
         )
+    for note in tables.notes:
+        remark(f"{where}: {note}")
     numbers = {name: number for number, name in enumerate(names)}
     spans: dict[str, list[tuple[int, float, float, bool]]] = {}
     for clip, label, start, end, frames in rows.select("clip_id", "label", "start", "end", "frames").iter_rows():
@@ -223,17 +229,19 @@ def _labelled(clips: Clips, labels: SpanLabels) -> list[int]:
 
 
 def _check_inside(clips: Sequence[FrameFeatures], truth: Sequence[Cells], labels: SpanLabels) -> None:
-    """Say how many spans begin behind the end of their clips.
+    """Say how many spans begin behind the end of their clips, and how many end there.
 
     Raises:
         TrainingError: no frame has a label.
     """
-    outside = [
-        f"{labels.names[label]!r} from {start:g} of {clip.key!r}"
-        for clip in clips
-        for label, start, _, frames in labels.spans[clip.key]
-        if start * (1 if frames else clip.fps or 1) >= clip.frames
-    ]
+    outside, longer = [], []
+    for clip in clips:
+        for label, start, end, frames in labels.spans[clip.key]:
+            rate = 1 if frames else clip.fps or 1
+            if start * rate >= clip.frames:
+                outside.append(f"{labels.names[label]!r} from {start:g} of {clip.key!r}")
+            elif end * rate > clip.frames + 1 + SLACK:
+                longer.append(f"{labels.names[label]!r} to {end:g} of {clip.key!r}")
     if not any(of_clip.any() for of_clip in truth):
         why = "people saw nothing happen in them; give spans of clips in which something does"
         if outside:
@@ -246,6 +254,8 @@ def _check_inside(clips: Sequence[FrameFeatures], truth: Sequence[Cells], labels
         remark(
             f"{labels.where}: {len(outside)} spans lie outside of their clips and are left out, such as {outside[0]}"
         )
+    if longer:
+        remark(f"{labels.where}: {len(longer)} spans end after their clips and are cut there, such as {longer[0]}")
 
 
 def _thinned(clips: Iterator[FrameFeatures]) -> tuple[list[FrameFeatures], list[bool]]:
