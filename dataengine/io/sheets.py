@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from pathlib import Path
@@ -30,6 +31,9 @@ def read_sheet(path: Path) -> pl.DataFrame:
         mark, text = told[1], text[told.end() :]
     header = re.sub(r'"[^"]*"', "", text.lstrip().partition("\n")[0])
     mark = mark or max(MARKS, key=lambda one: (header.count(one), -MARKS.index(one)))
+    names = [name.strip() for name in next(csv.reader(io.StringIO(text.lstrip()), delimiter=mark), [])]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"the column {twice[0]!r} stands there {names.count(twice[0])} times: keep one of them")
     try:
         rows = pl.read_csv(io.BytesIO(text.encode()), separator=mark, infer_schema=False)
         return rows.rename({name: name.strip() for name in rows.columns})

@@ -40,6 +40,7 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, content: bytes) -> None
         (TEXT.encode("latin-1"), "save it as CSV UTF-8"),
         (b"", "empty"),
         (b"a,b\n1,2,3\n", "more fields"),
+        (b'clip_id,"label", label\na,x,y\n', "column 'label' stands there 2 times"),
         (b"a,b\n1,2\n" + bytes(range(128, 256)), "save it as CSV UTF-8"),
     ],
 )

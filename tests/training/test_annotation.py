@@ -151,7 +151,10 @@ def test_a_run_ranks_its_own_clips(call: Any, tmp_path: Path, monkeypatch: pytes
     motion_files.write(tmp_path / "motions.npz")
     (tmp_path / "small.toml").write_text(tomli_w.dumps({**motion_files.TABLES, "run": {**motion_files.TABLES["run"]}}))
     assert call("train", "small.toml", "--data", "motions.npz", "--out", "run", "--set", "run.epochs=1")[0] == 0
-    code, out, err = call("rank", "run", "-n", 4, "--to", "plans/plan.csv", "--by", "random", "--device", "cpu")
+    Path("motions.npz").rename("my motions.npz")
+    given = ("--data", "my motions.npz", "--device", "cpu")
+    code, out, err = call("rank", "run", "-n", 4, "--to", "plans/plan.csv", "--by", "random", *given)
     assert code == 0, err
+    assert "annotate run '--data=my motions.npz' --labels plans/plan.csv --to proposals.csv" in out
     page = (tmp_path / "plans" / "plan.html").read_text()
     assert page.count("<figure>") == 4 and "4 clips to annotate" in page and "plans/plan.html" in out

@@ -73,3 +73,9 @@ def test_pairs_are_of_other_bodies_and_the_same_again(tmp_path):
     pixels = write_example(tmp_path / "pixels.npz", 80)
     with pytest.raises(TrainingError, match="works on 3 coordinates"):
         retarget(run, train_clips, open_split_of(run, [str(pixels)], (), "val"), draw=False)
+    flat = [*SMALL, "run.epochs=1", "run.probe_every=0", "method.directions=4"]
+    in_plane = load_run(
+        train(config.load("via_small", flat).on([str(pixels)]), tmp_path / "in_plane", stop_after=1).folder
+    )
+    with pytest.raises(TrainingError, match="joints have 2 coordinates, and the truth of a motion on another body"):
+        retarget(in_plane, [], open_split_of(in_plane, (), (), "val"), draw=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +31,8 @@ from training.evaluate.timelines import timeline
 from training.runs.example import VARIED, write_untrimmed
 from training.runs.export import export
 from training.runs.predict import predict
-from training.runs.run import load_run
-from training.runs.segment import is_run_of_segment, segment, write_events
+from training.runs.run import CHECKPOINT, load_run
+from training.runs.segment import _file_name, is_run_of_segment, segment, write_events
 from training.runs.sliding import frame_scores
 from training.runs.stream import exported_stream
 from training.runs.train import train
@@ -86,6 +88,12 @@ def test_data_without_spans_are_refused_in_one_line(tmp_path):
     assert answer.exit_code and "no clip has spans of what happens when" in str(answer.exception)
 
 
+def test_names_of_timelines_differ_as_the_clips_do():
+    keys = ["a", "a b", "a/b", "a_b", "x" * 90, "y" + "x" * 90]
+    assert _file_name("a_b") == "a_b" and len({_file_name(key) for key in keys}) == len(keys)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,80}", _file_name(key)) for key in keys)
+
+
 def test_a_timeline_is_drawn(tmp_path):
     spans = np.array([[0, 0, 30], [1, 20, 50]])
     scores = np.random.default_rng(0).random((60, 3)).astype(np.float32)
@@ -100,6 +108,12 @@ def test_a_run_is_trained_measured_exported_and_streamed(data, tmp_path):
     result = train(tables(data), folder)
     assert [figure.metric for figure in result.results][:2] == ["frame mAP", "event mAP@0.1"]
     assert is_run_of_segment(folder) and not is_run_of_segment(tmp_path)
+    torn = tmp_path / "torn"
+    shutil.copytree(folder, torn)
+    (torn / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:5000])
+    answer = CliRunner().invoke(app, ["segment", str(torn), "--data", str(data), "--to", str(tmp_path / "torn.csv")])
+    assert answer.exit_code and "not a whole checkpoint" in str(answer.exception)
+    assert not (tmp_path / "torn.csv").exists()
     run = load_run(folder)
     train_set, test = open_datasets(str(data), "train"), open_datasets(str(data), "val")
     report = segment(run, train_set, test, [run], drawn=2)

@@ -17,7 +17,7 @@ from tests.support.motions import CLASSES, Motions
 from training import create_backbone, create_method
 from training.data.annotations import read_all, read_spans
 from training.data.formats import open_dataset
-from training.data.spans import AnnotatedDataset, WindowedDataset, cut, dense, renumbered
+from training.data.spans import AnnotatedDataset, SpanTable, WindowedDataset, cut, dense, renumbered
 from training.data.types import SkeletonSequence
 from training.evaluate.metrics import segments
 from training.evaluate.segmentation import (
@@ -163,6 +163,9 @@ def test_own_csv_and_several_files(tmp_path):
     table = read_all([tmp_path / "one.csv", tmp_path / "two.csv"])
     assert table.labels == ("jump", "wave") and table.rows["b"] == [(1, 0.0, 0.3), (0, 1.0, 2.0)]
     assert AnnotatedDataset(open_dataset(npz(tmp_path)), table).read([0])[0].spans.tolist() == [[0, 5, 10]]
+    late = SpanTable("late.csv", ("x",), {"a": [(0, 3, 9), (0, 5000, 6000)], "b": []}, "frames")
+    with pytest.warns(UserWarning, match=r"late\.csv: of .* 1 span is left out that would begin after .* one of 'a'"):
+        assert AnnotatedDataset(open_dataset(npz(tmp_path)), late).read([0])[0].spans.tolist() == [[0, 3, 9]]
     rows = pl.read_csv(tmp_path / "one.csv").with_columns(probability=pl.lit(0.5))
     pl.concat([rows, pl.DataFrame({"clip_id": ["c"]})], how="diagonal").with_columns(
         unit=pl.lit("seconds")

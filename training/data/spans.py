@@ -15,6 +15,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import ArrayLike, NDArray
 
+from dataengine.core.counting import are, counted
 from dataengine.core.errors import TrainingError
 from training.data.types import Array, Numbers, SkeletonDataset, SkeletonSequence, Spans, remark
 
@@ -201,6 +202,18 @@ class AnnotatedDataset(SkeletonDataset):
         self.columns = {column: [values[number] for number in kept] for column, values in dataset.columns.items()}
         self.lengths = None if dataset.lengths is None else dataset.lengths[self._positions]
         rows = [table.rows[name] for name in self._found]
+        if self.lengths is not None and table.unit == "frames":
+            beyond = [
+                key
+                for key, spans, frames in zip(self.keys, rows, self.lengths)
+                for _, start, _ in spans
+                if start >= frames
+            ]
+            if beyond:
+                remark(
+                    f"{table.name}: of {dataset.name} {counted(len(beyond), 'span')} {are(len(beyond))} left out that "
+                    f"would begin after the clip has ended, for example one of {beyond[0]!r}"
+                )
         marks = (dataset.fingerprint, kept, table.labels, table.unit, rows)
         self.fingerprint = blake3(repr(marks).encode()).hexdigest()
 

@@ -50,8 +50,10 @@ def check_amounts(amounts: Sequence[float], by: str = "share") -> None:
     if by not in ("share", "shots"):
         raise TrainingError(f"few labels are given by {by!r}{suggestion(by, ('share', 'shots'))}")
     for amount in amounts:
-        if (by == "share" and not 0 < amount <= 1) or (by == "shots" and (amount < 1 or amount != int(amount))):
-            raise TrainingError(f"amount {amount}: a share lies in (0, 1], shots are whole numbers from 1")
+        if by == "share" and not 0 < amount <= 1:
+            raise TrainingError(f"label fraction {amount:g}: a share lies in (0, 1], such as 0.1 for a tenth")
+        if by == "shots" and (amount < 1 or amount != int(amount)):
+            raise TrainingError(f"{amount:g} shots: shots are whole numbers from 1")
 
 
 def random_subset(datasets: Sequence[SkeletonDataset], most: int, seed: int = 0) -> list[SkeletonDataset]:

@@ -75,7 +75,8 @@ def probe(
             beside the plain ones.
 
     Raises:
-        TrainingError: a split without labels, clips that the network does not take, or a second run of other classes.
+        TrainingError: a fraction out of its range, a split without labels, clips that the network does not take, or a
+            second run of other classes.
     """
     check_amounts(fractions)
     names = classes_of(train, test)

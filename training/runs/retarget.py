@@ -63,6 +63,9 @@ def clips_in_space(run: Run, datasets: Sequence[SkeletonDataset]) -> Tensor:
     Raises:
         TrainingError: joints in images.
     """
+    for dataset in datasets:
+        for clip in dataset.read([0] if len(dataset) else []):
+            _check_in_space([dataset], run.preprocess(clip).shape[-1])
     rows, _ = extract_features(
         lambda motion: motion[..., 0].flatten(1),
         datasets,
@@ -73,12 +76,16 @@ def clips_in_space(run: Run, datasets: Sequence[SkeletonDataset]) -> Tensor:
     )
     joints = torch.from_numpy(rows)
     axes = joints.shape[1] // (run.frames * run.skeleton.num_joints)
-    if axes != 3:
+    _check_in_space(datasets, axes)
+    return joints.view(len(joints), axes, run.frames, -1).permute(0, 2, 3, 1).contiguous()
+
+
+def _check_in_space(datasets: Sequence[SkeletonDataset], axes: int) -> None:
+    if axes < 3:
         raise TrainingError(
             f"{splits.names_of(datasets)}: its joints have {axes} coordinates, and the truth of a motion on another "
             "body needs them in space"
         )
-    return joints.view(len(joints), axes, run.frames, -1).permute(0, 2, 3, 1).contiguous()
 
 
 def draw_pairs(groups: Sequence[str], rng: np.random.Generator) -> list[int]:

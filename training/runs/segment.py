@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from blake3 import blake3
 
 from dataengine.core.errors import TrainingError
 from dataengine.core.progress import Progress
 from training.data.spans import WindowedDataset
 from training.data.subsets import with_spans
 from training.data.types import SkeletonDataset
-from training.engine.checkpoint import facts_of
+from training.engine import checkpoint
 from training.evaluate.floors import RANDOM
 from training.evaluate.result import Result
 from training.evaluate.segmentation import (
@@ -44,9 +45,22 @@ DRAWN = 8
 
 
 def is_run_of_segment(folder: Path) -> bool:
-    """Whether a folder holds a run of the method `segment`, finished or not."""
-    facts = facts_of(folder / CHECKPOINT)
+    """Whether a folder holds a run of the method `segment`, finished or not.
+
+    Raises:
+        TrainingError: its checkpoint is damaged.
+    """
+    path = folder / CHECKPOINT
+    facts = checkpoint.facts_of(path)
+    if not facts and path.exists():
+        checkpoint.read(path)  # says what is wrong with it
     return bool(facts.get("method", {}).get("name") == "segment")
+
+
+def _file_name(key: str) -> str:
+    """A clip's key as part of a file's name; where something of it is lost, a part of its hash stands for that."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[-80:]
+    return name if name == key else f"{name[-71:]}-{blake3(key.encode()).hexdigest()[:8]}"
 
 
 def segment(
@@ -118,9 +132,8 @@ def segment(
     results = segmentation_results(found, run.labels, exclusive, boundaries)
     report.results += with_floors(results, below)
     for clip in found[:drawn]:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", clip.key)[-80:]
         said = segments_of(clip.scores, exclusive, boundaries)
-        report.plots.append(timeline(clip, said, run.labels, report.folder / f"timeline_{name}.png"))
+        report.plots.append(timeline(clip, said, run.labels, report.folder / f"timeline_{_file_name(clip.key)}.png"))
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,7 +115,7 @@ def _train(config: Config, out: Path | None, as_json: bool, seeds: int, device: 
         + (f", loss {summary['loss']:.4f}" if summary["loss"] is not None else "")
     ]
     lines += [part for part in (table(result.results), class_table(result.results)) if part and result.results]
-    show("\n".join([*lines, *map(str, result.plots), f"next     dataengine-train probe {folder}"]))
+    show("\n".join([*lines, *map(str, result.plots), f"next     dataengine-train probe {shlex.quote(str(folder))}"]))
 
 
 def _train_seeds(config: Config, folder: Path, as_json: bool, seeds: int, device: str) -> None:
@@ -226,7 +227,8 @@ def example(
         path = write_example(to, clips, seed, space) if untrimmed is None else write_untrimmed(to, untrimmed, seed)
     verb = "train lac_retarget_small" if space else "train unik_small"
     verb = verb if untrimmed is None else "segment segment_small"
-    show({"example": str(path)} if as_json else f"{path}\nnext     dataengine-train {verb} --data {path}")
+    then = f"next     dataengine-train {verb} --data {shlex.quote(str(path))}"
+    show({"example": str(path)} if as_json else f"{path}\n{then}")
 
 
 @app.command()

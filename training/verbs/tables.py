@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,7 +107,9 @@ def rank(
         f"from one of them ({plan.random_radius:.3f} from as many drawn at random)"
     ]
     lines += [] if plan.page is None else [str(plan.page)]
-    show("\n".join([*lines, f"next     dataengine-train annotate {source} --labels {plan.path} --to proposals.csv"]))
+    given = [*(f"--data={path}" for path in data or ()), *([] if split is None else [f"--split={split}"])]
+    then = shlex.join([str(source), *given, "--labels", str(plan.path), "--to", "proposals.csv"])
+    show("\n".join([*lines, f"next     dataengine-train annotate {then}"]))
 
 
 @app.command()
@@ -195,7 +199,7 @@ def _annotate_frames(
         f"{found.seconds:g} s"
     ]
     lines += [] if found.result is None else [table([found.result]).rstrip()]
-    names = ", ".join(f'"{path}"' for path in (*labels, found.path))
+    names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (*labels, found.path))
     show(
         "\n".join([*lines, f"next     name the tables in a recipe: [curate] spans = [{names}], min_probability = ..."])
     )
