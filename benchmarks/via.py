@@ -91,7 +91,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 RANDOM, CHOSEN = "random network", "joints and cycles"
 COMPARED = (RANDOM, "moco", "mcc", "via")
-SEEDS = dict.fromkeys((RANDOM, "moco", "mcc", CHOSEN), range(5)) | {"via": range(3)}
+SEEDS = dict.fromkeys((RANDOM, "moco", CHOSEN), range(5)) | dict.fromkeys(("mcc", "via"), range(3))
 """Of each row; others have one."""
 
 
