@@ -84,7 +84,7 @@ PROTOCOL: dict[str, Any] = {
 ROWS = ("linear", "none")
 FLOORS = ("thumbnails", "random")
 WAYS = ("whole", "parts")
-SEEDS = range(10)
+SEEDS = {"rendered": range(10), "real": range(3)}
 LENGTH, FPS, SIZE = 32, 16, (96, 72)
 PARTS = 4
 STRENGTH = 0.3
@@ -264,7 +264,7 @@ def job(name: str, row: str, quick: bool, seed: int, folder: Path) -> dict[str, 
 
 def rows_of(name: str, rows: Sequence[str], quick: bool) -> dict[str, list[dict[str, Any]]]:
     """Every row of a set, seed by seed, so that a stopped run has whole seeds."""
-    numbers = SEEDS[:1] if quick else SEEDS[: int(os.environ.get("LTN_SEEDS", len(SEEDS)))]
+    numbers = SEEDS[name][: 1 if quick else int(os.environ.get("LTN_SEEDS", len(SEEDS[name])))]
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in numbers:
         for row in (*FLOORS, *rows):
