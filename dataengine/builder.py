@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -451,8 +452,9 @@ def result_text(result: BuildResult) -> str:
         lines.append(f"{said}: run the same command again")
     lines.append(f"dataset  {result.dataset}" + ("" if result.changed else "  (unchanged)"))
     lines.append(f"report   {result.dataset}/report.html")
+    out = shlex.quote(result.out)
     lines.append(
-        f"next     {command(f'explain {result.out} CLIP_ID')}   |   {command(f'view {result.out} CLIP_ID')}   |   "
-        f"{command(f'audit {result.out} rejects')}"
+        f"next     {command(f'explain {out} CLIP_ID')}   |   {command(f'view {out} CLIP_ID')}   |   "
+        f"{command(f'audit {out} rejects')}"
     )
     return "\n".join(lines)

@@ -127,11 +127,16 @@ def left_out(paths: Sequence[str], min_probability: float | None = None) -> tupl
         )
     if low := int(found["unsure"].sum()):
         total = low + int((found["label_from"] == ANNOTATOR).sum())
-        why = "a build takes those from curate.min_probability on"
-        if min_probability is not None:
-            why = f"they are less probable than {min_probability:g}, curate.min_probability"
-        notes.append(f"{low} of {total} proposed labels are left out: {why}")
+        notes.append(proposals_left_out(low, total, "labels", min_probability))
     return tuple(notes)
+
+
+def proposals_left_out(low: int, total: int, what: str, min_probability: float | None) -> str:
+    """A line that says how many of all proposals are not taken, and why."""
+    why = "a build takes those from curate.min_probability on"
+    if min_probability is not None:
+        why = f"they are less probable than {min_probability:g}, curate.min_probability"
+    return f"{low} of {total} proposed {what} are left out: {why}"
 
 
 def read_list(path: str) -> pl.Series:

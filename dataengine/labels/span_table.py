@@ -23,7 +23,15 @@ from pathlib import Path
 import polars as pl
 
 from dataengine.core.errors import ComponentError
-from dataengine.labels.clip_table import ANNOTATOR, PEOPLE, numbers, read_rows, refuse, refuse_probability
+from dataengine.labels.clip_table import (
+    ANNOTATOR,
+    PEOPLE,
+    numbers,
+    proposals_left_out,
+    read_rows,
+    refuse,
+    refuse_probability,
+)
 
 ROWS = pl.Schema(
     {
@@ -137,10 +145,7 @@ def read_spans(paths: Sequence[str], min_probability: float | None = None) -> Sp
     if over := len(proposed.unique(what)) - len(chosen.unique(what)):
         notes.append(f"{over} proposed spans overlap a more probable one of the same label and are left out")
     if low := len(proposals) - len(sure):
-        why = "a build takes those from curate.min_probability on"
-        if min_probability is not None:
-            why = f"they are less probable than {min_probability:g}, curate.min_probability"
-        notes.append(f"{low} of {len(proposals)} proposed spans are left out: {why}")
+        notes.append(proposals_left_out(low, len(proposals), "spans", min_probability))
     return SpanTables(kept.select(list(ROWS)), tuple(notes))
 
 

@@ -77,5 +77,5 @@ def test_pairs_are_of_other_bodies_and_the_same_again(tmp_path):
     in_plane = load_run(
         train(config.load("via_small", flat).on([str(pixels)]), tmp_path / "in_plane", stop_after=1).folder
     )
-    with pytest.raises(TrainingError, match="joints have 2 coordinates, and the truth of a motion on another body"):
+    with pytest.raises(TrainingError, match="joints of 2 coordinates: the truth of a motion on another body"):
         retarget(in_plane, [], open_split_of(in_plane, (), (), "val"), draw=False)

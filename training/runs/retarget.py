@@ -61,11 +61,14 @@ def clips_in_space(run: Run, datasets: Sequence[SkeletonDataset]) -> Tensor:
     """The first person of every whole clip, resampled to the frames of the run, (N, T, V, 3).
 
     Raises:
-        TrainingError: joints in images.
+        TrainingError: the run takes joints in images, or scores.
     """
-    for dataset in datasets:
-        for clip in dataset.read([0] if len(dataset) else []):
-            _check_in_space([dataset], run.preprocess(clip).shape[-1])
+    axes, scores = run.data_channels - run.preprocess.score, " and their scores" if run.preprocess.score else ""
+    if axes != 3 or scores:
+        raise TrainingError(
+            f"{run.folder} takes joints of {axes} coordinates{scores}: the truth of a motion on another body needs x, "
+            "y and z alone; train on clips in space"
+        )
     rows, _ = extract_features(
         lambda motion: motion[..., 0].flatten(1),
         datasets,
@@ -75,17 +78,7 @@ def clips_in_space(run: Run, datasets: Sequence[SkeletonDataset]) -> Tensor:
         workers=workers_for(datasets, run.config.run.workers),
     )
     joints = torch.from_numpy(rows)
-    axes = joints.shape[1] // (run.frames * run.skeleton.num_joints)
-    _check_in_space(datasets, axes)
     return joints.view(len(joints), axes, run.frames, -1).permute(0, 2, 3, 1).contiguous()
-
-
-def _check_in_space(datasets: Sequence[SkeletonDataset], axes: int) -> None:
-    if axes < 3:
-        raise TrainingError(
-            f"{splits.names_of(datasets)}: its joints have {axes} coordinates, and the truth of a motion on another "
-            "body needs them in space"
-        )
 
 
 def draw_pairs(groups: Sequence[str], rng: np.random.Generator) -> list[int]:
